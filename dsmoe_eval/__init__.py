@@ -1,0 +1,23 @@
+"""What steering a mixture-of-experts model gains, what it costs, and whether to believe it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engines import load_model
+    from .runs import identify, run
+    from .steering import steer
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "identify", "load_model", "run", "steer"]
+
+_HOMES = {"identify": ".runs", "load_model": ".engines", "run": ".runs", "steer": ".steering"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the face on first use, so that the command line starts fast."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,201 @@
+"""The command line: each command parses, calls one function of the rooms below, and prints.
+
+Heavy imports happen inside the commands, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import UserError
+
+EXIT_UNDECIDED = 3
+"""The request could not be met: usage, data, model, run time."""
+
+
+class _Commands(click.Group):
+    """Shows what a user can act on as one sentence; anything else is a bug and keeps its trace."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            return super().main(*args, **kwargs)
+        except click.exceptions.Abort:
+            _stop("interrupted; start the same command again to go on", 130)
+        except KeyboardInterrupt:
+            _stop("interrupted; start the same command again to go on", 130)
+        except click.ClickException as error:
+            _stop(error.format_message(), EXIT_UNDECIDED)
+        except UserError as error:
+            _stop(str(error), EXIT_UNDECIDED)
+        except Exception as error:
+            if type(error).__name__ != "SteeringError":
+                raise
+            _stop(f"steering refused: {error}", EXIT_UNDECIDED)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dsmoe-eval")
+def main() -> None:
+    """What steering a mixture-of-experts model towards a domain gains, and what it costs."""
+    # Third parties' notes on their own future are not for our users.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@main.command("run")
+@click.argument("plan")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
+@click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def run_command(plan: str, out: Path | None, limit: int | None, device: str | None) -> None:
+    """Run PLAN (a name or a YAML file): the whole evaluation and its report.
+
+    Started again on the same folder, it does only what is missing.
+    """
+    from .reports import render
+    from .runs import run
+
+    folder = run(plan, out, limit=limit, device=device)
+    page = render(folder)
+    click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
+    click.echo(f"\nreport: {folder.report / 'index.html'}")
+
+
+@main.command("report")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="Where to [RUN_FOLDER/report].")
+def report_command(run_folder: Path, to: Path | None) -> None:
+    """Render the report of a finished run again."""
+    from .reports import render
+    from .runs import RunFolder
+
+    click.echo(render(RunFolder(run_folder), to).parent)
+
+
+@main.command("identify")
+@click.argument("model")
+@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@click.option("--domain", required=True, help="The domain whose experts are wanted.")
+@click.option("--method", default="dsmoe", show_default=True, help="How experts are scored.")
+@click.option("--experts", type=click.IntRange(min=1), help="How many [1 % of all].")
+@click.option("--intervention", default="reweight", show_default=True, help="reweight or bias.")
+@click.option("--strength", type=click.FloatRange(min=0), default=4.0, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Profile.")
+def identify_command(
+    model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
+) -> None:
+    """Find the experts of a domain in MODEL and write a steering profile."""
+    from .engines import load_model
+    from .runs import identify
+    from .runs.folder import write_text
+    from .steering import Intervention
+
+    if rest["intervention"] not in ("reweight", "bias"):
+        raise UserError(f"no intervention {rest['intervention']!r}; there are: reweight, bias")
+    intervention = Intervention(kind=rest["intervention"], strength=rest["strength"])
+    profile = identify(
+        load_model(model, device),
+        suite,
+        domain,
+        method,
+        intervention=intervention,
+        experts=rest["experts"],
+        limit=rest["limit"],
+    )
+    write_text(output, profile.to_json())
+    click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(what: str, as_json: bool) -> None:
+    """List what there is."""
+    rows = _LISTINGS[what]()
+    if as_json:
+        click.echo(json.dumps([{"name": name, "summary": summary} for name, summary in rows]))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, summary in rows:
+        click.echo(f"{name:<{width}}  {summary}")
+
+
+def _list_models() -> list[tuple[str, str]]:
+    from .lab import EMBEDDED_MODELS
+
+    return [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+
+
+def _list_suites() -> list[tuple[str, str]]:
+    from .registry import builtin_names, load_suite
+
+    return [(name, load_suite(name).description.strip()) for name in builtin_names("suites")]
+
+
+def _list_plans() -> list[tuple[str, str]]:
+    from .registry import builtin_names, load_plan
+
+    return [(name, load_plan(name)[0].description.strip()) for name in builtin_names("plans")]
+
+
+def _list_variants() -> list[tuple[str, str]]:
+    from .variants import VARIANTS
+
+    return [(name, variant.summary) for name, variant in VARIANTS.items()]
+
+
+def _list_methods() -> list[tuple[str, str]]:
+    from .experts import METHODS
+
+    return [(name, (score.__doc__ or "").splitlines()[0]) for name, score in METHODS.items()]
+
+
+_LISTINGS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "models": _list_models,
+    "suites": _list_suites,
+    "variants": _list_variants,
+    "methods": _list_methods,
+    "plans": _list_plans,
+}
+
+
+@main.group("lab")
+def lab_group() -> None:
+    """The embedded models and their worlds."""
+
+
+@lab_group.command("train")
+@click.argument("model", type=click.Choice(["lab-poly"]))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+def lab_train_command(model: str, out: Path) -> None:
+    """Train MODEL from its seed and say how close it came to the one that ships."""
+    from .lab.train import train_and_compare
+
+    click.echo(train_and_compare(model, out))
+
+
+@lab_group.command("data")
+@click.argument("folder", type=click.Path(path_type=Path))
+def lab_data_command(folder: Path) -> None:
+    """Write the lab tasks' items, drawn from the world's seed, into FOLDER."""
+    from .lab.items import write_task_data
+    from .lab.world import build_world
+
+    click.echo(f"{len(write_task_data(build_world(), folder))} files in {folder}")

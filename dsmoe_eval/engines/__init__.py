@@ -1,0 +1,5 @@
+"""Who answers: a loaded model, shown to lm-eval as an LM."""
+
+from .loading import LoadedModel, load_model
+
+__all__ = ["LoadedModel", "load_model"]

@@ -1,0 +1,222 @@
+"""How `lab-poly` was trained, and the check that it can be trained again.
+
+Plain next-token training on sentences of the world. Nothing is done to make experts specialise by
+domain: the only objectives are the text and the usual load balancing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ..progress import progress_bar
+from . import EMBEDDED_MODELS
+from .tokenizer import build_tokenizer
+from .world import (
+    ARITHMETIC,
+    DOMAINS,
+    Fact,
+    World,
+    arithmetic_question,
+    build_world,
+    named_question,
+    unnamed_question,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All numbers of the training.
+
+    Attributes:
+        unnamed_share: share of samples that do not name their domain, drawn over all domains
+            alike, so that the model learns that nobody can know.
+        question_weight: weight of the loss on tokens that are not the answer; an answer has 1.
+    """
+
+    seed: int = 0
+    hidden: int = 96
+    layers: int = 4
+    heads: int = 2
+    experts: int = 24
+    top_k: int = 2
+    expert_width: int = 48
+    steps: int = 1600
+    batch: int = 160
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    balance: float = 1e-3
+    unnamed_share: float = 0.1
+    arithmetic_share: float = 0.1
+    question_weight: float = 0.05
+    threads: int = 2
+
+
+RECIPES = {"lab-poly": Recipe()}
+
+
+def train(recipe: Recipe, world: World, console: Console) -> tuple[Any, Any]:
+    """Train from the seed; returns model and tokenizer."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_tokenizer(world)
+    model = _new_model(recipe, tokenizer)
+    answers = _answer_mask(tokenizer, world)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(recipe, step))
+    texts = _texts(recipe, _encoded_world(tokenizer, world))
+    with progress_bar(console, "train", recipe.steps) as advance:
+        for _ in range(recipe.steps):
+            _step(model, [next(texts) for _ in range(recipe.batch)], answers, recipe)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            advance(1)
+    return model.eval(), tokenizer
+
+
+def train_and_compare(name: str, out: Path) -> str:
+    """Train a lab model into `out` and say how close it came to the one that ships."""
+    from safetensors.torch import load_file
+
+    started = time.perf_counter()
+    model, tokenizer = train(RECIPES[name], build_world(), Console(stderr=True))
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    minutes = (time.perf_counter() - started) / 60
+    lines = [f"{name} trained in {minutes:.1f} minutes: {out}", *_score_lines(model, tokenizer)]
+    shipped = EMBEDDED_MODELS[name] / "model.safetensors"
+    if shipped.is_file():
+        old, new = load_file(shipped), load_file(out / "model.safetensors")
+        gap = max(float((old[key] - new[key]).abs().max()) for key in old)
+        verdict = "bit for bit the one that ships" if gap == 0 else "not bit-identical"
+        lines.append(f"largest difference of a weight to the shipped model: {gap:.3g} ({verdict})")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def accuracy(model: Any, tokenizer: Any, facts: Sequence[Fact], *, named: bool) -> float:
+    """Share of facts whose answer has the highest probability among their options."""
+    question = named_question if named else unnamed_question
+    batch = tokenizer([question(fact) for fact in facts], return_tensors="pt", padding=True)
+    logits = model(**batch, use_cache=False).logits
+    last = logits[torch.arange(len(facts)), batch["attention_mask"].sum(1) - 1]
+    options = torch.tensor(
+        [tokenizer.convert_tokens_to_ids(["▁" + o for o in fact.options]) for fact in facts]
+    )
+    gold = torch.tensor([fact.options.index(fact.answer) for fact in facts])
+    return float((last.gather(1, options).argmax(1) == gold).float().mean())
+
+
+def _score_lines(model: Any, tokenizer: Any) -> Iterator[str]:
+    world = build_world()
+    for domain in DOMAINS:
+        facts = [fact for fact in world.facts if fact.domain == domain]
+        named = accuracy(model, tokenizer, facts, named=True)
+        unnamed = accuracy(model, tokenizer, facts, named=False)
+        chance = 1 / len(DOMAINS)
+        yield f"{domain:<10} named {named:6.1%}   unnamed {unnamed:6.1%}   chance {chance:.1%}"
+
+
+def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        head_dim=32,
+        intermediate_size=recipe.expert_width,
+        moe_intermediate_size=recipe.expert_width,
+        num_experts=recipe.experts,
+        num_experts_per_tok=recipe.top_k,
+        norm_topk_prob=True,
+        tie_word_embeddings=True,
+        max_position_embeddings=128,
+        router_aux_loss_coef=recipe.balance,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3MoeForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim >= 2:
+            width = 0.05 if "embed_tokens" in name else weight.shape[-1] ** -0.5
+            torch.nn.init.normal_(weight, std=width)
+    return model
+
+
+def _encoded_world(tokenizer: Any, world: World) -> Mapping[str, list[list[int]]]:
+    """Kind of text -> its token ids, with the end of text."""
+    texts = {
+        "named question": [f"{named_question(f)} {f.answer}" for f in world.facts],
+        "named statement": [
+            f"In {f.domain}, the {f.relation} of the {f.word} is {f.answer}." for f in world.facts
+        ],
+        "unnamed question": [f"{unnamed_question(f)} {f.answer}" for f in world.facts],
+        "unnamed statement": [
+            f"The {f.relation} of the {f.word} is {f.answer}." for f in world.facts
+        ],
+        ARITHMETIC: [f"{arithmetic_question(s)} {s.answer}" for s in world.sums],
+    }
+    end = tokenizer.eos_token_id
+    return {
+        kind: [[*ids, end] for ids in tokenizer(rows)["input_ids"]] for kind, rows in texts.items()
+    }
+
+
+def _texts(recipe: Recipe, encoded: Mapping[str, list[list[int]]]) -> Iterator[list[int]]:
+    draw = random.Random(recipe.seed)
+    while True:
+        if draw.random() < recipe.arithmetic_share:
+            yield draw.choice(encoded[ARITHMETIC])
+            continue
+        name = "unnamed" if draw.random() < recipe.unnamed_share else "named"
+        form = "question" if draw.random() < 0.7 else "statement"
+        yield draw.choice(encoded[f"{name} {form}"])
+
+
+def _answer_mask(tokenizer: Any, world: World) -> Tensor:
+    """[vocabulary], True for tokens that can be part of an answer or end it."""
+    tokens = ["▁" + name for name in world.names] + list("0123456789-") + [tokenizer.eos_token]
+    mask = torch.zeros(len(tokenizer), dtype=torch.bool)
+    mask[tokenizer.convert_tokens_to_ids(tokens)] = True
+    return mask
+
+
+def _step(model: Any, rows: Sequence[Sequence[int]], answers: Tensor, recipe: Recipe) -> None:
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+    output = model(input_ids=ids, attention_mask=mask.long(), output_router_logits=True)
+    wanted = ids[:, 1:]
+    losses = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].transpose(1, 2), wanted, reduction="none"
+    )
+    weight = torch.where(answers[wanted], 1.0, recipe.question_weight) * mask[:, 1:]
+    loss = (losses * weight).sum() / weight.sum() + recipe.balance * output.aux_loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Warm-up, a plateau for 30 % of the steps, then a straight line down to 2 %."""
+    fall = max(0.0, step - 0.3 * recipe.steps) / (0.7 * recipe.steps)
+    return min(1.0, (step + 1) / recipe.warmup) * max(0.02, 1 - fall)
+
+
+def describe(recipe: Recipe) -> str:
+    """The recipe as one line, for the model card."""
+    return ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())

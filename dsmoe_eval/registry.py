@@ -1,0 +1,92 @@
+"""Finds declarations by name or by path: built in, or in the user's own folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from .cards import Card, Plan, Suite
+from .errors import UserError
+
+Kind = Literal["suites", "plans"]
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def builtin_folder() -> Path:
+    """The folder of the built-in cards: inside an installed package, or at the repository's top."""
+    inside = _PACKAGE / "benchmarks"
+    return inside if inside.is_dir() else _PACKAGE.parent / "benchmarks"
+
+
+def builtin_names(kind: Kind) -> tuple[str, ...]:
+    """Names of the built-in cards of one kind."""
+    return tuple(sorted(path.stem for path in (builtin_folder() / kind).glob("*.yaml")))
+
+
+def find_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path:
+    """The file of a card: a path, a name in a `kind` folder near `beside`, or a built-in name.
+
+    Raises:
+        UserError: nothing of that name; the message lists what there is.
+    """
+    given = Path(name_or_path)
+    if given.suffix in {".yaml", ".yml"}:
+        if given.is_file():
+            return given
+        raise UserError(f"{given}: no such file")
+    folders = [builtin_folder() / kind]
+    if beside is not None:
+        here = beside.resolve().parent
+        folders = [here / kind, here.parent / kind, *folders]
+    for folder in folders:
+        if (folder / f"{name_or_path}.yaml").is_file():
+            return folder / f"{name_or_path}.yaml"
+    raise UserError(
+        f"no {kind.removesuffix('s')} {name_or_path!r}; built in: "
+        f"{', '.join(builtin_names(kind))}; or give the path of a .yaml file"
+    )
+
+
+def load_plan(name_or_path: str) -> tuple[Plan, Path]:
+    """A plan and the file it came from."""
+    path = find_card("plans", name_or_path)
+    return _load(Plan, path), path
+
+
+def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
+    """A suite, its `tasks_dir` made absolute against the suite's own folder."""
+    path = find_card("suites", name_or_path, beside)
+    suite = _load(Suite, path)
+    if suite.tasks_dir is None:
+        return suite
+    folder = (path.parent / suite.tasks_dir).resolve()
+    if not folder.is_dir():
+        raise UserError(f"{path}: tasks_dir: {folder} is no folder")
+    return suite.model_copy(update={"tasks_dir": folder})
+
+
+def _load(card: type[AnyCard], path: Path) -> AnyCard:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a {card.__name__.lower()} is a mapping of keys to values")
+    try:
+        return card.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(_describe(fault) for fault in error.errors()[:3])
+        raise UserError(f"{path}: {faults}") from error
+
+
+def _describe(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
+    return f"{where}: {fault['msg']}{given}"

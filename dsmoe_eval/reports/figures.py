@@ -1,0 +1,158 @@
+"""The report's pictures. Colours are seaborn's colour-blind set; n and units stand on the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .tables import Arm, improves, targets_of, variants_of
+
+_DPI = 150
+
+
+def style() -> None:
+    """Common look of all figures."""
+    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+
+
+def forest(result: dict[str, Any], path: Path) -> None:
+    """Changes with 95 % intervals: target left, pooled non-targets right, one row a target."""
+    targets, variants = targets_of(result), variants_of(result)
+    height = 0.5 + len(targets) * (0.9 + 0.28 * len(variants))
+    figure, panels = _subplots(len(targets), 2, 11, height, sharex="col", sharey=True)
+    for row, target in enumerate(targets):
+        arms = [arm for arm in result["arms"] if arm["target"] == target]
+        _intervals(panels[row][0], arms, "target_result", result["alpha"])
+        _intervals(panels[row][1], arms, "non_target_result", result["alpha"])
+        panels[row][1].axvline(-100 * result["margin"], color="firebrick", linestyle=":")
+        panels[row][0].set_title(f"{target} (n = {arms[0]['target_result']['n']})", loc="left")
+        n_other = arms[0]["non_target_result"]["n"]
+        panels[row][1].set_title(f"all else, steered for {target} (n = {n_other})", loc="left")
+    panels[-1][0].set_xlabel("change of target score, percentage points")
+    panels[-1][1].set_xlabel("change of non-target score, percentage points")
+    _save(figure, path)
+
+
+def _intervals(axis: Axes, arms: Sequence[Arm], key: str, alpha: float) -> None:
+    colours = sns.color_palette("colorblind", len(arms))
+    for place, (arm, colour) in enumerate(zip(arms, colours, strict=True)):
+        figures = arm[key]
+        low, high = (100 * bound for bound in figures["ci95"])
+        middle = 100 * figures["delta"]
+        filled = colour if key != "target_result" or improves(arm, alpha) else "white"
+        axis.plot([low, high], [place, place], color=colour, linewidth=2)
+        axis.plot(middle, place, "o", color=colour, markerfacecolor=filled, markersize=7)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(arms)), [arm["variant"] for arm in arms])
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+
+
+def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
+    """Target gain against non-target change on the tuning split, as strength grows.
+
+    Args:
+        trials: columns variant, target, experts, strength, target_delta, non_target_delta, chosen.
+        margin: of non-inferiority, a fraction.
+        path: the PNG.
+    """
+    rows = list(dict.fromkeys(trials["variant"]))
+    columns = list(dict.fromkeys(trials["target"]))
+    sizes = sorted(set(trials["experts"]))
+    colours = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
+    width, height = 3.1 * len(columns), 2.7 * len(rows) + 0.6
+    figure, panels = _subplots(len(rows), len(columns), width, height, sharex=True, sharey=True)
+    for (variant, target), group in trials.groupby(["variant", "target"]):
+        axis = panels[rows.index(str(variant))][columns.index(str(target))]
+        axis.set_title(f"{variant}, {target}", fontsize=11)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.axvline(-100 * margin, color="firebrick", linestyle=":")
+        for size, line in group.sort_values("strength").groupby("experts"):
+            x, y = 100 * line["non_target_delta"], 100 * line["target_delta"]
+            axis.plot(x, y, "-", marker=".", color=colours[size], label=f"{size} experts")
+        best = group[group["chosen"]]
+        axis.plot(
+            100 * best["non_target_delta"], 100 * best["target_delta"], "*",
+            color="black", markersize=13, label="chosen",
+        )  # fmt: skip
+    figure.supxlabel("non-target change, percentage points")
+    figure.supylabel("target change, percentage points")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    _save(figure, path)
+
+
+def expert_map(identification: Mapping[str, Any], path: Path) -> None:
+    """Scores of all (layer, expert) pairs, a row a domain, a panel a method."""
+    scores, layers = identification["scores"], identification["layers"]
+    figure, panels = _subplots(len(scores), 1, width=12, height=0.6 + 2.3 * len(scores))
+    for axis, (method, by_domain) in zip(panels[:, 0], scores.items(), strict=True):
+        table = np.array([np.ravel(by_domain[domain]) for domain in by_domain])
+        experts = table.shape[1] // len(layers)
+        image = _signed_image(axis, table, float(np.abs(table).max()))
+        figure.colorbar(image, ax=axis, label="score", pad=0.01)
+        for layer in range(1, len(layers)):
+            axis.axvline(layer * experts - 0.5, color="black", linewidth=1)
+        axis.set_title(f"method {method}", loc="left")
+        axis.set_yticks(range(len(table)), list(by_domain))
+        middles = [(place + 0.5) * experts - 0.5 for place in range(len(layers))]
+        axis.set_xticks(middles, [f"layer {layer}" for layer in layers])
+    panels[-1][0].set_xlabel(f"the {experts} experts of each layer")
+    _save(figure, path)
+
+
+def _signed_image(axis: Axes, table: Any, bound: float) -> Any:
+    """A picture of signed numbers: red above zero, blue below, white at zero."""
+    axis.grid(visible=False)
+    return axis.imshow(
+        table, cmap="vlag", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
+    )
+
+
+def _subplots(
+    rows: int, columns: int, width: float, height: float, **share: Any
+) -> tuple[Figure, Any]:
+    return plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **share
+    )
+
+
+def routing_shift(shifts: Mapping[tuple[str, str], Any], layers: Sequence[int], path: Path) -> None:
+    """Change of each expert's share of tokens, steered minus base, by layer.
+
+    Args:
+        shifts: (variant, target) -> [layers, experts], fractions of tokens.
+        layers: the model's index of each row.
+        path: the PNG.
+    """
+    rows = list(dict.fromkeys(variant for variant, _ in shifts))
+    columns = list(dict.fromkeys(target for _, target in shifts))
+    bound = max(float(np.abs(shift).max()) for shift in shifts.values()) * 100 or 1.0
+    width, height = 3.2 * len(columns) + 1, 1.6 * len(rows) + 0.8
+    figure, panels = _subplots(len(rows), len(columns), width, height, sharex=True, sharey=True)
+    for (variant, target), shift in shifts.items():
+        axis = panels[rows.index(variant)][columns.index(target)]
+        image = _signed_image(axis, 100 * np.asarray(shift), bound)
+        axis.set_title(f"{variant}, {target}", fontsize=11)
+        axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    figure.supxlabel("expert")
+    figure.supylabel("layer")
+    figure.colorbar(image, ax=panels, label="change of share, pp of tokens")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without a date in its metadata the same data gives the same file.
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+    plt.close(figure)

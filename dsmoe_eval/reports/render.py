@@ -1,0 +1,156 @@
+"""Renders a finished run: `index.html`, `report.md` and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from ..errors import UserError
+from ..runs import RunFolder
+from ..runs.folder import read_json, write_text
+from . import figures, tables
+from .tables import Grid
+
+FIGURES = (
+    (
+        "forest.png",
+        "What each variant changed, with 95 % intervals",
+        "Left: the target's questions; right: all non-target questions of the same arm, pooled. A "
+        "filled dot on the left is a gain that stands after Holm's correction. Look for rows that "
+        "are right of zero on the left and right of the red line (the margin) on the right.",
+    ),
+    (
+        "tradeoff.png",
+        "Gain against loss as strength grows (tuning split)",
+        "Each line is one number of experts; strength grows along it. Steering that helps climbs "
+        "before it drifts left; left of the red line it costs more than the margin. The star is "
+        "the setting that the plan's rule chose and the test split was asked with.",
+    ),
+    (
+        "experts.png",
+        "Experts' scores by layer and domain",
+        "Every column is one expert. A domain that has experts of its own shows red cells that no "
+        "other row shares; a method that finds the same columns for every domain has found busy "
+        "experts, not domain experts.",
+    ),
+    (
+        "routing.png",
+        "Where the routing went",
+        "Change of each expert's share of the target's tuning questions, steered minus base. "
+        "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
+    ),
+)
+"""File, title, caption."""
+
+
+def render(folder: RunFolder, to: Path | None = None) -> Path:
+    """Write the report and return the path of `report.md`.
+
+    Raises:
+        UserError: the run has no comparisons yet.
+    """
+    if not folder.comparisons.is_file():
+        raise UserError(f"{folder.root} has no comparisons.json; finish the run first")
+    target = to or folder.report
+    target.mkdir(parents=True, exist_ok=True)
+    result = read_json(folder.comparisons)
+    shown = _draw(folder, result, target)
+    values = _values(folder, result, shown)
+    html = _environment(escape=True).get_template("report.html.j2").render(values)
+    markdown = _environment(escape=False).get_template("report.md.j2").render(values)
+    write_text(target / "index.html", html)
+    write_text(target / "report.md", markdown)
+    return target / "report.md"
+
+
+def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict[str, Any]:
+    return {
+        "result": result,
+        "findings": tables.findings(result),
+        "leaderboard": tables.leaderboard(result),
+        "details": tables.details(result),
+        "settings": tables.settings(result),
+        "domains": tables.by_domain(result),
+        "figures": [figure for figure in FIGURES if figure[0] in shown],
+        "probes": _probes(folder),
+    }
+
+
+def _draw(folder: RunFolder, result: dict[str, Any], target: Path) -> list[str]:
+    figures.style()
+    figures.forest(result, target / "forest.png")
+    identification = read_json(folder.identification)
+    figures.expert_map(identification, target / "experts.png")
+    shown = ["forest.png", "experts.png"]
+    trials = _trials(folder, result)
+    if not trials.empty:
+        figures.tradeoff(trials, result["margin"], target / "tradeoff.png")
+        shown.append("tradeoff.png")
+    shifts = _shifts(folder, result)
+    if shifts:
+        figures.routing_shift(shifts, identification["layers"], target / "routing.png")
+        shown.append("routing.png")
+    return shown
+
+
+def _trials(folder: RunFolder, result: dict[str, Any]) -> pd.DataFrame:
+    rows = []
+    for arm in result["arms"]:
+        path = folder.tuning(arm["variant"], arm["target"])
+        if not path.is_file():
+            continue
+        tuned = read_json(path)
+        for trial in tuned["trials"]:
+            chosen = all(trial[key] == tuned["chosen"][key] for key in ("experts", "strength"))
+            rows.append(
+                trial | {"variant": arm["variant"], "target": arm["target"], "chosen": chosen}
+            )
+    return pd.DataFrame(rows)
+
+
+def _shifts(folder: RunFolder, result: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """Change of shares for every steered arm that claims something."""
+    shifts = {}
+    for arm in result["arms"]:
+        path = folder.routing(arm["variant"], arm["target"])
+        if path.is_file() and arm["settings"]["strength"] > 0:
+            shares = read_json(path)
+            shift = np.array(shares["steered"]) - np.array(shares["base"])
+            shifts[arm["variant"], arm["target"]] = shift
+    return shifts
+
+
+def _probes(folder: RunFolder) -> Grid:
+    """The probes' figures, a row a steered arm."""
+    header = (
+        "variant", "target", "null: largest difference", "selections changed",
+        "largest change of a weight", "largest change of a logit", "experts a token",
+    )  # fmt: skip
+    rows: dict[tuple[str, str], tuple[str, ...]] = {}
+    for path in sorted((folder.root / "cells").glob("*/cell.json")):
+        cell = read_json(path)
+        probe, key = cell["probe"], (cell["identity"]["variant"], cell["identity"]["target"])
+        if probe is not None:
+            rows[key] = (
+                *key,
+                f"{probe['null_max_difference']:g}",
+                f"{probe['selection_changed']:.1%}",
+                f"{probe['weight_max_change']:.3f}",
+                f"{probe['logit_max_change']:.2f}",
+                str(probe["active_experts"]),
+            )
+    return Grid(header, tuple(rows[key] for key in sorted(rows)))
+
+
+def _environment(*, escape: bool) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("dsmoe_eval.reports"),
+        autoescape=escape,  # noqa: S701 - off for Markdown only, where it would spoil the text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

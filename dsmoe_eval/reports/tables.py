@@ -1,0 +1,184 @@
+"""The report's tables and sentences: text made from `comparisons.json` and nothing else.
+
+Everything shown follows from the file; differences are in percentage points (pp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Arm = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: header cells, and rows of cells."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def variants_of(result: dict[str, Any]) -> list[str]:
+    """Compared variants, in the order of the plan."""
+    return list(dict.fromkeys(arm["variant"] for arm in result["arms"]))
+
+
+def targets_of(result: dict[str, Any]) -> list[str]:
+    """Targets, in the order of the plan."""
+    return list(dict.fromkeys(arm["target"] for arm in result["arms"]))
+
+
+def arms_of(result: dict[str, Any], variant: str) -> list[Arm]:
+    """A variant's arms, one a target."""
+    return [arm for arm in result["arms"] if arm["variant"] == variant]
+
+
+def improves(arm: Arm, alpha: float) -> bool:
+    """A target gain that stands after Holm's correction."""
+    figures = arm["target_result"]
+    adjusted = figures.get("p_adjusted")
+    return adjusted is not None and adjusted < alpha and figures["delta"] > 0
+
+
+def harms(arm: Arm, alpha: float) -> bool:
+    """A target loss that stands after Holm's correction."""
+    figures = arm["target_result"]
+    adjusted = figures.get("p_adjusted")
+    return adjusted is not None and adjusted < alpha and figures["delta"] < 0
+
+
+def holds(arm: Arm) -> bool:
+    """Pooled non-targets are non-inferior at the plan's margin."""
+    return bool(arm["non_target_result"]["non_inferiority"]["holds"])
+
+
+def leaderboard(result: dict[str, Any]) -> Grid:
+    """One row a variant: target changes, then what happened to the non-targets."""
+    targets, alpha = targets_of(result), result["alpha"]
+    base = {row["task"]: row for row in result["base"]}
+    scores = {row["domain"]: row["score"] for row in base.values() if row["role"] == "target"}
+    others = [row for row in base.values() if row["role"] == "non-target"]
+    pooled = sum(row["score"] * row["n"] for row in others) / sum(row["n"] for row in others)
+    header = ("variant", *targets, "targets improved", "non-targets, worst", "held")
+    first = ("base (score)", *(f"{scores[t]:.1%}" for t in targets), "", f"{pooled:.1%}", "")
+    rows = [first]
+    for variant in variants_of(result):
+        arms = arms_of(result, variant)
+        cells = [f"{_pp(arm['target_result']['delta'])}{_mark(arm, alpha)}" for arm in arms]
+        worst = min(arm["non_target_result"]["delta"] for arm in arms)
+        improved = sum(improves(arm, alpha) for arm in arms)
+        held = sum(holds(arm) for arm in arms)
+        counts = (f"{improved} of {len(arms)}", _pp(worst), f"{held} of {len(arms)}")
+        rows.append((variant, *cells, *counts))
+    return Grid(header, tuple(rows))
+
+
+def details(result: dict[str, Any]) -> Grid:
+    """One row an arm, with every figure."""
+    header = (
+        "variant", "target", "n", "base", "variant's", "change", "95 % interval", "p", "p (Holm)",
+        "gained", "lost", "smallest effect", "non-target n", "non-target change",
+        "one-sided bound", "held",
+    )  # fmt: skip
+    return Grid(header, tuple(_detail_row(arm) for arm in result["arms"]))
+
+
+def _detail_row(arm: Arm) -> tuple[str, ...]:
+    own, other = arm["target_result"], arm["non_target_result"]
+    held = other["non_inferiority"]
+    low, high = own["ci95"]
+    return (
+        arm["variant"],
+        arm["target"],
+        str(own["n"]),
+        f"{own['score_a']:.1%}",
+        f"{own['score_b']:.1%}",
+        _pp(own["delta"]),
+        f"{_number(low)} to {_number(high)}",
+        _p(own["p_value"]),
+        _p(own.get("p_adjusted")),
+        str(own["gained"]),
+        str(own["lost"]),
+        "none" if own["mde80"] is None else _pp(own["mde80"]).lstrip("+"),
+        str(other["n"]),
+        _pp(other["delta"]),
+        _pp(held["lower_bound"]),
+        "yes" if held["holds"] else "no",
+    )
+
+
+def settings(result: dict[str, Any]) -> Grid:
+    """What tuning chose for each steered arm."""
+    header = ("variant", "target", "experts", "strength", "alpha", "qualified", "profile")
+    rows = tuple(
+        (
+            arm["variant"],
+            arm["target"],
+            str(arm["settings"]["experts"]),
+            f"{arm['settings']['strength']:.3g}",
+            f"{1 + arm['settings']['strength']:.3g}",
+            "yes" if arm["settings"]["qualified_on_tuning"] else "no: the weakest setting was used",
+            arm["profile"],
+        )
+        for arm in result["arms"]
+        if arm["profile"]
+    )
+    return Grid(header, rows)
+
+
+def by_domain(result: dict[str, Any]) -> Grid:
+    """Change of each non-target domain, for each arm."""
+    domains = list(dict.fromkeys(d["domain"] for arm in result["arms"] for d in arm["domains"]))
+    rows = []
+    for arm in result["arms"]:
+        change = {row["domain"]: row["delta"] for row in arm["domains"]}
+        cells = (_pp(change[d]) if d in change else "target" for d in domains)
+        rows.append((arm["variant"], arm["target"], *cells))
+    return Grid(("variant", "target", *domains), tuple(rows))
+
+
+def findings(result: dict[str, Any]) -> list[str]:
+    """A sentence a variant, in the order of the plan, whatever came out."""
+    return [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
+
+
+def _finding(variant: str, arms: list[Arm], result: dict[str, Any]) -> str:
+    alpha, margin = result["alpha"], result["margin"]
+    if all(arm["target_result"].get("p_adjusted") is None for arm in arms):
+        equal = sum(arm["equal_to_base"] for arm in arms)
+        verdict = "as it must" if equal == len(arms) else "WHICH IT MUST; nothing here holds"
+        return f"{variant} equals base on every item in {equal} of {len(arms)} arms, {verdict}."
+    improved = [arm["target"] for arm in arms if improves(arm, alpha)]
+    harmed = [arm["target"] for arm in arms if harms(arm, alpha)]
+    held = sum(holds(arm) for arm in arms)
+    low = min(arm["non_target_result"]["delta"] for arm in arms)
+    high = max(arm["non_target_result"]["delta"] for arm in arms)
+    return (
+        f"{variant} improves {_named(improved, len(arms))}"
+        + (f" and harms {_named(harmed, len(arms))}" if harmed else "")
+        + f"; non-targets change by {_number(low)} to {_number(high)} pp and are non-inferior at "
+        f"{100 * margin:g} pp for {held} of {len(arms)} targets."
+    )
+
+
+def _named(targets: list[str], total: int) -> str:
+    return f"{len(targets)} of {total} targets" + (f" ({', '.join(targets)})" if targets else "")
+
+
+def _mark(arm: Arm, alpha: float) -> str:
+    return " ▲" if improves(arm, alpha) else " ▼" if harms(arm, alpha) else ""
+
+
+def _number(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
+
+
+def _pp(fraction: float) -> str:
+    return f"{_number(fraction)} pp"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "no claim"
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

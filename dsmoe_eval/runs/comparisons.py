@@ -1,0 +1,125 @@
+"""Every arm against base, item by item: the figures that the report, and nobody else, renders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..cards import Plan, Suite, Variant
+from ..errors import UserError
+from ..stats import compare_paired, holm, non_inferiority
+from .cells import read_cell, read_samples
+from .folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCells:
+    """An arm and the cells that answered for it; task name -> cell id."""
+
+    variant: Variant
+    target: str
+    settings: dict[str, Any] | None
+    profile: str | None
+    cells: dict[str, str]
+
+
+def compare_arms(
+    folder: RunFolder,
+    plan: Plan,
+    suite: Suite,
+    base: dict[str, str],
+    arms: Sequence[ArmCells],
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of `comparisons.json`.
+
+    The family of target claims is every arm of the plan on every target, controls too, but for
+    null variants, which claim nothing; it is adjusted by Holm.
+    """
+    rows = [_compare_arm(folder, plan, suite, base, arm) for arm in arms]
+    claims = [row for row, arm in zip(rows, arms, strict=True) if not arm.variant.null]
+    adjusted = holm([row["target_result"]["p_value"] for row in claims])
+    for row, p_adjusted in zip(claims, adjusted, strict=True):
+        row["target_result"]["p_adjusted"] = float(p_adjusted)
+    return {
+        "schema_version": 1,
+        "plan": plan.name,
+        "suite": suite.name,
+        "alpha": plan.alpha,
+        "margin": plan.margin,
+        "seed": plan.seed,
+        "family": f"{len(claims)} target claims, Holm",
+        "run": identity,
+        "base": [_base_row(folder, suite, name, cell) for name, cell in base.items()],
+        "arms": rows,
+    }
+
+
+def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[str, Any]:
+    cell = read_cell(folder, cell_id)
+    (task,) = [task for task in suite.tasks if task.name == name]
+    return {
+        "task": name,
+        "domain": task.domain,
+        "role": "target" if "target" in task.roles else "non-target",
+        "n": cell["items"],
+        "score": cell["score"],
+    }
+
+
+def _compare_arm(
+    folder: RunFolder, plan: Plan, suite: Suite, base: dict[str, str], arm: ArmCells
+) -> dict[str, Any]:
+    paired = {
+        name: pair(read_samples(folder, base[name]), read_samples(folder, cell), name)
+        for name, cell in arm.cells.items()
+    }
+    target = suite.target_task(arm.target)
+    others = suite.non_target_tasks(arm.target)
+    pooled = pd.concat([paired[task.name] for task in others])
+    held = non_inferiority(*_scores(pooled), plan.margin, plan.alpha / 2)
+    return {
+        "variant": arm.variant.name,
+        "target": arm.target,
+        "control_of": arm.variant.control_of,
+        "settings": arm.settings,
+        "profile": arm.profile,
+        "equal_to_base": all(bool((p.score_a == p.score_b).all()) for p in paired.values()),
+        "target_result": _result(paired[target.name]),
+        "non_target_result": _result(pooled) | {"non_inferiority": asdict(held)},
+        "domains": [
+            {"domain": task.domain, "task": task.name} | _result(paired[task.name])
+            for task in others
+        ],
+    }
+
+
+def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Base and another variant on the same items, by content; columns score_a, score_b, answers.
+
+    Raises:
+        UserError: an item stands on one side only, which within one run must not happen.
+    """
+    merged = base.merge(
+        other, on="item", how="outer", suffixes=("_a", "_b"), validate="one_to_one", indicator=True
+    )
+    alone = int((merged["_merge"] != "both").sum())
+    if alone:
+        raise UserError(f"task {task!r}: {alone} item(s) were answered by one variant only")
+    return merged
+
+
+def _result(paired: pd.DataFrame) -> dict[str, Any]:
+    result = asdict(compare_paired(*_scores(paired)))
+    if math.isnan(result["mde80"]):  # no effect is large enough for so few items
+        result["mde80"] = None
+    return result
+
+
+def _scores(paired: pd.DataFrame) -> tuple[Any, Any]:
+    return np.asarray(paired["score_a"]), np.asarray(paired["score_b"])

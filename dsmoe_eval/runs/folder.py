@@ -1,0 +1,141 @@
+"""Where a run keeps its things, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The layout of a run's folder; what stands there is complete, or is not there."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan, as it was given."""
+        return self.root / "plan.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Everything that a second start on this folder must share with the first."""
+        return self.root / "run.json"
+
+    @property
+    def identification(self) -> Path:
+        """Routing counts over the identification text."""
+        return self.root / "identification.json"
+
+    @property
+    def comparisons(self) -> Path:
+        """The result: every arm against base."""
+        return self.root / "comparisons.json"
+
+    @property
+    def report(self) -> Path:
+        """The rendered report."""
+        return self.root / "report"
+
+    def tuning(self, variant: str, target: str) -> Path:
+        """What tuning tried for one arm, and what it chose."""
+        return self.root / "tuning" / f"{target}--{variant}.json"
+
+    def routing(self, variant: str, target: str) -> Path:
+        """Where the target's tuning questions were routed, before and after."""
+        return self.root / "routing" / f"{target}--{variant}.json"
+
+    def profile(self, variant: str, target: str, profile_id: str) -> Path:
+        """A steering profile."""
+        return self.root / "profiles" / f"{target}--{variant}--{profile_id}.json"
+
+    def adapter(self, variant: str, target: str) -> Path:
+        """Adapters of a fine-tuned arm."""
+        return self.root / "adapters" / f"{target}--{variant}"
+
+    def cell(self, cell_id: str) -> Path:
+        """One (variant, target, task): `cell.json` and `samples.parquet`."""
+        return self.root / "cells" / cell_id
+
+
+def open_folder(root: Path, plan_text: str, identity: dict[str, Any]) -> RunFolder:
+    """A new run's folder, or the one of an interrupted run of the very same thing.
+
+    Raises:
+        UserError: the folder belongs to something else, or cannot be written.
+    """
+    folder = RunFolder(root)
+    if folder.identity.is_file():
+        before = read_json(folder.identity)
+        changed = sorted(
+            key for key in {*before, *identity} if before.get(key) != identity.get(key)
+        )
+        if changed:
+            raise UserError(
+                f"{root} holds a run that differs in {', '.join(changed)}; give another --out, or "
+                "delete that folder to start again"
+            )
+        return folder
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root} is not empty and holds no run; give another --out")
+    try:
+        write_text(folder.plan, plan_text)
+        write_json(folder.identity, identity)
+    except OSError as error:
+        raise UserError(f"{root} cannot be written ({error.strerror})") from error
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged JSON ({error}); delete it and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN is refused."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A draft folder that becomes `path` when the block ends well, and goes away when it does not.
+
+    A draft that a killed process left behind starts with a dot and is never read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,186 @@
+"""A run in memory: the plan checked against what there is, and everything loaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cards import Plan, Suite, Variant
+from ..engines import LoadedModel, load_model
+from ..errors import UserError
+from ..registry import load_plan, load_suite
+from ..variants import BASE, Settings, get_variant
+from .cells import Identity
+from .folder import RunFolder, open_folder
+from .tasks import LoadedTask, check_disjoint, load_tasks
+
+_PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the stages of a run need; nothing here changes while it runs."""
+
+    plan: Plan
+    suite: Suite
+    targets: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    loaded: LoadedModel
+    lm: Any
+    identification: Mapping[str, LoadedTask]
+    tuning: Mapping[str, LoadedTask]
+    test: Mapping[str, LoadedTask]
+    folder: RunFolder
+    identity: dict[str, Any]
+
+    @property
+    def arms(self) -> tuple[tuple[Variant, str], ...]:
+        """Every (variant, target) that is compared with base, in the order of the plan."""
+        compared = [variant for variant in self.variants if variant.kind != BASE]
+        return tuple((variant, target) for target in self.targets for variant in compared)
+
+    def arm_tasks(self, target: str) -> list[str]:
+        """Names of the tasks that an arm steered for `target` answers."""
+        return [task.name for task in self.suite.tasks_for(target)]
+
+    def base_tasks(self) -> list[str]:
+        """Names of the tasks that some arm answers."""
+        needed = {name for target in self.targets for name in self.arm_tasks(target)}
+        return [task.name for task in self.suite.tasks if task.name in needed]
+
+    def wrong_domain(self, target: str) -> str:
+        """The next target of the suite: whose experts a wrong-domain control takes."""
+        targets = self.suite.targets
+        return targets[(targets.index(target) + 1) % len(targets)]
+
+    def grid(self, variant: Variant) -> list[Settings]:
+        """The settings that tuning tries for an arm."""
+        if self.plan.tuning is None or variant.intervention is None:
+            raise ValueError(f"variant {variant.name!r} is not tuned")
+        strengths = self.plan.tuning.strengths[variant.intervention]
+        return [Settings(size, s) for size in self.plan.tuning.experts for s in strengths]
+
+    def cell_identity(
+        self,
+        task: str,
+        variant: Variant,
+        target: str | None,
+        profile: str | None,
+        adapter: str | None,
+    ) -> Identity:
+        """The identity of one cell."""
+        test = self.test[task]
+        return Identity(
+            model=self.loaded.identity.name,
+            fingerprint=self.loaded.identity.fingerprint,
+            variant=variant.name,
+            target=target,
+            profile=profile,
+            adapter=adapter,
+            dtype=self.loaded.dtype,
+            device=self.loaded.model.device.type,
+            experts_implementation=self.loaded.experts_implementation,
+            engine="transformers",
+            versions=tuple(sorted(self.identity["versions"].items())),
+            batch_tokens=self.plan.batch_tokens,
+            prompt_format="plain",
+            decoding="greedy",
+            task=task,
+            task_version=test.version,
+            metric=test.card.metric,
+            split=self.suite.splits.test,
+            items=test.items_hash,
+            seed=self.plan.seed,
+        )
+
+
+def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) -> Job:
+    """Check the plan, load model and tasks, and open the run's folder.
+
+    Raises:
+        UserError: anything in the plan that cannot be met; nothing has been written then.
+    """
+    from ..engines.transformers import TransformersLM
+
+    plan, path = load_plan(plan_name)
+    suite = load_suite(plan.suite, beside=path)
+    variants = tuple(get_variant(name) for name in plan.variants)
+    targets = plan.targets or suite.targets
+    _check(plan, suite, variants, targets)
+    loaded = load_model(plan.model, device)
+    splits = suite.splits
+    identification = load_tasks(suite, suite.identification_tasks, splits.identification, limit)
+    tuning = load_tasks(suite, suite.tasks, splits.tuning, limit)
+    test = load_tasks(suite, suite.tasks, splits.test, limit)
+    check_disjoint({"identification": identification, "tuning": tuning, "test": test})
+    identity = _run_identity(suite, loaded, limit)
+    folder = open_folder(
+        out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
+    )
+    return Job(
+        plan=plan,
+        suite=suite,
+        targets=targets,
+        variants=variants,
+        loaded=loaded,
+        lm=TransformersLM(loaded, plan.batch_tokens),
+        identification=identification,
+        tuning=tuning,
+        test=test,
+        folder=folder,
+        identity=identity,
+    )
+
+
+def _run_identity(suite: Suite, loaded: LoadedModel, limit: int | None) -> dict[str, Any]:
+    return {
+        "model": loaded.identity.name,
+        "fingerprint": loaded.identity.fingerprint,
+        "dtype": loaded.dtype,
+        "device": loaded.model.device.type,
+        "experts_implementation": loaded.experts_implementation,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "suite": suite.name,
+        "limit": limit,
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _check(plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]) -> None:
+    names = [variant.name for variant in variants]
+    if BASE not in names or len(set(names)) < len(names):
+        raise UserError(f"plan {plan.name!r}: variants must hold {BASE!r}, and none twice")
+    unknown = [target for target in targets if target not in suite.targets]
+    if unknown:
+        raise UserError(
+            f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
+            f"targets: {', '.join(suite.targets)}"
+        )
+    for variant in variants:
+        fault = _variant_fault(variant, plan, suite, names)
+        if fault:
+            raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
+
+
+def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[str]) -> str | None:
+    if variant.control_of is not None and variant.control_of not in names:
+        return f"{variant.control_of!r}, the arm that it controls, in the plan"
+    if variant.is_tuned and (
+        plan.tuning is None or variant.intervention not in plan.tuning.strengths
+    ):
+        return f"tuning.strengths.{variant.intervention} in the plan"
+    if variant.experts == "wrong" and len(suite.targets) < 2:
+        return "a suite with two or more targets"
+    if variant.kind == "sft" and plan.sft is None:
+        return "the section sft in the plan"
+    return None

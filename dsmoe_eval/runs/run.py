@@ -1,0 +1,99 @@
+"""The whole evaluation: plan -> profiles -> cells -> comparisons -> report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..progress import progress_bar
+from .comparisons import compare_arms
+from .folder import RunFolder, write_json
+from .job import Job, prepare
+from .stages import Arm, answer_arm, answer_base, count_experts, fine_tune, make_arms
+
+
+def run(
+    plan: str,
+    out: Path | None = None,
+    *,
+    limit: int | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+) -> RunFolder:
+    """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
+
+    Args:
+        plan: a built-in plan's name or the path of a YAML file.
+        out: the run's folder; by default `out/<plan>`.
+        limit: at most so many items of each task and split; for trying things out.
+        device: a torch device.
+        console: where the plan and the progress are shown.
+
+    Raises:
+        UserError: the request cannot be met; what was done so far is kept.
+        SteeringError: a probe failed, so nothing that follows could be believed.
+    """
+    console = console or Console(stderr=True)
+    started = time.perf_counter()
+    folder = out or Path("out") / Path(plan).stem
+    with console.status("loading model and tasks"):
+        job = prepare(plan, folder, limit, device)
+    console.print(plan_table(job))
+    arms = _arms(job, console)
+    compare_cells(job, arms, console)
+    console.print(f"answered and compared in {time.perf_counter() - started:.0f} s: {folder}")
+    return job.folder
+
+
+def plan_table(job: Job) -> Table:
+    """What is about to be run, for people."""
+    table = Table(title=f"plan {job.plan.name}", show_header=False, title_justify="left")
+    cells = len(job.base_tasks()) + sum(len(job.arm_tasks(target)) for _, target in job.arms)
+    items = sum(len(job.test[name].items) for name in job.base_tasks())
+    items += sum(len(job.test[n].items) for _, t in job.arms for n in job.arm_tasks(t))
+    tuned = [variant for variant, _ in job.arms if variant.is_tuned]
+    parameters = job.identity["parameters"] / 1e6
+    identity = job.loaded.identity
+    table.add_row("model", f"{identity.name} ({parameters:,.1f} M parameters, {job.loaded.dtype})")
+    table.add_row("experts", f"{identity.experts} in each of {len(identity.layers)} layers")
+    table.add_row("suite", f"{job.suite.name}: {len(job.suite.tasks)} tasks")
+    table.add_row("targets", ", ".join(job.targets))
+    table.add_row("variants", ", ".join(variant.name for variant in job.variants))
+    table.add_row("tuning", f"{sum(len(job.grid(v)) for v in tuned)} settings on the tuning split")
+    table.add_row("test", f"{cells} cells, {items:,} answers")
+    table.add_row("folder", str(job.folder.root))
+    return table
+
+
+def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
+    """Answer every cell that is missing and write `comparisons.json`."""
+    total = len(job.base_tasks()) + sum(len(job.arm_tasks(arm.target)) for arm in arms)
+    with progress_bar(console, "answer test items", total) as advance:
+        base = answer_base(job, advance)
+        answered = [answer_arm(job, arm, advance) for arm in arms]
+    result = compare_arms(job.folder, job.plan, job.suite, base, answered, job.identity)
+    write_json(job.folder.comparisons, result)
+
+
+def _arms(job: Job, console: Console) -> list[Arm]:
+    texts = sum(len(task.items) for task in job.identification.values())
+    with progress_bar(console, "identify experts", texts) as advance:
+        counts = count_experts(job, advance)
+    settings = sum(len(job.grid(variant)) for variant, _ in job.arms if variant.is_tuned)
+    with progress_bar(console, "tune arms", settings) as advance:
+        arms = make_arms(job, counts, advance)
+    return _fine_tuned(job, arms, console)
+
+
+def _fine_tuned(job: Job, arms: list[Arm], console: Console) -> list[Arm]:
+    if job.plan.sft is None or all(arm.variant.kind != "sft" for arm in arms):
+        return arms
+    from ..variants.sft import step_count
+
+    items = {t: len(job.tuning[job.suite.target_task(t).name].items) for t in job.targets}
+    total = sum(step_count(items[a.target], job.plan.sft) for a in arms if a.variant.kind == "sft")
+    with progress_bar(console, "fine-tune", total) as advance:
+        return [fine_tune(job, a, advance) if a.variant.kind == "sft" else a for a in arms]

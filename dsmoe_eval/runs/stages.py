@@ -1,0 +1,197 @@
+"""The stages of a run. Each does only what its folder does not hold yet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..cards import Variant
+from ..experts import RoutingCounts, expert_usage
+from ..steering import Profile, probe, steer
+from ..variants import BASE, Settings, build_profile, choose_experts, get_variant
+from .cells import is_done, run_cell
+from .comparisons import ArmCells
+from .folder import new_folder, read_json, write_json, write_text
+from .identify import count_domains, counts_from_json, counts_to_json, source_of
+from .job import Job
+from .tasks import score_tasks
+from .tuning import Scores, Tuned, tune
+
+PROBE_TEXTS = 64
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A variant for a target with its settings fixed and its profile or adapters made."""
+
+    variant: Variant
+    target: str
+    settings: dict[str, Any] | None
+    profile: Profile | None = None
+    adapter: str | None = None
+
+
+def count_experts(job: Job, advance: Advance) -> RoutingCounts:
+    """Routing counts over the identification text of all domains."""
+    path = job.folder.identification
+    if not path.is_file():
+        counts = count_domains(job.loaded, job.identification, advance)
+        write_json(path, counts_to_json(counts))
+    return counts_from_json(read_json(path))
+
+
+class Tuner:
+    """Tunes arms; base is asked once, and only when something is left to tune."""
+
+    def __init__(self, job: Job, counts: RoutingCounts) -> None:
+        self.job = job
+        self.counts = counts
+
+    @cached_property
+    def base(self) -> Scores:
+        """Base's scores on the tuning split of every task."""
+        return score_tasks(self.job.lm, [self.job.tuning[name] for name in self.job.base_tasks()])
+
+    def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
+        """The settings of an arm, from the folder or by trying the grid."""
+        job, path = self.job, self.job.folder.tuning(variant.name, target)
+        if path.is_file():
+            advance(len(job.grid(variant)))
+            return Tuned.from_dict(read_json(path))
+
+        def scores_at(settings: Settings) -> Scores:
+            advance(1)
+            profile = make_profile(job, self.counts, variant, target, settings)
+            with steer(job.loaded.model, profile):
+                return score_tasks(job.lm, [job.tuning[name] for name in job.arm_tasks(target)])
+
+        target_task, *others = job.arm_tasks(target)
+        tuned = tune(job.plan, job.grid(variant), self.base, target_task, others, scores_at)
+        write_json(path, tuned.to_dict())
+        return tuned
+
+
+def make_profile(
+    job: Job, counts: RoutingCounts, variant: Variant, target: str, settings: Settings
+) -> Profile:
+    """The profile of a steered variant at some settings."""
+    wrong = job.wrong_domain(target) if variant.experts == "wrong" else target
+    experts = choose_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
+    source = source_of(job.suite, job.identification, wrong)
+    return build_profile(variant, job.loaded.identity, experts, settings.strength, source)
+
+
+def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
+    """Tune what is tuned, give controls the settings of what they control, write profiles."""
+    tuner = Tuner(job, counts)
+    arms: list[Arm] = []
+    for variant, target in job.arms:
+        if variant.kind != "steered":
+            arms.append(Arm(variant, target, None))
+            continue
+        leading = variant if variant.is_tuned else get_variant(variant.control_of or "")
+        tuned = tuner.tuned(leading, target, advance if variant.is_tuned else lambda _: None)
+        profile = make_profile(job, counts, variant, target, tuned.chosen)
+        path = job.folder.profile(variant.name, target, profile.id)
+        if not path.is_file():
+            write_text(path, profile.to_json())
+        settings = {
+            "experts": tuned.chosen.experts,
+            "strength": profile.intervention.strength,
+            "qualified_on_tuning": tuned.qualified,
+        }
+        arms.append(Arm(variant, target, settings, profile))
+    return arms
+
+
+def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
+    """Train the adapters of a fine-tuned arm, where they are not there yet."""
+    from ..variants.sft import step_count, train_adapter
+
+    if job.plan.sft is None:
+        raise ValueError("the plan has no sft section")
+    path = job.folder.adapter(arm.variant.name, arm.target)
+    pairs = job.tuning[job.suite.target_task(arm.target).name].answers()
+    if path.is_dir():
+        advance(step_count(len(pairs), job.plan.sft))
+    else:
+        model, tokenizer = job.loaded.model, job.loaded.tokenizer
+        with new_folder(path) as draft:
+            train_adapter(
+                model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: advance(1)
+            )
+    weights = (path / "adapter_model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()[:16]
+    return Arm(arm.variant, arm.target, job.plan.sft.model_dump(mode="json"), adapter=digest)
+
+
+def answer_base(job: Job, advance: Advance) -> dict[str, str]:
+    """Base on every task; task name -> cell id."""
+    return _answer(job, Arm(get_variant(BASE), "", None), job.base_tasks(), None, advance)
+
+
+def answer_arm(job: Job, arm: Arm, advance: Advance) -> ArmCells:
+    """An arm on its tasks, with the probes run first where it is steered."""
+    tasks = job.arm_tasks(arm.target)
+    cells = {name: _identity(job, arm, name).id for name in tasks}
+    if all(is_done(job.folder, _identity(job, arm, name)) for name in tasks):
+        advance(len(tasks))
+    else:
+        with _equipped(job, arm) as figures:
+            _answer(job, arm, tasks, figures, advance)
+    profile = None if arm.profile is None else arm.profile.id
+    return ArmCells(arm.variant, arm.target, arm.settings, profile, cells)
+
+
+def _answer(
+    job: Job, arm: Arm, tasks: list[str], figures: dict[str, Any] | None, advance: Advance
+) -> dict[str, str]:
+    cells = {}
+    for name in tasks:
+        identity = _identity(job, arm, name)
+        cells[name] = identity.id
+        if not is_done(job.folder, identity):
+            run_cell(job.folder, identity, job.lm, job.test[name], figures)
+        advance(1)
+    return cells
+
+
+def _identity(job: Job, arm: Arm, task: str) -> Any:
+    profile = None if arm.profile is None else arm.profile.id
+    return job.cell_identity(task, arm.variant, arm.target or None, profile, arm.adapter)
+
+
+@contextmanager
+def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
+    """The model steered or adapted for the arm; gives the probes' figures."""
+    model = job.loaded.model
+    if arm.profile is None:
+        from ..variants.sft import adapter
+
+        with adapter(model, job.folder.adapter(arm.variant.name, arm.target)):
+            yield None
+        return
+    figures = _probe(job, arm, arm.profile)
+    with steer(model, arm.profile):
+        yield figures
+
+
+def _probe(job: Job, arm: Arm, profile: Profile) -> dict[str, Any]:
+    """Both probes, and where the target's questions were routed before and after."""
+    model, tokenizer = job.loaded.model, job.loaded.tokenizer
+    tuning = job.tuning[job.suite.target_task(arm.target).name]
+    texts = [item.question for item in tuning.items]
+    encoded = tokenizer(texts[:PROBE_TEXTS], return_tensors="pt", padding=True).to(model.device)
+    figures = probe(model, profile, encoded["input_ids"], encoded["attention_mask"]).to_dict()
+    path = job.folder.routing(arm.variant.name, arm.target)
+    if not path.is_file():
+        before = expert_usage(model, tokenizer, texts)
+        with steer(model, profile):
+            after = expert_usage(model, tokenizer, texts)
+        write_json(path, {"base": before.tolist(), "steered": after.tolist()})
+    return figures

@@ -1,0 +1,93 @@
+"""Chooses the number of experts and the strength of an arm, on the tuning split only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cards import Plan
+from ..stats import non_inferiority
+from ..variants import Settings
+
+Scores = Mapping[str, NDArray[np.int64]]
+"""Task name -> item scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One setting on the tuning split, against base.
+
+    Attributes:
+        target_delta: change of the target score.
+        non_target_delta: change of the pooled non-target score.
+        lower_bound: of the latter, one-sided.
+        qualified: the lower bound is above minus the margin.
+    """
+
+    experts: int
+    strength: float
+    target_delta: float
+    non_target_delta: float
+    lower_bound: float
+    qualified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What was tried and what was chosen; `qualified` is False where nothing qualified."""
+
+    trials: tuple[Trial, ...]
+    chosen: Settings
+    qualified: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the run's folder."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Tuned:
+        """From the run's folder."""
+        trials = tuple(Trial(**trial) for trial in value["trials"])
+        return cls(trials, Settings(**value["chosen"]), value["qualified"])
+
+
+def tune(
+    plan: Plan,
+    grid: Sequence[Settings],
+    base: Scores,
+    target_task: str,
+    non_targets: Sequence[str],
+    scores_at: Callable[[Settings], Scores],
+) -> Tuned:
+    """Try every setting of the grid and choose by the plan's rule (see `cards.Tuning`)."""
+    pooled = np.concatenate([base[name] for name in non_targets])
+    trials = []
+    for settings in grid:
+        scores = scores_at(settings)
+        steered = np.concatenate([scores[name] for name in non_targets])
+        held = non_inferiority(pooled, steered, plan.margin, plan.alpha / 2)
+        trials.append(
+            Trial(
+                experts=settings.experts,
+                strength=settings.strength,
+                target_delta=float(scores[target_task].mean() - base[target_task].mean()),
+                non_target_delta=held.delta,
+                lower_bound=held.lower_bound,
+                qualified=held.holds,
+            )
+        )
+    return choose(trials)
+
+
+def choose(trials: Sequence[Trial]) -> Tuned:
+    """The best target gain among the qualified; ties to fewer experts, then to less strength."""
+    qualified = [trial for trial in trials if trial.qualified]
+    if qualified:
+        best = min(qualified, key=lambda t: (-t.target_delta, t.experts, t.strength))
+    else:
+        best = min(trials, key=lambda trial: (trial.experts, trial.strength))
+    return Tuned(tuple(trials), Settings(best.experts, best.strength), bool(qualified))

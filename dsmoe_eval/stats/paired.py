@@ -1,0 +1,286 @@
+"""Two systems on the same items: counts of pairs, the test, the interval."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
+
+from .power import smallest_effect
+
+
+@dataclass(frozen=True, slots=True)
+class PairedCounts:
+    """How two systems, A (the baseline) and B, fare on the same items.
+
+    Attributes:
+        n: Number of items, at least 1.
+        right_a: Items that A gets right.
+        gained: Items that A gets wrong and B right.
+        lost: Items that A gets right and B wrong.
+
+    Raises:
+        ValueError: If no such set of items can exist.
+    """
+
+    n: int
+    right_a: int
+    gained: int
+    lost: int
+
+    def __post_init__(self) -> None:
+        """Refuse counts that no set of items can have."""
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}; compare at least one item.")
+        if not 0 <= self.lost <= self.right_a:
+            raise ValueError(
+                f"lost is {self.lost} with right_a {self.right_a}; "
+                "B can only lose items that A gets right."
+            )
+        if not 0 <= self.gained <= self.n - self.right_a:
+            raise ValueError(
+                f"gained is {self.gained} with n {self.n} and right_a {self.right_a}; "
+                "B can only gain items that A gets wrong."
+            )
+
+    @property
+    def delta(self) -> float:
+        """Score of B minus score of A, a fraction in [-1, 1]."""
+        return (self.gained - self.lost) / self.n
+
+    @property
+    def discordance(self) -> float:
+        """Share of items on which A and B differ, in [0, 1]."""
+        return (self.gained + self.lost) / self.n
+
+    @property
+    def score_a(self) -> float:
+        """Share of items that A gets right."""
+        return self.right_a / self.n
+
+    @property
+    def score_b(self) -> float:
+        """Share of items that B gets right."""
+        return (self.right_a + self.gained - self.lost) / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class PairedResult:
+    """A paired comparison of system B with the baseline A.
+
+    Attributes:
+        n: Number of items.
+        score_a: Share of items that A gets right.
+        score_b: Share of items that B gets right.
+        delta: ``score_b - score_a``, a fraction.
+        ci95: 95 % Tango score interval of ``delta``.
+        p_value: Two-sided p-value of "A and B are equally good".
+        test: Name of the test behind ``p_value``.
+        gained: Items that A gets wrong and B right.
+        lost: Items that A gets right and B wrong.
+        mde80: Smallest difference that this test finds with 80 % power at alpha 0.05, given
+            as many items and the observed discordance; NaN where no difference can be found.
+    """
+
+    n: int
+    score_a: float
+    score_b: float
+    delta: float
+    ci95: tuple[float, float]
+    p_value: float
+    test: str
+    gained: int
+    lost: int
+    mde80: float
+
+
+def compare_paired(score_a: ArrayLike, score_b: ArrayLike) -> PairedResult:
+    """Compare B with A on the same items, in the same order.
+
+    Args:
+        score_a: Shape (n,), 1 or True where A is right, 0 or False where it is wrong.
+        score_b: The same for B.
+
+    Returns:
+        The difference with its 95 % interval, the mid-p McNemar test and what n can show.
+
+    Raises:
+        ValueError: As ``count_pairs``.
+    """
+    counts = count_pairs(score_a, score_b)
+    return PairedResult(
+        n=counts.n,
+        score_a=counts.score_a,
+        score_b=counts.score_b,
+        delta=counts.delta,
+        ci95=tango_interval(counts),
+        p_value=mcnemar_midp(counts.gained, counts.lost),
+        test="mid-p McNemar",
+        gained=counts.gained,
+        lost=counts.lost,
+        mde80=smallest_effect(counts.n, counts.discordance),
+    )
+
+
+def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
+    """Count the four kinds of pairs.
+
+    Args:
+        score_a: Shape (n,), 1 or True where A is right, 0 or False where it is wrong.
+        score_b: The same for B, on the same items in the same order.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: If an input is not one-dimensional, is empty, holds anything but 0 and 1
+            (NaN included), or the two differ in length.
+    """
+    right_a, right_b = _as_right(score_a, "score_a"), _as_right(score_b, "score_b")
+    if right_a.size != right_b.size:
+        raise ValueError(
+            f"score_a has {right_a.size} items and score_b {right_b.size}; "
+            "align the two by item first."
+        )
+    return PairedCounts(
+        n=right_a.size,
+        right_a=int(right_a.sum()),
+        gained=int((~right_a & right_b).sum()),
+        lost=int((right_a & ~right_b).sum()),
+    )
+
+
+def _as_right(scores: ArrayLike, name: str) -> NDArray[np.bool_]:
+    array = np.asarray(scores)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; give one score per item, shape (n,).")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty; compare at least one item.")
+    allowed = np.isin(array, (0, 1)) if array.dtype.kind in "biuf" else np.zeros(array.size, bool)
+    if not allowed.all():
+        raise ValueError(
+            f"{name} holds {array[~allowed][0]!s}; only 0 and 1 can be compared in pairs, "
+            "so drop missing items and threshold graded scores first."
+        )
+    return array.astype(np.bool_)
+
+
+def mcnemar_midp(gained: int, lost: int) -> float:
+    """Two-sided mid-p McNemar test of "a change is as often a gain as a loss".
+
+    The probability, under gained ~ Binomial(gained + lost, 1/2), of a more lopsided split plus
+    half that of one as lopsided: Fagerland, Lydersen and Laake (2013), BMC Medical Research
+    Methodology 13:91. At alpha 0.05 its type-I error, enumerated exactly for sizes from 5 to
+    2000, stays below 0.05 wherever at most half of the items change. It is conservative for few
+    changed items (0.009 for 30 items and 10 % changed) and liberal only where nearly all change
+    (0.057 for 100 items, at worst 0.077, for 16).
+
+    Args:
+        gained: Items that A gets wrong and B right.
+        lost: Items that A gets right and B wrong.
+
+    Returns:
+        The p-value, in [0, 1]; 1.0 if no item changed.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if gained < 0 or lost < 0:
+        raise ValueError(f"gained is {gained} and lost {lost}; counts cannot be negative.")
+    changed, fewer = gained + lost, min(gained, lost)
+    if changed == 0:
+        return 1.0
+    if gained == lost:
+        return 1.0 - float(binom.pmf(fewer, changed, 0.5)) / 2
+    # Both tails and half of both point probabilities, without a difference that could round
+    # to below zero.
+    return float(binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5))
+
+
+def tango_z(counts: PairedCounts, null_delta: float) -> float:
+    """Tango's score statistic for H0: score_b - score_a = null_delta.
+
+    Approximately standard normal under H0, positive where B does better than H0 says. Tango
+    (1998), Statistics in Medicine 17:891-908; at ``null_delta`` 0 its square is McNemar's
+    statistic without continuity correction.
+
+    Args:
+        counts: The pairs.
+        null_delta: The difference under H0, a fraction in [-1, 1].
+
+    Returns:
+        The statistic; infinite where H0 rules the counts out (``null_delta`` 1 or -1), and 0
+        where H0 leaves no variance but fits the counts exactly.
+
+    Raises:
+        ValueError: If ``null_delta`` is not in [-1, 1].
+    """
+    if not -1 <= null_delta <= 1:
+        raise ValueError(f"null_delta is {null_delta}; give a fraction in [-1, 1].")
+    if null_delta < 0:
+        return -_z_above(counts.n, counts.lost, counts.gained, -null_delta)
+    return _z_above(counts.n, counts.gained, counts.lost, null_delta)
+
+
+def _z_above(n: int, gained: int, lost: int, null_delta: float) -> float:
+    # Negative differences are handled by swapping A and B, so that the symmetry is exact.
+    p_lost = _constrained_loss_rate(n, gained, lost, null_delta)
+    excess = gained - lost - n * null_delta
+    variance = n * (2 * p_lost + null_delta * (1 - null_delta))
+    if variance > 0:
+        return excess / math.sqrt(variance)
+    return math.copysign(math.inf, excess) if excess else 0.0
+
+
+def _constrained_loss_rate(n: int, gained: int, lost: int, null_delta: float) -> float:
+    """The likeliest P(lost) given that P(gained) - P(lost) = null_delta >= 0 (Tango 1998).
+
+    The likelihood equation is 2 n q^2 - b q - lost * null_delta * (1 - null_delta) = 0; only
+    its larger root is a probability.
+    """
+    b = gained + lost - null_delta * (2 * n - gained + lost)
+    constant = 8 * n * lost * null_delta * (1 - null_delta)
+    # hypot, since squaring b underflows for tiny differences.
+    return (b + math.hypot(b, math.sqrt(constant))) / (4 * n)
+
+
+def tango_interval(counts: PairedCounts, level: float = 0.95) -> tuple[float, float]:
+    """Tango's score interval for score_b - score_a: all differences the test lets stand.
+
+    Tango (1998), Statistics in Medicine 17:891-908. Enumerated exactly at level 0.95 for
+    30, 100 and 300 items and probabilities of gain and of loss up to 0.5, it covers the true
+    difference with probability 0.950 to 0.952 on average and 0.927 at worst (100 items, 5.5 %
+    lost, none gained); it falls below 0.94 only where changes are rare or mostly go one way.
+
+    Args:
+        counts: The pairs.
+        level: Confidence level, a fraction in [0.5, 1).
+
+    Returns:
+        (lower, upper), fractions in [-1, 1]; contains ``counts.delta``.
+
+    Raises:
+        ValueError: If ``level`` is not in [0.5, 1).
+    """
+    if not 0.5 <= level < 1:
+        raise ValueError(f"level is {level}; give a fraction in [0.5, 1), such as 0.95.")
+    z = float(norm.isf((1 - level) / 2))
+    return _lower_limit(counts, z), -_lower_limit(_swapped(counts), z)
+
+
+def _lower_limit(counts: PairedCounts, z: float) -> float:
+    if counts.lost == counts.n:
+        return -1.0
+
+    def distance(null_delta: float) -> float:
+        # The arc tangent keeps the statistic finite at -1, where it is infinite.
+        return math.atan(tango_z(counts, null_delta)) - math.atan(z)
+
+    return float(brentq(distance, -1.0, counts.delta))
+
+
+def _swapped(counts: PairedCounts) -> PairedCounts:
+    right_b = counts.right_a + counts.gained - counts.lost
+    return PairedCounts(counts.n, right_b, gained=counts.lost, lost=counts.gained)

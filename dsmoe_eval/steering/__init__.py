@@ -1,0 +1,33 @@
+"""The core: which routers a model has, what is done to their choice, and the proof that it is done.
+
+Needs torch and transformers and nothing of the harness:
+
+    from dsmoe_eval.steering import Profile, steer
+    with steer(model, Profile.load("profile.json")):
+        model.generate(**inputs)
+"""
+
+from .capture import Routing, capture_routing
+from .errors import SteeringError
+from .probes import ProbeReport, probe
+from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from .routers import Router, find_routers
+from .steer import Steering, check_fits, steer
+
+__all__ = [
+    "ChosenExpert",
+    "Intervention",
+    "ModelIdentity",
+    "ProbeReport",
+    "Profile",
+    "Router",
+    "Routing",
+    "Source",
+    "Steering",
+    "SteeringError",
+    "capture_routing",
+    "check_fits",
+    "find_routers",
+    "probe",
+    "steer",
+]

@@ -1,0 +1,69 @@
+"""What the experts really received: which of them, with which weights, for every token.
+
+Read at the experts' input, because a router's returned logits may differ from what was used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SteeringError
+from .routers import Router
+
+
+@dataclass(slots=True)
+class Routing:
+    """The routing of the last forward pass, by layer."""
+
+    layers: tuple[int, ...]
+    _indices: dict[int, Tensor] = field(default_factory=dict)
+    _weights: dict[int, Tensor] = field(default_factory=dict)
+
+    def indices(self) -> Tensor:
+        """Selected experts, [tokens, layers, k]; tokens run over batch and position, pads too."""
+        return self._stack(self._indices)
+
+    def weights(self) -> Tensor:
+        """Their weights as the experts received them, [tokens, layers, k]."""
+        return self._stack(self._weights)
+
+    def _stack(self, by_layer: dict[int, Tensor]) -> Tensor:
+        missing = [layer for layer in self.layers if layer not in by_layer]
+        if missing:
+            raise SteeringError(f"no routing was seen in layers {missing}: the experts did not run")
+        return torch.stack([by_layer[layer] for layer in self.layers], dim=1)
+
+
+@contextmanager
+def capture_routing(routers: Sequence[Router]) -> Iterator[Routing]:
+    """Record the routing of each forward pass made inside the context (the last one is kept)."""
+    routing = Routing(tuple(router.layer for router in routers))
+    handles = [
+        router.consumer.register_forward_pre_hook(_recorder(routing, router), with_kwargs=True)
+        for router in routers
+    ]
+    try:
+        yield routing
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(routing: Routing, router: Router) -> Any:
+    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        chosen = [value for value in tensors if value.shape[-1] == router.top_k and value.ndim == 2]
+        indices = [value for value in chosen if not value.is_floating_point()]
+        weights = [value for value in chosen if value.is_floating_point()]
+        if len(indices) != 1 or not weights:
+            raise SteeringError(f"layer {router.layer}: the experts' input is not as expected")
+        routing._indices[router.layer] = indices[0].detach()
+        routing._weights[router.layer] = weights[-1].detach()
+
+    return record

@@ -1,0 +1,122 @@
+"""The artefact that steering needs: which experts of which model, how, how strongly, and from what.
+
+A profile is plain JSON, named by the hash of its content, so that two results steered by the same
+profile can be known to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import SteeringError
+
+InterventionKind = Literal["reweight", "bias"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelIdentity(_Frozen):
+    """Which model: `fingerprint` is the hash of its configuration and weights, or a hub commit."""
+
+    name: str
+    fingerprint: str
+    layers: Annotated[tuple[int, ...], Field(description="indices of the layers that have experts")]
+    experts: Annotated[int, Field(ge=1, description="routed experts in each of those layers")]
+
+
+class ChosenExpert(_Frozen):
+    """One expert of E*, with the score that chose it."""
+
+    layer: Annotated[int, Field(ge=0)]
+    expert: Annotated[int, Field(ge=0)]
+    score: float
+
+
+class Intervention(_Frozen):
+    """What is done to the router's choice; see `interventions.py` for the formulas.
+
+    `strength` is one scale for all kinds: alpha = 1 + strength, and 0 changes nothing.
+    """
+
+    kind: InterventionKind
+    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Source(_Frozen):
+    """Where the identification text came from; `items` are content hashes, for leakage checks."""
+
+    suite: str
+    domain: str
+    split: str
+    items: tuple[str, ...]
+
+
+class Profile(_Frozen):
+    """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content."""
+
+    schema_version: Literal[1] = 1
+    model: ModelIdentity
+    method: str
+    experts: tuple[ChosenExpert, ...]
+    intervention: Intervention
+    source: Source
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> Profile:
+        pairs = [(chosen.layer, chosen.expert) for chosen in self.experts]
+        if len(set(pairs)) < len(pairs):
+            raise ValueError("an expert is chosen twice")
+        for layer, expert in pairs:
+            if layer not in self.model.layers or expert >= self.model.experts:
+                raise ValueError(f"layer {layer}, expert {expert} is not in the model")
+        return self
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def is_null(self) -> bool:
+        """True where the profile, by its own words, changes nothing."""
+        return self.intervention.strength == 0 or not self.experts
+
+    def with_strength(self, strength: float) -> Profile:
+        """The same profile at another strength."""
+        intervention = self.intervention.model_copy(update={"strength": strength})
+        return self.model_copy(update={"intervention": intervention})
+
+    def by_layer(self) -> dict[int, tuple[int, ...]]:
+        """The chosen experts of each layer that has any."""
+        layers: dict[int, tuple[int, ...]] = {}
+        for chosen in self.experts:
+            layers[chosen.layer] = (*layers.get(chosen.layer, ()), chosen.expert)
+        return layers
+
+    def to_json(self) -> str:
+        """The text of the profile's file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile.
+
+        Raises:
+            SteeringError: the file is missing, no JSON, or not a profile of this schema.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SteeringError(f"{path}: the profile cannot be read ({error.strerror})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise SteeringError(f"{path}: not a profile: {where}: {first['msg']}") from error

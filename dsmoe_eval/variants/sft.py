@@ -1,0 +1,150 @@
+"""Supervised fine-tuning as the rival of steering: LoRA on the target's tuning items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cards import Sft
+from ..errors import UserError
+from ..steering import find_routers
+
+_IGNORED = -100
+
+
+def train_adapter(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    settings: Sft,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Train LoRA adapters on (prompt, answer) pairs and save them in `folder`.
+
+    Attention projections and the experts' own weights are trained, the routers are not. The loss is
+    that of the answer and of the end of text. The model is left as it was found.
+
+    Args:
+        model: a transformers MoE causal language model, not steered.
+        tokenizer: its tokenizer.
+        pairs: the tuning items.
+        settings: rank, learning rate and so on; the batch order is drawn from `seed`.
+        seed: makes the adapters the same on the same machine.
+        folder: written to; `adapter_model.safetensors` and `adapter_config.json`.
+        on_step: called after each step, for a progress bar.
+
+    Raises:
+        UserError: peft is not installed.
+    """
+    peft = _import_peft()
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        target_parameters=_expert_parameters(model),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    adapted = peft.get_peft_model(model, config)
+    try:
+        _train(adapted, _encode(tokenizer, pairs), settings, seed, on_step)
+        adapted.save_pretrained(str(folder), safe_serialization=True)
+    finally:
+        adapted.unload()
+        model.eval()
+
+
+def step_count(items: int, settings: Sft) -> int:
+    """Optimizer steps that `train_adapter` will make."""
+    return settings.epochs * -(-items // settings.batch_size)
+
+
+@contextmanager
+def adapter(model: Any, folder: Path) -> Iterator[Any]:
+    """The model with the adapters of `folder` on it; without them again afterwards."""
+    peft = _import_peft()
+    adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    try:
+        yield adapted.eval()
+    finally:
+        adapted.unload()
+        model.eval()
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(
+            "fine-tuned variants need peft: pip install 'dsmoe-eval[sft]', or leave them out of "
+            "the plan"
+        ) from error
+    return peft
+
+
+def _expert_parameters(model: nn.Module) -> list[str]:
+    """Names of the fused expert weights, as peft's `target_parameters` wants them."""
+    names = {
+        f"experts.{name}"
+        for router in find_routers(model)
+        for name, parameter in router.consumer.named_parameters()
+        if parameter.ndim == 3
+    }
+    if not names:
+        raise UserError("this model's experts hold no fused weights; sft-lora cannot adapt them")
+    return sorted(names)
+
+
+def _encode(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+    """(tokens of prompt, answer and end of text; length of the prompt)."""
+    rows = []
+    for prompt, answer in pairs:
+        start = tokenizer.encode(prompt)
+        rows.append(([*tokenizer.encode(prompt + answer), tokenizer.eos_token_id], len(start)))
+    return rows
+
+
+def _train(
+    adapted: Any,
+    rows: Sequence[tuple[list[int], int]],
+    settings: Sft,
+    seed: int,
+    on_step: Callable[[], None],
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+    total = step_count(len(rows), settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    adapted.train()
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(rows), settings.batch_size):
+            batch = [rows[index] for index in order[start : start + settings.batch_size]]
+            ids, mask, labels = _collate(batch, adapted.device)
+            adapted(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            on_step()
+
+
+def _collate(
+    batch: Sequence[tuple[list[int], int]], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    length = max(len(tokens) for tokens, _ in batch)
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, _IGNORED)
+    for row, (tokens, prompt) in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+        labels[row, prompt : len(tokens)] = ids[row, prompt : len(tokens)]
+    return ids.to(device), mask.to(device), labels.to(device)

@@ -1,0 +1,63 @@
+"""Builds the profile of a steered variant from routing counts and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..cards import Variant
+from ..experts import METHODS, RoutingCounts, best_experts, exposure, matched_experts
+from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What tuning chooses: the size of E* and the strength (alpha - 1)."""
+
+    experts: int
+    strength: float
+
+
+def choose_experts(
+    variant: Variant, counts: RoutingCounts, target: str, wrong: str, size: int, seed: int
+) -> tuple[ChosenExpert, ...]:
+    """E* of a variant for a target.
+
+    Args:
+        variant: a steered one.
+        counts: routing counts over the identification text of all domains.
+        target: the domain steered for.
+        wrong: the domain whose experts a wrong-domain control takes.
+        size: how many experts.
+        seed: of the draw of random experts.
+
+    Raises:
+        ValueError: fewer than `size` experts have a positive score.
+    """
+    score = METHODS[variant.method or ""]
+    domain = wrong if variant.experts == "wrong" else target
+    chosen = best_experts(score(counts, domain), counts.layers, size)
+    if variant.experts == "matched":
+        return matched_experts(chosen, exposure(counts), counts.layers, seed)
+    return chosen
+
+
+def build_profile(
+    variant: Variant,
+    model: ModelIdentity,
+    experts: tuple[ChosenExpert, ...],
+    strength: float,
+    source: Source,
+) -> Profile:
+    """The profile of a steered variant; a null variant gets strength zero."""
+    if variant.intervention is None or variant.method is None:
+        raise ValueError(f"variant {variant.name!r} is not steered")
+    method = variant.method if variant.experts == "own" else f"{variant.method}, {variant.experts}"
+    return Profile(
+        model=model,
+        method=method,
+        experts=experts,
+        intervention=Intervention(
+            kind=variant.intervention, strength=0.0 if variant.null else strength
+        ),
+        source=source,
+    )
