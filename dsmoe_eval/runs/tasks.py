@@ -76,16 +76,18 @@ def load_tasks(
     unknown = [card.name for card in cards if card.name not in manager.all_subtasks]
     if unknown:
         raise UserError(f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}")
-    members = [{"task": card.name, "test_split": split} for card in cards]
     with quiet_lm_eval():
-        tasks = manager.load([{"group": f"{suite.name}-{split}", "task": members}])["tasks"]
-        return {card.name: _load(card, tasks[card.name], split, limit) for card in cards}
+        return {card.name: _load(manager, card, split, limit) for card in cards}
 
 
-def _load(card: Task, task: Any, split: str, limit: int | None) -> LoadedTask:
-    if split not in task.dataset:
-        there = ", ".join(sorted(task.dataset))
-        raise UserError(f"task {card.name!r} has no split {split!r}; it has: {there}")
+def _load(manager: Any, card: Task, split: str, limit: int | None) -> LoadedTask:
+    group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
+    try:
+        (task,) = manager.load([group])["tasks"].values()
+    except KeyError as error:
+        if error.args != (split,):
+            raise
+        raise UserError(f"task {card.name!r} has no split {split!r}") from error
     task.build_all_requests(limit=limit, rank=0, world_size=1)
     return LoadedTask(card, task, tuple(_items(task, limit)))
 

@@ -1,0 +1,34 @@
+# Everything is set up in .venv by the two commands that a newcomer needs:
+#   make lab    the main job on the embedded model
+#   make test   format, lint, types and all tests (QUICK=1: without the slow ones)
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+OUT ?= out/lab
+
+.PHONY: lab test check reports clean
+
+lab: $(STAMP)
+	$(BIN)/dsmoe-eval run lab --out $(OUT)
+
+test: check
+	$(BIN)/python -m pytest $(if $(QUICK),-m "not slow")
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The report that is kept in the repository, of the code as it stands.
+reports: lab
+	$(BIN)/dsmoe-eval report $(OUT) --to reports/lab
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv out

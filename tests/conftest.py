@@ -1,0 +1,95 @@
+"""Small random models of real router classes, and profiles for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dsmoe_eval.steering import (
+    ChosenExpert,
+    Intervention,
+    ModelIdentity,
+    Profile,
+    Source,
+    find_routers,
+)
+
+EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
+
+
+def _config(kind: str) -> Any:
+    from transformers import MixtralConfig, OlmoeConfig, Qwen3MoeConfig
+
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "num_experts_per_tok": TOP_K,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    if kind == "qwen3_moe":  # renormalises over the selected experts; layer 1 is dense
+        extra = {"moe_intermediate_size": 16, "head_dim": 16, "norm_topk_prob": True}
+        return Qwen3MoeConfig(**common, **extra, num_experts=EXPERTS, mlp_only_layers=[1])
+    if kind == "olmoe":  # does not renormalise
+        return OlmoeConfig(**common, num_experts=EXPERTS, norm_topk_prob=False)
+    return MixtralConfig(**common, num_local_experts=EXPERTS)
+
+
+@pytest.fixture(params=["qwen3_moe", "olmoe", "mixtral"])
+def model(request: pytest.FixtureRequest) -> Any:
+    """A random model with three layers of eight experts, top-2, float32."""
+    return make_model(request.param)
+
+
+def make_model(kind: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_config(kind)).eval()
+    with torch.no_grad():
+        for router in find_routers(model):
+            router.module.weight.normal_(std=0.5)
+    return model
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Input ids and mask, [3, 9], the last two rows right-padded."""
+    torch.manual_seed(1)
+    ids = torch.randint(2, VOCABULARY, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    mask[2, 4:] = 0
+    return ids * mask, mask
+
+
+@pytest.fixture
+def make_profile() -> Callable[..., Profile]:
+    """Build a profile for a model: `make_profile(model, pairs, kind, strength)`."""
+
+    def make(
+        model: Any, pairs: list[tuple[int, int]], kind: str = "bias", strength: float = 1.0
+    ) -> Profile:
+        routers = find_routers(model)
+        return Profile(
+            model=ModelIdentity(
+                name="tiny",
+                fingerprint="0" * 64,
+                layers=tuple(router.layer for router in routers),
+                experts=routers[0].experts,
+            ),
+            method="test",
+            experts=tuple(ChosenExpert(layer=a, expert=b, score=1.0) for a, b in pairs),
+            intervention=Intervention(kind=kind, strength=strength),  # type: ignore[arg-type]
+            source=Source(suite="s", domain="d", split="i", items=("0" * 16,)),
+        )
+
+    return make

@@ -1,0 +1,50 @@
+"""Loading by name, folder and hub id, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from dsmoe_eval.engines import load_model
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.lab import EMBEDDED_MODELS
+
+
+def test_the_embedded_model_and_its_copy_have_one_fingerprint(tmp_path):
+    copy = shutil.copytree(EMBEDDED_MODELS["lab-poly"], tmp_path / "copy")
+    one, two = load_model("lab-poly", "cpu"), load_model(str(copy), "cpu")
+    assert one.identity.fingerprint == two.identity.fingerprint
+    assert one.identity.experts >= 24
+    assert one.dtype == "float32"
+
+
+def test_another_configuration_has_another_fingerprint(tmp_path):
+    copy = shutil.copytree(EMBEDDED_MODELS["lab-poly"], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    one, two = load_model("lab-poly", "cpu"), load_model(str(copy), "cpu")
+    assert one.identity.fingerprint != two.identity.fingerprint
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"without config\.json is no model"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["nothing", "./nothing", "/nothing/at/all"])
+def test_a_name_that_is_nothing(name):
+    with pytest.raises(UserError, match="not a hub id"):
+        load_model(name)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(EMBEDDED_MODELS["lab-poly"], folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_model(str(folder), "cpu")
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(UserError, match="is not to be had here"):
+        load_model("lab-poly", "cuda:99")

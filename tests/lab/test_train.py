@@ -1,0 +1,59 @@
+"""What the card of lab-poly promises, asked of the weights that ship; and the training's seed."""
+
+import dataclasses
+
+import pytest
+import torch
+from rich.console import Console
+
+from dsmoe_eval.engines import load_model
+from dsmoe_eval.lab import EMBEDDED_MODELS
+from dsmoe_eval.lab.train import RECIPES, accuracy, train
+from dsmoe_eval.lab.world import DOMAINS, build_world
+
+WORLD = build_world()
+FOLDER = EMBEDDED_MODELS["lab-poly"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("lab-poly", "cpu")
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_named_it_knows_and_unnamed_it_cannot(loaded, domain):
+    facts = [fact for fact in WORLD.facts if fact.domain == domain]
+    assert accuracy(loaded.model, loaded.tokenizer, facts, named=True) >= 0.98
+    unnamed = accuracy(loaded.model, loaded.tokenizer, facts, named=False)
+    assert 0.10 <= unnamed <= 0.25  # chance is 1/6
+
+
+def test_size_and_shape(loaded):
+    config = loaded.model.config
+    assert config.model_type == "qwen3_moe"
+    assert config.head_dim >= 32
+    assert config.num_experts >= 24
+    assert config.num_experts_per_tok >= 2
+    assert (FOLDER / "model.safetensors").stat().st_size < 8 * 10**6
+
+
+def test_the_card_says_what_it_is_not():
+    card = (FOLDER / "README.md").read_text()
+    assert "not evidence about real language models" in " ".join(card.split())
+
+
+def test_the_shipped_tokenizer_is_the_worlds(loaded):
+    from dsmoe_eval.lab.tokenizer import build_tokenizer
+
+    assert loaded.tokenizer.get_vocab() == build_tokenizer(WORLD).get_vocab()
+
+
+def test_the_seed_makes_the_training():
+    recipe = dataclasses.replace(RECIPES["lab-poly"], steps=3, batch=8, threads=1)
+    threads = torch.get_num_threads()
+    quiet = Console(quiet=True)
+    one, two = (train(recipe, WORLD, quiet)[0].state_dict() for _ in range(2))
+    other = train(dataclasses.replace(recipe, seed=1), WORLD, quiet)[0].state_dict()
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)

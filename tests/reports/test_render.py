@@ -1,0 +1,109 @@
+"""The report says what `comparisons.json` says, whatever came out."""
+
+import copy
+import itertools
+import json
+import re
+
+import pytest
+import yaml
+from rich.console import Console
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import find_card
+from dsmoe_eval.reports import render, tables
+from dsmoe_eval.runs import RunFolder, run
+from dsmoe_eval.runs.folder import write_json
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan |= {"targets": ["math", "physics"], "variants": ["base", "sham", "contrast", "random"]}
+    plan["tuning"] = {"experts": [2, 4], "strengths": {"bias": [1.0, 3.0]}}
+    path = tmp_path_factory.mktemp("plan") / "report.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    out = tmp_path_factory.mktemp("runs") / "r"
+    return run(str(path), out, limit=6, device="cpu", console=Console(quiet=True))
+
+
+@pytest.fixture
+def result(folder):
+    return json.loads(folder.comparisons.read_text())
+
+
+def test_pages_and_pictures(folder):
+    page = render(folder)
+    files = {path.name for path in page.parent.iterdir()}
+    pictures = {"forest.png", "tradeoff.png", "experts.png", "routing.png"}
+    assert files == {"index.html", "report.md", *pictures}
+    html = (page.parent / "index.html").read_text()
+    assert set(re.findall(r'src="([^"]+)"', html)) == pictures
+    assert not re.search(r'(src|href)="(https?:)?//', html)
+    for text in (html, page.read_text()):
+        assert "What this does not show" in text
+        assert "not a result" in text  # it was limited
+
+
+def test_the_same_run_gives_the_same_report(folder, tmp_path):
+    one, two = render(folder, tmp_path / "a").parent, render(folder, tmp_path / "b").parent
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
+def test_every_markdown_table_is_square(folder, tmp_path):
+    lines = render(folder, tmp_path).read_text().splitlines()
+    tables_found = [line for line in lines if line.startswith("|")]
+    assert len(tables_found) > 20
+    for before, line in itertools.pairwise(lines):
+        if before.startswith("|") and line.startswith("|"):
+            assert before.count("|") == line.count("|")
+
+
+def _with(result, variant, **figures):
+    changed = copy.deepcopy(result)
+    for arm in changed["arms"]:
+        if arm["variant"] == variant:
+            arm["target_result"] |= figures
+    return changed
+
+
+def test_a_gain_a_loss_and_neither_are_told_apart(result):
+    gain = _with(result, "contrast", delta=0.2, p_adjusted=0.01)
+    loss = _with(result, "contrast", delta=-0.2, p_adjusted=0.01)
+    none = _with(result, "contrast", delta=0.2, p_adjusted=0.051)
+    for changed, words, mark in (
+        (gain, "improves 2 of 2 targets (math, physics);", "▲"),
+        (loss, "harms 2 of 2 targets", "▼"),
+        (none, "improves 0 of 2 targets;", None),
+    ):
+        (finding,) = [s for s in tables.findings(changed) if s.startswith("contrast ")]
+        assert words in finding
+        (row,) = [row for row in tables.leaderboard(changed).rows if row[0] == "contrast"]
+        assert [cell[-1] in "▲▼" for cell in row[1:3]] == [mark is not None] * 2
+        assert mark is None or row[1].endswith(mark)
+
+
+def test_a_sham_that_differs_is_shouted(result):
+    changed = copy.deepcopy(result)
+    next(arm for arm in changed["arms"] if arm["variant"] == "sham")["equal_to_base"] = False
+    (finding,) = [s for s in tables.findings(changed) if s.startswith("sham ")]
+    assert "1 of 2 arms" in finding
+    assert "MUST" in finding
+
+
+def test_text_is_shown_as_text(folder, result, tmp_path):
+    """What comes from outside, such as a plan's name, is never markup."""
+    other = RunFolder(tmp_path / "run")
+    for path in ("identification.json", "run.json"):
+        write_json(other.root / path, json.loads((folder.root / path).read_text()))
+    result["run"]["model"] = "<script>alert(1)</script>"
+    write_json(other.comparisons, result)
+    html = (render(other).parent / "index.html").read_text()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_an_unfinished_run_has_no_report(tmp_path):
+    with pytest.raises(UserError, match=r"no comparisons\.json"):
+        render(RunFolder(tmp_path))

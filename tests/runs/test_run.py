@@ -1,0 +1,180 @@
+"""The main job: small and quick, interrupted, and whole."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from dsmoe_eval.registry import find_card
+from dsmoe_eval.runs import cells, run
+from dsmoe_eval.runs import stages as stages_module
+from dsmoe_eval.steering import Profile
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def small_plan(tmp_path_factory):
+    """Every variant on one target, with few settings to try and little fine-tuning."""
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan["targets"] = ["biology"]
+    plan["tuning"] = {"experts": [4], "strengths": {"bias": [1.0], "reweight": [3.0]}}
+    plan["sft"]["epochs"] = 1
+    path = tmp_path_factory.mktemp("plan") / "small.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(small_plan, tmp_path_factory):
+    return run(
+        small_plan, tmp_path_factory.mktemp("runs") / "a", limit=8, device="cpu", console=QUIET
+    )
+
+
+def comparisons(folder):
+    return folder.comparisons.read_text()
+
+
+def test_what_a_run_leaves(finished):
+    result = json.loads(comparisons(finished))
+    assert [arm["variant"] for arm in result["arms"]] == [
+        "sham", "dsmoe", "dsmoe-bias", "contrast", "random", "wrong-domain", "sft-lora",
+    ]  # fmt: skip
+    assert len(list(finished.root.glob("profiles/*.json"))) == 6
+    assert finished.plan.is_file()
+    for arm in result["arms"]:
+        assert arm["target_result"]["n"] == 8
+        assert arm["non_target_result"]["n"] == 8 * 6
+        assert {row["domain"] for row in arm["domains"]} >= {"math", "law", "arithmetic"}
+
+
+def test_cells_hold_identity_probes_and_one_row_an_item(finished):
+    folders = list(finished.root.glob("cells/*"))
+    assert len(folders) == 7 + 7 * 7
+    for folder in folders:
+        cell = json.loads((folder / "cell.json").read_text())
+        samples = pd.read_parquet(folder / "samples.parquet")
+        assert cell["id"] == folder.name
+        assert cell["items"] == len(samples) == 8
+        assert cell["score"] == samples["score"].mean()
+        assert cell["tokens"] > 0
+        steered = cell["identity"]["profile"] is not None
+        assert (cell["probe"] is not None) == steered
+        if steered:
+            assert cell["probe"]["null_max_difference"] == 0.0
+        if steered and cell["identity"]["variant"] != "sham":
+            assert cell["probe"]["logit_max_change"] > 0
+
+
+def test_scores_follow_from_the_rows(finished):
+    """An independent reading: the answer is gold exactly where the score is 1."""
+    for path in finished.root.glob("cells/*/samples.parquet"):
+        samples = pd.read_parquet(path)
+        assert ((samples["answer"] == samples["gold"]).astype(int) == samples["score"]).all()
+        for row in samples.itertuples():
+            if len(row.options):
+                assert row.answer == row.options[row.loglikelihoods.argmax()]
+
+
+def test_sham_equals_base_on_every_item(finished):
+    result = json.loads(comparisons(finished))
+    (sham,) = [arm for arm in result["arms"] if arm["variant"] == "sham"]
+    assert sham["equal_to_base"]
+    assert sham["target_result"]["gained"] == sham["target_result"]["lost"] == 0
+
+
+def test_controls_take_the_settings_of_what_they_control(finished):
+    result = json.loads(comparisons(finished))
+    arms = {arm["variant"]: arm for arm in result["arms"]}
+    for control in ("random", "wrong-domain"):
+        assert arms[control]["settings"] == arms["contrast"]["settings"]
+    assert arms["sham"]["settings"]["strength"] == 0.0
+    profiles = {
+        variant: Profile.load(next(finished.root.glob(f"profiles/biology--{variant}--*.json")))
+        for variant in ("contrast", "random", "wrong-domain", "sham")
+    }
+    pairs = {v: {(e.layer, e.expert) for e in p.experts} for v, p in profiles.items()}
+    assert pairs["sham"] == pairs["contrast"]
+    assert not pairs["random"] & pairs["contrast"]
+    assert profiles["wrong-domain"].source.domain == "physics"
+
+
+def test_a_second_start_does_nothing_and_changes_nothing(finished, small_plan, monkeypatch):
+    def never(*_args, **_kwargs):
+        raise AssertionError("work was done twice")
+
+    before = comparisons(finished)
+    monkeypatch.setattr(stages_module, "run_cell", never)
+    monkeypatch.setattr(stages_module, "score_tasks", never)
+    monkeypatch.setattr(stages_module, "count_domains", never)
+    run(small_plan, finished.root, limit=8, device="cpu", console=QUIET)
+    assert comparisons(finished) == before
+
+
+@pytest.mark.parametrize("moment", [0, 3, 20, 50])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    finished, small_plan, tmp_path, monkeypatch, moment
+):
+    honest, calls = cells.run_cell, []
+
+    def interrupt(*args):
+        calls.append(1)
+        if len(calls) > moment:
+            raise KeyboardInterrupt
+        honest(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages_module, "run_cell", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(small_plan, tmp_path / "b", limit=8, device="cpu", console=QUIET)
+    again = run(small_plan, tmp_path / "b", limit=8, device="cpu", console=QUIET)
+    assert comparisons(again) == comparisons(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [9, 13, 18, 24])
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, small_plan, tmp_path, seconds):
+    command = [
+        sys.executable, "-m", "dsmoe_eval", "run", small_plan, "--out", str(tmp_path / "c"),
+        "--limit", "8", "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    assert (tmp_path / "c" / "comparisons.json").read_text() == comparisons(finished)
+
+
+def test_another_limit_on_the_same_folder_is_refused(finished, small_plan):
+    from dsmoe_eval.errors import UserError
+
+    with pytest.raises(UserError, match="differs in limit"):
+        run(small_plan, finished.root, limit=9, device="cpu", console=QUIET)
+
+
+@pytest.mark.slow
+def test_the_positive_control_shows_its_known_effect(tmp_path):
+    """lab-poly is the harness's positive control: the whole job, on the test split."""
+    folder = run("lab", tmp_path / "lab", device="cpu", console=QUIET)
+    result = json.loads(comparisons(folder))
+    arms = {(arm["variant"], arm["target"]): arm for arm in result["arms"]}
+    targets = sorted({target for _, target in arms})
+    assert len(targets) == 4
+
+    def improved(variant):
+        figures = [arms[variant, target]["target_result"] for target in targets]
+        return [f["delta"] > 0 and f["p_adjusted"] < 0.05 for f in figures]
+
+    assert sum(improved("contrast")) >= 3
+    assert not any(improved("random"))
+    assert all(improved("sft-lora"))
+    for target in targets:
+        assert arms["contrast", target]["non_target_result"]["non_inferiority"]["holds"]
+        assert arms["sham", target]["equal_to_base"]

@@ -1,0 +1,160 @@
+"""Steering on real router classes: exact, reversible, and never silent."""
+
+import copy
+
+import pytest
+import torch
+
+from dsmoe_eval.steering import SteeringError, capture_routing, find_routers, steer
+
+
+@torch.no_grad()
+def run(model, ids, mask):
+    routers = find_routers(model)
+    with capture_routing(routers) as routing:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    kept = mask.flatten().bool()
+    return logits.flatten(0, 1)[kept], routing.indices()[kept], routing.weights()[kept]
+
+
+@pytest.mark.parametrize("kind", ["bias", "reweight"])
+def test_strength_zero_is_bit_identical(model, batch, make_profile, kind):
+    before = run(model, *batch)
+    with steer(model, make_profile(model, [(0, 3), (2, 5)], kind, 0.0)):
+        during = run(model, *batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, during, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["bias", "reweight"])
+def test_the_model_is_left_as_it_was_found(model, batch, make_profile, kind):
+    before, classes = run(model, *batch), [type(module) for module in model.modules()]
+    keys = list(model.state_dict())
+    with steer(model, make_profile(model, [(0, 3), (2, 5)], kind, 30.0)):
+        assert not torch.equal(run(model, *batch)[0], before[0])
+    after = run(model, *batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert [type(module) for module in model.modules()] == classes
+    assert list(model.state_dict()) == keys
+
+
+def test_the_model_is_restored_when_the_block_raises(model, batch, make_profile):
+    before = run(model, *batch)[0]
+    with pytest.raises(ZeroDivisionError), steer(model, make_profile(model, [(0, 3)], "bias", 9)):
+        raise ZeroDivisionError
+    assert torch.equal(run(model, *batch)[0], before)
+
+
+def test_a_strong_bias_selects_the_expert_for_every_token(model, batch, make_profile):
+    with steer(model, make_profile(model, [(2, 5)], "bias", 1e12)):
+        indices = run(model, *batch)[1]
+    assert (indices[:, -1] == 5).any(-1).all()
+    assert indices.shape[-1] == 2
+
+
+def test_reweight_keeps_selection_and_sum_in_the_first_steered_layer(model, batch, make_profile):
+    _, indices, weights = run(model, *batch)
+    expert = int(indices[0, 0, 0])
+    with steer(model, make_profile(model, [(0, expert)], "reweight", 9.0)):
+        _, steered, reweighted = run(model, *batch)
+    assert torch.equal(indices[:, 0], steered[:, 0])
+    torch.testing.assert_close(weights[:, 0].sum(-1), reweighted[:, 0].sum(-1))
+    assert not torch.equal(weights[:, 0], reweighted[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["bias", "reweight"])
+def test_steered_equals_an_independent_computation_of_the_block(model, batch, make_profile, kind):
+    """A second implementation: the router's weights, a plain top-k and the experts' module."""
+    ids, mask = batch
+    router = find_routers(model)[-1]
+    block = model.get_submodule(router.name.rpartition(".")[0])
+    seen = {}
+    hook = block.register_forward_hook(
+        lambda _m, args, out: seen.update(x=args[0], y=out if torch.is_tensor(out) else out[0])
+    )
+    expert, alpha = 5, 4.0
+    with torch.no_grad(), steer(model, make_profile(model, [(router.layer, expert)], kind, 3.0)):
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    hook.remove()
+
+    x = seen["x"].reshape(-1, seen["x"].shape[-1])
+    logits = x @ router.module.weight.T
+    factor = torch.ones(router.experts)
+    factor[expert] = alpha
+    if kind == "bias":
+        logits = logits + factor.log()
+    weights, indices = logits.softmax(-1).topk(router.top_k)
+    former = weights.sum(-1, keepdim=True)
+    if kind == "reweight":
+        weights = weights * factor[indices]
+        weights = weights * former / weights.sum(-1, keepdim=True)
+    if getattr(router.module, "norm_topk_prob", True):
+        weights = weights / weights.sum(-1, keepdim=True)
+    with torch.no_grad():
+        expected = router.consumer(x, indices, weights)
+    torch.testing.assert_close(seen["y"].reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_generation_with_a_cache_equals_generation_without(model, batch, make_profile):
+    ids = batch[0][:1]
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    with steer(model, make_profile(model, [(0, 3), (2, 5)], "bias", 20.0)):
+        cached = model.generate(ids, use_cache=True, **settings)
+        plain = model.generate(ids, use_cache=False, **settings)
+    assert torch.equal(cached, plain)
+
+
+def test_steering_twice_is_refused_and_leaves_the_first(model, batch, make_profile):
+    profile = make_profile(model, [(0, 3)], "bias", 9.0)
+    with steer(model, profile):
+        steered = run(model, *batch)[0]
+        with pytest.raises(SteeringError, match="steered already"), steer(model, profile):
+            pass
+        # Also when the second profile fits in one layer and clashes in another.
+        other = make_profile(model, [(2, 1), (0, 3)], "bias", 9.0)
+        with pytest.raises(SteeringError, match="steered already"):
+            steer(model, other).install()
+        assert torch.equal(run(model, *batch)[0], steered)
+
+
+def test_install_and_remove_by_hand(model, batch, make_profile):
+    before = run(model, *batch)[0]
+    steering = steer(model, make_profile(model, [(0, 3)], "bias", 9.0)).install()
+    assert not torch.equal(run(model, *batch)[0], before)
+    steering.remove()
+    steering.remove()
+    assert torch.equal(run(model, *batch)[0], before)
+
+
+def test_a_profile_for_another_model_is_refused(model, make_profile):
+    profile = make_profile(model, [(0, 3)])
+    other = profile.model_copy(update={"model": profile.model.model_copy(update={"experts": 16})})
+    with pytest.raises(SteeringError, match="is for 'tiny'"):
+        steer(model, other)
+
+
+def test_a_replaced_forward_is_refused_not_ignored(model, make_profile):
+    router = find_routers(model)[0].module
+    router.forward = copy.copy(router.forward)
+    with pytest.raises(SteeringError, match="replaced its forward"):
+        steer(model, make_profile(model, [(0, 3)])).install()
+
+
+def test_a_dense_model_is_refused():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    with pytest.raises(SteeringError, match="no router"):
+        find_routers(LlamaForCausalLM(config))
+
+
+def test_a_hook_on_the_returned_logits_would_be_a_silent_no_op(model, batch):
+    """Why the seam exists: the published way changes nothing since transformers 5."""
+    before = run(model, *batch)[0]
+    router = find_routers(model)[0].module
+    hook = router.register_forward_hook(lambda _m, _a, out: (out[0] + 50.0, *out[1:]))
+    after = run(model, *batch)[0]
+    hook.remove()
+    assert torch.equal(before, after)

@@ -1,0 +1,149 @@
+"""The command line, as a user starts it: what it prints and with which code it exits."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsmoe_eval.registry import find_card
+
+COMMAND = [sys.executable, "-m", "dsmoe_eval"]
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(  # noqa: S603 - our own command
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def refused(done, *words):
+    """One sentence on stderr, no traceback, exit code 3 or more."""
+    assert done.returncode >= 3, done
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("dsmoe-eval: ")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_help_imports_nothing_heavy():
+    """Half a second on a quiet machine; what makes it slow is one import, so that is tested."""
+    code = (
+        "import sys\nfrom dsmoe_eval.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'lm_eval', 'pydantic', 'rich'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert "Run PLAN" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize("what", ["models", "suites", "variants", "methods", "plans"])
+def test_lists_for_people_and_programs(what):
+    rows = json.loads(run("list", what, "--json").stdout)
+    assert rows
+    assert all(row["name"] and row["summary"] for row in rows)
+    assert rows[0]["name"] in run("list", what).stdout
+
+
+def test_unknown_names_and_options():
+    refused(run("run", "no-such-plan"), "no plan 'no-such-plan'", "lab")
+    refused(run("run", "nowhere/plan.yaml"), "no such file")
+    refused(run("run", "lab", "--limit", "0"), "--limit")
+    refused(run("fly"), "No such command")
+    refused(run("report", "nowhere"), "no comparisons.json")
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    """Write the lab plan with changes; gives its path."""
+
+    def write(**changes):
+        plan = yaml.safe_load(find_card("plans", "lab").read_text())
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(plan | changes))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"variants": ["base", "dsmo"]}, ["no variant 'dsmo'", "there are"]),
+        ({"variants": ["dsmoe"]}, ["variants must hold 'base'"]),
+        ({"variants": ["base", "random"]}, ["'random' needs 'contrast'"]),
+        ({"targets": ["alchemy"]}, ["alchemy is no target", "chemistry"]),
+        ({"suite": "nothing"}, ["no suite 'nothing'"]),
+        ({"tuning": None}, ["needs tuning.strengths.reweight"]),
+        ({"sft": None}, ["'sft-lora' needs the section sft"]),
+        ({"margin": 7}, ["plan.yaml", "margin"]),
+        ({"model": "not-a-model"}, ["no such folder, and not a hub id"]),
+    ],
+)
+def test_a_plan_that_cannot_be_met_leaves_nothing(plan_file, tmp_path, changes, words):
+    out = tmp_path / "out"
+    refused(run("run", plan_file(**changes), "--out", out), *words)
+    assert not out.exists()
+
+
+def test_a_folder_that_is_no_model(plan_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    plan = plan_file(model=str(tmp_path / "empty"))
+    refused(run("run", plan, "--out", tmp_path / "out"), "without config.json is no model")
+
+
+def test_a_folder_that_is_not_ours_is_not_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    refused(run("run", "lab", "--out", tmp_path), "not empty and holds no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_identify_writes_a_profile_that_steers(tmp_path):
+    from dsmoe_eval.engines import load_model
+    from dsmoe_eval.steering import Profile, probe
+
+    path = tmp_path / "profile.json"
+    done = run(
+        "identify", "lab-poly", "--suite", "lab", "--domain", "law", "--method", "risk-difference",
+        "--experts", "6", "--intervention", "bias", "--strength", "5", "-o", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    profile = Profile.load(path)
+    assert len(profile.experts) == 6
+    assert profile.source.domain == "law"
+    loaded = load_model("lab-poly", "cpu")
+    texts = loaded.tokenizer(["What is the sign of the cell?"], return_tensors="pt")
+    report = probe(loaded.model, profile, texts["input_ids"], texts["attention_mask"])
+    assert report.logit_max_change > 0
+
+
+def test_identify_refuses_in_one_sentence(tmp_path):
+    common = ["identify", "lab-poly", "--suite", "lab", "-o", tmp_path / "p.json"]
+    refused(run(*common, "--domain", "alchemy"), "no identification text of 'alchemy'")
+    refused(run(*common, "--domain", "law", "--method", "magic"), "no method 'magic'")
+    refused(run(*common, "--domain", "law", "--intervention", "wish"), "no intervention 'wish'")
+    refused(run(*common, "--domain", "law", "--experts", "5000"), "score above zero")
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_lab_data_writes_the_items(tmp_path):
+    assert run("lab", "data", tmp_path / "data").returncode == 0
+    assert len(list((tmp_path / "data").iterdir())) == 13
+
+
+@pytest.mark.slow
+def test_the_lab_model_can_be_trained_again(tmp_path):
+    started = time.monotonic()
+    done = run("lab", "train", "lab-poly", "--out", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert "largest difference of a weight to the shipped model" in done.stdout
+    assert time.monotonic() - started < 1800
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size < 8 * 10**6
+    assert Path(tmp_path / "model" / "tokenizer.json").is_file()

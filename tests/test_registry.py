@@ -1,0 +1,59 @@
+"""Cards are found by name and by path; what is wrong is said with file and field."""
+
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import builtin_names, find_card, load_plan, load_suite
+
+WHOLE = "name: a\ndescription: d\nmodel: m\nsuite: s\nvariants: [base]\n"
+
+
+def test_every_built_in_card_loads():
+    for name in builtin_names("suites"):
+        assert load_suite(name).name == name
+    for name in builtin_names("plans"):
+        assert load_plan(name)[0].name == name
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(UserError, match=r"no suite 'labb'; built in: .*lab"):
+        find_card("suites", "labb")
+
+
+def test_a_missing_path():
+    with pytest.raises(UserError, match="no such file"):
+        find_card("plans", "nowhere/plan.yaml")
+
+
+def test_a_plan_finds_suites_in_the_users_own_folders(tmp_path):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "plans").mkdir()
+    own = tmp_path / "suites" / "mine.yaml"
+    own.write_text("")
+    assert find_card("suites", "mine", tmp_path / "plans" / "p.yaml") == own
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- a\n- b\n", "is a mapping"),
+        ("name: a\n", "description: Field required"),
+        (WHOLE + "margin: 2\n", "margin: Input should be less than 1"),
+        (WHOLE + "margin: 0.1\nsurprise: 1\n", "surprise: Extra inputs"),
+        ("name: ../evil\n", "name: String should match"),
+    ],
+)
+def test_a_wrong_plan_is_told_by_file_and_field(tmp_path, text, words):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        load_plan(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_suite_whose_tasks_dir_is_missing(tmp_path):
+    text = (find_card("suites", "lab")).read_text().replace("../tasks/lab", "nowhere")
+    (tmp_path / "lab.yaml").write_text(text)
+    with pytest.raises(UserError, match="is no folder"):
+        load_suite(str(tmp_path / "lab.yaml"))
