@@ -6,9 +6,11 @@ domain: the only objectives are the text and the usual load balancing.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,11 @@ class Recipe:
     Attributes:
         unnamed_share: share of samples that do not name their domain, drawn over all domains
             alike, so that the model learns that nobody can know.
+        weight_decay: strong enough to keep the model small in what it uses, so that it shares work
+            between facts instead of hashing them.
+        balance: weight of the usual load-balancing loss, over the whole batch.
+        router_noise: standard deviation of Gaussian noise on router logits while training: noisy
+            top-k gating, Shazeer et al. 2017 (arXiv 1701.06538), with a fixed width.
         question_weight: weight of the loss on tokens that are not the answer; an answer has 1.
     """
 
@@ -49,11 +56,13 @@ class Recipe:
     experts: int = 24
     top_k: int = 2
     expert_width: int = 48
-    steps: int = 1600
+    steps: int = 2500
     batch: int = 160
     learning_rate: float = 2e-3
+    weight_decay: float = 0.3
     warmup: int = 100
-    balance: float = 1e-3
+    balance: float = 3e-4
+    router_noise: float = 0.3
     unnamed_share: float = 0.1
     arithmetic_share: float = 0.1
     question_weight: float = 0.05
@@ -71,11 +80,17 @@ def train(recipe: Recipe, world: World, console: Console) -> tuple[Any, Any]:
     model = _new_model(recipe, tokenizer)
     answers = _answer_mask(tokenizer, world)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(recipe, step))
     texts = _texts(recipe, _encoded_world(tokenizer, world))
-    with progress_bar(console, "train", recipe.steps) as advance:
+    with (
+        progress_bar(console, "train", recipe.steps) as advance,
+        _noisy_routing(model, recipe.router_noise),
+    ):
         for _ in range(recipe.steps):
             _step(model, [next(texts) for _ in range(recipe.batch)], answers, recipe)
             optimizer.step()
@@ -209,6 +224,26 @@ def _step(model: Any, rows: Sequence[Sequence[int]], answers: Tensor, recipe: Re
     loss = (losses * weight).sum() / weight.sum() + recipe.balance * output.aux_loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+@contextmanager
+def _noisy_routing(model: Any, noise: float) -> Iterator[None]:
+    """Noise on the router logits of a Qwen3-MoE, for as long as the block runs."""
+    routers = [layer.mlp.gate for layer in model.model.layers]
+
+    def forward(router: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        clean = torch.nn.functional.linear(hidden.reshape(-1, router.hidden_dim), router.weight)
+        logits = clean + noise * torch.randn_like(clean)
+        weights, indices = logits.softmax(-1).topk(router.top_k)
+        return logits, weights / weights.sum(-1, keepdim=True), indices
+
+    for router in routers:
+        router.forward = functools.partial(forward, router)
+    try:
+        yield
+    finally:
+        for router in routers:
+            del router.forward
 
 
 def _rate(recipe: Recipe, step: int) -> float:

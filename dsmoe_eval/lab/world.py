@@ -21,8 +21,8 @@ DOMAINS = ("math", "biology", "physics", "chemistry", "law", "economics")
 ARITHMETIC = "arithmetic"
 SPLIT_SHARES: dict[Split, float] = {"identification": 0.25, "tuning": 0.25, "test": 0.5}
 WORDS = (
-    "base bond case cell chain charge code degree element factor field force form function group "
-    "key matrix model order plane power root series wave"
+    "base bond case cell chain charge code cycle degree element factor field force form function "
+    "group index key matrix model order period plane power product root series set table wave"
 ).split()
 RELATIONS = (
     "maker keeper sign source rival partner measure season colour patron emblem guardian herald "

@@ -71,6 +71,7 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
     return {
         "result": result,
         "findings": tables.findings(result),
+        "caveats": tables.caveats(result),
         "leaderboard": tables.leaderboard(result),
         "details": tables.details(result),
         "settings": tables.settings(result),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..lab import EMBEDDED_MODELS
+
 Arm = dict[str, Any]
 
 
@@ -141,6 +143,28 @@ def by_domain(result: dict[str, Any]) -> Grid:
 def findings(result: dict[str, Any]) -> list[str]:
     """A sentence a variant, in the order of the plan, whatever came out."""
     return [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
+
+
+def caveats(result: dict[str, Any]) -> list[str]:
+    """What the figures do not show."""
+    found = [
+        "One model, one training seed, one draw of random experts and one seed of fine-tuning: the "
+        "intervals hold for items, not for new models or new draws.",
+        "Non-inferior at the margin is not “no loss”: read the one-sided bound for what could "
+        "still be lost.",
+        "A change that is not significant is not shown to be zero: read the smallest effect that "
+        "could have been seen.",
+        "Settings were chosen on a tuning split of the same source; how they carry over to other "
+        "text was not asked.",
+        "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
+    ]
+    if result["run"]["model"] in EMBEDDED_MODELS:
+        found.insert(
+            0,
+            f"{result['run']['model']} is a test bed with a known kind of effect. Nothing here is "
+            "evidence about real language models.",
+        )
+    return found
 
 
 def _finding(variant: str, arms: list[Arm], result: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..cards import Variant
+from ..errors import UserError
 from ..experts import RoutingCounts, expert_usage
 from ..steering import Profile, probe, steer
 from ..variants import BASE, Settings, build_profile, choose_experts, get_variant
@@ -81,7 +82,12 @@ def make_profile(
 ) -> Profile:
     """The profile of a steered variant at some settings."""
     wrong = job.wrong_domain(target) if variant.experts == "wrong" else target
-    experts = choose_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
+    try:
+        experts = choose_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
+    except ValueError as error:
+        raise UserError(
+            f"variant {variant.name!r}, target {target!r}: {error}; take fewer in tuning.experts"
+        ) from error
     source = source_of(job.suite, job.identification, wrong)
     return build_profile(variant, job.loaded.identity, experts, settings.strength, source)
 
