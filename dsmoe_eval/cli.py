@@ -103,12 +103,13 @@ def identify_command(
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from .engines import load_model
-    from .runs import identify
     from .runs.folder import write_text
+    from .runs.identify import identification_suite, identify
     from .steering import Intervention
 
     if rest["intervention"] not in ("reweight", "bias"):
         raise UserError(f"no intervention {rest['intervention']!r}; there are: reweight, bias")
+    identification_suite(suite, domain, method)
     intervention = Intervention(kind=rest["intervention"], strength=rest["strength"])
     profile = identify(
         load_model(model, device),

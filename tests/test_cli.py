@@ -1,5 +1,6 @@
 """The command line, as a user starts it: what it prints and with which code it exits."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,15 +10,33 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dsmoe_eval.cli import main
 from dsmoe_eval.registry import find_card
 
-COMMAND = [sys.executable, "-m", "dsmoe_eval"]
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command left: exit code and both streams."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def run(*arguments, cwd=None):
-    return subprocess.run(  # noqa: S603 - our own command
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
-    )
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process, since every new one would import torch again."""
+
+    def call(*arguments):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        streams = capsys.readouterr()
+        return Done(code, streams.out, streams.err)
+
+    return call
 
 
 def refused(done, *words):
@@ -29,6 +48,13 @@ def refused(done, *words):
     for word in words:
         assert word in message
     return message
+
+
+def test_a_process_exits_with_the_code_and_the_sentence():
+    command = [sys.executable, "-m", "dsmoe_eval", "list", "unicorns"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    refused(done, "unicorns", "models")
+    assert done.returncode == 3
 
 
 def test_help_imports_nothing_heavy():
@@ -45,14 +71,14 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("what", ["models", "suites", "variants", "methods", "plans"])
-def test_lists_for_people_and_programs(what):
+def test_lists_for_people_and_programs(run, what):
     rows = json.loads(run("list", what, "--json").stdout)
     assert rows
     assert all(row["name"] and row["summary"] for row in rows)
     assert rows[0]["name"] in run("list", what).stdout
 
 
-def test_unknown_names_and_options():
+def test_unknown_names_and_options(run):
     refused(run("run", "no-such-plan"), "no plan 'no-such-plan'", "lab")
     refused(run("run", "nowhere/plan.yaml"), "no such file")
     refused(run("run", "lab", "--limit", "0"), "--limit")
@@ -87,25 +113,25 @@ def plan_file(tmp_path):
         ({"model": "not-a-model"}, ["no such folder, and not a hub id"]),
     ],
 )
-def test_a_plan_that_cannot_be_met_leaves_nothing(plan_file, tmp_path, changes, words):
+def test_a_plan_that_cannot_be_met_leaves_nothing(run, plan_file, tmp_path, changes, words):
     out = tmp_path / "out"
     refused(run("run", plan_file(**changes), "--out", out), *words)
     assert not out.exists()
 
 
-def test_a_folder_that_is_no_model(plan_file, tmp_path):
+def test_a_folder_that_is_no_model(run, plan_file, tmp_path):
     (tmp_path / "empty").mkdir()
     plan = plan_file(model=str(tmp_path / "empty"))
     refused(run("run", plan, "--out", tmp_path / "out"), "without config.json is no model")
 
 
-def test_a_folder_that_is_not_ours_is_not_touched(tmp_path):
+def test_a_folder_that_is_not_ours_is_not_touched(run, tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
     refused(run("run", "lab", "--out", tmp_path), "not empty and holds no run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_identify_writes_a_profile_that_steers(tmp_path):
+def test_identify_writes_a_profile_that_steers(run, tmp_path):
     from dsmoe_eval.engines import load_model
     from dsmoe_eval.steering import Profile, probe
 
@@ -124,7 +150,7 @@ def test_identify_writes_a_profile_that_steers(tmp_path):
     assert report.logit_max_change > 0
 
 
-def test_identify_refuses_in_one_sentence(tmp_path):
+def test_identify_refuses_in_one_sentence(run, tmp_path):
     common = ["identify", "lab-poly", "--suite", "lab", "-o", tmp_path / "p.json"]
     refused(run(*common, "--domain", "alchemy"), "no identification text of 'alchemy'")
     refused(run(*common, "--domain", "law", "--method", "magic"), "no method 'magic'")
@@ -133,13 +159,13 @@ def test_identify_refuses_in_one_sentence(tmp_path):
     assert not (tmp_path / "p.json").exists()
 
 
-def test_lab_data_writes_the_items(tmp_path):
+def test_lab_data_writes_the_items(run, tmp_path):
     assert run("lab", "data", tmp_path / "data").returncode == 0
     assert len(list((tmp_path / "data").iterdir())) == 13
 
 
 @pytest.mark.slow
-def test_the_lab_model_can_be_trained_again(tmp_path):
+def test_the_lab_model_can_be_trained_again(run, tmp_path):
     started = time.monotonic()
     done = run("lab", "train", "lab-poly", "--out", tmp_path / "model")
     assert done.returncode == 0, done.stderr

@@ -46,12 +46,7 @@ def identify(
     Raises:
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
-    suite = load_suite(suite_name)
-    if method not in METHODS:
-        raise UserError(f"no method {method!r}; there are: {', '.join(METHODS)}")
-    if domain not in suite.identification_domains:
-        there = ", ".join(suite.identification_domains)
-        raise UserError(f"suite {suite.name!r} has no identification text of {domain!r}; {there}")
+    suite = identification_suite(suite_name, domain, method)
     split = suite.splits.identification
     tasks = load_tasks(suite, suite.identification_tasks, split, limit)
     counts = count_domains(loaded, tasks, advance)
@@ -69,6 +64,23 @@ def identify(
         intervention=intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH),
         source=source_of(suite, tasks, domain),
     )
+
+
+def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
+    """The suite, once domain and method are known to exist: asked before a model is loaded.
+
+    Raises:
+        UserError: unknown suite, domain or method.
+    """
+    suite = load_suite(suite_name)
+    if method not in METHODS:
+        raise UserError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    if domain not in suite.identification_domains:
+        there = ", ".join(suite.identification_domains)
+        raise UserError(
+            f"suite {suite.name!r} has no identification text of {domain!r}; it has: {there}"
+        )
+    return suite
 
 
 def count_domains(
