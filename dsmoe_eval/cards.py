@@ -169,3 +169,10 @@ class Plan(Card):
     alpha: Fraction = 0.05
     tuning: Tuning | None = None
     sft: Sft | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        for names in (self.variants, self.targets or ()):
+            if len(set(names)) < len(names):
+                raise ValueError(f"a name is listed twice: {', '.join(names)}")
+        return self

@@ -11,12 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from .errors import UserError
 
+EXIT_FAILED = 1
+"""What was asked was done, and the answer is no."""
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 
@@ -36,13 +38,15 @@ class _Commands(click.Group):
             _stop(error.format_message(), EXIT_UNDECIDED)
         except UserError as error:
             _stop(str(error), EXIT_UNDECIDED)
+        except OSError as error:
+            _stop(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_UNDECIDED)
         except Exception as error:
-            if type(error).__name__ != "SteeringError":
+            if type(error).__name__ not in ("SteeringError", "ProbeError"):
                 raise
             _stop(f"steering refused: {error}", EXIT_UNDECIDED)
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(message: str, code: int) -> NoReturn:
     click.echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
@@ -124,6 +128,29 @@ def identify_command(
     click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
 
 
+@main.command("probe")
+@click.argument("model")
+@click.option("--profile", type=click.Path(path_type=Path), help="A profile [a strong bias].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
+    """Prove that steering works on MODEL: null and effect probe; exit code 1 if it does not."""
+    from .engines import load_model, probe_model
+    from .steering import ProbeError, Profile
+
+    wanted = None if profile is None else Profile.load(profile)
+    loaded = load_model(model, device)
+    try:
+        figures = probe_model(loaded, wanted).to_dict()
+    except ProbeError as error:
+        _stop(str(error), EXIT_FAILED)
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for name, figure in figures.items():
+        click.echo(f"{name.replace('_', ' '):<22} {figure:g}")
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -184,12 +211,12 @@ def lab_group() -> None:
 
 @lab_group.command("train")
 @click.argument("model", type=click.Choice(["lab-poly"]))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-def lab_train_command(model: str, out: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to [out/<model>].")
+def lab_train_command(model: str, out: Path | None) -> None:
     """Train MODEL from its seed and say how close it came to the one that ships."""
     from .lab.train import train_and_compare
 
-    click.echo(train_and_compare(model, out))
+    click.echo(train_and_compare(model, out or Path("out") / model))
 
 
 @lab_group.command("data")

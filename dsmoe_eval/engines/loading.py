@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..lab import EMBEDDED_MODELS
-from ..steering import ModelIdentity, SteeringError, find_routers
+from ..steering import ModelIdentity, SteeringError, find_routers, router_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     identity = ModelIdentity(
         name=name,
         fingerprint=_fingerprint(place, model),
+        routers=router_hash(routers),
         layers=tuple(router.layer for router in routers),
         experts=routers[0].experts,
     )

@@ -8,16 +8,17 @@ Needs torch and transformers and nothing of the harness:
 """
 
 from .capture import Routing, capture_routing
-from .errors import SteeringError
+from .errors import ProbeError, SteeringError
 from .probes import ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
-from .routers import Router, find_routers
+from .routers import Router, find_routers, router_hash
 from .steer import Steering, check_fits, steer
 
 __all__ = [
     "ChosenExpert",
     "Intervention",
     "ModelIdentity",
+    "ProbeError",
     "ProbeReport",
     "Profile",
     "Router",
@@ -29,5 +30,6 @@ __all__ = [
     "check_fits",
     "find_routers",
     "probe",
+    "router_hash",
     "steer",
 ]

@@ -2,4 +2,8 @@
 
 
 class SteeringError(Exception):
-    """Steering was refused, or was installed and proved to do nothing; the message says which."""
+    """Steering was refused; the message says why and what to do instead."""
+
+
+class ProbeError(SteeringError):
+    """A probe failed: steering is installed and does not do what it says."""

@@ -7,15 +7,18 @@ worst failure that this software can have, so both raise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .capture import capture_routing
-from .errors import SteeringError
+from .errors import ProbeError
 from .profile import Profile
-from .routers import find_routers
+from .routers import Router, find_routers
 from .steer import steer
 
 
@@ -61,15 +64,17 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
         mask: [batch, length], 1 on tokens, 0 on padding.
 
     Raises:
-        SteeringError: strength zero changes an output bit; a profile that is not null moves
-            nothing, or a null one moves something; the number of active experts changed.
+        ProbeError: strength zero changes an output bit; a profile that is not null moves
+            nothing, or a null one moves something; the number of active experts changed; the
+            experts of a layer received something else than its router gave.
+        SteeringError: the profile is for another model, or the model cannot be steered.
     """
     base = _forward(model, input_ids, mask)
     with steer(model, profile.with_strength(0.0)):
         null = _forward(model, input_ids, mask)
     null_difference = _largest(null.logits - base.logits)
     if null_difference != 0.0 or not torch.equal(null.dense, base.dense):
-        raise SteeringError(
+        raise ProbeError(
             f"null probe failed: at strength zero the outputs differ by {null_difference:.3g}; "
             "nothing measured on this model through this steering could be trusted"
         )
@@ -95,15 +100,15 @@ def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
 def _check_effect(profile: Profile, report: ProbeReport, before: int, after: int) -> None:
     moved = report.weight_max_change > 0 and report.logit_max_change > 0
     if profile.is_null and (report.weight_max_change > 0 or report.logit_max_change > 0):
-        raise SteeringError(f"profile {profile.id} should change nothing and moves the outputs")
+        raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
     if not profile.is_null and not moved:
-        raise SteeringError(
+        raise ProbeError(
             f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
             f"{profile.intervention.strength:g}, {len(profile.experts)} experts) changes neither "
             "the experts' input nor the outputs of this model: it would be a silent no-op"
         )
     if before != after:
-        raise SteeringError(
+        raise ProbeError(
             f"profile {profile.id}: {after} experts run for a token where {before} did before"
         )
 
@@ -111,13 +116,42 @@ def _check_effect(profile: Profile, report: ProbeReport, before: int, after: int
 @torch.no_grad()
 def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
     routers = find_routers(model)
-    with capture_routing(routers) as routing:
+    with capture_routing(routers) as routing, _router_outputs(routers) as given:
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+    indices, weights = routing.indices(), routing.weights()
+    for place, router in enumerate(routers):
+        _check_obeyed(router, given.get(router.layer), weights[:, place], indices[:, place])
     kept = mask.flatten().bool()
-    indices, weights = routing.indices()[kept], routing.weights()[kept].float()
+    indices, weights = indices[kept], weights[kept].float()
     dense = torch.zeros(*indices.shape[:2], max(router.experts for router in routers))
     dense = dense.to(weights.device).scatter_(-1, indices.long(), weights)
     return _Pass(logits.flatten(0, 1)[kept], dense, indices.shape[-1])
+
+
+@contextmanager
+def _router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
+    """What each router returned, by layer."""
+    given: dict[int, Any] = {}
+    handles = [
+        router.module.register_forward_hook(
+            lambda _module, _args, output, layer=router.layer: given.update({layer: output})
+        )
+        for router in routers
+    ]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
+    """A fused path that never calls the router's forward would leave one layer unsteered."""
+    if given is None or not (torch.equal(given[1], weights) and torch.equal(given[2], indices)):
+        raise ProbeError(
+            f"layer {router.layer}: the experts did not receive what {router.name!r} gave; "
+            "steering that router does nothing there"
+        )
 
 
 def _largest(difference: Tensor) -> float:

@@ -23,10 +23,18 @@ class _Frozen(BaseModel):
 
 
 class ModelIdentity(_Frozen):
-    """Which model: `fingerprint` is the hash of its configuration and weights, or a hub commit."""
+    """Which model.
+
+    Attributes:
+        name: as the user called it.
+        fingerprint: hash of its configuration and weights, or its hub commit.
+        routers: hash of its routers' weights (see `routers.router_hash`), by which `steer` knows a
+            model in memory again, however it was loaded.
+    """
 
     name: str
     fingerprint: str
+    routers: str
     layers: Annotated[tuple[int, ...], Field(description="indices of the layers that have experts")]
     experts: Annotated[int, Field(ge=1, description="routed experts in each of those layers")]
 

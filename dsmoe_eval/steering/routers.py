@@ -7,7 +7,9 @@ kept here: what the registry does not know is refused.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,21 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
             "mixture-of-experts models whose class is part of transformers can be steered"
         )
     return tuple(sorted(routers, key=lambda router: router.layer))
+
+
+def router_hash(routers: Sequence[Router]) -> str:
+    """First 16 hex digits of the SHA-256 of all routers' weights, rounded to bfloat16.
+
+    The rounding makes a model loaded in float32 and in bfloat16 the same. Fine-tuning that leaves
+    the routers alone leaves it the same too: such a model routes by the same experts.
+    """
+    digest = hashlib.sha256()
+    for router in routers:
+        for name, weight in sorted(router.module.named_parameters()):
+            digest.update(f"{router.layer} {name} {tuple(weight.shape)}".encode())
+            bits = weight.detach().to(torch.bfloat16).contiguous().view(torch.uint8)
+            digest.update(bits.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _router_classes(model: nn.Module) -> tuple[type[nn.Module], ...]:

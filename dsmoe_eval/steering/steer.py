@@ -11,7 +11,7 @@ from . import seam
 from .errors import SteeringError
 from .interventions import layer_effect
 from .profile import Profile
-from .routers import Router, find_routers
+from .routers import Router, find_routers, router_hash
 
 
 class Steering:
@@ -79,10 +79,10 @@ def steer(model: nn.Module, profile: Profile) -> Steering:
 
 
 def check_fits(profile: Profile, routers: Sequence[Router]) -> None:
-    """Refuse a profile whose layers or experts are not those of the model.
+    """Refuse a profile of another model: other layers, other experts, or other router weights.
 
     Raises:
-        SteeringError: with both shapes in the message.
+        SteeringError: with what differs in the message.
     """
     layers = tuple(router.layer for router in routers)
     experts = {router.experts for router in routers}
@@ -91,4 +91,9 @@ def check_fits(profile: Profile, routers: Sequence[Router]) -> None:
             f"profile {profile.id} is for {profile.model.name!r} ({len(profile.model.layers)} MoE "
             f"layers of {profile.model.experts} experts); this model has {len(layers)} of "
             f"{sorted(experts)}. Identify the experts of this model instead"
+        )
+    if router_hash(routers) != profile.model.routers:
+        raise SteeringError(
+            f"profile {profile.id} is for {profile.model.name!r}; the routers of this model have "
+            "the same shape and other weights. Identify the experts of this model instead"
         )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsmoe_eval.steering import SteeringError, find_routers, probe, seam
+from dsmoe_eval.steering import ProbeError, find_routers, probe, seam
 from dsmoe_eval.steering.interventions import LayerEffect
 
 from .test_steer import run
@@ -32,13 +32,13 @@ def test_a_profile_that_does_nothing_stops_the_run(model, batch, make_profile):
     ids, mask = batch[0][:1, :2], batch[1][:1, :2]
     used = set(run(model, ids, mask)[1][:, 0].flatten().tolist())
     unused = next(expert for expert in range(8) if expert not in used)
-    with pytest.raises(SteeringError, match="silent no-op"):
+    with pytest.raises(ProbeError, match="silent no-op"):
         probe(model, make_profile(model, [(0, unused)], "reweight", 4.0), ids, mask)
 
 
 def test_a_dead_seam_stops_the_run(model, batch, make_profile, monkeypatch):
     monkeypatch.setattr(seam, "attach", lambda _module, _effect: None)
-    with pytest.raises(SteeringError, match="effect probe failed"):
+    with pytest.raises(ProbeError, match="effect probe failed"):
         probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
 
 
@@ -49,5 +49,16 @@ def test_a_seam_that_leaks_at_strength_zero_stops_the_run(model, batch, make_pro
         honest(module, LayerEffect(effect.logit_shift + torch.eye(8)[3] * 5.0, None))
 
     monkeypatch.setattr(seam, "attach", leaky)
-    with pytest.raises(SteeringError, match="null probe failed"):
+    with pytest.raises(ProbeError, match="null probe failed"):
         probe(model, make_profile(model, [(0, 3)], "bias", 9.0), *batch)
+
+
+def test_experts_that_do_not_obey_the_router_stop_the_run(model, batch, make_profile):
+    """As a fused path would that never asks the router's forward: one layer, the others work."""
+    router = find_routers(model)[-1]
+    hook = router.consumer.register_forward_pre_hook(
+        lambda _m, args: (args[0], args[1].flip(-1), args[2])
+    )
+    with pytest.raises(ProbeError, match=r"layer 2: the experts did not receive"):
+        probe(model, make_profile(model, [(0, 3), (2, 4)], "bias", 9.0), *batch)
+    hook.remove()

@@ -132,6 +132,24 @@ def test_a_profile_for_another_model_is_refused(model, make_profile):
         steer(model, other)
 
 
+def test_a_profile_for_another_model_of_the_same_shape_is_refused(model, make_profile):
+    profile = make_profile(model, [(0, 3)])
+    with torch.no_grad():
+        find_routers(model)[0].module.weight[0, 0] += 0.5
+    with pytest.raises(SteeringError, match="same shape and other weights"):
+        steer(model, profile)
+
+
+def test_a_profile_fits_its_model_in_bfloat16_too(model, batch, make_profile):
+    profile = make_profile(model, [(0, 3)], "bias", 9.0)
+    model.to(torch.bfloat16)
+    before = run(model, *batch)[0]
+    with steer(model, profile):
+        assert not torch.equal(run(model, *batch)[0], before)
+    with steer(model, profile.with_strength(0.0)):
+        assert torch.equal(run(model, *batch)[0], before)
+
+
 def test_a_replaced_forward_is_refused_not_ignored(model, make_profile):
     router = find_routers(model)[0].module
     router.forward = copy.copy(router.forward)

@@ -7,7 +7,7 @@ from dsmoe_eval.experts import RoutingCounts
 from dsmoe_eval.steering import ModelIdentity, Source
 from dsmoe_eval.variants import VARIANTS, build_profile, choose_experts
 
-MODEL = ModelIdentity(name="m", fingerprint="f", layers=(0, 1), experts=6)
+MODEL = ModelIdentity(name="m", fingerprint="f", routers="r", layers=(0, 1), experts=6)
 SOURCE = Source(suite="s", domain="math", split="i", items=())
 
 
