@@ -6,12 +6,13 @@ Needs torch and transformers and nothing of the harness.
 from .choose import best_experts, matched_experts
 from .counts import RoutingCounts, count_routing
 from .observe import Observations, expert_usage, observe, token_saliency
-from .scores import METHODS, dsmoe, exposure, risk_difference
+from .scores import METHODS, activation_share, dsmoe, exposure, risk_difference
 
 __all__ = [
     "METHODS",
     "Observations",
     "RoutingCounts",
+    "activation_share",
     "best_experts",
     "count_routing",
     "dsmoe",

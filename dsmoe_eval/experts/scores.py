@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..steering import ChosenExpert
 from .counts import RoutingCounts
 
 Scores: TypeAlias = NDArray[np.float64]
@@ -40,6 +41,13 @@ def exposure(counts: RoutingCounts) -> Scores:
     """Share of all tokens, of every domain, that use the expert: what controls are matched on."""
     total: Scores = counts.used.sum(0) / counts.tokens.sum()
     return total
+
+
+def activation_share(counts: RoutingCounts, experts: Sequence[ChosenExpert]) -> float:
+    """Share of all expert activations, over tokens and layers, that fall on these experts."""
+    uses = counts.used.sum(0)
+    chosen = sum(int(uses[counts.layers.index(e.layer), e.expert]) for e in experts)
+    return chosen / int(uses.sum())
 
 
 METHODS: dict[str, Callable[[RoutingCounts, str], Scores]] = {

@@ -112,12 +112,16 @@ def _detail_row(arm: Arm) -> tuple[str, ...]:
 
 def settings(result: dict[str, Any]) -> Grid:
     """What tuning chose for each steered arm."""
-    header = ("variant", "target", "experts", "strength", "alpha", "qualified", "profile")
+    header = (
+        "variant", "target", "experts", "share of activations", "strength", "alpha", "qualified",
+        "profile",
+    )  # fmt: skip
     rows = tuple(
         (
             arm["variant"],
             arm["target"],
             str(arm["settings"]["experts"]),
+            f"{arm['settings']['activation_share']:.1%}",
             f"{arm['settings']['strength']:.3g}",
             f"{1 + arm['settings']['strength']:.3g}",
             "yes" if arm["settings"]["qualified_on_tuning"] else "no: the weakest setting was used",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..cards import Variant
 from ..errors import UserError
-from ..experts import RoutingCounts, expert_usage
+from ..experts import RoutingCounts, activation_share, expert_usage
 from ..steering import Profile, probe, steer
 from ..variants import BASE, Settings, build_profile, choose_experts, get_variant
 from .cells import is_done, run_cell
@@ -110,6 +110,7 @@ def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
             "experts": tuned.chosen.experts,
             "strength": profile.intervention.strength,
             "qualified_on_tuning": tuned.qualified,
+            "activation_share": activation_share(counts, profile.experts),
         }
         arms.append(Arm(variant, target, settings, profile))
     return arms

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.experts import Observations, count_routing, dsmoe, exposure, risk_difference
+from dsmoe_eval.experts import (
+    Observations,
+    activation_share,
+    best_experts,
+    count_routing,
+    dsmoe,
+    exposure,
+    risk_difference,
+)
 
 LAYERS, EXPERTS, K = 2, 5, 2
 
@@ -59,6 +67,20 @@ def test_risk_difference_and_exposure(seen):
     )
     np.testing.assert_allclose(exposure(counts), uses.mean(0))
     np.testing.assert_allclose(risk_difference(counts, "one").sum(-1), 0, atol=1e-12)
+
+
+@given(observations(), st.integers(1, 6))
+def test_activation_share_counts_activations(seen, count):
+    counts = count_routing(seen)
+    chosen = best_experts(exposure(counts) + 0.01, counts.layers, count)
+    pairs = {(expert.layer, expert.expert) for expert in chosen}
+    hits = sum(
+        (layer, int(expert)) in pairs
+        for token in seen.experts
+        for layer, row in enumerate(token)
+        for expert in row
+    )
+    assert activation_share(counts, chosen) == pytest.approx(hits / seen.experts.size)
 
 
 def test_an_unseen_domain_is_refused():

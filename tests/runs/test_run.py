@@ -93,7 +93,8 @@ def test_controls_take_the_settings_of_what_they_control(finished):
     result = json.loads(comparisons(finished))
     arms = {arm["variant"]: arm for arm in result["arms"]}
     for control in ("random", "wrong-domain"):
-        assert arms[control]["settings"] == arms["contrast"]["settings"]
+        for key in ("experts", "strength", "qualified_on_tuning"):
+            assert arms[control]["settings"][key] == arms["contrast"]["settings"][key]
     assert arms["sham"]["settings"]["strength"] == 0.0
     profiles = {
         variant: Profile.load(next(finished.root.glob(f"profiles/biology--{variant}--*.json")))
