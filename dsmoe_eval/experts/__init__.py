@@ -5,7 +5,7 @@ Needs torch and transformers and nothing of the harness.
 
 from .choose import best_experts, matched_experts
 from .counts import RoutingCounts, count_routing
-from .observe import Observations, expert_usage, observe, token_saliency
+from .observe import Observations, encode_batch, expert_usage, observe, token_saliency
 from .scores import METHODS, activation_share, dsmoe, exposure, risk_difference
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "best_experts",
     "count_routing",
     "dsmoe",
+    "encode_batch",
     "expert_usage",
     "exposure",
     "matched_experts",

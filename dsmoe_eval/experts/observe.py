@@ -154,6 +154,13 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def encode_batch(
+    tokenizer: Any, texts: Sequence[str], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of texts, [texts, length], right-padded; needs no pad token."""
+    return _pad(tokenizer(list(texts))["input_ids"], device)
+
+
 @torch.no_grad()
 def expert_usage(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float64]:
     """Share of the texts' tokens that each expert is selected for, as the model stands.

@@ -84,15 +84,22 @@ def open_folder(root: Path, plan_text: str, identity: dict[str, Any]) -> RunFold
                 f"{root} holds a run that differs in {', '.join(changed)}; give another --out, or "
                 "delete that folder to start again"
             )
-        return folder
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    elif root.exists() and not (root.is_dir() and all(map(_is_draft, root.iterdir()))):
         raise UserError(f"{root} is not empty and holds no run; give another --out")
     try:
-        write_text(folder.plan, plan_text)
-        write_json(folder.identity, identity)
+        # The identity comes first: a process killed between the two leaves a run that goes on.
+        if not folder.identity.is_file():
+            write_json(folder.identity, identity)
+        if not folder.plan.is_file():
+            write_text(folder.plan, plan_text)
     except OSError as error:
         raise UserError(f"{root} cannot be written ({error.strerror})") from error
     return folder
+
+
+def _is_draft(path: Path) -> bool:
+    """True for what a process that was killed in the middle of a write leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def read_json(path: Path) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..cards import Variant
 from ..errors import UserError
-from ..experts import RoutingCounts, activation_share, expert_usage
-from ..steering import Profile, probe, steer
+from ..experts import RoutingCounts, activation_share, encode_batch, expert_usage
+from ..steering import ProbeReport, Profile, probe, steer
 from ..variants import BASE, Settings, build_profile, choose_experts, get_variant
 from .cells import is_done, run_cell
 from .comparisons import ArmCells
@@ -68,6 +68,7 @@ class Tuner:
         def scores_at(settings: Settings) -> Scores:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
+            run_probes(job, target, profile)
             with steer(job.loaded.model, profile):
                 return score_tasks(job.lm, [job.tuning[name] for name in job.arm_tasks(target)])
 
@@ -183,22 +184,32 @@ def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
         with adapter(model, job.folder.adapter(arm.variant.name, arm.target)):
             yield None
         return
-    figures = _probe(job, arm, arm.profile)
+    figures = run_probes(job, arm.target, arm.profile).to_dict()
+    _keep_routing(job, arm, arm.profile)
     with steer(model, arm.profile):
         yield figures
 
 
-def _probe(job: Job, arm: Arm, profile: Profile) -> dict[str, Any]:
-    """Both probes, and where the target's questions were routed before and after."""
-    model, tokenizer = job.loaded.model, job.loaded.tokenizer
-    tuning = job.tuning[job.suite.target_task(arm.target).name]
-    texts = [item.question for item in tuning.items]
-    encoded = tokenizer(texts[:PROBE_TEXTS], return_tensors="pt", padding=True).to(model.device)
-    figures = probe(model, profile, encoded["input_ids"], encoded["attention_mask"]).to_dict()
+def run_probes(job: Job, target: str, profile: Profile) -> ProbeReport:
+    """Both probes on the target's tuning questions: before any answer of a steered model counts."""
+    model = job.loaded.model
+    texts = _tuning_questions(job, target)[:PROBE_TEXTS]
+    return probe(model, profile, *encode_batch(job.loaded.tokenizer, texts, model.device))
+
+
+def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
+    """Where the target's tuning questions were routed, before and after."""
     path = job.folder.routing(arm.variant.name, arm.target)
-    if not path.is_file():
-        before = expert_usage(model, tokenizer, texts)
-        with steer(model, profile):
-            after = expert_usage(model, tokenizer, texts)
-        write_json(path, {"base": before.tolist(), "steered": after.tolist()})
-    return figures
+    if path.is_file():
+        return
+    model, tokenizer = job.loaded.model, job.loaded.tokenizer
+    texts = _tuning_questions(job, arm.target)
+    before = expert_usage(model, tokenizer, texts)
+    with steer(model, profile):
+        after = expert_usage(model, tokenizer, texts)
+    write_json(path, {"base": before.tolist(), "steered": after.tolist()})
+
+
+def _tuning_questions(job: Job, target: str) -> list[str]:
+    task = job.tuning[job.suite.target_task(target).name]
+    return [item.question for item in task.items]

@@ -1,0 +1,70 @@
+"""The README claims nothing that a command in it does not show."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from dsmoe_eval.cli import main
+from dsmoe_eval.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _command(words):
+    """The click command that a line of words names, and the words after its name."""
+    command = main
+    while isinstance(command, click.Group):
+        assert words[0] in command.commands, words
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+FENCED = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+INDENTED = "\n".join(line[4:] for line in README.split("\n") if line.startswith("    "))
+LINES = re.findall(r"^dsmoe-eval ([^#\n]+)", f"{FENCED}\n{INDENTED}", re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_line_names_a_command_and_its_options(line):
+    command, words = _command(line.replace("[", " ").replace("]", " ").split())
+    known = {option for parameter in command.params for option in parameter.opts}
+    given = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+    assert given <= known, f"{given - known} is no option of {command.name}"
+
+
+def test_there_are_command_lines():
+    assert len(LINES) >= 8
+
+
+def test_every_variant_is_explained():
+    for name in VARIANTS:
+        assert f"| `{name}` |" in README
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_make_has_the_two_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("lab", "test"):
+        assert f"    make {target}" in README
+        assert f"\n{target}:" in makefile
+
+
+def test_the_python_example_runs(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (identify,) = re.findall(r"^dsmoe-eval (identify .*)$", FENCED, re.MULTILINE)
+    profile = tmp_path / "profile.json"
+    main(identify.replace("profile.json", str(profile)).split())
+    example = example.replace('"profile.json"', repr(str(profile)))
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.startswith("What is the sign of the cell? ")
