@@ -21,8 +21,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 # The report that is kept in the repository, of the code as it stands.
-reports: lab
-	$(BIN)/dsmoe-eval report $(OUT) --to reports/lab
+reports: $(STAMP)
+	rm -rf out/reports
+	$(BIN)/dsmoe-eval run lab --out out/reports
+	$(BIN)/dsmoe-eval report out/reports --to reports/lab
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"

@@ -41,7 +41,9 @@ class _Commands(click.Group):
         except OSError as error:
             _stop(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_UNDECIDED)
         except Exception as error:
-            if type(error).__name__ not in ("SteeringError", "ProbeError"):
+            from .steering import SteeringError  # imports torch, so only once something failed
+
+            if not isinstance(error, SteeringError):
                 raise
             _stop(f"steering refused: {error}", EXIT_UNDECIDED)
 

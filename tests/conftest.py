@@ -21,8 +21,33 @@ from dsmoe_eval.steering import (
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
 
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # Renormalises over the selected experts; layer 1 is dense.
+    "qwen3_moe": {
+        "num_experts": EXPERTS, "moe_intermediate_size": 16, "head_dim": 16,
+        "norm_topk_prob": True, "mlp_only_layers": [1],
+    },
+    # Do not renormalise; the second has a shared expert.
+    "olmoe": {"num_experts": EXPERTS, "norm_topk_prob": False},
+    "qwen2_moe": {
+        "num_experts": EXPERTS, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16, "norm_topk_prob": False,
+    },
+    "mixtral": {"num_local_experts": EXPERTS},
+    # Softmax over the selected logits only, and a bias of the router's own.
+    "gpt_oss": {"num_local_experts": EXPERTS, "head_dim": 16},
+    # A correction bias on the scores.
+    "ernie4_5_moe": {
+        "moe_num_experts": EXPERTS, "moe_k": TOP_K, "moe_intermediate_size": 16,
+        "moe_layer_start_index": 0,
+    },
+    # Sparsemixer, in a router that is itself a linear.
+    "phimoe": {"num_local_experts": EXPERTS},
+}  # fmt: skip
+
+
 def _config(kind: str) -> Any:
-    from transformers import MixtralConfig, OlmoeConfig, Qwen3MoeConfig
+    from transformers import AutoConfig
 
     common: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -31,22 +56,18 @@ def _config(kind: str) -> Any:
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
-        "num_experts_per_tok": TOP_K,
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": 1,
     }
-    if kind == "qwen3_moe":  # renormalises over the selected experts; layer 1 is dense
-        extra = {"moe_intermediate_size": 16, "head_dim": 16, "norm_topk_prob": True}
-        return Qwen3MoeConfig(**common, **extra, num_experts=EXPERTS, mlp_only_layers=[1])
-    if kind == "olmoe":  # does not renormalise
-        return OlmoeConfig(**common, num_experts=EXPERTS, norm_topk_prob=False)
-    return MixtralConfig(**common, num_local_experts=EXPERTS)
+    if "moe_k" not in ARCHITECTURES[kind]:
+        common["num_experts_per_tok"] = TOP_K
+    return AutoConfig.for_model(kind, **common, **ARCHITECTURES[kind])
 
 
-@pytest.fixture(params=["qwen3_moe", "olmoe", "mixtral"])
+@pytest.fixture(params=list(ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> Any:
-    """A random model with three layers of eight experts, top-2, float32."""
+    """A random model of three layers, most of eight experts, top-2, float32."""
     return make_model(request.param)
 
 
@@ -57,7 +78,8 @@ def make_model(kind: str) -> Any:
     model = AutoModelForCausalLM.from_config(_config(kind)).eval()
     with torch.no_grad():
         for router in find_routers(model):
-            router.module.weight.normal_(std=0.5)
+            for weight in router.module.parameters():
+                weight.normal_(std=0.5)
     return model
 
 

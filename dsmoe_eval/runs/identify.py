@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from ..cards import Suite
 from ..engines import LoadedModel
 from ..errors import UserError
 from ..experts import METHODS, RoutingCounts, best_experts, count_routing, observe
+from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
 from .tasks import LoadedTask, load_tasks
@@ -29,7 +31,7 @@ def identify(
     intervention: Intervention | None = None,
     experts: int | None = None,
     limit: int | None = None,
-    advance: Callable[[int], None] = lambda _texts: None,
+    console: Console | None = None,
 ) -> Profile:
     """Find a domain's experts and make a profile of them.
 
@@ -41,7 +43,7 @@ def identify(
         intervention: by default the paper's, `reweight` with alpha 5.
         experts: size of E*; by default the paper's, 1 % of all experts, at least one.
         limit: at most so many texts of each domain.
-        advance: told the number of texts done.
+        console: where progress is shown.
 
     Raises:
         UserError: unknown suite, domain or method, or too few experts with a positive score.
@@ -49,7 +51,9 @@ def identify(
     suite = identification_suite(suite_name, domain, method)
     split = suite.splits.identification
     tasks = load_tasks(suite, suite.identification_tasks, split, limit)
-    counts = count_domains(loaded, tasks, advance)
+    texts = sum(len(task.items) for task in tasks.values())
+    with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
+        counts = count_domains(loaded, tasks, advance)
     scores = METHODS[method](counts, domain)
     try:
         chosen = best_experts(

@@ -24,6 +24,7 @@ from .interventions import LayerEffect, reweight, shift_logits
 
 _EFFECT = "_dsmoe_effect"
 _LOGITS_METHOD = "_dsmoe_shift"
+_CLASS = "_dsmoe_class"
 
 
 def attach(module: nn.Module, effect: LayerEffect) -> None:
@@ -91,7 +92,7 @@ def _rewritten_forward(cls: type[nn.Module]) -> Callable[..., Any]:
             f"{cls.__name__}: its forward holds {wrapper.hits} linear calls where a router holds "
             "one; this version cannot steer it"
         )
-    namespace = dict(vars(sys.modules[cls.__module__]))
+    namespace = {**vars(sys.modules[cls.__module__]), _CLASS: cls}
     # The code is the model's own source with one call wrapped; nothing foreign is run.
     exec(compile(tree, f"<steered {cls.__name__}.forward>", "exec"), namespace)  # noqa: S102
     forward: Callable[..., Any] = namespace["forward"]
@@ -99,7 +100,10 @@ def _rewritten_forward(cls: type[nn.Module]) -> Callable[..., Any]:
 
 
 class _WrapLinear(ast.NodeTransformer):
-    """Turns the call `F.linear(...)` into `self._dsmoe_shift(F.linear(...))` and counts."""
+    """Turns the call that gives the logits into `self._dsmoe_shift(<the call>)`, and counts.
+
+    That call is `F.linear(...)`, or `super().forward(...)` in a router that is itself a linear.
+    """
 
     def __init__(self) -> None:
         self.hits = 0
@@ -110,8 +114,23 @@ class _WrapLinear(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if not (isinstance(node.func, ast.Attribute) and node.func.attr == "linear"):
+        if _is_super(node):
+            # Outside its class body a bare super() no longer knows its class.
+            node.args = [ast.Name(_CLASS, ast.Load()), ast.Name("self", ast.Load())]
+            return node
+        function = node.func
+        if not isinstance(function, ast.Attribute):
+            return node
+        if not (
+            function.attr == "linear" or (function.attr == "forward" and _is_super(function.value))
+        ):
             return node
         self.hits += 1
         method = ast.Attribute(ast.Name("self", ast.Load()), _LOGITS_METHOD, ast.Load())
         return ast.copy_location(ast.Call(method, [node], []), node)
+
+
+def _is_super(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+    )

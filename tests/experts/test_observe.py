@@ -34,11 +34,7 @@ def test_batched_saliency_equals_eq_5_of_each_text_alone(model):
     width = max(map(len, ids))
     padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
     got = token_saliency(model, padded, mask)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     for row, text in enumerate(TEXTS["one"]):
         expected, _ = one_by_one(model, text)
         np.testing.assert_allclose(got[row, : len(text)], expected, rtol=2e-4, atol=1e-7)
@@ -66,9 +62,10 @@ def test_observations_keep_label_and_routing_of_a_token_together(model):
 
 def test_the_model_is_left_trainable_and_without_gradients(model):
     model.train()
+    before = [parameter.requires_grad for parameter in model.parameters()]
     observe(model, Letters(), TEXTS)
     assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

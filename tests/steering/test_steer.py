@@ -62,36 +62,51 @@ def test_reweight_keeps_selection_and_sum_in_the_first_steered_layer(model, batc
 
 
 @pytest.mark.parametrize("kind", ["bias", "reweight"])
-def test_steered_equals_an_independent_computation_of_the_block(model, batch, make_profile, kind):
-    """A second implementation: the router's weights, a plain top-k and the experts' module."""
+def test_steered_equals_an_independent_computation_of_the_experts_output(
+    model, batch, make_profile, kind
+):
+    """A second implementation: the router's weights, its scoring by hand, the experts' module."""
     ids, mask = batch
     router = find_routers(model)[-1]
-    block = model.get_submodule(router.name.rpartition(".")[0])
     seen = {}
-    hook = block.register_forward_hook(
-        lambda _m, args, out: seen.update(x=args[0], y=out if torch.is_tensor(out) else out[0])
+    hook = router.consumer.register_forward_hook(
+        lambda _m, args, out: seen.update(steered=(args[0].clone(), out.clone()))
     )
     expert, alpha = 5, 4.0
     with torch.no_grad(), steer(model, make_profile(model, [(router.layer, expert)], kind, 3.0)):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
     hook.remove()
 
-    x = seen["x"].reshape(-1, seen["x"].shape[-1])
-    logits = x @ router.module.weight.T
+    x, got = seen["steered"]
+    logits = torch.nn.functional.linear(
+        x, router.module.weight, getattr(router.module, "bias", None)
+    )
     factor = torch.ones(router.experts)
     factor[expert] = alpha
-    if kind == "bias":
-        logits = logits + factor.log()
-    weights, indices = logits.softmax(-1).topk(router.top_k)
-    former = weights.sum(-1, keepdim=True)
+    weights, indices = by_hand(router.module, logits + (factor.log() if kind == "bias" else 0))
     if kind == "reweight":
+        former = weights.sum(-1, keepdim=True)
         weights = weights * factor[indices]
         weights = weights * former / weights.sum(-1, keepdim=True)
-    if getattr(router.module, "norm_topk_prob", True):
-        weights = weights / weights.sum(-1, keepdim=True)
     with torch.no_grad():
         expected = router.consumer(x, indices, weights)
-    torch.testing.assert_close(seen["y"].reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def by_hand(router, logits):
+    """Weights and indices of each router class from its logits."""
+    if "Phimoe" in type(router).__name__:
+        from transformers.models.phimoe.modeling_phimoe import sparsemixer
+
+        jitter = router.router_jitter_noise
+        return sparsemixer(logits, jitter_eps=jitter, training=False, top_k=router.top_k)
+    scores = logits.softmax(-1)
+    correction = getattr(getattr(router, "moe_statics", None), "e_score_correction_bias", 0.0)
+    indices = (scores + correction).topk(router.top_k).indices
+    weights = scores.gather(-1, indices)
+    if getattr(router, "norm_topk_prob", True):
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, indices
 
 
 def test_generation_with_a_cache_equals_generation_without(model, batch, make_profile):
