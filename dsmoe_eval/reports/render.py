@@ -76,6 +76,8 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
         "details": tables.details(result),
         "settings": tables.settings(result),
         "domains": tables.by_domain(result),
+        "domain_details": tables.domain_details(result),
+        "glossary": tables.glossary(result),
         "figures": [figure for figure in FIGURES if figure[0] in shown],
         "probes": _probes(folder),
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..lab import EMBEDDED_MODELS
+from ..variants import BASE, get_variant
 
 Arm = dict[str, Any]
 
@@ -79,8 +80,8 @@ def leaderboard(result: dict[str, Any]) -> Grid:
 def details(result: dict[str, Any]) -> Grid:
     """One row an arm, with every figure."""
     header = (
-        "variant", "target", "n", "base", "variant's", "change", "95 % interval", "p", "p (Holm)",
-        "gained", "lost", "smallest effect", "non-target n", "non-target change",
+        "variant", "target", "n", "base", "variant's", "change", "95 % interval", "p",
+        "gained", "lost", "smallest effect", "p (Holm)", "non-target n", "non-target change",
         "one-sided bound", "held",
     )  # fmt: skip
     return Grid(header, tuple(_detail_row(arm) for arm in result["arms"]))
@@ -89,24 +90,31 @@ def details(result: dict[str, Any]) -> Grid:
 def _detail_row(arm: Arm) -> tuple[str, ...]:
     own, other = arm["target_result"], arm["non_target_result"]
     held = other["non_inferiority"]
-    low, high = own["ci95"]
     return (
         arm["variant"],
         arm["target"],
-        str(own["n"]),
-        f"{own['score_a']:.1%}",
-        f"{own['score_b']:.1%}",
-        _pp(own["delta"]),
-        f"{_number(low)} to {_number(high)}",
-        _p(own["p_value"]),
+        *_paired_cells(own),
         _p(own.get("p_adjusted")),
-        str(own["gained"]),
-        str(own["lost"]),
-        "none" if own["mde80"] is None else _pp(own["mde80"]).lstrip("+"),
         str(other["n"]),
         _pp(other["delta"]),
         _pp(held["lower_bound"]),
         "yes" if held["holds"] else "no",
+    )
+
+
+def _paired_cells(figures: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a paired comparison, in the order of `details`."""
+    low, high = figures["ci95"]
+    return (
+        str(figures["n"]),
+        f"{figures['score_a']:.1%}",
+        f"{figures['score_b']:.1%}",
+        _pp(figures["delta"]),
+        f"{_number(low)} to {_number(high)}",
+        _p(figures["p_value"]),
+        str(figures["gained"]),
+        str(figures["lost"]),
+        "none" if figures["mde80"] is None else _pp(figures["mde80"]).lstrip("+"),
     )
 
 
@@ -142,6 +150,26 @@ def by_domain(result: dict[str, Any]) -> Grid:
         cells = (_pp(change[d]) if d in change else "target" for d in domains)
         rows.append((arm["variant"], arm["target"], *cells))
     return Grid(("variant", "target", *domains), tuple(rows))
+
+
+def domain_details(result: dict[str, Any]) -> Grid:
+    """One row an arm and non-target domain, with every figure; p-values are not adjusted."""
+    header = (
+        "variant", "target", "domain", "n", "base", "variant's", "change", "95 % interval", "p",
+        "gained", "lost", "smallest effect",
+    )  # fmt: skip
+    rows = [
+        (arm["variant"], arm["target"], row["domain"], *_paired_cells(row))
+        for arm in result["arms"]
+        for row in arm["domains"]
+    ]
+    return Grid(header, tuple(rows))
+
+
+def glossary(result: dict[str, Any]) -> Grid:
+    """What the compared variants are."""
+    names = [BASE, *variants_of(result)]
+    return Grid(("variant", "is"), tuple((name, get_variant(name).summary) for name in names))
 
 
 def findings(result: dict[str, Any]) -> list[str]:
