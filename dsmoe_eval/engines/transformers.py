@@ -75,6 +75,10 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
+        for texts, _context, continuation in requests:
+            if not continuation:
+                # Its log-likelihood would be 0, better than that of any other option.
+                raise UserError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
         totals = torch.zeros(len(requests))
         greedy = torch.ones(len(requests), dtype=torch.bool)
         for batch in self._batches(_plan_forwards(requests)):
@@ -107,16 +111,25 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         texts = [""] * len(requests)
         for (limit, stops), members in groups.items():
             prompts = [(tuple(self.tok_encode(requests[i].args[0])), i) for i in members]
-            for batch in self._batches(
-                _Forward(tokens, ((i, ()),), limit) for tokens, i in prompts
-            ):
+            forwards = (_Forward(tokens, ((i, ()),), limit) for tokens, i in prompts)
+            for batch in self._batches(forwards, room=limit):
                 for forward, text in zip(batch, self._generate(batch, limit), strict=True):
                     texts[forward.continuations[0][0]] = _cut(text, stops)
         return texts
 
-    def _batches(self, forwards: Iterable[_Forward]) -> Iterator[list[_Forward]]:
-        """Longest first, so that memory is tried at once; padded size within `batch_tokens`."""
+    def _batches(self, forwards: Iterable[_Forward], room: int = 0) -> Iterator[list[_Forward]]:
+        """Longest first, so that memory is tried at once; padded size within `batch_tokens`.
+
+        Raises:
+            UserError: a text and the `room` for its answer do not fit into the model.
+        """
         ordered = sorted(forwards, key=lambda forward: (-len(forward.tokens), forward.tokens))
+        most = getattr(self.loaded.model.config, "max_position_embeddings", None)
+        if ordered and most is not None and len(ordered[0].tokens) + room > most:
+            raise UserError(
+                f"a prompt of {len(ordered[0].tokens)} tokens and {room} for its answer do not fit "
+                f"into the model's {most} positions; cutting it would change the question"
+            )
         start = 0
         while start < len(ordered):
             count = max(1, self.batch_tokens // len(ordered[start].tokens))

@@ -88,6 +88,20 @@ def test_generation_stops_before_a_stop_string(lm):
     assert cut[0] == whole[0].partition(stop)[0]
 
 
+def test_what_does_not_fit_is_refused_not_cut(lm):
+    long = Instance(request_type="loglikelihood", doc={}, arguments=("the " * 200, " sign"), idx=0)
+    with pytest.raises(UserError, match="201 tokens and 0 for its answer do not fit"):
+        lm.loglikelihood([long])
+    with pytest.raises(UserError, match="do not fit into the model's 128 positions"):
+        lm.generate_until(_generations({"until": [], "max_gen_toks": 125}))
+
+
+def test_an_answer_without_tokens_is_refused(lm):
+    empty = Instance(request_type="loglikelihood", doc={}, arguments=(PROMPTS[0], ""), idx=0)
+    with pytest.raises(UserError, match="no token for the answer"):
+        lm.loglikelihood([empty])
+
+
 def test_sampling_is_refused(lm):
     with pytest.raises(UserError, match="sampling"):
         lm.generate_until(_generations({"until": [], "temperature": 0.7}))
