@@ -119,6 +119,17 @@ def test_a_plan_that_cannot_be_met_leaves_nothing(run, plan_file, tmp_path, chan
     assert not out.exists()
 
 
+def test_fine_tuning_without_peft_is_refused_before_anything_runs(run, tmp_path, monkeypatch):
+    import importlib.util
+
+    honest = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else honest(name)
+    )
+    refused(run("run", "lab", "--out", tmp_path / "out"), "'sft-lora' needs peft", "[sft]")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_no_model(run, plan_file, tmp_path):
     (tmp_path / "empty").mkdir()
     plan = plan_file(model=str(tmp_path / "empty"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,4 +184,6 @@ def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[s
         return "a suite with two or more targets"
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
+    if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
+        return "peft: pip install 'dsmoe-eval[sft]'"
     return None

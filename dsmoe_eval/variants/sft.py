@@ -53,13 +53,13 @@ def train_adapter(
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    adapted = peft.get_peft_model(model, config)
-    try:
-        _train(adapted, _encode(tokenizer, pairs), settings, seed, on_step)
-        adapted.save_pretrained(str(folder), safe_serialization=True)
-    finally:
-        adapted.unload()
-        model.eval()
+    with _left_as_found(model):
+        adapted = peft.get_peft_model(model, config)
+        try:
+            _train(adapted, _encode(tokenizer, pairs), settings, seed, on_step)
+            adapted.save_pretrained(str(folder), safe_serialization=True)
+        finally:
+            adapted.unload()
 
 
 def step_count(items: int, settings: Sft) -> int:
@@ -71,12 +71,25 @@ def step_count(items: int, settings: Sft) -> int:
 def adapter(model: Any, folder: Path) -> Iterator[Any]:
     """The model with the adapters of `folder` on it; without them again afterwards."""
     peft = _import_peft()
-    adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    with _left_as_found(model):
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        try:
+            yield adapted.eval()
+        finally:
+            adapted.unload()
+
+
+@contextmanager
+def _left_as_found(model: nn.Module) -> Iterator[None]:
+    """What peft freezes while it adapts is as trainable afterwards as it was before."""
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training = model.training
     try:
-        yield adapted.eval()
+        yield
     finally:
-        adapted.unload()
-        model.eval()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trainable[name])
+        model.train(training)
 
 
 def _import_peft() -> Any:

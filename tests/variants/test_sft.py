@@ -57,6 +57,7 @@ def test_the_model_is_left_bit_for_bit_as_it_was(trained):
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_expert_weights_are_trained_and_routers_are_not(trained):
