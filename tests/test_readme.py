@@ -58,6 +58,7 @@ def test_make_has_the_two_commands():
         assert f"\n{target}:" in makefile
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (identify,) = re.findall(r"^dsmoe-eval (identify .*)$", FENCED, re.MULTILINE)

@@ -45,6 +45,7 @@ def test_pages_and_pictures(folder):
         assert "not a result" in text  # it was limited
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_report(folder, tmp_path):
     one, two = render(folder, tmp_path / "a").parent, render(folder, tmp_path / "b").parent
     for path in one.iterdir():
