@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -250,8 +250,3 @@ def _rate(recipe: Recipe, step: int) -> float:
     """Warm-up, a plateau for 30 % of the steps, then a straight line down to 2 %."""
     fall = max(0.0, step - 0.3 * recipe.steps) / (0.7 * recipe.steps)
     return min(1.0, (step + 1) / recipe.warmup) * max(0.02, 1 - fall)
-
-
-def describe(recipe: Recipe) -> str:
-    """The recipe as one line, for the model card."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
