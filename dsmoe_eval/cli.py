@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .engines import ModelProbe
 
 EXIT_FAILED = 1
 """What was asked was done, and the answer is no."""
@@ -99,7 +103,7 @@ def report_command(run_folder: Path, to: Path | None) -> None:
 @click.option("--domain", required=True, help="The domain whose experts are wanted.")
 @click.option("--method", default="dsmoe", show_default=True, help="How experts are scored.")
 @click.option("--experts", type=click.IntRange(min=1), help="How many [1 % of all].")
-@click.option("--intervention", default="reweight", show_default=True, help="reweight or bias.")
+@click.option("--intervention", default="reweight", show_default=True, help="Its kind.")
 @click.option("--strength", type=click.FloatRange(min=0), default=4.0, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
@@ -108,15 +112,22 @@ def identify_command(
     model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
+    from pydantic import ValidationError
+
     from .engines import load_model
     from .runs.folder import write_text
     from .runs.identify import identification_suite, identify
-    from .steering import Intervention
+    from .steering.profile import Intervention, InterventionKind
 
-    if rest["intervention"] not in ("reweight", "bias"):
-        raise UserError(f"no intervention {rest['intervention']!r}; there are: reweight, bias")
     identification_suite(suite, domain, method)
-    intervention = Intervention(kind=rest["intervention"], strength=rest["strength"])
+    try:
+        intervention = Intervention(kind=rest["intervention"], strength=rest["strength"])
+    except ValidationError as error:
+        kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
+        raise UserError(
+            f"no intervention {rest['intervention']!r} of strength {rest['strength']:g} (of "
+            f"{kinds}): {reason}"
+        ) from error
     profile = identify(
         load_model(model, device),
         suite,
@@ -132,25 +143,53 @@ def identify_command(
 
 @main.command("probe")
 @click.argument("model")
-@click.option("--profile", type=click.Path(path_type=Path), help="A profile [a strong bias].")
+@click.option("--profile", type=click.Path(path_type=Path), help="A profile [every intervention].")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
-    """Prove that steering works on MODEL: null and effect probe; exit code 1 if it does not."""
-    from .engines import load_model, probe_model
-    from .steering import ProbeError, Profile
+    """Prove that steering works on MODEL; exit code 1 if it does not.
+
+    MODEL is a hub id, a folder, an embedded model; or, without weights, the name of a model card or
+    a config.json: then a small random model of that architecture is probed, in seconds.
+    """
+    from .engines import bare_config, identify_model, load_model, miniature, probe_model
+    from .steering import Profile
 
     wanted = None if profile is None else Profile.load(profile)
-    loaded = load_model(model, device)
-    try:
-        figures = probe_model(loaded, wanted).to_dict()
-    except ProbeError as error:
-        _stop(str(error), EXIT_FAILED)
+    config = bare_config(model)
+    if config is None:
+        loaded = load_model(model, device)
+        report = probe_model(loaded.model, loaded.identity, wanted)
+    else:
+        small = miniature(config).to(device or "cpu")
+        report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
     if as_json:
-        click.echo(json.dumps(figures))
-        return
-    for name, figure in figures.items():
-        click.echo(f"{name.replace('_', ' '):<22} {figure:g}")
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _print_probe(report)
+    if not report.passed:
+        sys.exit(EXIT_FAILED)
+
+
+def _print_probe(report: ModelProbe) -> None:
+    first, last, scoring = report.layers[0], report.layers[-1], report.scoring
+    click.echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
+    click.echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
+    click.echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
+    click.echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
+    for row in report.interventions:
+        figures = row.figures
+        if figures is None:
+            click.echo(f"{row.name:<20}{'refused' if row.refused else 'FAILED'}")
+            click.echo(textwrap.indent(textwrap.fill(str(row.refused or row.failed), 90), "    "))
+            continue
+        moved = (figures.selection_changed, figures.weight_max_change, figures.logit_max_change)
+        cells = ("unseen" if one is None else format(one, ".3g") for one in moved)
+        click.echo(f"{row.name:<20}{'passed':<9}" + "{:>10}{:>9}{:>9}".format(*cells))
+    click.echo(
+        "\nselection: share of tokens and layers whose experts change; weight, logit: the largest "
+        "change.\nStrength zero changes no bit, and every token uses as many experts as before."
+    )
 
 
 @main.command("list")
@@ -169,8 +208,12 @@ def list_command(what: str, as_json: bool) -> None:
 
 def _list_models() -> list[tuple[str, str]]:
     from .lab import EMBEDDED_MODELS
+    from .registry import builtin_names, load_model_card
 
-    return [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+    embedded = [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+    cards = [load_model_card(name) for name in builtin_names("models")]
+    by_size = sorted(cards, key=lambda card: card.parameters.total)
+    return [*embedded, *((card.name, card.summary) for card in by_size)]
 
 
 def _list_suites() -> list[tuple[str, str]]:

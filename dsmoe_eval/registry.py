@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from .cards import Card, Plan, Suite
+from .cards import Card, ModelCard, Plan, Suite
 from .errors import UserError
 
-Kind = Literal["suites", "plans"]
+Kind = Literal["models", "suites", "plans"]
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -58,6 +58,11 @@ def load_plan(name_or_path: str) -> tuple[Plan, Path]:
     return _load(Plan, path), path
 
 
+def load_model_card(name_or_path: str, beside: Path | None = None) -> ModelCard:
+    """What is known of a model; a model may well have no card."""
+    return _load(ModelCard, find_card("models", name_or_path, beside))
+
+
 def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
     """A suite, its `tasks_dir` made absolute against the suite's own folder."""
     path = find_card("suites", name_or_path, beside)
@@ -78,7 +83,7 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a {card.__name__.lower()} is a mapping of keys to values")
+        raise UserError(f"{path}: a card is a mapping of keys to values")
     try:
         return card.model_validate(content)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from dsmoe_eval.steering import (
     Profile,
     Source,
     find_routers,
-    router_hash,
+    model_router_hash,
 )
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
@@ -106,7 +106,7 @@ def make_profile() -> Callable[..., Profile]:
             model=ModelIdentity(
                 name="tiny",
                 fingerprint="0" * 64,
-                routers=router_hash(routers),
+                routers=model_router_hash(routers),
                 layers=tuple(router.layer for router in routers),
                 experts=routers[0].experts,
             ),

@@ -76,6 +76,12 @@ def test_lists_for_people_and_programs(run, what):
     assert rows[0]["name"] in run("list", what).stdout
 
 
+def test_a_model_is_listed_with_its_size_and_its_experts(run):
+    line = next(x for x in run("list", "models").stdout.splitlines() if x.startswith("gpt-oss-20b"))
+    for words in ("openai/gpt-oss-20b", "20.91B", "4.19B", "top-4 of 32", "24 of 24", "12.8 GiB"):
+        assert words in line
+
+
 def test_unknown_names_and_options(run):
     refused(run("run", "no-such-plan"), "no plan 'no-such-plan'", "lab")
     refused(run("run", "nowhere/plan.yaml"), "no such file")
@@ -166,6 +172,8 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     refused(run(*common, "--domain", "alchemy"), "no identification text of 'alchemy'")
     refused(run(*common, "--domain", "law", "--method", "magic"), "no method 'magic'")
     refused(run(*common, "--domain", "law", "--intervention", "wish"), "no intervention 'wish'")
+    mask = run(*common, "--domain", "law", "--intervention", "mask", "--strength", "4")
+    refused(mask, "the strength of mask is 1")
     refused(run(*common, "--domain", "law", "--experts", "5000"), "score above zero")
     assert not (tmp_path / "p.json").exists()
 
@@ -175,8 +183,9 @@ def test_probe_passes_on_the_lab_model_and_refuses_a_foreign_profile(run, tmp_pa
 
     done = run("probe", "lab-poly", "--device", "cpu", "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["null_max_difference"] == 0.0
-    assert "logit max change" in run("probe", "lab-poly", "--device", "cpu").stdout
+    rows = json.loads(done.stdout)["interventions"]
+    assert [row["figures"]["null_max_difference"] for row in rows] == [0.0] * 5
+    assert "routers found: 4" in run("probe", "lab-poly", "--device", "cpu").stdout
     path = tmp_path / "foreign.json"
     path.write_text(make_profile(make_model("olmoe"), [(0, 3)]).to_json())
     refused(run("probe", "lab-poly", "--profile", path), "is for 'tiny'", "Identify the experts")
@@ -186,12 +195,33 @@ def test_probe_passes_on_the_lab_model_and_refuses_a_foreign_profile(run, tmp_pa
 
 
 def test_a_failed_probe_exits_with_one(run, monkeypatch):
-    from dsmoe_eval.steering import seam
+    import dsmoe_eval.steering  # noqa: F401 - so that the module below is there
 
-    monkeypatch.setattr(seam, "attach", lambda _module, _effect: None)
+    steer = sys.modules["dsmoe_eval.steering.steer"]
+    monkeypatch.setattr(steer, "edit_logits", lambda logits, _effect: logits)
     done = run("probe", "lab-poly", "--device", "cpu")
     assert done.returncode == 1
-    assert "effect probe failed" in done.stderr
+    assert "FAILED" in done.stdout
+    assert "effect probe failed" in done.stdout
+
+
+def test_probe_of_what_has_no_weights(run, tmp_path):
+    done = run("probe", "phi-tiny-moe-instruct", "--json")
+    assert done.returncode == 0
+    report = json.loads(done.stdout)
+    assert (report["experts"], report["top_k"]) == (16, 2)
+    rows = {row["name"]: row for row in report["interventions"]}
+    assert "log_softmax" in rows["force"]["refused"]
+    assert rows["bias"]["figures"]["selection_changed"] > 0
+    config = {"model_type": "mixtral", "num_local_experts": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in (tmp_path, tmp_path / "config.json"):
+        assert "top-2 of 4 experts" in run("probe", name).stdout
+    (tmp_path / "config.json").write_text('{"model_type": "deepseek"}')
+    refused(run("probe", tmp_path), "no code for architecture 'deepseek'", "vLLM may carry it")
+    refused(run("probe", "deepseek-moe-16b-base"), "no code for architecture 'deepseek'")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    refused(run("probe", tmp_path), "no router")
 
 
 def test_lab_data_writes_the_items(run, tmp_path):

@@ -3,12 +3,22 @@
 import pytest
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.registry import builtin_names, find_card, load_plan, load_suite
+from dsmoe_eval.registry import (
+    builtin_names,
+    find_card,
+    load_model_card,
+    load_plan,
+    load_suite,
+)
 
 WHOLE = "name: a\ndescription: d\nmodel: m\nsuite: s\nvariants: [base]\n"
 
 
 def test_every_built_in_card_loads():
+    for name in builtin_names("models"):
+        card = load_model_card(name)
+        assert card.name == name
+        assert card.sources
     for name in builtin_names("suites"):
         assert load_suite(name).name == name
     for name in builtin_names("plans"):
@@ -25,12 +35,24 @@ def test_a_missing_path():
         find_card("plans", "nowhere/plan.yaml")
 
 
-def test_a_plan_finds_suites_in_the_users_own_folders(tmp_path):
-    (tmp_path / "suites").mkdir()
+@pytest.mark.parametrize("kind", ["models", "suites"])
+def test_a_plan_finds_cards_in_the_users_own_folders(tmp_path, kind):
+    (tmp_path / kind).mkdir()
     (tmp_path / "plans").mkdir()
-    own = tmp_path / "suites" / "mine.yaml"
+    own = tmp_path / kind / "mine.yaml"
     own.write_text("")
-    assert find_card("suites", "mine", tmp_path / "plans" / "p.yaml") == own
+    assert find_card(kind, "mine", tmp_path / "plans" / "p.yaml") == own
+
+
+def test_a_users_model_card_is_read_by_path_and_by_name(tmp_path):
+    text = find_card("models", "olmoe-1b-7b").read_text().replace("olmoe-1b-7b", "mine", 1)
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "mine.yaml"
+    path.write_text(text)
+    assert load_model_card(str(path)) == load_model_card("mine", tmp_path / "plan.yaml")
+    path.write_text(text.replace("top_k: 8", "top_k: 64"))
+    with pytest.raises(UserError, match=r"mine\.yaml.*top_k 64 is not below 64 experts"):
+        load_model_card(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,15 @@
 """Who answers: a loaded model, shown to lm-eval as an LM."""
 
-from .loading import LoadedModel, load_model
-from .probing import probe_model
+from .loading import LoadedModel, bare_config, identify_model, load_model
+from .miniature import miniature
+from .probing import ModelProbe, probe_model
 
-__all__ = ["LoadedModel", "load_model", "probe_model"]
+__all__ = [
+    "LoadedModel",
+    "ModelProbe",
+    "bare_config",
+    "identify_model",
+    "load_model",
+    "miniature",
+    "probe_model",
+]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cards import ModelCard
 from ..errors import UserError
 from ..lab import EMBEDDED_MODELS
-from ..steering import ModelIdentity, SteeringError, find_routers, router_hash
+from ..registry import builtin_names, load_model_card
+from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,19 @@ class LoadedModel:
 
 
 def load_model(name: str, device: str | None = None) -> LoadedModel:
-    """Load an embedded model, a local folder, or a hub id; safetensors only, no remote code.
+    """Load an embedded model, a card's, a local folder, or a hub id.
+
+    Safetensors only, and no remote code: a folder's or hub model's `auto_map` is not followed, so
+    that the classes are those of transformers.
 
     Args:
-        name: `lab-poly`, a folder with `config.json`, or `organisation/model`.
+        name: `lab-poly`, the name of a model card, a folder with `config.json`, or
+            `organisation/model`.
         device: a torch device; by default the first GPU, or the CPU where there is none.
 
     Raises:
-        UserError: nothing of that name, not a model folder, no safetensors, or no MoE.
+        UserError: nothing of that name, not a model folder, no safetensors, no code for it in
+            transformers, or no MoE.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -51,6 +58,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {target!r} is not to be had here: {_first_line(error)}") from error
     try:
+        _check_known(name, place)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype="auto", trust_remote_code=False, use_safetensors=True
@@ -59,22 +67,88 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
         raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     model = model.to(target).eval()
     try:
-        routers = find_routers(model)
+        identity = identify_model(name, _fingerprint(place, model), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
-    identity = ModelIdentity(
+    return LoadedModel(model, tokenizer, identity)
+
+
+def bare_config(name: str) -> Any | None:
+    """The configuration behind a name that comes without weights, or None where there are weights.
+
+    Args:
+        name: of a model card; a `config.json`; or a folder that holds one and no safetensors.
+
+    Raises:
+        UserError: the file is no configuration, or transformers has no code for its architecture.
+    """
+    from transformers import AutoConfig
+
+    path = Path(name)
+    if name in builtin_names("models"):
+        return card_config(load_model_card(name))
+    folder = path.parent if path.name == "config.json" and path.is_file() else path
+    if not (folder / "config.json").is_file() or (
+        folder is path and any(folder.glob("*.safetensors"))
+    ):
+        return None
+    try:
+        _check_known(name, str(folder))
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: {_first_line(error)}") from error
+
+
+def card_config(card: ModelCard) -> Any:
+    """The transformers configuration that a model card describes.
+
+    Raises:
+        UserError: transformers has no code for its architecture.
+    """
+    from transformers import AutoConfig
+
+    if not card.transformers:
+        raise _unknown(card.name, card.architecture)
+    return AutoConfig.for_model(card.architecture, **card.config)
+
+
+def identify_model(name: str, fingerprint: str, model: Any) -> ModelIdentity:
+    """The identity of a model in memory.
+
+    Raises:
+        SteeringError: it has no routers that can be steered.
+    """
+    routers = find_routers(model)
+    return ModelIdentity(
         name=name,
-        fingerprint=_fingerprint(place, model),
-        routers=router_hash(routers),
+        fingerprint=fingerprint,
+        routers=model_router_hash(routers),
         layers=tuple(router.layer for router in routers),
         experts=routers[0].experts,
     )
-    return LoadedModel(model, tokenizer, identity)
+
+
+def _check_known(name: str, place: str) -> None:
+    """Refuse an architecture that transformers does not carry before anything else complains."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    model_type = PreTrainedConfig.get_config_dict(place)[0].get("model_type")
+    if model_type is not None and model_type not in CONFIG_MAPPING:
+        raise _unknown(name, model_type)
+
+
+def _unknown(name: str, architecture: str) -> UserError:
+    return UserError(
+        f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
+        "code is not run; vLLM may carry it: dsmoe_eval.engines.VllmEngine steers it there"
+    )
 
 
 def _locate(name: str) -> str:
     if name in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name])
+    if name in builtin_names("models"):
+        return load_model_card(name).hub_id
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -1,40 +1,155 @@
-"""Probes a loaded model without any suite."""
+"""Probes a model without any suite: every kind of intervention, on random tokens."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ..steering import ChosenExpert, Intervention, ProbeReport, Profile, Source, probe
-from .loading import LoadedModel
+import torch
+from torch import Tensor
+
+from ..steering import (
+    ChosenExpert,
+    Intervention,
+    ModelIdentity,
+    ProbeError,
+    ProbeReport,
+    Profile,
+    Router,
+    Scoring,
+    Source,
+    SteeringError,
+    describe_scoring,
+    find_routers,
+    probe,
+)
 
 _TEXTS, _LENGTH, _SEED = 16, 32, 0
-_STRENGTH = 19.0
+
+_INTERVENTIONS = {
+    "reweight": Intervention(kind="reweight", strength=4.0),
+    "bias": Intervention(kind="bias", strength=19.0),
+    "bias, score channel": Intervention(kind="bias", strength=1.0, channel="score"),
+    "amplify": Intervention(kind="amplify", strength=4.0),
+    "force": Intervention(kind="force", strength=0.01),
+    "mask": Intervention(kind="mask", strength=1.0),
+}
 
 
-def probe_model(loaded: LoadedModel, profile: Profile | None = None) -> ProbeReport:
-    """Run the null probe and the effect probe on random tokens.
+@dataclass(frozen=True, slots=True)
+class InterventionProbe:
+    """What came of one intervention: figures, or why it was refused, or how it failed."""
+
+    name: str
+    figures: ProbeReport | None = None
+    refused: str | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProbe:
+    """What is known of a model's routers, and what came of each intervention on them.
+
+    `layers` are the layers with experts; `scoring` is None where the routers cannot be tried out
+    (MXFP4 kernels).
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    router: str
+    experts: int
+    top_k: int
+    scoring: Scoring | None
+    interventions: tuple[InterventionProbe, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True where nothing failed and something was possible."""
+        rows = self.interventions
+        return all(row.failed is None for row in rows) and any(row.figures for row in rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def probe_model(model: Any, identity: ModelIdentity, profile: Profile | None = None) -> ModelProbe:
+    """Probe every kind of intervention, or one profile, on random tokens with padding.
 
     Args:
-        loaded: the model.
-        profile: what to steer by; by default a strong bias on expert 0 of every MoE layer.
+        model: a transformers causal language model, not steered.
+        identity: of that model.
+        profile: what to steer by; by default each kind of intervention on expert 0 of every layer.
 
     Raises:
-        ProbeError: steering does not do what it says on this model.
-        SteeringError: the profile is for another model.
+        SteeringError: the model's routers cannot be found or tried out, or the profile is for
+            another model or not possible on it.
     """
-    generator = torch.Generator().manual_seed(_SEED)
-    vocabulary = loaded.model.get_input_embeddings().num_embeddings
-    ids = torch.randint(0, vocabulary, (_TEXTS, _LENGTH), generator=generator)
-    ids = ids.to(loaded.model.device)
-    return probe(loaded.model, profile or _every_layer(loaded), ids, torch.ones_like(ids))
-
-
-def _every_layer(loaded: LoadedModel) -> Profile:
-    layers = loaded.identity.layers
-    return Profile(
-        model=loaded.identity,
-        method="probe",
-        experts=tuple(ChosenExpert(layer=layer, expert=0, score=0.0) for layer in layers),
-        intervention=Intervention(kind="bias", strength=_STRENGTH),
-        source=Source(suite="none", domain="none", split="none", items=()),
+    routers = find_routers(model)
+    scoring = _common_scoring(routers)
+    batch = _random_batch(model)
+    if profile is not None:
+        rows = [_probe_one(model, profile.intervention.kind, profile, batch)]
+        if rows[0].refused:
+            raise SteeringError(rows[0].refused)
+    else:
+        rows = [_probe_one(model, *named, batch) for named in _profiles(identity, scoring)]
+    first = routers[0]
+    return ModelProbe(
+        model=identity.name,
+        layers=identity.layers,
+        router=type(first.module).__name__,
+        experts=first.experts,
+        top_k=first.top_k,
+        scoring=scoring,
+        interventions=tuple(rows),
     )
+
+
+def _common_scoring(routers: tuple[Router, ...]) -> Scoring | None:
+    if routers[0].native_only:
+        return None
+    found = [describe_scoring(router) for router in routers]
+    if len(set(found)) > 1:
+        raise SteeringError(f"the layers' routers score by different rules: {set(found)}")
+    return found[0]
+
+
+def _profiles(identity: ModelIdentity, scoring: Scoring | None) -> Iterator[tuple[str, Profile]]:
+    experts = tuple(ChosenExpert(layer=layer, expert=0, score=0.0) for layer in identity.layers)
+    source = Source(suite="none", domain="none", split="none", items=())
+    for name, intervention in _INTERVENTIONS.items():
+        if intervention.channel == "score" and not (scoring and scoring.correction_bias):
+            continue  # the channel is there for routers with a correction bias alone
+        yield (
+            name,
+            Profile(
+                model=identity,
+                method="probe",
+                experts=experts,
+                intervention=intervention,
+                source=source,
+            ),
+        )
+
+
+def _probe_one(
+    model: Any, name: str, profile: Profile, batch: tuple[Tensor, Tensor]
+) -> InterventionProbe:
+    try:
+        return InterventionProbe(name, figures=probe(model, profile, *batch))
+    except ProbeError as error:
+        return InterventionProbe(name, failed=str(error))
+    except SteeringError as error:
+        return InterventionProbe(name, refused=str(error))
+
+
+def _random_batch(model: Any) -> tuple[Tensor, Tensor]:
+    """Input ids and mask, [texts, length]; every other text is half padding, on the left."""
+    generator = torch.Generator().manual_seed(_SEED)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(0, vocabulary, (_TEXTS, _LENGTH), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1::2, : _LENGTH // 2] = 0
+    return ids.to(model.device), mask.to(model.device)

@@ -11,7 +11,8 @@ from .capture import Routing, capture_routing
 from .errors import ProbeError, SteeringError
 from .probes import ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
-from .routers import Router, find_routers, router_hash
+from .routers import Router, find_routers, model_router_hash, router_hash
+from .scoring import Scoring, check_meaning, describe_scoring
 from .steer import Steering, check_fits, steer
 
 __all__ = [
@@ -23,12 +24,16 @@ __all__ = [
     "Profile",
     "Router",
     "Routing",
+    "Scoring",
     "Source",
     "Steering",
     "SteeringError",
     "capture_routing",
     "check_fits",
+    "check_meaning",
+    "describe_scoring",
     "find_routers",
+    "model_router_hash",
     "probe",
     "router_hash",
     "steer",

@@ -1,76 +1,128 @@
 """The interventions as pure functions on tensors.
 
-Notation: z router logits [tokens, experts], S = TopK(z), w the weights of S [tokens, k], E* the
-chosen experts, alpha = 1 + strength.
+Notation: z router logits [tokens, experts], S the top-k set, w the weights of S [tokens, k], E* the
+chosen experts of the layer.
 
-- `reweight`, Eq. 11 of the DSMoE paper (arXiv 2604.05267): w_j *= alpha for j in E* and S, then the
-  weights' former sum is restored. The selection does not change. Restoring the former sum, not 1,
-  keeps routers that do not renormalise exact when E* is empty.
-- `bias`, the paper's published code: z_j += log(1 + strength) for j in E*, before the top-k. The
-  selection can change.
+- `reweight`, Eq. 11 of the DSMoE paper (arXiv 2604.05267): w_j *= 1 + strength for j in E* and S,
+  then the weights' former sum is restored. The selection does not change. Restoring the former sum,
+  not 1, keeps routers that do not renormalise exact when E* is empty.
+- `amplify`, RICE (arXiv 2505.14681): w_j *= 1 + strength for j in E* and S; nothing is restored.
+- `bias`, the DSMoE paper's published code: z_j += log(1 + strength) for j in E*, before the top-k.
+  The selection can change. In the score channel, for routers that choose by score + correction
+  bias: the correction bias of j in E* += strength, in units of the score. It moves the choice only.
+- `force`, SteerMoE (arXiv 2509.09660): s = log_softmax(z); s_j = max s + strength for activated j,
+  s_j = min s - strength for deactivated j. Computed on z itself: every router that `force` is
+  allowed on is blind to the constant that log_softmax subtracts, and so an empty E* changes no bit.
+- `mask`, the suppression control: z_j = -inf for j in E*, and -inf on the correction bias where
+  that takes part in the choice. Strength is 1: there are no degrees of it.
+
+Strength 0 changes nothing, whatever the kind.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .profile import Intervention
+from .profile import ChosenExpert, Intervention
 
 
 @dataclass(frozen=True, slots=True)
 class LayerEffect:
-    """What one layer's router adds to its logits and multiplies its chosen weights by.
+    """What is done in one layer; a step that is None is left alone.
 
-    `logit_shift` and `weight_factor` are float32 vectors of shape [experts], or None where the
-    intervention leaves that step alone.
+    Attributes:
+        logit_shift: [experts], float32; added to the logits; -inf masks.
+        forced: [experts], float32; +1 activated, -1 deactivated, 0 left alone.
+        force_margin: how far above the largest, or below the smallest, a forced logit is put.
+        choice_shift: [experts], float32; added to the router's correction bias.
+        weight_factor: [experts], float32; multiplies the weights of selected experts.
+        keep_sum: whether each token's weights get their former sum back.
     """
 
-    logit_shift: Tensor | None
-    weight_factor: Tensor | None
+    logit_shift: Tensor | None = None
+    forced: Tensor | None = None
+    force_margin: float = 0.0
+    choice_shift: Tensor | None = None
+    weight_factor: Tensor | None = None
+    keep_sum: bool = False
 
 
 def layer_effect(
-    intervention: Intervention, chosen: tuple[int, ...], experts: int, device: torch.device
+    intervention: Intervention,
+    chosen: Sequence[ChosenExpert],
+    experts: int,
+    device: torch.device | None = None,
 ) -> LayerEffect:
-    """Turn an intervention on the `chosen` experts of one layer into its two vectors."""
-    alpha = 1.0 + intervention.strength
-    index = torch.tensor(chosen, dtype=torch.long, device=device)
-    if intervention.kind == "bias":
-        shift = torch.zeros(experts, dtype=torch.float32, device=device)
-        return LayerEffect(shift.index_fill(0, index, math.log(alpha)), None)
-    factor = torch.ones(experts, dtype=torch.float32, device=device)
-    return LayerEffect(None, factor.index_fill(0, index, alpha))
+    """Turn an intervention on the `chosen` experts of one layer into vectors over all `experts`."""
+    index = torch.tensor([one.expert for one in chosen], dtype=torch.long, device=device)
+    strength, kind = intervention.strength, intervention.kind
+
+    def vector(fill: float, value: float | Tensor) -> Tensor:
+        values = torch.as_tensor(value, dtype=torch.float32, device=device).expand(len(index))
+        whole = torch.full((experts,), fill, dtype=torch.float32, device=device)
+        return whole.index_copy(0, index, values)
+
+    if kind in ("reweight", "amplify"):
+        return LayerEffect(weight_factor=vector(1, 1 + strength), keep_sum=kind == "reweight")
+    if kind == "bias" and intervention.channel == "score":
+        return LayerEffect(choice_shift=vector(0, strength))
+    if kind == "bias":
+        return LayerEffect(logit_shift=vector(0, math.log1p(strength)))
+    if strength == 0:
+        return LayerEffect(logit_shift=vector(0, 0))
+    if kind == "force":
+        sign = torch.tensor([1.0 if one.activate else -1.0 for one in chosen], device=device)
+        return LayerEffect(forced=vector(0, sign), force_margin=strength)
+    return LayerEffect(logit_shift=vector(0, -math.inf), choice_shift=vector(0, -math.inf))
 
 
-def shift_logits(logits: Tensor, shift: Tensor) -> Tensor:
-    """`bias`: z + shift, added in float32 so that a bfloat16 router does not round the shift away.
+def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:
+    """`bias`, `mask` and `force`: computed in float32, so that bfloat16 loses no small shift.
 
     Args:
         logits: [tokens, experts], any float dtype.
-        shift: [experts], float32.
+        effect: of the layer.
 
     Returns:
         [tokens, experts] in the dtype of `logits`.
     """
-    return (logits.float() + shift).to(logits.dtype)
+    if effect.logit_shift is not None:
+        return (logits.float() + effect.logit_shift).to(logits.dtype)
+    if effect.forced is not None:
+        return _force(logits, effect.forced, effect.force_margin)
+    return logits
 
 
-def reweight(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
-    """`reweight`: scale the weights of chosen experts and restore each token's former sum.
+def _force(logits: Tensor, forced: Tensor, margin: float) -> Tensor:
+    """The margin is at least one step of the logits' dtype, or rounding would make it a tie."""
+    highest, lowest = logits.amax(-1, keepdim=True).float(), logits.amin(-1, keepdim=True).float()
+    step = 2 * torch.finfo(logits.dtype).eps
+    above = highest + (highest.abs() * step).clamp(min=margin)
+    below = lowest - (lowest.abs() * step).clamp(min=margin)
+    edited = torch.where(forced > 0, above, logits.float())
+    return torch.where(forced < 0, below, edited).to(logits.dtype)
+
+
+def edit_weights(weights: Tensor, indices: Tensor, effect: LayerEffect) -> Tensor:
+    """`reweight` and `amplify`: scale the weights of chosen experts, restore the sum if asked.
 
     Args:
         weights: [tokens, k], not negative.
         indices: [tokens, k], the selected experts.
-        factor: [experts], float32, positive.
+        effect: of the layer.
 
     Returns:
         [tokens, k] in the dtype of `weights`; with a factor of ones, the same bits.
     """
+    if effect.weight_factor is None:
+        return weights
     before = weights.float()
-    scaled = before * factor[indices]
-    restored = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
-    return restored.to(weights.dtype)
+    scaled = before * effect.weight_factor[indices]
+    if effect.keep_sum:
+        scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
+    return scaled.to(weights.dtype)

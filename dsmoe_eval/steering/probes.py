@@ -1,8 +1,9 @@
-"""Two questions asked of every steered model before its answers count.
+"""Questions asked of every steered model before its answers count.
 
 Null probe: with strength zero, is every output bit the same? Effect probe: does the profile change
-what the experts receive, and do the outputs move? A steering that silently does nothing is the
-worst failure that this software can have, so both raise.
+what the experts receive, and do the outputs move? And does the intervention keep its word: as many
+experts as before, a masked one never, a forced one always, a reweighted choice the same? A steering
+that silently does nothing is the worst failure that this software can have, so all of them raise.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from .capture import capture_routing
 from .errors import ProbeError
 from .profile import Profile
 from .routers import Router, find_routers
+from .seam import routing_of
 from .steer import steer
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """Figures of both probes.
+    """Figures of the probes; None where the experts' input cannot be seen (MXFP4 kernels).
 
     Attributes:
         null_max_difference: largest absolute difference of logits at strength zero; 0.0 or raised.
@@ -36,26 +38,31 @@ class ProbeReport:
     """
 
     null_max_difference: float
-    selection_changed: float
-    weight_max_change: float
+    selection_changed: float | None
+    weight_max_change: float | None
     logit_max_change: float
-    active_experts: int
+    active_experts: int | None
     tokens: int
 
-    def to_dict(self) -> dict[str, float | int]:
+    def to_dict(self) -> dict[str, float | int | None]:
         """For `cell.json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
+class _Choice:
+    selected: Tensor  # [tokens, layers, experts], bool
+    weights: Tensor  # [tokens, layers, experts], 0 where not selected
+
+
+@dataclass(frozen=True, slots=True)
 class _Pass:
     logits: Tensor  # [tokens, vocabulary]
-    dense: Tensor  # [tokens, layers, experts]: the weight of each expert, 0 where not selected
-    active: int
+    choice: _Choice | None
 
 
 def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -> ProbeReport:
-    """Run both probes on a batch of real text.
+    """Run the probes on a batch of text.
 
     Args:
         model: not steered; it is left so.
@@ -66,14 +73,15 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
     Raises:
         ProbeError: strength zero changes an output bit; a profile that is not null moves
             nothing, or a null one moves something; the number of active experts changed; the
-            experts of a layer received something else than its router gave.
+            intervention did not do what its kind says; the experts of a layer received something
+            else than its router gave.
         SteeringError: the profile is for another model, or the model cannot be steered.
     """
     base = _forward(model, input_ids, mask)
     with steer(model, profile.with_strength(0.0)):
         null = _forward(model, input_ids, mask)
     null_difference = _largest(null.logits - base.logits)
-    if null_difference != 0.0 or not torch.equal(null.dense, base.dense):
+    if null_difference != 0.0 or not _same_choice(null.choice, base.choice):
         raise ProbeError(
             f"null probe failed: at strength zero the outputs differ by {null_difference:.3g}; "
             "nothing measured on this model through this steering could be trusted"
@@ -81,51 +89,101 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
     with steer(model, profile):
         steered = _forward(model, input_ids, mask)
     report = _report(base, steered, null_difference)
-    _check_effect(profile, report, base.active, steered.active)
+    _check_effect(profile, report)
+    if base.choice is not None and steered.choice is not None and not profile.is_null:
+        _check_kind(profile, base.choice, steered.choice)
     return report
 
 
+def _same_choice(one: _Choice | None, other: _Choice | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one.weights, other.weights) and torch.equal(one.selected, other.selected)
+
+
 def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
-    changed = ((base.dense > 0) != (steered.dense > 0)).any(-1)
+    if base.choice is None or steered.choice is None:
+        selection = weights = active = None
+    else:
+        selection = float((base.choice.selected != steered.choice.selected).any(-1).float().mean())
+        weights = _largest(steered.choice.weights - base.choice.weights)
+        active = _active(base.choice, "base")
+        if _active(steered.choice, "steered") != active:
+            raise ProbeError(f"steering changes the number of experts ({active}) that a token uses")
     return ProbeReport(
         null_max_difference=null_difference,
-        selection_changed=float(changed.float().mean()),
-        weight_max_change=_largest(steered.dense - base.dense),
+        selection_changed=selection,
+        weight_max_change=weights,
         logit_max_change=_largest(steered.logits - base.logits),
-        active_experts=base.active,
+        active_experts=active,
         tokens=len(base.logits),
     )
 
 
-def _check_effect(profile: Profile, report: ProbeReport, before: int, after: int) -> None:
-    moved = report.weight_max_change > 0 and report.logit_max_change > 0
-    if profile.is_null and (report.weight_max_change > 0 or report.logit_max_change > 0):
+def _active(choice: _Choice, name: str) -> int:
+    counts = choice.selected.sum(-1)
+    if int(counts.min()) != int(counts.max()):
+        raise ProbeError(f"{name}: tokens use {int(counts.min())} to {int(counts.max())} experts")
+    return int(counts.min())
+
+
+def _check_effect(profile: Profile, report: ProbeReport) -> None:
+    moves = [report.logit_max_change]
+    if report.weight_max_change is not None:
+        moves.append(report.weight_max_change)
+    if profile.is_null and any(moves):
         raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
-    if not profile.is_null and not moved:
+    if not profile.is_null and not all(moves):
         raise ProbeError(
             f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
             f"{profile.intervention.strength:g}, {len(profile.experts)} experts) changes neither "
             "the experts' input nor the outputs of this model: it would be a silent no-op"
         )
-    if before != after:
-        raise ProbeError(
-            f"profile {profile.id}: {after} experts run for a token where {before} did before"
-        )
+
+
+def _check_kind(profile: Profile, base: _Choice, steered: _Choice) -> None:
+    """What the kind of intervention promises, where it can be seen whatever the layers before.
+
+    A promise about the former choice is checked in the first steered layer: later ones see other
+    hidden states.
+    """
+    places = {layer: place for place, layer in enumerate(profile.model.layers)}
+    kind = profile.intervention.kind
+    for chosen in profile.experts:
+        chosen_by = steered.selected[:, places[chosen.layer], chosen.expert]
+        if kind == "mask" or not chosen.activate:
+            if bool(chosen_by.any()):
+                raise ProbeError(f"{kind}: expert {chosen.expert} of layer {chosen.layer} is used")
+        elif kind == "force" and not bool(chosen_by.all()):
+            raise ProbeError(f"force: expert {chosen.expert} of layer {chosen.layer} is not used")
+    if kind not in ("reweight", "amplify"):
+        return
+    first = places[min(profile.by_layer())]
+    if not torch.equal(base.selected[:, first], steered.selected[:, first]):
+        raise ProbeError(f"{kind} changed the selection of experts, which it must not")
+    before, after = base.weights[:, first].sum(-1), steered.weights[:, first].sum(-1)
+    if kind == "reweight" and not torch.allclose(before, after, rtol=1e-2, atol=1e-3):
+        raise ProbeError("reweight changed the sum of a token's weights, which it must not")
 
 
 @torch.no_grad()
 def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
-    routers = find_routers(model)
+    routers, kept = find_routers(model), mask.flatten().bool()
+    if any(router.native_only for router in routers):
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        return _Pass(logits.flatten(0, 1)[kept], None)
     with capture_routing(routers) as routing, _router_outputs(routers) as given:
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
     indices, weights = routing.indices(), routing.weights()
     for place, router in enumerate(routers):
         _check_obeyed(router, given.get(router.layer), weights[:, place], indices[:, place])
-    kept = mask.flatten().bool()
-    indices, weights = indices[kept], weights[kept].float()
-    dense = torch.zeros(*indices.shape[:2], max(router.experts for router in routers))
-    dense = dense.to(weights.device).scatter_(-1, indices.long(), weights)
-    return _Pass(logits.flatten(0, 1)[kept], dense, indices.shape[-1])
+    indices, weights = indices[kept].long(), weights[kept].float()
+    dense = torch.zeros(*indices.shape[:2], routers[0].experts, device=weights.device)
+    choice = _Choice(
+        selected=dense.bool().scatter(-1, indices, torch.ones_like(indices, dtype=torch.bool)),
+        weights=dense.scatter(-1, indices, weights),
+    )
+    return _Pass(logits.flatten(0, 1)[kept], choice)
 
 
 @contextmanager
@@ -147,11 +205,14 @@ def _router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
 
 def _check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
     """A fused path that never calls the router's forward would leave one layer unsteered."""
-    if given is None or not (torch.equal(given[1], weights) and torch.equal(given[2], indices)):
-        raise ProbeError(
-            f"layer {router.layer}: the experts did not receive what {router.name!r} gave; "
-            "steering that router does nothing there"
-        )
+    if given is not None:
+        place, index = routing_of(given, router.name)
+        if torch.equal(given[place], weights) and torch.equal(given[index], indices):
+            return
+    raise ProbeError(
+        f"layer {router.layer}: the experts did not receive what {router.name!r} gave; "
+        "steering that router does nothing there"
+    )
 
 
 def _largest(difference: Tensor) -> float:

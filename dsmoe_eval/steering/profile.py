@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import SteeringError
 
-InterventionKind = Literal["reweight", "bias"]
+InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask"]
+Channel = Literal["logit", "score"]
 
 
 class _Frozen(BaseModel):
@@ -40,21 +41,39 @@ class ModelIdentity(_Frozen):
 
 
 class ChosenExpert(_Frozen):
-    """One expert of E*, with the score that chose it."""
+    """One expert of E*, with the score that chose it.
+
+    `activate` is False for an expert that `force` is to keep out; no other kind has such experts.
+    """
 
     layer: Annotated[int, Field(ge=0)]
     expert: Annotated[int, Field(ge=0)]
     score: float
+    activate: bool = True
 
 
 class Intervention(_Frozen):
     """What is done to the router's choice; see `interventions.py` for the formulas.
 
-    `strength` is one scale for all kinds: alpha = 1 + strength, and 0 changes nothing.
+    Attributes:
+        kind: `reweight`, `bias`, `amplify`, `force` or `mask`.
+        strength: 0 changes nothing. `reweight`, `amplify` and `bias` on logits multiply by
+            1 + strength; `bias` on scores adds it; `force` keeps it as margin; `mask` takes 1.
+        channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
+            correction bias, on that bias.
     """
 
     kind: InterventionKind
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    channel: Channel = "logit"
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Intervention:
+        if self.channel == "score" and self.kind != "bias":
+            raise ValueError(f"only bias has a score channel, {self.kind} does not")
+        if self.kind == "mask" and self.strength not in (0, 1):
+            raise ValueError("the strength of mask is 1 (or 0 for a sham)")
+        return self
 
 
 class Source(_Frozen):
@@ -81,6 +100,8 @@ class Profile(_Frozen):
         pairs = [(chosen.layer, chosen.expert) for chosen in self.experts]
         if len(set(pairs)) < len(pairs):
             raise ValueError("an expert is chosen twice")
+        if self.intervention.kind != "force" and not all(one.activate for one in self.experts):
+            raise ValueError(f"{self.intervention.kind} cannot deactivate an expert; force can")
         for layer, expert in pairs:
             if layer not in self.model.layers or expert >= self.model.experts:
                 raise ValueError(f"layer {layer}, expert {expert} is not in the model")
@@ -102,11 +123,11 @@ class Profile(_Frozen):
         intervention = self.intervention.model_copy(update={"strength": strength})
         return self.model_copy(update={"intervention": intervention})
 
-    def by_layer(self) -> dict[int, tuple[int, ...]]:
+    def by_layer(self) -> dict[int, tuple[ChosenExpert, ...]]:
         """The chosen experts of each layer that has any."""
-        layers: dict[int, tuple[int, ...]] = {}
+        layers: dict[int, tuple[ChosenExpert, ...]] = {}
         for chosen in self.experts:
-            layers[chosen.layer] = (*layers.get(chosen.layer, ()), chosen.expert)
+            layers[chosen.layer] = (*layers.get(chosen.layer, ()), chosen)
         return layers
 
     def to_json(self) -> str:

@@ -1,26 +1,38 @@
 """Where a model's routers are, found by structure.
 
-transformers keeps a registry that tells, for each MoE model class, which module class gives the
-router's output and at which index the logits stand (`OutputRecorder`). No list of architectures is
-kept here: what the registry does not know is refused.
+transformers keeps a registry that tells, for each MoE model class, which module class is the router
+(`OutputRecorder`). No list of architectures is kept here: what the registry does not know is
+refused, and what structure does not tell stands in the one table below.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import SteeringError
+
+NATIVE_ONLY = frozenset({"Mxfp4GptOssExperts"})
+"""Experts whose block computes the logits itself, from the router's weight and bias: the router's
+forward is never called, so only its own bias steers (gpt-oss in MXFP4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """One router: `module` gives (logits [T, E], weights [T, k], indices [T, k]) to `consumer`."""
+    """One router: `module` gives each token's experts and weights to `consumer`, the experts.
+
+    Attributes:
+        layer: of the model.
+        name: of the module in the model.
+        correction_bias: [experts], or None; a bias that is added to the scores for the choice only.
+    """
 
     layer: int
     name: str
@@ -28,11 +40,39 @@ class Router:
     consumer: nn.Module
     experts: int
     top_k: int
+    correction_bias: Tensor | None
+
+    @property
+    def native_only(self) -> bool:
+        """True where nothing but the router's own bias is read."""
+        return type(self.consumer).__name__ in NATIVE_ONLY
 
     @property
     def device(self) -> torch.device:
-        """Where the router's parameters are."""
-        return next(self.module.parameters()).device
+        """Where the router computes."""
+        device = getattr(getattr(self.module, "_hf_hook", None), "execution_device", None)
+        return self.weight.device if device is None else torch.device(device)
+
+    @property
+    def weight(self) -> Tensor:
+        """The linear that gives the logits, [experts, hidden]; on meta while it is offloaded."""
+        found = [
+            parameter
+            for parameter in self.module.parameters()
+            if parameter.ndim == 2 and parameter.shape[0] == self.experts
+        ]
+        if len(found) != 1:
+            raise SteeringError(f"router {self.name!r} does not hold one linear over its experts")
+        return found[0]
+
+    def loaded(self) -> AbstractContextManager[None]:
+        """The router's weights in memory, also where accelerate has offloaded them."""
+        if not hasattr(self.module, "_hf_hook"):
+            return nullcontext()
+        from accelerate.utils import align_module_device
+
+        context: AbstractContextManager[None] = align_module_device(self.module)
+        return context
 
 
 def find_routers(model: nn.Module) -> tuple[Router, ...]:
@@ -42,51 +82,66 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
         SteeringError: the model is no MoE that transformers can describe, or a router has a shape
             that this version does not steer.
     """
-    classes = _router_classes(model)
+    kinds = _router_kinds(model)
     routers = [
         _describe(model, name, module)
         for name, module in model.named_modules()
-        if classes and isinstance(module, classes)
+        if any(isinstance(module, target) and part in name for target, part in kinds)
     ]
     if not routers:
         raise SteeringError(
             f"{type(model).__name__} has no router that transformers declares; only "
             "mixture-of-experts models whose class is part of transformers can be steered"
         )
+    layers = [router.layer for router in routers]
+    if len(set(layers)) < len(layers) or len({router.experts for router in routers}) > 1:
+        raise SteeringError(
+            f"{type(model).__name__} has two routers in one layer, or layers that differ in the "
+            "number of experts; this version cannot steer it"
+        )
     return tuple(sorted(routers, key=lambda router: router.layer))
 
 
-def router_hash(routers: Sequence[Router]) -> str:
+def model_router_hash(routers: Sequence[Router]) -> str:
+    """`router_hash` of a model's routers."""
+    weights = {}
+    for router in routers:
+        with router.loaded():
+            weights[router.layer] = router.weight.detach().cpu()
+    return router_hash(weights)
+
+
+def router_hash(weights: Mapping[int, Tensor]) -> str:
     """First 16 hex digits of the SHA-256 of all routers' weights, rounded to bfloat16.
 
     The rounding makes a model loaded in float32 and in bfloat16 the same. Fine-tuning that leaves
-    the routers alone leaves it the same too: such a model routes by the same experts.
+    the routers alone leaves it the same too: such a model routes by the same experts. Engines agree
+    on it, since every engine holds the linear that gives the logits.
+
+    Args:
+        weights: by layer, the linear's weight, [experts, hidden].
     """
     digest = hashlib.sha256()
-    for router in routers:
-        for name, weight in sorted(router.module.named_parameters()):
-            digest.update(f"{router.layer} {name} {tuple(weight.shape)}".encode())
-            bits = weight.detach().to(torch.bfloat16).contiguous().view(torch.uint8)
-            digest.update(bits.cpu().numpy().tobytes())
+    for layer, weight in sorted(weights.items()):
+        digest.update(f"{layer} {tuple(weight.shape)}".encode())
+        bits = weight.detach().to(torch.bfloat16).contiguous().view(torch.uint8)
+        digest.update(bits.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _router_classes(model: nn.Module) -> tuple[type[nn.Module], ...]:
+def _router_kinds(model: nn.Module) -> list[tuple[Any, str]]:
+    """(class, part of the module's name) of what transformers records as router."""
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, OutputRecorder
 
-    classes: list[type[nn.Module]] = []
+    kinds = []
     for module in model.modules():
         recorders = (_CAN_RECORD_REGISTRY.get(str(module.__class__)) or {}).get("router_logits", [])
         for recorder in recorders if isinstance(recorders, list) else [recorders]:
-            target = recorder.target_class if isinstance(recorder, OutputRecorder) else recorder
-            index = recorder.index if isinstance(recorder, OutputRecorder) else 0
-            if index != 0:
-                raise SteeringError(
-                    f"{type(model).__name__}: its router does not return its logits first; "
-                    "this version steers only routers that return (logits, weights, indices)"
-                )
-            classes.append(target)
-    return tuple(classes)
+            if isinstance(recorder, OutputRecorder):
+                kinds.append((recorder.target_class, recorder.layer_name or ""))
+            else:
+                kinds.append((recorder, ""))
+    return kinds
 
 
 def _describe(model: nn.Module, name: str, module: nn.Module) -> Router:
@@ -99,4 +154,16 @@ def _describe(model: nn.Module, name: str, module: nn.Module) -> Router:
             f"{type(model).__name__}: router {name!r} does not show its layer, its experts, their "
             "number and its top-k; this version cannot steer it"
         )
-    return Router(int(layer.group(1)), name, module, consumer, int(experts), int(top_k))
+    bias = next(_correction_biases(module, block, int(experts)), None)
+    return Router(
+        int(layer.group(1)), name, module, consumer, int(experts), int(top_k), correction_bias=bias
+    )
+
+
+def _correction_biases(module: nn.Module, block: nn.Module, experts: int) -> Iterator[Tensor]:
+    """Biases over experts that no linear owns: in the router, or in the block that calls it."""
+    for owner, recurse in ((module, True), (block, False)):
+        for tensors in (owner.named_parameters, owner.named_buffers):
+            for name, tensor in tensors(recurse=recurse):
+                if name.endswith("_bias") and tensor.numel() == experts:
+                    yield tensor

@@ -15,20 +15,37 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
 from .errors import SteeringError
-from .interventions import LayerEffect, reweight, shift_logits
 
-_EFFECT = "_dsmoe_effect"
-_LOGITS_METHOD = "_dsmoe_shift"
-_CLASS = "_dsmoe_class"
+_EDIT = "_dsmoe_edit"
+_LOGITS_METHOD = "_dsmoe_logits"
+_FACTORY = "_dsmoe_factory"
+_ACCELERATE = "_old_forward"
 
 
-def attach(module: nn.Module, effect: LayerEffect) -> None:
-    """Make `module`, a router, apply `effect` from its next call on.
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What happens inside a router.
+
+    Attributes:
+        logits: of the logits [tokens, experts], before scoring.
+        weights: of (weights, indices), each [tokens, k], after selection; gives the weights.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    weights: Callable[[Tensor, Tensor], Tensor]
+
+
+def attach(module: nn.Module, edit: Edit) -> None:
+    """Make `module`, a router, apply `edit` from its next call on.
+
+    Under accelerate's hooks, which keep the former forward, that former forward is bound anew.
 
     Raises:
         SteeringError: the router is steered already, its forward was replaced by somebody else, or
@@ -36,98 +53,141 @@ def attach(module: nn.Module, effect: LayerEffect) -> None:
     """
     if is_attached(module):
         raise SteeringError("the model is steered already; remove that steering first")
-    if "forward" in vars(module):
+    if "forward" in vars(module) and not _is_hooked_by_accelerate(module):
         raise SteeringError(
-            f"{type(module).__name__}: another tool has replaced its forward (accelerate's hooks "
-            "do); steer before that, or load without device_map"
+            f"{type(module).__name__}: another tool has replaced its forward; steer before that"
         )
     original: Any = type(module)  # mypy takes an nn.Module class for unhashable
-    steered = _steered_class(original)
-    setattr(module, _EFFECT, effect)
+    steered = _steered_class(original, _expert_linears(module))
+    setattr(module, _EDIT, edit)
     module.__class__ = steered
+    _rebind(module, original, steered)
 
 
 def detach(module: nn.Module) -> None:
     """Give `module` its own class back; nothing of the steering stays."""
     if is_attached(module):
-        module.__class__ = type(module).__bases__[0]
-        delattr(module, _EFFECT)
+        steered, original = type(module), type(module).__bases__[0]
+        module.__class__ = original
+        # Also where accelerate's hooks came after us and kept our forward as the former one.
+        _rebind(module, steered, original)
+        delattr(module, _EDIT)
 
 
 def is_attached(module: nn.Module) -> bool:
     """True while `module` is steered."""
-    return hasattr(module, _EFFECT)
+    return hasattr(module, _EDIT)
 
 
-def _shift(module: nn.Module, logits: Tensor) -> Tensor:
-    effect: LayerEffect = getattr(module, _EFFECT)
-    return logits if effect.logit_shift is None else shift_logits(logits, effect.logit_shift)
+def routing_of(output: Any, name: str) -> tuple[int, int]:
+    """Where a router's output has its weights and its indices, both [tokens, k].
+
+    Raises:
+        SteeringError: there is not exactly one integer tensor with one float tensor of its shape.
+    """
+    tensors = list(enumerate(output)) if isinstance(output, tuple | list) else []
+    tensors = [(place, value) for place, value in tensors if isinstance(value, Tensor)]
+    indices = [place for place, value in tensors if not value.dtype.is_floating_point]
+    shape = output[indices[0]].shape if len(indices) == 1 else None
+    weights = [p for p, value in tensors if value.dtype.is_floating_point and value.shape == shape]
+    if len(weights) != 1:
+        raise SteeringError(
+            f"{name}: a router gives the selected experts and their weights; this one does not, "
+            "and this version cannot steer it"
+        )
+    return weights[0], indices[0]
+
+
+def _is_hooked_by_accelerate(module: nn.Module) -> bool:
+    former = vars(module).get(_ACCELERATE)
+    return "_hf_hook" in vars(module) and isinstance(former, MethodType)
+
+
+def _rebind(module: nn.Module, old: Any, new: Any) -> None:
+    former = vars(module).get(_ACCELERATE)
+    if isinstance(former, MethodType) and former.__func__ is old.forward:
+        setattr(module, _ACCELERATE, MethodType(new.forward, module))
+
+
+def _expert_linears(module: nn.Module) -> frozenset[str]:
+    """Names of child linears with one output for each expert."""
+    experts = getattr(module, "num_experts", None)
+    children = module.named_children()
+    return frozenset(n for n, c in children if getattr(c, "out_features", 0) == experts)
 
 
 @functools.cache
-def _steered_class(cls: Any) -> type[nn.Module]:
-    original = _rewritten_forward(cls)
+def _steered_class(cls: Any, linears: frozenset[str]) -> type[nn.Module]:
+    original = _rewritten_forward(cls, linears)
 
     @functools.wraps(cls.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        logits, weights, indices = original(self, *args, **kwargs)
-        effect: LayerEffect = getattr(self, _EFFECT)
-        if effect.weight_factor is not None:
-            weights = reweight(weights, indices, effect.weight_factor)
-        return logits, weights, indices
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        output = original(self, *args, **kwargs)
+        weights, indices = routing_of(output, cls.__name__)
+        edit: Edit = getattr(self, _EDIT)
+        edited = edit.weights(output[weights], output[indices])
+        return (*output[:weights], edited, *output[weights + 1 :])
 
-    body = {"forward": forward, _LOGITS_METHOD: _shift, "__module__": __name__}
+    def edit_logits(self: nn.Module, logits: Tensor) -> Tensor:
+        edit: Edit = getattr(self, _EDIT)
+        return edit.logits(logits)
+
+    body = {"forward": forward, _LOGITS_METHOD: edit_logits, "__module__": __name__}
     return type(f"Steered{cls.__name__}", (cls,), body)
 
 
-def _rewritten_forward(cls: type[nn.Module]) -> Callable[..., Any]:
+def _rewritten_forward(cls: type[nn.Module], linears: frozenset[str]) -> Callable[..., Any]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
     except (OSError, TypeError, SyntaxError) as error:
         raise SteeringError(f"{cls.__name__}: the source of its forward is not there") from error
-    wrapper = _WrapLinear()
-    tree = ast.fix_missing_locations(wrapper.visit(tree))
+    wrapper = _WrapLinear(linears)
+    tree = wrapper.visit(tree)
     if wrapper.hits != 1:
         raise SteeringError(
             f"{cls.__name__}: its forward holds {wrapper.hits} linear calls where a router holds "
             "one; this version cannot steer it"
         )
-    namespace = {**vars(sys.modules[cls.__module__]), _CLASS: cls}
-    # The code is the model's own source with one call wrapped; nothing foreign is run.
-    exec(compile(tree, f"<steered {cls.__name__}.forward>", "exec"), namespace)  # noqa: S102
-    forward: Callable[..., Any] = namespace["forward"]
+    namespace = {**vars(sys.modules[cls.__module__])}
+    # The code is the model's own source with one call wrapped; nothing foreign is run. It stands in
+    # a function that knows its class, since a bare super() asks for a variable of that name.
+    factory = ast.parse(f"def {_FACTORY}(__class__):\n    return forward")
+    factory.body[0].body.insert(0, tree.body[0])  # type: ignore[attr-defined]
+    code = compile(ast.fix_missing_locations(factory), f"<steered {cls.__name__}.forward>", "exec")
+    exec(code, namespace)  # noqa: S102
+    forward: Callable[..., Any] = namespace[_FACTORY](cls)
     return forward
 
 
 class _WrapLinear(ast.NodeTransformer):
-    """Turns the call that gives the logits into `self._dsmoe_shift(<the call>)`, and counts.
+    """Turns the call that gives the logits into `self._dsmoe_logits(<the call>)`, and counts.
 
-    That call is `F.linear(...)`, or `super().forward(...)` in a router that is itself a linear.
+    That call is `F.linear(...)`, `self.x(...)` of a child linear x with an output for each expert,
+    or `super().forward(...)` in a router that is itself a linear.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, linears: frozenset[str]) -> None:
+        self.linears = linears
         self.hits = 0
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.decorator_list = []
-        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if _is_super(node):
-            # Outside its class body a bare super() no longer knows its class.
-            node.args = [ast.Name(_CLASS, ast.Load()), ast.Name("self", ast.Load())]
-            return node
-        function = node.func
-        if not isinstance(function, ast.Attribute):
-            return node
-        if not (
-            function.attr == "linear" or (function.attr == "forward" and _is_super(function.value))
-        ):
+        if not self._gives_logits(node.func):
             return node
         self.hits += 1
         method = ast.Attribute(ast.Name("self", ast.Load()), _LOGITS_METHOD, ast.Load())
         return ast.copy_location(ast.Call(method, [node], []), node)
+
+    def _gives_logits(self, function: ast.AST) -> bool:
+        if not isinstance(function, ast.Attribute):
+            return False
+        owner = function.value
+        of_self = isinstance(owner, ast.Name) and owner.id == "self"
+        return (
+            function.attr == "linear"
+            or (function.attr == "forward" and _is_super(owner))
+            or (of_self and function.attr in self.linears)
+        )
 
 
 def _is_super(node: ast.AST) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
+import torch
 from torch import nn
 
 from . import seam
 from .errors import SteeringError
-from .interventions import layer_effect
+from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
 from .profile import Profile
-from .routers import Router, find_routers, router_hash
+from .routers import Router, find_routers, model_router_hash
+from .scoring import check_meaning, describe_scoring, shifted_choice
 
 
 class Steering:
@@ -23,31 +25,28 @@ class Steering:
     def __init__(self, model: nn.Module, profile: Profile) -> None:
         self.profile = profile
         self.routers = find_routers(model)
-        check_fits(profile, self.routers)
+        layers = tuple(router.layer for router in self.routers)
+        check_fits(profile, layers, self.routers[0].experts, model_router_hash(self.routers))
+        self._installed = ExitStack()
 
     def install(self) -> Steering:
         """Steer from the next forward pass on; on failure the model stays as it was.
 
         Raises:
-            SteeringError: the model is steered already, or a router cannot be steered.
+            SteeringError: the model is steered already, a router cannot be steered, or the
+                intervention does not keep its meaning on this router.
         """
-        installed: list[Router] = []
         chosen = self.profile.by_layer()
-        try:
+        with ExitStack() as stack:
             for router in self.routers:
                 if router.layer in chosen:
-                    self._attach(router, chosen[router.layer])
-                    installed.append(router)
-        except SteeringError:
-            for router in installed:
-                seam.detach(router.module)
-            raise
+                    self._install(router, stack)
+            self._installed = stack.pop_all()
         return self
 
     def remove(self) -> None:
         """Leave the model as it was found; harmless when nothing is installed."""
-        for router in self.routers:
-            seam.detach(router.module)
+        self._installed.close()
 
     def __enter__(self) -> Steering:
         return self.install()
@@ -60,9 +59,34 @@ class Steering:
     ) -> None:
         self.remove()
 
-    def _attach(self, router: Router, experts: tuple[int, ...]) -> None:
-        effect = layer_effect(self.profile.intervention, experts, router.experts, router.device)
-        seam.attach(router.module, effect)
+    def _install(self, router: Router, stack: ExitStack) -> None:
+        intervention, chosen = self.profile.intervention, self.profile.by_layer()[router.layer]
+        effect = layer_effect(intervention, chosen, router.experts, router.device)
+        if router.native_only:
+            _steer_native(router, effect, intervention.kind, stack)
+            return
+        scoring = describe_scoring(router)
+        check_meaning(intervention, chosen, scoring, router.experts, router.top_k)
+        edit = seam.Edit(
+            lambda logits: edit_logits(logits, effect),
+            lambda weights, indices: edit_weights(weights, indices, effect),
+        )
+        seam.attach(router.module, edit)
+        stack.callback(seam.detach, router.module)
+        if effect.choice_shift is not None and scoring.correction_bias:
+            assert router.correction_bias is not None  # noqa: S101 - what scoring just tried out
+            stack.enter_context(shifted_choice(router.correction_bias, effect.choice_shift))
+
+
+def _steer_native(router: Router, effect: LayerEffect, kind: str, stack: ExitStack) -> None:
+    """Steer a router whose forward is never called, by its own bias, rounded to its dtype once."""
+    bias = getattr(router.module, "bias", None)
+    if effect.logit_shift is None or not isinstance(bias, torch.Tensor):
+        raise SteeringError(
+            f"{kind} cannot be done here: {type(router.consumer).__name__} never calls the router, "
+            "only the router's own bias steers it. Use bias, or load the model dequantized"
+        )
+    stack.enter_context(shifted_choice(bias, effect.logit_shift))
 
 
 def steer(model: nn.Module, profile: Profile) -> Steering:
@@ -78,21 +102,25 @@ def steer(model: nn.Module, profile: Profile) -> Steering:
     return Steering(model, profile)
 
 
-def check_fits(profile: Profile, routers: Sequence[Router]) -> None:
+def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers: str) -> None:
     """Refuse a profile of another model: other layers, other experts, or other router weights.
+
+    Args:
+        profile: of any model.
+        layers: of the model at hand, those with experts.
+        experts: in each of them.
+        routers: the model's `router_hash`.
 
     Raises:
         SteeringError: with what differs in the message.
     """
-    layers = tuple(router.layer for router in routers)
-    experts = {router.experts for router in routers}
-    if layers != profile.model.layers or experts != {profile.model.experts}:
+    if layers != profile.model.layers or experts != profile.model.experts:
         raise SteeringError(
             f"profile {profile.id} is for {profile.model.name!r} ({len(profile.model.layers)} MoE "
             f"layers of {profile.model.experts} experts); this model has {len(layers)} of "
-            f"{sorted(experts)}. Identify the experts of this model instead"
+            f"{experts}. Identify the experts of this model instead"
         )
-    if router_hash(routers) != profile.model.routers:
+    if routers != profile.model.routers:
         raise SteeringError(
             f"profile {profile.id} is for {profile.model.name!r}; the routers of this model have "
             "the same shape and other weights. Identify the experts of this model instead"

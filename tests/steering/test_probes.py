@@ -1,12 +1,17 @@
 """Both probes must pass on honest steering and stop everything else."""
 
+import sys
+
 import pytest
 import torch
 
-from dsmoe_eval.steering import ProbeError, find_routers, probe, seam
-from dsmoe_eval.steering.interventions import LayerEffect
+from dsmoe_eval.steering import ProbeError, SteeringError, find_routers, probe, seam
 
 from .test_steer import run
+
+STEER = sys.modules[
+    "dsmoe_eval.steering.steer"
+]  # the module; the package's `steer` is the function
 
 
 @pytest.mark.parametrize("kind", ["bias", "reweight"])
@@ -36,21 +41,51 @@ def test_a_profile_that_does_nothing_stops_the_run(model, batch, make_profile):
         probe(model, make_profile(model, [(0, unused)], "reweight", 4.0), ids, mask)
 
 
-def test_a_dead_seam_stops_the_run(model, batch, make_profile, monkeypatch):
-    monkeypatch.setattr(seam, "attach", lambda _module, _effect: None)
+def test_a_seam_that_is_never_reached_is_refused(model, batch, make_profile, monkeypatch):
+    monkeypatch.setattr(seam, "attach", lambda _module, _edit: None)
+    with pytest.raises(SteeringError, match="not reached through the seam"):
+        probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
+
+
+def test_an_edit_that_does_nothing_stops_the_run(model, batch, make_profile, monkeypatch):
+    monkeypatch.setattr(STEER, "edit_logits", lambda logits, _effect: logits)
     with pytest.raises(ProbeError, match="effect probe failed"):
         probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
 
 
-def test_a_seam_that_leaks_at_strength_zero_stops_the_run(model, batch, make_profile, monkeypatch):
-    honest = seam.attach
-
-    def leaky(module, effect):
-        honest(module, LayerEffect(effect.logit_shift + torch.eye(8)[3] * 5.0, None))
-
-    monkeypatch.setattr(seam, "attach", leaky)
+def test_an_edit_that_leaks_at_strength_zero_stops_the_run(model, batch, make_profile, monkeypatch):
+    leak = torch.eye(8)[3] * 5.0
+    monkeypatch.setattr(STEER, "edit_logits", lambda logits, _effect: logits + leak)
     with pytest.raises(ProbeError, match="null probe failed"):
         probe(model, make_profile(model, [(0, 3)], "bias", 9.0), *batch)
+
+
+@pytest.mark.parametrize("kind", ["reweight", "amplify"])
+def test_a_weight_intervention_that_moves_the_selection_stops_the_run(
+    model, batch, make_profile, monkeypatch, kind
+):
+    shift = torch.eye(8)[3] * 50.0
+    honest = STEER.edit_logits
+
+    def dishonest(logits, effect):
+        strength = effect.weight_factor.amax()
+        return honest(logits, effect) if strength == 1 else logits + shift
+
+    monkeypatch.setattr(STEER, "edit_logits", dishonest)
+    with pytest.raises(ProbeError, match="changed the selection"):
+        probe(model, make_profile(model, [(0, 3)], kind, 4.0), *batch)
+
+
+def test_a_mask_that_leaks_stops_the_run(model, batch, make_profile, monkeypatch):
+    used = int(run(model, *batch)[1][0, 0, 0])
+    weak = STEER.layer_effect
+
+    def leaky(intervention, *rest):
+        return weak(intervention.model_copy(update={"kind": "bias"}), *rest)
+
+    monkeypatch.setattr(STEER, "layer_effect", leaky)
+    with pytest.raises(ProbeError, match="mask: expert"):
+        probe(model, make_profile(model, [(0, used)], "mask", 1.0), *batch)
 
 
 def test_experts_that_do_not_obey_the_router_stop_the_run(model, batch, make_profile):

@@ -28,7 +28,9 @@ def test_the_id_follows_the_content(profile):
 
 
 def test_by_layer_and_null(profile):
-    assert profile.by_layer() == {0: (3,), 2: (5,)}
+    by_layer = profile.by_layer()
+    assert list(by_layer) == [0, 2]
+    assert [one.expert for one in by_layer[2]] == [5]
     assert not profile.is_null
     assert profile.with_strength(0.0).is_null
 
@@ -41,6 +43,15 @@ def test_by_layer_and_null(profile):
         ({"experts": [{"layer": 0, "expert": 1, "score": 1}] * 2}, "chosen twice"),
         ({"intervention": {"kind": "bias", "strength": -1}}, "intervention.strength"),
         ({"intervention": {"kind": "magic", "strength": 1}}, "intervention.kind"),
+        ({"intervention": {"kind": "mask", "strength": 2}}, "strength of mask is 1"),
+        (
+            {"intervention": {"kind": "force", "strength": 1, "channel": "score"}},
+            "only bias has a score channel",
+        ),
+        (
+            {"experts": [{"layer": 0, "expert": 1, "score": 1, "activate": False}]},
+            "bias cannot deactivate",
+        ),
         ({"schema_version": 2}, "schema_version"),
         ({"surprise": 1}, "surprise"),
     ],
