@@ -192,6 +192,31 @@ def _print_probe(report: ModelProbe) -> None:
     )
 
 
+@main.command("bake")
+@click.argument("model")
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def bake_command(
+    model: str, profile: Path, output: Path, as_json: bool, device: str | None
+) -> None:
+    """Write PROFILE into a copy of MODEL's checkpoint, where that is exact, and prove it."""
+    from .engines import bake
+    from .steering import Profile
+
+    report = bake(model, Profile.load(profile), output, device)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    click.echo(
+        f"{report.folder}: {len(report.parameters)} parameters carry the profile; against the "
+        f"steered original {report.selection_agreement:.2%} of the selections are the same and the "
+        f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
+        f"{report.logit_max_change:.3g})"
+    )
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

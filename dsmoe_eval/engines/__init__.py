@@ -1,12 +1,15 @@
 """Who answers: a loaded model, shown to lm-eval as an LM."""
 
+from .baking import BakeReport, bake
 from .loading import LoadedModel, bare_config, identify_model, load_model
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
 
 __all__ = [
+    "BakeReport",
     "LoadedModel",
     "ModelProbe",
+    "bake",
     "bare_config",
     "identify_model",
     "load_model",

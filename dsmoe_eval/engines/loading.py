@@ -73,6 +73,20 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, identity)
 
 
+def model_folder(name: str) -> Path:
+    """The folder with the files of a model that `load_model` takes; a hub model's is its snapshot.
+
+    Raises:
+        UserError: nothing of that name.
+    """
+    place = _locate(name)
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+
+
 def bare_config(name: str) -> Any | None:
     """The configuration behind a name that comes without weights, or None where there are weights.
 

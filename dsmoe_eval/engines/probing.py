@@ -88,7 +88,7 @@ def probe_model(model: Any, identity: ModelIdentity, profile: Profile | None = N
     """
     routers = find_routers(model)
     scoring = _common_scoring(routers)
-    batch = _random_batch(model)
+    batch = random_batch(model)
     if profile is not None:
         rows = [_probe_one(model, profile.intervention.kind, profile, batch)]
         if rows[0].refused:
@@ -145,7 +145,7 @@ def _probe_one(
         return InterventionProbe(name, refused=str(error))
 
 
-def _random_batch(model: Any) -> tuple[Tensor, Tensor]:
+def random_batch(model: Any) -> tuple[Tensor, Tensor]:
     """Input ids and mask, [texts, length]; every other text is half padding, on the left."""
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = model.get_input_embeddings().num_embeddings

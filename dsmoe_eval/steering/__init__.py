@@ -9,6 +9,7 @@ Needs torch and transformers and nothing of the harness:
 
 from .capture import Routing, capture_routing
 from .errors import ProbeError, SteeringError
+from .folding import fold
 from .probes import ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .routers import Router, find_routers, model_router_hash, router_hash
@@ -33,6 +34,7 @@ __all__ = [
     "check_meaning",
     "describe_scoring",
     "find_routers",
+    "fold",
     "model_router_hash",
     "probe",
     "router_hash",

@@ -1,0 +1,173 @@
+"""Writes a checkpoint that carries a profile, and proves it against the steered original."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..steering import Profile, SteeringError, capture_routing, find_routers, fold, steer
+from .loading import LoadedModel, load_model, model_folder
+from .probing import random_batch
+
+_LEAST_AGREEMENT = {torch.float32: 1.0}
+_LEAST_AGREEMENT_HALF = 0.99
+_LOGIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class BakeReport:
+    """Baked against steered, on random tokens.
+
+    Attributes:
+        folder: of the new checkpoint.
+        parameters: that carry the profile.
+        selection_agreement: share of (token, MoE layer) pairs with the same experts.
+        logit_max_difference: largest absolute difference of an output logit.
+        logit_max_change: the same between the original steered and not steered, for scale.
+    """
+
+    folder: str
+    parameters: tuple[str, ...]
+    selection_agreement: float
+    logit_max_difference: float
+    logit_max_change: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -> BakeReport:
+    """Fold `profile` into a copy of the model's checkpoint and prove that it does the same.
+
+    Args:
+        name: of a model with weights: a folder, an embedded model, a hub id.
+        profile: of that model.
+        folder: to write; it must not exist. Nothing is left there when the proof fails.
+        device: a torch device for the proof.
+
+    Raises:
+        SteeringError: the profile is for another model, or cannot be folded exactly, or the baked
+            model does not do what the steered one does.
+        UserError: the model cannot be loaded, or the folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; bake into a new folder")
+    loaded = load_model(name, device)
+    steering = steer(loaded.model, profile)  # refuses a profile of another model
+    values = fold(loaded.model, profile)
+    originals = loaded.model.state_dict()
+    with _in_the_making(folder) as making:
+        _copy_checkpoint(model_folder(name), making, {k: (originals[k], values[k]) for k in values})
+        (making / "dsmoe_profile.json").write_text(profile.to_json(), encoding="utf-8")
+        with steering:
+            steered = _run(loaded)
+        return _prove(folder, tuple(values), _run(loaded), steered, load_model(str(making), device))
+
+
+@contextmanager
+def _in_the_making(folder: Path) -> Iterator[Path]:
+    """A folder beside the wanted one, which takes its name only when all went well."""
+    making = folder.parent / f".{folder.name}.making"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    try:
+        yield making
+        making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _copy_checkpoint(
+    source: Path, target: Path, changes: Mapping[str, tuple[Tensor, Tensor]]
+) -> None:
+    """Copy all files; in the shards, put each change's new value in the old value's place."""
+    left = dict(changes)
+    for path in sorted(source.iterdir()):
+        if path.suffix == ".safetensors":
+            _copy_shard(path, target / path.name, left)
+        elif path.is_file() and path.suffix not in {".bin", ".pt", ".pth", ".pkl"}:
+            shutil.copyfile(path, target / path.name)
+    if left:
+        raise UserError(f"{source}: its shards do not hold {', '.join(left)} as the model does")
+
+
+def _copy_shard(source: Path, target: Path, left: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Parameters are found by layer and value: names in checkpoints differ from those in models."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    found: dict[str, Tensor] = {}
+    with safe_open(source, framework="pt") as shard:
+        metadata = shard.metadata()
+        for key in shard.keys():  # noqa: SIM118 - a safetensors file, not a dict
+            for name, (old, new) in list(left.items()):
+                if _layer(key) == _layer(name) and _is(shard, key, old):
+                    found[key] = new
+                    del left[name]
+    if not found:
+        shutil.copyfile(source, target)
+        return
+    tensors = load_file(source)
+    for key, new in found.items():
+        tensors[key] = new.to(device="cpu", dtype=tensors[key].dtype).contiguous()
+    save_file(tensors, target, metadata=metadata)
+
+
+def _layer(name: str) -> str:
+    return name.partition("layers.")[2].partition(".")[0]
+
+
+def _is(shard: Any, key: str, value: Tensor) -> bool:
+    if tuple(shard.get_slice(key).get_shape()) != tuple(value.shape):
+        return False
+    return torch.equal(shard.get_tensor(key).to(value.dtype), value.cpu())
+
+
+@torch.no_grad()
+def _run(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+    """Logits and which experts are selected, [tokens, ...], on random tokens."""
+    ids, mask = random_batch(loaded.model)
+    kept, routers = mask.flatten().bool(), find_routers(loaded.model)
+    with capture_routing(routers) as routing:
+        logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    indices = routing.indices()[kept].sort(-1).values
+    return logits.flatten(0, 1)[kept].float(), indices
+
+
+def _prove(
+    folder: Path,
+    parameters: tuple[str, ...],
+    base: tuple[Tensor, Tensor],
+    steered: tuple[Tensor, Tensor],
+    baked: LoadedModel,
+) -> BakeReport:
+    logits, indices = _run(baked)
+    report = BakeReport(
+        folder=str(folder),
+        parameters=parameters,
+        selection_agreement=float((indices == steered[1]).all(-1).float().mean()),
+        logit_max_difference=float((logits - steered[0]).abs().max()),
+        logit_max_change=float((base[0] - steered[0]).abs().max()),
+    )
+    dtype = baked.model.dtype
+    least = _LEAST_AGREEMENT.get(dtype, _LEAST_AGREEMENT_HALF)
+    exact = dtype != torch.float32 or report.logit_max_difference <= _LOGIT_TOLERANCE
+    if not report.logit_max_change:
+        raise SteeringError("the profile moves no output of this model: there is nothing to bake")
+    if report.selection_agreement < least or not exact:
+        raise SteeringError(
+            "the baked model does not do what the steered one does, nothing was kept: "
+            f"{json.dumps(report.to_dict())}; in half precision the fold adds rounding of its own: "
+            "bake a float32 copy, or steer at run time"
+        )
+    return report

@@ -1,0 +1,92 @@
+"""Which parameters of a model can carry a profile for good, exactly, and what they become.
+
+- A router with a bias of its own over the logits (gpt-oss) carries `bias`: b' = b + shift.
+- A router that chooses by score + correction bias carries `bias` in the score channel the same way.
+- A router fed by a LayerNorm with weight g and bias b (Phi): the output x of a LayerNorm obeys
+  sum_i x_i / g_i = sum_i b_i / g_i = c for every token, since the normalised input sums to zero.
+  So W' = W + shift (1 / g)^T / c gives W' x = W x + shift.
+
+Everything else would be an approximation, and is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SteeringError
+from .interventions import LayerEffect, layer_effect
+from .profile import Profile
+from .routers import Router, find_routers
+
+_ELSEWHERE = (
+    "steer it at run time instead: `steer` in transformers, or the vLLM engine, which cost nothing"
+)
+_LEAST_CONSTANT = 1e-3
+"""Of |c| against the sum of its terms' sizes: below this the fold would magnify rounding."""
+
+
+def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
+    """New values of the parameters that carry `profile`, by their name in the model.
+
+    The model is not changed. Values are computed in float64 and come in the parameter's dtype.
+
+    Raises:
+        SteeringError: the intervention or the architecture cannot carry it exactly.
+    """
+    if profile.intervention.kind != "bias":
+        raise SteeringError(
+            f"{profile.intervention.kind} depends on each token's choice and cannot be folded into "
+            f"weights; {_ELSEWHERE}"
+        )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names |= {id(buffer): name for name, buffer in model.named_buffers()}
+    chosen, folded = profile.by_layer(), {}
+    for router in find_routers(model):
+        if router.layer in chosen:
+            experts = chosen[router.layer]
+            effect = layer_effect(profile.intervention, experts, router.experts, router.device)
+            carrier, value = _carry(model, router, effect)
+            folded[names[id(carrier)]] = value.to(carrier.dtype)
+    return folded
+
+
+def _carry(model: nn.Module, router: Router, effect: LayerEffect) -> tuple[Tensor, Tensor]:
+    """The parameter of one router that carries the effect, and its new value in float64."""
+    if effect.choice_shift is not None:
+        bias = router.correction_bias
+        if bias is None:
+            raise SteeringError(f"router {router.name!r} has no correction bias; {_ELSEWHERE}")
+        return bias, bias.detach().double() + effect.choice_shift.double().view_as(bias)
+    assert effect.logit_shift is not None  # noqa: S101 - bias has one of the two
+    shift = effect.logit_shift.double()
+    own = getattr(router.module, "bias", None)
+    if isinstance(own, Tensor) and own.shape == (router.experts,):
+        return own, own.detach().double() + shift
+    return router.weight, _fold_into_linear(router, _norm_before(model, router), shift)
+
+
+def _norm_before(model: nn.Module, router: Router) -> nn.LayerNorm:
+    """The LayerNorm with a bias that feeds the router's block."""
+    block = router.name.rpartition(".")[0]
+    norm = getattr(model.get_submodule(block.rpartition(".")[0]), "post_attention_layernorm", None)
+    if not isinstance(norm, nn.LayerNorm) or norm.bias is None:
+        raise SteeringError(
+            f"router {router.name!r} has no bias of its own nor a LayerNorm with a bias before it, "
+            f"so nothing in this architecture can carry a logit shift exactly; {_ELSEWHERE}"
+        )
+    return norm
+
+
+def _fold_into_linear(router: Router, norm: nn.LayerNorm, shift: Tensor) -> Tensor:
+    gain, bias = norm.weight.detach().double(), norm.bias.detach().double()
+    terms = bias / gain
+    constant = terms.sum()
+    if not torch.isfinite(constant) or constant.abs() < _LEAST_CONSTANT * terms.abs().sum():
+        raise SteeringError(
+            f"layer {router.layer}: its LayerNorm's biases nearly cancel (c = {constant:.3g}), so "
+            f"that the fold would magnify rounding; {_ELSEWHERE}"
+        )
+    if not constant:
+        raise SteeringError(f"layer {router.layer}: its LayerNorm's biases are zero; {_ELSEWHERE}")
+    return router.weight.detach().double() + torch.outer(shift, 1 / gain) / constant
