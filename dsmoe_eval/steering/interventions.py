@@ -94,12 +94,20 @@ def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:
     if effect.logit_shift is not None:
         return (logits.float() + effect.logit_shift).to(logits.dtype)
     if effect.forced is not None:
-        return _force(logits, effect.forced, effect.force_margin)
+        return force_logits(logits, effect.forced, effect.force_margin)
     return logits
 
 
-def _force(logits: Tensor, forced: Tensor, margin: float) -> Tensor:
-    """The margin is at least one step of the logits' dtype, or rounding would make it a tie."""
+def force_logits(logits: Tensor, forced: Tensor, margin: float | Tensor) -> Tensor:
+    """`force`: activated logits above the largest by `margin`, deactivated below the smallest.
+
+    The margin is at least one step of the logits' dtype, or rounding would make it a tie.
+
+    Args:
+        logits: [tokens, experts], any float dtype.
+        forced: [experts]: +1 activated, -1 deactivated, 0 left alone.
+        margin: in units of a logit.
+    """
     highest, lowest = logits.amax(-1, keepdim=True).float(), logits.amin(-1, keepdim=True).float()
     step = 2 * torch.finfo(logits.dtype).eps
     above = highest + (highest.abs() * step).clamp(min=margin)

@@ -124,7 +124,8 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
     digest = hashlib.sha256()
     for layer, weight in sorted(weights.items()):
         digest.update(f"{layer} {tuple(weight.shape)}".encode())
-        bits = weight.detach().to(torch.bfloat16).contiguous().view(torch.uint8)
+        rounded = weight.detach().to(torch.bfloat16) + 0.0  # no -0.0: not every engine keeps it
+        bits = rounded.contiguous().view(torch.uint8)
         digest.update(bits.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

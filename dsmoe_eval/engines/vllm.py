@@ -1,0 +1,284 @@
+"""The vLLM engine: a model that vLLM serves, steered in place.
+
+Every worker carries `vllm_worker.SteeringExtension`; a profile is put in and taken out without
+loading or compiling anything again. The prefix cache holds what was computed before, so it is
+emptied at each change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
+from .loading import fingerprint, locate
+
+EXTENSION = "dsmoe_eval.engines.vllm_worker.SteeringExtension"
+"""For `vllm serve --worker-extension-cls`."""
+
+Prompts = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmProbeReport:
+    """Figures of both probes, as far as vLLM shows what happens inside it.
+
+    Attributes:
+        null_max_difference: largest absolute difference of log-probabilities at strength zero; 0.0,
+            or the probe raised.
+        selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
+        logit_max_change: largest absolute change of a next token's log-probability.
+        active_experts: experts that ran for each token and layer, base and steered alike.
+        tokens: tokens probed.
+
+    `selection_changed` and `active_experts` are None where vLLM compiles the model: only eagerly
+    run routers can be watched.
+    """
+
+    null_max_difference: float
+    selection_changed: float | None
+    logit_max_change: float
+    active_experts: int | None
+    tokens: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For `cell.json`."""
+        return asdict(self)
+
+
+class VllmEngine:
+    """A model in vLLM: safetensors only, no remote code.
+
+    Args:
+        name: an embedded model, a folder with `config.json`, or `organisation/model`.
+        dtype: such as `float32`; `auto` takes the checkpoint's.
+        options: more of vLLM's own, such as `tensor_parallel_size` or `enforce_eager`.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run this model.
+        SteeringError: vLLM's routers cannot be steered, or route otherwise than the model's.
+    """
+
+    def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+        place = locate(name)
+        fixed = {
+            "skip_tokenizer_init": True,  # prompts are token ids
+            "trust_remote_code": False,
+            "load_format": "safetensors",
+            "worker_extension_cls": EXTENSION,
+            "max_logprobs": -1,
+            "logprobs_mode": "raw_logprobs",
+        }
+        try:
+            self._llm: Any = LLM(model=place, dtype=dtype, **{"seed": 0, **options, **fixed})
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+        self._eager = bool(options.get("enforce_eager"))
+        self._steered = False
+        try:
+            routers = self._rpc("dsmoe_routers")
+        except BaseException:
+            self.close()
+            raise
+        self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
+        """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
+        self.config: Any = self._llm.llm_engine.model_config.hf_config
+        self.identity = ModelIdentity(
+            name=name,
+            fingerprint=fingerprint(place, self.config),
+            routers=routers["hash"],
+            layers=tuple(layer["layer"] for layer in self.layers),
+            experts=self.layers[0]["experts"],
+        )
+
+    @contextmanager
+    def steer(self, profile: Profile) -> Iterator[None]:
+        """Steer by `profile` inside the context; after it every bit is as before.
+
+        Raises:
+            SteeringError: steered already; or the profile is for another model, has no meaning in
+                one of its layers, or cannot reach vLLM's kernels.
+        """
+        if self._steered:
+            raise SteeringError("the model is steered already; remove that steering first")
+        self._steered = True
+        try:
+            self._rpc("dsmoe_steer", profile.to_json())
+            self._forget()
+            yield
+        finally:
+            self._rpc("dsmoe_remove")
+            self._forget()
+            self._steered = False
+
+    def log_probabilities(self, prompts: Prompts) -> Tensor:
+        """Of each prompt's next token: [prompts, vocabulary], float32, natural logarithm."""
+        outputs = self._generate(prompts, logprobs=-1, flat_logprobs=True)
+        rows = torch.full(
+            (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
+        )
+        for row, output in zip(rows, outputs, strict=True):
+            flat = output.outputs[0].logprobs
+            row[torch.tensor(flat.token_ids)] = torch.tensor(flat.logprobs)
+        return rows
+
+    def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
+        """Of each token but the first, given those before it: log-probability, and its rank from 1.
+
+        Returns:
+            For each sequence two vectors of its length - 1.
+        """
+        outputs = self._generate(sequences, prompt_logprobs=0)
+        scores = []
+        for tokens, output in zip(sequences, outputs, strict=True):
+            pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
+            found = [entry[token] for token, entry in pairs]
+            values = torch.tensor([entry.logprob for entry in found])
+            scores.append((values, torch.tensor([entry.rank for entry in found])))
+        return scores
+
+    def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
+        """Greedy continuations: at most `limit` tokens each, up to one of `stop`."""
+        outputs = self._generate(prompts, max_tokens=limit, stop_token_ids=list(stop))
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def routing(self, prompts: Prompts) -> list[Tensor]:
+        """The experts that each token of each prompt went to: [tokens, MoE layers, k], long.
+
+        vLLM's own report, `enable_return_routed_experts`, needs its model runner V2, which does not
+        run on CPUs; this one takes the same values from its routers.
+
+        Raises:
+            SteeringError: vLLM compiles the model, or the routing of some tokens was not seen.
+        """
+        found = []
+        for prompt in prompts:
+            self._forget()  # tokens in the prefix cache would not be routed again
+            self._rpc("dsmoe_record")
+            try:
+                self._generate([prompt])
+            finally:
+                recorded = self._rpc("dsmoe_recorded")
+            layers = [torch.tensor(recorded[str(layer)]) for layer in self.identity.layers]
+            if any(len(layer) != len(prompt) for layer in layers):
+                seen = sorted({len(layer) for layer in layers})
+                raise SteeringError(f"the routing of {seen} tokens was seen, not of {len(prompt)}")
+            found.append(torch.stack(layers, dim=1))
+        return found
+
+    def probe(self, profile: Profile, prompts: Prompts) -> VllmProbeReport:
+        """Run the null probe and the effect probe (see `steering.probes`).
+
+        Raises:
+            ProbeError: strength zero changes an output bit; a profile that is not null moves
+                nothing, or a null one something; the number of active experts changed.
+            SteeringError: as `steer`.
+        """
+        base, before = self._observe(prompts)
+        with self.steer(profile.with_strength(0.0)):
+            null, _ = self._observe(prompts)
+        with self.steer(profile):
+            steered, after = self._observe(prompts)
+        left, _ = self._observe(prompts)
+        changed = [
+            (a.sort(-1)[0] != b.sort(-1)[0]).any(-1) for a, b in zip(before, after, strict=True)
+        ]
+        report = VllmProbeReport(
+            null_max_difference=max(_difference(null, base), _difference(left, base)),
+            selection_changed=float(torch.cat(changed).float().mean()) if changed else None,
+            logit_max_change=_difference(steered, base),
+            active_experts=_active(before),
+            tokens=sum(len(prompt) for prompt in prompts),
+        )
+        _check(profile, report, _active(after))
+        return report
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
+        self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
+        values = self.log_probabilities(prompts)
+        return values, self.routing(prompts) if self._eager else []
+
+    def _generate(self, prompts: Prompts, **settings: Any) -> Sequence[Any]:
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            **{"temperature": 0.0, "max_tokens": 1, "detokenize": False, **settings}
+        )
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs: Sequence[Any] = self._llm.generate(requests, parameters, use_tqdm=False)
+        return outputs
+
+    def _forget(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
+
+    def _rpc(self, method: str, *args: str) -> Any:
+        """Ask all workers; they agree, since routers are the same on each."""
+        try:
+            answers = self._llm.collective_rpc(method, args=args)
+        except Exception as error:
+            refusal = re.search(r"\[steering refused: (.*)\]", str(error), re.DOTALL)
+            if refusal is None:
+                raise
+            raise SteeringError(refusal.group(1)) from error
+        if any(answer != answers[0] for answer in answers):
+            raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
+        return answers[0]
+
+
+def _difference(ours: Tensor, base: Tensor) -> float:
+    return (
+        0.0 if torch.equal(ours, base) else float((ours - base).abs().nan_to_num(torch.inf).max())
+    )
+
+
+def _active(routing: Sequence[Tensor]) -> int | None:
+    """Different experts of a token in a layer; 0 where that is not the same everywhere."""
+    if not routing:
+        return None
+    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong; pydantic's first only counts."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("Value error, ")]
+    return (told or lines or [type(error).__name__])[0].removeprefix("Value error, ")
+
+
+def _check(profile: Profile, report: VllmProbeReport, after: int | None) -> None:
+    if report.null_max_difference != 0.0:
+        raise ProbeError(
+            f"null probe failed: at strength zero, or after steering, the outputs differ by "
+            f"{report.null_max_difference:.3g}; nothing measured so could be trusted"
+        )
+    moved = report.logit_max_change > 0
+    if profile.is_null and moved:
+        raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
+    if not profile.is_null and not moved:
+        raise ProbeError(
+            f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
+            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not change "
+            "the outputs of this model: it would be a silent no-op"
+        )
+    if report.active_experts != after or after == 0:
+        raise ProbeError(
+            f"profile {profile.id}: {after} experts run for a token where {report.active_experts} "
+            "did before (0: not the same number everywhere)"
+        )

@@ -1,0 +1,39 @@
+"""Where vLLM 0.32 computes something else than the model; found by comparing with transformers.
+
+Phi-MoE: `PhiMoEForCausalLM` loads the bias of the last linear and never adds it, so all of its
+log-probabilities are off by up to that bias. It is added here. And it has a bias in its attention
+whatever the configuration says: without one in the checkpoint that is uninitialised memory.
+
+ERNIE 4.5 on CPUs is told of, and refused, where the router is described (`vllm_layer.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models.phimoe import PhiMoEForCausalLM
+
+from ..steering.errors import SteeringError
+
+
+def _phimoe_logits(model: Any, hidden_states: Tensor) -> Tensor | None:
+    bias = model.lm_head.bias if model.config.lm_head_bias else None
+    logits: Tensor | None = model.logits_processor(model.lm_head, hidden_states, bias)
+    return logits
+
+
+PhiMoEForCausalLM.compute_logits = _phimoe_logits
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model that this vLLM would compute wrongly.
+
+    Raises:
+        SteeringError: naming the cause.
+    """
+    if isinstance(model, PhiMoEForCausalLM) and not model.config.attention_bias:
+        raise SteeringError(
+            "vLLM's Phi-MoE adds attention biases that this checkpoint, of attention_bias: false, "
+            "does not have; they would be uninitialised memory; use the transformers engine"
+        )

@@ -1,0 +1,190 @@
+"""vLLM's MoE layer with the interventions in it.
+
+vLLM runs every routed layer through one class, `MoERunner`, which takes the logits, has them turned
+into (weights, indices) and calls the experts. Importing this module replaces that class, by vLLM's
+own registry, for models built afterwards in this process. Two edits are in its computation from
+the start, with neutral values in buffers that are rewritten in place: torch.compile and CUDA graphs
+keep what they saw, so nothing could be put in later.
+
+The edits are those of `steering.interventions`, without branches: bias, mask and force on the
+logits, reweight and amplify on the weights, after selection. The score channel is the router's own
+correction bias, rewritten in place too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from vllm.platforms import current_platform
+
+from ..steering.errors import SteeringError
+from ..steering.interventions import LayerEffect, force_logits
+from ..steering.scoring import ScoreFunction, Scoring
+
+# What vLLM's routers are known to do with logits; any other class is refused.
+_ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")
+
+
+def steer_logits(logits: Tensor, shift: Tensor, forced: Tensor, margin: Tensor) -> Tensor:
+    """`edit_logits` without branches; with zeros everywhere, the same bits.
+
+    Args:
+        logits: [tokens, experts], any float dtype.
+        shift: [experts], float32, added; -inf masks.
+        forced: [experts], float32: +1 activated, -1 deactivated, 0 left alone.
+        margin: scalar, float32, of the forced.
+    """
+    shifted = (logits.float() + shift).to(logits.dtype)
+    return force_logits(shifted, forced, margin)
+
+
+def steer_weights(weights: Tensor, indices: Tensor, factor: Tensor, keep_sum: Tensor) -> Tensor:
+    """`edit_weights` without branches; with ones and False, the same bits.
+
+    Args:
+        weights: [tokens, k], not negative.
+        indices: [tokens, k], the selected experts.
+        factor: [experts], float32.
+        keep_sum: scalar, bool: whether each token's weights get their former sum back.
+    """
+    before = weights.float()
+    scaled = before * factor[indices]
+    ratio = before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True)
+    return (scaled * torch.where(keep_sum, ratio, 1.0)).to(weights.dtype)
+
+
+if not current_platform.is_cpu():
+    # On GPUs vLLM keeps the MoE layer out of its compiled graph, and some twenty small kernels a
+    # layer would be felt; on CPUs the edits are compiled with the model.
+    _compiled = partial(
+        torch.compile, dynamic=True, backend=current_platform.simple_compile_backend
+    )
+    steer_logits, steer_weights = _compiled(steer_logits), _compiled(steer_weights)
+
+
+@MoERunner.register_oot
+class SteerableMoERunner(MoERunner):  # type: ignore[misc]
+    """One routed layer. Everything that is not about steering is vLLM's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _mark_as_steerable()
+        experts = self.moe_config.num_logical_experts
+        neutral = {
+            "shift": torch.zeros(experts, dtype=torch.float32),
+            "forced": torch.zeros(experts, dtype=torch.float32),
+            "margin": torch.zeros((), dtype=torch.float32),
+            "factor": torch.ones(experts, dtype=torch.float32),
+            "keep_sum": torch.zeros((), dtype=torch.bool),
+            "calls": torch.zeros((), dtype=torch.int64),
+        }
+        for name, value in neutral.items():
+            self.register_buffer(f"dsmoe_{name}", value, persistent=False)
+        self._saved_bias: Tensor | None = None
+        # Where a router's rule gives weights and logical indices; later they may be physical ones.
+        route = self.router._compute_routing
+        self.router._compute_routing = partial(self._dsmoe_route, route)
+
+    def _dsmoe_route(self, route: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        weights, indices = route(*args, **kwargs)
+        edited = steer_weights(weights, indices, self.dsmoe_factor, self.dsmoe_keep_sum)
+        return edited, indices
+
+    def _apply_quant_method(
+        self, hidden_states: Tensor, router_logits: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        self.dsmoe_calls.add_(1)
+        logits = steer_logits(router_logits, self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin)
+        return super()._apply_quant_method(hidden_states, logits, *args, **kwargs)
+
+    @property
+    def correction_bias(self) -> Tensor | None:
+        """[experts], or None where the choice is by the scores alone."""
+        return cast("Tensor | None", getattr(self.router, "e_score_correction_bias", None))
+
+    def steer(self, effect: LayerEffect) -> None:
+        """Put `effect` in the place of whatever was done before."""
+        self.unsteer()
+        if effect.logit_shift is not None:
+            self.dsmoe_shift.copy_(effect.logit_shift)
+        if effect.forced is not None:
+            self.dsmoe_forced.copy_(effect.forced)
+            self.dsmoe_margin.fill_(effect.force_margin)
+        if effect.weight_factor is not None:
+            self.dsmoe_factor.copy_(effect.weight_factor)
+            self.dsmoe_keep_sum.fill_(effect.keep_sum and bool((effect.weight_factor != 1).any()))
+        if effect.choice_shift is not None and self.correction_bias is not None:
+            self._saved_bias = self.correction_bias.detach().clone()
+            self.correction_bias.data.add_(effect.choice_shift)
+
+    def unsteer(self) -> None:
+        """Do nothing from the next call on."""
+        for zero in (self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin, self.dsmoe_keep_sum):
+            zero.zero_()
+        self.dsmoe_factor.fill_(1)
+        if self._saved_bias is not None and self.correction_bias is not None:
+            self.correction_bias.data.copy_(self._saved_bias)
+            self._saved_bias = None
+
+    def record(self) -> None:
+        """Keep the selected experts of each call."""
+        self._recorded: list[Tensor] = []
+        self.router.set_capture_fn(lambda indices: self._recorded.append(indices.clone()))
+
+    def recorded(self) -> list[list[int]]:
+        """What was kept, [tokens, k], over all calls; keeps no more."""
+        self.router.set_capture_fn(None)
+        kept, self._recorded = self._recorded, []
+        return [row for indices in kept for row in indices.tolist()]
+
+
+def describe_scoring(layer: SteerableMoERunner) -> Scoring:
+    """The rule by which `layer` turns logits into (weights, indices).
+
+    Raises:
+        SteeringError: the rule is not known, or this vLLM computes something else than the model.
+    """
+    router, bias = layer.router, layer.correction_bias
+    kind = type(router).__name__
+    custom = getattr(router, "custom_routing_function", None)
+    if kind not in (*_ROUTERS, "CustomRoutingRouter"):
+        raise SteeringError(f"vLLM routes it by {kind}, which this version cannot steer")
+    if getattr(router, "num_fused_shared_experts", 0):
+        raise SteeringError("vLLM fuses its shared experts into the routed ones; turn that off")
+    if custom is not None:  # Phi's sparsemixer, or what a model brings along: nothing is known
+        return Scoring("other", False, False, False)
+    function = router.scoring_func if hasattr(router, "scoring_func") else "softmax"
+    known = function in ("softmax", "sigmoid")
+    ignores_bias = kind == "CPURouter" and not router.use_grouped_topk and function == "softmax"
+    if ignores_bias and bias is not None and bool((bias != 0).any()):
+        raise SteeringError(
+            "vLLM's CPU router (0.32: cpu_router.py, CPURouter) ignores the correction bias of a "
+            "router that scores by softmax without groups, so this model would answer wrongly even "
+            "unsteered; run it on a GPU or by the transformers engine"
+        )
+    return Scoring(
+        function=cast(ScoreFunction, function if known else "other"),
+        renormalised=bool(router.renormalize),
+        correction_bias=bias is not None and not ignores_bias,
+        shift_invariant=function == "softmax",
+    )
+
+
+def _mark_as_steerable() -> None:
+    """Compiled graphs are cached on disk by a hash of the configuration; those without us differ.
+
+    Raises:
+        SteeringError: `additional_config` is an object of another plugin.
+    """
+    from vllm.config import get_current_vllm_config
+
+    extra = get_current_vllm_config().additional_config
+    if not isinstance(extra, dict):
+        raise SteeringError(
+            "another vLLM plugin holds additional_config; steering needs to mark it"
+        )
+    extra["dsmoe_eval"] = "steerable"

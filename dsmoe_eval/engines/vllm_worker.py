@@ -1,0 +1,182 @@
+"""What a vLLM worker can be asked about steering: `collective_rpc`, from Python or over HTTP.
+
+    vllm serve MODEL --worker-extension-cls dsmoe_eval.engines.vllm_worker.SteeringExtension
+
+Arguments and results are JSON. A refusal is an error whose text holds `[steering refused: ...]`;
+then nothing was changed. What was computed before a change stays in the prefix cache: whoever
+steers over HTTP posts to /reset_prefix_cache after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from typing import Any, cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from vllm.model_executor.layers.fused_moe import GateLinear
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+
+from ..steering.errors import SteeringError
+from ..steering.interventions import LayerEffect, layer_effect
+from ..steering.profile import Profile
+from ..steering.routers import router_hash
+from ..steering.scoring import check_meaning
+from ..steering.steer import check_fits
+from .vllm_faults import check_model
+from .vllm_layer import SteerableMoERunner, describe_scoring
+
+REFUSED = "[steering refused: {}]"
+
+
+def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors lose their class on the way out of a worker; the mark stays."""
+
+    @wraps(method)
+    def marked(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except SteeringError as error:
+            raise SteeringError(REFUSED.format(error)) from error
+
+    return marked
+
+
+class SteeringExtension:
+    """Mixed into vLLM's worker class by `worker_extension_cls`."""
+
+    model_config: Any
+    model_runner: Any
+    parallel_config: Any
+
+    @_refusing
+    def dsmoe_routers(self) -> dict[str, Any]:
+        """The model's routers: `hash` (see `router_hash`) and, by layer, what is known of each."""
+        check_model(self.model_runner.get_model())
+        layers = self._dsmoe_layers()
+        return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
+
+    @_refusing
+    def dsmoe_steer(self, profile_json: str) -> dict[str, Any]:
+        """Steer by a profile from the next forward on, instead of any before; all or nothing.
+
+        Raises:
+            SteeringError: not a profile, for another model, or without meaning in some layer.
+        """
+        try:
+            profile = Profile.model_validate_json(profile_json)
+        except ValidationError as error:
+            raise SteeringError(f"not a profile: {error.errors()[0]['msg']}") from error
+        layers = self._dsmoe_layers()
+        experts = len(next(iter(layers.values())).dsmoe_shift)
+        check_fits(profile, tuple(layers), experts, self._dsmoe_hash())
+        effects = {}
+        for index, chosen in profile.by_layer().items():
+            layer = layers[index]
+            effect = layer_effect(profile.intervention, chosen, experts, layer.dsmoe_shift.device)
+            try:
+                scoring = describe_scoring(layer)
+                check_meaning(profile.intervention, chosen, scoring, experts, layer.router.top_k)
+                _check_reached(layer, effect)
+            except SteeringError as error:
+                raise SteeringError(f"layer {index}: {error}") from error
+            effects[index] = effect
+        self.dsmoe_remove()
+        for index, effect in effects.items():
+            layers[index].steer(effect)
+        return {"profile": profile.id, "layers": sorted(effects)}
+
+    def dsmoe_remove(self) -> None:
+        """Steer no more from the next forward on."""
+        for layer in self._dsmoe_layers().values():
+            layer.unsteer()
+
+    def dsmoe_calls(self) -> dict[str, int]:
+        """By layer, how often its edits have run: the proof that they are in the computation."""
+        return {str(index): int(x.dsmoe_calls) for index, x in self._dsmoe_layers().items()}
+
+    @_refusing
+    def dsmoe_record(self) -> None:
+        """Keep, from now on, the experts that each token goes to.
+
+        Raises:
+            SteeringError: the model is compiled, so that its routers' Python does not run.
+        """
+        if not self.model_config.enforce_eager:
+            raise SteeringError("routing can be watched with enforce_eager only")
+        for layer in self._dsmoe_layers().values():
+            layer.record()
+
+    def dsmoe_recorded(self) -> dict[str, list[list[int]]]:
+        """By layer, [tokens, k] since `dsmoe_record`, in the order of computation; ends it."""
+        return {str(index): x.recorded() for index, x in self._dsmoe_layers().items()}
+
+    def _dsmoe_layers(self) -> dict[int, SteerableMoERunner]:
+        if self.parallel_config.pipeline_parallel_size > 1:
+            raise SteeringError("with pipeline parallelism no worker sees all routers; use tensor")
+        runners = [m for m in self.model_runner.get_model().modules() if isinstance(m, MoERunner)]
+        other = {type(m).__name__ for m in runners if not isinstance(m, SteerableMoERunner)}
+        if other or not runners:
+            raise SteeringError(
+                f"vLLM runs the experts by {', '.join(sorted(other)) or 'no MoERunner'}, which "
+                "this version cannot steer; use the transformers engine"
+            )
+        return {m.layer_id: m for m in sorted(runners, key=lambda m: m.layer_id)}
+
+    def _dsmoe_hash(self) -> str:
+        model = self.model_runner.get_model()
+        layers = self._dsmoe_layers()
+        return router_hash({i: _gate_weight(model, i, x) for i, x in layers.items()})
+
+
+def _describe(index: int, layer: SteerableMoERunner) -> dict[str, Any]:
+    try:
+        scoring = describe_scoring(layer)
+    except SteeringError as error:
+        raise SteeringError(f"layer {index}: {error}") from error
+    shape = {"layer": index, "experts": len(layer.dsmoe_shift), "top_k": layer.router.top_k}
+    return {**shape, "monolithic": bool(layer.is_monolithic), "scoring": asdict(scoring)}
+
+
+def _check_reached(layer: SteerableMoERunner, effect: LayerEffect) -> None:
+    """Refuse what this layer's computation would never see."""
+    if not int(layer.dsmoe_calls):
+        raise SteeringError(
+            "the layer has run without its edits, so from a graph that was compiled without them; "
+            "delete vLLM's cache (VLLM_CACHE_ROOT) or start with enforce_eager"
+        )
+    after_logits = effect.weight_factor is not None or (
+        effect.choice_shift is not None and layer.correction_bias is not None
+    )
+    if layer.is_monolithic and after_logits:
+        raise SteeringError(
+            f"{type(layer.routed_experts.quant_method).__name__} selects the experts inside its "
+            "kernel, where only logits can be steered; use bias in the logit channel, or start "
+            "vLLM with a moe_backend that is not monolithic, such as triton or marlin"
+        )
+
+
+def _gate_weight(model: nn.Module, index: int, layer: SteerableMoERunner) -> Tensor:
+    """[experts, hidden] of the linear that gives the layer's logits."""
+    experts = len(layer.dsmoe_shift)
+    gates = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, GateLinear)
+        and module.output_size == experts
+        and re.search(rf"\blayers\.{index}\.", name)
+    ]
+    if len(gates) != 1:
+        raise SteeringError(f"layer {index} has {len(gates)} gates of {experts} experts, not one")
+    gate: Any = gates[0]
+    if gate.weight.numel():
+        return cast(Tensor, gate.weight.detach())
+    # On CPUs vLLM packs the weight for its kernel and drops the original. Products with a one and
+    # zeros are exact, so that the linear of the identity is its weight.
+    identity = torch.eye(gate.input_size, dtype=gate.weight.dtype)
+    weight: Tensor = gate.quant_method.apply(gate, identity, None).T
+    return weight

@@ -1,0 +1,62 @@
+"""The LM over vLLM against the one over transformers, on the embedded model."""
+
+import os
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+from lm_eval.api.instance import Instance
+
+from dsmoe_eval.engines.loading import load_model
+from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.vllm import VllmEngine
+from dsmoe_eval.engines.vllm_lm import VllmLM
+
+pytestmark = pytest.mark.vllm
+
+PROMPTS = (
+    "In biology, what is the maker of the cell?",
+    "What is the sign of the root?",
+    "In law, the keeper of the charge is",
+)
+CONTINUATIONS = (" 1", " 13", " the", " the maker of the cell", "?")
+
+
+def _requests(kind, arguments):
+    return [
+        Instance(request_type=kind, doc={}, arguments=one, idx=i) for i, one in enumerate(arguments)
+    ]
+
+
+def test_both_give_the_same():
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    loaded = load_model("lab-poly", "cpu")
+    engine = VllmEngine(
+        "lab-poly",
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        distributed_executor_backend="uni",
+    )
+    ours, theirs = VllmLM(engine, loaded.tokenizer), TransformersLM(loaded, batch_tokens=256)
+    pairs = [(prompt, continuation) for prompt in PROMPTS for continuation in CONTINUATIONS]
+    found = ours.loglikelihood(_requests("loglikelihood", pairs))
+    expected = theirs.loglikelihood(_requests("loglikelihood", pairs))
+    settings = {"until": ["."], "max_gen_toks": 8}
+    prompts = [(prompt, settings) for prompt in PROMPTS]
+    texts = ours.generate_until(_requests("generate_until", prompts))
+    wanted = theirs.generate_until(_requests("generate_until", prompts))
+    engine.close()
+    cleanup_dist_env_and_memory()
+    assert engine.identity == loaded.identity
+    assert texts == wanted
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [value for value, _ in found] == pytest.approx([v for v, _ in expected], abs=1e-4)
