@@ -7,18 +7,24 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 OUT ?= out/lab
 
-.PHONY: lab test test-vllm check reports clean
+.PHONY: lab test test-vllm support check reports clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
 
 test: check
-	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)"
-	$(if $(QUICK),,$(MAKE) test-vllm)
+	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)" --junitxml out/tests.xml
+	$(if $(QUICK),,$(MAKE) test-vllm && $(BIN)/python tests/support_table.py --check)
 
 # The real vLLM on the CPU: its packages go beside the others, its tests into a process of their own.
 test-vllm: $(STAMP) .venv/.vllm
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -m vllm --junitxml out/tests-vllm.xml
+
+# The README's table of what is supported, from the tests that show it.
+support: $(STAMP) .venv/.vllm
+	$(BIN)/python -m pytest tests/test_models.py tests/steering/test_architectures.py tests/engines/test_baking.py --junitxml out/tests.xml
+	$(BIN)/python -m pytest -m vllm tests/engines/test_vllm.py --junitxml out/tests-vllm.xml
+	$(BIN)/python tests/support_table.py
 
 .venv/.vllm: tests/requirements-vllm.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-vllm.txt

@@ -229,6 +229,7 @@ def test_lab_data_writes_the_items(run, tmp_path):
     assert len(list((tmp_path / "data").iterdir())) == 13
 
 
+@pytest.mark.slow
 def test_lab_train_writes_a_model_and_says_how_close_it_came(run, tmp_path, monkeypatch):
     """With the recipe cut to a few steps; the whole training takes minutes and is run by hand."""
     from dsmoe_eval.engines import load_model

@@ -12,7 +12,8 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dsmoe_eval.cards import ModelCard, Routing
 from dsmoe_eval.registry import builtin_names, load_model_card
@@ -73,7 +74,7 @@ def test_the_ten_models_have_cards():
 
 @each(CARDS.values())
 def test_transformers_has_the_code_where_the_card_says_so(card):
-    assert (card.architecture in CONFIG_MAPPING) == card.transformers
+    assert (card.architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) == card.transformers
     if card.transformers:
         assert type(build(card.name)).__name__.lower() == card.class_name.lower()
 

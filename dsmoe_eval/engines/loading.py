@@ -144,10 +144,11 @@ def identify_model(name: str, fingerprint: str, model: Any) -> ModelIdentity:
 
 def _check_known(name: str, place: str) -> None:
     """Refuse an architecture that transformers does not carry before anything else complains."""
-    from transformers import CONFIG_MAPPING, PreTrainedConfig
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model_type = PreTrainedConfig.get_config_dict(place)[0].get("model_type")
-    if model_type is not None and model_type not in CONFIG_MAPPING:
+    if model_type is not None and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _unknown(name, model_type)
 
 

@@ -15,6 +15,9 @@ from .profile import Profile
 from .routers import Router, find_routers, model_router_hash
 from .scoring import check_meaning, describe_scoring, shifted_choice
 
+_NATIVE = "_dsmoe_native"
+_TWICE = "the model is steered already; remove that steering first"
+
 
 class Steering:
     """A profile on a model: a context manager, or `install()` and `remove()` by hand.
@@ -37,6 +40,8 @@ class Steering:
                 intervention does not keep its meaning on this router.
         """
         chosen = self.profile.by_layer()
+        if any(seam.is_attached(router.module) for router in self.routers):
+            raise SteeringError(_TWICE)
         with ExitStack() as stack:
             for router in self.routers:
                 if router.layer in chosen:
@@ -86,7 +91,11 @@ def _steer_native(router: Router, effect: LayerEffect, kind: str, stack: ExitSta
             f"{kind} cannot be done here: {type(router.consumer).__name__} never calls the router, "
             "only the router's own bias steers it. Use bias, or load the model dequantized"
         )
+    if hasattr(router.module, _NATIVE):
+        raise SteeringError(_TWICE)
     stack.enter_context(shifted_choice(bias, effect.logit_shift))
+    setattr(router.module, _NATIVE, True)
+    stack.callback(delattr, router.module, _NATIVE)
 
 
 def steer(model: nn.Module, profile: Profile) -> Steering:

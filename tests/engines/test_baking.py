@@ -61,11 +61,12 @@ def profile_of(model, channel="logit", experts=(0, 3), strength=30.0):
 
 
 @pytest.mark.parametrize("card", list(CARRIERS))
-def test_bake(card, tmp_path):
+def test_bake(card, tmp_path, record_property):
     model = saved(card, tmp_path / "model")
     channel = "score" if CARRIERS[card].startswith("e_score") else "logit"
     profile = profile_of(model, channel, strength=0.3 if channel == "score" else 30.0)
     report = bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
+    record_property("outcome", "scores only" if channel == "score" else "yes")
     assert report.selection_agreement == 1.0
     assert report.logit_max_difference < 1e-4 < report.logit_max_change
     assert all(name.endswith(CARRIERS[card]) for name in report.parameters)
@@ -80,11 +81,13 @@ def test_bake(card, tmp_path):
         bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("card", WITHOUT)
-def test_bake_refused(card, tmp_path):
+def test_bake_refused(card, tmp_path, record_property):
     model = saved(card, tmp_path / "model")
     with pytest.raises(SteeringError, match="the vLLM engine"):
         bake(str(tmp_path / "model"), profile_of(model), tmp_path / "baked", "cpu")
+    record_property("outcome", "refused")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines import bare_config, load_model
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 
@@ -48,3 +48,33 @@ def test_pickled_weights_are_refused(tmp_path):
 def test_a_device_that_is_not_there():
     with pytest.raises(UserError, match="is not to be had here"):
         load_model("lab-poly", "cuda:99")
+
+
+def test_a_models_own_code_is_never_run(tmp_path):
+    """A hub model's `auto_map` would bring other router classes; transformers' are used instead."""
+    import shutil
+
+    from dsmoe_eval.lab import EMBEDDED_MODELS
+
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED_MODELS["lab-poly"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "remote.RemoteConfig",
+        "AutoModelForCausalLM": "remote.RemoteModel",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "remote.py").write_text("raise SystemExit('remote code was run')")
+    loaded = load_model(str(folder), "cpu")
+    assert type(loaded.model).__module__.startswith("transformers.models.qwen3_moe")
+
+
+def test_an_architecture_without_code_is_refused_with_the_way_out(tmp_path):
+    config = {"model_type": "deepseek", "auto_map": {"AutoConfig": "remote.RemoteConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in (str(tmp_path), "deepseek-moe-16b-base"):
+        if name == str(tmp_path):
+            with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*VllmEngine"):
+                load_model(name, "cpu")
+        with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*VllmEngine"):
+            bare_config(name)

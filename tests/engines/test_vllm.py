@@ -301,6 +301,12 @@ def profile_of(engine, intervention, per_layer=4, **identity):
     )
 
 
+def outcome(reference):
+    """For the README's table."""
+    biased = reference.name == "ernie4_5_moe"
+    return f"to {TOLERANCE:.0e}".replace("e-0", "e-") + (", zero bias" if biased else "")
+
+
 def difference(ours, theirs):
     return float((ours - theirs).abs().max())
 
@@ -318,6 +324,7 @@ def test_base_is_transformers(case, record_property):
     engine, reference = case
     found = difference(engine.log_probabilities(PROMPTS), reference.log_probabilities())
     record_property("difference", found)
+    record_property("outcome", outcome(reference))
     assert found < TOLERANCE
     weights = {layer: router.weight for layer, router in reference.routers.items()}
     assert engine.identity.routers == router_hash(weights)
@@ -329,6 +336,7 @@ def test_steered_is_the_definition(case, kind, record_property):
     engine, reference = case
     profile = profile_of(engine, INTERVENTIONS[kind], 2 if reference.name == "phimoe" else 4)
     base = engine.log_probabilities(PROMPTS)
+    record_property("outcome", outcome(reference))
     if (reference.name, kind) in REFUSED:
         with pytest.raises(SteeringError, match=REFUSED[reference.name, kind]):
             engine.steer(profile).__enter__()
@@ -498,6 +506,7 @@ def test_qwen3_next_runs_in_bfloat16(tmp_path, record_property):
         ours.append(difference(steered, want))
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
     stop(engine)
+    record_property("outcome", "bfloat16 only")
     record_property("vllm", " ".join(f"{one:.2f}" for one in ours))
     record_property("transformers", " ".join(f"{one:.2f}" for one in noise))
     record_property("effect", " ".join(f"{difference(e, expected[0]):.2f}" for e in expected[1:]))

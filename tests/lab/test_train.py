@@ -48,6 +48,7 @@ def test_the_shipped_tokenizer_is_the_worlds(loaded):
     assert loaded.tokenizer.get_vocab() == build_tokenizer(WORLD).get_vocab()
 
 
+@pytest.mark.slow
 def test_the_seed_makes_the_training():
     recipe = dataclasses.replace(RECIPES["lab-poly"], steps=3, batch=8, threads=1)
     threads = torch.get_num_threads()

@@ -154,6 +154,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, small_plan, tmp_p
     assert (tmp_path / "c" / "comparisons.json").read_text() == comparisons(finished)
 
 
+@pytest.mark.slow
 def test_another_limit_on_the_same_folder_is_refused(finished, small_plan):
     from dsmoe_eval.errors import UserError
 

@@ -7,6 +7,8 @@ import torch
 
 from dsmoe_eval.steering import SteeringError, capture_routing, find_routers, steer
 
+from ..conftest import make_model
+
 
 @torch.no_grad()
 def run(model, ids, mask):
@@ -191,3 +193,75 @@ def test_a_hook_on_the_returned_logits_would_be_a_silent_no_op(model, batch):
     after = run(model, *batch)[0]
     hook.remove()
     assert torch.equal(before, after)
+
+
+def mxfp4(model):
+    """transformers' own MXFP4 block, with its GPU kernels played by plain torch.
+
+    The block reads the router's weight and bias and never calls the router.
+    """
+    from types import MethodType, SimpleNamespace
+
+    from transformers.integrations import mxfp4 as integration
+
+    class Mxfp4GptOssExperts(torch.nn.Module):
+        def __init__(self, experts):
+            super().__init__()
+            self.experts = experts
+
+        def forward(self, hidden, _routing_data, gather_idx, scatter_idx):
+            return self.experts(hidden, scatter_idx, gather_idx)
+
+    def routing(logits, top_k):
+        values, indices = logits.topk(top_k)
+        return None, values.softmax(-1), indices
+
+    integration.triton_kernels_hub = SimpleNamespace(routing=SimpleNamespace(routing=routing))
+    for layer in model.model.layers:
+        layer.mlp.experts = Mxfp4GptOssExperts(layer.mlp.experts)
+        layer.mlp.forward = MethodType(integration.mlp_forward, layer.mlp)
+    return model
+
+
+def test_fused_mxfp4_kernels_are_steered_by_the_routers_own_bias(batch, make_profile):
+    from dsmoe_eval.steering import probe
+
+    model = make_model("gpt_oss")
+    profile = make_profile(model, [(0, 3), (2, 5)], "bias", 20.0)
+    ids, mask = batch
+    with torch.no_grad(), steer(model, profile):
+        expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    fused = mxfp4(copy.deepcopy(model))
+    saved = {key: value.clone() for key, value in fused.state_dict().items()}
+    with torch.no_grad(), steer(fused, profile):
+        got = fused(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(saved[key], value) for key, value in fused.state_dict().items())
+    with steer(fused, profile), pytest.raises(SteeringError, match="steered already"):
+        steer(fused, profile).install()
+    report = probe(fused, profile, ids, mask)
+    assert report.logit_max_change > 0
+    assert report.selection_changed is None
+    for kind in ("reweight", "amplify", "force"):
+        with pytest.raises(SteeringError, match=f"{kind} cannot be done here: Mxfp4"):
+            steer(fused, make_profile(fused, [(0, 3)], kind, 1.0)).install()
+
+
+def test_unknown_fused_kernels_stop_the_run(batch, make_profile):
+    """As above under a name that the table does not have: no silent no-op."""
+    from dsmoe_eval.steering import probe
+
+    fused = mxfp4(make_model("gpt_oss"))
+    for layer in fused.model.layers:
+        type(layer.mlp.experts).__name__ = "SomeNewKernels"
+    with pytest.raises(SteeringError, match="the experts did not receive"):
+        probe(fused, make_profile(fused, [(0, 3)], "bias", 20.0), *batch)
+
+
+def test_two_profiles_on_different_layers_do_not_compose_by_accident(model, batch, make_profile):
+    """They would be two edits of one run: refused, since a run is named by one profile."""
+    with (
+        steer(model, make_profile(model, [(0, 3)], "bias", 9.0)),
+        pytest.raises(SteeringError, match="steered already"),
+    ):
+        steer(model, make_profile(model, [(2, 3)], "bias", 9.0)).install()

@@ -69,6 +69,7 @@ def test_expert_weights_are_trained_and_routers_are_not(trained):
     assert not any("gate." in name.replace("gate_up", "") for name in names)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(trained):
     _, _, folder, _ = trained
     train_adapter(make_model("qwen3_moe"), Letters(), PAIRS, SETTINGS, 0, folder / "b")
