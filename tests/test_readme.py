@@ -1,5 +1,6 @@
 """The README claims nothing that a command in it does not show."""
 
+import os
 import re
 import subprocess
 import sys
@@ -58,14 +59,38 @@ def test_make_has_the_two_commands():
         assert f"\n{target}:" in makefile
 
 
-@pytest.mark.slow
-def test_the_python_example_runs(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+STEER_EXAMPLE, VLLM_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    """The profile that the README's own command makes."""
     (identify,) = re.findall(r"^dsmoe-eval (identify .*)$", FENCED, re.MULTILINE)
-    profile = tmp_path / "profile.json"
-    main(identify.replace("profile.json", str(profile)).split())
-    example = example.replace('"profile.json"', repr(str(profile)))
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, check=True
+    path = tmp_path_factory.mktemp("readme") / "profile.json"
+    main(identify.replace("profile.json", str(path)).split())
+    return path
+
+
+def _run(example, **environment):
+    command = [sys.executable, "-c", example]
+    settings = {"env": os.environ | environment, "cwd": ROOT, "text": True}
+    done = subprocess.run(command, capture_output=True, check=False, **settings)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_python_example_runs(profile):
+    said = _run(STEER_EXAMPLE.replace('"profile.json"', repr(str(profile))))
+    assert said.startswith("What is the sign of the cell? ")
+
+
+@pytest.mark.vllm
+def test_the_vllm_example_runs(profile):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    example = VLLM_EXAMPLE.replace("path/to/model", "lab-poly").replace(
+        ", tensor_parallel_size=2", ", max_model_len=64"
     )
-    assert done.stdout.startswith("What is the sign of the cell? ")
+    load = f"from dsmoe_eval.steering import Profile\nprofile = Profile.load({str(profile)!r})\n"
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert "(1, " in _run(f"{load}{example}print(tuple(rows.shape))", **settings)

@@ -1,4 +1,4 @@
-"""Who answers: a loaded model, shown to lm-eval as an LM."""
+"""Who answers: a model in transformers or in vLLM, loaded, probed, baked."""
 
 from .baking import BakeReport, bake
 from .loading import LoadedModel, bare_config, identify_model, load_model
