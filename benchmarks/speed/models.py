@@ -23,9 +23,9 @@ from dsmoe_eval.steering import (
 )
 
 RANDOM_MODEL = {
-    "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 4,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128, "num_experts": 64,
-    "num_experts_per_tok": 8, "moe_intermediate_size": 512, "norm_topk_prob": True,
+    "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "num_experts": 64,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 256, "norm_topk_prob": True,
     "max_position_embeddings": 4096, "tie_word_embeddings": False,
 }  # fmt: skip
 
