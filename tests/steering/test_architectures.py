@@ -245,11 +245,13 @@ def test_a_compiled_router_is_steered(model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["olmoe-1b-7b", "gpt-oss-20b", "qwen3-30b-a3b-instruct-2507"])
 def test_a_compiled_model_is_steered(model, batch):
-    expected = {kind: steered(model, kind, batch) for kind in allowed(model)}
+    """Whole models take long to compile: some of them, an edit of logits and one of weights."""
     ids, mask = batch
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    for kind, (logits, _, _) in expected.items():
+    for kind in ("bias", "reweight"):
+        logits, _, _ = steered(model, kind, batch)
         torch.compiler.reset()
         with torch.no_grad(), steer(model, profile_of(model, kind)):
             compiled = torch.compile(model.forward, backend="aot_eager")
