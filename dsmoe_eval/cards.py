@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["target", "non-target", "identification"]
+Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Count = Annotated[int, Field(ge=1)]
 Billions = Annotated[str, Field(pattern=r"^\d+(\.\d+)?B$")]
 BITS = {"float32": 32.0, "bfloat16": 16.0, "mxfp4": 4.25}
@@ -53,11 +54,17 @@ class Splits(Card):
 
 
 class Suite(Card):
-    """Target and non-target tasks that belong together."""
+    """Target and non-target tasks that belong together.
+
+    Attributes:
+        markers: tokens whose routing the method `npmi` looks at, with their coefficients; RICE has
+            `<think>` 1, `</think>` -1 and `Alternatively` -1 on a model's own reasoning.
+    """
 
     name: Name
     description: str
     tasks_dir: Path | None = None
+    markers: dict[str, float] = {}
     splits: Splits
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 
@@ -108,7 +115,7 @@ class Variant(Card):
 
     Attributes:
         kind: `base`, `steered` or `sft`.
-        method: how a steered variant's experts are scored (see `experts.METHODS`).
+        method: how a steered variant's experts are scored (see `experts.all_methods`).
         intervention: what is done with them.
         experts: whose experts: the method's `own` best for the target; `matched` random ones;
             those of the `wrong` domain.
@@ -120,7 +127,7 @@ class Variant(Card):
     summary: str
     kind: Literal["base", "steered", "sft"]
     method: str | None = None
-    intervention: Literal["reweight", "bias"] | None = None
+    intervention: Kind | None = None
     experts: Literal["own", "matched", "wrong"] = "own"
     control_of: Name | None = None
     null: bool = False
@@ -141,10 +148,25 @@ class Tuning(Card):
     """
 
     experts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    strengths: dict[
-        Literal["reweight", "bias"],
-        Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)],
-    ]
+    strengths: dict[Kind, Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]]
+
+
+class Identification(Card):
+    """How identification text is presented, and what its routing is read from.
+
+    Attributes:
+        phase: `prompt`: the questions. `generated`: the model's own greedy answers to them.
+        answer_tokens: how long such an answer may be.
+        chat_template: whether a question stands in the tokenizer's chat template, whose tokens do
+            not count.
+        saliency_model: another model of the same tokenizer that gives the token saliency, so that
+            the model itself needs forward passes only.
+    """
+
+    phase: Literal["prompt", "generated"] = "prompt"
+    answer_tokens: Annotated[int, Field(ge=2)] = 64
+    chat_template: bool = False
+    saliency_model: str | None = None
 
 
 class Sft(Card):
@@ -175,6 +197,7 @@ class Plan(Card):
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction
     alpha: Fraction = 0.05
+    identification: Identification = Identification()
     tuning: Tuning | None = None
     sft: Sft | None = None
 

@@ -20,6 +20,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .engines import ModelProbe
+    from .steering import Intervention
 
 EXIT_FAILED = 1
 """What was asked was done, and the answer is no."""
@@ -102,43 +103,83 @@ def report_command(run_folder: Path, to: Path | None) -> None:
 @click.option("--suite", required=True, help="Name or YAML file of the suite.")
 @click.option("--domain", required=True, help="The domain whose experts are wanted.")
 @click.option("--method", default="dsmoe", show_default=True, help="How experts are scored.")
-@click.option("--experts", type=click.IntRange(min=1), help="How many [1 % of all].")
+@click.option("--experts", type=click.IntRange(min=1), help="How many [the method's, or 1 %].")
 @click.option("--intervention", default="reweight", show_default=True, help="Its kind.")
 @click.option("--strength", type=click.FloatRange(min=0), default=4.0, show_default=True)
+@click.option(
+    "--phase",
+    type=click.Choice(["prompt", "generated"]),
+    default="prompt",
+    show_default=True,
+    help="Read routing from the questions or from its own answers.",
+)
+@click.option("--answer-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--chat-template", is_flag=True, help="Ask in the model's template.")
+@click.option("--saliency-model", help="Another model that tells salient tokens.")
+@click.option("--marker", multiple=True, help="TOKEN=COEFFICIENT for npmi [the suite's].")
+@click.option(
+    "--observations", type=click.Path(path_type=Path), help="Kept passes [out/observations]."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
-@click.option("--device", help="A torch device [the first GPU, else cpu].")
+@click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Profile.")
 def identify_command(
     model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
-    from pydantic import ValidationError
-
+    from .cards import Identification
     from .engines import load_model
     from .runs.folder import write_text
     from .runs.identify import identification_suite, identify
-    from .steering.profile import Intervention, InterventionKind
+    from .runs.observers import TransformersObserver
 
     identification_suite(suite, domain, method)
-    try:
-        intervention = Intervention(kind=rest["intervention"], strength=rest["strength"])
-    except ValidationError as error:
-        kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
-        raise UserError(
-            f"no intervention {rest['intervention']!r} of strength {rest['strength']:g} (of "
-            f"{kinds}): {reason}"
-        ) from error
     profile = identify(
-        load_model(model, device),
+        TransformersObserver(load_model(model, device)),
         suite,
         domain,
         method,
-        intervention=intervention,
+        intervention=_intervention(rest["intervention"], rest["strength"]),
+        settings=Identification(
+            phase=rest["phase"],
+            answer_tokens=rest["answer_tokens"],
+            chat_template=rest["chat_template"],
+            saliency_model=rest["saliency_model"],
+        ),
+        markers=_markers(rest["marker"]),
+        root=rest["observations"],
         experts=rest["experts"],
         limit=rest["limit"],
     )
     write_text(output, profile.to_json())
     click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+
+
+def _intervention(kind: str, strength: float) -> Intervention:
+    from pydantic import ValidationError
+
+    from .steering.profile import Intervention, InterventionKind
+
+    try:
+        return Intervention.model_validate({"kind": kind, "strength": strength})
+    except ValidationError as error:
+        kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
+        raise UserError(
+            f"no intervention {kind!r} of strength {strength:g} (of {kinds}): {reason}"
+        ) from error
+
+
+def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
+    markers = {}
+    for one in given:
+        text, _, coefficient = one.rpartition("=")
+        try:
+            markers[text] = float(coefficient)
+        except ValueError:
+            text = ""
+        if not text:
+            raise UserError(f"--marker {one!r} is not TOKEN=COEFFICIENT, such as '<think>=1'")
+    return markers or None
 
 
 @main.command("probe")
@@ -260,9 +301,9 @@ def _list_variants() -> list[tuple[str, str]]:
 
 
 def _list_methods() -> list[tuple[str, str]]:
-    from .experts import METHODS
+    from .experts import all_methods
 
-    return [(name, (score.__doc__ or "").splitlines()[0]) for name, score in METHODS.items()]
+    return [(name, method.summary) for name, method in all_methods().items()]
 
 
 _LISTINGS: dict[str, Callable[[], list[tuple[str, str]]]] = {

@@ -1,7 +1,8 @@
 """Who answers: a model in transformers or in vLLM, loaded, probed, baked."""
 
+from .answers import greedy_answers
 from .baking import BakeReport, bake
-from .loading import LoadedModel, bare_config, identify_model, load_model
+from .loading import LoadedModel, Reader, bare_config, identify_model, load_model, load_reader
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
 from .vllm import VllmEngine
@@ -10,11 +11,14 @@ __all__ = [
     "BakeReport",
     "LoadedModel",
     "ModelProbe",
+    "Reader",
     "VllmEngine",
     "bake",
     "bare_config",
+    "greedy_answers",
     "identify_model",
     "load_model",
+    "load_reader",
     "miniature",
     "probe_model",
 ]

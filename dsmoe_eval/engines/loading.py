@@ -33,6 +33,25 @@ class LoadedModel:
         return str(getattr(self.model.config, "_experts_implementation", None))
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A causal language model, MoE or not, that reads text and says which tokens mattered."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+
+def load_reader(name: str, device: str | None = None) -> Reader:
+    """Load any causal language model, by the rules of `load_model`.
+
+    Raises:
+        UserError: as `load_model`, but for "no MoE".
+    """
+    place, model, tokenizer = _load(name, device)
+    return Reader(model, tokenizer, fingerprint(place, model.config))
+
+
 def load_model(name: str, device: str | None = None) -> LoadedModel:
     """Load an embedded model, a card's, a local folder, or a hub id.
 
@@ -42,35 +61,46 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     Args:
         name: `lab-poly`, the name of a model card, a folder with `config.json`, or
             `organisation/model`.
-        device: a torch device; by default the first GPU, or the CPU where there is none.
+        device: a torch device; by default the first GPU, or the CPU where there is none. `auto`
+            spreads the model over all devices that there are, as accelerate sees fit.
 
     Raises:
         UserError: nothing of that name, not a model folder, no safetensors, no code for it in
             transformers, or no MoE.
     """
+    place, model, tokenizer = _load(name, device)
+    try:
+        identity = identify_model(name, fingerprint(place, model.config), model)
+    except SteeringError as error:
+        raise UserError(f"model {name!r}: {error}") from error
+    return LoadedModel(model, tokenizer, identity)
+
+
+def _load(name: str, device: str | None) -> tuple[str, Any, Any]:
+    """Where it is, the model, its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = locate(name)
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    spread = target == "auto"
     try:
-        torch.empty(0, device=target)
+        torch.empty(0, device="cpu" if spread else target)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {target!r} is not to be had here: {_first_line(error)}") from error
     try:
         _check_known(name, place)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            place, dtype="auto", trust_remote_code=False, use_safetensors=True
+            place,
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            device_map="auto" if spread else None,
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
-    model = model.to(target).eval()
-    try:
-        identity = identify_model(name, fingerprint(place, model.config), model)
-    except SteeringError as error:
-        raise UserError(f"model {name!r}: {error}") from error
-    return LoadedModel(model, tokenizer, identity)
+    return place, (model if spread else model.to(target)).eval(), tokenizer
 
 
 def model_folder(name: str) -> Path:

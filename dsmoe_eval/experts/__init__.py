@@ -3,24 +3,48 @@
 Needs torch and transformers and nothing of the harness.
 """
 
-from .choose import best_experts, matched_experts
-from .counts import RoutingCounts, count_routing
-from .observe import Observations, encode_batch, expert_usage, observe, token_saliency
-from .scores import METHODS, activation_share, dsmoe, exposure, risk_difference
+from .choose import (
+    best_experts,
+    choose_experts,
+    matched_experts,
+    matched_share,
+    signed_experts,
+    smallest_sets,
+)
+from .counts import Marker, RoutingCounts, Sums, count_routing
+from .documents import Document, Phase, documents_hash, encode_documents, with_answer
+from .methods import Method, all_methods, get_method
+from .observations import Observations, Shape, observe, observe_routed
+from .saliency import token_saliency
+from .scores import activation_share, exposure
+from .usage import encode_batch, expert_usage
 
 __all__ = [
-    "METHODS",
+    "Document",
+    "Marker",
+    "Method",
     "Observations",
+    "Phase",
     "RoutingCounts",
+    "Shape",
+    "Sums",
     "activation_share",
+    "all_methods",
     "best_experts",
+    "choose_experts",
     "count_routing",
-    "dsmoe",
+    "documents_hash",
     "encode_batch",
+    "encode_documents",
     "expert_usage",
     "exposure",
+    "get_method",
     "matched_experts",
+    "matched_share",
     "observe",
-    "risk_difference",
+    "observe_routed",
+    "signed_experts",
+    "smallest_sets",
     "token_saliency",
+    "with_answer",
 ]

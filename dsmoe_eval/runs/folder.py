@@ -32,8 +32,13 @@ class RunFolder:
         return self.root / "run.json"
 
     @property
+    def observations(self) -> Path:
+        """Passes over the identification text: routing and saliency token by token, and counts."""
+        return self.root / "observations"
+
+    @property
     def identification(self) -> Path:
-        """Routing counts over the identification text."""
+        """Routing counts by domain, and the experts' scores."""
         return self.root / "identification.json"
 
     @property

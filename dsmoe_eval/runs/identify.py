@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from ..cards import Suite
-from ..engines import LoadedModel
+from ..cards import Identification, Suite
+from ..engines import Reader, load_reader
 from ..errors import UserError
-from ..experts import METHODS, RoutingCounts, best_experts, count_routing, observe
+from ..experts import (
+    Document,
+    Marker,
+    Method,
+    RoutingCounts,
+    choose_experts,
+    count_routing,
+    documents_hash,
+    encode_documents,
+    get_method,
+    with_answer,
+)
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
+from .folder import read_json, write_json
+from .observers import Observer
 from .tasks import LoadedTask, load_tasks
 
-PAPER_SHARE = 0.01
 PAPER_STRENGTH = 4.0
-"""The paper's settings: E* is about 1 % of all experts, and alpha = 5 is its best."""
+"""Of `reweight`: alpha = 5 is the best of the DSMoE paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pass must show.
+
+    Attributes:
+        settings: how the text is presented.
+        saliency: whether tokens are to be told apart by saliency.
+        contributions: whether experts' contributions are needed.
+        markers: tokens whose routing is counted by itself, with coefficients.
+    """
+
+    settings: Identification
+    saliency: bool
+    contributions: bool
+    markers: Mapping[str, float]
+
+    @classmethod
+    def by(
+        cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
+    ) -> Wanted:
+        """All that the methods need, and nothing else."""
+        return cls(
+            settings,
+            saliency=any(method.saliency for method in methods),
+            contributions=any(method.contributions for method in methods),
+            markers=markers,
+        )
 
 
 def identify(
-    loaded: LoadedModel,
+    observer: Observer,
     suite_name: str,
     domain: str,
     method: str = "dsmoe",
@@ -31,42 +75,50 @@ def identify(
     intervention: Intervention | None = None,
     experts: int | None = None,
     limit: int | None = None,
+    settings: Identification | None = None,
+    markers: Mapping[str, float] | None = None,
+    root: Path | None = None,
     console: Console | None = None,
 ) -> Profile:
     """Find a domain's experts and make a profile of them.
 
     Args:
-        loaded: the model.
+        observer: shows the routing.
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
-        method: a name in `experts.METHODS`.
-        intervention: by default the paper's, `reweight` with alpha 5.
-        experts: size of E*; by default the paper's, 1 % of all experts, at least one.
+        method: a name in `experts.all_methods`.
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5.
+        experts: size of E*; by default as the method has it, else 1 % of all experts.
         limit: at most so many texts of each domain.
+        settings: how the text is presented; by default the plain questions.
+        markers: for `npmi`; by default those of the suite.
+        root: where passes are kept, for the next method or after a crash.
         console: where progress is shown.
 
     Raises:
-        UserError: unknown suite, domain or method, or too few experts with a positive score.
+        UserError: unknown suite, domain or method, too few experts with a positive score, or the
+            engine cannot show what the method needs.
     """
     suite = identification_suite(suite_name, domain, method)
-    split = suite.splits.identification
-    tasks = load_tasks(suite, suite.identification_tasks, split, limit)
+    chosen_method, settings = get_method(method), settings or Identification()
+    kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
+    wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
+    tasks = load_tasks(suite, suite.identification_tasks, suite.splits.identification, limit)
     texts = sum(len(task.items) for task in tasks.values())
     with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
-        counts = count_domains(loaded, tasks, advance)
-    scores = METHODS[method](counts, domain)
-    try:
-        chosen = best_experts(
-            scores, counts.layers, experts or max(1, round(PAPER_SHARE * scores.size))
+        counts = count_domains(
+            observer, tasks, wanted, root or Path("out") / "observations", advance
         )
+    try:
+        chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     return Profile(
-        model=loaded.identity,
+        model=observer.identity,
         method=method,
         experts=chosen,
-        intervention=intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH),
-        source=source_of(suite, tasks, domain),
+        intervention=kind,
+        source=source_of(suite, tasks, domain, settings, observer.name),
     )
 
 
@@ -77,8 +129,10 @@ def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
         UserError: unknown suite, domain or method.
     """
     suite = load_suite(suite_name)
-    if method not in METHODS:
-        raise UserError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    try:
+        get_method(method)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if domain not in suite.identification_domains:
         there = ", ".join(suite.identification_domains)
         raise UserError(
@@ -88,44 +142,114 @@ def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
 
 
 def count_domains(
-    loaded: LoadedModel, tasks: Mapping[str, LoadedTask], advance: Callable[[int], None]
+    observer: Observer,
+    tasks: Mapping[str, LoadedTask],
+    wanted: Wanted,
+    root: Path,
+    advance: Callable[[int], None],
 ) -> RoutingCounts:
-    """Routing counts over the questions, without answers, of the given tasks, by domain."""
+    """Routing counts over the tasks' questions, without answers, or over the model's own answers.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    settings = wanted.settings
     texts: dict[str, list[str]] = {}
     for task in tasks.values():
         texts.setdefault(task.card.domain, []).extend(item.question for item in task.items)
-    return count_routing(observe(loaded.model, loaded.tokenizer, texts, advance))
+    try:
+        documents = encode_documents(
+            observer.tokenizer, texts, chat_template=settings.chat_template
+        )
+        if settings.phase == "generated":
+            documents = _answered(observer, documents, settings.answer_tokens, root)
+        reader = _reader(observer, texts, settings.saliency_model) if wanted.saliency else None
+        seen = observer.observe(
+            documents,
+            root,
+            reader=reader,
+            contributions=wanted.contributions,
+            advance=advance,
+        )
+        markers = [
+            Marker(text, _marker_token(observer.tokenizer, text), weight)
+            for text, weight in wanted.markers.items()
+        ]
+        return count_routing(seen, markers=markers).in_phase(settings.phase)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
-def source_of(suite: Suite, tasks: Mapping[str, LoadedTask], domain: str) -> Source:
+def source_of(
+    suite: Suite,
+    tasks: Mapping[str, LoadedTask],
+    domain: str,
+    settings: Identification,
+    engine: str,
+) -> Source:
     """Where the identification text of a domain comes from, item by item."""
     items = [i.id for task in tasks.values() if task.card.domain == domain for i in task.items]
-    split = suite.splits.identification
-    return Source(suite=suite.name, domain=domain, split=split, items=tuple(items))
+    return Source(
+        suite=suite.name,
+        domain=domain,
+        split=suite.splits.identification,
+        items=tuple(items),
+        phase=settings.phase,
+        chat_template=settings.chat_template,
+        saliency_model=settings.saliency_model,
+        engine=engine,
+    )
 
 
-def counts_to_json(counts: RoutingCounts) -> dict[str, Any]:
-    """Counts and every method's scores, for the run's folder."""
+def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, Any]:
+    """Counts by domain and the methods' scores, for the run's folder."""
+    sums = [counts.of(domain) for domain in counts.domains]
     scores = {
-        method: {domain: score(counts, domain).tolist() for domain in counts.domains}
-        for method, score in METHODS.items()
+        method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
+        for method in methods
+        if method.placebo_of is None
     }
     return {
         "domains": counts.domains,
         "layers": counts.layers,
-        "tokens": counts.tokens.tolist(),
-        "used": counts.used.tolist(),
-        "used_salient": counts.used_salient.tolist(),
+        "tokens": [one.tokens for one in sums],
+        "used": [one.used.tolist() for one in sums],
         "scores": scores,
     }
 
 
-def counts_from_json(value: dict[str, Any]) -> RoutingCounts:
-    """The counts that `counts_to_json` wrote."""
-    return RoutingCounts(
-        domains=tuple(value["domains"]),
-        layers=tuple(value["layers"]),
-        tokens=np.array(value["tokens"]),
-        used=np.array(value["used"]),
-        used_salient=np.array(value["used_salient"]),
-    )
+def _answered(
+    observer: Observer, documents: Sequence[Document], limit: int, root: Path
+) -> tuple[Document, ...]:
+    """The documents with the model's own answers, which are kept beside the passes."""
+    facts = [documents_hash(documents), observer.identity.fingerprint, observer.key, limit]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    path = root / f"answers-{key}.json"
+    if not path.is_file():
+        write_json(path, observer.answers([one.tokens for one in documents], limit))
+    answers = read_json(path)
+    return tuple(with_answer(one, answer) for one, answer in zip(documents, answers, strict=True))
+
+
+def _reader(observer: Observer, texts: Mapping[str, list[str]], name: str | None) -> Reader:
+    """What tells token saliency: the model itself, or one that reads the very same tokens."""
+    if name is None:
+        return observer.reader()
+    reader = load_reader(name)
+    for members in texts.values():
+        if reader.tokenizer(members)["input_ids"] != observer.tokenizer(members)["input_ids"]:
+            raise UserError(
+                f"saliency model {name!r} does not read the same tokens as "
+                f"{observer.identity.name!r}; take one with the same tokenizer"
+            )
+    return reader
+
+
+def _marker_token(tokenizer: Any, text: str) -> int:
+    vocabulary = tokenizer.get_vocab()
+    if text in vocabulary:
+        return int(vocabulary[text])
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
+        raise UserError(f"the marker {text!r} is not one token of this tokenizer; give one that is")
+    return int(tokens[0])

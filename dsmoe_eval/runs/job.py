@@ -43,6 +43,11 @@ class Job:
         compared = [variant for variant in self.variants if variant.kind != BASE]
         return tuple((variant, target) for target in self.targets for variant in compared)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods by which the arms' experts are found."""
+        return tuple(dict.fromkeys(v.method for v in self.variants if v.method is not None))
+
     def arm_tasks(self, target: str) -> list[str]:
         """Names of the tasks that an arm steered for `target` answers."""
         return [task.name for task in self.suite.tasks_for(target)]

@@ -11,14 +11,15 @@ from typing import Any
 
 from ..cards import Variant
 from ..errors import UserError
-from ..experts import RoutingCounts, activation_share, encode_batch, expert_usage
+from ..experts import RoutingCounts, activation_share, encode_batch, expert_usage, get_method
 from ..steering import ProbeReport, Profile, probe, steer
-from ..variants import BASE, Settings, build_profile, choose_experts, get_variant
+from ..variants import BASE, Settings, build_profile, get_variant, variant_experts
 from .cells import is_done, run_cell
 from .comparisons import ArmCells
 from .folder import new_folder, read_json, write_json, write_text
-from .identify import count_domains, counts_from_json, counts_to_json, source_of
+from .identify import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
+from .observers import TransformersObserver
 from .tasks import score_tasks
 from .tuning import Scores, Tuned, tune
 
@@ -38,12 +39,18 @@ class Arm:
 
 
 def count_experts(job: Job, advance: Advance) -> RoutingCounts:
-    """Routing counts over the identification text of all domains."""
+    """Routing counts over the identification text of all domains; what the arms' methods need."""
+    methods = [get_method(name) for name in job.methods]
+    wanted = Wanted.by(methods, job.plan.identification, job.suite.markers)
+    observer = TransformersObserver(job.loaded)
+    counts = count_domains(observer, job.identification, wanted, job.folder.observations, advance)
     path = job.folder.identification
     if not path.is_file():
-        counts = count_domains(job.loaded, job.identification, advance)
-        write_json(path, counts_to_json(counts))
-    return counts_from_json(read_json(path))
+        try:
+            write_json(path, counts_to_json(counts, methods))
+        except ValueError as error:
+            raise UserError(f"plan {job.plan.name!r}: {error}") from error
+    return counts
 
 
 class Tuner:
@@ -84,12 +91,14 @@ def make_profile(
     """The profile of a steered variant at some settings."""
     wrong = job.wrong_domain(target) if variant.experts == "wrong" else target
     try:
-        experts = choose_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
+        experts = variant_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
     except ValueError as error:
         raise UserError(
             f"variant {variant.name!r}, target {target!r}: {error}; take fewer in tuning.experts"
         ) from error
-    source = source_of(job.suite, job.identification, wrong)
+    source = source_of(
+        job.suite, job.identification, wrong, job.plan.identification, "transformers"
+    )
     return build_profile(variant, job.loaded.identity, experts, settings.strength, source)
 
 

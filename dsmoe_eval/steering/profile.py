@@ -77,12 +77,24 @@ class Intervention(_Frozen):
 
 
 class Source(_Frozen):
-    """Where the identification text came from; `items` are content hashes, for leakage checks."""
+    """Where the identification text came from, and how it was read.
+
+    Attributes:
+        items: content hashes, for leakage checks.
+        phase: whether routing was read from the questions or from the model's own answers.
+        chat_template: whether the questions stood in the model's chat template.
+        saliency_model: whose gradients told salient tokens, where it was another model.
+        engine: that showed the routing.
+    """
 
     suite: str
     domain: str
     split: str
     items: tuple[str, ...]
+    phase: Literal["prompt", "generated"] = "prompt"
+    chat_template: bool = False
+    saliency_model: str | None = None
+    engine: str = "transformers"
 
 
 class Profile(_Frozen):

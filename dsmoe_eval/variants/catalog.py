@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from ..cards import Variant
+from typing import get_args
+
+from ..cards import Kind, Variant
 from ..errors import UserError
+from ..experts import all_methods
 
 BASE = "base"
 
@@ -58,6 +61,44 @@ _VARIANTS = (
         summary="another domain's contrast experts, on this target",
     ),
     Variant(
+        name="frequency",
+        kind="steered",
+        method="frequency",
+        intervention="bias",
+        summary="the domain's most used experts, logits raised: what any domain score must beat",
+    ),
+    Variant(
+        name="rice",
+        kind="steered",
+        method="npmi",
+        intervention="amplify",
+        summary="RICE: experts by nPMI with marker tokens, weights multiplied, no sum restored",
+    ),
+    Variant(
+        name="steermoe",
+        kind="steered",
+        method="risk-difference",
+        intervention="force",
+        summary="SteerMoE: largest risk differences of either sign, forced in or out",
+    ),
+    Variant(
+        name="suppress",
+        kind="steered",
+        method="risk-difference",
+        intervention="mask",
+        control_of="contrast",
+        summary="contrast's experts switched off: what the domain loses without them",
+    ),
+    Variant(
+        name="suppress-random",
+        kind="steered",
+        method="risk-difference",
+        intervention="mask",
+        experts="matched",
+        control_of="contrast",
+        summary="experts matched to contrast's on layer and exposure switched off",
+    ),
+    Variant(
         name="sft-lora",
         kind="sft",
         summary="LoRA on the target's tuning items, attention and expert weights",
@@ -69,11 +110,31 @@ VARIANTS = {variant.name: variant for variant in _VARIANTS}
 
 
 def get_variant(name: str) -> Variant:
-    """A variant by name.
+    """A variant by name, or any method with any intervention as `METHOD+INTERVENTION`.
+
+    `METHOD+INTERVENTION+matched` and `...+wrong` are its controls: random experts of the same
+    layers and exposure, and another domain's experts.
 
     Raises:
         UserError: unknown; the message lists what there is.
     """
-    if name not in VARIANTS:
-        raise UserError(f"no variant {name!r}; there are: {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    if name in VARIANTS:
+        return VARIANTS[name]
+    method, _, rest = name.partition("+")
+    kind, _, experts = rest.partition("+")
+    if method in all_methods() and kind in get_args(Kind) and experts in ("", "matched", "wrong"):
+        return Variant.model_validate(
+            {
+                "name": name,
+                "kind": "steered",
+                "method": method,
+                "intervention": kind,
+                "experts": experts or "own",
+                "control_of": f"{method}+{kind}" if experts else None,
+                "summary": f"{experts or 'best'} experts by {method}, {kind}",
+            }
+        )
+    raise UserError(
+        f"no variant {name!r}; there are: {', '.join(VARIANTS)}; or METHOD+INTERVENTION, such as "
+        "frequency+bias, and its controls frequency+bias+matched and +wrong"
+    )

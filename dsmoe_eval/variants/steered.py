@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..cards import Variant
-from ..experts import METHODS, RoutingCounts, best_experts, exposure, matched_experts
+from ..experts import RoutingCounts, choose_experts, exposure, get_method, matched_experts
 from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 
 
@@ -17,7 +17,7 @@ class Settings:
     strength: float
 
 
-def choose_experts(
+def variant_experts(
     variant: Variant, counts: RoutingCounts, target: str, wrong: str, size: int, seed: int
 ) -> tuple[ChosenExpert, ...]:
     """E* of a variant for a target.
@@ -31,11 +31,12 @@ def choose_experts(
         seed: of the draw of random experts.
 
     Raises:
-        ValueError: fewer than `size` experts have a positive score.
+        ValueError: the method cannot name `size` experts.
     """
-    score = METHODS[variant.method or ""]
+    method = get_method(variant.method or "")
     domain = wrong if variant.experts == "wrong" else target
-    chosen = best_experts(score(counts, domain), counts.layers, size)
+    signed = variant.intervention == "force"
+    chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
     if variant.experts == "matched":
         return matched_experts(chosen, exposure(counts), counts.layers, seed)
     return chosen
@@ -48,10 +49,12 @@ def build_profile(
     strength: float,
     source: Source,
 ) -> Profile:
-    """The profile of a steered variant; a null variant gets strength zero."""
+    """The profile of a steered variant; a null one gets strength zero, a mask has but one."""
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
     method = variant.method if variant.experts == "own" else f"{variant.method}, {variant.experts}"
+    if variant.intervention == "mask":
+        strength = 1.0
     return Profile(
         model=model,
         method=method,

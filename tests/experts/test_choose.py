@@ -1,11 +1,26 @@
 """From scores to experts, and matched random ones."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmoe_eval.experts import best_experts, matched_experts
+from dsmoe_eval.experts import (
+    all_methods,
+    best_experts,
+    choose_experts,
+    count_routing,
+    exposure,
+    matched_experts,
+    matched_share,
+    signed_experts,
+    smallest_sets,
+)
+
+from .conftest import random_pass
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -57,3 +72,86 @@ def test_a_layer_with_no_expert_left_is_refused():
     chosen = best_experts(np.ones((1, 2)), (0,), 2)
     with pytest.raises(ValueError, match="no expert left"):
         matched_experts(chosen, np.ones((1, 2)), (0,), 0)
+
+
+def test_how_many_were_matched_is_told():
+    exposure = np.array([[0.50, 0.52, 0.90, 0.40]])
+    chosen = best_experts(np.array([[2.0, 0, 1.0, 0]]), (0,), 2)
+    matched = matched_experts(chosen, exposure, (0,), 0)
+    assert [one.expert for one in matched] == [1, 3]
+    assert matched_share(chosen, matched, exposure, (0,)) == 0.5
+
+
+@given(SEEDS, st.floats(0.05, 1.2))
+def test_smallest_sets_are_the_smallest_that_reach_the_share(seed, share):
+    scores = np.random.default_rng(seed).dirichlet(np.ones(7), 3)
+    chosen = smallest_sets(scores, (0, 2, 5), share)
+    for row, layer in enumerate((0, 2, 5)):
+        taken = [one.score for one in chosen if one.layer == layer]
+        ranked = sorted(scores[row], reverse=True)
+        assert taken == ranked[: len(taken)]
+        assert len(taken) == 7 or sum(taken) >= share
+        assert sum(taken[:-1]) < share
+
+
+@given(SEEDS, st.integers(1, 4))
+def test_forced_experts_are_those_of_the_largest_difference_that_fit(seed, count):
+    scores = np.random.default_rng(seed).normal(size=(2, 6))
+    chosen = signed_experts(scores, (0, 1), count, top_k=2)
+    assert len(chosen) == count
+    for one in chosen:
+        assert one.score == scores[one.layer, one.expert]
+        assert one.activate == (one.score > 0)
+    for layer in (0, 1):
+        own = [one for one in chosen if one.layer == layer]
+        assert sum(one.activate for one in own) <= 2
+        assert sum(not one.activate for one in own) <= 4
+    sizes = [abs(one.score) for one in chosen]
+    assert sizes == sorted(sizes, reverse=True)
+    taken = {(one.layer, one.expert) for one in chosen}
+    for (layer, expert), value in np.ndenumerate(scores):
+        full = sum(o.layer == layer and o.activate == (value > 0) for o in chosen)
+        room = 2 if value > 0 else 4
+        assert (layer, expert) in taken or full == room or abs(value) <= sizes[-1]
+
+
+def test_more_than_can_be_forced_is_refused():
+    with pytest.raises(ValueError, match="4 experts were asked for and 3 can be forced"):
+        signed_experts(np.array([[1.0, 2.0, -1.0, 0.0]]), (0,), 4, top_k=2)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS)
+def test_methods_choose_by_their_own_rules(seed):
+    methods = all_methods()
+    with random_pass(seed) as (seen, _):
+        counts = count_routing(seen)
+        gate = methods["esft-gate"]
+        assert choose_experts(gate, counts, "one") == smallest_sets(
+            gate.score(counts, "one"), (0, 2), 0.1
+        )
+        assert len(choose_experts(gate, counts, "one", 3)) == 3
+        assert len(choose_experts(methods["frequency"], counts, "one")) == 1
+        difference = methods["risk-difference"]
+        signed = choose_experts(difference, counts, "one", 4, signed=True)
+        assert signed == signed_experts(difference.score(counts, "one"), (0, 2), 4, 2)
+        real = choose_experts(methods["dsmoe"], counts, "one", 1)
+        drawn = choose_experts(methods["random"], counts, "one", 1, seed=seed)
+        assert drawn == matched_experts(real, exposure(counts), (0, 2), seed)
+
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "esft_moe_domain_experts"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
+@pytest.mark.parametrize("domain", ["intent", "law", "summary", "translation"])
+def test_the_authors_scores_and_threshold_give_the_authors_experts(domain):
+    """DeepSeek's ESFT model: 26 layers of 64 experts, token scores, p = 0.2."""
+    file = json.loads((DATA / f"expert_scores_{domain}.summary.json").read_text())["token_scores"]
+    layers = [int(layer) for layer in file]
+    scores = np.array([[file[layer][str(e)] for e in range(64)] for layer in file])
+    theirs = json.loads((DATA / f"expert_config_{domain}.json").read_text())["experts"]
+    share = all_methods()["esft-token"].layer_share
+    ours = smallest_sets(scores, layers, share)
+    for layer, experts in theirs.items():
+        assert [one.expert for one in ours if one.layer == int(layer)] == experts

@@ -1,0 +1,137 @@
+"""What each selected expert adds to a token, by EASY-EP (arXiv 2504.06792).
+
+c_(t,i) = s_t * w_(t,i) * ||e_i(x_t)||_2, with s_t = max(0, 1 - cos(h_t, h_t + r_t)): h_t the
+residual stream before the MoE block, r_t what the routed experts add to it, e_i(x_t) the output of
+expert i. (Shared experts are in neither term, as in the authors' code.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..steering import Router, SteeringError
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+@contextmanager
+def capture_contributions(
+    model: nn.Module, routers: Sequence[Router]
+) -> Iterator[Callable[[], Tensor]]:
+    """Compute contributions in each forward pass made inside the context.
+
+    Gives a function that returns those of the last pass, [tokens, layers, k] float32, in the order
+    of the experts' indices as `capture_routing` shows them.
+
+    Raises:
+        SteeringError: in the forward pass, where a layer's experts cannot be run one by one.
+    """
+    found: dict[int, Tensor] = {}
+    handles = []
+    for router in routers:
+        block = model.get_submodule(router.name.rpartition(".")[0])
+        layer = model.get_submodule(router.name.rpartition(".")[0].rpartition(".")[0])
+        watch = _Watch(router, found)
+        handles += [
+            router.consumer.register_forward_hook(watch.experts, with_kwargs=True),
+            block.register_forward_hook(watch.block),
+            layer.register_forward_hook(watch.layer),
+        ]
+
+    def last() -> Tensor:
+        missing = [router.layer for router in routers if router.layer not in found]
+        if missing:
+            raise SteeringError(f"no contributions were seen in layers {missing}")
+        return torch.stack([found[router.layer] for router in routers], dim=1)
+
+    try:
+        yield last
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watch:
+    """One layer: the experts run, then the block ends, then the layer."""
+
+    def __init__(self, router: Router, found: dict[int, Tensor]) -> None:
+        self.router = router
+        self.found = found
+        self.weighted = self.added = self.block_output = torch.empty(0)
+
+    @torch.no_grad()
+    def experts(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        each, weights = run_each(module, args, kwargs, self.router)
+        routed = output.detach().float().reshape(each.shape[0], -1)
+        together = (each * weights.unsqueeze(-1)).sum(1)
+        tolerance = _TOLERANCE[output.dtype] * float(routed.abs().max())
+        if float((together - routed).abs().max()) > tolerance:
+            raise SteeringError(
+                f"layer {self.router.layer}: the experts' weighted outputs do not add up to what "
+                f"{type(module).__name__} returns, so their contributions are not known"
+            )
+        self.weighted = weights * each.norm(dim=-1)
+        self.added = routed
+
+    @torch.no_grad()
+    def block(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.block_output = _first(output).detach().float()
+
+    @torch.no_grad()
+    def layer(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        # A decoder layer returns the residual stream with the block's output added.
+        before = _first(output).detach().float() - self.block_output
+        before = before.reshape(self.added.shape).to(self.added.device)
+        cosine = nn.functional.cosine_similarity(before, before + self.added, dim=-1)
+        moved = (1 - cosine).clamp(min=0).unsqueeze(-1)
+        self.found[self.router.layer] = (moved * self.weighted).cpu()
+
+
+def run_each(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], router: Router
+) -> tuple[Tensor, Tensor]:
+    """Every selected expert's own output, by running the experts with one expert a row.
+
+    Args:
+        module: the experts.
+        args: of their call: hidden states [tokens, hidden], indices and weights [tokens, k], in
+            some order.
+        kwargs: of their call.
+        router: of the layer.
+
+    Returns:
+        Outputs [tokens, k, hidden] and weights [tokens, k], float32.
+    """
+    k = router.top_k
+    inputs: dict[int | str, Any] = dict(enumerate(args)) | kwargs
+    seen: dict[str, Tensor] = {}
+
+    def one_a_row(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim == 2 and value.shape[1] == k and not value.is_floating_point():
+            return value.reshape(-1, 1)
+        if value.ndim == 2 and value.shape[1] == k:
+            seen["weights"] = value.detach().float()
+            return torch.ones_like(value).reshape(-1, 1)
+        return value.detach().reshape(-1, value.shape[-1]).repeat_interleave(k, 0)
+
+    changed = {name: one_a_row(value) for name, value in inputs.items()}
+    # Not by calling the module: its hooks, ours among them, are for the model's own calls.
+    output = module.forward(
+        *(changed[place] for place in range(len(args))), **{n: changed[n] for n in kwargs}
+    )
+    weights = seen["weights"]
+    return output.float().reshape(*weights.shape, -1), weights
+
+
+def _first(output: Any) -> Tensor:
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor

@@ -1,0 +1,90 @@
+"""Methods of expert identification by name: ours, and those of installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from . import scores
+from .counts import RoutingCounts
+from .scores import Scores
+
+ENTRY_POINTS = "dsmoe_eval.methods"
+"""Group of entry points; each is a `Method`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How experts are scored and chosen.
+
+    Attributes:
+        name: as in profiles and plans.
+        score: from counts and a domain to [layers, experts].
+        saliency: whether it needs token saliency, and so a backward pass.
+        contributions: whether it needs experts' contributions.
+        layer_share: where no number is asked for: in each layer the fewest best experts whose
+            scores sum to at least this; None for the best 1 % over all layers.
+        signed: a negative score is a reason to keep the expert out (`force` does).
+        placebo_of: scores nothing itself: random experts, matched to those of this method.
+    """
+
+    name: str
+    score: Callable[[RoutingCounts, str], Scores]
+    saliency: bool = False
+    contributions: bool = False
+    layer_share: float | None = None
+    signed: bool = False
+    placebo_of: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """First line of the score's docstring."""
+        if self.placebo_of is not None:
+            return f"Placebo: random experts, matched on layer and exposure to {self.placebo_of}'s."
+        return (self.score.__doc__ or "").partition("\n")[0]
+
+
+_BUILT_IN = (
+    Method("dsmoe", scores.dsmoe, saliency=True),
+    Method("dsmoe-code", scores.dsmoe_code, saliency=True),
+    Method("frequency", scores.frequency),
+    Method("preference", scores.preference, saliency=True),
+    Method("risk-difference", scores.risk_difference, signed=True),
+    Method("npmi", scores.npmi),
+    # The shares are the paper's: 0.1 of the gate scores, 0.2 of the tokens.
+    Method("esft-gate", scores.esft_gate, layer_share=0.1),
+    Method("esft-token", scores.esft_token, layer_share=0.2),
+    Method("easy-ep", scores.easy_ep, contributions=True),
+    Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),
+)
+
+
+def all_methods() -> dict[str, Method]:
+    """Every method by name, built in first.
+
+    Raises:
+        ValueError: an installed package brings something else than a method, or takes a name.
+    """
+    methods = {method.name: method for method in _BUILT_IN}
+    for point in entry_points(group=ENTRY_POINTS):
+        method = point.load()
+        if not isinstance(method, Method) or method.name in methods:
+            raise ValueError(
+                f"entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) is no Method, or "
+                "its name is taken; remove or mend that package"
+            )
+        methods[method.name] = method
+    return methods
+
+
+def get_method(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        ValueError: unknown; the message lists what there is.
+    """
+    methods = all_methods()
+    if name not in methods:
+        raise ValueError(f"no method {name!r}; there are: {', '.join(methods)}")
+    return methods[name]

@@ -1,0 +1,336 @@
+"""One pass over identification text: for every token, how much it mattered and where it went.
+
+Saliency and routing come from the same forward and backward, and are kept in the same row, so a
+token's label and its routing cannot drift apart. (The published code looks labels up by position in
+a list from which blank tokens were dropped.) Rows go to disk batch by batch: memory is that of one
+batch, whatever the corpus, and an interrupted pass goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..steering import Routing, capture_routing, find_routers
+from .contribution import capture_contributions
+from .documents import Document, documents_hash
+from .saliency import token_saliency
+
+TOKENS_A_BATCH = 4096
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of the tokens that count of some documents, [tokens] or [tokens, layers, k] each.
+
+    Attributes:
+        document: index of each token's document.
+        generated: whether the model itself wrote the token.
+        token: its id.
+        saliency: Eq. 5, float32; None where no saliency was computed.
+        experts: [tokens, layers, k] int16, the selected experts.
+        weights: [tokens, layers, k] float32, their weights as the experts received them.
+        contributions: [tokens, layers, k] float32, see `contribution.py`; None where not asked for.
+    """
+
+    document: Tensor
+    generated: Tensor
+    token: Tensor
+    saliency: Tensor | None
+    experts: Tensor
+    weights: Tensor
+    contributions: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """A pass on disk.
+
+    Attributes:
+        folder: of the batches, named by the hash of all that they depend on.
+        domains: names, in the order of first appearance.
+        domain: of each document, index into `domains`.
+        layers: the model's MoE layers, in the order of the batches' second axis.
+        experts: routed experts a layer.
+        top_k: selected of them for each token.
+        batches: how many.
+        has_saliency: whether the batches hold it.
+        has_contributions: whether the batches hold them.
+    """
+
+    folder: Path
+    domains: tuple[str, ...]
+    domain: tuple[int, ...]
+    layers: tuple[int, ...]
+    experts: int
+    top_k: int
+    batches: int
+    has_saliency: bool
+    has_contributions: bool
+
+    def read(self) -> Iterator[Batch]:
+        """The batches, one at a time."""
+        for index in range(self.batches):
+            columns = load_file(_path(self.folder, index))
+            yield Batch(**{name: columns.get(name) for name in Batch.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a pass must know of a model beforehand."""
+
+    layers: tuple[int, ...]
+    experts: int
+    top_k: int
+
+
+def observe(
+    model: Any,
+    documents: Sequence[Document],
+    root: Path,
+    *,
+    saliency_model: Any | None,
+    contributions: bool = False,
+    identity: str = "",
+    advance: Advance = lambda _documents: None,
+) -> Observations:
+    """Run the model over documents, longest first, with frozen parameters.
+
+    Args:
+        model: a transformers MoE causal language model; left as it was found.
+        documents: identification texts; see `encode_documents`.
+        root: the pass goes into a folder of its own in it, named by all that it depends on; what
+            is there already is not done again.
+        saliency_model: whose backward pass gives the saliency: `model` itself, so that one pass
+            gives both; or any causal language model that reads the same tokens; or None for no
+            saliency. Without its own backward pass `model` needs the memory of a forward only.
+        contributions: also compute EASY-EP's contributions; costs another forward of the experts.
+        identity: of the models and of what else the rows depend on.
+        advance: told the number of documents done, for a progress bar.
+
+    Raises:
+        SteeringError: the model has no router that is known, or a layer's experts did not do what
+            was expected of them.
+    """
+    routers = find_routers(model)
+    shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
+    columns = _columns_of(saliency=saliency_model is not None, contributions=contributions)
+
+    def rows(batch: Sequence[int]) -> Batch:
+        ids, mask = pad([documents[index].tokens for index in batch], entrance(model))
+        saliency = None
+        with (
+            capture_routing(routers) as routing,
+            capture_contributions(model, routers) if contributions else nullcontext() as added,
+        ):
+            if saliency_model is model:
+                saliency = token_saliency(model, ids, mask)
+            else:
+                with torch.no_grad():
+                    model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        if saliency_model is not None and saliency_model is not model:
+            saliency = token_saliency(saliency_model, *_on(entrance(saliency_model), ids, mask))
+        return _rows(documents, batch, routing, saliency, None if added is None else added())
+
+    with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
+        return _write_pass(documents, root, shape, columns, identity, rows, advance)
+
+
+def observe_routed(
+    documents: Sequence[Document],
+    routed: Callable[[Sequence[Document]], Iterable[tuple[Tensor, Tensor]]],
+    shape: Shape,
+    root: Path,
+    *,
+    saliency_model: Any | None,
+    identity: str,
+    advance: Advance = lambda _documents: None,
+) -> Observations:
+    """The same from another engine's routing.
+
+    Args:
+        documents: as for `observe`.
+        routed: gives of each document its (experts, weights), [tokens, layers, k] each.
+        shape: of the engine's model.
+        root: as for `observe`.
+        saliency_model: as for `observe`; the engine itself computes no gradients.
+        identity: as for `observe`.
+        advance: as for `observe`.
+
+    Raises:
+        ValueError: the engine routed another number of tokens than a document has.
+    """
+
+    def rows(batch: Sequence[int]) -> Batch:
+        chosen = [documents[index] for index in batch]
+        pairs = list(routed(chosen))
+        for one, (experts, _) in zip(chosen, pairs, strict=True):
+            if len(experts) != len(one.tokens):
+                raise ValueError(f"{len(experts)} tokens were routed of {len(one.tokens)}")
+        kept = torch.cat([torch.tensor(one.kept) for one in chosen])
+        experts, weights = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
+        saliency = None
+        if saliency_model is not None:
+            ids, mask = pad([one.tokens for one in chosen], entrance(saliency_model))
+            saliency = token_saliency(saliency_model, ids, mask)[mask.bool()].cpu()[kept]
+        return Batch(
+            **_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
+            weights=weights.float(), contributions=None,
+        )  # fmt: skip
+
+    columns = _columns_of(saliency=saliency_model is not None, contributions=False)
+    with nullcontext() if saliency_model is None else frozen(saliency_model):
+        return _write_pass(documents, root, shape, columns, identity, rows, advance)
+
+
+def _columns_of(*, saliency: bool, contributions: bool) -> tuple[str, ...]:
+    return ("saliency",) * saliency + ("contributions",) * contributions
+
+
+def _write_pass(
+    documents: Sequence[Document],
+    root: Path,
+    shape: Shape,
+    columns: tuple[str, ...],
+    identity: str,
+    rows: Callable[[Sequence[int]], Batch],
+    advance: Advance,
+) -> Observations:
+    """Have `rows` observe batch after batch of documents, and keep what is not kept yet."""
+    plan = batches(documents)
+    content = [identity, asdict(shape), columns, documents_hash(documents), TOKENS_A_BATCH]
+    folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, batch in enumerate(plan):
+        path = _path(folder, place)
+        if not path.is_file():
+            _write_whole(path, partial(save_file, _tensors(rows(batch))))
+        advance(len(batch))
+    domains = tuple(dict.fromkeys(one.domain for one in documents))
+    return Observations(
+        folder=folder,
+        domains=domains,
+        domain=tuple(domains.index(one.domain) for one in documents),
+        layers=shape.layers,
+        experts=shape.experts,
+        top_k=shape.top_k,
+        batches=len(plan),
+        has_saliency="saliency" in columns,
+        has_contributions="contributions" in columns,
+    )
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    columns = {name: getattr(batch, name) for name in Batch.__slots__}
+    return {name: column.contiguous() for name, column in columns.items() if column is not None}
+
+
+def _rows(
+    documents: Sequence[Document],
+    batch: Sequence[int],
+    routing: Routing,
+    saliency: Tensor | None,
+    contributions: Tensor | None,
+) -> Batch:
+    """The rows of a padded forward pass, [documents * length, ...] each, that count."""
+    flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
+
+    def pick(values: Tensor) -> Tensor:
+        return values.cpu()[flat]
+
+    return Batch(
+        **_columns(documents, batch),
+        saliency=None if saliency is None else pick(saliency.flatten()),
+        experts=pick(routing.indices().to(torch.int16)),
+        weights=pick(routing.weights().float()),
+        contributions=None if contributions is None else pick(contributions),
+    )
+
+
+def _columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:
+    rows = [
+        (index, place >= documents[index].prompt_length, token)
+        for index in batch
+        for place, (token, kept) in enumerate(
+            zip(documents[index].tokens, documents[index].kept, strict=True)
+        )
+        if kept
+    ]
+    document, generated, token = torch.tensor(rows, dtype=torch.int32).unbind(1)
+    return {"document": document, "generated": generated.bool(), "token": token}
+
+
+def batches(documents: Sequence[Document]) -> list[list[int]]:
+    """Longest first, so that memory is tried at once; padded size within the budget."""
+    order = sorted(range(len(documents)), key=lambda index: -len(documents[index].tokens))
+    found, start = [], 0
+    while start < len(order):
+        count = max(1, TOKENS_A_BATCH // len(documents[order[start]].tokens))
+        found.append(order[start : start + count])
+        start += count
+    return found
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"batch-{index:06}.safetensors"
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def entrance(model: Any) -> torch.device:
+    """Where the model takes its tokens, also when it is spread over devices."""
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return torch.device(model.get_input_embeddings().weight.device if device is None else device)
+
+
+def _on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device) for tensor in tensors)
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, [sequences, length], right-padded."""
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    padded = nn.utils.rnn.pad_sequence(
+        [torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=0
+    )
+    mask = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).long()
+    return padded.to(device), mask.to(device)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode without trainable parameters; as it was afterwards."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    model.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)

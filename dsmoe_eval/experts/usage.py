@@ -1,0 +1,47 @@
+"""How much each expert is used by texts, as the model stands: for reports, steered or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..steering import capture_routing, find_routers
+from .documents import encode_documents
+from .observations import batches, pad
+
+
+def encode_batch(
+    tokenizer: Any, texts: Sequence[str], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of texts, [texts, length], right-padded; needs no pad token."""
+    return pad(tokenizer(list(texts))["input_ids"], device)
+
+
+@torch.no_grad()
+def expert_usage(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Share of the texts' tokens that each expert is selected for, special tokens left out.
+
+    Returns:
+        [layers, experts]; each layer sums to k.
+    """
+    routers = find_routers(model)
+    device = next(model.parameters()).device
+    documents = encode_documents(tokenizer, {"all": texts})
+    used = torch.zeros(len(routers), routers[0].experts, dtype=torch.long)
+    tokens = 0
+    with capture_routing(routers) as routing:
+        for batch in batches(documents):
+            ids, mask = pad([documents[index].tokens for index in batch], device)
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            kept = pad([documents[index].kept for index in batch])[0].bool()
+            chosen = routing.indices().cpu()[kept.flatten()]
+            for row in range(len(routers)):
+                used[row] += torch.bincount(chosen[:, row].flatten(), minlength=used.shape[1])
+            tokens += len(chosen)
+    share: NDArray[np.float64] = used.double().numpy() / tokens
+    return share

@@ -1,0 +1,83 @@
+"""Counts by document, phase and token class, against a loop over tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsmoe_eval.experts import Marker, count_routing
+
+from .conftest import EXPERTS, LAYERS, K, random_pass
+
+SEEDS = st.integers(0, 10**6)
+PASSES = settings(deadline=None, max_examples=25)
+
+
+@PASSES
+@given(SEEDS, st.sampled_from([0.15, 0.5, 0.9]))
+def test_counts_equal_a_loop_over_tokens(seed, quantile):
+    marker = Marker("a", 3, 1.0)
+    with random_pass(seed) as (seen, rows):
+        counts = count_routing(seen, quantile, [marker])
+        used, gate = np.zeros_like(counts.used), np.zeros(counts.gate.shape)
+        marked, tokens = np.zeros_like(counts.marked), np.zeros_like(counts.tokens)
+        for row in rows:
+            place = 2 * row.document + row.generated
+            same = [r for r in rows if (r.domain, r.generated) == (row.domain, row.generated)]
+            bar = np.quantile(np.array([r.saliency for r in same], dtype=np.float32), quantile)
+            salient = int(np.float32(row.saliency) > bar)
+            tokens[place, salient] += 1
+            for layer in range(LAYERS):
+                chosen = zip(row.experts[layer], row.weights[layer], strict=True)
+                for expert, weight in chosen:
+                    used[place, salient, layer, expert] += 1
+                    gate[place, layer, expert] += weight
+                    marked[place, 0, layer, expert] += row.token == marker.token
+        np.testing.assert_array_equal(counts.tokens, tokens)
+        np.testing.assert_array_equal(counts.used, used)
+        np.testing.assert_array_equal(counts.marked, marked)
+        np.testing.assert_allclose(counts.gate, gate, rtol=1e-6)
+        assert (used.sum((1, 3)) == K * tokens.sum(1)[:, None]).all()
+        assert counts.experts == EXPERTS
+
+
+@PASSES
+@given(SEEDS)
+def test_a_weight_of_two_is_a_document_twice(seed):
+    with random_pass(seed) as (seen, _):
+        counts = count_routing(seen)
+        rows = np.arange(len(counts.domain))
+        twice = counts._take(np.concatenate([rows, rows[:1]]))
+        weight = np.ones(len(rows))
+        weight[0] = 2
+        for one, other in (("of", ("one",)), ("all_but", ("two",)), ("total", ())):
+            a = getattr(counts.resampled(weight), one)(*other)
+            b = getattr(twice, one)(*other)
+            np.testing.assert_allclose(a.used, b.used)
+            np.testing.assert_allclose(a.gate_mean, b.gate_mean)
+            assert a.tokens == b.tokens
+
+
+def test_a_phase_without_tokens_is_refused():
+    for seed in range(20):
+        with random_pass(seed) as (seen, rows):
+            counts = count_routing(seen)
+            answered = {row.domain for row in rows if row.generated}
+            missing = [domain for domain in seen.domains if domain not in answered]
+            if missing:
+                with pytest.raises(ValueError, match=f"no generated token of {missing[0]}"):
+                    counts.in_phase("generated")
+                return
+    raise AssertionError("no seed gave a domain without an answer")
+
+
+def test_counts_are_kept_and_mapped():
+    with random_pass(1) as (seen, _):
+        first = count_routing(seen)
+        for path in seen.folder.glob("batch-*"):
+            path.unlink()
+        again = count_routing(seen)
+        assert isinstance(again.used, np.memmap)
+        np.testing.assert_array_equal(first.used, again.used)
+        with pytest.raises(FileNotFoundError):
+            count_routing(seen, 0.5)
