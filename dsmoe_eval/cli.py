@@ -182,6 +182,24 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
     return markers or None
 
 
+@main.command("trial")
+@click.argument("plan")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
+@click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+@click.option("--to", type=click.Path(path_type=Path), help="Where to render [RUN_FOLDER/trial].")
+def trial_command(
+    plan: str, out: Path | None, limit: int | None, device: str | None, to: Path | None
+) -> None:
+    """Put the identification methods of PLAN on trial against masking each expert in turn."""
+    from .reports import render_trial
+    from .runs import prepared, run_trial
+
+    job = prepared(plan, out, limit, device)
+    run_trial(job)
+    click.echo(render_trial(job.folder.root, to or job.folder.root / "trial"))
+
+
 @main.command("probe")
 @click.argument("model")
 @click.option("--profile", type=click.Path(path_type=Path), help="A profile [every intervention].")

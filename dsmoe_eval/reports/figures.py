@@ -152,6 +152,48 @@ def routing_shift(shifts: Mapping[tuple[str, str], Any], layers: Sequence[int], 
     _save(figure, path)
 
 
+def trial(result: Mapping[str, Any], path: Path) -> None:
+    """Methods of identification: agreement with the causal effects, and gain over base and placebo.
+
+    Args:
+        result: content of a trial's `trial.json`.
+        path: the PNG.
+    """
+    rows = sorted(result["methods"], key=lambda row: row["gain_over_placebo"]["delta"])
+    places = np.arange(len(rows))
+    colours = sns.color_palette("colorblind")
+    figure, panels = _subplots(1, 2, 11, 1.6 + 0.42 * len(rows), sharey=True)
+    left, right = panels[0]
+    for shift, key, label, colour in (
+        (0.16, "agreement_specific", "specific effect", colours[0]),
+        (-0.16, "agreement_plain", "plain effect", colours[7]),
+    ):
+        bounds = np.array([row[key]["ci95"] for row in rows])
+        left.hlines(places + shift, bounds[:, 0], bounds[:, 1], color=colour, linewidth=2)
+        values = [row[key]["value"] for row in rows]
+        left.plot(values, places + shift, "o", color=colour, label=label)
+    left.axvspan(-result["chance"], result["chance"], color="0.85", label="random rankings, 95 %")
+    left.set_xlabel(
+        f"rank agreement with masking each of {result['experts']} experts\n"
+        f"(Spearman, mean of {len(result['domains'])} domains, n = {result['items']:,} items)"
+    )
+    for shift, key, label, colour in (
+        (0.16, "gain_over_placebo", "over matched random experts", colours[2]),
+        (-0.16, "gain", "over base", colours[7]),
+    ):
+        bounds = 100 * np.array([row[key]["ci95"] for row in rows])
+        right.hlines(places + shift, bounds[:, 0], bounds[:, 1], color=colour, linewidth=2)
+        values = [100 * row[key]["delta"] for row in rows]
+        right.plot(values, places + shift, "o", color=colour, label=label)
+    questions = rows[0]["gain"]["questions"]
+    right.set_xlabel(f"target gain, percentage points\n(test split, n = {questions:,} questions)")
+    for axis in (left, right):
+        axis.axvline(0, color="black", linewidth=1)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    left.set_yticks(places, [row["method"] for row in rows])
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     # Without a date in its metadata the same data gives the same file.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})

@@ -2,6 +2,7 @@
 
 from .folder import RunFolder
 from .identify import identify
-from .run import run
+from .run import prepared, run
+from .trial import run_trial
 
-__all__ = ["RunFolder", "identify", "run"]
+__all__ = ["RunFolder", "identify", "prepared", "run", "run_trial"]

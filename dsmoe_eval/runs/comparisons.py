@@ -65,6 +65,7 @@ def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[
     (task,) = [task for task in suite.tasks if task.name == name]
     return {
         "task": name,
+        "cell": cell_id,
         "domain": task.domain,
         "role": "target" if "target" in task.roles else "non-target",
         "n": cell["items"],
@@ -89,6 +90,7 @@ def _compare_arm(
         "control_of": arm.variant.control_of,
         "settings": arm.settings,
         "profile": arm.profile,
+        "cells": arm.cells,
         "equal_to_base": all(bool((p.score_a == p.score_b).all()) for p in paired.values()),
         "target_result": _result(paired[target.name]),
         "non_target_result": _result(pooled) | {"non_inferiority": asdict(held)},

@@ -36,16 +36,30 @@ def run(
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    console = console or Console(stderr=True)
-    started = time.perf_counter()
-    folder = out or Path("out") / Path(plan).stem
-    with console.status("loading model and tasks"):
-        job = prepare(plan, folder, limit, device)
+    return run_job(prepared(plan, out, limit, device, console), console).folder
+
+
+def prepared(
+    plan: str,
+    out: Path | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+) -> Job:
+    """The run in memory, once the user has been told that this takes a moment."""
+    with (console or Console(stderr=True)).status("loading model and tasks"):
+        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device)
+
+
+def run_job(job: Job, console: Console | None = None) -> Job:
+    """Do what is missing of a prepared run."""
+    console, started = console or Console(stderr=True), time.perf_counter()
     console.print(plan_table(job))
     arms = _arms(job, console)
     compare_cells(job, arms, console)
-    console.print(f"answered and compared in {time.perf_counter() - started:.0f} s: {folder}")
-    return job.folder
+    spent = time.perf_counter() - started
+    console.print(f"answered and compared in {spent:.0f} s: {job.folder.root}")
+    return job
 
 
 def plan_table(job: Job) -> Table:
