@@ -42,7 +42,7 @@ def verdict(result: dict[str, Any]) -> str:
     if not holding:
         return sentence + "By steering gain nobody does: no method kept every non-target."
     best = max(holding, key=lambda row: row["gain_over_placebo"]["delta"])
-    low, high = best["gain_over_placebo"]["ci95"]
+    low = best["gain_over_placebo"]["ci95"][0]
     sure = "is more than its placebo's" if low > 0 else "cannot be told from its placebo's"
     near = [
         row["method"]
@@ -59,8 +59,8 @@ def verdict(result: dict[str, Any]) -> str:
 def _page(result: dict[str, Any]) -> str:
     rows = sorted(result["methods"], key=lambda row: -row["gain_over_placebo"]["delta"])
     table = [
-        "| method | agreement, specific | agreement, plain | gain over placebo, pp | gain over base, "
-        "pp | placebo over base, pp | non-targets, pp | non-inferior |",
+        "| method | agreement, specific | agreement, plain | gain over placebo, pp | "
+        "gain over base, pp | placebo over base, pp | non-targets, pp | non-inferior |",
         "|---|---|---|---|---|---|---|---|",
         *(_row(row) for row in rows),
     ]
@@ -85,11 +85,11 @@ def _page(result: dict[str, Any]) -> str:
         f"{result['resamples']} resamples of documents and items. Random rankings stay below "
         f"{result['chance']:.3f} in size 95 times in 100.",
         "",
-        f"**Gain** is the pooled change of the targets' scores on the test split ({gain['items']:,} "
-        f"answers to {gain['questions']:,} questions), the intervals from resampling questions. "
-        "All methods steer by `bias`, with number of experts and strength chosen by the same rule "
-        "on the tuning split. The placebo of a method is as many random experts, of the same layers "
-        "and like exposure, at the same strength.",
+        "**Gain** is the pooled change of the targets' scores on the test split "
+        f"({gain['items']:,} answers to {gain['questions']:,} questions), the intervals from "
+        "resampling questions. All methods steer by `bias`, with number of experts and strength "
+        "chosen by the same rule on the tuning split. The placebo of a method is as many random "
+        "experts, of the same layers and like exposure, at the same strength.",
         "",
         "One small model whose only planted property is ambiguity: this says how the methods do "
         "here, not on real models.",

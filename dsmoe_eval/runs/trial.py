@@ -67,7 +67,8 @@ class CausalEffects:
 def specific(plain: Floats) -> Floats:
     """[domains, ...] loss of each domain minus the mean loss of all others."""
     others = (plain.sum(0) - plain) / (len(plain) - 1)
-    return plain - others
+    result: Floats = plain - others
+    return result
 
 
 def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
