@@ -35,11 +35,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The report that is kept in the repository, of the code as it stands.
+# The reports that are kept in the repository, of the code as it stands.
 reports: $(STAMP)
 	rm -rf out/reports
 	$(BIN)/dsmoe-eval run lab --out out/reports
 	$(BIN)/dsmoe-eval report out/reports --to reports/lab
+	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"

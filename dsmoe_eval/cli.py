@@ -276,6 +276,37 @@ def bake_command(
     )
 
 
+@main.command("similarity")
+@click.argument("model")
+@click.option("--suite", help="Read the identification texts of this suite.")
+@click.option("--text", type=click.Path(path_type=Path), help="Read this file, a text a line.")
+@click.option("--tokens", type=click.IntRange(min=100), default=512, show_default=True)
+@click.option("--profile", type=click.Path(path_type=Path), help="Compare its experts with others.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for page, picture, figures.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def similarity_command(
+    model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any
+) -> None:
+    """Say how alike the experts of each layer of MODEL are (CKA of their outputs).
+
+    Experts that all do the same leave steering nothing to choose from.
+    """
+    from .engines import load_model
+    from .reports import render_similarity, similarity_page
+    from .runs.similarity import read_texts, similarity
+    from .steering import Profile
+
+    profile = None if rest["profile"] is None else Profile.load(rest["profile"])
+    texts = read_texts(suite, text)
+    result = similarity(load_model(model, rest["device"]), texts, tokens, profile)
+    page = None if out is None else render_similarity(result, out)
+    if rest["as_json"]:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(similarity_page(result) if page is None else page)
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dsmoe_eval.cli import main
-from dsmoe_eval.registry import find_card
+from dsmoe_eval.registry import builtin_folder, find_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +222,28 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
     refused(run("probe", "deepseek-moe-16b-base"), "no code for architecture 'deepseek'")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     refused(run("probe", tmp_path), "no router")
+
+
+def test_similarity_says_how_alike_experts_are(run, tmp_path):
+    items = (builtin_folder() / "tasks/lab/data/law_named.jsonl").read_text().splitlines()
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(json.loads(item)["question"] + "\n" for item in items))
+    common = ("similarity", "lab-poly", "--text", path, "--tokens", "100", "--device", "cpu")
+    done = run(*common)
+    assert done.returncode == 0, done.stderr
+    assert "# How alike the experts of lab-poly are" in done.stdout
+    shown = run(*common, "--out", tmp_path / "s", "--json")
+    assert json.loads(shown.stdout) == json.loads((tmp_path / "s/similarity.json").read_text())
+
+
+def test_similarity_refuses_in_one_sentence(run, tmp_path):
+    (tmp_path / "t.txt").write_text("In math, what is the sign of the base?")
+    common = ("similarity", "lab-poly", "--device", "cpu")
+    refused(run(*common), "--suite or by --text")
+    refused(run(*common, "--suite", "lab", "--tokens", "9"), "--tokens")
+    refused(run(*common, "--suite", "lab", "--tokens", "9999"), "hold 2460 distinct tokens")
+    refused(run(*common, "--text", tmp_path / "t.txt"), "t.txt: the texts hold")
+    refused(run(*common, "--suite", "lab", "--profile", tmp_path / "p"), "cannot be read")
 
 
 def test_lab_data_writes_the_items(run, tmp_path):

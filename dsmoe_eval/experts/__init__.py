@@ -15,27 +15,37 @@ from .counts import Marker, RoutingCounts, Sums, count_routing
 from .documents import Document, Phase, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
+from .outputs import LayerTokens, check_outputs, record_tokens, sample_tokens
 from .saliency import token_saliency
 from .scores import activation_share, exposure
+from .set_similarity import SetSimilarity, set_similarity
+from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .usage import encode_batch, expert_usage
 
 __all__ = [
     "Document",
+    "ExpertSimilarity",
+    "LayerTokens",
     "Marker",
     "Method",
     "Observations",
     "Phase",
     "RoutingCounts",
+    "SetSimilarity",
     "Shape",
     "Sums",
     "activation_share",
     "all_methods",
     "best_experts",
+    "check_outputs",
     "choose_experts",
+    "cka",
     "count_routing",
     "documents_hash",
+    "effective_rank",
     "encode_batch",
     "encode_documents",
+    "expert_similarity",
     "expert_usage",
     "exposure",
     "get_method",
@@ -43,6 +53,9 @@ __all__ = [
     "matched_share",
     "observe",
     "observe_routed",
+    "record_tokens",
+    "sample_tokens",
+    "set_similarity",
     "signed_experts",
     "smallest_sets",
     "token_saliency",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..steering import Router, SteeringError
+from .outputs import Argument, call_roles
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -109,27 +110,21 @@ def run_each(
     Returns:
         Outputs [tokens, k, hidden] and weights [tokens, k], float32.
     """
-    k = router.top_k
-    inputs: dict[int | str, Any] = dict(enumerate(args)) | kwargs
-    seen: dict[str, Tensor] = {}
-
-    def one_a_row(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.ndim == 2 and value.shape[1] == k and not value.is_floating_point():
-            return value.reshape(-1, 1)
-        if value.ndim == 2 and value.shape[1] == k:
-            seen["weights"] = value.detach().float()
-            return torch.ones_like(value).reshape(-1, 1)
-        return value.detach().reshape(-1, value.shape[-1]).repeat_interleave(k, 0)
-
-    changed = {name: one_a_row(value) for name, value in inputs.items()}
+    given: dict[Argument, Any] = dict(enumerate(args))
+    given.update(kwargs)
+    hidden, indices, weights = call_roles(router, given)
+    shape = given[weights].shape
+    one_a_row = {
+        hidden: given[hidden].detach().repeat_interleave(shape[1], 0),
+        indices: given[indices].reshape(-1, 1),
+        weights: torch.ones_like(given[weights]).reshape(-1, 1),
+    }
+    changed = given | one_a_row
     # Not by calling the module: its hooks, ours among them, are for the model's own calls.
     output = module.forward(
         *(changed[place] for place in range(len(args))), **{n: changed[n] for n in kwargs}
     )
-    weights = seen["weights"]
-    return output.float().reshape(*weights.shape, -1), weights
+    return output.float().reshape(*shape, -1), given[weights].detach().float()
 
 
 def _first(output: Any) -> Tensor:

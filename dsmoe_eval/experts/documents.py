@@ -105,7 +105,7 @@ def _encode_message(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[b
 
     def inside(first: int, last: int) -> bool:
         """Most of the token; one may hold the space before the text too."""
-        return bool(2 * (min(last, end) - max(first, start)) > last - first
+        return bool(2 * (min(last, end) - max(first, start)) > last - first)
 
     kept = tuple(inside(first, last) for first, last in encoded["offset_mapping"])
     return tuple(encoded["input_ids"]), kept

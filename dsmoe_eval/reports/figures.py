@@ -17,9 +17,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..experts.similarity import ALIKE
 from .tables import Arm, improves, targets_of, variants_of
 
 _DPI = 150
+_MOST_TICKS = 24
+_SERIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("experts", "experts", {"color": "C0", "marker": "o", "linewidth": 2}),
+    ("random", "random weights, same tokens", {"color": "C1", "marker": "s", "linestyle": "--"}),
+    ("shuffled", "shuffled tokens", {"color": "C7", "marker": ".", "linestyle": ":"}),
+)
 
 
 def style() -> None:
@@ -149,6 +156,41 @@ def routing_shift(shifts: Mapping[tuple[str, str], Any], layers: Sequence[int], 
     figure.supxlabel("expert")
     figure.supylabel("layer")
     figure.colorbar(image, ax=panels, label="change of share, pp of tokens")
+    _save(figure, path)
+
+
+def similarity(result: Mapping[str, Any], path: Path) -> None:
+    """Mean CKA and effective rank of every layer's experts, beside random and shuffled ones.
+
+    Args:
+        result: what `similarity.json` holds.
+        path: the PNG.
+    """
+    layers = result["layers"]
+    places = [str(layer["layer"]) for layer in layers]
+    width = min(16.0, max(11.0, 3.0 + 0.45 * len(layers)))
+    figure, panels = _subplots(2, 2, width, 7.2, sharex=True, sharey="row")
+    for column, (kernel, title) in enumerate((("linear", "linear kernel"), ("rbf", "RBF kernel"))):
+        for row, key in enumerate(("mean", "effective_rank")):
+            axis = panels[row][column]
+            for name, label, look in _SERIES:
+                values = [layer[kernel][name][key] for layer in layers]
+                axis.plot(places, values, label=label, **look)
+        largest = [layer[kernel]["experts"]["largest"] for layer in layers]
+        top = panels[0][column]
+        top.plot(places, largest, "^", color="C0", alpha=0.6, label="most similar pair")
+        top.axhline(ALIKE, color="firebrick", linestyle=":", label=f"{ALIKE:g}, SimSMoE's limit")
+        top.set_title(f"{title} (n = {result['tokens']} tokens)", loc="left")
+        top.set_ylim(-0.05, 1.03)
+        panels[1][column].set_ylim(0, 1.06 * result["experts"])
+        panels[1][column].set_xlabel("layer")
+    panels[0][0].set_ylabel("CKA of two experts, mean")
+    panels[1][0].set_ylabel(f"effective rank, of {result['experts']} experts")
+    if len(places) > _MOST_TICKS:
+        step = -(-len(places) // _MOST_TICKS)
+        panels[1][0].set_xticks(range(0, len(places), step), places[::step])
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     _save(figure, path)
 
 
