@@ -190,6 +190,14 @@ def caveats(result: dict[str, Any]) -> list[str]:
         "text was not asked.",
         "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
     ]
+    for arm in result["arms"]:
+        missing = (arm["settings"] or {}).get("sizes_unavailable")
+        if missing and arm["control_of"] is None:
+            sizes = " or ".join(map(str, missing))
+            found.append(
+                f"{arm['variant']} on {arm['target']}: its method does not name {sizes} experts "
+                "with a positive score, so those sizes were not tried."
+            )
     if result["run"]["model"] in EMBEDDED_MODELS:
         found.insert(
             0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -72,6 +72,10 @@ class Tuner:
             advance(len(job.grid(variant)))
             return Tuned.from_dict(read_json(path))
 
+        unavailable = _unavailable(job, self.counts, variant, target)
+        grid = [one for one in job.grid(variant) if one.experts not in unavailable]
+        advance(len(job.grid(variant)) - len(grid))
+
         def scores_at(settings: Settings) -> Scores:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
@@ -80,9 +84,31 @@ class Tuner:
                 return score_tasks(job.lm, [job.tuning[name] for name in job.arm_tasks(target)])
 
         target_task, *others = job.arm_tasks(target)
-        tuned = tune(job.plan, job.grid(variant), self.base, target_task, others, scores_at)
+        tuned = tune(job.plan, grid, self.base, target_task, others, scores_at)
+        tuned = replace(tuned, unavailable=unavailable)
         write_json(path, tuned.to_dict())
         return tuned
+
+
+def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
+    """Sizes of the grid for which the method cannot name as many experts.
+
+    Raises:
+        UserError: it can name none of them.
+    """
+    missing, reason = [], None
+    sizes = sorted({settings.experts for settings in job.grid(variant)})
+    for size in sizes:
+        try:
+            variant_experts(variant, counts, target, target, size, job.plan.seed)
+        except ValueError as error:
+            missing.append(size)
+            reason = error
+    if len(missing) == len(sizes):
+        raise UserError(
+            f"variant {variant.name!r}, target {target!r}: {reason}; take fewer in tuning.experts"
+        ) from reason
+    return tuple(missing)
 
 
 def make_profile(
@@ -92,10 +118,8 @@ def make_profile(
     wrong = job.wrong_domain(target) if variant.experts == "wrong" else target
     try:
         experts = variant_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
-    except ValueError as error:
-        raise UserError(
-            f"variant {variant.name!r}, target {target!r}: {error}; take fewer in tuning.experts"
-        ) from error
+    except ValueError as error:  # a control, of an arm that could name as many
+        raise UserError(f"variant {variant.name!r}, target {target!r}: {error}") from error
     source = source_of(
         job.suite, job.identification, wrong, job.plan.identification, "transformers"
     )
@@ -120,6 +144,7 @@ def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
             "experts": tuned.chosen.experts,
             "strength": profile.intervention.strength,
             "qualified_on_tuning": tuned.qualified,
+            "sizes_unavailable": tuned.unavailable,
             "activation_share": activation_share(counts, profile.experts),
         }
         arms.append(Arm(variant, target, settings, profile))

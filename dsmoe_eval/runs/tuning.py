@@ -38,11 +38,17 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was tried and what was chosen; `qualified` is False where nothing qualified."""
+    """What was tried and what was chosen.
+
+    Attributes:
+        qualified: False where nothing qualified.
+        unavailable: sizes of E* that the method cannot name on this model, and were not tried.
+    """
 
     trials: tuple[Trial, ...]
     chosen: Settings
     qualified: bool
+    unavailable: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For the run's folder."""
@@ -52,7 +58,8 @@ class Tuned:
     def from_dict(cls, value: dict[str, Any]) -> Tuned:
         """From the run's folder."""
         trials = tuple(Trial(**trial) for trial in value["trials"])
-        return cls(trials, Settings(**value["chosen"]), value["qualified"])
+        unavailable = tuple(value["unavailable"])
+        return cls(trials, Settings(**value["chosen"]), value["qualified"], unavailable)
 
 
 def tune(
