@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
 from ..errors import UserError
+from .lm import EngineLM, Tokens
 from .loading import LoadedModel
-
-MAX_NEW_TOKENS = 64
-"""Where a task does not say how much may be generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,56 +28,19 @@ class _Forward:
     kept: int  # logits needed, counted from the end
 
 
-class TransformersLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+class TransformersLM(EngineLM):
     """lm-eval's LM over a loaded model."""
 
     def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
-        super().__init__()
+        super().__init__(loaded.tokenizer, loaded.identity)
         self.loaded = loaded
-        self.tokenizer = loaded.tokenizer
         self.batch_tokens = batch_tokens
-        self.forward_tokens = 0
-        self._encoded: dict[str, list[int]] = {}
-
-    @property
-    def eot_token_id(self) -> int:
-        """The end-of-text token."""
-        return int(self.tokenizer.eos_token_id)
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Part of lm-eval's request cache key."""
-        return self.loaded.identity.fingerprint
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: Any
-    ) -> list[int]:
-        """Token ids of a text; remembered, since every variant asks for the same texts."""
-        special = add_special_tokens is not False
-        key = f"{int(special)}{string}"
-        if key not in self._encoded:
-            self._encoded[key] = self.tokenizer.encode(string, add_special_tokens=special)
-        return self._encoded[key]
-
-    def loglikelihood(
-        self, requests: Sequence[Any], disable_tqdm: bool = True
-    ) -> list[tuple[float, bool]]:
-        """(log-likelihood, is greedy) of each (context, continuation); no bar of lm-eval's own."""
-        del disable_tqdm
-        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return result
 
     @torch.no_grad()
-    def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
-    ) -> list[tuple[float, bool]]:
-        for texts, _context, continuation in requests:
-            if not continuation:
-                # Its log-likelihood would be 0, better than that of any other option.
-                raise UserError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
-        totals = torch.zeros(len(requests))
-        greedy = torch.ones(len(requests), dtype=torch.bool)
-        for batch in self._batches(_plan_forwards(requests)):
+    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        totals = torch.zeros(len(pairs))
+        greedy = torch.ones(len(pairs), dtype=torch.bool)
+        for batch in self._batches(_plan_forwards(pairs)):
             logits = self._last_logits(batch)
             request, row, position, token = _wanted(batch, logits.shape[1])
             totals.index_add_(0, request, logits[row, position, token])
@@ -89,32 +48,13 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             greedy[missed] = False
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
-    def loglikelihood_rolling(self, *_: Any, **__: Any) -> list[float]:
-        """Not served yet.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("rolling log-likelihood (perplexity tasks) is not served by this version")
-
     @torch.no_grad()
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        """Greedy continuations, cut at the first stop string.
-
-        Raises:
-            UserError: a task asks for sampling.
-        """
-        del disable_tqdm
-        groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            groups[_generation_settings(request.args[1])].append(index)
-        texts = [""] * len(requests)
-        for (limit, stops), members in groups.items():
-            prompts = [(tuple(self.tok_encode(requests[i].args[0])), i) for i in members]
-            forwards = (_Forward(tokens, ((i, ()),), limit) for tokens, i in prompts)
-            for batch in self._batches(forwards, room=limit):
-                for forward, text in zip(batch, self._generate(batch, limit), strict=True):
-                    texts[forward.continuations[0][0]] = _cut(text, stops)
+    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
+        texts = [""] * len(prompts)
+        forwards = (_Forward(tuple(p), ((i, ()),), limit) for i, p in enumerate(prompts))
+        for batch in self._batches(forwards, room=limit):
+            for forward, text in zip(batch, self._generate(batch, limit), strict=True):
+                texts[forward.continuations[0][0]] = text
         return texts
 
     def _batches(self, forwards: Iterable[_Forward], room: int = 0) -> Iterator[list[_Forward]]:
@@ -170,9 +110,9 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return texts
 
 
-def _plan_forwards(requests: Sequence[tuple[Any, list[int], list[int]]]) -> Iterator[_Forward]:
+def _plan_forwards(pairs: Sequence[tuple[Tokens, Tokens]]) -> Iterator[_Forward]:
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
-    for index, (_, context, continuation) in enumerate(requests):
+    for index, (context, continuation) in enumerate(pairs):
         groups[(*context, *continuation[:-1])].append((index, tuple(continuation)))
     for tokens, continuations in groups.items():
         kept = max(len(continuation) for _, continuation in continuations)
@@ -193,17 +133,3 @@ def _wanted(batch: Sequence[_Forward], kept: int) -> tuple[Tensor, Tensor, Tenso
     ]
     request, row, position, token = torch.tensor(places, dtype=torch.long).unbind(1)
     return request, row, position, token
-
-
-def _generation_settings(settings: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-    if settings.get("do_sample") or float(settings.get("temperature") or 0) > 0:
-        raise UserError("the task asks for sampling; this version generates greedily only")
-    until = settings.get("until") or []
-    limit = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
-    return int(limit), tuple([until] if isinstance(until, str) else until)
-
-
-def _cut(text: str, stops: Iterable[str]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0] if stop else text
-    return text

@@ -96,22 +96,6 @@ def test_what_does_not_fit_is_refused_not_cut(lm):
         lm.generate_until(_generations({"until": [], "max_gen_toks": 125}))
 
 
-def test_an_answer_without_tokens_is_refused(lm):
-    empty = Instance(request_type="loglikelihood", doc={}, arguments=(PROMPTS[0], ""), idx=0)
-    with pytest.raises(UserError, match="no token for the answer"):
-        lm.loglikelihood([empty])
-
-
-def test_sampling_is_refused(lm):
-    with pytest.raises(UserError, match="sampling"):
-        lm.generate_until(_generations({"until": [], "temperature": 0.7}))
-
-
-def test_rolling_is_refused(lm):
-    with pytest.raises(UserError, match="not served"):
-        lm.loglikelihood_rolling([])
-
-
 @torch.no_grad()
 def test_a_loglikelihood_by_hand(lm, loaded):
     (got, greedy), *_ = lm.loglikelihood(_requests()[1:2])
