@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 
-from dsmoe_eval.steering import (
-    ChosenExpert,
-    Intervention,
-    ModelIdentity,
-    Profile,
-    Source,
-    find_routers,
-    model_router_hash,
-)
+from dsmoe_eval.engines.loading import identify_model
+from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
 
@@ -94,6 +88,19 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
+def profile_of(
+    model: Any,
+    kind: str = "bias",
+    strength: float | None = None,
+    experts: Iterable[int] = (0, 3),
+    channel: str = "logit",
+) -> Profile:
+    """The same experts in every layer of a model in memory; by default as strong as is felt."""
+    strength = {"mask": 1.0, "force": 0.01}.get(kind, 9.0) if strength is None else strength
+    intervention = Intervention(kind=kind, strength=strength, channel=channel)  # type: ignore[arg-type]
+    return trial_profile(identify_model("tiny", "0", model), intervention, experts)
+
+
 @pytest.fixture
 def make_profile() -> Callable[..., Profile]:
     """Build a profile for a model: `make_profile(model, pairs, kind, strength)`."""
@@ -101,19 +108,7 @@ def make_profile() -> Callable[..., Profile]:
     def make(
         model: Any, pairs: list[tuple[int, int]], kind: str = "bias", strength: float = 1.0
     ) -> Profile:
-        routers = find_routers(model)
-        return Profile(
-            model=ModelIdentity(
-                name="tiny",
-                fingerprint="0" * 64,
-                routers=model_router_hash(routers),
-                layers=tuple(router.layer for router in routers),
-                experts=routers[0].experts,
-            ),
-            method="test",
-            experts=tuple(ChosenExpert(layer=a, expert=b, score=1.0) for a, b in pairs),
-            intervention=Intervention(kind=kind, strength=strength),  # type: ignore[arg-type]
-            source=Source(suite="s", domain="d", split="i", items=("0" * 16,)),
-        )
+        experts = tuple(ChosenExpert(layer=a, expert=b, score=1.0) for a, b in pairs)
+        return profile_of(model, kind, strength).model_copy(update={"experts": experts})
 
     return make

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
+from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.steering import (
-    ChosenExpert,
     Intervention,
     ModelIdentity,
     Profile,
-    Source,
     describe_scoring,
     find_routers,
 )
@@ -78,19 +77,9 @@ def build(config: Any, name: str, device: str, class_name: str | None = None) ->
 def profile_of(identity: ModelIdentity, kind: str, channel: str, strength: float) -> Profile:
     """Every eighth expert of every layer; a score is a probability, and shifted by less."""
     channel = channel if kind == "bias" else "logit"
-    return Profile(
-        model=identity,
-        method="benchmark",
-        experts=tuple(
-            ChosenExpert(layer=layer, expert=expert, score=1.0)
-            for layer in identity.layers
-            for expert in range(0, identity.experts, 8)
-        ),
-        intervention=Intervention(
-            kind=kind, channel=channel, strength=strength / (100 if channel == "score" else 1)
-        ),
-        source=Source(suite="none", domain="none", split="none", items=()),
-    )
+    strength /= 100 if channel == "score" else 1
+    intervention = Intervention(kind=kind, channel=channel, strength=strength)
+    return trial_profile(identity, intervention, range(0, identity.experts, 8))
 
 
 def save(subject: Subject, folder: Path) -> None:

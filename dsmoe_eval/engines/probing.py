@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,6 +107,24 @@ def probe_model(model: Any, identity: ModelIdentity, profile: Profile | None = N
     )
 
 
+def trial_profile(
+    identity: ModelIdentity, intervention: Intervention, experts: Iterable[int]
+) -> Profile:
+    """A profile from no text, of the same experts in every layer: to probe or to time by."""
+    experts = tuple(experts)
+    return Profile(
+        model=identity,
+        method="trial",
+        experts=tuple(
+            ChosenExpert(layer=layer, expert=expert, score=0.0)
+            for layer in identity.layers
+            for expert in experts
+        ),
+        intervention=intervention,
+        source=Source(suite="none", domain="none", split="none", items=()),
+    )
+
+
 def _common_scoring(routers: tuple[Router, ...]) -> Scoring | None:
     if routers[0].native_only:
         return None
@@ -117,21 +135,10 @@ def _common_scoring(routers: tuple[Router, ...]) -> Scoring | None:
 
 
 def _profiles(identity: ModelIdentity, scoring: Scoring | None) -> Iterator[tuple[str, Profile]]:
-    experts = tuple(ChosenExpert(layer=layer, expert=0, score=0.0) for layer in identity.layers)
-    source = Source(suite="none", domain="none", split="none", items=())
     for name, intervention in _INTERVENTIONS.items():
         if intervention.channel == "score" and not (scoring and scoring.correction_bias):
             continue  # the channel is there for routers with a correction bias alone
-        yield (
-            name,
-            Profile(
-                model=identity,
-                method="probe",
-                experts=experts,
-                intervention=intervention,
-                source=source,
-            ),
-        )
+        yield name, trial_profile(identity, intervention, [0])
 
 
 def _probe_one(

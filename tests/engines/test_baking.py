@@ -6,20 +6,15 @@ import shutil
 import pytest
 import torch
 
-from dsmoe_eval.engines import bake, identify_model, load_model
+from dsmoe_eval.engines import bake, load_model
 from dsmoe_eval.engines.loading import card_config
 from dsmoe_eval.engines.miniature import miniature
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.registry import load_model_card
-from dsmoe_eval.steering import (
-    ChosenExpert,
-    Intervention,
-    Profile,
-    Source,
-    SteeringError,
-    find_routers,
-)
+from dsmoe_eval.steering import Profile, SteeringError, find_routers
+
+from ..conftest import profile_of
 
 CARRIERS = {
     "gpt-oss-20b": "router.bias",
@@ -45,26 +40,11 @@ def saved(card, folder, dtype=torch.float32):
     return model
 
 
-def profile_of(model, channel="logit", experts=(0, 3), strength=30.0):
-    identity = identify_model("tiny", "0", model)
-    return Profile(
-        model=identity,
-        method="test",
-        experts=tuple(
-            ChosenExpert(layer=layer, expert=expert, score=1.0)
-            for layer in identity.layers
-            for expert in experts
-        ),
-        intervention=Intervention(kind="bias", strength=strength, channel=channel),
-        source=Source(suite="s", domain="d", split="i", items=()),
-    )
-
-
 @pytest.mark.parametrize("card", list(CARRIERS))
 def test_bake(card, tmp_path, record_property):
     model = saved(card, tmp_path / "model")
     channel = "score" if CARRIERS[card].startswith("e_score") else "logit"
-    profile = profile_of(model, channel, strength=0.3 if channel == "score" else 30.0)
+    profile = profile_of(model, "bias", 0.3 if channel == "score" else 30.0, channel=channel)
     report = bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
     record_property("outcome", "scores only" if channel == "score" else "yes")
     assert report.selection_agreement == 1.0
@@ -86,7 +66,7 @@ def test_bake(card, tmp_path, record_property):
 def test_bake_refused(card, tmp_path, record_property):
     model = saved(card, tmp_path / "model")
     with pytest.raises(SteeringError, match="the vLLM engine"):
-        bake(str(tmp_path / "model"), profile_of(model), tmp_path / "baked", "cpu")
+        bake(str(tmp_path / "model"), profile_of(model, "bias", 30.0), tmp_path / "baked", "cpu")
     record_property("outcome", "refused")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -95,13 +75,13 @@ def test_a_bake_that_cannot_be_proven_leaves_nothing(tmp_path):
     """In bfloat16 the fold into Phi's linear adds rounding that moves selections."""
     model = saved("phi-tiny-moe-instruct", tmp_path / "model", torch.bfloat16)
     with pytest.raises(SteeringError, match="bake a float32 copy"):
-        bake(str(tmp_path / "model"), profile_of(model), tmp_path / "baked", "cpu")
+        bake(str(tmp_path / "model"), profile_of(model, "bias", 30.0), tmp_path / "baked", "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_profile_of_another_model_is_refused(tmp_path):
     model = saved("gpt-oss-20b", tmp_path / "model")
-    profile = profile_of(model)
+    profile = profile_of(model, "bias", 30.0)
     with torch.no_grad():
         find_routers(model)[0].weight.add_(1.0)
     model.save_pretrained(tmp_path / "other")
@@ -115,7 +95,7 @@ def test_the_command(tmp_path, capsys):
     from dsmoe_eval.cli import main
 
     model = saved("gpt-oss-20b", tmp_path / "model")
-    (tmp_path / "p.json").write_text(profile_of(model).to_json())
+    (tmp_path / "p.json").write_text(profile_of(model, "bias", 30.0).to_json())
     arguments = ["bake", str(tmp_path / "model"), str(tmp_path / "p.json"), "-o"]
     main([*arguments, str(tmp_path / "one")])
     assert "100.00% of the selections are the same" in capsys.readouterr().out

@@ -26,16 +26,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
 
+from dsmoe_eval.engines.probing import trial_profile  # noqa: E402
 from dsmoe_eval.engines.vllm import VllmEngine  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
-from dsmoe_eval.steering import (  # noqa: E402
-    ChosenExpert,
-    Intervention,
-    Profile,
-    Source,
-    SteeringError,
-    router_hash,
-)
+from dsmoe_eval.steering import Intervention, SteeringError, router_hash  # noqa: E402
 
 pytestmark = pytest.mark.vllm
 
@@ -287,18 +281,12 @@ def cleanup():
 
 def profile_of(engine, intervention, per_layer=4, **identity):
     """Experts that many tokens use, so that each layer has something to steer."""
-    experts = [
-        ChosenExpert(layer=layer, expert=expert, score=0.0,
-                     activate=intervention.kind != "force" or expert % 2 == 0)
-        for layer in engine.identity.layers for expert in range(1, 1 + per_layer)
-    ]  # fmt: skip
-    return Profile(
-        model=engine.identity.model_copy(update=identity),
-        method="test",
-        experts=tuple(experts),
-        intervention=intervention,
-        source=Source(suite="none", domain="none", split="none", items=()),
-    )
+    model = engine.identity.model_copy(update=identity)
+    profile = trial_profile(model, intervention, range(1, 1 + per_layer))
+    if intervention.kind != "force":
+        return profile
+    experts = [x.model_copy(update={"activate": x.expert % 2 == 0}) for x in profile.experts]
+    return profile.model_copy(update={"experts": tuple(experts)})
 
 
 def outcome(reference):

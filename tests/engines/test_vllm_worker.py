@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
+from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.engines.vllm import EXTENSION
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from dsmoe_eval.steering import Intervention, ModelIdentity
 
 pytestmark = pytest.mark.vllm
 
@@ -93,17 +94,12 @@ def _answer(server):
 
 def _profile(server, routers_hash=None):
     routers = _rpc(server, "dsmoe_routers")
-    layers = tuple(layer["layer"] for layer in routers["layers"])
-    return Profile(
-        model=ModelIdentity(
-            name="lab", fingerprint="none", routers=routers_hash or routers["hash"], layers=layers,
-            experts=routers["layers"][0]["experts"],
-        ),
-        method="test",
-        experts=tuple(ChosenExpert(layer=layer, expert=0, score=0.0) for layer in layers),
-        intervention=Intervention(kind="bias", strength=19.0),
-        source=Source(suite="none", domain="none", split="none", items=()),
+    identity = ModelIdentity(
+        name="lab", fingerprint="none", routers=routers_hash or routers["hash"],
+        layers=tuple(layer["layer"] for layer in routers["layers"]),
+        experts=routers["layers"][0]["experts"],
     )  # fmt: skip
+    return trial_profile(identity, Intervention(kind="bias", strength=19.0), [0])
 
 
 def test_a_profile_is_switched_over_http(server):

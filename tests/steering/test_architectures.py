@@ -14,16 +14,14 @@ from dsmoe_eval.engines.miniature import miniature
 from dsmoe_eval.engines.probing import probe_model
 from dsmoe_eval.registry import builtin_names, load_model_card
 from dsmoe_eval.steering import (
-    ChosenExpert,
-    Intervention,
-    Profile,
-    Source,
     SteeringError,
     capture_routing,
     describe_scoring,
     find_routers,
     steer,
 )
+
+from ..conftest import profile_of
 
 CARDS = [name for name in builtin_names("models") if load_model_card(name).transformers]
 # Left out of the quick set: of a shape with one that is in it, or large.
@@ -56,22 +54,6 @@ def batch():
     mask[1, :3] = 0
     mask[2, :6] = 0
     return ids * mask, mask
-
-
-def profile_of(model, kind="bias", strength=None, experts=(0, 3), channel="logit"):
-    identity = identify_model("tiny", "0", model)
-    strength = {"mask": 1.0, "force": 0.01}.get(kind, 9.0) if strength is None else strength
-    return Profile(
-        model=identity,
-        method="test",
-        experts=tuple(
-            ChosenExpert(layer=layer, expert=expert, score=1.0)
-            for layer in identity.layers
-            for expert in experts
-        ),
-        intervention=Intervention(kind=kind, strength=strength, channel=channel),
-        source=Source(suite="s", domain="d", split="i", items=()),
-    )
 
 
 def allowed(model):
