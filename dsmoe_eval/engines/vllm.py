@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
+from ..steering.probes import check_effect, check_null
 from .loading import fingerprint, locate
 
 EXTENSION = "dsmoe_eval.engines.vllm_worker.SteeringExtension"
@@ -201,7 +202,13 @@ class VllmEngine:
             active_experts=_active(before),
             tokens=sum(len(prompt) for prompt in prompts),
         )
-        _check(profile, report, _active(after))
+        check_null(report.null_max_difference)
+        check_effect(profile, report.logit_max_change)
+        if report.active_experts != (active := _active(after)) or active == 0:
+            raise ProbeError(
+                f"profile {profile.id}: {active} experts run for a token where "
+                f"{report.active_experts} did before (0: not the same number everywhere)"
+            )
         return report
 
     def close(self) -> None:
@@ -260,25 +267,3 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Value error, ")]
     return (told or lines or [type(error).__name__])[0].removeprefix("Value error, ")
-
-
-def _check(profile: Profile, report: VllmProbeReport, after: int | None) -> None:
-    if report.null_max_difference != 0.0:
-        raise ProbeError(
-            f"null probe failed: at strength zero, or after steering, the outputs differ by "
-            f"{report.null_max_difference:.3g}; nothing measured so could be trusted"
-        )
-    moved = report.logit_max_change > 0
-    if profile.is_null and moved:
-        raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
-    if not profile.is_null and not moved:
-        raise ProbeError(
-            f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
-            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not change "
-            "the outputs of this model: it would be a silent no-op"
-        )
-    if report.active_experts != after or after == 0:
-        raise ProbeError(
-            f"profile {profile.id}: {after} experts run for a token where {report.active_experts} "
-            "did before (0: not the same number everywhere)"
-        )

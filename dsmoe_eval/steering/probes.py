@@ -81,15 +81,11 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
     with steer(model, profile.with_strength(0.0)):
         null = _forward(model, input_ids, mask)
     null_difference = _largest(null.logits - base.logits)
-    if null_difference != 0.0 or not _same_choice(null.choice, base.choice):
-        raise ProbeError(
-            f"null probe failed: at strength zero the outputs differ by {null_difference:.3g}; "
-            "nothing measured on this model through this steering could be trusted"
-        )
+    check_null(null_difference, _same_choice(null.choice, base.choice))
     with steer(model, profile):
         steered = _forward(model, input_ids, mask)
     report = _report(base, steered, null_difference)
-    _check_effect(profile, report)
+    check_effect(profile, report.logit_max_change, report.weight_max_change)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
         _check_kind(profile, base.choice, steered.choice)
     return report
@@ -127,17 +123,38 @@ def _active(choice: _Choice, name: str) -> int:
     return int(counts.min())
 
 
-def _check_effect(profile: Profile, report: ProbeReport) -> None:
-    moves = [report.logit_max_change]
-    if report.weight_max_change is not None:
-        moves.append(report.weight_max_change)
+def check_null(difference: float, same_choice: bool = True) -> None:
+    """The null probe: at strength zero no output bit differs, and no token's experts.
+
+    Raises:
+        ProbeError: with the largest difference of an output.
+    """
+    if difference != 0.0 or not same_choice:
+        raise ProbeError(
+            f"null probe failed: at strength zero, or after steering, the outputs differ by "
+            f"{difference:.3g}{'' if same_choice else ' and the choice of experts does'}; "
+            "nothing measured on this model through this steering could be trusted"
+        )
+
+
+def check_effect(profile: Profile, *changes: float | None) -> None:
+    """The effect probe: a profile moves all that can be seen, or nothing if it is null.
+
+    Args:
+        profile: that steered.
+        changes: the largest of each thing that can be seen; None where it cannot.
+
+    Raises:
+        ProbeError: naming the profile.
+    """
+    moves = [change for change in changes if change is not None]
     if profile.is_null and any(moves):
         raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
     if not profile.is_null and not all(moves):
         raise ProbeError(
             f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
-            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) changes neither "
-            "the experts' input nor the outputs of this model: it would be a silent no-op"
+            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not move the "
+            "experts' input and the outputs of this model: it would be a silent no-op"
         )
 
 
