@@ -77,12 +77,12 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
             else than its router gave.
         SteeringError: the profile is for another model, or the model cannot be steered.
     """
-    base = _forward(model, input_ids, mask)
-    with steer(model, profile.with_strength(0.0)):
+    steering, base = steer(model, profile), _forward(model, input_ids, mask)
+    with steering.with_strength(0.0):
         null = _forward(model, input_ids, mask)
     null_difference = _largest(null.logits - base.logits)
     check_null(null_difference, _same_choice(null.choice, base.choice))
-    with steer(model, profile):
+    with steering:
         steered = _forward(model, input_ids, mask)
     report = _report(base, steered, null_difference)
     check_effect(profile, report.logit_max_change, report.weight_max_change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -13,7 +14,7 @@ from .errors import SteeringError
 from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
 from .profile import Profile
 from .routers import Router, find_routers, model_router_hash
-from .scoring import check_meaning, describe_scoring, shifted_choice
+from .scoring import Scoring, check_meaning, describe_scoring, shifted_choice
 
 _NATIVE = "_dsmoe_native"
 _TWICE = "the model is steered already; remove that steering first"
@@ -23,6 +24,8 @@ class Steering:
     """A profile on a model: a context manager, or `install()` and `remove()` by hand.
 
     A profile at strength zero is installed like any other, so that a sham run takes the same path.
+    The model's routers are compared with the profile's when this is made, and tried out at its
+    first installation; it is for the model as it was then.
     """
 
     def __init__(self, model: nn.Module, profile: Profile) -> None:
@@ -30,7 +33,14 @@ class Steering:
         self.routers = find_routers(model)
         layers = tuple(router.layer for router in self.routers)
         check_fits(profile, layers, self.routers[0].experts, model_router_hash(self.routers))
+        self._scorings: dict[int, Scoring] = {}
         self._installed = ExitStack()
+
+    def with_strength(self, strength: float) -> Steering:
+        """The same profile at another strength; what was found out of the routers is kept."""
+        other = copy.copy(self)
+        other.profile, other._installed = self.profile.with_strength(strength), ExitStack()
+        return other
 
     def install(self) -> Steering:
         """Steer from the next forward pass on; on failure the model stays as it was.
@@ -70,7 +80,9 @@ class Steering:
         if router.native_only:
             _steer_native(router, effect, intervention.kind, stack)
             return
-        scoring = describe_scoring(router)
+        if router.layer not in self._scorings:
+            self._scorings[router.layer] = describe_scoring(router)
+        scoring = self._scorings[router.layer]
         check_meaning(intervention, chosen, scoring, router.experts, router.top_k)
         edit = seam.Edit(
             lambda logits: edit_logits(logits, effect),

@@ -1,6 +1,7 @@
 """Steering on real router classes: exact, reversible, and never silent."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -140,6 +141,24 @@ def test_install_and_remove_by_hand(model, batch, make_profile):
     steering.remove()
     steering.remove()
     assert torch.equal(run(model, *batch)[0], before)
+
+
+def test_routers_are_tried_out_once_for_all_strengths(model, batch, make_profile, monkeypatch):
+    module = sys.modules["dsmoe_eval.steering.steer"]
+    tried, honest = [], module.describe_scoring
+    monkeypatch.setattr(module, "describe_scoring", lambda r: tried.append(r.layer) or honest(r))
+    steering = steer(model, make_profile(model, [(0, 3), (2, 5)], "bias", 9.0))
+    null, before = steering.with_strength(0.0), run(model, *batch)[0]
+    for _ in range(2):
+        with steering:
+            assert not torch.equal(run(model, *batch)[0], before)
+            with pytest.raises(SteeringError, match="steered already"):
+                null.install()
+        with null:
+            assert torch.equal(run(model, *batch)[0], before)
+        assert torch.equal(run(model, *batch)[0], before)
+    assert tried == [0, 2]
+    assert steering.profile.intervention.strength == 9.0
 
 
 def test_a_profile_for_another_model_is_refused(model, make_profile):
