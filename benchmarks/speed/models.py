@@ -47,17 +47,16 @@ class Size:
 
 @dataclass(frozen=True)
 class Subject:
-    """A random model, its name and what follows from its configuration."""
+    """What is known of a random model; the model itself has to leave memory before vLLM's come."""
 
     name: str
-    model: Any
+    dtype: torch.dtype
     size: Size
     channel: str
-    class_name: str | None
 
 
-def build(config: Any, name: str, device: str, class_name: str | None = None) -> Subject:
-    """A model with random weights, made on the device itself."""
+def build(config: Any, name: str, device: str) -> tuple[Subject, Any]:
+    """A model with random weights, made on the device itself, and what is known of it."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -71,7 +70,7 @@ def build(config: Any, name: str, device: str, class_name: str | None = None) ->
     body = sum(p.numel() for p in model.parameters()) - (1 if tied else 2) * head
     size = Size(body, body - routed + routed * router.top_k // router.experts, head, dtype.itemsize)
     channel = "score" if describe_scoring(router).correction_bias else "logit"
-    return Subject(name, model, size, channel, class_name)
+    return Subject(name, dtype, size, channel), model
 
 
 def profile_of(identity: ModelIdentity, kind: str, channel: str, strength: float) -> Profile:
@@ -82,12 +81,12 @@ def profile_of(identity: ModelIdentity, kind: str, channel: str, strength: float
     return trial_profile(identity, intervention, range(0, identity.experts, 8))
 
 
-def save(subject: Subject, folder: Path) -> None:
+def save(model: Any, folder: Path, class_name: str | None) -> None:
     """Write the model for vLLM, which knows some architectures by another class name."""
-    subject.model.save_pretrained(folder)
-    if subject.class_name:
+    model.save_pretrained(folder)
+    if class_name:
         path = folder / "config.json"
-        config = json.loads(path.read_text()) | {"architectures": [subject.class_name]}
+        config = json.loads(path.read_text()) | {"architectures": [class_name]}
         path.write_text(json.dumps(config))
 
 

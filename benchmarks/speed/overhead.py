@@ -117,14 +117,14 @@ def row(
     return found
 
 
-def run_transformers(subject: Subject, settings: Settings) -> Iterator[Row]:
+def run_transformers(subject: Subject, model: Any, settings: Settings) -> Iterator[Row]:
     """Rows of the transformers engine."""
-    bench = Transformers(subject, settings.device, settings.prefill)
-    identity = identify_model(subject.name, "random", subject.model)
+    bench = Transformers(model, settings.device, settings.prefill)
+    identity = identify_model(subject.name, "random", model)
     arms: dict[str, Any] = {"A/A": nullcontext()}
     for kind in KINDS:
         profile = profile_of(identity, kind, subject.channel, settings.strength)
-        arms[kind] = Steering(subject.model, profile)
+        arms[kind] = Steering(model, profile)
     for work in ("decode", "prefill"):
         for name, steering in arms.items():
             base, arm = bench.arms(work, nullcontext()), bench.arms(work, steering)
@@ -156,13 +156,15 @@ def run_vllm(subject: Subject, settings: Settings, folder: Path) -> Iterator[Row
             steerable.llm.collective_rpc("dsmoe_remove")
 
 
-def subjects(cards: tuple[str, ...], settings: Settings) -> Iterator[Subject]:
-    """The models, built one at a time; a card too large for the device is skipped, and said so."""
+def wanted(cards: tuple[str, ...], settings: Settings) -> Iterator[tuple[Any, str, str | None]]:
+    """Configuration, name and vLLM's class name of each model to time, for `build`.
+
+    A card too large for the device is skipped, and said so.
+    """
     from transformers import AutoConfig
 
     if not cards:
-        config = AutoConfig.for_model("qwen3_moe", **RANDOM_MODEL)
-        yield build(config, "random", settings.device)
+        yield AutoConfig.for_model("qwen3_moe", **RANDOM_MODEL), "random", None
     for name in cards:
         card = load_model_card(name)
         width = 2 if settings.device == "cuda" else 4
@@ -170,18 +172,18 @@ def subjects(cards: tuple[str, ...], settings: Settings) -> Iterator[Subject]:
         if needed > free:
             settings.say(f"{name}: skipped, needs {needed / 1e9:.0f} GB of {free / 1e9:.0f} free")
             continue
-        yield build(card_config(card), name, settings.device, card.class_name)
+        yield card_config(card), name, card.class_name
 
 
-def describe(subject: Subject, settings: Settings) -> None:
+def describe(subject: Subject, config: Any, settings: Settings) -> None:
     """What is measured, its floor, and what the machine reaches in plain products."""
-    model, size = subject.model, subject.size
-    gflop_s, gb_s = machine(settings.device, model.dtype)
+    size = subject.size
+    gflop_s, gb_s = machine(settings.device, subject.dtype)
     step, whole = size.floor(1), size.floor(settings.prefill)
     settings.say(
-        f"{subject.name}: {model.config.model_type}, {(size.body + size.head) / 1e9:.2f}B weights, "
-        f"{(size.active_body + size.head) / 1e9:.3f}B active (no input embedding), {model.dtype}, "
-        f"experts by {getattr(model.config, '_experts_implementation', None)}\n"
+        f"{subject.name}: {config.model_type}, {(size.body + size.head) / 1e9:.2f}B weights, "
+        f"{(size.active_body + size.head) / 1e9:.3f}B active (no input embedding), "
+        f"{subject.dtype}, experts by {getattr(config, '_experts_implementation', None)}\n"
         f"  floor: decode {step[0]:.2f} GFLOP, {step[1]:.3f} GB; prefill {settings.prefill} "
         f"{whole[0]:.0f} GFLOP, {whole[1]:.2f} GB\n"
         f"  machine, plain products: {gflop_s:.0f} GFLOP/s, {gb_s:.1f} GB/s, so at best decode "
@@ -190,24 +192,23 @@ def describe(subject: Subject, settings: Settings) -> None:
     )
 
 
-def measure(subject: Subject, settings: Settings) -> Iterator[Row]:
+def measure(config: Any, name: str, class_name: str | None, settings: Settings) -> Iterator[Row]:
     """All rows of one model; it leaves memory before vLLM's engines come."""
+    subject, model = build(config, name, settings.device)
     with torch.inference_mode():
-        describe(subject, settings)
+        describe(subject, model.config, settings)
         if settings.engine != "vllm":
-            yield from run_transformers(subject, settings)
+            yield from run_transformers(subject, model, settings)
     if settings.engine == "transformers":
         return
     with tempfile.TemporaryDirectory() as place:
-        free, needed = (
-            shutil.disk_usage(place).free,
-            sum(p.numel() * p.element_size() for p in subject.model.parameters()),
-        )
+        free = shutil.disk_usage(place).free
+        needed = sum(p.numel() * p.element_size() for p in model.parameters())
         if needed > free:
-            settings.say(f"{subject.name} vllm: skipped, {needed / 1e9:.0f} GB on disk not free")
+            settings.say(f"{name} vllm: skipped, {needed / 1e9:.0f} GB on disk not free")
             return
-        save(subject, Path(place))
-        object.__setattr__(subject, "model", None)
+        save(model, Path(place), class_name)
+        del model
         gc.collect()
         if settings.device == "cuda":
             torch.cuda.empty_cache()
@@ -229,8 +230,8 @@ def main(quick: bool, cards: tuple[str, ...], more_cards: tuple[str, ...], **giv
     settings = Settings(**given | ({"pairs": 4, "prefill": 256} if quick else {}))
     rows = [
         found
-        for subject in subjects(cards + more_cards, settings)
-        for found in measure(subject, settings)
+        for model in wanted(cards + more_cards, settings)
+        for found in measure(*model, settings)
     ]
     if settings.as_json:
         click.echo(json.dumps([asdict(found) for found in rows], indent=1))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from models import Subject, timed
+from models import timed
 
 CACHE, STEPS = 112, 4  # tokens before decoding; steps in a timing
 
@@ -15,8 +15,8 @@ CACHE, STEPS = 112, 4  # tokens before decoding; steps in a timing
 class Transformers:
     """The two works on one model object, steered or not."""
 
-    def __init__(self, subject: Subject, device: str, prefill: int) -> None:
-        self.model, self.device = subject.model, device
+    def __init__(self, model: Any, device: str, prefill: int) -> None:
+        self.model, self.device = model, device
         generator = torch.Generator().manual_seed(1)
         vocabulary = self.model.config.get_text_config().vocab_size
         tokens = torch.randint(vocabulary, (1, prefill), generator=generator)
