@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ..steering.probes import check_effect, check_null
 from .loading import fingerprint, locate
+from .vllm_routing import RoutedSequence, assemble
 
 EXTENSION = "dsmoe_eval.engines.vllm_worker.SteeringExtension"
 """For `vllm serve --worker-extension-cls`."""
@@ -154,29 +155,38 @@ class VllmEngine:
         outputs = self._generate(prompts, max_tokens=limit, stop_token_ids=list(stop))
         return [list(output.outputs[0].token_ids) for output in outputs]
 
-    def routing(self, prompts: Prompts) -> list[Tensor]:
-        """The experts that each token of each prompt went to: [tokens, MoE layers, k], long.
+    def routing(
+        self, prompts: Prompts, new_tokens: int = 0, stop: Sequence[int] = ()
+    ) -> list[RoutedSequence]:
+        """The experts that each token went to, of prompts and their greedy answers.
 
+        All requests run at once, as vLLM batches them; every token is computed, whatever the prefix
+        cache holds. The last token of an answer is never given to the model and has no routing.
         vLLM's own report, `enable_return_routed_experts`, needs its model runner V2, which does not
-        run on CPUs; this one takes the same values from its routers.
+        run on CPUs, and has no weights; this one takes the same values from its routers.
+
+        Args:
+            prompts: token ids.
+            new_tokens: at most so many tokens for each answer; with 0, prompts alone.
+            stop: tokens after which an answer ends.
 
         Raises:
-            SteeringError: vLLM compiles the model, or the routing of some tokens was not seen.
+            SteeringError: vLLM compiles the model, selects experts in a kernel, or runs it in a
+                way that hides routing; or the routing of some tokens was not seen.
         """
-        found = []
-        for prompt in prompts:
-            self._forget()  # tokens in the prefix cache would not be routed again
-            self._rpc("dsmoe_record")
-            try:
-                self._generate([prompt])
-            finally:
-                recorded = self._rpc("dsmoe_recorded")
-            layers = [torch.tensor(recorded[str(layer)]) for layer in self.identity.layers]
-            if any(len(layer) != len(prompt) for layer in layers):
-                seen = sorted({len(layer) for layer in layers})
-                raise SteeringError(f"the routing of {seen} tokens was seen, not of {len(prompt)}")
-            found.append(torch.stack(layers, dim=1))
-        return found
+        self._rpc("dsmoe_record")
+        try:
+            outputs = self._generate(
+                prompts,
+                max_tokens=max(1, new_tokens),
+                stop_token_ids=list(stop),
+                skip_reading_prefix_cache=True,
+            )
+        finally:
+            recorded = self._rpc("dsmoe_recorded")
+        answers = [list(o.outputs[0].token_ids) if new_tokens else [] for o in outputs]
+        names = [str(output.request_id) for output in outputs]
+        return assemble(recorded, list(zip(names, prompts, answers, strict=True)))
 
     def probe(self, profile: Profile, prompts: Prompts) -> VllmProbeReport:
         """Run the null probe and the effect probe (see `steering.probes`).
@@ -218,7 +228,7 @@ class VllmEngine:
     def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
         self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
         values = self.log_probabilities(prompts)
-        return values, self.routing(prompts) if self._eager else []
+        return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
     def _generate(self, prompts: Prompts, **settings: Any) -> Sequence[Any]:
         from vllm import SamplingParams

@@ -13,6 +13,7 @@ correction bias, rewritten in place too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -85,6 +86,9 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         for name, value in neutral.items():
             self.register_buffer(f"dsmoe_{name}", value, persistent=False)
         self._saved_bias: Tensor | None = None
+        self.dsmoe_note: Callable[[Tensor, Tensor], None] | None = None
+        """Shown weights and experts, [tokens, k] each, of every call that is not compiled; a factor
+        that vLLM applies to the experts' sum instead is in the weights."""
         # Where a router's rule gives weights and logical indices; later they may be physical ones.
         route = self.router._compute_routing
         self.router._compute_routing = partial(self._dsmoe_route, route)
@@ -92,6 +96,8 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
     def _dsmoe_route(self, route: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         weights, indices = route(*args, **kwargs)
         edited = steer_weights(weights, indices, self.dsmoe_factor, self.dsmoe_keep_sum)
+        if self.dsmoe_note is not None:
+            self.dsmoe_note(edited * self.routed_scaling_factor, indices)
         return edited, indices
 
     def _apply_quant_method(
@@ -129,17 +135,6 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         if self._saved_bias is not None and self.correction_bias is not None:
             self.correction_bias.data.copy_(self._saved_bias)
             self._saved_bias = None
-
-    def record(self) -> None:
-        """Keep the selected experts of each call."""
-        self._recorded: list[Tensor] = []
-        self.router.set_capture_fn(lambda indices: self._recorded.append(indices.clone()))
-
-    def recorded(self) -> list[list[int]]:
-        """What was kept, [tokens, k], over all calls; keeps no more."""
-        self.router.set_capture_fn(None)
-        kept, self._recorded = self._recorded, []
-        return [row for indices in kept for row in indices.tolist()]
 
 
 def describe_scoring(layer: SteerableMoERunner) -> Scoring:

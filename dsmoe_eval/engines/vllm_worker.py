@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 import torch
@@ -29,8 +29,13 @@ from ..steering.scoring import check_meaning
 from ..steering.steer import check_fits
 from .vllm_faults import check_model
 from .vllm_layer import SteerableMoERunner, describe_scoring
+from .vllm_routing import Recorder
 
 REFUSED = "[steering refused: {}]"
+_SELECTS_INSIDE = (
+    "{} selects the experts inside its kernel, where nothing but logits is seen; start vLLM with a "
+    "moe_backend that is not monolithic, such as triton or marlin"
+)
 
 
 def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,6 +54,7 @@ def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
 class SteeringExtension:
     """Mixed into vLLM's worker class by `worker_extension_cls`."""
 
+    vllm_config: Any
     model_config: Any
     model_runner: Any
     parallel_config: Any
@@ -101,19 +107,34 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_record(self) -> None:
-        """Keep, from now on, the experts that each token goes to.
+        """Keep, from now on, the experts that each token goes to, and with which weights.
 
         Raises:
-            SteeringError: the model is compiled, so that its routers' Python does not run.
+            SteeringError: it cannot be seen which, or of which token.
         """
+        layers = self._dsmoe_layers()
         if not self.model_config.enforce_eager:
             raise SteeringError("routing can be watched with enforce_eager only")
-        for layer in self._dsmoe_layers().values():
-            layer.record()
+        if any(layer.is_monolithic for layer in layers.values()):
+            raise SteeringError(_SELECTS_INSIDE.format(_kernel(next(iter(layers.values())))))
+        if self.parallel_config.data_parallel_size > 1 or self.vllm_config.speculative_config:
+            raise SteeringError("routing is watched without data parallelism and speculation only")
+        self._dsmoe_recorder = Recorder(self.model_runner, tuple(layers))
+        for index, layer in layers.items():
+            layer.dsmoe_note = partial(self._dsmoe_recorder.note, index)
 
-    def dsmoe_recorded(self) -> dict[str, list[list[int]]]:
-        """By layer, [tokens, k] since `dsmoe_record`, in the order of computation; ends it."""
-        return {str(index): x.recorded() for index, x in self._dsmoe_layers().items()}
+    @_refusing
+    def dsmoe_recorded(self) -> dict[str, Any]:
+        """What was seen since `dsmoe_record`, for `vllm_routing.assemble`; ends it.
+
+        Raises:
+            SteeringError: it is not complete.
+        """
+        for layer in self._dsmoe_layers().values():
+            layer.dsmoe_note = None
+        recorder = self._dsmoe_recorder
+        del self._dsmoe_recorder  # it may hold much
+        return recorder.finish()
 
     def _dsmoe_layers(self) -> dict[int, SteerableMoERunner]:
         if self.parallel_config.pipeline_parallel_size > 1:
@@ -154,10 +175,12 @@ def _check_reached(layer: SteerableMoERunner, effect: LayerEffect) -> None:
     )
     if layer.is_monolithic and after_logits:
         raise SteeringError(
-            f"{type(layer.routed_experts.quant_method).__name__} selects the experts inside its "
-            "kernel, where only logits can be steered; use bias in the logit channel, or start "
-            "vLLM with a moe_backend that is not monolithic, such as triton or marlin"
+            _SELECTS_INSIDE.format(_kernel(layer)) + "; or steer by bias in the logit channel"
         )
+
+
+def _kernel(layer: SteerableMoERunner) -> str:
+    return type(layer.routed_experts.quant_method).__name__
 
 
 def _gate_weight(model: nn.Module, index: int, layer: SteerableMoERunner) -> Tensor:

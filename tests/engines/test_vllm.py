@@ -4,11 +4,13 @@ Steering is compared with an implementation of its own, below, written from the 
 transformers' routers; nothing of `dsmoe_eval.steering` computes in it.
 """
 
+import base64
 import gc
 import json
 import math
 import os
 import re
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
@@ -21,15 +23,23 @@ os.environ |= {
 }
 
 import torch  # noqa: E402
+from safetensors.torch import load  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
 
+from dsmoe_eval.engines import vllm as vllm_engine  # noqa: E402
 from dsmoe_eval.engines.probing import trial_profile  # noqa: E402
 from dsmoe_eval.engines.vllm import VllmEngine  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
-from dsmoe_eval.steering import Intervention, SteeringError, router_hash  # noqa: E402
+from dsmoe_eval.steering import (  # noqa: E402
+    Intervention,
+    SteeringError,
+    capture_routing,
+    find_routers,
+    router_hash,
+)
 
 pytestmark = pytest.mark.vllm
 
@@ -191,24 +201,29 @@ class Reference:
         for key, module in model.named_modules():
             if re.search("(TopK|Topk|Deepseek)Router$", type(module).__name__):
                 self.routers[int(re.search(r"layers\.(\d+)", key)[1])] = module
-        self.indices = {}
+        self.routed = {}
 
     def log_probabilities(self, profile=None):
+        with self._steered(profile):
+            rows = [self.model(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
+        return torch.stack(rows).float().log_softmax(-1)
+
+    def routing(self, tokens, profile=None):
+        """Weights by expert, [tokens, layers, experts], and what follows each token."""
+        with self._steered(profile):
+            following = self.model(torch.tensor([tokens])).logits[0].argmax(-1)
+        dense = [by_expert(*self.routed[layer]) for layer in self.routers]
+        return torch.stack(dense, 1), following
+
+    @contextmanager
+    def _steered(self, profile):
         chosen = profile.by_layer() if profile else {}
         for layer, router in self.routers.items():
             router.forward = self._forward(layer, router, profile, chosen.get(layer, ()))
         with torch.no_grad():
-            rows = []
-            for prompt in PROMPTS:
-                logits = self.model(torch.tensor([prompt])).logits[0, -1]
-                rows.append(logits.float().log_softmax(-1))
+            yield
         for router in self.routers.values():
             del router.forward
-        return torch.stack(rows)
-
-    def routing(self):
-        """Of the last prompt: [tokens, layers, k]."""
-        return torch.stack([self.indices[layer] for layer in self.routers], 1)
 
     def _forward(self, layer, router, profile, chosen):
         original, top_k = type(router).forward, router.top_k
@@ -239,7 +254,7 @@ class Reference:
                 )
                 ratio = weights.sum(-1) / scaled.sum(-1) if kind == "reweight" else torch.ones(())
                 weights = scaled * ratio[..., None]
-            self.indices[layer] = indices
+            self.routed[layer] = weights, indices, z.shape[-1]
             return logits, weights.to(logits.dtype), indices
 
         return forward
@@ -338,17 +353,46 @@ def test_steered_is_the_definition(case, kind, record_property):
     assert torch.equal(engine.log_probabilities(PROMPTS), base)
 
 
+def by_expert(weights, indices, experts):
+    """[..., k] to [..., experts]: the weights of those selected."""
+    empty = torch.zeros(*weights.shape[:-1], experts)
+    return empty.scatter(-1, indices.long(), weights.float())
+
+
+def check_routing(found, reference, profile=None):
+    """Experts, their weights and the answer; of nearly tied ones another may be taken."""
+    experts_agree, answers_agree = [], []
+    for one in found:
+        expected, following = reference.routing(one.tokens, profile)
+        expected = expected[: len(one.experts)]
+        got = by_expert(one.weights, one.experts, expected.shape[-1])
+        agree = ((got > 0) == (expected > 0)).all(-1)
+        assert difference(got[agree], expected[agree]) < TOLERANCE
+        answer = torch.tensor(one.tokens[one.prompt_length :], dtype=torch.long)
+        experts_agree.append(agree.flatten())
+        answers_agree.append(following[one.prompt_length - 1 : -1] == answer)
+    assert torch.cat(experts_agree).float().mean() > 0.99
+    assert not any(map(len, answers_agree)) or torch.cat(answers_agree).float().mean() > 0.9
+
+
 def test_routing_is_transformers(case):
+    """Of prompts, and of answers with them; each answer told to transformers as a whole."""
     engine, reference = case
-    profile = profile_of(engine, INTERVENTIONS["mask"], 2)
-    for steering in (None, profile):
-        reference.log_probabilities(steering)
-        if steering:
-            with engine.steer(steering):
-                routing = engine.routing(PROMPTS)
-        else:
-            routing = engine.routing(PROMPTS)
-        assert torch.equal(routing[-1].sort(-1).values, reference.routing().sort(-1).values)
+    for kind in (None, "mask", "amplify"):
+        profile = kind and profile_of(engine, INTERVENTIONS[kind], 2)
+        with engine.steer(profile) if profile else nullcontext():
+            prompts, found = engine.routing(PROMPTS), engine.routing(PROMPTS, 6)
+        assert [one.tokens for one in prompts] == [tuple(prompt) for prompt in PROMPTS]
+        assert [len(one.experts) for one in prompts] == [len(prompt) for prompt in PROMPTS]
+        assert [len(one.experts) for one in found] == [len(prompt) + 5 for prompt in PROMPTS]
+        check_routing(prompts, reference, profile)
+        check_routing(found, reference, profile)
+        if reference.name != "deepseek" and not profile:  # transformers does not carry its code
+            tokens = torch.tensor([found[0].tokens])
+            with torch.no_grad(), capture_routing(find_routers(reference.model)) as captured:
+                reference.model(tokens)
+            read = captured.indices()[:-1], captured.weights()[:-1]
+            assert torch.equal(read[0].sort(-1).values, found[0].experts.sort(-1).values)
 
 
 def test_probes(case):
@@ -371,9 +415,39 @@ def qwen(tmp_path_factory):
     return folder, Reference("qwen3_moe", build("qwen3_moe", folder))
 
 
-def test_the_prefix_cache_is_used_and_emptied(qwen):
+@pytest.fixture(scope="module")
+def tight(qwen):
+    """Little at a time: prompts come in chunks, and answers that need the room are put off."""
     folder, reference = qwen
-    engine = start(folder)
+    engine = start(folder, max_num_batched_tokens=48, max_num_seqs=4, num_gpu_blocks_override=10)
+    yield engine, reference
+    stop(engine)
+
+
+def test_routing_of_many_requests_in_little_room(tight, monkeypatch):
+    """In chunks, put off and computed again, with prefixes in common: the same as one by one."""
+    engine, reference = tight
+    generator, seen = torch.Generator().manual_seed(2), []
+    texts = [torch.randint(2, VOCABULARY, (60,), generator=generator).tolist() for _ in range(3)]
+    prompts = [*texts, texts[0][:50], texts[0], [7, 8, 9], texts[2][:40]]
+    honest = vllm_engine.assemble
+    monkeypatch.setattr(vllm_engine, "assemble", lambda *a: seen.append(a[0]) or honest(*a))
+    found = engine.routing(prompts, 50)
+    rows = load(base64.b64decode(seen[0]["rows"]))
+    pairs = torch.stack([rows["request"], rows["position"]], 1)
+    assert len(pairs.unique(dim=0)) < len(pairs)  # some were put off
+    assert sum(len(one.experts) for one in found) == sum(map(len, prompts)) + 49 * len(prompts)
+    assert [one.tokens[: one.prompt_length] for one in found] == [tuple(p) for p in prompts]
+    check_routing(found, reference)
+    stopper = found[5].tokens[6]
+    (cut,) = engine.routing([[7, 8, 9]], 50, [stopper])
+    assert cut.tokens == found[5].tokens[: 4 + found[5].tokens[3:].index(stopper)]
+    assert len(cut.experts) == len(cut.tokens) - 1
+
+
+def test_the_prefix_cache_is_used_and_emptied(tight):
+    engine, reference = tight
+    engine._forget()
     profile = profile_of(engine, INTERVENTIONS["bias"])
     cached = []
     for _ in range(2):
@@ -381,14 +455,12 @@ def test_the_prefix_cache_is_used_and_emptied(qwen):
         cached.append(sum(output.num_cached_tokens for output in outputs))
     with engine.steer(profile):
         steered = engine.log_probabilities(PROMPTS)
-    stop(engine)
     assert cached == [0, 32]
     assert difference(steered, reference.log_probabilities(profile)) < TOLERANCE
 
 
-def test_profiles_are_switched_and_refused_without_a_trace(qwen):
-    folder, reference = qwen
-    engine = start(folder)
+def test_profiles_are_switched_and_refused_without_a_trace(tight):
+    engine, reference = tight
     base = engine.log_probabilities(PROMPTS)
     for kind in ("mask", "reweight", "force"):
         profile = profile_of(engine, INTERVENTIONS[kind])
@@ -411,7 +483,6 @@ def test_profiles_are_switched_and_refused_without_a_trace(qwen):
         with pytest.raises(SteeringError, match=reason):
             engine.steer(profile).__enter__()
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
-    stop(engine)
 
 
 @pytest.mark.parametrize(
@@ -461,6 +532,7 @@ def test_two_tensor_parallel_processes(qwen, monkeypatch, record_property):
             steered = engine.log_probabilities(PROMPTS)
         found.append(difference(steered, reference.log_probabilities(profile)))
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
+    check_routing(engine.routing(PROMPTS, 4), reference)
     with pytest.raises(SteeringError, match="same shape and other weights"):
         engine.steer(profile_of(engine, INTERVENTIONS["bias"], routers="0" * 16)).__enter__()
     stop(engine)

@@ -1,0 +1,205 @@
+"""Which experts each token of each request went to, put together from what vLLM's workers saw.
+
+A forward of vLLM holds pieces of many requests: chunks of prompts beside single tokens of answers.
+So a worker notes, with every row of a forward, its request, its position and its token, as the
+model runner had laid them out for that forward; rows are joined by these alone, never by an order.
+A row whose token is not the sequence's at that place, or a place without a row, is an error.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..steering.errors import SteeringError
+
+Rows = dict[str, Tensor]
+"""By row: `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedSequence:
+    """A prompt with its greedy answer, and where its tokens went.
+
+    The last token of an answer was never given to the model, so it has no routing: there are
+    `len(tokens) - 1` routed tokens, or `len(tokens)` where no answer was asked for.
+
+    Attributes:
+        tokens: prompt and answer.
+        prompt_length: in tokens.
+        experts: [routed tokens, MoE layers, k], long; in any order within k.
+        weights: [routed tokens, MoE layers, k], float32, by which the experts' outputs count.
+    """
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+    experts: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a forward computes, row by row: requests one after the other, `counts` rows each."""
+
+    requests: tuple[str, ...]
+    counts: NDArray[np.integer[Any]]
+    positions: Tensor
+    tokens: Tensor
+
+
+class Recorder:
+    """Sees all routing of one model, forward by forward.
+
+    Args:
+        runner: vLLM's model runner, which knows what a forward computes.
+        layers: those with experts, in order.
+    """
+
+    def __init__(self, runner: Any, layers: Sequence[int]) -> None:
+        self._layers = tuple(layers)
+        self._requests: dict[str, int] = {}
+        self._steps: list[Rows] = []
+        self._batch: _Batch | None = None
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._fault: str | None = None
+        self._next_batch, self._release = _watch(runner)
+
+    def note(self, layer: int, weights: Tensor, indices: Tensor) -> None:
+        """Of one layer's call: weights and experts, [rows, k] each; they may change afterwards."""
+        if layer == self._layers[0]:
+            self._end_step()
+            self._batch = self._next_batch()
+        # A layer that runs in pieces would give too few rows, which is found at the step's end.
+        self._seen[layer] = weights.float().clone(), indices.to(torch.int16)
+
+    def finish(self) -> dict[str, Any]:
+        """All that was seen, as JSON: names of `requests`, and `rows` (safetensors in base64).
+
+        Raises:
+            SteeringError: a forward was not seen in all of its layers and rows.
+        """
+        self._end_step()
+        self._release()
+        if self._fault is not None:
+            raise SteeringError(self._fault)
+        names = self._steps[0] if self._steps else ()
+        rows = {name: torch.cat([step[name] for step in self._steps]) for name in names}
+        return {"requests": list(self._requests), "rows": base64.b64encode(save(rows)).decode()}
+
+    def _end_step(self) -> None:
+        batch, seen, self._batch, self._seen = self._batch, self._seen, None, {}
+        if batch is None:
+            return
+        lengths = {layer: len(seen[layer][1]) if layer in seen else 0 for layer in self._layers}
+        wrong = {layer: rows for layer, rows in lengths.items() if rows != len(batch.positions)}
+        if wrong:
+            self._fault = (
+                f"of a forward's {len(batch.positions)} tokens, layers {sorted(wrong)} showed the "
+                f"routing of {sorted(set(wrong.values()))}; routing that is split cannot be watched"
+            )
+            return
+        numbers = [self._requests.setdefault(one, len(self._requests)) for one in batch.requests]
+        request = torch.from_numpy(np.repeat(np.array(numbers, dtype=np.int32), batch.counts))
+        weights, experts = (torch.stack([seen[i][j] for i in self._layers], 1) for j in (0, 1))
+        step = {
+            "request": request,
+            "position": batch.positions.int(),
+            "token": batch.tokens.int(),
+            "experts": experts,
+            "weights": weights,
+        }
+        self._steps.append({name: tensor.cpu() for name, tensor in step.items()})
+
+
+def _watch(runner: Any) -> tuple[Callable[[], _Batch], Callable[[], None]]:
+    """How to learn what a runner's current forward computes, and how to leave the runner again.
+
+    vLLM's first model runner keeps the batch in its own buffers, its second (V2) hands a new object
+    from `prepare_inputs` to the rest.
+    """
+    if hasattr(runner, "_prepare_inputs"):
+        return lambda: _first_runners_batch(runner), lambda: None
+    if not hasattr(runner, "prepare_inputs"):
+        raise SteeringError(f"vLLM's {type(runner).__name__} is not known; routing is not watched")
+    prepare, latest = runner.prepare_inputs, dict[str, Any]()
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        latest["batch"] = prepare(*args, **kwargs)
+        return latest["batch"]
+
+    runner.prepare_inputs = watched
+    return lambda: _second_runners_batch(latest["batch"]), lambda: delattr(runner, "prepare_inputs")
+
+
+def _first_runners_batch(runner: Any) -> _Batch:
+    bounds, requests = runner.query_start_loc.np, runner.input_batch.req_ids
+    return _cut(requests, bounds, runner.positions, runner.input_ids.gpu)
+
+
+def _second_runners_batch(batch: Any) -> _Batch:
+    return _cut(batch.req_ids, batch.query_start_loc_np, batch.positions, batch.input_ids)
+
+
+def _cut(requests: Sequence[str], bounds: Any, positions: Tensor, tokens: Tensor) -> _Batch:
+    """Buffers are longer than a batch, and written again for the next."""
+    bounds = bounds[: len(requests) + 1]
+    rows = int(bounds[-1])
+    return _Batch(tuple(requests), np.diff(bounds), positions[:rows].clone(), tokens[:rows].clone())
+
+
+def assemble(
+    recorded: dict[str, Any], answered: Sequence[tuple[str, Sequence[int], Sequence[int]]]
+) -> list[RoutedSequence]:
+    """Join what a `Recorder` gave to requests.
+
+    A token that was computed twice, since vLLM had put its request off, counts as computed last.
+
+    Args:
+        recorded: from `Recorder.finish`.
+        answered: of each request its name for vLLM's caller, its prompt, and its answer.
+
+    Raises:
+        SteeringError: the routing of some tokens was not seen, or is another token's.
+    """
+    rows = load(base64.b64decode(recorded["rows"]))
+    places = _places(rows, len(recorded["requests"]))
+    # Inside the engine vLLM puts random characters behind a name.
+    names = {name.rpartition("-")[0]: place for place, name in enumerate(recorded["requests"])}
+    names |= {name: place for place, name in enumerate(recorded["requests"])}
+    sequences = []
+    for name, prompt, answer in answered:
+        tokens = (*prompt, *answer)
+        routed = len(tokens) - bool(answer)
+        here = places[names[name]][:routed] if name in names else torch.empty(0, dtype=torch.long)
+        seen = rows["position"][here] if name in names else here
+        if not torch.equal(seen.long(), torch.arange(routed)):
+            raise SteeringError(
+                f"the routing of {len(here)} tokens of a request was seen, not of all {routed}"
+            )
+        if not torch.equal(rows["token"][here].long(), torch.tensor(tokens[:routed])):
+            raise SteeringError("the routing that vLLM showed for a request is of other tokens")
+        sequences.append(
+            RoutedSequence(tokens, len(prompt), rows["experts"][here].long(), rows["weights"][here])
+        )
+    return sequences
+
+
+def _places(rows: Rows, requests: int) -> list[Tensor]:
+    """Of each request its rows in order of position, each position's last."""
+    if not rows:
+        return []
+    request, position = rows["request"].numpy(), rows["position"].numpy()
+    order = np.lexsort((np.arange(len(request)), position, request))
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = np.diff(request[order]).astype(bool) | np.diff(position[order]).astype(bool)
+    order = order[last]
+    bounds = np.searchsorted(request[order], np.arange(requests + 1))
+    return [torch.from_numpy(order[bounds[i] : bounds[i + 1]]) for i in range(requests)]
