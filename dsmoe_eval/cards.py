@@ -46,7 +46,7 @@ class Task(Card):
 
 
 class Splits(Card):
-    """Names of the data set's splits; no item may be in two of them."""
+    """Names of the data set's splits; an item in two of them is refused (see `Plan.overlap`)."""
 
     identification: str
     tuning: str
@@ -185,6 +185,9 @@ class Plan(Card):
     Attributes:
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
         alpha: two-sided level of target claims; non-inferiority uses alpha / 2, one-sided.
+        overlap: `paper` lets the splits overlap, as in the paper's own set-up, which identifies
+            experts on 10 % of the very benchmark that it tests on and uses its settings again. The
+            report then says in red what overlaps. Without this key an overlap is refused.
     """
 
     name: Name
@@ -200,6 +203,7 @@ class Plan(Card):
     identification: Identification = Identification()
     tuning: Tuning | None = None
     sft: Sft | None = None
+    overlap: Literal["paper"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Plan:

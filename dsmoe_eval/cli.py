@@ -98,6 +98,27 @@ def report_command(run_folder: Path, to: Path | None) -> None:
     click.echo(render(RunFolder(run_folder), to).parent)
 
 
+@main.command("leakage")
+@click.argument("plan")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def leakage_command(plan: str, as_json: bool) -> None:
+    """List the items that PLAN's splits share, near-duplicates included; exit code 1 if any.
+
+    Every item is that of the later split, with the first of the earlier split that it repeats.
+    """
+    from .runs.job import plan_leakage
+
+    found = plan_leakage(plan)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+    else:
+        for overlap in found.overlaps:
+            click.echo(overlap)
+        click.echo(f"overlap: {found}")
+    if found.overlaps:
+        sys.exit(EXIT_FAILED)
+
+
 @main.command("identify")
 @click.argument("model")
 @click.option("--suite", required=True, help="Name or YAML file of the suite.")

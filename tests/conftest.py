@@ -1,4 +1,4 @@
-"""Small random models of real router classes, and profiles for them."""
+"""Small random models of real router classes, profiles for them; a plan whose splits overlap."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dsmoe_eval.engines.loading import identify_model
 from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.registry import find_card, load_suite
 from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
@@ -112,3 +114,25 @@ def make_profile() -> Callable[..., Profile]:
         return profile_of(model, kind, strength).model_copy(update={"experts": experts})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def one_split_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Write a small lab plan, with changes, that identifies, tunes and tests on the test split."""
+
+    def write(**changes: Any) -> str:
+        folder = tmp_path_factory.mktemp("one-split")
+        suite = yaml.safe_load(find_card("suites", "lab").read_text())
+        suite["splits"] = dict.fromkeys(suite["splits"], "test")
+        suite["tasks_dir"] = str(load_suite("lab").tasks_dir)
+        domains = {"math", "physics", "arithmetic"}
+        suite["tasks"] = [task for task in suite["tasks"] if task["domain"] in domains]
+        plan = yaml.safe_load(find_card("plans", "lab").read_text())
+        plan |= {"suite": "one-split", "variants": ["base", "contrast"], "targets": ["math"]}
+        plan |= {"tuning": {"experts": [4], "strengths": {"bias": [1.0]}}} | changes
+        for path, content in (("suites/one-split.yaml", suite), ("plan.yaml", plan)):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(yaml.safe_dump(content))
+        return str(folder / "plan.yaml")
+
+    return write

@@ -62,3 +62,11 @@ def test_the_lab_suite_is_what_the_readme_says():
         others = {task.domain for task in card.non_target_tasks(target)}
         assert others == {*card.identification_domains} - {target}
         assert "arithmetic" in others
+
+
+def test_overlapping_splits_are_asked_for_by_name():
+    plan, _ = load_plan("lab")
+    assert plan.overlap is None
+    assert Plan.model_validate(plan.model_dump() | {"overlap": "paper"}).overlap == "paper"
+    with pytest.raises(ValidationError, match="'paper'"):
+        Plan.model_validate(plan.model_dump() | {"overlap": True})

@@ -116,6 +116,7 @@ def plan_file(tmp_path):
         ({"tuning": None}, ["needs tuning.strengths.reweight"]),
         ({"sft": None}, ["'sft-lora' needs the section sft"]),
         ({"margin": 7}, ["plan.yaml", "margin"]),
+        ({"overlap": "always"}, ["plan.yaml", "overlap", "'paper'"]),
         ({"model": "not-a-model"}, ["no such folder, and not a hub id"]),
     ],
 )
@@ -123,6 +124,36 @@ def test_a_plan_that_cannot_be_met_leaves_nothing(run, plan_file, tmp_path, chan
     out = tmp_path / "out"
     refused(run("run", plan_file(**changes), "--out", out), *words)
     assert not out.exists()
+
+
+def test_leakage_is_refused_before_a_model_is_loaded(run, one_split_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsmoe_eval.runs.job.load_model", None)
+    out = tmp_path / "out"
+    message = refused(
+        run("run", one_split_plan(), "--out", out, "--limit", "4"),
+        "leakage: 12 of 20 tuning items repeat items of the identification split",
+        "20 of 20 test items repeat items of the tuning split",
+        "`overlap: paper`",
+    )
+    assert message.count("(same content: ") == 5
+    assert not out.exists()
+
+
+def test_leakage_is_listed_whether_a_plan_allows_it_or_not(run, one_split_plan, monkeypatch):
+    from dsmoe_eval.runs import job
+
+    honest = job.load_splits
+    monkeypatch.setattr(job, "load_splits", lambda suite, _all: honest(suite, 4))
+    done = run("leakage", one_split_plan(overlap="paper"))
+    *items, last = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert last.startswith("overlap: 12 of 20 tuning items ")
+    assert len(items) == 12 + 12 + 20
+    assert all("(same " in item for item in items)
+    found = json.loads(run("leakage", one_split_plan(), "--json").stdout)
+    assert (found["pairs"], found["allowed_by"]) == (44, None)
+    done = run("leakage", "lab")
+    assert (done.returncode, done.stdout) == (0, "overlap: none\n")
 
 
 def test_fine_tuning_without_peft_is_refused_before_anything_runs(run, tmp_path, monkeypatch):

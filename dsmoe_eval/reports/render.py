@@ -51,13 +51,15 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     """Write the report and return the path of `report.md`.
 
     Raises:
-        UserError: the run has no comparisons yet.
+        UserError: the run has no comparisons yet, or they were made without a check for leakage.
     """
     if not folder.comparisons.is_file():
         raise UserError(f"{folder.root} has no comparisons.json; finish the run first")
+    result = read_json(folder.comparisons)
+    if "leakage" not in result:
+        raise UserError(f"{folder.comparisons} is older than the check for leakage; run it again")
     target = to or folder.report
     target.mkdir(parents=True, exist_ok=True)
-    result = read_json(folder.comparisons)
     shown = _draw(folder, result, target)
     values = _values(folder, result, shown)
     html = _environment(escape=True).get_template("report.html.j2").render(values)
@@ -80,6 +82,9 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
         "glossary": tables.glossary(result),
         "figures": [figure for figure in FIGURES if figure[0] in shown],
         "probes": _probes(folder),
+        "overlap_warning": tables.overlap_warning(result),
+        "leakage_check": tables.leakage_check(result),
+        "leakage_rules": tables.leakage_rules(result),
     }
 
 

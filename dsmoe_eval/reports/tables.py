@@ -5,10 +5,12 @@ Everything shown follows from the file; differences are in percentage points (pp
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from ..lab import EMBEDDED_MODELS
+from ..runs.leakage import leakage_counts
 from ..variants import BASE, get_variant
 
 Arm = dict[str, Any]
@@ -205,6 +207,39 @@ def caveats(result: dict[str, Any]) -> list[str]:
             "evidence about real language models.",
         )
     return found
+
+
+def overlap_warning(result: dict[str, Any]) -> str:
+    """What stands above everything else where splits overlap; empty where they do not."""
+    leakage = result["leakage"]
+    if not leakage["pairs"]:
+        return ""
+    meaning = (
+        "Experts or settings were chosen on what they are tested on: nothing here is evidence of "
+        "generalisation to new questions."
+        if any(item["split"] == "test" for item in leakage["items"])
+        else "No test item is among them, but settings were chosen on text by which experts were "
+        "identified: they need not be those that generalise."
+    )
+    return (
+        f"The splits overlap, as this plan asks ({leakage['allowed_by']}, the paper's own set-up): "
+        f"{'; '.join(leakage_counts(leakage))}. {meaning}"
+    )
+
+
+def leakage_check(result: dict[str, Any]) -> str:
+    """What was compared for leakage, and what came out."""
+    leakage = result["leakage"]
+    checked = ", ".join(f"{row['items']:,} {row['split']}" for row in leakage["checked"])
+    found = "; ".join(leakage_counts(leakage)) or "no item repeats one of another split"
+    return f"Of {checked} items: {found}."
+
+
+def leakage_rules(result: dict[str, Any]) -> list[str]:
+    """When two items are the same, and how many are by each rule."""
+    leakage = result["leakage"]
+    counts = Counter(item["rule"] for item in leakage["items"])
+    return [f"{row['rule']} ({counts[row['rule']]:,}): {row['same']}" for row in leakage["rules"]]
 
 
 def _finding(variant: str, arms: list[Arm], result: dict[str, Any]) -> str:

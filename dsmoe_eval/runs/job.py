@@ -11,12 +11,14 @@ from typing import Any
 
 from ..cards import Plan, Suite, Variant
 from ..engines import LoadedModel, load_model
+from ..engines.loading import locate
 from ..errors import UserError
 from ..registry import load_plan, load_suite
 from ..variants import BASE, Settings, get_variant
 from .cells import Identity
 from .folder import RunFolder, open_folder
-from .tasks import LoadedTask, check_disjoint, load_tasks
+from .leakage import Leakage, check_leakage, find_leakage
+from .tasks import LoadedTask, load_tasks
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -36,6 +38,7 @@ class Job:
     test: Mapping[str, LoadedTask]
     folder: RunFolder
     identity: dict[str, Any]
+    leakage: Leakage
 
     @property
     def arms(self) -> tuple[tuple[Variant, str], ...]:
@@ -116,12 +119,10 @@ def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) ->
     variants = tuple(get_variant(name) for name in plan.variants)
     targets = plan.targets or suite.targets
     _check(plan, suite, variants, targets)
+    locate(plan.model)
+    splits = load_splits(suite, limit)
+    leakage = check_leakage(splits, plan.overlap)
     loaded = load_model(plan.model, device)
-    splits = suite.splits
-    identification = load_tasks(suite, suite.identification_tasks, splits.identification, limit)
-    tuning = load_tasks(suite, suite.tasks, splits.tuning, limit)
-    test = load_tasks(suite, suite.tasks, splits.test, limit)
-    check_disjoint({"identification": identification, "tuning": tuning, "test": test})
     identity = _run_identity(suite, loaded, limit)
     folder = open_folder(
         out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
@@ -133,12 +134,31 @@ def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) ->
         variants=variants,
         loaded=loaded,
         lm=TransformersLM(loaded, plan.batch_tokens),
-        identification=identification,
-        tuning=tuning,
-        test=test,
+        identification=splits["identification"],
+        tuning=splits["tuning"],
+        test=splits["test"],
         folder=folder,
         identity=identity,
+        leakage=leakage,
     )
+
+
+def load_splits(suite: Suite, limit: int | None) -> dict[str, dict[str, LoadedTask]]:
+    """Identification, tuning and test split, each with its tasks by name."""
+    splits, tasks = suite.splits, suite.tasks
+    return {
+        "identification": load_tasks(
+            suite, suite.identification_tasks, splits.identification, limit
+        ),
+        "tuning": load_tasks(suite, tasks, splits.tuning, limit),
+        "test": load_tasks(suite, tasks, splits.test, limit),
+    }
+
+
+def plan_leakage(plan_name: str) -> Leakage:
+    """What overlaps between the splits of a plan, whether the plan allows it or not."""
+    plan, path = load_plan(plan_name)
+    return find_leakage(load_splits(load_suite(plan.suite, beside=path), None), plan.overlap)
 
 
 def _run_identity(suite: Suite, loaded: LoadedModel, limit: int | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..progress import progress_bar
 from .comparisons import compare_arms
@@ -76,10 +77,17 @@ def plan_table(job: Job) -> Table:
     table.add_row("suite", f"{job.suite.name}: {len(job.suite.tasks)} tasks")
     table.add_row("targets", ", ".join(job.targets))
     table.add_row("variants", ", ".join(variant.name for variant in job.variants))
+    table.add_row("leakage", _leakage(job))
     table.add_row("tuning", f"{sum(len(job.grid(v)) for v in tuned)} settings on the tuning split")
     table.add_row("test", f"{cells} cells, {items:,} answers")
     table.add_row("folder", str(job.folder.root))
     return table
+
+
+def _leakage(job: Job) -> Text:
+    found = job.leakage
+    words = f"{found.allowed_by}: {found}" if found.overlaps else str(found)
+    return Text(words, style="bold red" if found.overlaps else "")
 
 
 def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
@@ -89,7 +97,7 @@ def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
         base = answer_base(job, advance)
         answered = [answer_arm(job, arm, advance) for arm in arms]
     result = compare_arms(job.folder, job.plan, job.suite, base, answered, job.identity)
-    write_json(job.folder.comparisons, result)
+    write_json(job.folder.comparisons, result | {"leakage": job.leakage.to_dict()})
 
 
 def _arms(job: Job, console: Console) -> list[Arm]:

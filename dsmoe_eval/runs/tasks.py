@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,14 @@ from numpy.typing import NDArray
 from ..cards import Suite, Task
 from ..errors import UserError
 
+QUESTION_COLUMNS = (
+    "question", "question_stem", "problem", "query", "goal", "sentence", "input", "text", "prompt",
+)  # fmt: skip
+CONTEXT_COLUMNS = ("passage", "context", "article", "support")
+OPTION_COLUMNS = ("choices", "options")
+"""Columns of lm-eval's data sets that hold the question, the passage that it is about and the
+options' texts; lower case and capitals are the same for the first two."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -26,13 +33,19 @@ class Item:
 
     Attributes:
         id: hash of question, options and gold; a repeated item has `~1`, `~2` ... appended.
+        question: the whole prompt.
         gold: the right answer's text.
+        stem: the question without its options and the prompt's frame, as far as the data's columns
+            tell them apart; empty where they do not, and the prompt stands for it.
+        choices: the options in full, also where `options` are their letters.
     """
 
     id: str
     question: str
     options: tuple[str, ...]
     gold: str
+    stem: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +105,6 @@ def _load(manager: Any, card: Task, split: str, limit: int | None) -> LoadedTask
     return LoadedTask(card, task, tuple(_items(task, limit)))
 
 
-def check_disjoint(splits: Mapping[str, Mapping[str, LoadedTask]]) -> None:
-    """Refuse a suite in which two splits share a question, whatever its options and gold.
-
-    Raises:
-        UserError: with the first shared question.
-    """
-    questions = {
-        split: {
-            " ".join(item.question.lower().split())
-            for task in tasks.values()
-            for item in task.items
-        }
-        for split, tasks in splits.items()
-    }
-    for (one, first), (other, second) in combinations(questions.items(), 2):
-        shared = sorted(first & second)
-        if shared:
-            raise UserError(
-                f"leakage: {len(shared)} question(s) stand in both the {one} and the {other} "
-                f"split, such as {shared[0]!r:.100}; the splits of a suite must be disjoint"
-            )
-
-
 def score_tasks(lm: Any, tasks: Sequence[LoadedTask]) -> dict[str, NDArray[np.int64]]:
     """Item scores, 0 or 1, by lm-eval's own metrics, all tasks in common batches.
 
@@ -167,7 +157,8 @@ def _items(task: Any, limit: int | None) -> Iterator[Item]:
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         copy = f"~{seen[digest]}" if seen[digest] else ""
         seen[digest] += 1
-        yield Item(digest + copy, question, tuple(options), gold)
+        stem, choices = _stem(document, question), _choices(document, question, options)
+        yield Item(digest + copy, question, tuple(options), gold, stem, choices)
 
 
 def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
@@ -176,6 +167,29 @@ def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
         return [], str(target)
     options = [str(option) for option in task.doc_to_choice(document)]
     return options, options[target] if isinstance(target, int) else str(target)
+
+
+def _stem(document: Mapping[str, Any], prompt: str) -> str:
+    """The first question column that the prompt quotes, behind what it asks about."""
+    columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
+
+    def quoted(names: Sequence[str]) -> str:
+        values = (columns.get(name, "").strip() for name in names)
+        return next((value for value in values if value and value in prompt), "")
+
+    question = quoted(QUESTION_COLUMNS)
+    return question and f"{quoted(CONTEXT_COLUMNS)} {question}".strip()
+
+
+def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tuple[str, ...]:
+    """What the options say; where only their letters are known, the prompt that holds them."""
+    for column in OPTION_COLUMNS:
+        value = document.get(column)
+        value = value.get("text") if isinstance(value, Mapping) else value
+        if isinstance(value, list) and value:
+            return tuple(str(choice) for choice in value)
+    are_letters = all(len(option.strip(" ().")) == 1 for option in options)
+    return (prompt,) if options and are_letters else tuple(options)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The report says what `comparisons.json` says, whatever came out."""
 
 import copy
+import io
 import itertools
 import json
 import re
@@ -103,6 +104,62 @@ def test_text_is_shown_as_text(folder, result, tmp_path):
     html = (render(other).parent / "index.html").read_text()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_disjoint_splits_are_said_to_be_so(folder, result, tmp_path):
+    assert result["leakage"]["allowed_by"] is None
+    page = render(folder, tmp_path)
+    for text in (page.read_text(), (tmp_path / "index.html").read_text()):
+        assert "Of 42 identification, 66 tuning, 66 test items: no item repeats one" in text
+        assert "WARNING" not in text
+        assert 'class="overlap"' not in text
+
+
+@pytest.fixture(scope="module")
+def overlapping(one_split_plan, tmp_path_factory):
+    console = Console(record=True, width=200, file=io.StringIO())
+    out = tmp_path_factory.mktemp("runs") / "overlapping"
+    plan = one_split_plan(overlap="paper")
+    return run(plan, out, limit=6, device="cpu", console=console), console.export_text()
+
+
+def test_an_overlap_that_was_asked_for_is_shouted(overlapping, tmp_path):
+    """The paper's own set-up: one split for everything, asked for by name."""
+    folder, shown = overlapping
+    words = "30 of 30 test items repeat items of the tuning split"
+    assert "overlap: paper: 18 of 30" in shown
+    leakage = json.loads(folder.comparisons.read_text())["leakage"]
+    assert leakage["allowed_by"] == "overlap: paper"
+    assert leakage["pairs"] == len(leakage["items"])
+    page = render(folder, tmp_path).read_text()
+    title, warning, *_ = [line for line in page.splitlines() if line]
+    assert title.startswith("# ")
+    assert warning.startswith(
+        "> **WARNING. The splits overlap, as this plan asks (overlap: paper, "
+    )
+    assert words in warning
+    assert warning.endswith("nothing here is evidence of generalisation to new questions.**")
+    html = (tmp_path / "index.html").read_text()
+    red = html.index('<p class="overlap">The splits overlap')
+    assert html.index("<h1>") < red < html.index("<table>")
+    assert words in html[red:]
+    assert ".overlap { background: #b00020" in html
+
+
+def test_what_was_not_checked_for_leakage_has_no_report(result, tmp_path):
+    del result["leakage"]
+    write_json(RunFolder(tmp_path).comparisons, result)
+    with pytest.raises(UserError, match="older than the check for leakage"):
+        render(RunFolder(tmp_path))
+
+
+def test_an_overlap_that_spares_the_test_split_says_what_it_spoils(result):
+    assert tables.overlap_warning(result) == ""
+    result["leakage"]["items"] = [{"split": "tuning", "other_split": "identification"}]
+    result["leakage"] |= {"pairs": 1, "allowed_by": "overlap: paper"}
+    warning = tables.overlap_warning(result)
+    assert "1 of 66 tuning items repeat items of the identification split. No test item" in warning
+    assert "generalise" in warning
 
 
 def test_an_unfinished_run_has_no_report(tmp_path):

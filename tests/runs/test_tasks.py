@@ -8,7 +8,7 @@ from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.cells import _evaluate
-from dsmoe_eval.runs.tasks import as_binary, check_disjoint, load_tasks, score_tasks
+from dsmoe_eval.runs.tasks import _items, as_binary, load_tasks, score_tasks
 
 SUITE = load_suite("lab")
 
@@ -46,13 +46,78 @@ def test_the_lean_path_scores_as_lm_eval_does(test_split):
     assert all((again[name] == lean[name]).all() for name in lean)
 
 
-def test_the_lab_splits_share_no_question(test_split):
-    splits = {
-        name: load_tasks(SUITE, SUITE.tasks, name, None) for name in ("identification", "test")
-    }
-    check_disjoint(splits)
-    with pytest.raises(UserError, match=r"leakage: .* both the one and the other split"):
-        check_disjoint({"one": test_split, "other": splits["test"]})
+def test_an_item_knows_its_question_and_options_without_the_frame(test_split):
+    named = test_split["lab_law_named"].items[0]
+    assert named.stem == named.question
+    assert named.choices == named.options
+    assert test_split["lab_arithmetic"].items[0].choices == ()
+
+
+class Asked:
+    """A task whose prompt frames a document, as lm-eval's own tasks do."""
+
+    def __init__(self, document, prompt, options=None, target=0):
+        self.eval_docs, self.prompt, self.options, self.target = [document], prompt, options, target
+        self.OUTPUT_TYPE = "multiple_choice" if options else "generate_until"
+
+    def doc_to_text(self, document):
+        return self.prompt.format(**document)
+
+    def doc_to_choice(self, _document):
+        return self.options
+
+    def doc_to_target(self, _document):
+        return self.target
+
+
+@pytest.mark.parametrize(
+    ("task", "stem", "choices"),
+    [
+        # MMLU: letters are scored, the texts stand in a column
+        (
+            Asked(
+                {"question": "Why?", "choices": ["So.", "No."]}, "{question}\nA. So.", ["A", "B"]
+            ),
+            "Why?",
+            ("So.", "No."),
+        ),
+        # ARC and OpenBookQA
+        (
+            Asked(
+                {"question_stem": "Why", "choices": {"text": ["So."], "label": ["A"]}},
+                "Q: {question_stem}",
+                ["So."],
+            ),
+            "Why",
+            ("So.",),
+        ),
+        # MMLU-Pro: generated
+        (Asked({"question": "Why?", "options": ["So.", "No."]}, "{question} A. So."), "Why?", None),
+        # AIME 2024
+        (Asked({"Problem": "Find x."}, "Question: {Problem}\nAnswer:"), "Find x.", ()),
+        # BoolQ, RACE, SciQ: the passage is part of what is asked
+        (
+            Asked({"passage": "Ice.", "question": "cold"}, "{passage}\n{question}?", ["no", "yes"]),
+            "Ice. cold",
+            ("no", "yes"),
+        ),
+        # a column that the prompt does not quote is not what is asked
+        (Asked({"text": "all of it", "word": "it"}, "all of"), "", ()),
+        # GPQA: nobody but the prompt knows what the letters mean
+        (Asked({"Question": "Why?"}, "{Question} (A) So.", ["(A)", "(B)"]), "Why?", ("prompt",)),
+    ],
+)
+def test_columns_tell_the_question_and_the_options_from_the_frame(task, stem, choices):
+    (item,) = _items(task, None)
+    assert item.stem == stem
+    expected = {None: ("So.", "No."), ("prompt",): (item.question,)}
+    assert item.choices == expected.get(choices, choices)
+
+
+def test_ids_are_those_of_the_content_alone(test_split):
+    """Results are keyed by them, so what is added to items must not change them."""
+    assert test_split["lab_law_named"].items[0].id == "d98d5baad664800b"
+    assert test_split["lab_arithmetic"].items[0].id == "9b52b4b65925d62b"
 
 
 def test_what_lm_eval_does_not_know_is_refused():
