@@ -136,6 +136,13 @@ def leakage_command(plan: str, as_json: bool) -> None:
 )
 @click.option("--answer-tokens", type=click.IntRange(min=2), default=64, show_default=True)
 @click.option("--chat-template", is_flag=True, help="Ask in the model's template.")
+@click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    default="transformers",
+    show_default=True,
+    help="Who runs the model.",
+)
 @click.option("--saliency-model", help="Another model that tells salient tokens.")
 @click.option("--marker", multiple=True, help="TOKEN=COEFFICIENT for npmi [the suite's].")
 @click.option(
@@ -149,14 +156,13 @@ def identify_command(
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from .cards import Identification
-    from .engines import load_model
     from .runs.folder import write_text
     from .runs.identify import identification_suite, identify
-    from .runs.observers import TransformersObserver
+    from .runs.observers import load_observer
 
     identification_suite(suite, domain, method)
     profile = identify(
-        TransformersObserver(load_model(model, device)),
+        load_observer(model, rest["engine"], device),
         suite,
         domain,
         method,

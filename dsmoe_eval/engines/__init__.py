@@ -2,7 +2,15 @@
 
 from .answers import greedy_answers
 from .baking import BakeReport, bake
-from .loading import LoadedModel, Reader, bare_config, identify_model, load_model, load_reader
+from .loading import (
+    LoadedModel,
+    Reader,
+    bare_config,
+    identify_model,
+    load_model,
+    load_reader,
+    load_tokenizer,
+)
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
 from .vllm import VllmEngine
@@ -19,6 +27,7 @@ __all__ = [
     "identify_model",
     "load_model",
     "load_reader",
+    "load_tokenizer",
     "miniature",
     "probe_model",
 ]

@@ -52,6 +52,21 @@ def load_reader(name: str, device: str | None = None) -> Reader:
     return Reader(model, tokenizer, fingerprint(place, model.config))
 
 
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of anything that `load_model` takes, without its weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(name)
+    try:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
 def load_model(name: str, device: str | None = None) -> LoadedModel:
     """Load an embedded model, a card's, a local folder, or a hub id.
 

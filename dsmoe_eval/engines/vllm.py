@@ -70,7 +70,7 @@ class VllmEngine:
 
     def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
         try:
-            from vllm import LLM
+            import vllm
         except ImportError as error:
             raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
         place = locate(name)
@@ -83,7 +83,7 @@ class VllmEngine:
             "logprobs_mode": "raw_logprobs",
         }
         try:
-            self._llm: Any = LLM(model=place, dtype=dtype, **{"seed": 0, **options, **fixed})
+            self._llm: Any = vllm.LLM(model=place, dtype=dtype, **{"seed": 0, **options, **fixed})
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
         self._eager = bool(options.get("enforce_eager"))
@@ -96,6 +96,8 @@ class VllmEngine:
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
         self.config: Any = self._llm.llm_engine.model_config.hf_config
+        self.dtype: Any = self._llm.llm_engine.model_config.dtype
+        self.version: str = vllm.__version__
         self.identity = ModelIdentity(
             name=name,
             fingerprint=fingerprint(place, self.config),

