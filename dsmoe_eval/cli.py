@@ -157,7 +157,7 @@ def identify_command(
     """Find the experts of a domain in MODEL and write a steering profile."""
     from .cards import Identification
     from .runs.folder import write_text
-    from .runs.identify import identification_suite, identify
+    from .runs.identification import identification_suite, identify
     from .runs.observers import load_observer
 
     identification_suite(suite, domain, method)

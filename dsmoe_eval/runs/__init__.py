@@ -1,7 +1,7 @@
 """plan -> cells -> samples on disk -> comparisons."""
 
 from .folder import RunFolder
-from .identify import identify
+from .identification import identify
 from .run import prepared, run
 from .trial import run_trial
 

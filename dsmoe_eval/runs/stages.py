@@ -17,7 +17,7 @@ from ..variants import BASE, Settings, build_profile, get_variant, variant_exper
 from .cells import is_done, run_cell
 from .comparisons import ArmCells
 from .folder import new_folder, read_json, write_json, write_text
-from .identify import Wanted, count_domains, counts_to_json, source_of
+from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
 from .observers import TransformersObserver
 from .tasks import score_tasks

@@ -29,7 +29,7 @@ from ..steering import ChosenExpert, Intervention, Profile, steer
 from .cells import read_samples
 from .comparisons import pair
 from .folder import read_json, write_json
-from .identify import source_of
+from .identification import source_of
 from .job import Job
 from .run import run_job
 from .stages import count_experts

@@ -10,7 +10,7 @@ from dsmoe_eval.engines import load_model
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identify import Wanted, count_domains, identify
+from dsmoe_eval.runs.identification import Wanted, count_domains, identify
 from dsmoe_eval.runs.observers import TransformersObserver, load_observer
 from dsmoe_eval.runs.tasks import load_tasks
 
@@ -55,7 +55,7 @@ def test_every_method_makes_a_profile(ours, tmp_path):
 
 
 def test_a_reader_of_other_tokens_is_refused(ours, tasks, tmp_path, monkeypatch):
-    from dsmoe_eval.runs import identify as module
+    from dsmoe_eval.runs import identification as module
 
     class Other:
         tokenizer = staticmethod(lambda texts: {"input_ids": [[0, 1] for _ in texts]})
