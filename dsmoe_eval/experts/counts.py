@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class RoutingCounts:
     marker_tokens: NDArray[np.int64]
     marked: NDArray[np.int32]
     has_saliency: bool
+    _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def experts(self) -> int:
@@ -129,7 +130,7 @@ class RoutingCounts:
         """
         if domain not in self.domains:
             raise ValueError(f"no text of domain {domain!r} was seen; seen: {list(self.domains)}")
-        return self._sums(self.domain == self.domains.index(domain))
+        return self._sums(f"={domain}", self.domain == self.domains.index(domain))
 
     def all_but(self, domain: str) -> Sums:
         """Sums over all other domains.
@@ -139,11 +140,11 @@ class RoutingCounts:
         """
         if len(self.domains) < 2:
             raise ValueError("a comparison of domains needs text of at least one other domain")
-        return self._sums(self.domain != self.domains.index(domain))
+        return self._sums(f"-{domain}", self.domain != self.domains.index(domain))
 
     def total(self) -> Sums:
         """Sums over all domains."""
-        return self._sums(np.ones(len(self.domain), dtype=bool))
+        return self._sums("*", np.ones(len(self.domain), dtype=bool))
 
     def _take(self, rows: NDArray[np.int64]) -> RoutingCounts:
         return replace(
@@ -159,7 +160,12 @@ class RoutingCounts:
             marked=self.marked[rows],
         )
 
-    def _sums(self, mask: NDArray[np.bool_]) -> Sums:
+    def _sums(self, name: str, mask: NDArray[np.bool_]) -> Sums:
+        if name not in self._known:  # every method asks for the same few
+            self._known[name] = self._add_up(mask)
+        return self._known[name]
+
+    def _add_up(self, mask: NDArray[np.bool_]) -> Sums:
         rows = np.flatnonzero(mask & (self.weight > 0) & (self.tokens.sum(1) > 0))
         weight = self.weight[rows]
 

@@ -1,0 +1,9 @@
+"""The command line: each command parses, calls one function of the rooms below, and prints.
+
+Heavy imports happen inside the commands, so that `--help` is there at once.
+"""
+
+from . import experts, listing, models, runs
+from .main import main
+
+__all__ = ["experts", "listing", "main", "models", "runs"]

@@ -1,0 +1,163 @@
+"""Commands that look for experts: identify, existence, similarity."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from ..errors import UserError
+from .main import main
+
+if TYPE_CHECKING:
+    from ..steering import Intervention
+
+
+@main.command("identify")
+@click.argument("model")
+@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@click.option("--domain", required=True, help="The domain whose experts are wanted.")
+@click.option("--method", default="dsmoe", show_default=True, help="How experts are scored.")
+@click.option("--experts", type=click.IntRange(min=1), help="How many [the method's, or 1 %].")
+@click.option("--intervention", default="reweight", show_default=True, help="Its kind.")
+@click.option("--strength", type=click.FloatRange(min=0), default=4.0, show_default=True)
+@click.option(
+    "--phase",
+    type=click.Choice(["prompt", "generated"]),
+    default="prompt",
+    show_default=True,
+    help="Read routing from the questions or from its own answers.",
+)
+@click.option("--answer-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--chat-template", is_flag=True, help="Ask in the model's template.")
+@click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    default="transformers",
+    show_default=True,
+    help="Who runs the model.",
+)
+@click.option("--saliency-model", help="Another model that tells salient tokens.")
+@click.option("--marker", multiple=True, help="TOKEN=COEFFICIENT for npmi [the suite's].")
+@click.option(
+    "--observations", type=click.Path(path_type=Path), help="Kept passes [out/observations]."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
+@click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Profile.")
+def identify_command(
+    model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
+) -> None:
+    """Find the experts of a domain in MODEL and write a steering profile."""
+    from ..cards import Identification
+    from ..runs.folder import write_text
+    from ..runs.identification import identification_suite, identify
+    from ..runs.observers import load_observer
+
+    identification_suite(suite, domain, method)
+    profile = identify(
+        load_observer(model, rest["engine"], device),
+        suite,
+        domain,
+        method,
+        intervention=_intervention(rest["intervention"], rest["strength"]),
+        settings=Identification(
+            phase=rest["phase"],
+            answer_tokens=rest["answer_tokens"],
+            chat_template=rest["chat_template"],
+            saliency_model=rest["saliency_model"],
+        ),
+        markers=_markers(rest["marker"]),
+        root=rest["observations"],
+        experts=rest["experts"],
+        limit=rest["limit"],
+    )
+    write_text(output, profile.to_json())
+    click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+
+
+def _intervention(kind: str, strength: float) -> Intervention:
+    from pydantic import ValidationError
+
+    from ..steering.profile import Intervention, InterventionKind
+
+    try:
+        return Intervention.model_validate({"kind": kind, "strength": strength})
+    except ValidationError as error:
+        kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
+        raise UserError(
+            f"no intervention {kind!r} of strength {strength:g} (of {kinds}): {reason}"
+        ) from error
+
+
+def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
+    markers = {}
+    for one in given:
+        text, _, coefficient = one.rpartition("=")
+        try:
+            markers[text] = float(coefficient)
+        except ValueError:
+            text = ""
+        if not text:
+            raise UserError(f"--marker {one!r} is not TOKEN=COEFFICIENT, such as '<think>=1'")
+    return markers or None
+
+
+@main.command("existence")
+@click.argument("model")
+@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder [out/existence/<model>].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
+    help="Shuffles of the documents' labels.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=2), help="At most N texts of each task.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def existence_command(
+    model: str, suite: str, out: Path | None, as_json: bool, permutations: int, **rest: Any
+) -> None:
+    """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
+    from ..reports import render_existence
+    from ..runs import existence_of
+
+    result = existence_of(model, suite, permutations=permutations, **rest)
+    page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
+    click.echo(f"\nreport: {page}")
+
+
+@main.command("similarity")
+@click.argument("model")
+@click.option("--suite", help="Read the identification texts of this suite.")
+@click.option("--text", type=click.Path(path_type=Path), help="Read this file, a text a line.")
+@click.option("--tokens", type=click.IntRange(min=100), default=512, show_default=True)
+@click.option("--profile", type=click.Path(path_type=Path), help="Compare its experts with others.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for page, picture, figures.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def similarity_command(
+    model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any
+) -> None:
+    """Say how alike the experts of each layer of MODEL are (CKA of their outputs).
+
+    Experts that all do the same leave steering nothing to choose from.
+    """
+    from ..engines import load_model
+    from ..reports import render_similarity, similarity_page
+    from ..runs.similarity import read_texts, similarity
+    from ..steering import Profile
+
+    profile = None if rest["profile"] is None else Profile.load(rest["profile"])
+    texts = read_texts(suite, text)
+    result = similarity(load_model(model, rest["device"]), texts, tokens, profile)
+    page = None if out is None else render_similarity(result, out)
+    if rest["as_json"]:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(similarity_page(result) if page is None else page)

@@ -1,0 +1,97 @@
+"""Commands that say what there is, and that make the embedded model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .main import main
+
+if TYPE_CHECKING:
+    pass
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(what: str, as_json: bool) -> None:
+    """List what there is."""
+    rows = _LISTINGS[what]()
+    if as_json:
+        click.echo(json.dumps([{"name": name, "summary": summary} for name, summary in rows]))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, summary in rows:
+        click.echo(f"{name:<{width}}  {summary}")
+
+
+def _list_models() -> list[tuple[str, str]]:
+    from ..lab import EMBEDDED_MODELS
+    from ..registry import builtin_names, load_model_card
+
+    embedded = [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+    cards = [load_model_card(name) for name in builtin_names("models")]
+    by_size = sorted(cards, key=lambda card: card.parameters.total)
+    return [*embedded, *((card.name, card.summary) for card in by_size)]
+
+
+def _list_suites() -> list[tuple[str, str]]:
+    from ..registry import builtin_names, load_suite
+
+    return [(name, load_suite(name).description.strip()) for name in builtin_names("suites")]
+
+
+def _list_plans() -> list[tuple[str, str]]:
+    from ..registry import builtin_names, load_plan
+
+    return [(name, load_plan(name)[0].description.strip()) for name in builtin_names("plans")]
+
+
+def _list_variants() -> list[tuple[str, str]]:
+    from ..variants import VARIANTS
+
+    return [(name, variant.summary) for name, variant in VARIANTS.items()]
+
+
+def _list_methods() -> list[tuple[str, str]]:
+    from ..experts import all_methods
+
+    return [(name, method.summary) for name, method in all_methods().items()]
+
+
+_LISTINGS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "models": _list_models,
+    "suites": _list_suites,
+    "variants": _list_variants,
+    "methods": _list_methods,
+    "plans": _list_plans,
+}
+
+
+@main.group("lab")
+def lab_group() -> None:
+    """The embedded models and their worlds."""
+
+
+@lab_group.command("train")
+@click.argument("model", type=click.Choice(["lab-poly"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to [out/<model>].")
+def lab_train_command(model: str, out: Path | None) -> None:
+    """Train MODEL from its seed and say how close it came to the one that ships."""
+    from ..lab.train import train_and_compare
+
+    click.echo(train_and_compare(model, out or Path("out") / model))
+
+
+@lab_group.command("data")
+@click.argument("folder", type=click.Path(path_type=Path))
+def lab_data_command(folder: Path) -> None:
+    """Write the lab tasks' items, drawn from the world's seed, into FOLDER."""
+    from ..lab.items import write_task_data
+    from ..lab.world import build_world
+
+    click.echo(f"{len(write_task_data(build_world(), folder))} files in {folder}")

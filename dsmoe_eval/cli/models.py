@@ -1,0 +1,92 @@
+"""Commands about a model and a profile: probe, bake."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .main import EXIT_FAILED, main
+
+if TYPE_CHECKING:
+    from ..engines import ModelProbe
+
+
+@main.command("probe")
+@click.argument("model")
+@click.option("--profile", type=click.Path(path_type=Path), help="A profile [every intervention].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
+    """Prove that steering works on MODEL; exit code 1 if it does not.
+
+    MODEL is a hub id, a folder, an embedded model; or, without weights, the name of a model card or
+    a config.json: then a small random model of that architecture is probed, in seconds.
+    """
+    from ..engines import bare_config, identify_model, load_model, miniature, probe_model
+    from ..steering import Profile
+
+    wanted = None if profile is None else Profile.load(profile)
+    config = bare_config(model)
+    if config is None:
+        loaded = load_model(model, device)
+        report = probe_model(loaded.model, loaded.identity, wanted)
+    else:
+        small = miniature(config).to(device or "cpu")
+        report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _print_probe(report)
+    if not report.passed:
+        sys.exit(EXIT_FAILED)
+
+
+def _print_probe(report: ModelProbe) -> None:
+    first, last, scoring = report.layers[0], report.layers[-1], report.scoring
+    click.echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
+    click.echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
+    click.echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
+    click.echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
+    for row in report.interventions:
+        figures = row.figures
+        if figures is None:
+            click.echo(f"{row.name:<20}{'refused' if row.refused else 'FAILED'}")
+            click.echo(textwrap.indent(textwrap.fill(str(row.refused or row.failed), 90), "    "))
+            continue
+        moved = (figures.selection_changed, figures.weight_max_change, figures.logit_max_change)
+        cells = ("unseen" if one is None else format(one, ".3g") for one in moved)
+        click.echo(f"{row.name:<20}{'passed':<9}" + "{:>10}{:>9}{:>9}".format(*cells))
+    click.echo(
+        "\nselection: share of tokens and layers whose experts change; weight, logit: the largest "
+        "change.\nStrength zero changes no bit, and every token uses as many experts as before."
+    )
+
+
+@main.command("bake")
+@click.argument("model")
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def bake_command(
+    model: str, profile: Path, output: Path, as_json: bool, device: str | None
+) -> None:
+    """Write PROFILE into a copy of MODEL's checkpoint, where that is exact, and prove it."""
+    from ..engines import bake
+    from ..steering import Profile
+
+    report = bake(model, Profile.load(profile), output, device)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    click.echo(
+        f"{report.folder}: {len(report.parameters)} parameters carry the profile; against the "
+        f"steered original {report.selection_agreement:.2%} of the selections are the same and the "
+        f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
+        f"{report.logit_max_change:.3g})"
+    )
