@@ -209,6 +209,26 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     assert not (tmp_path / "p.json").exists()
 
 
+def test_existence_writes_a_page_and_says_what_it_says(run, tmp_path):
+    """With 99 shuffles nothing can be declared, and the page says so."""
+    common = ["existence", "lab-poly", "--suite", "lab", "--device", "cpu", "--limit", "4"]
+    done = run(*common, "--permutations", "99", "--out", tmp_path / "e")
+    assert done.returncode == 0, done.stderr
+    assert "No expert is specific" in done.stdout
+    assert "fewer than 135 could not be declared" in done.stdout
+    assert str(tmp_path / "e" / "existence.md") in done.stdout
+    again = run(*common, "--permutations", "99", "--out", tmp_path / "f", "--json")
+    assert json.loads(again.stdout) == json.loads((tmp_path / "e/existence.json").read_text())
+
+
+def test_existence_refuses_in_one_sentence(run, tmp_path):
+    out = ["--out", tmp_path / "e"]
+    refused(run("existence", "lab-poly", "--suite", "nothing", *out), "no suite 'nothing'")
+    refused(run("existence", "no-model", "--suite", "lab", *out), "no such folder")
+    refused(run("existence", "lab-poly", "--suite", "lab", "--limit", "1", *out), "--limit")
+    assert not (tmp_path / "e").exists()
+
+
 def test_probe_passes_on_the_lab_model_and_refuses_a_foreign_profile(run, tmp_path, make_profile):
     from .conftest import make_model
 

@@ -13,6 +13,7 @@ from .loading import (
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
+from .random_weights import random_weights
 from .vllm import VllmEngine
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "load_tokenizer",
     "miniature",
     "probe_model",
+    "random_weights",
 ]

@@ -1,11 +1,13 @@
 """Rendering: tables, figures, HTML and Markdown of a finished run."""
 
+from .existence import render_existence
 from .render import render
 from .similarity import render_similarity, similarity_page
 from .trial import render_trial
 
 __all__ = [
     "render",
+    "render_existence",
     "render_similarity",
     "render_trial",
     "similarity_page",

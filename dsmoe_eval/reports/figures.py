@@ -194,6 +194,65 @@ def similarity(result: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def existence_map(result: Mapping[str, Any], path: Path) -> None:
+    """Specific experts by domain and layer, model beside random weights, and their excess use."""
+    rows, layers = result["domains"], result["layers"]
+    tables = [np.array([row[key] for row in rows]) for key in ("by_layer", "random_by_layer")]
+    bound = max(1.0, *(float(table.max()) for table in tables))
+    width = 2.2 + 0.11 * max(16, len(layers))
+    figure, panels = plt.subplots(
+        1, 3, figsize=(2 * width + 8, 2.3 + 0.45 * len(rows)), sharey=True, layout="constrained",
+        width_ratios=(width, width, 5),
+    )  # fmt: skip
+    titles = (result["model"], f"random weights, mean of {len(result['random_seeds'])}")
+    for axis, table, title in zip(panels, tables, titles, strict=False):
+        image = _count_image(axis, table, bound)
+        axis.set_title(title, loc="left")
+        step = max(1, len(layers) // 12)
+        axis.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        axis.set_xlabel("layer")
+    names = [f"{row['domain']} (n = {row['documents']:,})" for row in rows]
+    panels[0].set_yticks(range(len(rows)), names)
+    panels[0].set_ylabel("domain (n documents)")
+    label = f"specific experts, of {result['experts']} a layer"
+    figure.colorbar(image, ax=panels[:2], label=label, location="bottom", aspect=50, shrink=0.6)
+    _excess(panels[2], rows)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def _count_image(axis: Axes, table: Any, bound: float) -> Any:
+    """A picture of counts, written into the cells where there is room."""
+    axis.grid(visible=False)
+    image = axis.imshow(table, cmap="Blues", vmin=0, vmax=bound, aspect="auto")
+    if table.shape[1] <= 8:
+        for (row, column), count in np.ndenumerate(table):
+            colour = "white" if count > 0.6 * bound else "black"
+            text = f"{count:.1f}" if table.dtype.kind == "f" else str(count)
+            axis.text(column, row, text, ha="center", va="center", color=colour)
+    return image
+
+
+def _excess(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every specific expert's rate difference, and the largest that random weights give."""
+    blue = sns.color_palette("colorblind")[0]
+    labels = {False: "specific expert", True: "specific, beyond random weights"}
+    for place, row in enumerate(rows):
+        for beyond, label in labels.items():
+            x = [100 * e["difference"] for e in row["specific"] if e["exceeds_random"] == beyond]
+            axis.scatter(
+                x, [place] * len(x), s=30, facecolor=blue if beyond else "none", edgecolor=blue,
+                zorder=3, label=None if place else label,
+            )  # fmt: skip
+        largest, ends = 100 * row["random_largest"], [place - 0.35, place + 0.35]
+        mark = None if place else "largest in random weights"
+        axis.plot([largest] * 2, ends, color="firebrick", linewidth=2.5, label=mark)
+        said = f"{len(row['specific'])} specific, {row['exceeding']} beyond"
+        axis.annotate(said, (1.02, place), xycoords=("axes fraction", "data"), va="center")
+    axis.set_xlabel("excess use, pp of tokens (domain minus rest)")
+    axis.set_xlim(left=0)
+
+
 def trial(result: Mapping[str, Any], path: Path) -> None:
     """Methods of identification: agreement with the causal effects, and gain over base and placebo.
 

@@ -62,8 +62,8 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     shown = _draw(folder, result, target)
     values = _values(folder, result, shown)
-    html = _environment(escape=True).get_template("report.html.j2").render(values)
-    markdown = _environment(escape=False).get_template("report.md.j2").render(values)
+    html = environment(escape=True).get_template("report.html.j2").render(values)
+    markdown = environment(escape=False).get_template("report.md.j2").render(values)
     write_text(target / "index.html", html)
     write_text(target / "report.md", markdown)
     return target / "report.md"
@@ -154,7 +154,8 @@ def _probes(folder: RunFolder) -> Grid:
     return Grid(header, tuple(rows[key] for key in sorted(rows)))
 
 
-def _environment(*, escape: bool) -> jinja2.Environment:
+def environment(*, escape: bool) -> jinja2.Environment:
+    """Of the templates; a name that is missing is an error."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.reports"),
         autoescape=escape,  # noqa: S701 - off for Markdown only, where it would spoil the text

@@ -141,6 +141,14 @@ def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
     return suite
 
 
+def domain_texts(tasks: Mapping[str, LoadedTask]) -> dict[str, list[str]]:
+    """The tasks' questions, without answers, by domain."""
+    texts: dict[str, list[str]] = {}
+    for task in tasks.values():
+        texts.setdefault(task.card.domain, []).extend(item.question for item in task.items)
+    return texts
+
+
 def count_domains(
     observer: Observer,
     tasks: Mapping[str, LoadedTask],
@@ -154,9 +162,7 @@ def count_domains(
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
     settings = wanted.settings
-    texts: dict[str, list[str]] = {}
-    for task in tasks.values():
-        texts.setdefault(task.card.domain, []).extend(item.question for item in task.items)
+    texts = domain_texts(tasks)
     try:
         documents = encode_documents(
             observer.tokenizer, texts, chat_template=settings.chat_template

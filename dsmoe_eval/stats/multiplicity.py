@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -23,14 +24,39 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     raw = np.asarray(p_values, dtype=np.float64)
     if raw.ndim != 1:
         raise ValueError(f"p_values has shape {raw.shape}; give shape (m,), one value per test.")
-    valid = (raw >= 0) & (raw <= 1)
-    if not valid.all():
-        raise ValueError(
-            f"p_values holds {raw[~valid][0]}; leave out tests without a p-value in [0, 1]."
-        )
+    _check_range(raw)
     if raw.size == 0:
         return raw
     # statsmodels takes a second or so to import, and most callers have no family of tests.
     from statsmodels.stats.multitest import multipletests
 
     return np.asarray(multipletests(raw, method="holm")[1], dtype=np.float64)
+
+
+def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjust p-values for their number by Benjamini and Hochberg's step-up method.
+
+    Rejecting where the adjusted value is at most q keeps the expected share of false rejections
+    among all rejections at q or less, for tests that are independent or positively dependent:
+    Benjamini and Hochberg (1995), Journal of the Royal Statistical Society B 57:289.
+
+    Args:
+        p_values: Any shape; all values are one family, in [0, 1]; may be empty.
+
+    Returns:
+        The same shape, the adjusted p-values.
+
+    Raises:
+        ValueError: If a value is NaN or not in [0, 1].
+    """
+    raw = np.asarray(p_values, dtype=np.float64)
+    _check_range(raw)
+    return np.reshape(false_discovery_control(raw.ravel()), raw.shape) if raw.size else raw
+
+
+def _check_range(raw: NDArray[np.float64]) -> None:
+    valid = (raw >= 0) & (raw <= 1)
+    if not valid.all():
+        raise ValueError(
+            f"p_values holds {raw[~valid][0]}; leave out tests without a p-value in [0, 1]."
+        )

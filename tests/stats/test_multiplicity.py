@@ -1,4 +1,4 @@
-"""Holm's adjustment against a hand-written step-down and its defining properties."""
+"""Both adjustments against their hand-written steps and defining properties."""
 
 import gc
 import math
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmoe_eval.stats import holm
+from dsmoe_eval.stats import benjamini_hochberg, holm
 
 FEW = settings(deadline=None, max_examples=100)
 
@@ -77,3 +77,25 @@ def test_a_value_that_is_no_probability_is_refused(bad) -> None:
 def test_two_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
         holm([[0.1, 0.2]])
+
+
+@given(p_lists)
+@FEW
+def test_benjamini_hochberg_equals_the_step_up_and_keeps_the_shape(values) -> None:
+    """Reject the k smallest, for the largest k whose k-th value is at most k q / m."""
+    table = np.array(values + values).reshape(2, -1)
+    adjusted, m = benjamini_hochberg(table), table.size
+    assert adjusted.shape == table.shape
+    for q in (0.01, 0.05, 0.3):
+        ranked = np.sort(table, axis=None)
+        passing = np.flatnonzero(ranked * m <= q * np.arange(1, m + 1))
+        limit = ranked[passing[-1]] if passing.size else -1.0
+        near = np.abs(adjusted - q) < 1e-9  # where rounding decides
+        assert ((adjusted <= q) == (table <= limit))[~near].all()
+
+
+def test_benjamini_hochberg_checks_its_input() -> None:
+    assert benjamini_hochberg([]).shape == (0,)
+    for wrong in ([0.5, np.nan], [[1.1]]):
+        with pytest.raises(ValueError, match="p_values holds"):
+            benjamini_hochberg(wrong)
