@@ -1,4 +1,10 @@
-"""Token saliency, Eq. 5 of the DSMoE paper (arXiv 2604.05267)."""
+"""Token saliency, Eq. 5 of the DSMoE paper (arXiv 2604.05267).
+
+The gradient of the loss with respect to the logits is known in closed form, softmax minus one-hot,
+so the head is gone through in pieces, forward and backward at once, and neither the logits of a
+batch nor their gradient are ever held whole. Texts are padded on the right of a causal model, so no
+mask is needed: no token sees what stands after it.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +13,113 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LOGITS_AT_ONCE = 2**20
+_ROUNDINGS = 64
 
-def token_saliency(model: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 5: r_i = ||e_i * dL/de_i||_2 with e_i the token's input embedding.
 
-    L is the mean next-token loss of each text by itself, so that batching does not change a text's
-    figures. The last token of a text predicts nothing and has saliency 0.
+class Saliency:
+    """A causal language model's token saliency; made once for many batches.
 
     Args:
-        model: a transformers causal language model, parameters frozen.
-        input_ids: [batch, length], right-padded.
-        mask: [batch, length], 1 on tokens.
+        model: of transformers, parameters frozen.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._split: bool | None = None
+
+    def __call__(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 5: r_i = ||e_i * dL/de_i||_2 with e_i the token's input embedding.
+
+        L is the mean next-token loss of each text by itself, so that batching does not change a
+        text's figures. The last token of a text predicts nothing and has saliency 0.
+
+        Args:
+            input_ids: [batch, length], right-padded.
+            mask: [batch, length], 1 on tokens.
+
+        Returns:
+            [batch, length] float32, 0 on padding.
+        """
+        if self._split is None:
+            self._split = self._has_plain_head(input_ids[:1, :2])
+        embeddings = self.model.get_input_embeddings()(input_ids).detach().requires_grad_()
+        share = mask[:, 1:].float()
+        share = share / share.sum(1, keepdim=True)
+        if self._split:
+            ends, head = self._trunk(embeddings), self.model.get_output_embeddings()
+        else:
+            ends, head = _forward(self.model, embeddings), nn.Identity()
+        gradient = _loss_gradient(ends, head, input_ids, share)
+        (gradient,) = torch.autograd.grad(ends, embeddings, gradient)
+        saliency: Tensor = (embeddings.detach().float() * gradient.float()).norm(dim=-1) * mask
+        return saliency
+
+    def _trunk(self, embeddings: Tensor) -> Tensor:
+        states: Tensor = self.model.base_model(
+            inputs_embeds=embeddings, use_cache=False
+        ).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def _has_plain_head(self, input_ids: Tensor) -> bool:
+        """Whether the logits are what the head makes of the last hidden states, and no more.
+
+        (Some models scale or cap them afterwards; those are gone through whole.)
+        """
+        head = self.model.get_output_embeddings()
+        if head is None or self.model.base_model is self.model:
+            return False
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        whole = _forward(self.model, embeddings).float()
+        states = self._trunk(embeddings)
+        if not isinstance(states, Tensor) or states.shape[:2] != input_ids.shape:
+            return False
+        again = head(states).float()
+        step = _ROUNDINGS * torch.finfo(states.dtype).eps * float(whole.abs().max())
+        return whole.shape == again.shape and float((whole - again).abs().max()) <= step
+
+
+def token_saliency(model: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
+    """`Saliency` of one batch."""
+    return Saliency(model)(input_ids, mask)
+
+
+def _forward(model: Any, embeddings: Tensor) -> Tensor:
+    logits: Tensor = model(inputs_embeds=embeddings, use_cache=False).logits
+    return logits
+
+
+def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tensor) -> Tensor:
+    """Gradient of the loss with respect to `ends`, from which `head` makes the logits.
+
+    Args:
+        ends: [batch, length, width].
+        head: from width to vocabulary.
+        input_ids: [batch, length].
+        share: [batch, length - 1], the part that each prediction has in its text's loss.
 
     Returns:
-        [batch, length] float32, 0 on padding.
+        [batch, length, width].
     """
-    embeddings = model.get_input_embeddings()(input_ids).detach().requires_grad_()
-    logits = model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), input_ids[:, 1:].to(logits.device), reduction="none"
-    )
-    predicted = mask[:, 1:].to(losses)
-    loss = ((losses * predicted).sum(1) / predicted.sum(1)).sum()
-    (gradient,) = torch.autograd.grad(loss, embeddings)
-    saliency: Tensor = (embeddings.detach().float() * gradient.float()).norm(dim=-1) * mask
-    return saliency
+    gradient = torch.zeros_like(ends)
+    weight = share.to(ends.device)
+    batch, place = weight.nonzero(as_tuple=True)
+    rows, targets = ends.detach()[batch, place], input_ids.to(ends.device)[batch, place + 1]
+    weight, found = weight[batch, place], []
+    step = max(1, _LOGITS_AT_ONCE // _vocabulary(head, rows))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step].requires_grad_()
+        target, factor = targets[start : start + step], weight[start : start + step]
+        with torch.enable_grad():
+            logits = head(part)
+        slope = logits.detach().float().softmax(-1)
+        slope[torch.arange(len(target)), target] -= 1
+        slope *= factor.unsqueeze(1)
+        found.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
+    gradient[batch, place] = torch.cat(found)
+    return gradient
+
+
+def _vocabulary(head: nn.Module, rows: Tensor) -> int:
+    return int(getattr(head, "out_features", rows.shape[-1]))

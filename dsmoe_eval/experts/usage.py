@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..steering import capture_routing, find_routers
 from .documents import encode_documents
-from .observations import batches, pad
+from .observations import batches, pad, token_budget
 
 
 def encode_batch(
@@ -35,7 +35,7 @@ def expert_usage(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> NDAr
     used = torch.zeros(len(routers), routers[0].experts, dtype=torch.long)
     tokens = 0
     with capture_routing(routers) as routing:
-        for batch in batches(documents):
+        for batch in batches(documents, token_budget(device)):
             ids, mask = pad([documents[index].tokens for index in batch], device)
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             kept = pad([documents[index].kept for index in batch])[0].bool()
