@@ -20,6 +20,7 @@ NEAR = 0.8
 
 _HYPHENS = frozenset("-*/\N{MIDDLE DOT}\N{BULLET}")
 _DASHES = "\N{MINUS SIGN}\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+_SLASHES = "\N{FRACTION SLASH}\N{DIVISION SLASH}"
 _ROWS_AT_ONCE = 512
 
 
@@ -97,6 +98,8 @@ def _then(character: str) -> str:
         return character
     if category == "Pd" or character in _DASHES:
         return " - "
+    if character in _SLASHES:
+        return " / "
     symbol = category in {"Sm", "So", "Sc"} and character != "$"
     return f" {character} " if symbol or character in "^%" or character in _HYPHENS else " "
 

@@ -54,12 +54,12 @@ def test_the_same_text_in_another_spelling_with_its_options_in_another_order():
     assert overlaps([one], [other]) == [("text", "b", "a")]
 
 
-STEM = "How are whales adapted for their life in cold waters?"
+STEM = "How do astronomers think Jupiter generates its internal heat?"
 
 
 def test_the_same_stem_in_another_frame_with_other_options():
-    one = item("a", f"Q: {STEM} (A) fat (B) fur", ["fat", "fur"], stem=STEM)
-    other = item("b", f"{STEM}\nThink.", ["by blubber", "not at all"], stem=STEM.upper())
+    one = item("a", f"Q: {STEM} (A) sun (B) gas", ["sun", "gas"], stem=STEM)
+    other = item("b", f"{STEM}\nThink.", ["by contraction", "not at all"], stem=STEM.upper())
     assert overlaps([one], [other]) == [("stem", "b", "a")]
 
 
@@ -70,8 +70,9 @@ def test_a_stem_that_fits_any_question_counts_with_its_options_only():
     assert overlaps([chosen], [other]) == []
     more = item("c", f"Choose. {stem}", ["Gold rusts", "Iron rusts", *other.choices], stem=stem)
     assert overlaps([chosen], [more]) == [("stem", "c", "a")]  # half of the four
-    some = item("d", f"Choose. {stem}", ["Gold rusts", *other.choices], stem=stem)
-    assert overlaps([chosen], [some]) == []
+    some = item("d", f"Choose. {stem}", ["Gold rusts", *other.choices[1:]], stem=stem)
+    fewer = item("e", stem, ["Iron rusts.", "Gold rusts.", "Lead floats."])
+    assert overlaps([chosen, fewer], [some]) == []
 
 
 def test_a_short_question_without_options_is_its_stem():
@@ -150,7 +151,9 @@ def test_a_refusal_counts_and_names_and_says_the_ways_out():
         check_leakage(splits)
     message = str(refused.value)
     assert message.startswith("leakage: 7 of 7 test items repeat items of the tuning split: ")
-    assert "test new id4 'So How are whales adapted for their life in cold waters?'" in message
+    assert (
+        "test new id4 'So How do astronomers think Jupiter generates its internal heat?'" in message
+    )
     assert "(same content: tuning old id4)" in message
     assert "id5" not in message
     assert "`dsmoe-eval leakage PLAN` lists all" in message

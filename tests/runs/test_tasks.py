@@ -85,8 +85,8 @@ class Asked:
         (
             Asked(
                 {"question_stem": "Why", "choices": {"text": ["So."], "label": ["A"]}},
-                "Q: {question_stem}",
-                ["So."],
+                "Q: {question_stem} A. So.",
+                ["A"],
             ),
             "Why",
             ("So.",),
