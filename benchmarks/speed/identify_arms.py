@@ -20,7 +20,14 @@ import torch
 from numpy.typing import NDArray
 from quiz import Item
 
-from dsmoe_eval.experts import Observations, RoutingCounts, count_routing, observe
+from dsmoe_eval.experts import (
+    Observations,
+    RoutingCounts,
+    count_routing,
+    encode_documents,
+    observe,
+)
+from dsmoe_eval.experts.observations import Batch
 from dsmoe_eval.steering import capture_routing, find_routers
 
 QUANTILE = 0.15
@@ -84,25 +91,34 @@ class Ours:
     subject: Subject
     name: str = "dsmoe-eval"
 
-    def run(self) -> tuple[Observations, RoutingCounts]:
-        """Observe and count."""
-        texts = {"all": [item.text() for item in self.subject.items]}
-        seen = observe(self.subject.model, self.subject.tokenizer, texts)
-        return seen, count_routing(seen, QUANTILE)
+    def run(self) -> tuple[list[Batch], RoutingCounts]:
+        """Observe and count, on disk as everywhere."""
+        with tempfile.TemporaryDirectory() as folder:
+            seen = self.observe(Path(folder))
+            return list(seen.read()), count_routing(seen, QUANTILE).in_phase("prompt")
 
-    def read(self, raw: tuple[Observations, RoutingCounts]) -> Found:
-        """Tokens come longest text first; items of one length keep their order."""
-        seen, counts = raw
-        lengths = np.array([len(ids) for ids in self.subject.token_ids()])
-        by_length = np.argsort(-lengths, kind="stable")
-        order = np.argsort(np.repeat(by_length, lengths[by_length]), kind="stable")
-        salient = seen.saliency > np.quantile(seen.saliency, QUANTILE)
+    def observe(self, folder: Path) -> Observations:
+        """The pass alone."""
+        texts = {"all": [item.text() for item in self.subject.items]}
+        documents = encode_documents(self.subject.tokenizer, texts)
+        return observe(self.subject.model, documents, folder, saliency_model=self.subject.model)
+
+    def read(self, raw: tuple[list[Batch], RoutingCounts]) -> Found:
+        """Tokens come longest text first, each with the number of its item."""
+        batches, counts = raw
+        item, saliency, experts = (
+            torch.cat([getattr(batch, name) for batch in batches]).numpy()
+            for name in ("document", "saliency", "experts")
+        )
+        order = np.argsort(item, kind="stable")
+        sums = counts.total()
+        assert sums.salient is not None  # noqa: S101 - the pass computed saliency
         return Found(
-            salient=salient[order],
+            salient=(saliency > np.quantile(saliency, QUANTILE))[order],
             judged=np.ones(len(order), dtype=bool),
-            experts=np.sort(seen.experts[order].astype(np.int64), axis=-1),
-            used=counts.used[0],
-            used_salient=counts.used_salient[0],
+            experts=np.sort(experts[order].astype(np.int64), axis=-1),
+            used=sums.used.astype(np.int64),
+            used_salient=sums.salient.astype(np.int64),
         )
 
 
