@@ -98,6 +98,9 @@ class _Salient(torch.nn.Module):
     def get_input_embeddings(self):
         return self.embedding
 
+    def get_output_embeddings(self):
+        return None
+
     def forward(self, inputs_embeds=None, **_):
         grid = torch.linspace(-0.4, 0.9, VOCABULARY)
         logits = torch.tanh(inputs_embeds * 0.3) * grid + inputs_embeds.cumsum(1) * 0.01 * grid**2

@@ -6,30 +6,33 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines import load_model
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.experts import count_routing, observe
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs import documents
 from dsmoe_eval.runs.documents import document_routing, route_documents
+from dsmoe_eval.runs.identification import Wanted, count_domains
+from dsmoe_eval.runs.observers import TransformersObserver
 from dsmoe_eval.runs.tasks import load_tasks
 
 QUIET = Console(quiet=True)
 
 
-def test_documents_add_up_to_their_domains():
+def test_documents_add_up_to_their_domains(tmp_path):
     suite, loaded = load_suite("lab"), load_model("lab-poly", "cpu")
     tasks = load_tasks(suite, suite.identification_tasks, "identification", 5)
     done = []
     routing = document_routing(loaded.model, loaded.tokenizer, tasks, done.append)
-    texts = {task.card.domain: [i.question for i in task.items] for task in tasks.values()}
-    counts = count_routing(observe(loaded.model, loaded.tokenizer, texts))
+    wanted = Wanted(Identification(), saliency=True, contributions=False, markers={})
+    observer = TransformersObserver(loaded)
+    counts = count_domains(observer, tasks, wanted, tmp_path, lambda _: None)
     assert routing.domains == counts.domains
-    assert sum(done) == len(routing.tokens) == 5 * len(texts)
-    for index in range(len(counts.domains)):
+    assert sum(done) == len(routing.tokens) == 5 * len(tasks)
+    for index, domain in enumerate(counts.domains):
         own = routing.labels == index
-        assert (routing.used[own].sum(0) == counts.used[index]).all()
-        assert routing.tokens[own].sum() == counts.tokens[index]
+        assert (routing.used[own].sum(0) == counts.of(domain).used).all()
+        assert routing.tokens[own].sum() == counts.of(domain).tokens
     # Of each document by itself, whatever batch it came in.
     (alone,) = (task for task in tasks.values() if task.card.domain == "arithmetic")
     one = {"arithmetic": dataclasses.replace(alone, items=alone.items[:1])}

@@ -1,8 +1,8 @@
 """The main job: small and quick, interrupted, and whole."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import signal
 import time
 
 import pandas as pd
@@ -18,12 +18,17 @@ from dsmoe_eval.steering import Profile
 QUIET = Console(quiet=True)
 
 
+RIVALS = ["suppress", "suppress-random", "rice", "steermoe"]
+
+
 @pytest.fixture(scope="module")
 def small_plan(tmp_path_factory):
     """Every variant on one target, with few settings to try and little fine-tuning."""
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan["targets"] = ["biology"]
-    plan["tuning"] = {"experts": [4], "strengths": {"bias": [1.0], "reweight": [3.0]}}
+    plan["variants"] += RIVALS
+    strengths = {"bias": [1.0], "reweight": [3.0], "amplify": [1.0], "force": [0.01]}
+    plan["tuning"] = {"experts": [4], "strengths": strengths}
     plan["sft"]["epochs"] = 1
     path = tmp_path_factory.mktemp("plan") / "small.yaml"
     path.write_text(yaml.safe_dump(plan))
@@ -44,9 +49,9 @@ def comparisons(folder):
 def test_what_a_run_leaves(finished):
     result = json.loads(comparisons(finished))
     assert [arm["variant"] for arm in result["arms"]] == [
-        "sham", "dsmoe", "dsmoe-bias", "contrast", "random", "wrong-domain", "sft-lora",
+        "sham", "dsmoe", "dsmoe-bias", "contrast", "random", "wrong-domain", "sft-lora", *RIVALS
     ]  # fmt: skip
-    assert len(list(finished.root.glob("profiles/*.json"))) == 6
+    assert len(list(finished.root.glob("profiles/*.json"))) == 6 + len(RIVALS)
     assert finished.plan.is_file()
     for arm in result["arms"]:
         assert arm["target_result"]["n"] == 8
@@ -56,7 +61,7 @@ def test_what_a_run_leaves(finished):
 
 def test_cells_hold_identity_probes_and_one_row_an_item(finished):
     folders = list(finished.root.glob("cells/*"))
-    assert len(folders) == 7 + 7 * 7
+    assert len(folders) == 7 + 7 * (7 + len(RIVALS))
     for folder in folders:
         cell = json.loads((folder / "cell.json").read_text())
         samples = pd.read_parquet(folder / "samples.parquet")
@@ -139,19 +144,31 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert comparisons(again) == comparisons(finished)
 
 
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes, forked off one that has imported what takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dsmoe_eval.runs.run", "dsmoe_eval.engines.transformers"])
+    return context
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [9, 13, 18, 24])
-def test_a_killed_run_ends_like_an_uninterrupted_one(finished, small_plan, tmp_path, seconds):
-    command = [
-        sys.executable, "-m", "dsmoe_eval", "run", small_plan, "--out", str(tmp_path / "c"),
-        "--limit", "8", "--device", "cpu",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    time.sleep(seconds)
+@pytest.mark.parametrize("files", [1, 4, 15, 60])
+def test_a_killed_run_ends_like_an_uninterrupted_one(
+    finished, small_plan, tmp_path, processes, files
+):
+    """Killed wherever it is when so many files are there; all of them are some 140."""
+    folder = tmp_path / "c"
+    settings = {"limit": 8, "device": "cpu"}
+    process = processes.Process(target=run, args=(small_plan, folder), kwargs=settings)
+    process.start()
+    while process.is_alive() and sum(path.is_file() for path in folder.rglob("*")) < files:
+        time.sleep(0.01)
     process.kill()
-    process.wait()
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-    assert (tmp_path / "c" / "comparisons.json").read_text() == comparisons(finished)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    again = run(small_plan, folder, console=QUIET, **settings)
+    assert comparisons(again) == comparisons(finished)
 
 
 @pytest.mark.slow
