@@ -5,29 +5,38 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
+VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-vllm support check reports clean
+.PHONY: lab test test-core test-vllm support check reports clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
 
+# Two halves at once, a core each; what they say is shown when a half ends.
 test: check
-	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)" --junitxml out/tests.xml
-	$(if $(QUICK),,$(MAKE) test-vllm && $(BIN)/python tests/support_table.py --check)
+	$(if $(QUICK),$(MAKE) test-core,$(MAKE) --jobs=2 --output-sync=target test-core test-vllm)
+	$(if $(QUICK),,$(BIN)/python tests/support_table.py --check)
 
-# The real vLLM on the CPU: its packages go beside the others, its tests into a process of their own.
-test-vllm: $(STAMP) .venv/.vllm
-	$(BIN)/python -m pytest -m vllm --junitxml out/tests-vllm.xml
+test-core test-vllm: export OMP_NUM_THREADS ?= 1
+
+test-core: $(STAMP)
+	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)" --junitxml out/tests.xml
+
+# The real vLLM on the CPU. Its packages stay in a folder of their own, so that the rest is tested
+# without them, and while they are being installed.
+test-vllm: .venv/.vllm
+	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm --junitxml out/tests-vllm.xml
 
 # The README's table of what is supported, from the tests that show it.
-support: $(STAMP) .venv/.vllm
+support: .venv/.vllm
 	$(BIN)/python -m pytest tests/test_models.py tests/steering/test_architectures.py tests/engines/test_baking.py --junitxml out/tests.xml
-	$(BIN)/python -m pytest -m vllm tests/engines/test_vllm.py --junitxml out/tests-vllm.xml
+	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/test_vllm.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
 
 .venv/.vllm: tests/requirements-vllm.txt $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-vllm.txt
+	rm -rf $(VLLM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VLLM) -r tests/requirements-vllm.txt
 	touch .venv/.vllm
 
 check: $(STAMP)

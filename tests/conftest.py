@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from dsmoe_eval.engines.loading import identify_model
 from dsmoe_eval.engines.probing import trial_profile
@@ -15,6 +16,10 @@ from dsmoe_eval.registry import find_card, load_suite
 from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
+
+# How long an example takes says more of what else runs here.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

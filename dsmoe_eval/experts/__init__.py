@@ -12,7 +12,7 @@ from .choose import (
     smallest_sets,
 )
 from .counts import Marker, RoutingCounts, Sums, count_routing
-from .documents import Document, Phase, documents_hash, encode_documents, with_answer
+from .documents import Document, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import LayerTokens, check_outputs, record_tokens, sample_tokens
@@ -29,7 +29,6 @@ __all__ = [
     "Marker",
     "Method",
     "Observations",
-    "Phase",
     "RoutingCounts",
     "SetSimilarity",
     "Shape",

@@ -118,7 +118,7 @@ def test_a_second_start_does_nothing_and_changes_nothing(finished, small_plan, m
     before = comparisons(finished)
     monkeypatch.setattr(stages_module, "run_cell", never)
     monkeypatch.setattr(stages_module, "score_tasks", never)
-    monkeypatch.setattr(stages_module, "count_domains", never)
+    monkeypatch.setattr("dsmoe_eval.experts.observations.Saliency.__call__", never)
     run(small_plan, finished.root, limit=8, device="cpu", console=QUIET)
     assert comparisons(finished) == before
 
