@@ -65,7 +65,7 @@ STEER_EXAMPLE, VLLM_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTA
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
     """The profile that the README's own command makes."""
-    (identify,) = re.findall(r"^dsmoe-eval (identify .*)$", FENCED, re.MULTILINE)
+    identify = re.findall(r"^dsmoe-eval (identify .* -o profile.json)$", FENCED, re.MULTILINE)[0]
     path = tmp_path_factory.mktemp("readme") / "profile.json"
     main(identify.replace("profile.json", str(path)).split())
     return path

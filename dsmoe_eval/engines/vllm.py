@@ -60,7 +60,8 @@ class VllmEngine:
 
     Args:
         name: an embedded model, a folder with `config.json`, or `organisation/model`.
-        dtype: such as `float32`; `auto` takes the checkpoint's.
+        dtype: such as `float32`; `auto` takes the checkpoint's, float32 too, which vLLM's own
+            `auto` would make 16-bit.
         options: more of vLLM's own, such as `tensor_parallel_size` or `enforce_eager`.
 
     Raises:
@@ -83,7 +84,8 @@ class VllmEngine:
             "logprobs_mode": "raw_logprobs",
         }
         try:
-            self._llm: Any = vllm.LLM(model=place, dtype=dtype, **{"seed": 0, **options, **fixed})
+            settings = {"seed": 0, "dtype": _precision(place, dtype), **options, **fixed}
+            self._llm: Any = vllm.LLM(model=place, **settings)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
         self._eager = bool(options.get("enforce_eager"))
@@ -272,6 +274,16 @@ def _active(routing: Sequence[Tensor]) -> int | None:
         return None
     counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
     return counts.pop() if len(counts) == 1 else 0
+
+
+def _precision(place: str, asked: str) -> str:
+    """For vLLM, whose own `auto` takes a float32 checkpoint down to 16 bits."""
+    from transformers import PreTrainedConfig
+
+    if asked != "auto":
+        return asked
+    config, _ = PreTrainedConfig.get_config_dict(place)
+    return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
 
 
 def _reason(error: Exception) -> str:
