@@ -260,7 +260,7 @@ def markdown(report: Report) -> str:
         f"by saliency in both: labels {said['labels']:.4%}, routing {said['routing']:.4%}, counts "
         f"{said['counts']:.4%}, counts over salient tokens {said['counts_salient']:.4%}.",
         "",
-        "| where our time goes | share |",
+        "| where our time goes, one batch at a time | share |",
         "|---|---|",
     ]
     lines += [f"| {part} | {share:.1%} |" for part, share in report.shares.items()]

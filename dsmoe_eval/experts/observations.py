@@ -2,8 +2,8 @@
 
 Saliency and routing come from the same forward and backward, and are kept in the same row, so a
 token's label and its routing cannot drift apart. (The published code looks labels up by position in
-a list from which blank tokens were dropped.) Rows go to disk batch by batch: memory is that of one
-batch, whatever the corpus, and an interrupted pass goes on where it stopped.
+a list from which blank tokens were dropped.) Rows go to disk batch by batch: memory is that of the
+batches under way, whatever the corpus, and an interrupted pass goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -27,10 +28,12 @@ from ..steering import Routing, capture_routing, find_routers
 from .contribution import capture_contributions
 from .documents import Document, documents_hash
 from .saliency import Saliency
+from .workers import copies, side_by_side
 
 ROUTED_AT_ONCE = 16384
 """Tokens that another engine is given in one call; it batches them by itself."""
 Advance = Callable[[int], None]
+Rows = Callable[[Sequence[int]], "Batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,24 @@ def observe(
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
     columns = _columns_of(saliency=saliency_model is not None, contributions=contributions)
-    salient = None if saliency_model is None else Saliency(saliency_model)
     budget = token_budget(entrance(model))
+    if saliency_model is None:
+        pairs = [(one, None) for one in copies(model)]
+    elif saliency_model is model:
+        pairs = [(one, one) for one in copies(model)]
+    else:
+        pairs = list(zip(copies(model), copies(saliency_model), strict=False))
+    workers = [_observer(*pair, documents, contributions=contributions) for pair in pairs]
+    with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
+        return _write_pass(documents, root, shape, columns, identity, budget, workers, advance)
+
+
+def _observer(
+    model: Any, saliency_model: Any | None, documents: Sequence[Document], *, contributions: bool
+) -> Rows:
+    """What gives a batch's rows."""
+    routers = find_routers(model)
+    salient = None if saliency_model is None else Saliency(saliency_model)
 
     def rows(batch: Sequence[int]) -> Batch:
         ids, mask = pad([documents[index].tokens for index in batch], entrance(model))
@@ -148,8 +167,7 @@ def observe(
             saliency = salient(*_on(entrance(saliency_model), ids, mask))
         return _rows(documents, batch, routing, saliency, None if added is None else added())
 
-    with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
-        return _write_pass(documents, root, shape, columns, identity, budget, rows, advance)
+    return rows
 
 
 def observe_routed(
@@ -197,7 +215,9 @@ def observe_routed(
 
     columns = _columns_of(saliency=saliency_model is not None, contributions=False)
     with nullcontext() if saliency_model is None else frozen(saliency_model):
-        return _write_pass(documents, root, shape, columns, identity, ROUTED_AT_ONCE, rows, advance)
+        return _write_pass(
+            documents, root, shape, columns, identity, ROUTED_AT_ONCE, [rows], advance
+        )
 
 
 def _columns_of(*, saliency: bool, contributions: bool) -> tuple[str, ...]:
@@ -211,19 +231,30 @@ def _write_pass(
     columns: tuple[str, ...],
     identity: str,
     budget: int,
-    rows: Callable[[Sequence[int]], Batch],
+    workers: Sequence[Rows],
     advance: Advance,
 ) -> Observations:
-    """Have `rows` observe batch after batch of documents, and keep what is not kept yet."""
+    """Have the workers observe batches of documents, and keep what is not kept yet."""
     plan = batches(documents, budget)
     content = [identity, asdict(shape), columns, documents_hash(documents), budget]
     folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    for place, batch in enumerate(plan):
-        path = _path(folder, place)
-        if not path.is_file():
-            _write_whole(path, partial(save_file, _tensors(rows(batch))))
-        advance(len(batch))
+    free: SimpleQueue[Rows] = SimpleQueue()
+    for rows in workers:
+        free.put(rows)
+
+    def keep(place: int) -> int:
+        path, rows = _path(folder, place), free.get()
+        try:
+            if not path.is_file():
+                _write_whole(path, partial(save_file, _tensors(rows(plan[place]))))
+        finally:
+            free.put(rows)
+        return len(plan[place])
+
+    with side_by_side(len(workers)) as each:
+        for done in each(keep, range(len(plan))):
+            advance(done)
     domains = tuple(dict.fromkeys(one.domain for one in documents))
     return Observations(
         folder=folder,

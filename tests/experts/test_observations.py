@@ -54,6 +54,7 @@ def test_the_model_is_left_trainable_and_without_gradients(model, documents, tmp
 
 def test_an_interrupted_pass_goes_on_where_it_stopped(model, documents, tmp_path, monkeypatch):
     monkeypatch.setattr("dsmoe_eval.experts.observations.token_budget", lambda _: 1)
+    monkeypatch.setattr("dsmoe_eval.experts.observations.copies", lambda model: [model])
     whole = columns(observe(model, documents, tmp_path / "whole", saliency_model=model))
     done = []
 
