@@ -46,11 +46,14 @@ check: $(STAMP)
 
 # The reports that are kept in the repository, of the code as it stands.
 reports: $(STAMP)
-	rm -rf out/reports
+	rm -rf out/reports out/rivals out/trial
 	$(BIN)/dsmoe-eval run lab --out out/reports
 	$(BIN)/dsmoe-eval report out/reports --to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 	$(BIN)/dsmoe-eval existence lab-poly --suite lab --out reports/existence
+	$(BIN)/dsmoe-eval run rivals --out out/rivals
+	$(BIN)/dsmoe-eval report out/rivals --to reports/rivals
+	$(BIN)/dsmoe-eval trial trial --out out/trial --to reports/identification
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"
