@@ -3,35 +3,108 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UserError
 from .main import EXIT_FAILED, main
 
 if TYPE_CHECKING:
     pass
 
 
+def _use_data(_context: click.Context, _option: click.Parameter, folder: Path | None) -> None:
+    from ..runs.local_data import DATA_VARIABLE
+
+    if folder is not None:
+        os.environ[DATA_VARIABLE] = str(folder)
+
+
+_data_option = click.option(
+    "--data", type=click.Path(path_type=Path), callback=_use_data, expose_value=False,
+    help="Data sets from this folder, not the hub [$DSMOE_EVAL_DATA].",
+)  # fmt: skip
+
+
 @main.command("run")
 @click.argument("plan")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
+@click.option("--model", "models", multiple=True, help="Instead of the plan's; may be repeated.")
+@_data_option
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
-def run_command(plan: str, out: Path | None, limit: int | None, device: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Only say what it would take and could show.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: for programs.")
+def run_command(
+    plan: str,
+    out: Path | None,
+    models: tuple[str, ...],
+    limit: int | None,
+    device: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
 
-    Started again on the same folder, it does only what is missing.
+    Started again on the same folder, it does only what is missing. Of several models each has a
+    folder of its own in it.
     """
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
+    if dry_run:
+        _show_estimate(plan, models, limit, as_json)
+        return
+    from ..registry import load_plan
+
+    names = models or load_plan(plan)[0].models
+    root = out or Path("out") / Path(plan).stem
+    if len(names) < 2:
+        _run_one(plan, root, limit, device, names[0] if names else None)
+        return
+    failed = {}
+    for name in names:
+        try:
+            _run_one(plan, root / _folder_name(name), limit, device, name)
+        except UserError as error:
+            failed[name] = str(error)
+            click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(names)} models were not run: {', '.join(failed)}")
+
+
+def _folder_name(model: str) -> str:
+    return re.sub(r"[^\w.-]+", "--", model.strip("/"))
+
+
+def _run_one(
+    plan: str, out: Path, limit: int | None, device: str | None, model: str | None
+) -> None:
     from ..reports import render
     from ..runs import run
 
-    folder = run(plan, out, limit=limit, device=device)
+    folder = run(plan, out, limit=limit, device=device, model=model)
     page = render(folder)
     click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     click.echo(f"\nreport: {folder.report / 'index.html'}")
+
+
+def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from ..reports.estimate import estimate_tables
+    from ..runs.dry_run import estimate
+
+    with Console(stderr=True).status("reading tasks"):
+        found = estimate(plan, models, limit)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+    else:
+        Console().print(estimate_tables(found))
 
 
 @main.command("report")
@@ -47,6 +120,7 @@ def report_command(run_folder: Path, to: Path | None) -> None:
 
 @main.command("leakage")
 @click.argument("plan")
+@_data_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def leakage_command(plan: str, as_json: bool) -> None:
     """List the items that PLAN's splits share, near-duplicates included; exit code 1 if any.

@@ -118,6 +118,8 @@ def _evaluate(lm: Any, task: LoadedTask) -> list[dict[str, Any]]:
             log_samples=True,
         )
     samples: list[dict[str, Any]] = result["samples"][task.card.name]
+    if task.card.filter is not None:
+        samples = [sample for sample in samples if sample["filter"] == task.card.filter]
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
@@ -125,7 +127,7 @@ def _samples(task: LoadedTask, samples: list[dict[str, Any]]) -> pd.DataFrame:
     if [sample["doc_id"] for sample in samples] != list(range(len(task.items))):
         raise UserError(
             f"task {task.card.name!r}: lm-eval gave {len(samples)} answers to "
-            f"{len(task.items)} items; tasks with several filters or repeats are not served yet"
+            f"{len(task.items)} items; name one of its filters in the suite; no repeats yet"
         )
     scores = as_binary([sample[task.card.metric] for sample in samples], task.card)
     return pd.DataFrame(

@@ -86,7 +86,7 @@ def route_documents(
         UserError: unknown model or suite, or too few domains or documents.
     """
     suite = load_suite(suite_name)
-    tasks = load_tasks(suite, suite.identification_tasks, suite.splits.identification, limit)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
     _check_documents(suite, tasks)
     loaded = load_model(name, device)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config

@@ -103,7 +103,7 @@ def identify(
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
     wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
-    tasks = load_tasks(suite, suite.identification_tasks, suite.splits.identification, limit)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
     texts = sum(len(task.items) for task in tasks.values())
     with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
         counts = count_domains(
@@ -198,7 +198,7 @@ def source_of(
     return Source(
         suite=suite.name,
         domain=domain,
-        split=suite.splits.identification,
+        split=suite.splits.identification or "by task",
         items=tuple(items),
         phase=settings.phase,
         chat_template=settings.chat_template,

@@ -18,7 +18,7 @@ from ..variants import BASE, Settings, get_variant
 from .cells import Identity
 from .folder import RunFolder, open_folder
 from .leakage import Leakage, check_leakage, find_leakage
-from .tasks import LoadedTask, load_tasks
+from .tasks import LoadedTask, load_tasks, without
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -100,14 +100,23 @@ class Job:
             task=task,
             task_version=test.version,
             metric=test.card.metric,
-            split=self.suite.splits.test,
+            split=str(self.suite.part(test.card, "test")),
             items=test.items_hash,
             seed=self.plan.seed,
         )
 
 
-def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) -> Job:
+def prepare(
+    plan_name: str, out: Path, limit: int | None, device: str | None, model: str | None = None
+) -> Job:
     """Check the plan, load model and tasks, and open the run's folder.
+
+    Args:
+        plan_name: a built-in plan's name or the path of a YAML file.
+        out: the run's folder.
+        limit: at most so many items of each task and part.
+        device: a torch device.
+        model: instead of the plan's, or which one where it has several.
 
     Raises:
         UserError: anything in the plan that cannot be met; nothing has been written then.
@@ -115,10 +124,11 @@ def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) ->
     from ..engines.transformers import TransformersLM
 
     plan, path = load_plan(plan_name)
+    plan = plan.of(model or plan.model or _only(plan))
     suite = load_suite(plan.suite, beside=path)
     variants = tuple(get_variant(name) for name in plan.variants)
     targets = plan.targets or suite.targets
-    _check(plan, suite, variants, targets)
+    check_plan(plan, suite, variants, targets)
     locate(plan.model)
     splits = load_splits(suite, limit)
     leakage = check_leakage(splits, plan.overlap)
@@ -144,15 +154,23 @@ def prepare(plan_name: str, out: Path, limit: int | None, device: str | None) ->
 
 
 def load_splits(suite: Suite, limit: int | None) -> dict[str, dict[str, LoadedTask]]:
-    """Identification, tuning and test split, each with its tasks by name."""
-    splits, tasks = suite.splits, suite.tasks
-    return {
-        "identification": load_tasks(
-            suite, suite.identification_tasks, splits.identification, limit
-        ),
-        "tuning": load_tasks(suite, tasks, splits.tuning, limit),
-        "test": load_tasks(suite, tasks, splits.test, limit),
+    """Identification, tuning and test part, each with its tasks by name.
+
+    Where all parts are shares of one split, an item that repeats one of an earlier part is left
+    out: the shares are ours to draw. What else overlaps is for `check_leakage` to refuse.
+    """
+    parts = {
+        "identification": load_tasks(suite, suite.identification_tasks, "identification", limit),
+        "tuning": load_tasks(suite, suite.tasks, "tuning", limit),
+        "test": load_tasks(suite, suite.tasks, "test", limit),
     }
+    repeated: dict[tuple[str, str], set[str]] = {}
+    for one in find_leakage(parts).overlaps:
+        if suite.is_shared(one.task) and suite.is_shared(one.other_task):
+            repeated.setdefault((one.split, one.task), set()).add(one.item)
+    for (part, task), ids in repeated.items():
+        parts[part][task] = without(parts[part][task], ids)
+    return parts
 
 
 def plan_leakage(plan_name: str) -> Leakage:
@@ -182,7 +200,22 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _check(plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]) -> None:
+def _only(plan: Plan) -> str:
+    if len(plan.models) > 1:
+        raise UserError(
+            f"plan {plan.name!r} has several models; name one: {', '.join(plan.models)}"
+        )
+    return plan.models[0]
+
+
+def check_plan(
+    plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]
+) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        UserError: a target that the suite lacks, or a variant that lacks what it needs.
+    """
     names = [variant.name for variant in variants]
     if BASE not in names:
         raise UserError(f"plan {plan.name!r}: variants must hold {BASE!r}")

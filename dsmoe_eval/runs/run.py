@@ -22,6 +22,7 @@ def run(
     *,
     limit: int | None = None,
     device: str | None = None,
+    model: str | None = None,
     console: Console | None = None,
 ) -> RunFolder:
     """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
@@ -31,13 +32,14 @@ def run(
         out: the run's folder; by default `out/<plan>`.
         limit: at most so many items of each task and split; for trying things out.
         device: a torch device.
+        model: instead of the plan's, or which one where it has several.
         console: where the plan and the progress are shown.
 
     Raises:
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    return run_job(prepared(plan, out, limit, device, console), console).folder
+    return run_job(prepared(plan, out, limit, device, console, model), console).folder
 
 
 def prepared(
@@ -46,10 +48,11 @@ def prepared(
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
+    model: str | None = None,
 ) -> Job:
     """The run in memory, once the user has been told that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
-        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device)
+        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device, model)
 
 
 def run_job(job: Job, console: Console | None = None) -> Job:

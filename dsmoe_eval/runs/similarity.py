@@ -38,10 +38,9 @@ def read_texts(suite_name: str | None, file: Path | None) -> Texts:
         raise UserError("give the texts by --suite or by --text, one of the two")
     if suite_name is not None:
         suite = load_suite(suite_name)
-        split = suite.splits.identification
-        tasks = load_tasks(suite, suite.identification_tasks, split, None)
+        tasks = load_tasks(suite, suite.identification_tasks, "identification", None)
         questions = (item.question for task in tasks.values() for item in task.items)
-        return Texts(f"suite {suite.name}, split {split}", tuple(questions))
+        return Texts(f"suite {suite.name}, split {suite.splits.identification}", tuple(questions))
     assert file is not None  # noqa: S101 - one of the two is given
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -63,7 +63,8 @@ class Tuner:
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
-        return score_tasks(self.job.lm, [self.job.tuning[name] for name in self.job.base_tasks()])
+        tuning = self.job.tuning
+        return score_tasks(self.job.lm, [tuning[n] for n in self.job.base_tasks() if n in tuning])
 
     def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
         """The settings of an arm, from the folder or by trying the grid."""
@@ -75,15 +76,16 @@ class Tuner:
         unavailable = _unavailable(job, self.counts, variant, target)
         grid = [one for one in job.grid(variant) if one.experts not in unavailable]
         advance(len(job.grid(variant)) - len(grid))
+        asked = [name for name in job.arm_tasks(target) if name in job.tuning]
 
         def scores_at(settings: Settings) -> Scores:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
             run_probes(job, target, profile)
             with steer(job.loaded.model, profile):
-                return score_tasks(job.lm, [job.tuning[name] for name in job.arm_tasks(target)])
+                return score_tasks(job.lm, [job.tuning[name] for name in asked])
 
-        target_task, *others = job.arm_tasks(target)
+        target_task, *others = asked
         tuned = tune(job.plan, grid, self.base, target_task, others, scores_at)
         tuned = replace(tuned, unavailable=unavailable)
         write_json(path, tuned.to_dict())

@@ -1,0 +1,224 @@
+"""What a plan would ask, cost and be able to show, before anything of it runs.
+
+Nothing here needs a model: sizes come from the model cards, items and prompts from the data where
+they can be read, and else from the suite's own figures. Times are floors: the arithmetic alone, at
+the peak rate of one accelerator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..cards import Plan, Suite, Task, Variant
+from ..engines.lm import MAX_NEW_TOKENS
+from ..errors import UserError
+from ..registry import builtin_names, load_model_card, load_plan, load_suite
+from ..stats import smallest_effect
+from ..variants import BASE, get_variant
+from .job import check_plan
+from .tasks import LoadedTask, load_tasks
+
+PEAK_FLOPS = 989e12
+"""Of one H100 SXM in bfloat16, dense, by its data sheet."""
+CHARACTERS_A_TOKEN = 4
+"""Of English text; prompts are counted in characters, since ten models have ten tokenizers."""
+DISCORDANCE = (0.1, 0.3)
+"""Shares of items on which two variants differ, at which the smallest effects are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEstimate:
+    """One task.
+
+    Attributes:
+        test: items of the test part; `tuning` and `identification` likewise.
+        from_data: False where they are the suite's figures, and prompts are not known.
+        prompt_tokens: of one item, all of its options' forwards taken as one; None if not known.
+        answer_tokens: of one item, at most; 0 where options are scored, None if not known.
+        smallest: the smallest change that it can show with 80 % power at the plan's strictest Holm
+            level, by `DISCORDANCE`; None where no change is large enough.
+    """
+
+    task: str
+    domain: str
+    roles: tuple[str, ...]
+    test: int
+    tuning: int
+    identification: int
+    from_data: bool
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    smallest: tuple[float | None, ...]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimate:
+    """One model; None where it has no card.
+
+    Attributes:
+        weights_gib: as published.
+        petaflop: 2 operations for each active weight and token, prompts and longest answers.
+        hours: of these at `PEAK_FLOPS`: no real system comes near when it generates.
+    """
+
+    model: str
+    weights_gib: float | None
+    petaflop: float | None
+    hours: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole plan.
+
+    Attributes:
+        cells: of one model.
+        answers: of one model on the test part; `tuning_answers` on the tuning part.
+        tokens: of one model, prompts and longest answers; those of tasks that are not known are
+            not in it.
+        complete: whether every task's tokens are in it.
+        claims: in the family that Holm adjusts.
+    """
+
+    plan: str
+    suite: str
+    variants: tuple[str, ...]
+    targets: tuple[str, ...]
+    tasks: tuple[TaskEstimate, ...]
+    cells: int
+    answers: int
+    tuning_answers: int
+    tokens: int
+    complete: bool
+    claims: int
+    models: tuple[ModelEstimate, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = None) -> Estimate:
+    """What a plan would take.
+
+    Args:
+        plan_name: a built-in plan's name or the path of a YAML file.
+        models: instead of the plan's.
+        limit: at most so many items of each task and part.
+
+    Raises:
+        UserError: the plan cannot be met.
+    """
+    plan, path = load_plan(plan_name)
+    suite = load_suite(plan.suite, beside=path)
+    variants = tuple(get_variant(name) for name in plan.variants)
+    targets = plan.targets or suite.targets
+    check_plan(plan, suite, variants, targets)
+    arms = [(v, t) for t in targets for v in variants if v.kind != BASE]
+    claims = sum(not variant.null for variant, _ in arms)
+    tasks = {
+        task.name: _task(suite, task, plan.alpha / max(1, claims), limit) for task in suite.tasks
+    }
+    asked = [[t.name for t in suite.tasks_for(target)] for _, target in arms]
+    base = list(dict.fromkeys(name for names in asked for name in names))
+    tried = _tried(plan, suite, arms)
+    tokens = sum(_tokens(tasks[n]) * tasks[n].test for names in [base, *asked] for n in names)
+    tokens += sum(_tokens(tasks[name]) * tasks[name].tuning * times for name, times in tried)
+    return Estimate(
+        plan=plan.name,
+        suite=suite.name,
+        variants=plan.variants,
+        targets=targets,
+        tasks=tuple(tasks.values()),
+        cells=len(base) + sum(map(len, asked)),
+        answers=sum(tasks[name].test for names in [base, *asked] for name in names),
+        tuning_answers=sum(tasks[name].tuning * times for name, times in tried),
+        tokens=tokens,
+        complete=all(task.prompt_tokens is not None for task in tasks.values()),
+        claims=claims,
+        models=tuple(_model(name, tokens) for name in models or plan.models or (plan.model,)),
+    )
+
+
+def _tried(plan: Plan, suite: Suite, arms: Sequence[tuple[Variant, str]]) -> list[tuple[str, int]]:
+    """(task, times) that tuning asks a task's items, once by base."""
+    if plan.tuning is None:
+        return []
+    times = {task.name: 1 for target in {t for _, t in arms} for task in suite.tasks_for(target)}
+    for variant, target in arms:
+        if variant.is_tuned and variant.intervention is not None:
+            grid = len(plan.tuning.experts) * len(plan.tuning.strengths[variant.intervention])
+            for task in suite.tasks_for(target):
+                times[task.name] += grid
+    return list(times.items())
+
+
+def _task(suite: Suite, task: Task, level: float, limit: int | None) -> TaskEstimate:
+    parts: dict[str, LoadedTask] = {}
+    note = None
+    try:
+        for part in ("test", "tuning", "identification"):
+            for loaded in load_tasks(suite, [task], part, limit).values():
+                parts[part] = loaded
+    except UserError as error:
+        parts, note = {}, str(error)
+    counts = {part: len(one.items) for part, one in parts.items()} or _published(suite, task, limit)
+    prompt = answer = None
+    if parts:
+        prompt, answer = _prompt_and_answer(parts["test"])
+    test = counts.get("test", 0)
+    return TaskEstimate(
+        task=task.name,
+        domain=task.domain,
+        roles=task.roles,
+        test=test,
+        tuning=counts.get("tuning", 0),
+        identification=counts.get("identification", 0) if "identification" in task.roles else 0,
+        from_data=bool(parts),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        smallest=tuple(_smallest(test, share, level) for share in DISCORDANCE),
+        note=note,
+    )
+
+
+def _published(suite: Suite, task: Task, limit: int | None) -> dict[str, int]:
+    """By the suite's count of the whole test split; other splits' sizes are not known to it."""
+    whole, found = task.items or 0, {}
+    test = (suite.part(task, "test") or "").partition("[")[0]
+    for part in ("test", "tuning", "identification"):
+        split, _, share = (suite.part(task, part) or "").partition("[")
+        low, high = map(int, share.rstrip("]").split(":")) if share else (0, 100)
+        if split == test:
+            found[part] = min(round(whole * (high - low) / 100), limit or whole)
+    return found
+
+
+def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
+    requests = task.task.instances
+    characters = sum(len(str(request.args[0])) for request in requests) / len(requests)
+    settings = requests[0].args[1]
+    generated = isinstance(settings, dict)
+    answer = int(settings.get("max_gen_toks") or MAX_NEW_TOKENS) if generated else 0
+    return math.ceil(characters / CHARACTERS_A_TOKEN), answer
+
+
+def _tokens(task: TaskEstimate) -> int:
+    return (task.prompt_tokens or 0) + (task.answer_tokens or 0)
+
+
+def _smallest(items: int, discordance: float, level: float) -> float | None:
+    effect = smallest_effect(items, discordance, alpha=level) if items else math.nan
+    return None if math.isnan(effect) else effect
+
+
+def _model(name: str, tokens: int) -> ModelEstimate:
+    if name not in builtin_names("models"):
+        return ModelEstimate(name, None, None, None)
+    card = load_model_card(name)
+    flop = 2 * card.parameters.active * tokens
+    return ModelEstimate(name, card.weights_gib, flop / 1e15, flop / PEAK_FLOPS / 3600)

@@ -1,0 +1,167 @@
+"""Data sets from a local folder instead of the hub: `--data DIR`, or the variable `DATA_VARIABLE`.
+
+A hub data set `organisation/name` is looked for in two places: its snapshot in
+`DIR/organisation/name`, and, for those in `LAYOUTS`, the files as their authors published them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+Rows = list[dict[str, Any]]
+Read = Callable[[Path, str | None], Mapping[str, Rows]]
+DATA_VARIABLE = "DSMOE_EVAL_DATA"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@contextmanager
+def local_data() -> Iterator[None]:
+    """Inside, lm-eval's tasks load their data from the folder that `DATA_VARIABLE` names, if any.
+
+    Raises:
+        UserError: there is no such folder; inside, where it does not hold a data set.
+    """
+    if not os.environ.get(DATA_VARIABLE):
+        yield
+        return
+    import datasets
+    import lm_eval.api.task as module
+
+    folder = Path(os.environ[DATA_VARIABLE])
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: no such folder")
+
+    def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
+        if path in {"json", "csv", "parquet", "arrow"}:
+            return datasets.load_dataset(path, name, **given)
+        return local_dataset(folder, path, name)
+
+    module.datasets = types.SimpleNamespace(**vars(datasets) | {"load_dataset": load_dataset})
+    try:
+        yield
+    finally:
+        module.datasets = datasets
+
+
+def local_dataset(folder: Path, path: str, name: str | None) -> Any:
+    """A `datasets.DatasetDict`.
+
+    Args:
+        folder: of local data.
+        path: the hub's name of the data set.
+        name: its configuration.
+
+    Raises:
+        UserError: it is not there, or a file of it is not what it should be.
+    """
+    import datasets
+
+    snapshot = folder / path
+    if snapshot.is_dir():
+        try:
+            return datasets.load_dataset(str(snapshot), name)
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(f"{snapshot}: {' '.join(str(error).split())[:300]}") from error
+    if path not in LAYOUTS:
+        raise UserError(
+            f"--data {folder}: no data set {path!r}; put its snapshot into {snapshot} (without "
+            f"--data it comes from the hub). Also known as published: {', '.join(sorted(LAYOUTS))}"
+        )
+    try:
+        splits = LAYOUTS[path](folder, name)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"--data {folder}: data set {path!r}: {error}") from error
+    filled = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items() if rows}
+    empty = {name: next(iter(filled.values())).select([]) for name in splits.keys() - filled}
+    return datasets.DatasetDict(filled | empty)
+
+
+def _mmlu_pro(folder: Path, _name: str | None) -> Mapping[str, Rows]:
+    import pyarrow.parquet
+
+    names = ("test", "validation")
+    tables = {name: folder / "mmlu_pro" / f"{name}.parquet" for name in names}
+    return {name: pyarrow.parquet.read_table(path).to_pylist() for name, path in tables.items()}
+
+
+def _mmlu(folder: Path, name: str | None) -> Mapping[str, Rows]:
+    """The authors' archive of `data/{dev,val,test}/<subject>_*.csv`."""
+    found = {}
+    with zipfile.ZipFile(folder / "mmlu" / "mmlu_hendrycks_csv.zip") as archive:
+        for split, part in (("dev", "dev"), ("validation", "val"), ("test", "test")):
+            text = archive.read(f"data/{part}/{name}_{part}.csv").decode("utf-8")
+            rows = csv.reader(io.StringIO(text, newline=""))
+            found[split] = [
+                {
+                    "question": question,
+                    "subject": name,
+                    "choices": choices,
+                    "answer": LETTERS.index(gold),
+                }
+                for question, *choices, gold in rows
+            ]
+    return found
+
+
+def _aime(file: str, split: str, columns: Mapping[str, str]) -> Read:
+    def read(folder: Path, _name: str | None) -> Mapping[str, Rows]:
+        rows = _json_lines(folder / "aime" / file)
+        return {split: [{new: str(row[old]) for old, new in columns.items()} for row in rows]}
+
+    return read
+
+
+def _math500(folder: Path, _name: str | None) -> Mapping[str, Rows]:
+    return {"test": _json_lines(folder / "math500" / "math500_test.jsonl")}
+
+
+def _science(file: str, config: str, question: str) -> Read:
+    """ARC and OpenBookQA, of which only the test questions lie there."""
+
+    def read(folder: Path, name: str | None) -> Mapping[str, Rows]:
+        if name != config:
+            raise ValueError(f"of its configurations only {config!r} is there, not {name!r}")
+        rows = [one(row) for row in _json_lines(folder / "mcqa" / file)]
+        return {"train": [], "validation": [], "test": rows}
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        labels = list(LETTERS[: len(row["choices"])])
+        return {
+            question: row["query"].removeprefix("Question: "),
+            "choices": {"text": row["choices"], "label": labels},
+            "answerKey": labels[row["gold"]],
+        }
+
+    return read
+
+
+def _json_lines(path: Path) -> Rows:
+    # Not str.splitlines, which also splits at U+2028 inside a text.
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+
+
+LAYOUTS: Mapping[str, Read] = {
+    "TIGER-Lab/MMLU-Pro": _mmlu_pro,
+    "cais/mmlu": _mmlu,
+    "Maxwell-Jia/AIME_2024": _aime(
+        "aime_2024.jsonl", "train", {"id": "ID", "problem": "Problem", "answer": "Answer"}
+    ),
+    "math-ai/aime25": _aime(
+        "aime_2025.jsonl", "test", {"id": "id", "problem": "problem", "answer": "answer"}
+    ),
+    "HuggingFaceH4/MATH-500": _math500,
+    "allenai/ai2_arc": _science("arc_challenge.jsonl", "ARC-Challenge", "question"),
+    "allenai/openbookqa": _science("openbook_qa.jsonl", "main", "question_stem"),
+}
+"""Readers of files as their authors published them, by the hub's name of the data set."""

@@ -1,0 +1,26 @@
+"""Plans say which model, or which several, and allow overlap by name only."""
+
+import pytest
+from pydantic import ValidationError
+
+from dsmoe_eval.cards import Plan
+from dsmoe_eval.registry import load_plan
+
+
+def test_overlapping_splits_are_asked_for_by_name():
+    plan, _ = load_plan("lab")
+    assert plan.overlap is None
+    assert Plan.model_validate(plan.model_dump() | {"overlap": "paper"}).overlap == "paper"
+    with pytest.raises(ValidationError, match="'paper'"):
+        Plan.model_validate(plan.model_dump() | {"overlap": True})
+
+
+def test_one_model_or_several():
+    content = load_plan("lab")[0].model_dump()
+    with pytest.raises(ValidationError, match="one of the two"):
+        Plan.model_validate(content | {"models": ["a"]})
+    with pytest.raises(ValidationError, match="one of the two"):
+        Plan.model_validate(content | {"model": ""})
+    several = Plan.model_validate(content | {"model": "", "models": ["a", "b"]})
+    assert several.of("b").model == "b"
+    assert several.of("b").models == ()

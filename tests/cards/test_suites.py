@@ -1,0 +1,126 @@
+"""Suites are consistent, and the built-in ones ask for what the installed lm-eval has."""
+
+import pytest
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from pydantic import ValidationError
+
+from dsmoe_eval.cards import Splits, Suite
+from dsmoe_eval.registry import builtin_names, load_suite
+
+SPLITS = {"identification": "a", "tuning": "b", "test": "c"}
+
+
+def task(name, domain, *roles):
+    return {"name": name, "domain": domain, "roles": list(roles), "metric": "acc"}
+
+
+def suite(*tasks):
+    return Suite.model_validate(
+        {"name": "s", "description": "", "splits": SPLITS, "tasks": list(tasks)}
+    )
+
+
+def test_an_arm_answers_its_target_and_every_other_domains_non_targets():
+    card = suite(
+        task("a1", "a", "target"),
+        task("a2", "a", "non-target", "identification"),
+        task("b1", "b", "target", "non-target", "identification"),
+        task("c1", "c", "non-target"),
+    )
+    assert card.targets == ("a", "b")
+    assert [t.name for t in card.tasks_for("a")] == ["a1", "b1", "c1"]
+    assert [t.name for t in card.tasks_for("b")] == ["b1", "a2", "c1"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([task("a", "a", "target")], "no identification task"),
+        ([task("a", "a", "target", "identification")], "no non-target task"),
+        ([task("a", "a", "non-target"), task("a", "b", "non-target")], "listed twice"),
+        ([task("a", "a", "target"), task("b", "a", "target")], "two target tasks"),
+        ([task("a", "a", "goal")], "target"),
+        ([], "at least 1"),
+    ],
+)
+def test_a_suite_that_cannot_be_run_is_refused(tasks, words):
+    with pytest.raises(ValidationError, match=words):
+        suite(*tasks)
+
+
+def test_the_lab_suite_is_what_the_readme_says():
+    card = load_suite("lab")
+    assert card.targets == ("math", "biology", "physics", "chemistry")
+    for target in card.targets:
+        others = {task.domain for task in card.non_target_tasks(target)}
+        assert others == {*card.identification_domains} - {target}
+        assert "arithmetic" in others
+
+
+def test_a_task_may_have_its_own_splits_and_spare_none_for_tuning():
+    card = suite(
+        task("a", "a", "target", "identification"),
+        task("b", "b", "non-target", "identification"),
+        task("c", "c", "non-target") | {"splits": {"test": "train[25:100]"}},
+    )
+    assert [card.part(t, "tuning") for t in card.tasks] == ["b", "b", None]
+    assert card.part(card.tasks[2], "test") == "train[25:100]"
+    with pytest.raises(ValidationError, match="no non-target task has a tuning split"):
+        suite(
+            task("a", "a", "target", "identification"),
+            task("b", "b", "non-target") | {"splits": {"test": "test"}},
+        )
+    for wrong in ("test[5]", "test[0:101]", "te st", "test[:5]"):
+        with pytest.raises(ValidationError, match="pattern"):
+            Splits(test=wrong)
+
+
+def test_only_shares_of_one_split_are_ours_to_draw():
+    shares = {"identification": "t[0:1]", "tuning": "t[1:2]", "test": "t[2:100]"}
+    card = suite(
+        task("a", "a", "target", "identification") | {"splits": shares},
+        task("b", "b", "non-target", "identification"),
+        task("c", "c", "non-target") | {"splits": {"test": "t"}},
+    )
+    assert [card.is_shared(name) for name in "abc"] == [True, False, False]
+
+
+SUITES = [name for name in builtin_names("suites") if name != "lab"]
+
+
+@pytest.fixture(scope="module")
+def index():
+    return TaskManager().task_index
+
+
+@pytest.mark.slow  # lm-eval reads 14,000 files to know its tasks
+@pytest.mark.parametrize("name", SUITES)
+def test_tasks_are_lm_eval_s_own(index, name):
+    suite = load_suite(name)
+    for card in suite.tasks:
+        assert card.name in index, card.name
+        config = load_yaml(index[card.name].yaml_path, resolve_func=False)
+        assert card.data == config["dataset_path"]
+        filters = [one["name"] for one in config.get("filter_list", ())]
+        assert card.filter in filters if filters else card.filter is None
+        if not isinstance(config.get("process_results"), str):
+            assert card.metric in [one["metric"] for one in config["metric_list"]]
+        assert card.licence
+        known = {config.get(f"{part}_split") for part in ("training", "validation", "test")}
+        for part in ("identification", "tuning", "test"):
+            split = (suite.part(card, part) or "").partition("[")[0]
+            assert not split or split in known, (card.name, split)
+
+
+def test_the_paper_s_suite_is_the_paper_s():
+    suite = load_suite("paper")
+    assert suite.targets == ("math", "biology", "physics", "chemistry")
+    asked = {task.name for task in suite.non_target_tasks("math")}
+    assert asked >= {"gpqa_diamond_cot_zeroshot", "aime24", "aime25"}
+
+
+def test_mmlu_pro_is_whole():
+    suite = load_suite("mmlu-pro")
+    assert len(suite.targets) == 14
+    assert sum(task.items for task in suite.tasks) == 12032
