@@ -44,6 +44,7 @@ class Task(Card):
         filter: which of lm-eval's filters extracts the answer, where the task has several.
         splits: where not those of the suite.
         few_shot: examples before the question; None leaves the task's own number.
+        answer_tokens: how long an answer may be; None leaves the task's own limit.
         key: column of the data by whose value, and not by the question, items go to shares; what is
             one question in two languages has one value.
         shuffles: the task orders an item's options by chance when it is loaded; each item is then
@@ -61,6 +62,7 @@ class Task(Card):
     filter: str | None = None
     splits: Splits | None = None
     few_shot: Annotated[int, Field(ge=0)] | None = None
+    answer_tokens: Count | None = None
     key: str | None = None
     shuffles: bool = False
     items: Count | None = None

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     pass
 
 
-def _use_data(_context: click.Context, _option: click.Parameter, folder: Path | None) -> None:
+def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:
     from ..runs.local_data import DATA_VARIABLE
 
-    if folder is not None:
-        os.environ[DATA_VARIABLE] = str(folder)
+    if folders:
+        os.environ[DATA_VARIABLE] = os.pathsep.join(map(str, folders))
 
 
 _data_option = click.option(
-    "--data", type=click.Path(path_type=Path), callback=_use_data, expose_value=False,
-    help="Data sets from this folder, not the hub [$DSMOE_EVAL_DATA].",
+    "--data", multiple=True, type=click.Path(path_type=Path),
+    callback=_use_data, expose_value=False,
+    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
 )  # fmt: skip
 
 
@@ -36,7 +37,10 @@ _data_option = click.option(
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
 @click.option("--model", "models", multiple=True, help="Instead of the plan's; may be repeated.")
 @_data_option
-@click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
+@click.option(
+    "--limit", type=click.IntRange(min=1),
+    help="To try it out: at most N items a task, answers of at most 8 N tokens.",
+)  # fmt: skip
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take and could show.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: for programs.")

@@ -1,7 +1,8 @@
-"""Data sets from a local folder instead of the hub: `--data DIR`, or the variable `DATA_VARIABLE`.
+"""Data sets from local folders instead of the hub: `--data DIR`, or the variable `DATA_VARIABLE`.
 
 A hub data set `organisation/name` is looked for in two places: its snapshot in
 `DIR/organisation/name`, and, for those in `LAYOUTS`, the files as their authors published them.
+Several folders are gone through in their order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import types
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,15 @@ def local_data() -> Iterator[None]:
     import datasets
     import lm_eval.api.task as module
 
-    folder = Path(os.environ[DATA_VARIABLE])
-    if not folder.is_dir():
-        raise UserError(f"--data {folder}: no such folder")
+    folders = [Path(one) for one in os.environ[DATA_VARIABLE].split(os.pathsep)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--data {folder}: no such folder")
 
     def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
         if path in {"json", "csv", "parquet", "arrow"}:
             return datasets.load_dataset(path, name, **given)
-        return local_dataset(folder, path, name)
+        return local_dataset(folders, path, name)
 
     module.datasets = types.SimpleNamespace(**vars(datasets) | {"load_dataset": load_dataset})
     try:
@@ -54,11 +56,11 @@ def local_data() -> Iterator[None]:
         module.datasets = datasets
 
 
-def local_dataset(folder: Path, path: str, name: str | None) -> Any:
+def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Any:
     """A `datasets.DatasetDict`.
 
     Args:
-        folder: of local data.
+        folders: of local data.
         path: the hub's name of the data set.
         name: its configuration.
 
@@ -67,21 +69,27 @@ def local_dataset(folder: Path, path: str, name: str | None) -> Any:
     """
     import datasets
 
-    snapshot = folder / path
-    if snapshot.is_dir():
+    for snapshot in (folder / path for folder in folders if (folder / path).is_dir()):
         try:
             return datasets.load_dataset(str(snapshot), name)
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             raise UserError(f"{snapshot}: {' '.join(str(error).split())[:300]}") from error
+    missing = f"put its snapshot into {folders[-1] / path} (without --data it comes from the hub)"
     if path not in LAYOUTS:
-        raise UserError(
-            f"--data {folder}: no data set {path!r}; put its snapshot into {snapshot} (without "
-            f"--data it comes from the hub). Also known as published: {', '.join(sorted(LAYOUTS))}"
-        )
-    try:
-        splits = LAYOUTS[path](folder, name)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"--data {folder}: data set {path!r}: {error}") from error
+        raise UserError(f"--data: no data set {path!r}; {missing}")
+    for folder in folders:
+        try:
+            return _dataset(LAYOUTS[path](folder, name))
+        except FileNotFoundError as error:
+            missing = f"no {error.filename}; {missing}"
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"--data {folder}: data set {path!r}: {error}") from error
+    raise UserError(f"--data: no data set {path!r}: {missing}")
+
+
+def _dataset(splits: Mapping[str, Rows]) -> Any:
+    import datasets
+
     filled = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items() if rows}
     empty = {name: next(iter(filled.values())).select([]) for name in splits.keys() - filled}
     return datasets.DatasetDict(filled | empty)
@@ -92,7 +100,9 @@ def _mmlu_pro(folder: Path, _name: str | None) -> Mapping[str, Rows]:
 
     names = ("test", "validation")
     tables = {name: folder / "mmlu_pro" / f"{name}.parquet" for name in names}
-    return {name: pyarrow.parquet.read_table(path).to_pylist() for name, path in tables.items()}
+    return {
+        n: pyarrow.parquet.read_table(path.open("rb")).to_pylist() for n, path in tables.items()
+    }
 
 
 def _mmlu(folder: Path, name: str | None) -> Mapping[str, Rows]:

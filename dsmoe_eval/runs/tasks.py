@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cards import PartName, Suite, Task
+from ..engines.lm import MAX_NEW_TOKENS
 from ..errors import UserError
 from .local_data import local_data
 from .wording import letters, normalise
@@ -30,6 +31,9 @@ CONTEXT_COLUMNS = ("passage", "context", "article", "support")
 OPTION_COLUMNS = ("choices", "options")
 """Columns of lm-eval's data sets that hold the question, the passage that it is about and the
 options' texts; lower case and capitals are the same for the first two."""
+ANSWER_TOKENS_A_LIMIT = 8
+"""A rehearsal with `limit` items a task lets answers have so many times as many tokens: those of a
+model that does not think would else take all of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,11 @@ def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask
         raise UserError(_unreadable(card, error)) from error
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
+    if task.OUTPUT_TYPE == "generate_until":
+        settings = dict(task.config.generation_kwargs or {})
+        longest = card.answer_tokens or settings.get("max_gen_toks") or MAX_NEW_TOKENS
+        longest = min(longest, (limit or longest) * ANSWER_TOKENS_A_LIMIT)
+        task.set_config(key="generation_kwargs", value=settings | {"max_gen_toks": longest})
     items = list(_items(task, documents, None if share else limit))
     low, high = map(int, share.rstrip("]").split(":")) if share else (0, 100)
     keys = [documents[index][card.key] if card.key else None for index in range(len(items))]

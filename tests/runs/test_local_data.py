@@ -19,14 +19,22 @@ def test_a_snapshot_is_read_as_the_hub_would_be(tmp_path):
     folder = tmp_path / "someone" / "words" / "data"
     folder.mkdir(parents=True)
     pd.DataFrame({"question": ["a", "b"]}).to_parquet(folder / "test-00000-of-00001.parquet")
-    assert local_dataset(tmp_path, "someone/words", None)["test"]["question"][:] == ["a", "b"]
+    assert local_dataset([tmp_path], "someone/words", None)["test"]["question"][:] == ["a", "b"]
+
+
+def test_several_folders_are_gone_through(tmp_path):
+    (tmp_path / "two" / "math500").mkdir(parents=True)
+    row = {"problem": "1+1", "solution": "", "answer": "2"}
+    (tmp_path / "two" / "math500" / "math500_test.jsonl").write_text(json.dumps(row))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert len(local_dataset(folders, "HuggingFaceH4/MATH-500", None)["test"]) == 1
 
 
 def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no data set 'a/b'; put its snapshot into .*/a/b"):
-        local_dataset(tmp_path, "a/b", None)
-    with pytest.raises(UserError, match=r"'TIGER-Lab/MMLU-Pro': .*test.parquet"):
-        local_dataset(tmp_path, "TIGER-Lab/MMLU-Pro", None)
+        local_dataset([tmp_path], "a/b", None)
+    with pytest.raises(UserError, match=r"'TIGER-Lab/MMLU-Pro': no .*test.parquet"):
+        local_dataset([tmp_path], "TIGER-Lab/MMLU-Pro", None)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "no"))
     with pytest.raises(UserError, match="no such folder"), local_data():
         pass
@@ -38,7 +46,7 @@ def test_lines_end_at_newlines_only(tmp_path):
     (tmp_path / "math500" / "math500_test.jsonl").write_text(
         json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    data = local_dataset(tmp_path, "HuggingFaceH4/MATH-500", None)
+    data = local_dataset([tmp_path], "HuggingFaceH4/MATH-500", None)
     assert data["test"]["problem"][:] == ["one\u2028two"]
 
 
@@ -56,7 +64,7 @@ def test_lines_end_at_newlines_only(tmp_path):
     ],
 )
 def test_published_files_are_whole(path, name, sizes):
-    data = local_dataset(SHARED, path, name)
+    data = local_dataset([SHARED], path, name)
     assert {split: len(rows) for split, rows in data.items()} == sizes
 
 

@@ -1,0 +1,107 @@
+"""The paper's plan on a small random model: real questions and extraction, made-up GPQA."""
+
+import json
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from dsmoe_eval.registry import find_card
+from dsmoe_eval.runs import run
+from dsmoe_eval.runs.cells import read_samples
+from dsmoe_eval.runs.folder import RunFolder
+from dsmoe_eval.runs.local_data import DATA_VARIABLE
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there"),
+]
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def gpqa(tmp_path_factory):
+    """A hub snapshot in GPQA's layout, of made-up items."""
+    folder = tmp_path_factory.mktemp("hub")
+    place = folder / "Idavidrein" / "gpqa"
+    place.mkdir(parents=True)
+    draw = random.Random(0)
+    rows = [
+        {
+            "Question": f"What does particle {draw.random()} do in experiment {n}?",
+            "Correct Answer": f"It turns {n}",
+            **{f"Incorrect Answer {i}": f"It stays {n} {i}" for i in (1, 2, 3)},
+        }
+        for n in range(12)
+    ]
+    pd.DataFrame(rows).to_csv(place / "gpqa_diamond.csv", index=False)
+    config = {"config_name": "gpqa_diamond"}
+    config["data_files"] = [{"split": "train", "path": "gpqa_diamond.csv"}]
+    (place / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [config]})}---\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """OLMoE's shape, 0.4M parameters, with a tokenizer that knows the questions' words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    questions = pd.read_parquet(SHARED / "mmlu_pro" / "test.parquet").question[:2000]
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=["<eos>", "<pad>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    words.train_from_iterator(questions, trainer)
+    folder = tmp_path_factory.mktemp("model")
+    ends = {"eos_token": "<eos>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **ends).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "olmoe", vocab_size=2000, hidden_size=32, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, num_experts=8, num_experts_per_tok=2,
+        max_position_embeddings=16384, pad_token_id=1, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """The paper's plan, its smallest half."""
+    content = yaml.safe_load(find_card("plans", "paper").read_text())
+    content |= {"variants": ["base", "sham", "contrast", "random"], "targets": ["math"]}
+    content["tuning"] = {"experts": [2], "strengths": {"bias": [1.0]}}
+    del content["sft"]
+    path = tmp_path_factory.mktemp("plans") / "half.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, f"{SHARED}:{gpqa}")
+    settings = {"limit": 2, "device": "cpu", "model": model, "console": QUIET}
+    first = run(plan, tmp_path / "run", **settings)
+    result = json.loads(first.comparisons.read_text())
+    arm = next(arm for arm in result["arms"] if arm["variant"] == "contrast")
+    domains = {row["domain"] for row in arm["domains"]}
+    assert domains >= {"graduate-science", "aime-2024", "aime-2025", "biology"}
+    assert next(a for a in result["arms"] if a["variant"] == "sham")["equal_to_base"]
+    samples = read_samples(RunFolder(tmp_path / "run"), arm["cells"]["mmlu_pro_math"])
+    assert samples.question.str.startswith("Question:\n").all()
+    assert set(samples.gold) <= set("ABCDEFGHIJ")
+    gone = first.cell(arm["cells"]["aime24"])
+    for file in gone.iterdir():
+        file.unlink()
+    gone.rmdir()
+    first.comparisons.unlink()
+    again = run(plan, tmp_path / "run", **settings)
+    assert json.loads(again.comparisons.read_text()) == result
