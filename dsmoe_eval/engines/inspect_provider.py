@@ -44,6 +44,9 @@ MAX_TOKENS = 2048
 MAX_CONNECTIONS = 32
 """Requests of a batch, where the user does not say (`--max-connections`)."""
 
+_CONTEXT = 8
+"""Tokens before one that its text may depend on."""
+
 _NOT_SERVED = (
     "best_of", "frequency_penalty", "presence_penalty", "logit_bias", "prompt_logprobs",
     "response_schema", "batch",
@@ -255,16 +258,24 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return Logprobs(
             content=[
                 Logprob(
-                    token=self._tokenizer.decode([score.token]),
+                    token=self._piece(answer.tokens[:place], score.token),
                     logprob=score.logprob,
                     top_logprobs=[
-                        TopLogprob(token=self._tokenizer.decode([token]), logprob=value)
+                        TopLogprob(token=self._piece(answer.tokens[:place], token), logprob=value)
                         for token, value in score.top
                     ],
                 )
-                for score in scores
+                for place, score in enumerate(scores)
             ]
         )
+
+    def _piece(self, before: Tokens, token: int) -> str:
+        """What a token adds to the text; alone, many tokenizers leave out its space."""
+        context = before[-_CONTEXT:]
+        text = str(self._tokenizer.decode(context))
+        longer = str(self._tokenizer.decode((*context, token)))
+        same = longer.startswith(text)
+        return longer[len(text) :] if same else str(self._tokenizer.decode([token]))
 
 
 def _split(model_name: str) -> tuple[str, str | None]:
