@@ -15,19 +15,14 @@ from dsmoe_eval.steering import Intervention
 TASK = """
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
+from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import match
 
 @task
 def sums():
     samples = [Sample(id=n, input=f"What is {n} + 1?", target=str(n + 1)) for n in range(5)]
-    return Task(dataset=samples, scorer=match(), config={"max_tokens": 6})
+    return Task(dataset=samples, scorer=match(), config=GenerateConfig(max_tokens=6))
 """
-
-
-def python(code):
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def test_the_package_is_installed_with_its_entry_points():
@@ -44,10 +39,13 @@ def test_the_package_is_installed_with_its_entry_points():
 
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
-    code = "import sys, dsmoe_eval, dsmoe_eval.cli; print({'inspect_ai', 'torch'} & {*sys.modules})"
-    assert python(code) == "set()"
-    code = "import sys, dsmoe_eval.inspect_plugin; print({'torch', 'lm_eval'} & {*sys.modules})"
-    assert python(code) == "set()"
+    code = (
+        "import sys, dsmoe_eval, dsmoe_eval.cli\n"
+        "assert not {'inspect_ai', 'torch'} & {*sys.modules}\n"
+        "import dsmoe_eval.inspect_plugin\n"
+        "assert not {'torch', 'transformers', 'lm_eval'} & {*sys.modules}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own code
 
 
 @pytest.mark.slow
@@ -76,16 +74,3 @@ def test_inspects_own_command_evaluates_a_steered_model(tmp_path):
         assert len(log.samples) == 3
         assert {sample.output.metadata["profile"] for sample in log.samples} == {profile.id}
     assert len(logs) == 2
-
-
-@pytest.mark.slow
-def test_inspects_own_command_says_what_is_wrong(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "inspect_ai", "eval", "dsmoe_eval/suite_task", "-T", "suite=lab",
-         "-T", "name=lab_arithmetic", "--model", "dsmoe/lab-poly", "-M", "profile=gone.json"],
-        cwd=tmp_path, env={**os.environ, "INSPECT_DISPLAY": "plain"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "gone.json: the profile cannot be read" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr

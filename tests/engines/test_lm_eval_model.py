@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.lm_eval_model import SteeredLM
+from dsmoe_eval.engines.lm_eval_model import SteeredLM, main
 from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
@@ -39,6 +39,12 @@ def path(profile, tmp_path_factory):
     file = tmp_path_factory.mktemp("profile") / "p.json"
     file.write_text(profile.to_json())
     return file
+
+
+@pytest.fixture(autouse=True)
+def _no_survey_of_the_machine(monkeypatch):
+    """lm-eval runs a dozen programs for its results' environment, each time."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda _: None)
 
 
 def requests(kind, *arguments):
@@ -165,19 +171,14 @@ sys.exit(command.load()())
 """
 
 
-def command(*arguments):
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", COMMAND, "--model", "dsmoe", "--tasks", "lab_arithmetic",
-         "--include_path", TASKS, "--limit", "4", *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command_evaluates_a_steered_model(profile, path, tmp_path):
-    done = command(
-        "--model_args", f"pretrained=lab-poly,profile={path},batch_tokens=512",
-        "--output_path", str(tmp_path / "out"), "--log_samples",
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", COMMAND, "--model", "dsmoe",
+         "--model_args", f"pretrained=lab-poly,profile={path},batch_tokens=512",
+         "--tasks", "lab_arithmetic", "--include_path", TASKS, "--limit", "4",
+         "--output_path", str(tmp_path / "out"), "--log_samples"],
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "out").glob("*/results_*.json")
@@ -187,10 +188,12 @@ def test_the_command_evaluates_a_steered_model(profile, path, tmp_path):
     assert "exact_match,strip" in results["results"]["lab_arithmetic"]
 
 
-@pytest.mark.slow
-def test_the_command_says_what_is_wrong(tmp_path):
-    done = command("--model_args", f"pretrained=lab-poly,profile={tmp_path / 'gone.json'}")
-    assert done.returncode == 3
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("dsmoe-lm-eval: ")
-    assert "gone.json: the profile cannot be read" in last
+def test_the_command_says_in_a_sentence_what_is_wrong(monkeypatch, capsys):
+    def refuse():
+        raise SteeringError("the profile is of another model")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 3
+    assert capsys.readouterr().err == "dsmoe-lm-eval: the profile is of another model\n"
