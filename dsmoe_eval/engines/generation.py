@@ -87,7 +87,7 @@ def generate(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
     masks = [[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in requests]
     device, ends = loaded.model.device, end_tokens(loaded)
     choose = _Choose(requests)
-    finished = _Finished(requests, loaded.tokenizer, width, ends)
+    finished = _Finished(requests, loaded.tokenizer, ends)
     output = loaded.model.generate(
         input_ids=torch.tensor(rows, device=device),
         attention_mask=torch.tensor(masks, device=device),
@@ -180,21 +180,19 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
     decides, whatever its tokens look like.
     """
 
-    def __init__(
-        self, requests: Sequence[Request], tokenizer: Any, width: int, ends: frozenset[int]
-    ) -> None:
-        self._requests, self._tokenizer, self._width = requests, tokenizer, width
-        self._ends = ends
+    def __init__(self, requests: Sequence[Request], tokenizer: Any, ends: frozenset[int]) -> None:
+        self._requests, self._tokenizer, self._ends = requests, tokenizer, ends
+        self._tokens: list[list[int]] = [[] for _ in requests]
         self._starts = [None if request.after else 0 for request in requests]
         self.lengths: list[int | None] = [None] * len(requests)
         self.stopped = [False] * len(requests)
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         del scores
-        fresh = input_ids[:, self._width :].tolist()
-        for row, tokens in enumerate(fresh):
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            self._tokens[row].append(token)
             if self.lengths[row] is None:
-                self._look(row, tokens)
+                self._look(row, self._tokens[row])
         done = [length is not None for length in self.lengths]
         return torch.tensor(done, device=input_ids.device)
 

@@ -128,7 +128,7 @@ class Pieces:
 
 
 def test_a_stop_string_over_two_tokens_is_seen():
-    finished = _Finished([Request((0,), 9, stops=("bc",))], Pieces(), 1, frozenset())
+    finished = _Finished([Request((0,), 9, stops=("bc",))], Pieces(), frozenset())
     for tokens, done in (([0], False), ([0, 0], False), ([0, 0, 1], True)):
         assert bool(finished(torch.tensor([[0, *tokens]]), None)[0]) == done
     assert finished.lengths == [3]

@@ -160,6 +160,24 @@ def test_epochs_draw_anew_and_a_run_again_draws_the_same(tmp_path):
     assert len(set(one.values())) > 3
 
 
+def test_inspects_cache_knows_the_profile(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path))
+    models = [get_model("dsmoe/lab-poly"), get_model("dsmoe/lab-poly", profile=path)]
+    first = [ask(model, max_tokens=5, cache=True) for model in models]
+    monkeypatch.setattr(DsmoeAPI, "generate", None)  # whoever asks the model fails
+    again = [ask(model, max_tokens=5, cache=True) for model in models]
+    texts = [[[o.completion for o in outputs] for outputs in runs] for runs in (first, again)]
+    assert texts[0] == texts[1]
+    assert texts[0][0] != texts[0][1]
+
+
+def test_tokens_are_the_models(loaded):
+    model = get_model("dsmoe/lab-poly")
+    ids = loaded.tokenizer.encode(PROMPTS[0], add_special_tokens=False)
+    assert anyio.run(model.api.tokenize, PROMPTS[0]) == ids
+    assert anyio.run(model.api.count_text_tokens, PROMPTS[0]) == len(ids)
+
+
 def api(**attributes):
     """The provider without a model, for what needs none."""
     made = object.__new__(DsmoeAPI)
