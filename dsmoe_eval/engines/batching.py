@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.to_thread
 
-_QUIET_S = 0.02
+_QUIET_S = 0.05
 """A batch waits for more requests until none came for so long."""
 
 Asked = TypeVar("Asked")

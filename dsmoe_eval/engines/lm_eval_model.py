@@ -34,6 +34,8 @@ from .transformers import TransformersLM
 MAX_NEW_TOKENS = 256
 """Where a task does not say how much may be generated, as lm-eval's `hf`."""
 
+_MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
+
 _OWNER = "dsmoe: whose answers these are"
 """In a response cache; lm-eval's own keys are hashes."""
 
@@ -79,7 +81,16 @@ class SteeredLM(TransformersLM):
         lm-eval names results, and their folder, by `delta` (what is put on a model) before
         `pretrained`, and would put those of base and steered model under one name. Its own default
         device is the first GPU, there or not.
+
+        Raises:
+            UserError: `pretrained` is missing, or there is another argument than the class's.
         """
+        unknown = sorted({*arg_dict} - {*_MODEL_ARGUMENTS})
+        if unknown or "pretrained" not in arg_dict:
+            raise UserError(
+                f"--model_args of model dsmoe: {', '.join(unknown) or 'no pretrained=NAME'}; "
+                f"there are {', '.join(_MODEL_ARGUMENTS)}"
+            )
         options = {name: value for name, value in (additional_config or {}).items() if value}
         if options.get("device") == "cuda:0" and not torch.cuda.is_available():
             del options["device"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import lm_eval
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import get_model
@@ -131,6 +132,25 @@ def test_what_does_not_fit_is_refused(loaded, profile, path):
     with pytest.raises(UserError, match="no chat template"):
         SteeredLM(loaded).apply_chat_template([{"role": "user", "content": "a"}])
     assert SteeredLM("lab-poly", path, "cpu", batch_size=1).steered.profile == profile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pretrained": "lab-poly", "dtype": "bfloat16"}, "dsmoe: dtype; there are pretrained, "),
+        ({"profile": "p.json"}, "no pretrained=NAME"),
+    ],
+)
+def test_unknown_model_arguments_are_told(arguments, message):
+    with pytest.raises(UserError, match=message):
+        SteeredLM.create_from_arg_obj(arguments, {"batch_size": 1, "device": "cuda:0"})
+
+
+def test_lm_evals_default_device_gives_way_to_what_is_there(profile, path):
+    arguments = {"pretrained": "lab-poly", "profile": str(path)}
+    lm = SteeredLM.create_from_arg_obj(arguments, {"batch_size": 1, "device": "cuda:0"})
+    assert lm.loaded.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert arguments["delta"] == f"lab-poly@{profile.id}"  # by which lm-eval names its results
 
 
 def test_conversations_stand_in_the_template(loaded, monkeypatch):
