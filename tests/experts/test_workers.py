@@ -25,10 +25,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def documents(loaded):
-    texts = {
-        "a": ["What is the sign of the cell?", "What is the twin?"],
-        "b": ["What is the mass?"] * 4,
-    }
+    texts = {"a": ["What is the sign of the cell?", "What is the twin?"], "b": ["What is the mass?"] * 4}
     return encode_documents(loaded.tokenizer, texts)
 
 
