@@ -1,0 +1,80 @@
+"""Requests that come one by one, answered together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.to_thread
+
+_QUIET_S = 0.05
+"""A batch waits for more requests until none came for so long."""
+
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Asked, Given]):
+    request: Asked
+    answers: list[Given] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+class Batcher(Generic[Asked, Given]):
+    """Collects what waits and runs it as one batch in a thread, one batch at a time.
+
+    Whoever comes first runs the batch of all. While it runs, the next ones gather.
+
+    Args:
+        run: answers a batch, in order; it is never called twice at once.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Asked]], Sequence[Given]]) -> None:
+        self._run = run
+        self._waiting: list[_Waiting[Asked, Given]] = []
+        self._turn = anyio.Lock()
+
+    async def ask(self, request: Asked, most: int) -> Given:
+        """The answer to one request, batched with at most `most - 1` others.
+
+        Raises:
+            Exception: what `run` raised; all of its batch get it.
+        """
+        mine: _Waiting[Asked, Given] = _Waiting(request)
+        self._waiting.append(mine)
+        try:
+            async with self._turn:
+                if mine in self._waiting:
+                    await self._gather(most)
+                    await self._answer(mine, most)
+        finally:
+            if mine in self._waiting:  # cancelled before its turn
+                self._waiting.remove(mine)
+        if mine.error is not None:
+            raise mine.error
+        return mine.answers[0]
+
+    async def _gather(self, most: int) -> None:
+        before = -1
+        while before < len(self._waiting) < most:
+            before = len(self._waiting)
+            await anyio.sleep(_QUIET_S)
+
+    async def _answer(self, mine: _Waiting[Asked, Given], most: int) -> None:
+        others = [waiting for waiting in self._waiting if waiting is not mine]
+        batch = [mine, *others][: max(1, most)]
+        self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
+        try:
+            # Waited for even where this request is cancelled, since others are in its batch.
+            answers = await anyio.to_thread.run_sync(
+                self._run, [waiting.request for waiting in batch]
+            )
+        except Exception as error:
+            for waiting in batch:
+                waiting.error = error
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            waiting.answers.append(answer)

@@ -1,0 +1,210 @@
+"""Texts from requests that may differ in everything, in one batch.
+
+A request's own draw of random numbers, its own limit and its own stop strings go with it, so what
+it is batched with changes no more than the last bits of its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+
+from .loading import LoadedModel
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; `temperature` is above 0."""
+
+    temperature: float
+    seed: int
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one text is wanted for.
+
+    Attributes:
+        prompt: token ids, at least one.
+        limit: new tokens at most.
+        stops: strings before which the text ends.
+        after: stop strings count only behind these tokens (the end of a model's thinking).
+        sampling: None is greedy.
+        top_logprobs: how many likely tokens are told with each; None: no log-probabilities.
+    """
+
+    prompt: Tokens
+    limit: int
+    stops: tuple[str, ...] = ()
+    after: Tokens = ()
+    sampling: Sampling | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, its log-probability (natural, before temperature), and the likeliest there."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came.
+
+    Attributes:
+        tokens: with the end of text where it came, and the stop string's.
+        reason: `stop`: an end of text or a stop string; else the request's limit was reached.
+        scores: of each token; empty where they were not asked for.
+    """
+
+    tokens: Tokens
+    reason: Literal["stop", "max_tokens"]
+    scores: tuple[ScoredToken, ...] = ()
+
+
+@torch.no_grad()
+def generate(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
+    """Answer requests in one batch, the model as it stands.
+
+    Args:
+        loaded: the model.
+        requests: at least one; prompt and limit fit into the model's positions.
+    """
+    width = max(len(request.prompt) for request in requests)
+    rows = [[0] * (width - len(r.prompt)) + list(r.prompt) for r in requests]
+    masks = [[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in requests]
+    device, ends = loaded.model.device, end_tokens(loaded)
+    choose = _Choose(requests)
+    finished = _Finished(requests, loaded.tokenizer, ends)
+    output = loaded.model.generate(
+        input_ids=torch.tensor(rows, device=device),
+        attention_mask=torch.tensor(masks, device=device),
+        do_sample=False,  # what is drawn is drawn by `choose`
+        max_new_tokens=max(request.limit for request in requests),
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
+        logits_processor=[choose],
+        stopping_criteria=[finished],
+    )
+    fresh = output[:, width:].tolist()
+    return [
+        Answer(tuple(tokens[:length]), "stop" if stopped else "max_tokens", tuple(scores[:length]))
+        for tokens, length, stopped, scores in zip(
+            fresh, finished.lengths, finished.stopped, choose.scores, strict=True
+        )
+    ]
+
+
+def end_tokens(loaded: LoadedModel) -> frozenset[int]:
+    """Tokens that end a text: the generation configuration's and the tokenizer's."""
+    told: Any = loaded.model.generation_config.eos_token_id
+    found = told if isinstance(told, list) else [told]
+    both = (*found, loaded.tokenizer.eos_token_id)
+    return frozenset(int(token) for token in both if token is not None)
+
+
+def positions(loaded: LoadedModel) -> int | None:
+    """Tokens that the model can read at once, where its configuration tells."""
+    most = getattr(loaded.model.config, "max_position_embeddings", None)
+    return None if most is None else int(most)
+
+
+class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Leaves the logits of greedy requests; makes the largest of others a draw.
+
+    argmax(z / T - log e) with independent e ~ Exp(1) is a draw from softmax(z / T) (the Gumbel-max
+    trick; Gumbel 1954), so that each request can draw from a generator of its own.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._requests = requests
+        self._generators: dict[int, torch.Generator] = {}
+        self.scores: list[list[ScoredToken]] = [[] for _ in requests]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        del input_ids
+        chosen = scores.clone() if any(request.sampling for request in self._requests) else scores
+        for row, request in enumerate(self._requests):
+            if request.sampling is not None:
+                generator = self._generator(row, request.sampling, scores.device)
+                chosen[row] = _draw(scores[row], request.sampling, generator)
+            if request.top_logprobs is not None:
+                token = int(chosen[row].argmax())
+                self.scores[row].append(_scored(scores[row], token, request.top_logprobs))
+        return chosen
+
+    def _generator(self, row: int, sampling: Sampling, device: torch.device) -> torch.Generator:
+        if row not in self._generators:
+            self._generators[row] = torch.Generator(device).manual_seed(sampling.seed)
+        return self._generators[row]
+
+
+def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """Logits whose largest is the token drawn."""
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        smallest = logits.topk(min(sampling.top_k, len(logits))).values[-1]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered, places = logits.sort(descending=True)
+        shares = ordered.softmax(-1)
+        beyond = shares.cumsum(-1) - shares >= sampling.top_p  # the likeliest always stays
+        logits = logits.index_fill(0, places[beyond], -torch.inf)
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return logits - noise.log()
+
+
+def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:
+    logprobs = logits.float().log_softmax(-1)
+    values, tokens = logprobs.topk(top) if top else (logprobs[:0], logprobs[:0].long())
+    likeliest = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return ScoredToken(token, float(logprobs[token]), likeliest)
+
+
+class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """Ends each text at its own limit or stop string; the batch goes on for the others.
+
+    Looks for a stop string in the text of the last tokens, so that the tokenizer's own decoding
+    decides, whatever its tokens look like.
+    """
+
+    def __init__(self, requests: Sequence[Request], tokenizer: Any, ends: frozenset[int]) -> None:
+        self._requests, self._tokenizer, self._ends = requests, tokenizer, ends
+        self._tokens: list[list[int]] = [[] for _ in requests]
+        self._starts = [None if request.after else 0 for request in requests]
+        self.lengths: list[int | None] = [None] * len(requests)
+        self.stopped = [False] * len(requests)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        del scores
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            self._tokens[row].append(token)
+            if self.lengths[row] is None:
+                self._look(row, self._tokens[row])
+        done = [length is not None for length in self.lengths]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _look(self, row: int, tokens: list[int]) -> None:
+        request = self._requests[row]
+        if request.stops and self._starts[row] is not None:
+            tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens a character
+            begin = max(self._starts[row] or 0, len(tokens) - tail)
+            text = self._tokenizer.decode(tokens[begin:], skip_special_tokens=True)
+            self.stopped[row] = any(stop in text for stop in request.stops)
+        if request.after and tuple(tokens[-len(request.after) :]) == request.after:
+            self._starts[row] = len(tokens)
+        self.stopped[row] |= tokens[-1] in self._ends
+        if self.stopped[row] or len(tokens) >= request.limit:
+            self.lengths[row] = len(tokens)

@@ -1,0 +1,227 @@
+"""lm-eval's model `dsmoe`: any model of ours, base or steered, on lm-eval's own command line.
+
+    dsmoe-lm-eval --model dsmoe --model_args pretrained=NAME,profile=PATH --tasks ...
+
+is `lm-eval` with this model registered; every other model and option is as there. lm-eval 0.4.13
+looks for no models in installed packages. Those that do find it by the entry point `lm_eval.models`
+and need no command of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Once anything is registered, lm-eval no longer looks for its own models.
+import lm_eval.models  # noqa: F401
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from ..errors import UserError
+from ..steering import Profile, SteeringError
+from .generation import positions
+from .lm import Tokens
+from .loading import LoadedModel
+from .steered import SteeredModel
+from .transformers import TransformersLM
+
+MAX_NEW_TOKENS = 256
+"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
+
+_MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
+
+_OWNER = "dsmoe: whose answers these are"
+"""In a response cache; lm-eval's own keys are hashes."""
+
+
+@register_model("dsmoe")
+class SteeredLM(TransformersLM):
+    """lm-eval's LM over a model and a profile: scores, rolling scores and greedy generation.
+
+    Args:
+        pretrained: as for `load_model`; or a model in memory, which may serve several of these.
+        profile: a profile or its path; by default the base model answers.
+        device: as for `load_model`; not for a model in memory.
+        batch_tokens: prompt tokens of a batch, padding included.
+        batch_size: refused but for lm-eval's own default.
+        max_batch_size: refused.
+
+    Raises:
+        UserError: the model cannot be loaded, or a batch size is asked for.
+        SteeringError: the profile cannot be read, is of another model, or has no meaning on it.
+        ProbeError: the profile changes nothing (see `SteeredModel`).
+    """
+
+    def __init__(
+        self,
+        pretrained: str | LoadedModel,
+        profile: str | Path | Profile | None = None,
+        device: str | None = None,
+        batch_tokens: int = 8192,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        if str(batch_size or 1) != "1" or max_batch_size is not None:
+            raise UserError("model dsmoe has no batch size; --model_args batch_tokens=N sets one")
+        self.steered = _steered(pretrained, profile, device)
+        super().__init__(self.steered.loaded, int(batch_tokens))
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> SteeredLM:
+        """As lm-eval's command line makes it; the name in its results then tells the profile.
+
+        lm-eval names results, and their folder, by `delta` (what is put on a model) before
+        `pretrained`, and would put those of base and steered model under one name. Its own default
+        device is the first GPU, there or not.
+
+        Raises:
+            UserError: `pretrained` is missing, or there is another argument than the class's.
+        """
+        unknown = sorted({*arg_dict} - {*_MODEL_ARGUMENTS})
+        if unknown or "pretrained" not in arg_dict:
+            raise UserError(
+                f"--model_args of model dsmoe: {', '.join(unknown) or 'no pretrained=NAME'}; "
+                f"there are {', '.join(_MODEL_ARGUMENTS)}"
+            )
+        options = {name: value for name, value in (additional_config or {}).items() if value}
+        if options.get("device") == "cuda:0" and not torch.cuda.is_available():
+            del options["device"]
+        lm = cls(**{**options, **arg_dict})
+        if lm.steered.profile is not None:
+            arg_dict["delta"] = lm.steered.name
+        return lm
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For the `config` of lm-eval's results."""
+        profile = self.steered.profile
+        return {
+            "model_name": self.steered.name,
+            "model_sha": self.loaded.identity.fingerprint,
+            "model_dtype": self.loaded.dtype,
+            "experts_implementation": self.loaded.experts_implementation,
+            "profile": None if profile is None else profile.id,
+            "intervention": None if profile is None else profile.intervention.model_dump(),
+        }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Bind lm-eval's response cache to this model and profile; its keys are requests alone.
+
+        Raises:
+            UserError: the cache holds another's answers, or nobody knows whose.
+        """
+        super().set_cache_hook(cache_hook)
+        cache = getattr(cache_hook, "dbdict", None)
+        if cache is None:
+            return
+        if len(cache) == 0:
+            cache[_OWNER] = self.steered.fingerprint
+        owner = cache.get(_OWNER)
+        if owner != self.steered.fingerprint:
+            raise UserError(
+                f"{cache.filename}: this response cache is of {owner or 'an unknown model'}, and "
+                f"{self.steered.fingerprint} is to answer; give each its own --use_cache"
+            )
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation in the tokenizer's template, for `--apply_chat_template`.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"the tokenizer of {self.steered.name!r} has no chat template")
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **others: Any
+    ) -> list[int]:
+        """Token ids; a text that begins with the token of the beginning gets no second one."""
+        begin = getattr(self.tokenizer, "bos_token", None)
+        if add_special_tokens is None and begin and string.startswith(begin):
+            add_special_tokens = False
+        return super().tok_encode(string, add_special_tokens, **others)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+        """Greedy continuations, cut at the first stop string.
+
+        Raises:
+            UserError: a task asks for sampling, or prompt and answer do not fit into the model.
+        """
+        limited = [_limited(request) for request in requests]
+        return super().generate_until(limited, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], *_: Any, **__: Any) -> list[float]:
+        """Log-likelihood of whole texts, in windows as wide as the model, as lm-eval's `hf`."""
+        most = positions(self.loaded) or 2048
+        pairs: list[tuple[Tokens, Tokens]] = []
+        owners: list[int] = []
+        for index, request in enumerate(requests):
+            windows = get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, most, context_len=1
+            )
+            found = [make_disjoint_window(window) for window in windows]
+            pairs += found
+            owners += [index] * len(found)
+        totals = [0.0] * len(requests)
+        for owner, (value, _greedy) in zip(owners, self._score(pairs), strict=True):
+            totals[owner] += value
+        return totals
+
+    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        with self.steered.answering():
+            return super()._score(pairs)
+
+    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
+        with self.steered.answering():
+            return super()._continue(prompts, limit)
+
+
+def main() -> None:
+    """The command `dsmoe-lm-eval`: lm-eval's own, which also knows `--model dsmoe`."""
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except (UserError, SteeringError) as error:
+        click.echo(f"dsmoe-lm-eval: {error}", err=True)
+        sys.exit(3)
+
+
+def _steered(
+    pretrained: str | LoadedModel, profile: str | Path | Profile | None, device: str | None
+) -> SteeredModel:
+    if isinstance(pretrained, str) and not isinstance(profile, Profile):
+        return SteeredModel.open(pretrained, profile, device)
+    if isinstance(pretrained, str):
+        pretrained = SteeredModel.open(pretrained, device=device).loaded
+    elif device is not None:
+        raise UserError(f"device {device!r}: the model is in memory already")
+    chosen = Profile.load(Path(profile)) if isinstance(profile, str | Path) else profile
+    return SteeredModel(pretrained, chosen)
+
+
+def _limited(request: Any) -> Any:
+    """A copy of a request that says how much may be generated."""
+    context, settings = request.args
+    if settings.get("max_gen_toks") or settings.get("max_new_tokens"):
+        return request
+    limited = copy.copy(request)
+    limited.arguments = (context, {**settings, "max_gen_toks": MAX_NEW_TOKENS})
+    return limited

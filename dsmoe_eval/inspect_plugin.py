@@ -1,0 +1,37 @@
+"""What Inspect finds when it asks installed packages for extensions. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inspect_ai import Task, task
+from inspect_ai.model import modelapi
+
+
+@modelapi(name="dsmoe")  # type: ignore[untyped-decorator]  # checked without Inspect too
+def dsmoe() -> Any:
+    """The provider: `--model dsmoe/NAME -M profile=PATH`."""
+    from .engines.inspect_provider import DsmoeAPI
+
+    return DsmoeAPI
+
+
+@task  # type: ignore[untyped-decorator]
+def suite_task(suite: str, name: str, split: str = "test") -> Task:
+    """One generative task of a suite: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.
+
+    Args:
+        suite: name or path of a suite.
+        name: of one of its tasks.
+        split: of its data.
+    """
+    from .errors import UserError
+    from .registry import load_suite
+    from .runs.inspect_tasks import inspect_task
+    from .runs.tasks import load_tasks
+
+    loaded = load_suite(suite)
+    cards = [card for card in loaded.tasks if card.name == name]
+    if not cards:
+        raise UserError(f"suite {suite!r} has no task {name!r}")
+    return inspect_task(load_tasks(loaded, cards[:1], split, None)[name])
