@@ -7,6 +7,8 @@ from typing import Any
 from inspect_ai import Task, task
 from inspect_ai.model import modelapi
 
+from .cards import PartName
+
 
 @modelapi(name="dsmoe")  # type: ignore[untyped-decorator]  # checked without Inspect too
 def dsmoe() -> Any:
@@ -17,13 +19,13 @@ def dsmoe() -> Any:
 
 
 @task  # type: ignore[untyped-decorator]
-def suite_task(suite: str, name: str, split: str = "test") -> Task:
+def suite_task(suite: str, name: str, part: PartName = "test") -> Task:
     """One generative task of a suite: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.
 
     Args:
         suite: name or path of a suite.
         name: of one of its tasks.
-        split: of its data.
+        part: of its items: `test`, `tuning` or `identification`.
     """
     from .errors import UserError
     from .registry import load_suite
@@ -34,4 +36,7 @@ def suite_task(suite: str, name: str, split: str = "test") -> Task:
     cards = [card for card in loaded.tasks if card.name == name]
     if not cards:
         raise UserError(f"suite {suite!r} has no task {name!r}")
-    return inspect_task(load_tasks(loaded, cards[:1], split, None)[name])
+    found = load_tasks(loaded, cards[:1], part, None)
+    if name not in found:
+        raise UserError(f"task {name!r} has no items for {part} in suite {suite!r}")
+    return inspect_task(found[name])

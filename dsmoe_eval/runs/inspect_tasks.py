@@ -19,7 +19,7 @@ def inspect_task(task: LoadedTask) -> Any:
     the task's filters, 0 or 1, so that there is one rule of extraction.
 
     Args:
-        task: of `output_type: generate_until`, with one filter and one request an item.
+        task: of `output_type: generate_until`, with one request an item.
 
     Raises:
         UserError: Inspect is not installed, or the task is none of that kind.
@@ -61,10 +61,11 @@ def _requests(task: LoadedTask) -> list[Any]:
     requests = sorted(task.task.instances, key=lambda request: int(request.doc_id))
     single = len({request.doc_id for request in requests}) == len(requests)
     kinds = {request.request_type for request in requests}
-    if kinds != {"generate_until"} or not single or len(task.task._filters) > 1:
+    filtered = task.card.filter is not None or len(task.task._filters) <= 1
+    if kinds != {"generate_until"} or not single or not filtered:
         raise UserError(
-            f"task {task.card.name!r}: only a task that generates one answer an item and filters "
-            "it one way runs in Inspect; run the others with dsmoe-eval or dsmoe-lm-eval"
+            f"task {task.card.name!r}: only a task that generates one answer an item, filtered one "
+            "way, runs in Inspect; run the others with dsmoe-eval or dsmoe-lm-eval"
         )
     return requests
 
@@ -103,5 +104,5 @@ def _score(task: LoadedTask, request: Any, completion: str) -> tuple[Any, float]
     own.resps, own.filtered_resps = [completion], {}
     for ensemble in task.task._filters:
         ensemble.apply([own])
-    (answer,) = own.filtered_resps.values()
+    answer = own.filtered_resps[task.card.filter or next(iter(own.filtered_resps))]
     return answer, float(task.task.process_results(own.doc, [answer])[task.card.metric])
