@@ -13,6 +13,7 @@ from dsmoe_eval.errors import UserError
 class Letters:
     """A token for each lower-case letter, none for anything else."""
 
+    bos_token_id = bos_token = eos_token = None
     eos_token_id = 26
 
     def encode(self, text, **_):
