@@ -44,6 +44,8 @@ class StopAtStrings(StoppingCriteria):  # type: ignore[misc]  # transformers is 
         return self._stopped.to(input_ids.device)
 
     def _decode(self, tokens: Tensor) -> list[str]:
+        if not len(tokens):
+            return []
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
