@@ -19,7 +19,7 @@ def in_halves(
     work: Callable[[Sequence[Item]], Result],
     length: Callable[[Item], int],
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Work on a batch, or on the halves of it for which there is memory, in order.
+    """Work on a batch, or on halves of it, or of those, for which there is memory, in order.
 
     Args:
         batch: to work on.
@@ -29,9 +29,9 @@ def in_halves(
     Raises:
         UserError: one item alone is too much.
     """
-    waiting = [batch]
-    while waiting:
-        part = waiting.pop()
+    start, size = 0, len(batch)
+    while start < len(batch):
+        part = batch[start : start + size]
         try:
             result = work(part)
         except RuntimeError as error:
@@ -42,14 +42,14 @@ def in_halves(
                     f"no memory for one row of {length(part[0])} tokens; use a larger device, a "
                     "smaller dtype or shorter prompts"
                 ) from error
+            size = len(part) // 2
         else:
             yield part, result
+            start += len(part)
             continue
         # Out of the handler: the error's frames held the tensors.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        middle = len(part) // 2
-        waiting += [part[middle:], part[:middle]]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

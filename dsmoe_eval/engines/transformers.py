@@ -86,7 +86,7 @@ class TransformersLM(EngineLM):
                     f"model {self._identity.name!r}: what texts share cannot be computed once "
                     f"({reason or type(reason).__name__}); each text is computed whole from here "
                     "on, which is slower",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         return self._score_whole(pairs)
 
@@ -189,11 +189,13 @@ class TransformersLM(EngineLM):
         self, batch: Sequence[Item], work: Callable[[Sequence[Item]], Result]
     ) -> Iterator[tuple[Sequence[Item], Result]]:
         """Work on a batch; what there was no memory for is not tried again in later batches."""
+        largest = 0
         for part, result in in_halves(batch, work, len):
-            if len(part) < len(batch):
-                self._room = min(self._room, len(part) * len(batch[0]))
+            largest = max(largest, len(part))
             self.forward_tokens += sum(map(len, part))
             yield part, result
+        if largest < len(batch):
+            self._room = min(self._room, largest * len(batch[0]))
 
     def _pad_left(self, batch: Sequence[_Forward]) -> tuple[Tensor, Tensor]:
         length = len(batch[0])

@@ -90,7 +90,7 @@ def make_tasks(words):
         "letters": letters,
         "letters-few-shot": letters | few,
         "texts": texts,
-        "texts-few-shot": texts | few,
+        "texts-few-shot": texts | few | {"description": " ".join(words[:30]) + " "},
         "uneven": texts | {"doc_to_choice": lambda doc: doc["uneven"]},
         "contexts": choice
         | {
@@ -153,7 +153,7 @@ def numbers(samples):
 def test_answers_and_accuracies_are_those_of_lm_evals_own_model(kind, steered, recwarn):
     loaded, words = lab() if kind == "lab-poly" else random_model(kind)
     tasks = make_tasks(words)
-    mine = TransformersLM(loaded, batch_tokens=256)
+    mine = TransformersLM(loaded, batch_tokens=128)
     peer = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=16, device="cpu")
     with steer(loaded.model, profile_of(loaded.model)) if steered else nullcontext():
         samples, results = ask(mine, tasks)
@@ -169,4 +169,6 @@ def test_answers_and_accuracies_are_those_of_lm_evals_own_model(kind, steered, r
         if name != "rolling":
             assert results[name] == their_results[name]
     assert mine.shares == (kind != "gpt_oss")
+    # Texts alone and in trees, with a header and without.
+    assert len(mine._trusted) == (4 if mine.shares else 0)
     assert not [w for w in recwarn if "computed whole" in str(w.message)]
