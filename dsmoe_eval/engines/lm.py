@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..errors import UserError
 from ..steering import ModelIdentity
@@ -22,8 +24,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     """lm-eval's LM; an engine says how token ids are scored and continued.
 
     Attributes:
-        forward_tokens: tokens of all texts that the model was given, of answers' only those scored.
+        forward_tokens: tokens that the model has computed, generated ones and padding left out.
+        max_length: tokens that the model has positions for; None where that is not known.
     """
+
+    max_length: int | None = None
 
     def __init__(self, tokenizer: Any, identity: ModelIdentity) -> None:
         super().__init__()
@@ -40,10 +45,23 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
         """Greedy continuations: at most `limit` tokens each, up to the end of text."""
 
+    def _continue_until(
+        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
+    ) -> list[str]:
+        """As `_continue`; an engine may end a text where a stop string is in it, or go on."""
+        del stops
+        return self._continue(prompts, limit)
+
     @property
     def eot_token_id(self) -> int:
         """The end-of-text token."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context, as with lm-eval's `hf` model."""
+        start = self.tokenizer.bos_token_id
+        return self.eot_token_id if start is None else int(start)
 
     @property
     def tokenizer_name(self) -> str:
@@ -55,6 +73,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     ) -> list[int]:
         """Token ids of a text; remembered, since every variant asks for the same texts."""
         special = add_special_tokens is not False
+        if add_special_tokens is None:
+            # A text that has the first token in words is not given it twice (as lm-eval's `hf`).
+            start = self.tokenizer.bos_token or self.tokenizer.eos_token
+            special = not (start and string.startswith(start))
         key = f"{int(special)}{string}"
         if key not in self._encoded:
             self._encoded[key] = self.tokenizer.encode(string, add_special_tokens=special)
@@ -81,13 +103,32 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
                 raise UserError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
         return self._score([(context, continuation) for _, context, continuation in requests])
 
-    def loglikelihood_rolling(self, *_: Any, **__: Any) -> list[float]:
-        """Not served yet.
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = True
+    ) -> list[float]:
+        """Log-likelihood of each whole text, in windows of the model's length.
+
+        The windows are lm-eval's: each token is predicted once, the first from `prefix_token_id`.
 
         Raises:
-            UserError: always.
+            UserError: the engine does not know how much the model can take.
         """
-        raise UserError("rolling log-likelihood (perplexity tasks) is not served by this version")
+        del disable_tqdm
+        if self.max_length is None:
+            raise UserError(
+                "rolling log-likelihood (perplexity tasks) is not served by this engine"
+            )
+        pairs: list[tuple[Tokens, Tokens]] = []
+        counts = []
+        for request in requests:
+            windows = get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
+            )
+            before = len(pairs)
+            pairs += map(make_disjoint_window, windows)
+            counts.append(len(pairs) - before)
+        values = iter([value for value, _ in self._score(pairs)])
+        return [sum(islice(values, count)) for count in counts]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuations, cut at the first stop string.
@@ -102,7 +143,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         texts = [""] * len(requests)
         for (limit, stops), members in groups.items():
             prompts = [self.tok_encode(requests[index].args[0]) for index in members]
-            for index, text in zip(members, self._continue(prompts, limit), strict=True):
+            answers = self._continue_until(prompts, limit, stops)
+            for index, text in zip(members, answers, strict=True):
                 texts[index] = _cut(text, stops)
         return texts
 
@@ -112,10 +154,10 @@ def _generation_settings(settings: dict[str, Any]) -> tuple[int, tuple[str, ...]
         raise UserError("the task asks for sampling; this version generates greedily only")
     until = settings.get("until") or []
     limit = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
-    return int(limit), tuple([until] if isinstance(until, str) else until)
+    return int(limit), tuple(filter(None, [until] if isinstance(until, str) else until))
 
 
 def _cut(text: str, stops: Iterable[str]) -> str:
     for stop in stops:
-        text = text.partition(stop)[0] if stop else text
+        text = text.partition(stop)[0]
     return text

@@ -1,15 +1,19 @@
 """The transformers engine, shown to lm-eval as an LM.
 
 One loaded model serves every variant: whoever steers it or puts adapters on it does so around the
-calls. Scoring runs one forward for all single-token options of a question, over length-sorted
-batches of a fixed number of tokens, and keeps only the logits that are needed.
+calls. What texts share is computed once where the model allows it (`prefixes`, `packed`); where it
+does not, each text is computed whole, and one forward serves all single-token options of a
+question. The first use of each way of sharing is compared with texts computed whole.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +21,27 @@ from torch import Tensor
 from ..errors import UserError
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
+from .memory import in_halves
+from .packed import Scores, make_cache, refusal, score_rows
+from .prefixes import plan_groups
+from .stopping import StopAtStrings
+
+CPU_TOKENS = 1024
+"""In a forward on a CPU, where the activations of more leave its caches."""
+_COMPARED = 4
+_ABSOLUTE, _RELATIVE = 1e-4, 1e-6
+_ROUNDINGS, _SPREADS = 8, 4
+
+Pair = tuple[Tokens, Tokens]
+Item = TypeVar("Item", bound=Sized)
+Result = TypeVar("Result")
+
+
+class _DisagreesError(Exception):
+    """Why sharing is not trusted on this model."""
+
+
+_UNSHARED = (_DisagreesError, TypeError, ValueError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,60 +52,155 @@ class _Forward:
     continuations: tuple[tuple[int, tuple[int, ...]], ...]  # (request, continuation tokens)
     kept: int  # logits needed, counted from the end
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
 
 class TransformersLM(EngineLM):
-    """lm-eval's LM over a loaded model."""
+    """lm-eval's LM over a loaded model.
+
+    Attributes:
+        batch_tokens: most tokens in a forward, padding included, unless one text alone is longer.
+        shares: whether beginnings that texts share are computed once.
+    """
 
     def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
         super().__init__(loaded.tokenizer, loaded.identity)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
+        self.max_length = getattr(loaded.model.config, "max_position_embeddings", None)
+        self.shares = refusal(loaded.model) is None
+        on_cpu = loaded.model.device.type == "cpu"
+        self._room = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
+        self._trusted: set[tuple[bool, bool]] = set()
 
     @torch.no_grad()
-    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
-        totals = torch.zeros(len(pairs))
-        greedy = torch.ones(len(pairs), dtype=torch.bool)
-        for batch in self._batches(_plan_forwards(pairs)):
-            logits = self._last_logits(batch)
-            request, row, position, token = _wanted(batch, logits.shape[1])
-            totals.index_add_(0, request, logits[row, position, token])
-            missed = request[logits.argmax(-1)[row, position] != token]
-            greedy[missed] = False
+    def _score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
+        if self.shares:
+            try:
+                return self._score_shared(pairs)
+            except _UNSHARED as reason:
+                self.shares = False
+                warnings.warn(
+                    f"model {self._identity.name!r}: what texts share cannot be computed once "
+                    f"({reason or type(reason).__name__}); each text is computed whole from here "
+                    "on, which is slower",
+                    stacklevel=3,
+                )
+        return self._score_whole(pairs)
+
+    def _score_shared(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        model = self.loaded.model
+        totals = torch.zeros(len(pairs), dtype=torch.float64)
+        greedy = torch.zeros(len(pairs), dtype=torch.bool)
+        for group in plan_groups(pairs, self._room):
+            ((_, cache),) = self._halving([group.header], lambda one: make_cache(model, one[0]))
+            work = functools.partial(score_rows, model, cache=cache)
+            for batch in self._batches(group.rows):
+                for rows, scores in self._halving(batch, work):
+                    kind = (cache is not None, any(not row.is_chain for row in rows))
+                    if kind not in self._trusted:
+                        self._compare(pairs, scores)
+                        self._trusted.add(kind)
+                    totals[scores.requests] = scores.totals
+                    greedy[scores.requests] = scores.greedy
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
-    @torch.no_grad()
+    def _compare(self, pairs: Sequence[Pair], scores: Scores) -> None:
+        """Compare a few requests, spread over a batch, with whole texts.
+
+        In float32 they agree to 1e-4, or to a millionth. In 16 bits there is no such agreement
+        between any two batches: a few roundings for each token are let pass, or a few times by what
+        whole texts differ when they are run one by one instead of together.
+
+        Raises:
+            _DisagreesError: with the difference.
+        """
+        step = max(1, len(scores.requests) // _COMPARED)
+        totals, requests = scores.totals[::step], scores.requests[::step]
+        sample = [pairs[request] for request in requests.tolist()]
+        whole = torch.tensor([value for value, _ in self._score_whole(sample)])
+        rounding = torch.finfo(self.loaded.model.dtype).eps
+        if rounding < _ABSOLUTE:
+            allowed = (_RELATIVE * whole.abs()).clamp(min=_ABSOLUTE)
+        else:
+            alone = torch.tensor([self._score_whole([pair])[0][0] for pair in sample])
+            lengths = torch.tensor([float(len(continuation)) for _, continuation in sample])
+            spread = float((whole - alone).abs().max())
+            allowed = (_ROUNDINGS * rounding * lengths).clamp(min=_SPREADS * spread)
+        difference = (totals - whole).abs()
+        if not bool((difference <= allowed).all()):
+            raise _DisagreesError(
+                f"log-likelihoods are then off by up to {float(difference.max()):.3g}"
+            )
+
+    def _score_whole(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        totals = torch.zeros(len(pairs))
+        greedy = torch.ones(len(pairs), dtype=torch.bool)
+        forwards = sorted(_plan_forwards(pairs), key=_longest)
+        for whole in self._batches(forwards):
+            for batch, logits in self._halving(whole, self._last_logits):
+                request, row, position, token = _wanted(batch, logits.shape[1])
+                totals.index_add_(0, request, logits[row, position, token])
+                missed = request[logits.argmax(-1)[row, position] != token]
+                greedy[missed] = False
+        return list(zip(totals.tolist(), greedy.tolist(), strict=True))
+
     def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
+        return self._continue_until(prompts, limit, ())
+
+    @torch.no_grad()
+    def _continue_until(
+        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
+    ) -> list[str]:
+        self._check_fits(map(len, prompts), limit)
         texts = [""] * len(prompts)
         forwards = (_Forward(tuple(p), ((i, ()),), limit) for i, p in enumerate(prompts))
-        for batch in self._batches(forwards, room=limit):
-            for forward, text in zip(batch, self._generate(batch, limit), strict=True):
-                texts[forward.continuations[0][0]] = text
+        work = functools.partial(self._generate, limit=limit, stops=stops)
+        for whole in self._batches(sorted(forwards, key=_longest)):
+            for batch, answers in self._halving(whole, work):
+                for forward, text in zip(batch, answers, strict=True):
+                    texts[forward.continuations[0][0]] = text
         return texts
 
-    def _batches(self, forwards: Iterable[_Forward], room: int = 0) -> Iterator[list[_Forward]]:
-        """Longest first, so that memory is tried at once; padded size within `batch_tokens`.
+    def _check_fits(self, lengths: Iterable[int], room: int) -> None:
+        """Refuse what a model has no positions for.
 
         Raises:
             UserError: a text and the `room` for its answer do not fit into the model.
         """
-        ordered = sorted(forwards, key=lambda forward: (-len(forward.tokens), forward.tokens))
-        most = getattr(self.loaded.model.config, "max_position_embeddings", None)
-        if ordered and most is not None and len(ordered[0].tokens) + room > most:
+        longest, most = max(lengths, default=0), self.max_length
+        if longest and most is not None and longest + room > most:
             raise UserError(
-                f"a prompt of {len(ordered[0].tokens)} tokens and {room} for its answer do not fit "
+                f"a prompt of {longest} tokens and {room} for its answer do not fit "
                 f"into the model's {most} positions; cutting it would change the question"
             )
+
+    def _batches(self, ordered: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """Of items ordered by length, the longest first, so that memory is tried at once."""
         start = 0
         while start < len(ordered):
-            count = max(1, self.batch_tokens // len(ordered[start].tokens))
+            count = max(1, self._room // len(ordered[start]))
             yield ordered[start : start + count]
             start += count
 
+    def _halving(
+        self, batch: Sequence[Item], work: Callable[[Sequence[Item]], Result]
+    ) -> Iterator[tuple[Sequence[Item], Result]]:
+        """Work on a batch; what there was no memory for is not tried again in later batches."""
+        largest = 0
+        for part, result in in_halves(batch, work, len):
+            largest = max(largest, len(part))
+            self.forward_tokens += sum(map(len, part))
+            yield part, result
+        if largest < len(batch):
+            self._room = min(self._room, largest * len(batch[0]))
+
     def _pad_left(self, batch: Sequence[_Forward]) -> tuple[Tensor, Tensor]:
-        length = len(batch[0].tokens)
-        rows = [[0] * (length - len(f.tokens)) + list(f.tokens) for f in batch]
-        masks = [[0] * (length - len(f.tokens)) + [1] * len(f.tokens) for f in batch]
-        self.forward_tokens += sum(len(forward.tokens) for forward in batch)
+        length = len(batch[0])
+        rows = [[0] * (length - len(f)) + list(f.tokens) for f in batch]
+        masks = [[0] * (length - len(f)) + [1] * len(f) for f in batch]
         device = self.loaded.model.device
         return torch.tensor(rows, device=device), torch.tensor(masks, device=device)
 
@@ -96,21 +216,27 @@ class TransformersLM(EngineLM):
         logits: Tensor = output.logits
         return logits.float().log_softmax(-1).cpu()
 
-    def _generate(self, batch: Sequence[_Forward], limit: int) -> list[str]:
+    def _generate(self, batch: Sequence[_Forward], limit: int, stops: Sequence[str]) -> list[str]:
         ids, mask = self._pad_left(batch)
+        length = ids.shape[1]
+        pad = self.tokenizer.pad_token_id
         output = self.loaded.model.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=limit,
-            pad_token_id=self.tokenizer.pad_token_id or self.eot_token_id,
+            pad_token_id=self.eot_token_id if pad is None else pad,
+            stopping_criteria=[StopAtStrings(self.tokenizer, stops, length)] if stops else None,
         )
-        fresh = output[:, ids.shape[1] :]
-        texts: list[str] = self.tokenizer.batch_decode(fresh, skip_special_tokens=True)
+        texts: list[str] = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return texts
 
 
-def _plan_forwards(pairs: Sequence[tuple[Tokens, Tokens]]) -> Iterator[_Forward]:
+def _longest(forward: _Forward) -> tuple[int, tuple[int, ...]]:
+    return -len(forward), forward.tokens
+
+
+def _plan_forwards(pairs: Sequence[Pair]) -> Iterator[_Forward]:
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for index, (context, continuation) in enumerate(pairs):
         groups[(*context, *continuation[:-1])].append((index, tuple(continuation)))

@@ -13,6 +13,7 @@ from dsmoe_eval.errors import UserError
 class Letters:
     """A token for each lower-case letter, none for anything else."""
 
+    bos_token_id = bos_token = eos_token = None
     eos_token_id = 26
 
     def encode(self, text, **_):
@@ -48,6 +49,19 @@ def test_pairs_are_scored_in_one_call_and_in_order():
     assert lm.tokenizer_name == "f" * 64
 
 
+def test_a_text_does_not_get_its_first_token_twice(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Letters, "bos_token", "<s>")
+    monkeypatch.setattr(Letters, "bos_token_id", 25)
+    monkeypatch.setattr(Letters, "encode", lambda _, text, **rest: seen.append((text, rest)) or [1])
+    lm = Noting()
+    for text, given in (("<s>ab", None), ("ab", None), ("<s>ab", True), ("ab", False)):
+        lm.tok_encode(text, given)
+    wanted = [False, True, True, False]
+    assert [rest["add_special_tokens"] for _, rest in seen] == wanted
+    assert lm.prefix_token_id == 25
+
+
 def test_an_answer_without_tokens_is_refused():
     with pytest.raises(UserError, match="no token for the answer '!'"):
         Noting().loglikelihood(requests("loglikelihood", ("ab", "c"), ("ab", "!")))
@@ -74,6 +88,21 @@ def test_sampling_is_refused(settings):
         Noting().generate_until(requests("generate_until", ("ab", settings)))
 
 
-def test_rolling_is_refused():
+def test_rolling_windows_predict_each_token_once_from_the_one_before():
+    lm = Noting()
+    lm.max_length = 4
+    values = lm.loglikelihood_rolling(requests("loglikelihood_rolling", ("abcdefghij",), ("k",)))
+    assert lm.asked == [
+        [
+            ([26], [0, 1, 2, 3]),
+            ([3], [4, 5, 6, 7]),
+            ([5, 6, 7], [8, 9]),
+            ([26], [10]),
+        ]
+    ]
+    assert values == [-5.0, -1.0]
+
+
+def test_rolling_is_refused_where_the_length_is_not_known():
     with pytest.raises(UserError, match="not served"):
         Noting().loglikelihood_rolling([])

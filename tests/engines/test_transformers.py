@@ -1,12 +1,19 @@
 """The engine against lm-eval's own `hf` model, and against one question at a time."""
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from dsmoe_eval.engines import lm as lm_module
 from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.prefixes import Row
 from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.errors import UserError
 
@@ -57,7 +64,22 @@ def test_batch_composition_does_not_change_answers(lm, loaded):
     np.testing.assert_allclose([a for a, _ in together], [a for a, _ in one_by_one], atol=1e-4)
 
 
-def test_one_forward_serves_all_single_token_options(lm):
+@given(st.permutations(range(len(PROMPTS) * len(CONTINUATIONS))), st.integers(1, 20), st.data())
+@settings(max_examples=10)
+def test_neither_order_nor_company_changes_answers(lm, loaded, order, count, data):
+    """Of more than 1e-4, whatever else is asked and however large the batches are."""
+    expected = [value for value, _ in lm.loglikelihood(_requests())]
+    other = TransformersLM(loaded, batch_tokens=data.draw(st.sampled_from([1, 16, 40, 8192])))
+    chosen = order[:count]
+    got = other.loglikelihood([_requests()[index] for index in chosen])
+    np.testing.assert_allclose(
+        [value for value, _ in got], [expected[index] for index in chosen], atol=1e-4
+    )
+
+
+def test_one_forward_serves_all_single_token_options(loaded):
+    lm = TransformersLM(loaded, batch_tokens=256)
+    lm.loglikelihood(_requests()[:1])  # the first use is checked, by more tokens
     before = lm.forward_tokens
     single = [
         Instance(request_type="loglikelihood", doc={}, arguments=(PROMPTS[0], f" {w}"), idx=i)
@@ -94,6 +116,129 @@ def test_what_does_not_fit_is_refused_not_cut(lm):
         lm.loglikelihood([long])
     with pytest.raises(UserError, match="do not fit into the model's 128 positions"):
         lm.generate_until(_generations({"until": [], "max_gen_toks": 125}))
+
+
+def _long_requests(count=12):
+    """Examples in front of each question, and options of several tokens."""
+    header = "What is the sign of the root? 7 + 6 " * 4
+    return [
+        Instance(
+            request_type="loglikelihood", doc={}, arguments=(header + prompt, f" {option}"), idx=0
+        )
+        for prompt in PROMPTS
+        for option in ("1 3 2", "the maker of it", "the maker", "13")
+    ][:count]
+
+
+def test_tokens_are_computed_once_and_counted(loaded):
+    lm = TransformersLM(loaded, batch_tokens=64)
+    lm._trusted = set(itertools.product((False, True), repeat=2))
+    requests = _long_requests(16)
+    lm.loglikelihood(requests)
+    texts = [lm._encode_pair(*request.args) for request in requests]
+    nodes = {
+        tuple(both[:end])
+        for context, rest in texts
+        for both in [[*context, *rest]]
+        for end in range(1, len(both))
+    }
+    questions = {tuple(context) for context, _ in texts}
+    # No token twice, but for the words with which two questions happen to begin.
+    assert len(nodes) <= lm.forward_tokens <= len(nodes) + 4 * len(questions)
+
+
+class _Crowded:
+    """Has memory for so many tokens at once: put before a model's trunk."""
+
+    def __init__(self, most):
+        self.most, self.seen = most, []
+
+    def __call__(self, _module, _args, given):
+        size = given["input_ids"].numel()
+        self.seen.append(size)
+        if size > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_finds_no_memory_is_tried_in_halves(loaded, lm, shares):
+    requests, settings = _requests() + _long_requests(), {"until": [], "max_gen_toks": 3}
+    expected, texts = lm.loglikelihood(requests), lm.generate_until(_generations(settings))
+    crowded, memory = TransformersLM(loaded, batch_tokens=512), _Crowded(110)
+    crowded.shares = shares
+    with loaded.model.model.register_forward_pre_hook(memory, with_kwargs=True):
+        got = crowded.loglikelihood(requests)
+        np.testing.assert_allclose([a for a, _ in got], [a for a, _ in expected], atol=1e-4)
+        assert 0 < sum(size > 110 for size in memory.seen) < 5  # later batches are small at once
+        memory.most = 16
+        with pytest.raises(UserError, match="no memory for one row of"):
+            crowded.loglikelihood(requests)
+        assert crowded.generate_until(_generations(settings)) == texts
+
+
+def test_a_model_on_which_sharing_goes_wrong_is_seen_and_computed_whole(loaded, lm, monkeypatch):
+    expected = lm.loglikelihood(_long_requests())
+    wary = TransformersLM(loaded, batch_tokens=64)
+    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    with pytest.warns(UserWarning, match="off by up to .* each text is computed whole"):
+        got = wary.loglikelihood(_long_requests())
+    np.testing.assert_allclose([a for a, _ in got], [a for a, _ in expected], atol=1e-4)
+    assert not wary.shares
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        wary.loglikelihood(_long_requests())
+
+
+def test_a_model_that_cannot_take_a_tree_is_computed_whole(loaded, lm, monkeypatch):
+    expected = lm.loglikelihood(_long_requests())
+    wary = TransformersLM(loaded, batch_tokens=64)
+
+    def refuse(*_, **__):
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr("dsmoe_eval.engines.transformers.score_rows", refuse)
+    with pytest.warns(UserWarning, match="no such argument"):
+        got = wary.loglikelihood(_long_requests())
+    np.testing.assert_allclose([a for a, _ in got], [a for a, _ in expected], atol=1e-4)
+
+
+def test_in_16_bits_sharing_is_as_good_as_any_other_batch(monkeypatch):
+    loaded = load_model("lab-poly", "cpu")
+    loaded.model.to(torch.bfloat16)
+    lm = TransformersLM(loaded, batch_tokens=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.loglikelihood(_long_requests() + _requests())
+    assert lm.shares
+    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    wary = TransformersLM(loaded, batch_tokens=64)
+    with pytest.warns(UserWarning, match="off by up to"):
+        wary.loglikelihood(_long_requests())
+
+
+def test_generation_ends_when_all_texts_have_met_their_stop_string(loaded, lm, monkeypatch):
+    whole = lm.generate_until(_generations({"until": [], "max_gen_toks": 40}))
+    stops = sorted({text.strip()[0] for text in whole})
+    lengths = []
+    decode = type(loaded.tokenizer).batch_decode
+
+    def noting(self, rows, **rest):
+        lengths.append(rows.shape[1])
+        return decode(self, rows, **rest)
+
+    monkeypatch.setattr(type(loaded.tokenizer), "batch_decode", noting)
+    cut = lm.generate_until(_generations({"until": stops, "max_gen_toks": 40}))
+    assert max(lengths) < 10
+    assert cut == [lm_module._cut(text, stops) for text in whole]
+
+
+def test_an_empty_context_is_the_first_token(lm, reference):
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=("", text), idx=0)
+        for text in ("What is the sign", "the")
+    ]
+    ours, theirs = lm.loglikelihood(requests), reference.loglikelihood(requests, disable_tqdm=True)
+    np.testing.assert_allclose([a for a, _ in ours], [a for a, _ in theirs], atol=1e-4)
 
 
 @torch.no_grad()
