@@ -14,8 +14,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from ..errors import UserError
 from ..steering import ModelIdentity
 
-MAX_NEW_TOKENS = 64
-"""Where a task does not say how much may be generated."""
+MAX_NEW_TOKENS = 256
+"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
 
 Tokens = Sequence[int]
 

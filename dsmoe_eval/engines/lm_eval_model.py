@@ -9,7 +9,6 @@ and need no command of ours.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +20,13 @@ import click
 import lm_eval.models  # noqa: F401
 import torch
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..errors import UserError
 from ..steering import Profile, SteeringError
-from .generation import positions
 from .lm import Tokens
 from .loading import LoadedModel
 from .steered import SteeredModel
 from .transformers import TransformersLM
-
-MAX_NEW_TOKENS = 256
-"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
 
 _MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
 
@@ -149,48 +143,15 @@ class SteeredLM(TransformersLM):
             )
         )
 
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **others: Any
-    ) -> list[int]:
-        """Token ids; a text that begins with the token of the beginning gets no second one."""
-        begin = getattr(self.tokenizer, "bos_token", None)
-        if add_special_tokens is None and begin and string.startswith(begin):
-            add_special_tokens = False
-        return super().tok_encode(string, add_special_tokens, **others)
-
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        """Greedy continuations, cut at the first stop string.
-
-        Raises:
-            UserError: a task asks for sampling, or prompt and answer do not fit into the model.
-        """
-        limited = [_limited(request) for request in requests]
-        return super().generate_until(limited, disable_tqdm)
-
-    def loglikelihood_rolling(self, requests: Sequence[Any], *_: Any, **__: Any) -> list[float]:
-        """Log-likelihood of whole texts, in windows as wide as the model, as lm-eval's `hf`."""
-        most = positions(self.loaded) or 2048
-        pairs: list[tuple[Tokens, Tokens]] = []
-        owners: list[int] = []
-        for index, request in enumerate(requests):
-            windows = get_rolling_token_windows(
-                self.tok_encode(request.args[0]), self.prefix_token_id, most, context_len=1
-            )
-            found = [make_disjoint_window(window) for window in windows]
-            pairs += found
-            owners += [index] * len(found)
-        totals = [0.0] * len(requests)
-        for owner, (value, _greedy) in zip(owners, self._score(pairs), strict=True):
-            totals[owner] += value
-        return totals
-
     def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
         with self.steered.answering():
             return super()._score(pairs)
 
-    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
+    def _continue_until(
+        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
+    ) -> list[str]:
         with self.steered.answering():
-            return super()._continue(prompts, limit)
+            return super()._continue_until(prompts, limit, stops)
 
 
 def main() -> None:
@@ -215,13 +176,3 @@ def _steered(
         raise UserError(f"device {device!r}: the model is in memory already")
     chosen = Profile.load(Path(profile)) if isinstance(profile, str | Path) else profile
     return SteeredModel(pretrained, chosen)
-
-
-def _limited(request: Any) -> Any:
-    """A copy of a request that says how much may be generated."""
-    context, settings = request.args
-    if settings.get("max_gen_toks") or settings.get("max_new_tokens"):
-        return request
-    limited = copy.copy(request)
-    limited.arguments = (context, {**settings, "max_gen_toks": MAX_NEW_TOKENS})
-    return limited

@@ -158,7 +158,8 @@ class TransformersLM(EngineLM):
         texts = [""] * len(prompts)
         forwards = (_Forward(tuple(p), ((i, ()),), limit) for i, p in enumerate(prompts))
         work = functools.partial(self._generate, limit=limit, stops=stops)
-        for whole in self._batches(sorted(forwards, key=_longest)):
+        # One token a text and step: many texts at once, whatever suits long forwards.
+        for whole in self._batches(sorted(forwards, key=_longest), self.batch_tokens):
             for batch, answers in self._halving(whole, work):
                 for forward, text in zip(batch, answers, strict=True):
                     texts[forward.continuations[0][0]] = text
@@ -177,11 +178,13 @@ class TransformersLM(EngineLM):
                 f"into the model's {most} positions; cutting it would change the question"
             )
 
-    def _batches(self, ordered: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    def _batches(
+        self, ordered: Sequence[Item], room: int | None = None
+    ) -> Iterator[Sequence[Item]]:
         """Of items ordered by length, the longest first, so that memory is tried at once."""
         start = 0
         while start < len(ordered):
-            count = max(1, self._room // len(ordered[start]))
+            count = max(1, (room or self._room) // len(ordered[start]))
             yield ordered[start : start + count]
             start += count
 
@@ -195,6 +198,7 @@ class TransformersLM(EngineLM):
             self.forward_tokens += sum(map(len, part))
             yield part, result
         if largest < len(batch):
+            self.batch_tokens = min(self.batch_tokens, largest * len(batch[0]))
             self._room = min(self._room, largest * len(batch[0]))
 
     def _pad_left(self, batch: Sequence[_Forward]) -> tuple[Tensor, Tensor]:

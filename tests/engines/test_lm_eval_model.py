@@ -89,7 +89,9 @@ def test_rolling_likelihoods_are_hfs_over_windows_too(loaded):
 
 def test_a_task_without_a_limit_gets_that_of_lm_evals_hf(loaded, monkeypatch):
     lm, limits = SteeredLM(loaded), []
-    monkeypatch.setattr(lm, "_continue", lambda p, limit: limits.append(limit) or [""] * len(p))
+    monkeypatch.setattr(
+        lm, "_continue_until", lambda p, limit, _: limits.append(limit) or [""] * len(p)
+    )
     asked = requests("generate_until", ("a", {"until": ["b"]}), ("a", {"max_gen_toks": 3}))
     lm.generate_until(asked)
     assert limits == [256, 3]
@@ -106,7 +108,7 @@ def test_a_response_cache_is_of_one_model_and_profile(loaded, profile, tmp_path)
     folder = str(tmp_path / "cache")
     one = evaluate(SteeredLM(loaded, profile), use_cache=folder)
     lm = SteeredLM(loaded, profile)
-    lm._score = lm._continue = None  # whoever asks the model fails
+    lm._score = lm._continue_until = None  # whoever asks the model fails
     assert scores(evaluate(lm, use_cache=folder)) == scores(one)
     with pytest.raises(UserError, match=r"response cache is of .*give each its own"):
         evaluate(SteeredLM(loaded), use_cache=folder)
