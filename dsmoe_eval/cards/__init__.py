@@ -6,7 +6,7 @@ Frozen, and strict about keys.
 from .base import Card
 from .models import ModelCard, Parameters, Published, Routing
 from .plans import Identification, Kind, Plan, Sft, Tuning, Variant
-from .suites import PartName, Role, Splits, Suite, Task
+from .suites import PartName, Role, Splits, Suite, Task, read_part
 
 __all__ = [
     "Card",
@@ -25,4 +25,5 @@ __all__ = [
     "Task",
     "Tuning",
     "Variant",
+    "read_part",
 ]

@@ -14,6 +14,12 @@ Part = Annotated[str, Field(pattern=r"^[\w.-]+(\[\d{1,2}:(\d{1,2}|100)\])?$")]
 PartName = Literal["identification", "tuning", "test"]
 
 
+def read_part(part: str) -> tuple[str, range | None]:
+    """A part's split, and which hundredths of it; None where it is the whole split."""
+    split, mark, share = part.partition("[")
+    return split, range(*map(int, share.rstrip("]").split(":"))) if mark else None
+
+
 class Splits(Card):
     """Where a task's items come from, by part of a run; an item in two parts is refused.
 
@@ -116,8 +122,8 @@ class Suite(Card):
         """Whether all parts of a task are shares of one split, drawn by content."""
         (task,) = (task for task in self.tasks if task.name == name)
         parts = [self.part(task, part) for part in get_args(PartName)]
-        given = [part.partition("[") for part in parts if part is not None]
-        return all(mark for _, mark, _ in given) and len({split for split, _, _ in given}) == 1
+        given = [read_part(part) for part in parts if part is not None]
+        return all(share is not None for _, share in given) and len({s for s, _ in given}) == 1
 
     @property
     def targets(self) -> tuple[str, ...]:

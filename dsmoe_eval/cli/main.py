@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_FAILED = 1
 """What was asked was done, and the answer is no."""

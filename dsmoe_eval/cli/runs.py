@@ -7,15 +7,11 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UserError
 from .main import EXIT_FAILED, main
-
-if TYPE_CHECKING:
-    pass
 
 
 def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:

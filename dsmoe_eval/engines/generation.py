@@ -176,8 +176,9 @@ def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:
 class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
     """Ends each text at its own limit or stop string; the batch goes on for the others.
 
-    Looks for a stop string in the text of the last tokens, so that the tokenizer's own decoding
-    decides, whatever its tokens look like.
+    Looks for a stop string in the text of the last tokens, and only where one is there in the whole
+    answer, so that a text counts as stopped exactly where it will be cut: a tokenizer that tidies
+    the beginning of what it decodes may find in a tail what is not in the text.
     """
 
     def __init__(self, requests: Sequence[Request], tokenizer: Any, ends: frozenset[int]) -> None:
@@ -200,11 +201,17 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
         request = self._requests[row]
         if request.stops and self._starts[row] is not None:
             tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens a character
-            begin = max(self._starts[row] or 0, len(tokens) - tail)
-            text = self._tokenizer.decode(tokens[begin:], skip_special_tokens=True)
-            self.stopped[row] = any(stop in text for stop in request.stops)
+            begin = self._starts[row] or 0
+            last = max(begin, len(tokens) - tail)
+            self.stopped[row] = self._holds(request, tokens[last:]) and (
+                last == begin or self._holds(request, tokens[begin:])
+            )
         if request.after and tuple(tokens[-len(request.after) :]) == request.after:
             self._starts[row] = len(tokens)
         self.stopped[row] |= tokens[-1] in self._ends
         if self.stopped[row] or len(tokens) >= request.limit:
             self.lengths[row] = len(tokens)
+
+    def _holds(self, request: Request, tokens: list[int]) -> bool:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(stop in text for stop in request.stops)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .generation import Request, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
 from .memory import in_halves
 from .packed import Scores, make_cache, refusal, score_rows
 from .prefixes import plan_groups
-from .stopping import StopAtStrings
 
 CPU_TOKENS = 2048
 """In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
@@ -68,7 +68,7 @@ class TransformersLM(EngineLM):
         super().__init__(loaded.tokenizer, loaded.identity)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
-        self.max_length = getattr(loaded.model.config, "max_position_embeddings", None)
+        self.max_length = positions(loaded)
         self.shares = refusal(loaded.model) is None
         on_cpu = loaded.model.device.type == "cpu"
         self._room = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
@@ -221,18 +221,9 @@ class TransformersLM(EngineLM):
         return logits.float().log_softmax(-1).cpu()
 
     def _generate(self, batch: Sequence[_Forward], limit: int, stops: Sequence[str]) -> list[str]:
-        ids, mask = self._pad_left(batch)
-        length = ids.shape[1]
-        pad = self.tokenizer.pad_token_id
-        output = self.loaded.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=limit,
-            pad_token_id=self.eot_token_id if pad is None else pad,
-            stopping_criteria=[StopAtStrings(self.tokenizer, stops, length)] if stops else None,
-        )
-        texts: list[str] = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        answers = generate(self.loaded, [Request(f.tokens, limit, tuple(stops)) for f in batch])
+        tokens = [answer.tokens for answer in answers]
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
-from ..cards import Plan, Suite, Task, Variant
+from ..cards import PartName, Plan, Suite, Task, Variant, read_part
 from ..engines.lm import MAX_NEW_TOKENS
 from ..errors import UserError
 from ..registry import builtin_names, load_model_card, load_plan, load_suite
@@ -161,7 +161,7 @@ def _task(suite: Suite, task: Task, level: float, limit: int | None) -> TaskEsti
     parts: dict[str, LoadedTask] = {}
     note = None
     try:
-        for part in ("test", "tuning", "identification"):
+        for part in get_args(PartName):
             for loaded in load_tasks(suite, [task], part, limit).values():
                 parts[part] = loaded
     except UserError as error:
@@ -188,14 +188,14 @@ def _task(suite: Suite, task: Task, level: float, limit: int | None) -> TaskEsti
 
 def _published(suite: Suite, task: Task, limit: int | None) -> dict[str, int]:
     """By the suite's count of the whole test split; other splits' sizes are not known to it."""
-    whole, found = task.items or 0, {}
-    test = (suite.part(task, "test") or "").partition("[")[0]
-    for part in ("test", "tuning", "identification"):
-        split, _, share = (suite.part(task, part) or "").partition("[")
-        low, high = map(int, share.rstrip("]").split(":")) if share else (0, 100)
-        if split == test:
-            found[part] = min(round(whole * (high - low) / 100), limit or whole)
-    return found
+    whole = task.items or 0
+    parts = {part: suite.part(task, part) for part in get_args(PartName)}
+    places = {part: read_part(place) for part, place in parts.items() if place is not None}
+    return {
+        part: min(round(whole * len(range(100) if share is None else share) / 100), limit or whole)
+        for part, (split, share) in places.items()
+        if split == places["test"][0]
+    }
 
 
 def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:

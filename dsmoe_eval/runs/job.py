@@ -164,9 +164,12 @@ def load_splits(suite: Suite, limit: int | None) -> dict[str, dict[str, LoadedTa
         "tuning": load_tasks(suite, suite.tasks, "tuning", limit),
         "test": load_tasks(suite, suite.tasks, "test", limit),
     }
+    shared = {task.name for task in suite.tasks if suite.is_shared(task.name)}
+    if not shared:
+        return parts
     repeated: dict[tuple[str, str], set[str]] = {}
     for one in find_leakage(parts).overlaps:
-        if suite.is_shared(one.task) and suite.is_shared(one.other_task):
+        if {one.task, one.other_task} <= shared:
             repeated.setdefault((one.split, one.task), set()).add(one.item)
     for (part, task), ids in repeated.items():
         parts[part][task] = without(parts[part][task], ids)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import PartName, Suite, Task
+from ..cards import PartName, Suite, Task, read_part
 from ..engines.lm import MAX_NEW_TOKENS
 from ..errors import UserError
 from .local_data import local_data
@@ -115,7 +115,7 @@ def _manager(folder: Path | None) -> Any:
 
 
 def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask:
-    split, _, share = place.partition("[")
+    split, share = read_part(place)
     group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
     try:
         (task,) = manager.load([group])["tasks"].values()
@@ -124,7 +124,7 @@ def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask
         if error.args != (split,):
             raise
         raise UserError(f"task {card.name!r} has no split {split!r}") from error
-    except datasets_errors() as error:
+    except _data_errors() as error:
         raise UserError(_unreadable(card, error)) from error
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
@@ -133,11 +133,12 @@ def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask
         longest = card.answer_tokens or settings.get("max_gen_toks") or MAX_NEW_TOKENS
         longest = min(longest, (limit or longest) * ANSWER_TOKENS_A_LIMIT)
         task.set_config(key="generation_kwargs", value=settings | {"max_gen_toks": longest})
-    items = list(_items(task, documents, None if share else limit))
-    low, high = map(int, share.rstrip("]").split(":")) if share else (0, 100)
-    keys = [documents[index][card.key] if card.key else None for index in range(len(items))]
-    shares = (share_of(item, key) for item, key in zip(items, keys, strict=True))
-    chosen = [index for index, share in enumerate(shares) if low <= share < high][:limit]
+    items = list(_items(task, documents, limit if share is None else None))
+    chosen = list(range(len(items)))
+    if share is not None:
+        keys = documents[card.key] if card.key else [None] * len(items)
+        shares = map(share_of, items, keys)
+        chosen = [index for index, one in enumerate(shares) if one in share][:limit]
     for index in chosen:
         _check_options(card, documents[index], items[index])
     return _with_items(card, task, documents, items, chosen)
@@ -188,7 +189,7 @@ def _shuffled_by_content(task: Any) -> Any:
     return datasets.Dataset.from_list(prepared)
 
 
-def datasets_errors() -> tuple[type[Exception], ...]:
+def _data_errors() -> tuple[type[Exception], ...]:
     """What reading a data set of the hub may raise."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
