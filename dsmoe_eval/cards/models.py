@@ -75,6 +75,7 @@ class ModelCard(Card):
         dense_layers: layers without experts.
         format: `base` continues text; `chat` wants its template; `reasoning` thinks before it
             answers, and the answer is what follows the last `think_end_token`.
+        answer_tokens: that a reasoning model is given, thinking included.
         weights: precision of the published weights, and `expert_weights` of the routed experts.
         steered_in_paper: whether the DSMoE paper reports it steered.
         notes: what a user must know.
@@ -97,6 +98,7 @@ class ModelCard(Card):
     format: Literal["base", "chat", "reasoning"]
     think_start_token: str | None = None
     think_end_token: str | None = None
+    answer_tokens: Count | None = None
     licence: str
     weights: Precision
     expert_weights: Precision | None = None
@@ -116,8 +118,9 @@ class ModelCard(Card):
         idle = self.parameters.total - self.parameters.active
         if idle <= 0 or idle * self.experts % (self.experts - self.top_k):
             raise ValueError("total - active is no whole number of unselected experts")
-        if (self.format == "reasoning") != (self.think_end_token is not None):
-            raise ValueError("think_end_token belongs to format reasoning, and to no other")
+        for name in ("think_end_token", "answer_tokens"):
+            if (self.format == "reasoning") != (getattr(self, name) is not None):
+                raise ValueError(f"{name} belongs to format reasoning, and to no other")
         return self
 
     @property

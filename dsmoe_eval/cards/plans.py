@@ -85,6 +85,8 @@ class Plan(Card):
 
     Attributes:
         model: what is steered; `models` are several, each of which is a run of its own.
+        prompt: whether questions stand in the tokenizer's chat template. `auto`: where there is one
+            and the model's card does not say that it is a base model.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
         alpha: two-sided level of target claims; non-inferiority uses alpha / 2, one-sided.
         overlap: `paper` lets the splits overlap, as in the paper's own set-up, which identifies
@@ -99,6 +101,7 @@ class Plan(Card):
     suite: Name
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     targets: tuple[Name, ...] | None = None
+    prompt: Literal["auto", "plain", "chat"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction

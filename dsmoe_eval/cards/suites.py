@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .base import Card, Count, Name
 
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression ({error})") from error
+    return value
+
+
 Role = Literal["target", "non-target", "identification"]
 Part = Annotated[str, Field(pattern=r"^[\w.-]+(\[\d{1,2}:(\d{1,2}|100)\])?$")]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 PartName = Literal["identification", "tuning", "test"]
 
 
@@ -51,8 +62,12 @@ class Task(Card):
         splits: where not those of the suite.
         few_shot: examples before the question; None leaves the task's own number.
         answer_tokens: how long an answer may be; None leaves the task's own limit.
-        key: column of the data by whose value, and not by the question, items go to shares; what is
-            one question in two languages has one value.
+        samples: answers to each item, drawn at `temperature` and `top_p`; an item's score is their
+            mean. For tasks with few items.
+        valid: what an answer holds in which the task's own code finds one, a regular expression;
+            for tasks whose filters do not tell. An empty answer never is valid.
+        key: column of the data by whose value, and not by the question, items go to shares and
+            clusters: what is one question in two languages, or asked about one text, has one value.
         shuffles: the task orders an item's options by chance when it is loaded; each item is then
             loaded with a seed of its own content.
         items: of the whole test split as published, for plans made before the data are there.
@@ -69,12 +84,30 @@ class Task(Card):
     splits: Splits | None = None
     few_shot: Annotated[int, Field(ge=0)] | None = None
     answer_tokens: Count | None = None
+    samples: Count = 1
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    valid: Pattern | None = None
     key: str | None = None
     shuffles: bool = False
     items: Count | None = None
     data: str | None = None
     licence: str | None = None
     gated: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        if self.temperature is None and (self.samples > 1 or self.top_p is not None):
+            raise ValueError(f"task {self.name!r}: samples and top_p want a temperature")
+        return self
+
+    @property
+    def decoding(self) -> str:
+        """For a cell's identity."""
+        if self.temperature is None:
+            return "greedy"
+        top_p = "" if self.top_p is None else f", top-p {self.top_p:g}"
+        return f"{self.samples} samples at temperature {self.temperature:g}{top_p}"
 
 
 class Suite(Card):
@@ -113,6 +146,11 @@ class Suite(Card):
                 raise ValueError(f"task {task.name!r} has no identification split")
         return self
 
+    def task(self, name: str) -> Task:
+        """By its name."""
+        (task,) = (task for task in self.tasks if task.name == name)
+        return task
+
     def part(self, task: Task, part: PartName) -> str | None:
         """The split, or share of one, from which a task's items of that part come."""
         splits = task.splits or self.splits
@@ -120,7 +158,7 @@ class Suite(Card):
 
     def is_shared(self, name: str) -> bool:
         """Whether all parts of a task are shares of one split, drawn by content."""
-        (task,) = (task for task in self.tasks if task.name == name)
+        task = self.task(name)
         parts = [self.part(task, part) for part in get_args(PartName)]
         given = [read_part(part) for part in parts if part is not None]
         return all(share is not None for _, share in given) and len({s for s, _ in given}) == 1

@@ -74,6 +74,50 @@ class Answer:
     scores: tuple[ScoredToken, ...] = ()
 
 
+class Completion(str):
+    """An answer's text, as lm-eval passes it on, with what it took.
+
+    Attributes:
+        tokens: generated, thinking and the end of text included.
+        truncated: ended by its limit.
+    """
+
+    __slots__ = ("tokens", "truncated")
+    tokens: int
+    truncated: bool
+
+    def __new__(cls, text: object, tokens: int = 0, truncated: bool = False) -> Completion:
+        """From its parts; lm-eval makes a gold answer one, by its text alone."""
+        made = super().__new__(cls, text)
+        made.tokens, made.truncated = tokens, truncated
+        return made
+
+    def __getnewargs__(self) -> tuple[str, int, bool]:  # type: ignore[override]  # str's is (str,)
+        """For copies."""
+        return str(self), self.tokens, self.truncated
+
+
+def thought_and_said(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
+    """Tokens before and behind the last marker; no thought where the model did not think.
+
+    An answer that its limit ended before the marker is all thought.
+    """
+    tokens, size = answer.tokens, len(marker)
+    if not size:
+        return None, tokens
+    for place in range(len(tokens) - size, -1, -1):
+        if tokens[place : place + size] == marker:
+            return tokens[:place], tokens[place + size :]
+    return (None, tokens) if answer.reason == "stop" else (tokens, ())
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop string."""
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
+
+
 @torch.no_grad()
 def generate(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
     """Answer requests in one batch, the model as it stands.

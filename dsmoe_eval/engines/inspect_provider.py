@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inspect_ai._util.error import PrerequisiteError  # what Inspect shows without a trace
 from inspect_ai.model import (
@@ -30,12 +30,21 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from ..cards import ModelCard
 from ..errors import UserError
-from ..registry import builtin_names, load_model_card
 from ..steering import SteeringError
 from .batching import Batcher
-from .generation import Answer, Request, Sampling, Tokens, end_tokens, generate, positions
+from .generation import (
+    Answer,
+    Request,
+    Sampling,
+    Tokens,
+    cut,
+    end_tokens,
+    generate,
+    positions,
+    thought_and_said,
+)
+from .prompts import PromptFormat, prompt_format
 from .steered import SteeredModel
 
 MAX_TOKENS = 2048
@@ -107,8 +116,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
                 f"{told or 'not given'}"
             )
         super().__init__(self._steered.name, config=config or GenerateConfig())
-        self._card = _card(name)
-        self._templated = _templated(self._card, self._tokenizer, chat_template)
+        self._format = _format(name, self._tokenizer, chat_template)
         self._do_sample = do_sample
         self._batcher: Batcher[Request, Answer] = Batcher(self._run)
         self._drawn: Counter[tuple[str, Tokens]] = Counter()
@@ -192,7 +200,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
             prompt,
             min(asked, room),
             stops=tuple(stop for stop in config.stop_seqs or () if stop),
-            after=self._think_end(),
+            after=self._format.think_end,
             sampling=self._sampling(prompt, config),
             top_logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         )
@@ -201,7 +209,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
     def _prompt(self, messages: list[ChatMessage]) -> Tokens:
         """In the template; or the messages' texts with an empty line between them."""
         told = [{"role": message.role, "content": _text(message)} for message in messages]
-        if not self._templated:
+        if not self._format.chat:
             text = "\n\n".join(message["content"] for message in told)
             return tuple(self._tokenizer.encode(text))
         begun = told[-1]["role"] == "assistant"
@@ -224,21 +232,16 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         seed = int.from_bytes(hashlib.sha256(content).digest()[:7])
         return Sampling(temperature, seed, config.top_p, config.top_k)
 
-    def _think_end(self) -> Tokens:
-        marker = self._card.think_end_token if self._card else None
-        return tuple(self._tokenizer.encode(marker, add_special_tokens=False)) if marker else ()
-
     def _decode(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _content(self, answer: Answer, request: Request) -> str | list[Content]:
-        thought, said = _thought_and_said(answer, request.after)
-        text = _cut(self._decode(said), request.stops)
+        thought, said = thought_and_said(answer, request.after)
+        text = cut(self._decode(said), request.stops)
         if thought is None:
             return text
         reasoning = self._decode(thought)
-        start = self._card.think_start_token if self._card else None
-        reasoning = reasoning.removeprefix(start or "").strip()
+        reasoning = reasoning.removeprefix(self._format.think_start).strip()
         return [ContentReasoning(reasoning=reasoning), ContentText(text=text.lstrip("\n"))]
 
     def _logprobs(self, answer: Answer, request: Request) -> Logprobs | None:
@@ -248,9 +251,9 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         scores = list(answer.scores)
         if scores and scores[-1].token in end_tokens(self._steered.loaded):
             scores.pop()
-        _, said = _thought_and_said(answer, request.after)
+        _, said = thought_and_said(answer, request.after)
         before = len(answer.tokens) - len(said)
-        text = _cut(self._decode(said), request.stops)
+        text = cut(self._decode(said), request.stops)
         while len(scores) > before and len(
             self._decode(tuple(score.token for score in scores[before:-1]))
         ) >= len(text) < len(self._decode(said)):
@@ -286,19 +289,12 @@ def _split(model_name: str) -> tuple[str, str | None]:
     return found.group(1), found.group(2)
 
 
-def _card(name: str) -> ModelCard | None:
-    cards = (load_model_card(known) for known in builtin_names("models"))
-    return next((card for card in cards if name in (card.name, card.hub_id)), None)
-
-
-def _templated(card: ModelCard | None, tokenizer: Any, asked: bool | None) -> bool:
-    there = getattr(tokenizer, "chat_template", None) is not None
-    if asked and not there:
-        raise PrerequisiteError("dsmoe: the model's tokenizer has no chat template")
-    if asked is not None:
-        return asked
-    # Some base models come with the template of their chat siblings.
-    return there and (card is None or card.format != "base")
+def _format(name: str, tokenizer: Any, asked: bool | None) -> PromptFormat:
+    wanted: Literal["auto", "plain", "chat"] = "plain" if asked is False else "auto"
+    try:
+        return prompt_format(name, tokenizer, "chat" if asked else wanted)
+    except UserError as error:
+        raise PrerequisiteError(f"dsmoe: {error}") from error
 
 
 def _check_served(tools: list[Any], config: GenerateConfig) -> None:
@@ -316,26 +312,6 @@ def _text(message: ChatMessage) -> str:
     if kinds or message.role == "tool":
         raise UserError(f"the dsmoe provider reads text only, not {', '.join(kinds) or 'tools'}")
     return str(message.text)
-
-
-def _thought_and_said(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
-    """Tokens before and behind the last marker; no thought where the model did not think.
-
-    An answer that its limit ended before the marker is all thought.
-    """
-    tokens, size = answer.tokens, len(marker)
-    if not size:
-        return None, tokens
-    for place in range(len(tokens) - size, -1, -1):
-        if tokens[place : place + size] == marker:
-            return tokens[:place], tokens[place + size :]
-    return (None, tokens) if answer.reason == "stop" else (tokens, ())
-
-
-def _cut(text: str, stops: Sequence[str]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0]
-    return text
 
 
 def _sample() -> tuple[str, tuple[Any, ...]]:

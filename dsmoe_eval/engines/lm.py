@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -13,6 +16,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..errors import UserError
 from ..steering import ModelIdentity
+from .generation import Answer, Completion, Request, Sampling, cut, thought_and_said
+from .journal import Journal, request_key
+from .prompts import PromptFormat
 
 MAX_NEW_TOKENS = 256
 """Where a task does not say how much may be generated, as lm-eval's `hf`."""
@@ -26,15 +32,26 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     Attributes:
         forward_tokens: tokens that the model has computed, generated ones and padding left out.
         max_length: tokens that the model has positions for; None where that is not known.
+        format: how prompts stand, and where answers begin.
+        seed: of what is drawn where a task asks for sampling.
     """
 
     max_length: int | None = None
 
-    def __init__(self, tokenizer: Any, identity: ModelIdentity) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        identity: ModelIdentity,
+        format: PromptFormat | None = None,  # noqa: A002 - the word for it
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.forward_tokens = 0
+        self.format = format or PromptFormat()
+        self.seed = seed
         self._identity = identity
+        self._journal: Journal | None = None
         self._encoded: dict[str, list[int]] = {}
 
     @abstractmethod
@@ -42,15 +59,39 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """(log-likelihood, is greedy) of each (context, continuation); none of them is empty."""
 
     @abstractmethod
-    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
-        """Greedy continuations: at most `limit` tokens each, up to the end of text."""
+    def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        """(place in `requests`, answer), some at a time, as they come."""
 
-    def _continue_until(
-        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
-    ) -> list[str]:
-        """As `_continue`; an engine may end a text where a stop string is in it, or go on."""
-        del stops
-        return self._continue(prompts, limit)
+    @contextmanager
+    def remembering(self, path: Path) -> Iterator[None]:
+        """Keep generated answers in a file inside the context, and take those that it holds.
+
+        Its name must tell who answers: it is asked for requests alone.
+        """
+        self._journal = Journal(path)
+        try:
+            yield
+        finally:
+            self._journal = None
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation in the tokenizer's template, as lm-eval asks for it.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise UserError(f"the tokenizer of {self._identity.name!r} has no chat template")
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
 
     @property
     def eot_token_id(self) -> int:
@@ -130,34 +171,65 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         values = iter([value for value, _ in self._score(pairs)])
         return [sum(islice(values, count)) for count in counts]
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        """Greedy continuations, cut at the first stop string.
+    def generate_until(
+        self, requests: Sequence[Any], disable_tqdm: bool = True
+    ) -> list[Completion]:
+        """Continuations, cut at the first stop string; greedy where no temperature is asked for.
+
+        What is drawn depends on `seed`, the prompt and how often that prompt came before in this
+        call, and so is the same for every variant and batch.
 
         Raises:
-            UserError: a task asks for sampling.
+            UserError: a prompt and its answer do not fit into the model.
         """
         del disable_tqdm
-        groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            groups[_generation_settings(request.args[1])].append(index)
-        texts = [""] * len(requests)
-        for (limit, stops), members in groups.items():
-            prompts = [self.tok_encode(requests[index].args[0]) for index in members]
-            answers = self._continue_until(prompts, limit, stops)
-            for index, text in zip(members, answers, strict=True):
-                texts[index] = _cut(text, stops)
-        return texts
+        wanted = list(self._requests(requests))
+        kept = self._journal.read() if self._journal else {}
+        keys = [request_key(request) for request in wanted] if kept else []
+        answers = {place: kept[key] for place, key in enumerate(keys) if key in kept}
+        missing = [place for place in range(len(wanted)) if place not in answers]
+        for some in self._answer([wanted[place] for place in missing]):
+            answers |= {missing[place]: answer for place, answer in some}
+            if self._journal is not None:
+                self._journal.add([(wanted[missing[place]], answer) for place, answer in some])
+        return [self._completion(request, answers[p]) for p, request in enumerate(wanted)]
+
+    def _requests(self, requests: Sequence[Any]) -> Iterator[Request]:
+        drawn: Counter[tuple[int, ...]] = Counter()
+        for request in requests:
+            text, settings = request.args
+            prompt = tuple(self.tok_encode(text))
+            until = settings.get("until") or []
+            yield Request(
+                prompt,
+                self._limit(len(prompt), settings),
+                tuple(filter(None, [until] if isinstance(until, str) else until)),
+                self.format.think_end,
+                _sampling(settings, repr((self.seed, drawn[prompt], prompt))),
+            )
+            drawn[prompt] += 1
+
+    def _limit(self, prompt: int, settings: dict[str, Any]) -> int:
+        """The task's limit, or what the model needs to think, as far as there are positions."""
+        asked = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
+        room = self.format.answer_tokens or 0
+        if self.max_length is not None:
+            room = min(room, self.max_length - prompt)
+        return max(int(asked), room)
+
+    def _completion(self, request: Request, answer: Answer) -> Completion:
+        _, said = thought_and_said(answer, request.after)
+        text = str(self.tokenizer.decode(said, skip_special_tokens=True))
+        text = cut(text.lstrip("\n") if request.after else text, request.stops)
+        return Completion(text, len(answer.tokens), answer.reason == "max_tokens")
 
 
-def _generation_settings(settings: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-    if settings.get("do_sample") or float(settings.get("temperature") or 0) > 0:
-        raise UserError("the task asks for sampling; this version generates greedily only")
-    until = settings.get("until") or []
-    limit = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
-    return int(limit), tuple(filter(None, [until] if isinstance(until, str) else until))
-
-
-def _cut(text: str, stops: Iterable[str]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0]
-    return text
+def _sampling(settings: dict[str, Any], content: str) -> Sampling | None:
+    """As transformers reads them: `do_sample` alone is temperature 1; False, or 0, is greedy."""
+    temperature = settings.get("temperature")
+    if temperature is None:
+        temperature = 1.0 if settings.get("do_sample") else 0.0
+    if float(temperature) <= 0 or settings.get("do_sample") is False:
+        return None
+    seed = int.from_bytes(hashlib.sha256(content.encode()).digest()[:7])
+    return Sampling(float(temperature), seed, settings.get("top_p"), settings.get("top_k"))

@@ -10,7 +10,7 @@ and need no command of ours.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lm_eval.api.registry import register_model
 
 from ..errors import UserError
 from ..steering import Profile, SteeringError
+from .generation import Answer, Request
 from .lm import Tokens
 from .loading import LoadedModel
 from .steered import SteeredModel
@@ -124,34 +125,13 @@ class SteeredLM(TransformersLM):
                 f"{self.steered.fingerprint} is to answer; give each its own --use_cache"
             )
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """A conversation in the tokenizer's template, for `--apply_chat_template`.
-
-        Raises:
-            UserError: the tokenizer has none.
-        """
-        if self.tokenizer.chat_template is None:
-            raise UserError(f"the tokenizer of {self.steered.name!r} has no chat template")
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )
-
     def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
         with self.steered.answering():
             return super()._score(pairs)
 
-    def _continue_until(
-        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
-    ) -> list[str]:
+    def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         with self.steered.answering():
-            return super()._continue_until(prompts, limit, stops)
+            yield from super()._answer(requests)
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .generation import Request, generate, positions
+from .generation import Answer, Request, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
 from .memory import in_halves
 from .packed import Scores, make_cache, refusal, score_rows
 from .prefixes import plan_groups
+from .prompts import PromptFormat
 
 CPU_TOKENS = 2048
 """In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
@@ -56,6 +57,21 @@ class _Forward:
         return len(self.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and its place among those of a call."""
+
+    place: int
+    request: Request
+
+    def __len__(self) -> int:
+        return len(self.request.prompt)
+
+    def order(self) -> tuple[int, Tokens]:
+        """The longest first."""
+        return -len(self), self.request.prompt
+
+
 class TransformersLM(EngineLM):
     """lm-eval's LM over a loaded model.
 
@@ -64,8 +80,14 @@ class TransformersLM(EngineLM):
         shares: whether beginnings that texts share are computed once.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
-        super().__init__(loaded.tokenizer, loaded.identity)
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batch_tokens: int,
+        format: PromptFormat | None = None,  # noqa: A002 - the word for it
+        seed: int = 0,
+    ) -> None:
+        super().__init__(loaded.tokenizer, loaded.identity, format, seed)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
         self.max_length = positions(loaded)
@@ -147,23 +169,16 @@ class TransformersLM(EngineLM):
                 greedy[missed] = False
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
-    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
-        return self._continue_until(prompts, limit, ())
-
     @torch.no_grad()
-    def _continue_until(
-        self, prompts: Sequence[Tokens], limit: int, stops: Sequence[str]
-    ) -> list[str]:
-        self._check_fits(map(len, prompts), limit)
-        texts = [""] * len(prompts)
-        forwards = (_Forward(tuple(p), ((i, ()),), limit) for i, p in enumerate(prompts))
-        work = functools.partial(self._generate, limit=limit, stops=stops)
+    def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        for request in requests:
+            self._check_fits([len(request.prompt)], request.limit)
+        ordered = sorted(map(_Asked, range(len(requests)), requests), key=_Asked.order)
         # One token a text and step: many texts at once, whatever suits long forwards.
-        for whole in self._batches(sorted(forwards, key=_longest), self.batch_tokens):
-            for batch, answers in self._halving(whole, work):
-                for forward, text in zip(batch, answers, strict=True):
-                    texts[forward.continuations[0][0]] = text
-        return texts
+        for whole in self._batches(ordered, self.batch_tokens):
+            for batch, answers in self._halving(whole, self._generate):
+                places = (asked.place for asked in batch)
+                yield list(zip(places, answers, strict=True))
 
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:
         """Refuse what a model has no positions for.
@@ -220,11 +235,8 @@ class TransformersLM(EngineLM):
         logits: Tensor = output.logits
         return logits.float().log_softmax(-1).cpu()
 
-    def _generate(self, batch: Sequence[_Forward], limit: int, stops: Sequence[str]) -> list[str]:
-        answers = generate(self.loaded, [Request(f.tokens, limit, tuple(stops)) for f in batch])
-        tokens = [answer.tokens for answer in answers]
-        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+    def _generate(self, batch: Sequence[_Asked]) -> list[Answer]:
+        return generate(self.loaded, [asked.request for asked in batch])
 
 
 def _longest(forward: _Forward) -> tuple[int, tuple[int, ...]]:

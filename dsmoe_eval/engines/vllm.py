@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ..steering.probes import check_effect, check_null
+from .generation import Answer, Request
 from .loading import fingerprint, locate
 from .vllm_routing import RoutedSequence, assemble
 
@@ -130,7 +131,7 @@ class VllmEngine:
 
     def log_probabilities(self, prompts: Prompts) -> Tensor:
         """Of each prompt's next token: [prompts, vocabulary], float32, natural logarithm."""
-        outputs = self._generate(prompts, logprobs=-1, flat_logprobs=True)
+        outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True})
         rows = torch.full(
             (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
         )
@@ -145,7 +146,7 @@ class VllmEngine:
         Returns:
             For each sequence two vectors of its length - 1.
         """
-        outputs = self._generate(sequences, prompt_logprobs=0)
+        outputs = self._generate(sequences, {"prompt_logprobs": 0})
         scores = []
         for tokens, output in zip(sequences, outputs, strict=True):
             pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
@@ -156,8 +157,23 @@ class VllmEngine:
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
         """Greedy continuations: at most `limit` tokens each, up to one of `stop`."""
-        outputs = self._generate(prompts, max_tokens=limit, stop_token_ids=list(stop))
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        requests = [Request(tuple(prompt), limit) for prompt in prompts]
+        return [list(answer.tokens) for answer in self.answer(requests, stop)]
+
+    def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
+        """An answer to each, up to one of the tokens `stop` or its limit.
+
+        vLLM has token ids only, so stop strings do not end a text: whoever decodes it cuts it.
+        """
+        settings = [
+            {"max_tokens": r.limit, "stop_token_ids": list(stop), **_drawing(r)} for r in requests
+        ]
+        outputs = self._generate([request.prompt for request in requests], settings)
+        answers = [output.outputs[0] for output in outputs]
+        return [
+            Answer(tuple(a.token_ids), "stop" if a.finish_reason == "stop" else "max_tokens")
+            for a in answers
+        ]
 
     def routing(
         self, prompts: Prompts, new_tokens: int = 0, stop: Sequence[int] = ()
@@ -180,12 +196,12 @@ class VllmEngine:
         """
         self._rpc("dsmoe_record")
         try:
-            outputs = self._generate(
-                prompts,
-                max_tokens=max(1, new_tokens),
-                stop_token_ids=list(stop),
-                skip_reading_prefix_cache=True,
-            )
+            settings = {
+                "max_tokens": max(1, new_tokens),
+                "stop_token_ids": list(stop),
+                "skip_reading_prefix_cache": True,
+            }
+            outputs = self._generate(prompts, settings)
         finally:
             recorded = self._rpc("dsmoe_recorded")
         answers = [list(o.outputs[0].token_ids) if new_tokens else [] for o in outputs]
@@ -234,12 +250,15 @@ class VllmEngine:
         values = self.log_probabilities(prompts)
         return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
-    def _generate(self, prompts: Prompts, **settings: Any) -> Sequence[Any]:
+    def _generate(
+        self, prompts: Prompts, settings: dict[str, Any] | Sequence[dict[str, Any]]
+    ) -> Sequence[Any]:
+        """By the settings of all, or of each."""
         from vllm import SamplingParams
 
-        parameters = SamplingParams(
-            **{"temperature": 0.0, "max_tokens": 1, "detokenize": False, **settings}
-        )
+        fixed = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
+        each = [settings] * len(prompts) if isinstance(settings, dict) else settings
+        parameters = [SamplingParams(**{**fixed, **one}) for one in each]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs: Sequence[Any] = self._llm.generate(requests, parameters, use_tqdm=False)
         return outputs
@@ -260,6 +279,14 @@ class VllmEngine:
         if any(answer != answers[0] for answer in answers):
             raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
         return answers[0]
+
+
+def _drawing(request: Request) -> dict[str, Any]:
+    """The settings, in vLLM's words, of a request that is not greedy."""
+    if request.sampling is None:
+        return {}
+    told = asdict(request.sampling)
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:

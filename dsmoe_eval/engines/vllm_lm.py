@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .generation import Answer, Request
 from .lm import EngineLM, Tokens
 from .vllm import VllmEngine
+
+REQUESTS_AT_ONCE = 1024
+"""Given to vLLM, which batches them as it can; what a killed run has to answer again."""
 
 
 class VllmLM(EngineLM):
@@ -27,8 +31,8 @@ class VllmLM(EngineLM):
             answers.append((float(values.sum()), bool((ranks == 1).all())))
         return answers
 
-    def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
-        self.forward_tokens += sum(map(len, prompts))
-        tokens = self.engine.generate(prompts, limit, [self.eot_token_id])
-        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+    def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        for start in range(0, len(requests), REQUESTS_AT_ONCE):
+            some = requests[start : start + REQUESTS_AT_ONCE]
+            self.forward_tokens += sum(len(request.prompt) for request in some)
+            yield list(enumerate(self.engine.answer(some, [self.eot_token_id]), start))

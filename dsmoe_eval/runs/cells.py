@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,18 @@ import pandas as pd
 
 from ..errors import UserError
 from .folder import RunFolder, new_folder, read_json, write_json
-from .tasks import LoadedTask, as_binary, quiet_lm_eval
+from .items import Item
+from .scoring import Judged, item_scores, judge
+from .tasks import LoadedTask, quiet_lm_eval
+
+GENERATED = {
+    "texts": "text",
+    "scores": "score",
+    "tokens": "tokens",
+    "truncated": "truncated",
+    "invalid": "invalid",
+}
+"""Columns that hold a value for each generated answer of an item, and what of `Judged`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,9 @@ class Identity:
     decoding: str
     task: str
     task_version: str
+    few_shot: int
+    answer_tokens: int | None
+    filter: str | None
     metric: str
     split: str
     items: str
@@ -53,6 +68,9 @@ def run_cell(
 ) -> None:
     """Have lm-eval run one task on the LM as it stands, and keep every item's answer.
 
+    Answers that are generated are kept as they come, so that a killed run does not ask for them
+    again.
+
     Args:
         folder: of the run; the cell appears in it whole or not at all.
         identity: of the cell.
@@ -64,7 +82,9 @@ def run_cell(
         UserError: lm-eval did not answer every item, or the metric is not binary.
     """
     started, tokens = time.perf_counter(), lm.forward_tokens
-    samples = _samples(task, _evaluate(lm, task))
+    with lm.remembering(folder.answers(identity.id)):
+        judged = _evaluate(lm, task)
+    samples = _samples(task, judged)
     with new_folder(folder.cell(identity.id)) as draft:
         samples.to_parquet(draft / "samples.parquet", index=False)
         write_json(
@@ -75,10 +95,25 @@ def run_cell(
                 "probe": probe,
                 "items": len(samples),
                 "score": float(samples["score"].mean()),
+                "answers": _answer_rates(judged),
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             },
         )
+    folder.answers(identity.id).unlink(missing_ok=True)
+
+
+def _answer_rates(judged: Sequence[Sequence[Judged]]) -> dict[str, float] | None:
+    """Of generated answers: how many an item, mean tokens, shares truncated and invalid."""
+    answers = [one for samples in judged for one in samples]
+    if answers[0].text is None:
+        return None
+    return {
+        "samples": len(judged[0]),
+        "mean_tokens": float(np.mean([one.tokens for one in answers])),
+        "truncated": float(np.mean([one.truncated for one in answers])),
+        "invalid": float(np.mean([one.invalid for one in answers])),
+    }
 
 
 def is_done(folder: RunFolder, identity: Identity) -> bool:
@@ -105,7 +140,8 @@ def read_samples(folder: RunFolder, cell_id: str) -> pd.DataFrame:
         raise UserError(f"{path}: cannot be read; delete its folder and run again") from error
 
 
-def _evaluate(lm: Any, task: LoadedTask) -> list[dict[str, Any]]:
+def _evaluate(lm: Any, task: LoadedTask) -> list[tuple[Judged, ...]]:
+    """Run by lm-eval; our scores of the first samples are held against its own."""
     from lm_eval.evaluator import evaluate
 
     # Every item is asked: `task` was loaded with the limit, and lm-eval builds requests afresh.
@@ -116,44 +152,51 @@ def _evaluate(lm: Any, task: LoadedTask) -> list[dict[str, Any]]:
             limit=len(task.items),
             bootstrap_iters=0,
             log_samples=True,
+            apply_chat_template=lm.format.chat,
         )
     samples: list[dict[str, Any]] = result["samples"][task.card.name]
     if task.card.filter is not None:
         samples = [sample for sample in samples if sample["filter"] == task.card.filter]
-    return sorted(samples, key=lambda sample: sample["doc_id"])
-
-
-def _samples(task: LoadedTask, samples: list[dict[str, Any]]) -> pd.DataFrame:
+    samples.sort(key=lambda sample: sample["doc_id"])
     if [sample["doc_id"] for sample in samples] != list(range(len(task.items))):
         raise UserError(
             f"task {task.card.name!r}: lm-eval gave {len(samples)} answers to "
-            f"{len(task.items)} items; name one of its filters in the suite; no repeats yet"
+            f"{len(task.items)} items; name one of its filters in the suite"
         )
-    scores = as_binary([sample[task.card.metric] for sample in samples], task.card)
+    judged = judge(task)
+    if [s[task.card.metric] for s in samples] != [answers[0].score for answers in judged]:
+        raise UserError(f"task {task.card.name!r}: lm-eval's scores are not those of its metric")
+    return judged
+
+
+def _samples(task: LoadedTask, judged: Sequence[Sequence[Judged]]) -> pd.DataFrame:
+    pairs = list(zip(task.items, (answers[0] for answers in judged), strict=True))
     return pd.DataFrame(
         {
             "item": [item.id for item in task.items],
             "task": task.card.name,
             "domain": task.card.domain,
+            "cluster": [item.cluster for item in task.items],
             "question": [item.question for item in task.items],
             "options": [list(item.options) for item in task.items],
             "gold": [item.gold for item in task.items],
-            "answer": [
-                _answer(item.options, s) for item, s in zip(task.items, samples, strict=True)
-            ],
-            "loglikelihoods": [
-                _likelihoods(item.options, s) for item, s in zip(task.items, samples, strict=True)
-            ],
-            "score": scores,
+            "answer": [_answer(item, first) for item, first in pairs],
+            "loglikelihoods": [_likelihoods(item, first) for item, first in pairs],
+            "score": item_scores(judged),
+            **{
+                name: [[getattr(one, field) for one in answers if one.text is not None]
+                       for answers in judged]
+                for name, field in GENERATED.items()
+            },
         }
-    )
+    )  # fmt: skip
 
 
-def _answer(options: tuple[str, ...], sample: dict[str, Any]) -> str:
-    if not options:
-        return str(sample["filtered_resps"][0])
-    return options[int(np.argmax(_likelihoods(options, sample)))]
+def _answer(item: Item, first: Judged) -> str:
+    if not item.options:
+        return str(first.results[0])
+    return item.options[int(np.argmax(_likelihoods(item, first)))]
 
 
-def _likelihoods(options: tuple[str, ...], sample: dict[str, Any]) -> list[float]:
-    return [float(answer[0]) for answer in sample["filtered_resps"]] if options else []
+def _likelihoods(item: Item, first: Judged) -> list[float]:
+    return [float(result[0]) for result in first.results] if item.options else []

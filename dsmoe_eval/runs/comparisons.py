@@ -62,7 +62,7 @@ def compare_arms(
 
 def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[str, Any]:
     cell = read_cell(folder, cell_id)
-    (task,) = [task for task in suite.tasks if task.name == name]
+    task = suite.task(name)
     return {
         "task": name,
         "cell": cell_id,

@@ -71,6 +71,10 @@ class RunFolder:
         """One (variant, target, task): `cell.json` and `samples.parquet`."""
         return self.root / "cells" / cell_id
 
+    def answers(self, owner: str) -> Path:
+        """Generated answers of what is still being asked: a cell, or a setting that is tried."""
+        return self.root / "answers" / f"{owner}.jsonl"
+
 
 def open_folder(root: Path, plan_text: str, identity: dict[str, Any]) -> RunFolder:
     """A new run's folder, or the one of an interrupted run of the very same thing.

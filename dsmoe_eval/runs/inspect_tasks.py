@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..engines.lm import MAX_NEW_TOKENS
 from ..errors import UserError
+from .scoring import judge_response
 from .tasks import LoadedTask
 
 
@@ -40,13 +40,19 @@ def inspect_task(task: LoadedTask) -> Any:
         )
         for item, request in zip(task.items, requests, strict=True)
     ]
-    limit, stops = _limits(task, requests[0])
+    limit, stops = _limits(requests[0])
     by_item = {item.id: request for item, request in zip(task.items, requests, strict=True)}
     return Task(
         name=task.card.name,
         dataset=MemoryDataset(samples, name=f"{task.card.name}-{task.items_hash}"),
         scorer=_scorer(task, by_item),
-        config=GenerateConfig(max_tokens=limit, stop_seqs=stops, temperature=0.0),
+        epochs=task.card.samples,
+        config=GenerateConfig(
+            max_tokens=limit,
+            stop_seqs=stops,
+            temperature=task.card.temperature or 0.0,
+            top_p=task.card.top_p,
+        ),
         version=task.version,
         metadata={"items_hash": task.items_hash, "metric": task.card.metric},
     )
@@ -70,10 +76,8 @@ def _requests(task: LoadedTask) -> list[Any]:
     return requests
 
 
-def _limits(task: LoadedTask, request: Any) -> tuple[int, list[str]]:
+def _limits(request: Any) -> tuple[int, list[str]]:
     settings = request.args[1]
-    if settings.get("do_sample") or float(settings.get("temperature") or 0) > 0:
-        raise UserError(f"task {task.card.name!r} asks for sampling")
     until = settings.get("until") or []
     limit = settings.get("max_gen_toks") or settings.get("max_new_tokens")
     return int(limit or MAX_NEW_TOKENS), [until] if isinstance(until, str) else list(until)
@@ -90,19 +94,14 @@ def _scorer(task: LoadedTask, requests: dict[str, Any]) -> Any:
         async def score(state: TaskState, target: Target) -> Score:
             del target  # in the request's document, as lm-eval reads it
             completion = state.output.completion
-            answer, value = _score(task, requests[str(state.sample_id)], completion)
-            return Score(value=value, answer=str(answer), explanation=completion)
+            judged = judge_response(task, requests[str(state.sample_id)], completion)
+            return Score(
+                value=judged.score,
+                answer=str(judged.results[0]),
+                explanation=completion,
+                metadata={"invalid": judged.invalid},
+            )
 
         return score
 
     return lm_eval_metric()
-
-
-def _score(task: LoadedTask, request: Any, completion: str) -> tuple[Any, float]:
-    """What the task's filters make of a completion, and its metric."""
-    own = copy.copy(request)
-    own.resps, own.filtered_resps = [completion], {}
-    for ensemble in task.task._filters:
-        ensemble.apply([own])
-    answer = own.filtered_resps[task.card.filter or next(iter(own.filtered_resps))]
-    return answer, float(task.task.process_results(own.doc, [answer])[task.card.metric])

@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..cards import Plan, Suite, Variant
 from ..engines import LoadedModel, load_model
 from ..engines.loading import locate
+from ..engines.prompts import PromptFormat, prompt_format
 from ..errors import UserError
 from ..registry import load_plan, load_suite
 from ..variants import BASE, Settings, get_variant
 from .cells import Identity
 from .folder import RunFolder, open_folder
 from .leakage import Leakage, check_leakage, find_leakage
-from .tasks import LoadedTask, load_tasks, without
+from .tasks import LoadedTask, in_format, load_tasks, most_tokens, without
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -95,10 +96,13 @@ class Job:
             engine="transformers",
             versions=tuple(sorted(self.identity["versions"].items())),
             batch_tokens=self.plan.batch_tokens,
-            prompt_format="plain",
-            decoding="greedy",
+            prompt_format=self.lm.format.name,
+            decoding=test.card.decoding,
             task=task,
             task_version=test.version,
+            few_shot=test.few_shot,
+            answer_tokens=test.answer_tokens,
+            filter=test.card.filter,
             metric=test.card.metric,
             split=str(self.suite.part(test.card, "test")),
             items=test.items_hash,
@@ -133,6 +137,8 @@ def prepare(
     splits = load_splits(suite, limit)
     leakage = check_leakage(splits, plan.overlap)
     loaded = load_model(plan.model, device)
+    format_ = prompt_format(plan.model, loaded.tokenizer, plan.prompt)
+    lm = TransformersLM(loaded, plan.batch_tokens, _rehearsed(format_, limit), plan.seed)
     identity = _run_identity(suite, loaded, limit)
     folder = open_folder(
         out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
@@ -143,14 +149,21 @@ def prepare(
         targets=targets,
         variants=variants,
         loaded=loaded,
-        lm=TransformersLM(loaded, plan.batch_tokens),
+        lm=lm,
         identification=splits["identification"],
-        tuning=splits["tuning"],
+        tuning={name: in_format(task, lm) for name, task in splits["tuning"].items()},
         test=splits["test"],
         folder=folder,
         identity=identity,
         leakage=leakage,
     )
+
+
+def _rehearsed(wanted: PromptFormat, limit: int | None) -> PromptFormat:
+    """With no more room for thinking than a rehearsal gives any answer."""
+    if limit is None or wanted.answer_tokens is None:
+        return wanted
+    return replace(wanted, answer_tokens=most_tokens(limit))
 
 
 def load_splits(suite: Suite, limit: int | None) -> dict[str, dict[str, LoadedTask]]:

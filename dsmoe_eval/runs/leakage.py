@@ -17,7 +17,8 @@ from itertools import combinations
 from typing import Any, Literal
 
 from ..errors import UserError
-from .tasks import Item, LoadedTask
+from .items import Item
+from .tasks import LoadedTask
 from .wording import LONG_WORDS, NEAR, RUN_WORDS, closest, letters, normalise
 
 Rule = Literal["content", "text", "stem", "near"]

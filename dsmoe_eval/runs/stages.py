@@ -20,7 +20,7 @@ from .folder import new_folder, read_json, write_json, write_text
 from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
 from .observers import TransformersObserver
-from .tasks import score_tasks
+from .scoring import score_tasks
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
@@ -63,8 +63,8 @@ class Tuner:
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
-        tuning = self.job.tuning
-        return score_tasks(self.job.lm, [tuning[n] for n in self.job.base_tasks() if n in tuning])
+        asked = [name for name in self.job.base_tasks() if name in self.job.tuning]
+        return _tuning_scores(self.job, asked, BASE)
 
     def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
         """The settings of an arm, from the folder or by trying the grid."""
@@ -83,13 +83,19 @@ class Tuner:
             profile = make_profile(job, self.counts, variant, target, settings)
             run_probes(job, target, profile)
             with steer(job.loaded.model, profile):
-                return score_tasks(job.lm, [job.tuning[name] for name in asked])
+                return _tuning_scores(job, asked, profile.id)
 
         target_task, *others = asked
         tuned = tune(job.plan, grid, self.base, target_task, others, scores_at)
         tuned = replace(tuned, unavailable=unavailable)
         write_json(path, tuned.to_dict())
         return tuned
+
+
+def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
+    """On the tuning split; a killed run does not ask again for answers that were generated."""
+    with job.lm.remembering(job.folder.answers(f"tuning-{who}")):
+        return score_tasks(job.lm, [job.tuning[name] for name in tasks])
 
 
 def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
@@ -160,7 +166,7 @@ def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
     path = job.folder.adapter(arm.variant.name, arm.target)
-    pairs = job.tuning[job.suite.target_task(arm.target).name].answers()
+    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.lm)
     if path.is_dir():
         advance(step_count(len(pairs), job.plan.sft))
     else:

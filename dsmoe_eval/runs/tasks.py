@@ -1,4 +1,4 @@
-"""lm-eval's tasks as items: what is asked, its content hash, and an LM's scores on it."""
+"""lm-eval's tasks, loaded with the items of a part of a run and ready to be asked."""
 
 from __future__ import annotations
 
@@ -7,54 +7,21 @@ import hashlib
 import json
 import logging
 import random
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..cards import PartName, Suite, Task, read_part
 from ..engines.lm import MAX_NEW_TOKENS
 from ..errors import UserError
+from .items import Item, check_options, read_items, share_of
 from .local_data import local_data
-from .wording import letters, normalise
 
-QUESTION_COLUMNS = (
-    "question", "question_stem", "problem", "query", "goal", "sentence", "input", "text", "prompt",
-)  # fmt: skip
-CONTEXT_COLUMNS = ("passage", "context", "article", "support")
-OPTION_COLUMNS = ("choices", "options")
-"""Columns of lm-eval's data sets that hold the question, the passage that it is about and the
-options' texts; lower case and capitals are the same for the first two."""
 ANSWER_TOKENS_A_LIMIT = 8
 """A rehearsal with `limit` items a task lets answers have so many times as many tokens: those of a
 model that does not think would else take all of its time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question as content.
-
-    Attributes:
-        id: hash of question, options and gold; a repeated item has `~1`, `~2` ... appended.
-        question: the whole prompt.
-        gold: the right answer's text.
-        stem: the question without its options and the prompt's frame, as far as the data's columns
-            tell them apart; empty where they do not, and the prompt stands for it.
-        choices: the options in full, also where `options` are their letters.
-    """
-
-    id: str
-    question: str
-    options: tuple[str, ...]
-    gold: str
-    stem: str = ""
-    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +38,32 @@ class LoadedTask:
         return str(self.task.VERSION)
 
     @property
+    def few_shot(self) -> int:
+        """Examples before each question."""
+        return int(self.task.config.num_fewshot or 0)
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How long an answer may be; None where options are scored."""
+        if self.task.OUTPUT_TYPE != "generate_until":
+            return None
+        return int(self.task.config.generation_kwargs["max_gen_toks"])
+
+    @property
     def items_hash(self) -> str:
         """One hash over all items, in order."""
         return hashlib.sha256("".join(item.id for item in self.items).encode()).hexdigest()[:16]
 
-    def answers(self) -> list[tuple[str, str]]:
-        """(prompt, right continuation) of every item, as the task joins them."""
+    def answers(self, lm: Any = None) -> list[tuple[str, str]]:
+        """(prompt, right continuation) of every item, as the task joins them, or `lm`'s template.
+
+        Without examples before the question.
+        """
+        if lm is not None and lm.format.chat:
+            return [
+                (lm.apply_chat_template([{"role": "user", "content": i.question}]), i.gold)
+                for i in self.items
+            ]
         delimiter = self.task.config.target_delimiter
         return [(item.question, delimiter + item.gold) for item in self.items]
 
@@ -131,17 +118,26 @@ def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask
     if task.OUTPUT_TYPE == "generate_until":
         settings = dict(task.config.generation_kwargs or {})
         longest = card.answer_tokens or settings.get("max_gen_toks") or MAX_NEW_TOKENS
-        longest = min(longest, (limit or longest) * ANSWER_TOKENS_A_LIMIT)
-        task.set_config(key="generation_kwargs", value=settings | {"max_gen_toks": longest})
-    items = list(_items(task, documents, limit if share is None else None))
+        settings["max_gen_toks"] = min(longest, most_tokens(limit) or longest)
+        if card.temperature is not None:
+            settings |= {"do_sample": True, "temperature": card.temperature}
+            settings |= {"top_p": card.top_p} if card.top_p is not None else {}
+        task.set_config(key="generation_kwargs", value=settings)
+        task.set_config(key="repeats", value=card.samples)
+    elif card.temperature is not None:
+        raise UserError(f"task {card.name!r} scores options; nothing is drawn at a temperature")
+    items = list(read_items(task, documents, limit if share is None else None, card.key))
     chosen = list(range(len(items)))
     if share is not None:
-        keys = documents[card.key] if card.key else [None] * len(items)
-        shares = map(share_of, items, keys)
-        chosen = [index for index, one in enumerate(shares) if one in share][:limit]
+        chosen = [index for index, item in enumerate(items) if share_of(item) in share][:limit]
     for index in chosen:
-        _check_options(card, documents[index], items[index])
+        check_options(card, documents[index], items[index])
     return _with_items(card, task, documents, items, chosen)
+
+
+def most_tokens(limit: int | None) -> int | None:
+    """Of an answer in a rehearsal with so many items a task."""
+    return None if limit is None else limit * ANSWER_TOKENS_A_LIMIT
 
 
 def _with_items(
@@ -156,16 +152,25 @@ def _with_items(
     return LoadedTask(card, task, tuple(items[index] for index in chosen))
 
 
+def in_format(loaded: LoadedTask, lm: Any) -> LoadedTask:
+    """The task with its requests in the LM's chat template, where it has one to be used."""
+    if lm.format.chat:
+        with quiet_lm_eval():
+            loaded.task.build_all_requests(
+                limit=len(loaded.items),
+                rank=0,
+                world_size=1,
+                apply_chat_template=True,
+                chat_template=lm.apply_chat_template,
+                tokenizer_name=lm.tokenizer_name,
+            )
+    return loaded
+
+
 def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
     """The task without some of its items."""
     chosen = [index for index, item in enumerate(loaded.items) if item.id not in ids]
     return _with_items(loaded.card, loaded.task, loaded.task.test_docs(), loaded.items, chosen)
-
-
-def share_of(item: Item, key: object = None) -> int:
-    """Which hundredth of a split an item is in, from 0 to 99: by its question, or by a key."""
-    words = letters(normalise(item.stem or item.question)) if key is None else str(key)
-    return int(hashlib.sha256(words.encode()).hexdigest(), 16) % 100
 
 
 def _shuffled_by_content(task: Any) -> Any:
@@ -206,116 +211,6 @@ def _unreadable(card: Task, error: Exception) -> str:
             "and set HF_TOKEN, or give your own copy by --data"
         )
     return f"task {card.name!r}: its data cannot be read ({reason[:200]}); {way}"
-
-
-def score_tasks(lm: Any, tasks: Sequence[LoadedTask]) -> dict[str, NDArray[np.int64]]:
-    """Item scores, 0 or 1, by lm-eval's own metrics, all tasks in common batches.
-
-    The lean path for tuning, where the same questions are asked many times; `cells.py` has
-    lm-eval run the test split itself. Both give the same scores.
-    """
-    requests: dict[str, list[Any]] = {}
-    for task in tasks:
-        for request in task.task.instances:
-            request.resps, request.filtered_resps = [], {}
-            requests.setdefault(request.request_type, []).append(request)
-    for kind, members in requests.items():
-        for request, answer in zip(members, getattr(lm, kind)(members), strict=True):
-            request.resps.append(answer)
-    return {task.card.name: _scores(task) for task in tasks}
-
-
-def _scores(task: LoadedTask) -> NDArray[np.int64]:
-    task.task.apply_filters()
-    by_document: dict[int, list[Any]] = {}
-    for request in sorted(task.task.instances, key=lambda request: (request.doc_id, request.idx)):
-        by_document.setdefault(request.doc_id, []).append(request)
-    scores = []
-    for requests in by_document.values():
-        name = task.card.filter or next(iter(requests[0].filtered_resps))
-        results = [request.filtered_resps[name] for request in requests]
-        scores.append(task.task.process_results(requests[0].doc, results)[task.card.metric])
-    return as_binary(scores, task.card)
-
-
-def as_binary(scores: Sequence[float], card: Task) -> NDArray[np.int64]:
-    """Item scores as 0 and 1.
-
-    Raises:
-        UserError: the metric gives anything else.
-    """
-    values = np.asarray(scores, dtype=float)
-    if not np.isin(values, (0.0, 1.0)).all():
-        raise UserError(f"task {card.name!r}: metric {card.metric!r} is not 0 or 1 on every item")
-    return values.astype(np.int64)
-
-
-def _items(task: Any, documents: Iterable[Any], limit: int | None) -> Iterator[Item]:
-    seen: Counter[str] = Counter()
-    for document in islice(documents, limit):
-        question = str(task.doc_to_text(document))
-        options, gold = _options_and_gold(task, document)
-        content = json.dumps([question, options, gold], ensure_ascii=False)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        copy = f"~{seen[digest]}" if seen[digest] else ""
-        seen[digest] += 1
-        stem, choices = _stem(document, question), _choices(document, question, options)
-        yield Item(digest + copy, question, tuple(options), gold, stem, choices)
-
-
-def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
-    target = task.doc_to_target(document)
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return [], str(target)
-    options = [str(option) for option in task.doc_to_choice(document)]
-    return options, options[target] if isinstance(target, int) else str(target)
-
-
-def _stem(document: Mapping[str, Any], prompt: str) -> str:
-    """The first question column that the prompt quotes, behind what it asks about."""
-    columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
-
-    def quoted(names: Sequence[str]) -> str:
-        values = (columns.get(name, "").strip() for name in names)
-        return next((value for value in values if value and value in prompt), "")
-
-    question = quoted(QUESTION_COLUMNS)
-    return question and f"{quoted(CONTEXT_COLUMNS)} {question}".strip()
-
-
-def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tuple[str, ...]:
-    """What the options say; where only their letters are known, the prompt that holds them."""
-    return (
-        _option_texts(document)
-        or ((prompt,) if options and _are_letters(options) else ())
-        or tuple(options)
-    )
-
-
-def _option_texts(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options in full, where a column of the data holds them."""
-    for column in OPTION_COLUMNS:
-        value = document.get(column)
-        value = value.get("text") if isinstance(value, Mapping) else value
-        if isinstance(value, list) and value:
-            return tuple(str(choice) for choice in value)
-    return ()
-
-
-def _are_letters(options: Sequence[str]) -> bool:
-    return all(len(option.strip(" ().")) == 1 for option in options)
-
-
-def _check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
-    """Raise where the data have options that the prompt, or its letters, leave out."""
-    texts = _option_texts(document)
-    by_letter = item.options and _are_letters(item.options)
-    shown = [text for text in texts if text.strip() in item.question]
-    if (by_letter and len(item.options) != len(texts) > 0) or 0 < len(shown) < len(texts):
-        raise UserError(
-            f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
-            f"shows {len(item.options) if by_letter else len(shown)}; its letters do not go further"
-        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..cards import Plan
 from ..stats import non_inferiority
 from ..variants import Settings
 
-Scores = Mapping[str, NDArray[np.int64]]
+Scores = Mapping[str, NDArray[np.float64]]
 """Task name -> item scores."""
 
 

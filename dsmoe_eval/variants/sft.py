@@ -120,8 +120,11 @@ def _encode(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list
     """(tokens of prompt, answer and end of text; length of the prompt)."""
     rows = []
     for prompt, answer in pairs:
-        start = tokenizer.encode(prompt)
-        rows.append(([*tokenizer.encode(prompt + answer), tokenizer.eos_token_id], len(start)))
+        first = tokenizer.bos_token  # a chat template has it in words
+        special = not (first and prompt.startswith(first))
+        start = tokenizer.encode(prompt, add_special_tokens=special)
+        whole = tokenizer.encode(prompt + answer, add_special_tokens=special)
+        rows.append(([*whole, tokenizer.eos_token_id], len(start)))
     return rows
 
 

@@ -19,14 +19,15 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import includes
 from inspect_ai.tool import ToolInfo
+from lm_eval.api.instance import Instance
 
 from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.generation import Answer
-from dsmoe_eval.engines.inspect_provider import DsmoeAPI, _thought_and_said
+from dsmoe_eval.engines.generation import Answer, thought_and_said
+from dsmoe_eval.engines.inspect_provider import DsmoeAPI, _format
 from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.engines.prompts import PromptFormat, prompt_format
 from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.registry import load_model_card
 from dsmoe_eval.steering import Intervention, steer
 
 PROMPTS = tuple(f"What is {a} + {b}?" for a, b in ((7, 6), (12, 30), (5, 5), (40, 9)))
@@ -67,7 +68,12 @@ def ask(model, prompts=PROMPTS, **config):
 
 def ours(loaded, limit):
     lm = TransformersLM(loaded, 2048)
-    return lm._continue([lm.tok_encode(prompt) for prompt in PROMPTS], limit)
+    settings = {"max_gen_toks": limit}
+    asked = [
+        Instance(request_type="generate_until", doc={}, arguments=(p, settings), idx=0)
+        for p in PROMPTS
+    ]
+    return lm.generate_until(asked)
 
 
 def test_texts_are_our_engines_base_and_steered(loaded, profile, path):
@@ -181,7 +187,7 @@ def test_tokens_are_the_models(loaded):
 def api(**attributes):
     """The provider without a model, for what needs none."""
     made = object.__new__(DsmoeAPI)
-    made._templated = False
+    made._format = PromptFormat()
     for name, value in attributes.items():
         setattr(made, name, value)
     return made
@@ -212,7 +218,7 @@ class Words:
 
 def with_words(templated):
     steered = SimpleNamespace(loaded=SimpleNamespace(tokenizer=Words()))
-    return api(_steered=steered, _templated=templated, _card=None)
+    return api(_steered=steered, _format=PromptFormat(templated))
 
 
 CHAT = [
@@ -237,25 +243,19 @@ def test_a_conversation_stands_in_the_template_or_is_joined():
     assert chat._tokenizer.decode(chat._prompt(begun)).endswith("why now <assistant> so")
 
 
-def test_a_base_models_card_keeps_it_out_of_the_template(monkeypatch):
-    from dsmoe_eval.engines.inspect_provider import _card, _templated
-
-    with_one = SimpleNamespace(chat_template="{{ x }}")
-    base, chat = _card("olmoe-1b-7b"), _card("Qwen/Qwen3-30B-A3B-Thinking-2507")
-    assert (base.format, chat.format) == ("base", "reasoning")
-    assert not _templated(base, with_one, None)
-    assert _templated(base, with_one, True)
-    assert _templated(chat, with_one, None)
-    assert _templated(None, with_one, None)
-    assert not _templated(None, SimpleNamespace(chat_template=None), None)
+def test_a_template_that_is_not_there_cannot_be_asked_for():
+    bare = SimpleNamespace(chat_template=None)
+    assert not _format("a/b", bare, None).chat
+    assert not _format("a/b", SimpleNamespace(chat_template="{{ x }}"), False).chat
     with pytest.raises(PrerequisiteError, match="no chat template"):
-        _templated(None, SimpleNamespace(chat_template=None), True)
+        _format("a/b", bare, True)
 
 
 def test_thinking_is_told_apart_from_the_answer():
     words = with_words(False)
-    words._card = load_model_card("qwen3-30b-a3b-thinking-2507")
-    (end,) = words._think_end()
+    words._tokenizer.chat_template = None
+    words._format = prompt_format("qwen3-30b-a3b-thinking-2507", words._tokenizer)
+    (end,) = words._format.think_end
     tokens = words._tokenizer.encode(
         "<think> let me see </think> it is 4 . it", add_special_tokens=False
     )
@@ -265,7 +265,7 @@ def test_thinking_is_told_apart_from_the_answer():
     unfinished = tuple(tokens[:3])
     assert words._content(Answer(unfinished, "max_tokens"), request)[1].text == ""
     assert words._content(Answer(unfinished, "stop"), request) == "<think> let me"
-    assert _thought_and_said(Answer((1, 9, 2, 9, 3), "stop"), (9,)) == ((1, 9, 2), (3,))
+    assert thought_and_said(Answer((1, 9, 2, 9, 3), "stop"), (9,)) == ((1, 9, 2), (3,))
 
 
 @pytest.mark.parametrize(

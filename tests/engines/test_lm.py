@@ -1,12 +1,15 @@
 """What the LMs share, on an engine that only notes what it is asked."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.engines import lm as lm_module
+from dsmoe_eval.engines.generation import Answer
 from dsmoe_eval.engines.lm import EngineLM
+from dsmoe_eval.engines.prompts import PromptFormat
 from dsmoe_eval.errors import UserError
 
 
@@ -16,25 +19,33 @@ class Letters:
     bos_token_id = bos_token = eos_token = None
     eos_token_id = 26
 
+    chat_template = None
+
     def encode(self, text, **_):
         return [ord(letter) - ord("a") for letter in text if letter.islower()]
+
+    def decode(self, tokens, skip_special_tokens):
+        assert skip_special_tokens
+        return "".join(chr(ord("a") + token) if token < 26 else "." for token in tokens)
 
 
 class Noting(EngineLM):
     """Scores by what it was asked, continues a prompt by itself, twice."""
 
-    def __init__(self):
-        super().__init__(Letters(), SimpleNamespace(fingerprint="f" * 64))
+    def __init__(self, **options):
+        super().__init__(Letters(), SimpleNamespace(fingerprint="f" * 64, name="noting"), **options)
         self.asked = []
 
     def _score(self, pairs):
         self.asked.append(pairs)
         return [(-float(len(context)), len(continuation) == 1) for context, continuation in pairs]
 
-    def _continue(self, prompts, limit):
-        self.asked.append((len(prompts), limit))
-        texts = ["".join(chr(ord("a") + token) for token in prompt) for prompt in prompts]
-        return [f"{text}.{text}"[:limit] for text in texts]
+    def _answer(self, requests):
+        for place, request in enumerate(requests):
+            self.asked.append(request)
+            tokens = (*request.prompt, 26, *request.prompt)
+            reason = "stop" if len(tokens) <= request.limit else "max_tokens"
+            yield [(place, Answer(tokens[: request.limit], reason))]
 
 
 def requests(kind, *arguments):
@@ -67,25 +78,83 @@ def test_an_answer_without_tokens_is_refused():
         Noting().loglikelihood(requests("loglikelihood", ("ab", "c"), ("ab", "!")))
 
 
-def test_texts_of_one_setting_are_continued_together_and_cut_before_their_stop():
+def test_texts_are_cut_before_their_stop_and_tell_what_they_took():
     lm = Noting()
     texts = lm.generate_until(
         requests(
             "generate_until",
             ("abc", {"until": ["."], "max_gen_toks": 9}),
             ("abc", {"until": "", "max_new_tokens": 5}),
-            ("xy", {"until": ["."], "max_gen_toks": 9}),
             ("xyz", {"until": ["zz", "y"], "temperature": 0.0}),
         )
     )
-    assert texts == ["abc", "abc.a", "xy", "x"]
-    assert lm.asked == [(2, 9), (1, 5), (1, lm_module.MAX_NEW_TOKENS)]
+    assert texts == ["abc", "abc.a", "x"]
+    assert [text.tokens for text in texts] == [7, 5, 7]
+    assert [text.truncated for text in texts] == [False, True, False]
+    assert [request.limit for request in lm.asked] == [9, 5, lm_module.MAX_NEW_TOKENS]
+    assert [request.sampling for request in lm.asked] == [None] * 3
+    assert copy.deepcopy(texts[1]).truncated
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"do_sample": True}])
-def test_sampling_is_refused(settings):
-    with pytest.raises(UserError, match="sampling"):
-        Noting().generate_until(requests("generate_until", ("ab", settings)))
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [
+        ({"temperature": 0.7}, 0.7),
+        ({"do_sample": True}, 1.0),
+        ({"do_sample": False, "temperature": 0.7}, None),
+        ({"do_sample": True, "temperature": 0}, None),
+    ],
+)
+def test_sampling_as_transformers_reads_it(settings, temperature):
+    lm = Noting()
+    lm.generate_until(requests("generate_until", ("ab", settings)))
+    drawn = lm.asked[0].sampling
+    assert (None if drawn is None else drawn.temperature) == temperature
+
+
+def test_each_repeat_draws_anew_and_every_call_the_same():
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    seeds = []
+    for seed in (0, 0, 1):
+        lm = Noting(seed=seed)
+        lm.generate_until(requests("generate_until", *[(p, settings) for p in ("ab", "b", "ab")]))
+        assert {request.sampling.top_p for request in lm.asked} == {0.9}
+        seeds.append([request.sampling.seed for request in lm.asked])
+    assert len(set(seeds[0] + seeds[2])) == 6
+    assert seeds[0] == seeds[1]
+
+
+def test_an_answer_is_what_follows_the_thinking():
+    lm = Noting(format=PromptFormat(think_end=(26,), answer_tokens=50))
+    asked = requests("generate_until", ("abc", {"until": ["c"], "max_gen_toks": 2}))
+    assert lm.generate_until(asked) == ["ab"]
+    assert (lm.asked[0].limit, lm.asked[0].after) == (50, (26,))
+    lm.max_length = 5
+    (text,) = lm.generate_until(asked)
+    assert lm.asked[1].limit == 2  # what there are positions for
+    assert text == ""
+    assert text.truncated
+
+
+def test_answers_are_remembered_and_a_torn_line_is_asked_again(tmp_path):
+    path = tmp_path / "some" / "answers.jsonl"
+    asked = requests("generate_until", *[(p, {"max_gen_toks": 9}) for p in ("ab", "b", "ab")])
+    first, again, other = Noting(), Noting(), Noting()
+    with first.remembering(path):
+        texts = first.generate_until(asked)
+    path.write_bytes(path.read_bytes()[:-4])
+    with again.remembering(path):
+        assert again.generate_until(asked) == texts
+        assert again.generate_until(asked) == texts
+    assert (len(first.asked), len(again.asked)) == (3, 0)  # "ab" was there twice
+    with other.remembering(path):
+        other.generate_until(requests("generate_until", ("ab", {"max_gen_toks": 8})))
+    assert len(other.asked) == 1
+
+
+def test_a_conversation_needs_a_template():
+    with pytest.raises(UserError, match="'noting' has no chat template"):
+        Noting().apply_chat_template([{"role": "user", "content": "ab"}])
 
 
 def test_rolling_windows_predict_each_token_once_from_the_one_before():

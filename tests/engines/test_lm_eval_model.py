@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.generation import Answer
 from dsmoe_eval.engines.lm_eval_model import SteeredLM, main
 from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.errors import UserError
@@ -89,9 +90,12 @@ def test_rolling_likelihoods_are_hfs_over_windows_too(loaded):
 
 def test_a_task_without_a_limit_gets_that_of_lm_evals_hf(loaded, monkeypatch):
     lm, limits = SteeredLM(loaded), []
-    monkeypatch.setattr(
-        lm, "_continue_until", lambda p, limit, _: limits.append(limit) or [""] * len(p)
-    )
+
+    def noting(asked):
+        limits.extend(request.limit for request in asked)
+        yield [(place, Answer((), "stop")) for place in range(len(asked))]
+
+    monkeypatch.setattr(lm, "_answer", noting)
     asked = requests("generate_until", ("a", {"until": ["b"]}), ("a", {"max_gen_toks": 3}))
     lm.generate_until(asked)
     assert limits == [256, 3]
@@ -108,7 +112,7 @@ def test_a_response_cache_is_of_one_model_and_profile(loaded, profile, tmp_path)
     folder = str(tmp_path / "cache")
     one = evaluate(SteeredLM(loaded, profile), use_cache=folder)
     lm = SteeredLM(loaded, profile)
-    lm._score = lm._continue_until = None  # whoever asks the model fails
+    lm._score = lm._answer = None  # whoever asks the model fails
     assert scores(evaluate(lm, use_cache=folder)) == scores(one)
     with pytest.raises(UserError, match=r"response cache is of .*give each its own"):
         evaluate(SteeredLM(loaded), use_cache=folder)

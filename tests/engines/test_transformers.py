@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from dsmoe_eval.engines import lm as lm_module
 from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.generation import cut
 from dsmoe_eval.engines.prefixes import Row
 from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.errors import UserError
@@ -227,9 +227,9 @@ def test_generation_ends_when_all_texts_have_met_their_stop_string(loaded, lm, m
         return output
 
     monkeypatch.setattr(loaded.model, "generate", noting)
-    cut = lm.generate_until(_generations({"until": stops, "max_gen_toks": 40}))
+    ended = lm.generate_until(_generations({"until": stops, "max_gen_toks": 40}))
     assert max(written) < 10
-    assert cut == [lm_module._cut(text, stops) for text in whole]
+    assert ended == [cut(text, stops) for text in whole]
 
 
 def test_an_empty_context_is_the_first_token(lm, reference):

@@ -12,7 +12,8 @@ from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.inspect_tasks import inspect_task
-from dsmoe_eval.runs.tasks import load_tasks, score_tasks
+from dsmoe_eval.runs.scoring import score_tasks
+from dsmoe_eval.runs.tasks import load_tasks
 from dsmoe_eval.steering import Intervention
 
 SUITE = load_suite("lab")

@@ -1,0 +1,129 @@
+"""Items: what a task asks, as content; the same question is the same item wherever it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..cards import Task
+from ..errors import UserError
+from .wording import letters, normalise
+
+QUESTION_COLUMNS = (
+    "question", "question_stem", "problem", "query", "goal", "sentence", "input", "text", "prompt",
+)  # fmt: skip
+CONTEXT_COLUMNS = ("passage", "context", "article", "support")
+OPTION_COLUMNS = ("choices", "options")
+"""Columns of lm-eval's data sets that hold the question, the passage that it is about and the
+options' texts; lower case and capitals are the same for the first two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question as content.
+
+    Attributes:
+        id: hash of question, options and gold; a repeated item has `~1`, `~2` ... appended.
+        question: the whole prompt.
+        gold: the right answer's text.
+        stem: the question without its options and the prompt's frame, as far as the data's columns
+            tell them apart; empty where they do not, and the prompt stands for it.
+        choices: the options in full, also where `options` are their letters.
+        cluster: hash of the question's wording, or of the task's key: items that share it are not
+            independent of one another.
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    gold: str
+    stem: str = ""
+    choices: tuple[str, ...] = ()
+    cluster: str = ""
+
+
+def read_items(
+    task: Any, documents: Iterable[Any], limit: int | None, key: str | None = None
+) -> Iterator[Item]:
+    """The items of an lm-eval task's documents; `key` is the column of `Task.key`."""
+    seen: Counter[str] = Counter()
+    for document in islice(documents, limit):
+        question = str(task.doc_to_text(document))
+        options, gold = _options_and_gold(task, document)
+        content = json.dumps([question, options, gold], ensure_ascii=False)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        copy = f"~{seen[digest]}" if seen[digest] else ""
+        seen[digest] += 1
+        stem, choices = _stem(document, question), _choices(document, question, options)
+        words = letters(normalise(stem or question)) if key is None else str(document[key])
+        cluster = hashlib.sha256(words.encode()).hexdigest()[:16]
+        yield Item(digest + copy, question, tuple(options), gold, stem, choices, cluster)
+
+
+def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
+    target = task.doc_to_target(document)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return [], str(target)
+    options = [str(option) for option in task.doc_to_choice(document)]
+    return options, options[target] if isinstance(target, int) else str(target)
+
+
+def _stem(document: Mapping[str, Any], prompt: str) -> str:
+    """The first question column that the prompt quotes, behind what it asks about."""
+    columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
+
+    def quoted(names: Sequence[str]) -> str:
+        values = (columns.get(name, "").strip() for name in names)
+        return next((value for value in values if value and value in prompt), "")
+
+    question = quoted(QUESTION_COLUMNS)
+    return question and f"{quoted(CONTEXT_COLUMNS)} {question}".strip()
+
+
+def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tuple[str, ...]:
+    """What the options say; where only their letters are known, the prompt that holds them."""
+    return (
+        _option_texts(document)
+        or ((prompt,) if options and _are_letters(options) else ())
+        or tuple(options)
+    )
+
+
+def _option_texts(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options in full, where a column of the data holds them."""
+    for column in OPTION_COLUMNS:
+        value = document.get(column)
+        value = value.get("text") if isinstance(value, Mapping) else value
+        if isinstance(value, list) and value:
+            return tuple(str(choice) for choice in value)
+    return ()
+
+
+def _are_letters(options: Sequence[str]) -> bool:
+    return all(len(option.strip(" ().")) == 1 for option in options)
+
+
+def check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
+    """Hold the options of the data against those of the prompt and its letters.
+
+    Raises:
+        UserError: some of them are left out.
+    """
+    texts = _option_texts(document)
+    by_letter = item.options and _are_letters(item.options)
+    shown = [text for text in texts if text.strip() in item.question]
+    if (by_letter and len(item.options) != len(texts) > 0) or 0 < len(shown) < len(texts):
+        raise UserError(
+            f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
+            f"shows {len(item.options) if by_letter else len(shown)}; its letters do not go further"
+        )
+
+
+def share_of(item: Item) -> int:
+    """Which hundredth of a split an item is in, from 0 to 99: that of its cluster."""
+    return int(item.cluster, 16) % 100
