@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..errors import UserError
 from ..runs import RunFolder
+from ..runs.comparisons import SCHEMA_VERSION
 from ..runs.folder import read_json, write_text
 from . import figures, tables
 from .tables import Grid
@@ -51,13 +52,16 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     """Write the report and return the path of `report.md`.
 
     Raises:
-        UserError: the run has no comparisons yet, or they were made without a check for leakage.
+        UserError: the run has no comparisons yet, or they are of another version's schema.
     """
     if not folder.comparisons.is_file():
         raise UserError(f"{folder.root} has no comparisons.json; finish the run first")
     result = read_json(folder.comparisons)
-    if "leakage" not in result:
-        raise UserError(f"{folder.comparisons} is older than the check for leakage; run it again")
+    if result.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder.comparisons} is of another version (schema {result.get('schema_version')}, "
+            f"this one reads {SCHEMA_VERSION}); run it again"
+        )
     target = to or folder.report
     target.mkdir(parents=True, exist_ok=True)
     shown = _draw(folder, result, target)
@@ -79,6 +83,7 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
         "settings": tables.settings(result),
         "domains": tables.by_domain(result),
         "domain_details": tables.domain_details(result),
+        "answers": tables.answers(result),
         "glossary": tables.glossary(result),
         "figures": [figure for figure in FIGURES if figure[0] in shown],
         "probes": _probes(folder),

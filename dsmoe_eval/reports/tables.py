@@ -168,6 +168,54 @@ def domain_details(result: dict[str, Any]) -> Grid:
     return Grid(header, tuple(rows))
 
 
+def answers(result: dict[str, Any]) -> Grid:
+    """What generated answers took and how many were none, base's and then the variant's."""
+    header = (
+        "variant", "target", "of", "n", "tokens", "truncated", "invalid", "change",
+        "both in full", "change of these",
+    )  # fmt: skip
+    rows = []
+    for arm in result["arms"]:
+        parts = {"target": arm["target_result"], "non-targets": arm["non_target_result"]}
+        for name, figures in parts.items():
+            if figures["answers"] is not None:
+                rows.append((arm["variant"], arm["target"], name, *_answer_cells(figures)))
+    return Grid(header, tuple(rows))
+
+
+def _answer_cells(figures: dict[str, Any]) -> tuple[str, ...]:
+    told = figures["answers"]
+    base, own, whole = told["a"], told["b"], told["both_whole"]
+    return (
+        str(told["n"]),
+        f"{base['mean_tokens']:.1f} to {own['mean_tokens']:.1f}",
+        *(f"{base[name]:.1%} to {own[name]:.1%}" for name in ("truncated", "invalid")),
+        _pp(figures["delta"]) if told["n"] == figures["n"] else "",
+        str(whole["n"]),
+        "" if whole["delta"] is None else _pp(whole["delta"]),
+    )
+
+
+def format_gains(result: dict[str, Any]) -> list[str]:
+    """Target gains of which less than half is there where both answered in full."""
+    found = []
+    for arm in result["arms"]:
+        figures = arm["target_result"]
+        if figures["answers"] is None or not improves(arm, result["alpha"]):
+            continue
+        whole = figures["answers"]["both_whole"]
+        if whole["delta"] is None or whole["delta"] < figures["delta"] / 2:
+            rest = "there is none that"
+            if whole["delta"] is not None:
+                rest = f"{_pp(whole['delta'])} over the {whole['n']} that"
+            found.append(
+                f"{arm['variant']} on {arm['target']}: a gain of format or length. It is "
+                f"{_pp(figures['delta'])} over all {figures['n']} items, and {rest} base and "
+                "variant both answered with a valid answer within the limit."
+            )
+    return found
+
+
 def glossary(result: dict[str, Any]) -> Grid:
     """What the compared variants are."""
     names = [BASE, *variants_of(result)]
@@ -176,7 +224,8 @@ def glossary(result: dict[str, Any]) -> Grid:
 
 def findings(result: dict[str, Any]) -> list[str]:
     """A sentence a variant, in the order of the plan, whatever came out."""
-    return [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
+    found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
+    return found + format_gains(result)
 
 
 def caveats(result: dict[str, Any]) -> list[str]:

@@ -16,6 +16,9 @@ from ..stats import compare_paired, holm, non_inferiority
 from .cells import read_cell, read_samples
 from .folder import RunFolder
 
+SCHEMA_VERSION = 2
+"""Of `comparisons.json`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArmCells:
@@ -47,7 +50,7 @@ def compare_arms(
     for row, p_adjusted in zip(claims, adjusted, strict=True):
         row["target_result"]["p_adjusted"] = float(p_adjusted)
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "plan": plan.name,
         "suite": suite.name,
         "alpha": plan.alpha,
@@ -70,6 +73,7 @@ def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[
         "role": "target" if "target" in task.roles else "non-target",
         "n": cell["items"],
         "score": cell["score"],
+        "answers": cell["answers"],
     }
 
 
@@ -116,11 +120,41 @@ def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
     return merged
 
 
+def compare_answers(paired: pd.DataFrame) -> dict[str, Any] | None:
+    """What generated answers took and how many were none, for base (a) and the other (b).
+
+    Returns:
+        None where nothing was generated. Else `a` and `b`, each with mean_tokens, truncated and
+        invalid (shares of answers); and `both_whole`: n and delta of the items that both answered
+        with no answer truncated or invalid. A gain that is not there among those is one of format
+        or length.
+    """
+    generated = paired[paired["tokens_a"].str.len() > 0]
+    if generated.empty:
+        return None
+    sides = {side: _answer_rates(generated, side) for side in ("a", "b")}
+    whole = generated[_is_whole(generated, "a") & _is_whole(generated, "b")]
+    delta = float((whole["score_b"] - whole["score_a"]).mean()) if len(whole) else None
+    return {**sides, "n": len(generated), "both_whole": {"n": len(whole), "delta": delta}}
+
+
+def _answer_rates(generated: pd.DataFrame, side: str) -> dict[str, float]:
+    columns = {"mean_tokens": "tokens", "truncated": "truncated", "invalid": "invalid"}
+    return {
+        name: float(np.concatenate(generated[f"{column}_{side}"].to_list()).mean())
+        for name, column in columns.items()
+    }
+
+
+def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
+    return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
+
+
 def _result(paired: pd.DataFrame) -> dict[str, Any]:
     result = asdict(compare_paired(*_scores(paired)))
     if math.isnan(result["mde80"]):  # no effect is large enough for so few items
         result["mde80"] = None
-    return result
+    return result | {"answers": compare_answers(paired)}
 
 
 def _scores(paired: pd.DataFrame) -> tuple[Any, Any]:

@@ -86,6 +86,21 @@ def test_a_gain_a_loss_and_neither_are_told_apart(result):
         assert mark is None or row[1].endswith(mark)
 
 
+def test_a_gain_of_format_is_called_one(result):
+    told = {"n": 40, "both_whole": {"n": 30, "delta": 0.01}}
+    told |= {side: {"mean_tokens": 9.0, "truncated": 0.1, "invalid": 0.2} for side in "ab"}
+    gain = _with(result, "contrast", n=40, delta=0.2, p_adjusted=0.01, answers=told)
+    words = [s for s in tables.findings(gain) if "a gain of format or length" in s]
+    assert len(words) == 2
+    assert "+20.0 pp over all 40 items, and +1.0 pp over the 30 that" in words[0]
+    told["both_whole"]["delta"] = 0.15
+    assert not tables.format_gains(gain)
+    rows = [row for row in tables.answers(gain).rows if row[:3] == ("contrast", "math", "target")]
+    assert rows[0][3:] == (
+        "40", "9.0 to 9.0", "10.0% to 10.0%", "20.0% to 20.0%", "+20.0 pp", "30", "+15.0 pp"
+    )  # fmt: skip
+
+
 def test_a_sham_that_differs_is_shouted(result):
     changed = copy.deepcopy(result)
     next(arm for arm in changed["arms"] if arm["variant"] == "sham")["equal_to_base"] = False
@@ -146,10 +161,10 @@ def test_an_overlap_that_was_asked_for_is_shouted(overlapping, tmp_path):
     assert ".overlap { background: #b00020" in html
 
 
-def test_what_was_not_checked_for_leakage_has_no_report(result, tmp_path):
-    del result["leakage"]
+def test_what_another_version_made_has_no_report(result, tmp_path):
+    result["schema_version"] = 1
     write_json(RunFolder(tmp_path).comparisons, result)
-    with pytest.raises(UserError, match="older than the check for leakage"):
+    with pytest.raises(UserError, match="is of another version"):
         render(RunFolder(tmp_path))
 
 
