@@ -1,6 +1,6 @@
 """The vLLM engine: a model that vLLM serves, steered in place.
 
-Every worker carries `vllm_worker.SteeringExtension`; a profile is put in and taken out without
+Every worker carries `worker.SteeringExtension`; a profile is put in and taken out without
 loading or compiling anything again. The prefix cache holds what was computed before, so it is
 emptied at each change.
 """
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
-from ..steering.probes import check_effect, check_null
-from .loading import fingerprint, locate
-from .vllm_routing import RoutedSequence, assemble
+from ...errors import UserError
+from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
+from ...steering.probes import check_effect, check_null
+from ..loading import fingerprint, locate
+from .routing import RoutedSequence, assemble
 
-EXTENSION = "dsmoe_eval.engines.vllm_worker.SteeringExtension"
+EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """For `vllm serve --worker-extension-cls`."""
 
 Prompts = Sequence[Sequence[int]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .lm import EngineLM, Tokens
-from .vllm import VllmEngine
+from ..lm import EngineLM, Tokens
+from .engine import VllmEngine
 
 
 class VllmLM(EngineLM):
