@@ -52,6 +52,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         del stops
         return self._continue(prompts, limit)
 
+    def _check_fits(self, lengths: Iterable[int], room: int) -> None:
+        """Refuse what a model has no positions for.
+
+        Raises:
+            UserError: a text and the `room` for its answer do not fit into the model.
+        """
+        longest, most = max(lengths, default=0), self.max_length
+        if longest and most is not None and longest + room > most:
+            raise UserError(
+                f"a prompt of {longest} tokens and {room} for its answer do not fit "
+                f"into the model's {most} positions; cutting it would change the question"
+            )
+
     @property
     def eot_token_id(self) -> int:
         """The end-of-text token."""

@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from .generation import Request, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
@@ -164,19 +163,6 @@ class TransformersLM(EngineLM):
                 for forward, text in zip(batch, answers, strict=True):
                     texts[forward.continuations[0][0]] = text
         return texts
-
-    def _check_fits(self, lengths: Iterable[int], room: int) -> None:
-        """Refuse what a model has no positions for.
-
-        Raises:
-            UserError: a text and the `room` for its answer do not fit into the model.
-        """
-        longest, most = max(lengths, default=0), self.max_length
-        if longest and most is not None and longest + room > most:
-            raise UserError(
-                f"a prompt of {longest} tokens and {room} for its answer do not fit "
-                f"into the model's {most} positions; cutting it would change the question"
-            )
 
     def _batches(
         self, ordered: Sequence[Item], room: int | None = None

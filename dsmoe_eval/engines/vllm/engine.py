@@ -7,6 +7,8 @@ emptied at each change.
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +76,9 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+        # With a scheduler in a process of its own, what is batched together, and so the last bits,
+        # depend on which requests get there first; in this one it is always the same.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         place = locate(name)
         fixed = {
             "skip_tokenizer_init": True,  # prompts are token ids
@@ -97,8 +102,17 @@ class VllmEngine:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
-        self.config: Any = self._llm.llm_engine.model_config.hf_config
-        self.dtype: Any = self._llm.llm_engine.model_config.dtype
+        config = self._llm.llm_engine.vllm_config
+        self.config: Any = config.model_config.hf_config
+        self.dtype: Any = config.model_config.dtype
+        self.max_length = int(config.model_config.max_model_len)
+        """Tokens of a prompt and its answer together, of which the answer has at least one."""
+        self.device = str(config.device_config.device_type)
+        self.settings: dict[str, int | bool] = {
+            "tensor_parallel": config.parallel_config.tensor_parallel_size,
+            "expert_parallel": config.parallel_config.enable_expert_parallel,
+            "eager": bool(config.model_config.enforce_eager),
+        }
         self.version: str = vllm.__version__
         self.identity = ModelIdentity(
             name=name,
@@ -155,7 +169,12 @@ class VllmEngine:
         return scores
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
-        """Greedy continuations: at most `limit` tokens each, up to one of `stop`."""
+        """Greedy continuations: at most `limit` tokens each, up to one of `stop`.
+
+        The same prompts give the same, whatever was asked before: a prefix that an earlier call
+        left in the cache would have a prompt computed in other pieces, with other last bits.
+        """
+        self._forget()
         outputs = self._generate(prompts, max_tokens=limit, stop_token_ids=list(stop))
         return [list(output.outputs[0].token_ids) for output in outputs]
 
@@ -226,8 +245,13 @@ class VllmEngine:
         return report
 
     def close(self) -> None:
-        """End vLLM's processes."""
+        """End vLLM's processes and free its memory; another engine may be started then."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
         self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
 
     def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
         self._forget()  # a partly cached prompt is computed in other pieces, with other last bits

@@ -15,8 +15,11 @@ class VllmLM(EngineLM):
     def __init__(self, engine: VllmEngine, tokenizer: Any) -> None:
         super().__init__(tokenizer, engine.identity)
         self.engine = engine
+        # vLLM adds a token to all that it scores, and a text is scored with its last token in it.
+        self.max_length = engine.max_length - 2
 
     def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
         sequences = [(*context, *continuation) for context, continuation in pairs]
         unique = list(dict.fromkeys(sequences))
         self.forward_tokens += sum(map(len, unique))
@@ -28,6 +31,7 @@ class VllmLM(EngineLM):
         return answers
 
     def _continue(self, prompts: Sequence[Tokens], limit: int) -> list[str]:
+        self._check_fits(map(len, prompts), limit)
         self.forward_tokens += sum(map(len, prompts))
         tokens = self.engine.generate(prompts, limit, [self.eot_token_id])
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
