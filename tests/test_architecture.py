@@ -103,7 +103,7 @@ def test_modules_have_their_tests():
     tests = PACKAGE.parent / "tests"
     stated_elsewhere = {
         "steering/errors.py", "steering/seam.py", "steering/routers.py", "steering/capture.py",
-        "engines/vllm_faults.py",
+        "engines/vllm/faults.py",
         "cli/main.py", "cli/runs.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
         "runs/identification.py", "runs/job.py", "runs/stages.py", "runs/run.py",
         "reports/tables.py", "reports/figures.py", "errors.py", "progress.py", "__main__.py",

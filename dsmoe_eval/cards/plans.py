@@ -87,6 +87,10 @@ class Plan(Card):
         model: what is steered; `models` are several, each of which is a run of its own.
         prompt: whether questions stand in the tokenizer's chat template. `auto`: where there is one
             and the model's card does not say that it is a base model.
+        engine: who answers; vLLM serves no variant that needs training, gradients or experts'
+            outputs.
+        tensor_parallel: over how many devices vLLM spreads the model.
+        expert_parallel: whether it gives each of them whole experts, instead of a part of each.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
         alpha: two-sided level of target claims; non-inferiority uses alpha / 2, one-sided.
         overlap: `paper` lets the splits overlap, as in the paper's own set-up, which identifies
@@ -103,6 +107,9 @@ class Plan(Card):
     targets: tuple[Name, ...] | None = None
     prompt: Literal["auto", "plain", "chat"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
+    engine: Literal["transformers", "vllm"] = "transformers"
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction
     alpha: Fraction = 0.05
@@ -118,6 +125,10 @@ class Plan(Card):
                 raise ValueError(f"a name is listed twice: {', '.join(names)}")
         if bool(self.model) == bool(self.models):
             raise ValueError("give `model`, or `models`, one of the two")
+        if self.tensor_parallel > 1 and self.engine != "vllm":
+            raise ValueError("tensor_parallel needs `engine: vllm`")
+        if self.expert_parallel and self.tensor_parallel < 2:
+            raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
 
     def of(self, model: str) -> Plan:

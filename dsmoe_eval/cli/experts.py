@@ -52,13 +52,13 @@ def identify_command(
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
+    from ..engines.serving import load_serving
     from ..runs.folder import write_text
     from ..runs.identification import identification_suite, identify
-    from ..runs.observers import load_observer
 
     identification_suite(suite, domain, method)
     profile = identify(
-        load_observer(model, rest["engine"], device),
+        load_serving(model, rest["engine"], device),
         suite,
         domain,
         method,

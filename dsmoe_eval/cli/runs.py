@@ -154,5 +154,8 @@ def trial_command(
     from ..runs import prepared, run_trial
 
     job = prepared(plan, out, limit, device)
-    run_trial(job)
+    try:
+        run_trial(job)
+    finally:
+        job.serving.close()
     click.echo(render_trial(job.folder.root, to or job.folder.root / "trial"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,24 +32,18 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     Attributes:
         forward_tokens: tokens that the model has computed, generated ones and padding left out.
         max_length: tokens that the model has positions for; None where that is not known.
-        format: how prompts stand, and where answers begin.
+        format: how prompts stand, and where answers begin; plain unless set.
         seed: of what is drawn where a task asks for sampling.
     """
 
     max_length: int | None = None
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        identity: ModelIdentity,
-        format: PromptFormat | None = None,  # noqa: A002 - the word for it
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, tokenizer: Any, identity: ModelIdentity) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.forward_tokens = 0
-        self.format = format or PromptFormat()
-        self.seed = seed
+        self.format = PromptFormat()
+        self.seed = 0
         self._identity = identity
         self._journal: Journal | None = None
         self._encoded: dict[str, list[int]] = {}
@@ -92,6 +86,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
                 continue_final_message=not add_generation_prompt,
             )
         )
+
+    def _check_fits(self, lengths: Iterable[int], room: int) -> None:
+        """Refuse what a model has no positions for.
+
+        Raises:
+            UserError: a text and the `room` for its answer do not fit into the model.
+        """
+        longest, most = max(lengths, default=0), self.max_length
+        if longest and most is not None and longest + room > most:
+            raise UserError(
+                f"a prompt of {longest} tokens and {room} for its answer do not fit "
+                f"into the model's {most} positions; cutting it would change the question"
+            )
 
     @property
     def eot_token_id(self) -> int:

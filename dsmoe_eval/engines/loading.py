@@ -158,6 +158,23 @@ def bare_config(name: str) -> Any | None:
         raise UserError(f"{folder / 'config.json'}: {_first_line(error)}") from error
 
 
+def count_parameters(name: str) -> int | None:
+    """How many parameters transformers' model has; None where transformers has no code for it.
+
+    No weights are read. What a checkpoint packs, such as MXFP4, counts as what it stands for.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError):
+        return None
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
 def card_config(card: ModelCard) -> Any:
     """The transformers configuration that a model card describes.
 

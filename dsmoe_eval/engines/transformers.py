@@ -11,21 +11,19 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from .generation import Answer, Request, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
 from .memory import in_halves
 from .packed import Scores, make_cache, refusal, score_rows
 from .prefixes import plan_groups
-from .prompts import PromptFormat
 
 CPU_TOKENS = 2048
 """In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
@@ -80,14 +78,8 @@ class TransformersLM(EngineLM):
         shares: whether beginnings that texts share are computed once.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        batch_tokens: int,
-        format: PromptFormat | None = None,  # noqa: A002 - the word for it
-        seed: int = 0,
-    ) -> None:
-        super().__init__(loaded.tokenizer, loaded.identity, format, seed)
+    def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
+        super().__init__(loaded.tokenizer, loaded.identity)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
         self.max_length = positions(loaded)
@@ -179,19 +171,6 @@ class TransformersLM(EngineLM):
             for batch, answers in self._halving(whole, self._generate):
                 places = (asked.place for asked in batch)
                 yield list(zip(places, answers, strict=True))
-
-    def _check_fits(self, lengths: Iterable[int], room: int) -> None:
-        """Refuse what a model has no positions for.
-
-        Raises:
-            UserError: a text and the `room` for its answer do not fit into the model.
-        """
-        longest, most = max(lengths, default=0), self.max_length
-        if longest and most is not None and longest + room > most:
-            raise UserError(
-                f"a prompt of {longest} tokens and {room} for its answer do not fit "
-                f"into the model's {most} positions; cutting it would change the question"
-            )
 
     def _batches(
         self, ordered: Sequence[Item], room: int | None = None

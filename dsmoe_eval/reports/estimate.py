@@ -43,6 +43,9 @@ def _task_row(task: TaskEstimate) -> Iterator[str]:
 
 def _sums(found: Estimate) -> Table:
     table = Table(title="for each model", show_header=False, title_justify="left")
+    table.add_row("engine", found.engine)
+    if found.devices > 1:
+        table.add_row("devices", f"{found.devices}, each with 1 / {found.devices} of the weights")
     table.add_row("variants", ", ".join(found.variants))
     table.add_row("targets", ", ".join(found.targets))
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")

@@ -43,6 +43,7 @@ class Identity:
     device: str
     experts_implementation: str
     engine: str
+    engine_settings: tuple[tuple[str, int | bool], ...]
     versions: tuple[tuple[str, str], ...]
     batch_tokens: int
     prompt_format: str

@@ -76,6 +76,7 @@ class Estimate:
     """A whole plan.
 
     Attributes:
+        engine: who would answer, on `devices` of them, each with its part of the weights.
         cells: of one model.
         answers: of one model on the test part; `tuning_answers` on the tuning part.
         tokens: of one model, prompts and longest answers; those of tasks that are not known are
@@ -86,6 +87,8 @@ class Estimate:
 
     plan: str
     suite: str
+    engine: str
+    devices: int
     variants: tuple[str, ...]
     targets: tuple[str, ...]
     tasks: tuple[TaskEstimate, ...]
@@ -131,6 +134,8 @@ def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = Non
     return Estimate(
         plan=plan.name,
         suite=suite.name,
+        engine=plan.engine,
+        devices=plan.tensor_parallel,
         variants=plan.variants,
         targets=targets,
         tasks=tuple(tasks.values()),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..cards import Identification, Suite
 from ..engines import Reader, load_reader
+from ..engines.serving import Serving, run_facts
 from ..errors import UserError
 from ..experts import (
     Document,
@@ -30,7 +31,6 @@ from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
 from .folder import read_json, write_json
-from .observers import Observer
 from .tasks import LoadedTask, load_tasks
 
 PAPER_STRENGTH = 4.0
@@ -67,7 +67,7 @@ class Wanted:
 
 
 def identify(
-    observer: Observer,
+    serving: Serving,
     suite_name: str,
     domain: str,
     method: str = "dsmoe",
@@ -83,7 +83,7 @@ def identify(
     """Find a domain's experts and make a profile of them.
 
     Args:
-        observer: shows the routing.
+        serving: shows the routing.
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
@@ -107,18 +107,18 @@ def identify(
     texts = sum(len(task.items) for task in tasks.values())
     with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
         counts = count_domains(
-            observer, tasks, wanted, root or Path("out") / "observations", advance
+            serving, tasks, wanted, root or Path("out") / "observations", advance
         )
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     return Profile(
-        model=observer.identity,
+        model=serving.identity,
         method=method,
         experts=chosen,
         intervention=kind,
-        source=source_of(suite, tasks, domain, settings, observer.name),
+        source=source_of(suite, tasks, domain, settings, serving.name),
     )
 
 
@@ -150,7 +150,7 @@ def domain_texts(tasks: Mapping[str, LoadedTask]) -> dict[str, list[str]]:
 
 
 def count_domains(
-    observer: Observer,
+    serving: Serving,
     tasks: Mapping[str, LoadedTask],
     wanted: Wanted,
     root: Path,
@@ -164,13 +164,11 @@ def count_domains(
     settings = wanted.settings
     texts = domain_texts(tasks)
     try:
-        documents = encode_documents(
-            observer.tokenizer, texts, chat_template=settings.chat_template
-        )
+        documents = encode_documents(serving.tokenizer, texts, chat_template=settings.chat_template)
         if settings.phase == "generated":
-            documents = _answered(observer, documents, settings.answer_tokens, root)
-        reader = _reader(observer, texts, settings.saliency_model) if wanted.saliency else None
-        seen = observer.observe(
+            documents = _answered(serving, documents, settings.answer_tokens, root)
+        reader = _reader(serving, texts, settings.saliency_model) if wanted.saliency else None
+        seen = serving.observe(
             documents,
             root,
             reader=reader,
@@ -178,7 +176,7 @@ def count_domains(
             advance=advance,
         )
         markers = [
-            Marker(text, _marker_token(observer.tokenizer, text), weight)
+            Marker(text, _marker_token(serving.tokenizer, text), weight)
             for text, weight in wanted.markers.items()
         ]
         return count_routing(seen, markers=markers).in_phase(settings.phase)
@@ -225,28 +223,28 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
 
 
 def _answered(
-    observer: Observer, documents: Sequence[Document], limit: int, root: Path
+    serving: Serving, documents: Sequence[Document], limit: int, root: Path
 ) -> tuple[Document, ...]:
     """The documents with the model's own answers, which are kept beside the passes."""
-    facts = [documents_hash(documents), observer.identity.fingerprint, observer.key, limit]
+    facts = [documents_hash(documents), serving.identity.fingerprint, run_facts(serving), limit]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = root / f"answers-{key}.json"
     if not path.is_file():
-        write_json(path, observer.answers([one.tokens for one in documents], limit))
+        write_json(path, serving.answers([one.tokens for one in documents], limit))
     answers = read_json(path)
     return tuple(with_answer(one, answer) for one, answer in zip(documents, answers, strict=True))
 
 
-def _reader(observer: Observer, texts: Mapping[str, list[str]], name: str | None) -> Reader:
+def _reader(serving: Serving, texts: Mapping[str, list[str]], name: str | None) -> Reader:
     """What tells token saliency: the model itself, or one that reads the very same tokens."""
     if name is None:
-        return observer.reader()
+        return serving.reader()
     reader = load_reader(name)
     for members in texts.values():
-        if reader.tokenizer(members)["input_ids"] != observer.tokenizer(members)["input_ids"]:
+        if reader.tokenizer(members)["input_ids"] != serving.tokenizer(members)["input_ids"]:
             raise UserError(
                 f"saliency model {name!r} does not read the same tokens as "
-                f"{observer.identity.name!r}; take one with the same tokenizer"
+                f"{serving.identity.name!r}; take one with the same tokenizer"
             )
     return reader
 

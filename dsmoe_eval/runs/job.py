@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import Plan, Suite, Variant
-from ..engines import LoadedModel, load_model
 from ..engines.loading import locate
 from ..engines.prompts import PromptFormat, prompt_format
+from ..engines.serving import Serving, load_serving
 from ..errors import UserError
+from ..experts import get_method
 from ..registry import load_plan, load_suite
 from ..variants import BASE, Settings, get_variant
 from .cells import Identity
@@ -32,8 +33,7 @@ class Job:
     suite: Suite
     targets: tuple[str, ...]
     variants: tuple[Variant, ...]
-    loaded: LoadedModel
-    lm: Any
+    serving: Serving
     identification: Mapping[str, LoadedTask]
     tuning: Mapping[str, LoadedTask]
     test: Mapping[str, LoadedTask]
@@ -84,19 +84,20 @@ class Job:
         """The identity of one cell."""
         test = self.test[task]
         return Identity(
-            model=self.loaded.identity.name,
-            fingerprint=self.loaded.identity.fingerprint,
+            model=self.serving.identity.name,
+            fingerprint=self.serving.identity.fingerprint,
             variant=variant.name,
             target=target,
             profile=profile,
             adapter=adapter,
-            dtype=self.loaded.dtype,
-            device=self.loaded.model.device.type,
-            experts_implementation=self.loaded.experts_implementation,
-            engine="transformers",
+            dtype=self.serving.dtype,
+            device=self.serving.device,
+            experts_implementation=self.serving.experts_implementation,
+            engine=self.serving.name,
+            engine_settings=tuple(sorted(self.serving.settings.items())),
             versions=tuple(sorted(self.identity["versions"].items())),
             batch_tokens=self.plan.batch_tokens,
-            prompt_format=self.lm.format.name,
+            prompt_format=self.serving.lm.format.name,
             decoding=test.card.decoding,
             task=task,
             task_version=test.version,
@@ -125,21 +126,20 @@ def prepare(
     Raises:
         UserError: anything in the plan that cannot be met; nothing has been written then.
     """
-    from ..engines.transformers import TransformersLM
-
     plan, path = load_plan(plan_name)
     plan = plan.of(model or plan.model or _only(plan))
     suite = load_suite(plan.suite, beside=path)
     variants = tuple(get_variant(name) for name in plan.variants)
     targets = plan.targets or suite.targets
     check_plan(plan, suite, variants, targets)
+    check_engine(plan)
     locate(plan.model)
     splits = load_splits(suite, limit)
     leakage = check_leakage(splits, plan.overlap)
-    loaded = load_model(plan.model, device)
-    format_ = prompt_format(plan.model, loaded.tokenizer, plan.prompt)
-    lm = TransformersLM(loaded, plan.batch_tokens, _rehearsed(format_, limit), plan.seed)
-    identity = _run_identity(suite, loaded, limit)
+    serving = _serve(plan, variants, device)
+    serving.lm.seed = plan.seed
+    serving.lm.format = _rehearsed(prompt_format(plan.model, serving.tokenizer, plan.prompt), limit)
+    identity = _run_identity(suite, serving, limit)
     folder = open_folder(
         out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
     )
@@ -148,10 +148,9 @@ def prepare(
         suite=suite,
         targets=targets,
         variants=variants,
-        loaded=loaded,
-        lm=lm,
+        serving=serving,
         identification=splits["identification"],
-        tuning={name: in_format(task, lm) for name, task in splits["tuning"].items()},
+        tuning={name: in_format(task, serving.lm) for name, task in splits["tuning"].items()},
         test=splits["test"],
         folder=folder,
         identity=identity,
@@ -195,17 +194,35 @@ def plan_leakage(plan_name: str) -> Leakage:
     return find_leakage(load_splits(load_suite(plan.suite, beside=path), None), plan.overlap)
 
 
-def _run_identity(suite: Suite, loaded: LoadedModel, limit: int | None) -> dict[str, Any]:
+def _serve(plan: Plan, variants: Sequence[Variant], device: str | None) -> Serving:
+    if plan.engine == "transformers":
+        return load_serving(plan.model, device=device, batch_tokens=plan.batch_tokens)
+    return load_serving(
+        plan.model,
+        plan.engine,
+        device,
+        batch_tokens=plan.batch_tokens,
+        tensor_parallel_size=plan.tensor_parallel,
+        enable_expert_parallel=plan.expert_parallel,
+        # A compiled model answers faster, but shows no routing, from which experts are found and by
+        # which steering is proved; and one engine serves all variants, so that it alone differs.
+        eager=any(variant.kind == "steered" for variant in variants),
+    )
+
+
+def _run_identity(suite: Suite, serving: Serving, limit: int | None) -> dict[str, Any]:
     return {
-        "model": loaded.identity.name,
-        "fingerprint": loaded.identity.fingerprint,
-        "dtype": loaded.dtype,
-        "device": loaded.model.device.type,
-        "experts_implementation": loaded.experts_implementation,
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "model": serving.identity.name,
+        "fingerprint": serving.identity.fingerprint,
+        "engine": serving.name,
+        "engine_settings": dict(serving.settings),
+        "dtype": serving.dtype,
+        "device": serving.device,
+        "experts_implementation": serving.experts_implementation,
+        "parameters": serving.parameters,
         "suite": suite.name,
         "limit": limit,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES} | {**serving.versions},
     }
 
 
@@ -247,6 +264,19 @@ def check_plan(
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
 
 
+def check_engine(plan: Plan) -> None:
+    """Check that the plan's engine is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if plan.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            f"plan {plan.name!r}: vLLM is not installed; pip install 'dsmoe-eval[vllm]', or take "
+            "engine: transformers"
+        )
+
+
 def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[str]) -> str | None:
     if variant.control_of is not None and variant.control_of not in names:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
@@ -256,8 +286,28 @@ def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[s
         return f"tuning.strengths.{variant.intervention} in the plan"
     if variant.experts == "wrong" and len(suite.targets) < 2:
         return "a suite with two or more targets"
+    if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
+        return fault
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
     if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
         return "peft: pip install 'dsmoe-eval[sft]'"
+    return None
+
+
+def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
+    """What vLLM, which computes no gradients and hides experts' outputs, cannot give a variant."""
+    if variant.kind == "sft":
+        return "engine: transformers, since vLLM does not train; leave it out, or run it there"
+    method = None if variant.method is None else get_method(variant.method)
+    if method is not None and method.contributions:
+        return (
+            f"engine: transformers, since vLLM does not show experts' outputs, which {method.name} "
+            "scores"
+        )
+    if method is not None and method.saliency and plan.identification.saliency_model is None:
+        return (
+            "identification.saliency_model in the plan (a small model of the same tokenizer will "
+            "do), since vLLM computes no gradients; or engine: transformers"
+        )
     return None

@@ -39,7 +39,11 @@ def run(
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    return run_job(prepared(plan, out, limit, device, console, model), console).folder
+    job = prepared(plan, out, limit, device, console, model)
+    try:
+        return run_job(job, console).folder
+    finally:
+        job.serving.close()
 
 
 def prepared(
@@ -73,10 +77,11 @@ def plan_table(job: Job) -> Table:
     items = sum(len(job.test[name].items) for name in job.base_tasks())
     items += sum(len(job.test[n].items) for _, t in job.arms for n in job.arm_tasks(t))
     tuned = [variant for variant, _ in job.arms if variant.is_tuned]
-    parameters = job.identity["parameters"] / 1e6
-    identity = job.loaded.identity
-    table.add_row("model", f"{identity.name} ({parameters:,.1f} M parameters, {job.loaded.dtype})")
+    identity, parameters = job.serving.identity, job.identity["parameters"]
+    size = "" if parameters is None else f"{parameters / 1e6:,.1f} M parameters, "
+    table.add_row("model", f"{identity.name} ({size}{job.serving.dtype})")
     table.add_row("experts", f"{identity.experts} in each of {len(identity.layers)} layers")
+    table.add_row("engine", _engine(job))
     table.add_row("suite", f"{job.suite.name}: {len(job.suite.tasks)} tasks")
     table.add_row("targets", ", ".join(job.targets))
     table.add_row("variants", ", ".join(variant.name for variant in job.variants))
@@ -85,6 +90,12 @@ def plan_table(job: Job) -> Table:
     table.add_row("test", f"{cells} cells, {items:,} answers")
     table.add_row("folder", str(job.folder.root))
     return table
+
+
+def _engine(job: Job) -> str:
+    serving = job.serving
+    settings = ", ".join(f"{name}: {value}" for name, value in serving.settings.items())
+    return f"{serving.name} on {serving.device}" + (f" ({settings})" if settings else "")
 
 
 def _leakage(job: Job) -> Text:

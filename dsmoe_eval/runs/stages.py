@@ -10,16 +10,17 @@ from functools import cached_property
 from typing import Any
 
 from ..cards import Variant
+from ..engines import LoadedModel
+from ..engines.serving import Figures, TransformersServing
 from ..errors import UserError
-from ..experts import RoutingCounts, activation_share, encode_batch, expert_usage, get_method
-from ..steering import ProbeReport, Profile, probe, steer
+from ..experts import RoutingCounts, activation_share, get_method
+from ..steering import Profile
 from ..variants import BASE, Settings, build_profile, get_variant, variant_experts
 from .cells import is_done, run_cell
 from .comparisons import ArmCells
 from .folder import new_folder, read_json, write_json, write_text
 from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
-from .observers import TransformersObserver
 from .scoring import score_tasks
 from .tuning import Scores, Tuned, tune
 
@@ -42,8 +43,8 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     """Routing counts over the identification text of all domains; what the arms' methods need."""
     methods = [get_method(name) for name in job.methods]
     wanted = Wanted.by(methods, job.plan.identification, job.suite.markers)
-    observer = TransformersObserver(job.loaded)
-    counts = count_domains(observer, job.identification, wanted, job.folder.observations, advance)
+    root = job.folder.observations
+    counts = count_domains(job.serving, job.identification, wanted, root, advance)
     path = job.folder.identification
     if not path.is_file():
         try:
@@ -82,20 +83,22 @@ class Tuner:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
             run_probes(job, target, profile)
-            with steer(job.loaded.model, profile):
-                return _tuning_scores(job, asked, profile.id)
+            with job.serving.steer(profile):
+                return _tuning_scores(job, asked, f"{variant.name}-{target}-{profile.id}")
 
         target_task, *others = asked
         tuned = tune(job.plan, grid, self.base, target_task, others, scores_at)
         tuned = replace(tuned, unavailable=unavailable)
         write_json(path, tuned.to_dict())
+        for answers in job.folder.answers("").parent.glob(f"tuning-{variant.name}-{target}-*"):
+            answers.unlink()
         return tuned
 
 
 def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
     """On the tuning split; a killed run does not ask again for answers that were generated."""
-    with job.lm.remembering(job.folder.answers(f"tuning-{who}")):
-        return score_tasks(job.lm, [job.tuning[name] for name in tasks])
+    with job.serving.lm.remembering(job.folder.answers(f"tuning-{who}")):
+        return score_tasks(job.serving.lm, [job.tuning[name] for name in tasks])
 
 
 def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
@@ -129,9 +132,9 @@ def make_profile(
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {target!r}: {error}") from error
     source = source_of(
-        job.suite, job.identification, wrong, job.plan.identification, "transformers"
+        job.suite, job.identification, wrong, job.plan.identification, job.serving.name
     )
-    return build_profile(variant, job.loaded.identity, experts, settings.strength, source)
+    return build_profile(variant, job.serving.identity, experts, settings.strength, source)
 
 
 def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
@@ -166,11 +169,11 @@ def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
     path = job.folder.adapter(arm.variant.name, arm.target)
-    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.lm)
+    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.serving.lm)
     if path.is_dir():
         advance(step_count(len(pairs), job.plan.sft))
     else:
-        model, tokenizer = job.loaded.model, job.loaded.tokenizer
+        model, tokenizer = _modules(job).model, _modules(job).tokenizer
         with new_folder(path) as draft:
             train_adapter(
                 model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: advance(1)
@@ -206,7 +209,7 @@ def _answer(
         identity = _identity(job, arm, name)
         cells[name] = identity.id
         if not is_done(job.folder, identity):
-            run_cell(job.folder, identity, job.lm, job.test[name], figures)
+            run_cell(job.folder, identity, job.serving.lm, job.test[name], figures)
         advance(1)
     return cells
 
@@ -219,24 +222,21 @@ def _identity(job: Job, arm: Arm, task: str) -> Any:
 @contextmanager
 def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
-    model = job.loaded.model
     if arm.profile is None:
         from ..variants.sft import adapter
 
-        with adapter(model, job.folder.adapter(arm.variant.name, arm.target)):
+        with adapter(_modules(job).model, job.folder.adapter(arm.variant.name, arm.target)):
             yield None
         return
     figures = run_probes(job, arm.target, arm.profile).to_dict()
     _keep_routing(job, arm, arm.profile)
-    with steer(model, arm.profile):
+    with job.serving.steer(arm.profile):
         yield figures
 
 
-def run_probes(job: Job, target: str, profile: Profile) -> ProbeReport:
+def run_probes(job: Job, target: str, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    model = job.loaded.model
-    texts = _tuning_questions(job, target)[:PROBE_TEXTS]
-    return probe(model, profile, *encode_batch(job.loaded.tokenizer, texts, model.device))
+    return job.serving.probe(profile, _tuning_questions(job, target)[:PROBE_TEXTS])
 
 
 def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
@@ -244,12 +244,18 @@ def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
     path = job.folder.routing(arm.variant.name, arm.target)
     if path.is_file():
         return
-    model, tokenizer = job.loaded.model, job.loaded.tokenizer
     texts = _tuning_questions(job, arm.target)
-    before = expert_usage(model, tokenizer, texts)
-    with steer(model, profile):
-        after = expert_usage(model, tokenizer, texts)
+    before = job.serving.usage(texts)
+    with job.serving.steer(profile):
+        after = job.serving.usage(texts)
     write_json(path, {"base": before.tolist(), "steered": after.tolist()})
+
+
+def _modules(job: Job) -> LoadedModel:
+    """The model's own modules, to train them or to put adapters on."""
+    if not isinstance(job.serving, TransformersServing):
+        raise ValueError(f"{job.serving.name} does not give the model's modules")
+    return job.serving.loaded
 
 
 def _tuning_questions(job: Job, target: str) -> list[str]:

@@ -25,7 +25,7 @@ from scipy.stats import bootstrap, spearmanr
 
 from ..experts import RoutingCounts, get_method
 from ..progress import progress_bar
-from ..steering import ChosenExpert, Intervention, Profile, steer
+from ..steering import ChosenExpert, Intervention, Profile
 from .cells import read_samples
 from .comparisons import pair
 from .folder import read_json, write_json
@@ -83,7 +83,7 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
     """
     console = console or Console(stderr=True)
     run_job(job, console)
-    experts = len(job.loaded.identity.layers) * job.loaded.identity.experts
+    experts = len(job.serving.identity.layers) * job.serving.identity.experts
     with progress_bar(console, "mask each expert in turn", experts + 1) as advance:
         effects = causal_effects(job, advance)
     counts = count_experts(job, lambda _: None)
@@ -96,7 +96,7 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
         "items": len(effects.domain),
         "experts": experts,
         "resamples": RESAMPLES,
-        "layers": job.loaded.identity.layers,
+        "layers": job.serving.identity.layers,
         "specific": specific(effects.plain()).tolist(),
         "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
         "methods": [{"method": name, **agreements[name], **_gains(job, name)} for name in methods],
@@ -116,17 +116,17 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
     domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
     owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
     if path.is_file():
-        advance(len(job.loaded.identity.layers) * job.loaded.identity.experts + 1)
+        advance(len(job.serving.identity.layers) * job.serving.identity.experts + 1)
         return CausalEffects(domains, np.array(owner), np.load(path)["loss"])
     pairs = [answer for task in tasks for answer in task.answers()]
-    before = gold_log_probabilities(job.lm, pairs)
+    before = gold_log_probabilities(job.serving.lm, pairs)
     advance(1)
-    identity = job.loaded.identity
+    identity = job.serving.identity
     loss = np.zeros((len(identity.layers), identity.experts, len(pairs)))
     for row, layer in enumerate(identity.layers):
         for expert in range(identity.experts):
-            with steer(job.loaded.model, _mask(job, layer, expert)):
-                loss[row, expert] = before - gold_log_probabilities(job.lm, pairs)
+            with job.serving.steer(_mask(job, layer, expert)):
+                loss[row, expert] = before - gold_log_probabilities(job.serving.lm, pairs)
             advance(1)
     np.savez(path, loss=loss)
     return CausalEffects(domains, np.array(owner), loss)
@@ -207,9 +207,9 @@ def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDAr
 
 
 def _mask(job: Job, layer: int, expert: int) -> Profile:
-    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, "transformers")
+    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, job.serving.name)
     return Profile(
-        model=job.loaded.identity,
+        model=job.serving.identity,
         method="each in turn",
         experts=(ChosenExpert(layer=layer, expert=expert, score=0.0),),
         intervention=Intervention(kind="mask", strength=1.0),

@@ -32,8 +32,8 @@ class Letters:
 class Noting(EngineLM):
     """Scores by what it was asked, continues a prompt by itself, twice."""
 
-    def __init__(self, **options):
-        super().__init__(Letters(), SimpleNamespace(fingerprint="f" * 64, name="noting"), **options)
+    def __init__(self):
+        super().__init__(Letters(), SimpleNamespace(fingerprint="f" * 64, name="noting"))
         self.asked = []
 
     def _score(self, pairs):
@@ -116,7 +116,8 @@ def test_each_repeat_draws_anew_and_every_call_the_same():
     settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
     seeds = []
     for seed in (0, 0, 1):
-        lm = Noting(seed=seed)
+        lm = Noting()
+        lm.seed = seed
         lm.generate_until(requests("generate_until", *[(p, settings) for p in ("ab", "b", "ab")]))
         assert {request.sampling.top_p for request in lm.asked} == {0.9}
         seeds.append([request.sampling.seed for request in lm.asked])
@@ -125,7 +126,8 @@ def test_each_repeat_draws_anew_and_every_call_the_same():
 
 
 def test_an_answer_is_what_follows_the_thinking():
-    lm = Noting(format=PromptFormat(think_end=(26,), answer_tokens=50))
+    lm = Noting()
+    lm.format = PromptFormat(think_end=(26,), answer_tokens=50)
     asked = requests("generate_until", ("abc", {"until": ["c"], "max_gen_toks": 2}))
     assert lm.generate_until(asked) == ["ab"]
     assert (lm.asked[0].limit, lm.asked[0].after) == (50, (26,))

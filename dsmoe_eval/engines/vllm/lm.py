@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .generation import Answer, Request
-from .lm import EngineLM, Tokens
-from .vllm import VllmEngine
+from ..generation import Answer, Request
+from ..lm import EngineLM, Tokens
+from .engine import VllmEngine
 
 REQUESTS_AT_ONCE = 1024
 """Given to vLLM, which batches them as it can; what a killed run has to answer again."""
@@ -19,8 +19,11 @@ class VllmLM(EngineLM):
     def __init__(self, engine: VllmEngine, tokenizer: Any) -> None:
         super().__init__(tokenizer, engine.identity)
         self.engine = engine
+        # vLLM adds a token to all that it scores, and a text is scored with its last token in it.
+        self.max_length = engine.max_length - 2
 
     def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
         sequences = [(*context, *continuation) for context, continuation in pairs]
         unique = list(dict.fromkeys(sequences))
         self.forward_tokens += sum(map(len, unique))
@@ -32,6 +35,8 @@ class VllmLM(EngineLM):
         return answers
 
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        for request in requests:
+            self._check_fits([len(request.prompt)], request.limit)
         for start in range(0, len(requests), REQUESTS_AT_ONCE):
             some = requests[start : start + REQUESTS_AT_ONCE]
             self.forward_tokens += sum(len(request.prompt) for request in some)

@@ -1,12 +1,14 @@
 """The vLLM engine: a model that vLLM serves, steered in place.
 
-Every worker carries `vllm_worker.SteeringExtension`; a profile is put in and taken out without
+Every worker carries `worker.SteeringExtension`; a profile is put in and taken out without
 loading or compiling anything again. The prefix cache holds what was computed before, so it is
 emptied at each change.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..steering import ModelIdentity, ProbeError, Profile, SteeringError
-from ..steering.probes import check_effect, check_null
-from .generation import Answer, Request
-from .loading import fingerprint, locate
-from .vllm_routing import RoutedSequence, assemble
+from ...errors import UserError
+from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
+from ...steering.probes import check_effect, check_null
+from ..generation import Answer, Request
+from ..loading import fingerprint, locate
+from .routing import RoutedSequence, assemble
 
-EXTENSION = "dsmoe_eval.engines.vllm_worker.SteeringExtension"
+EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """For `vllm serve --worker-extension-cls`."""
 
 Prompts = Sequence[Sequence[int]]
@@ -75,6 +77,9 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+        # With a scheduler in a process of its own, what is batched together, and so the last bits,
+        # depend on which requests get there first; in this one it is always the same.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         place = locate(name)
         fixed = {
             "skip_tokenizer_init": True,  # prompts are token ids
@@ -98,8 +103,17 @@ class VllmEngine:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
-        self.config: Any = self._llm.llm_engine.model_config.hf_config
-        self.dtype: Any = self._llm.llm_engine.model_config.dtype
+        config = self._llm.llm_engine.vllm_config
+        self.config: Any = config.model_config.hf_config
+        self.dtype: Any = config.model_config.dtype
+        self.max_length = int(config.model_config.max_model_len)
+        """Tokens of a prompt and its answer together, of which the answer has at least one."""
+        self.device = str(config.device_config.device_type)
+        self.settings: dict[str, int | bool] = {
+            "tensor_parallel": config.parallel_config.tensor_parallel_size,
+            "expert_parallel": config.parallel_config.enable_expert_parallel,
+            "eager": bool(config.model_config.enforce_eager),
+        }
         self.version: str = vllm.__version__
         self.identity = ModelIdentity(
             name=name,
@@ -164,7 +178,10 @@ class VllmEngine:
         """An answer to each, up to one of the tokens `stop` or its limit.
 
         vLLM has token ids only, so stop strings do not end a text: whoever decodes it cuts it.
+        The same prompts give the same, whatever was asked before: a prefix that an earlier call
+        left in the cache would have a prompt computed in other pieces, with other last bits.
         """
+        self._forget()
         settings = [
             {"max_tokens": r.limit, "stop_token_ids": list(stop), **_drawing(r)} for r in requests
         ]
@@ -242,8 +259,13 @@ class VllmEngine:
         return report
 
     def close(self) -> None:
-        """End vLLM's processes."""
+        """End vLLM's processes and free its memory; another engine may be started then."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
         self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
 
     def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
         self._forget()  # a partly cached prompt is computed in other pieces, with other last bits

@@ -22,9 +22,9 @@ from torch import Tensor
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.platforms import current_platform
 
-from ..steering.errors import SteeringError
-from ..steering.interventions import LayerEffect, force_logits
-from ..steering.scoring import ScoreFunction, Scoring
+from ...steering.errors import SteeringError
+from ...steering.interventions import LayerEffect, force_logits
+from ...steering.scoring import ScoreFunction, Scoring
 
 # What vLLM's routers are known to do with logits; any other class is refused.
 _ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")

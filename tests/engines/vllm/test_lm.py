@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from dsmoe_eval.engines.loading import load_model
 from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.engines.vllm import VllmEngine
-from dsmoe_eval.engines.vllm_lm import VllmLM
+from dsmoe_eval.engines.vllm.lm import VllmLM
 
 pytestmark = pytest.mark.vllm
 

@@ -1,6 +1,6 @@
 """What a vLLM worker can be asked about steering: `collective_rpc`, from Python or over HTTP.
 
-    vllm serve MODEL --worker-extension-cls dsmoe_eval.engines.vllm_worker.SteeringExtension
+    vllm serve MODEL --worker-extension-cls dsmoe_eval.engines.vllm.worker.SteeringExtension
 
 Arguments and results are JSON. A refusal is an error whose text holds `[steering refused: ...]`;
 then nothing was changed. What was computed before a change stays in the prefix cache: whoever
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe import GateLinear
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
-from ..steering.errors import SteeringError
-from ..steering.interventions import LayerEffect, layer_effect
-from ..steering.profile import Profile
-from ..steering.routers import router_hash
-from ..steering.scoring import check_meaning
-from ..steering.steer import check_fits
-from .vllm_faults import check_model
-from .vllm_layer import SteerableMoERunner, describe_scoring
-from .vllm_routing import Recorder
+from ...steering.errors import SteeringError
+from ...steering.interventions import LayerEffect, layer_effect
+from ...steering.profile import Profile
+from ...steering.routers import router_hash
+from ...steering.scoring import check_meaning
+from ...steering.steer import check_fits
+from .faults import check_model
+from .layer import SteerableMoERunner, describe_scoring
+from .routing import Recorder
 
 REFUSED = "[steering refused: {}]"
 _SELECTS_INSIDE = (
@@ -125,7 +125,7 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_recorded(self) -> dict[str, Any]:
-        """What was seen since `dsmoe_record`, for `vllm_routing.assemble`; ends it.
+        """What was seen since `dsmoe_record`, for `routing.assemble`; ends it.
 
         Raises:
             SteeringError: it is not complete.

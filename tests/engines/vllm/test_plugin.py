@@ -4,7 +4,7 @@ import json
 
 from transformers import AutoConfig
 
-from dsmoe_eval.engines.vllm_plugin import register
+from dsmoe_eval.engines.vllm.plugin import register
 
 
 def test_deepseek_is_known(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmoe_eval.engines.vllm_routing import Recorder, assemble
+from dsmoe_eval.engines.vllm.routing import Recorder, assemble
 from dsmoe_eval.steering import SteeringError
 
 LAYERS, EXPERTS, TOP_K, ROOM = (1, 3), 16, 2, 64

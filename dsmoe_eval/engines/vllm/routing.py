@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..steering.errors import SteeringError
+from ...steering.errors import SteeringError
 
 Rows = dict[str, Tensor]
 """By row: `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""

@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
-from dsmoe_eval.engines.vllm_layer import describe_scoring, steer_logits, steer_weights
-from dsmoe_eval.engines.vllm_worker import _check_reached
+from dsmoe_eval.engines.vllm.layer import describe_scoring, steer_logits, steer_weights
+from dsmoe_eval.engines.vllm.worker import _check_reached
 from dsmoe_eval.steering import SteeringError
 from dsmoe_eval.steering.interventions import LayerEffect, edit_logits, edit_weights
 

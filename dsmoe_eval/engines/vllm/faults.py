@@ -4,7 +4,7 @@ Phi-MoE: `PhiMoEForCausalLM` loads the bias of the last linear and never adds it
 log-probabilities are off by up to that bias. It is added here. And it has a bias in its attention
 whatever the configuration says: without one in the checkpoint that is uninitialised memory.
 
-ERNIE 4.5 on CPUs is told of, and refused, where the router is described (`vllm_layer.py`).
+ERNIE 4.5 on CPUs is told of, and refused, where the router is described (`layer.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from vllm.model_executor.models.phimoe import PhiMoEForCausalLM
 
-from ..steering.errors import SteeringError
+from ...steering.errors import SteeringError
 
 
 def _phimoe_logits(model: Any, hidden_states: Tensor) -> Tensor | None:

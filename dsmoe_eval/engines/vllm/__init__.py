@@ -1,0 +1,5 @@
+"""vLLM: the engine, what its workers carry, and lm-eval's LM over it; imports no vLLM by itself."""
+
+from .engine import EXTENSION, VllmEngine
+
+__all__ = ["EXTENSION", "VllmEngine"]
