@@ -2,12 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
+from .bca import bca_bootstrap
+from .clusters import (
+    ClusteredDifferences,
+    as_scores,
+    cluster_codes,
+    clustered_differences,
+    sign_flip_p_value,
+)
 from .power import smallest_effect
 
 
@@ -72,16 +81,19 @@ class PairedResult:
 
     Attributes:
         n: Number of items.
-        score_a: Share of items that A gets right.
-        score_b: Share of items that B gets right.
-        delta: ``score_b - score_a``, a fraction.
-        ci95: 95 % Tango score interval of ``delta``.
+        score_a: Mean score of A; for binary items the share that A gets right.
+        score_b: Mean score of B.
+        delta: ``score_b - score_a``.
+        ci95: 95 % interval of ``delta``; see `compare_paired` for its kind. Two NaN where
+            there is none.
         p_value: Two-sided p-value of "A and B are equally good".
         test: Name of the test behind ``p_value``.
-        gained: Items that A gets wrong and B right.
-        lost: Items that A gets right and B wrong.
+        gained: Items on which B scores more than A; for binary ones, that only B gets right.
+        lost: Items on which B scores less than A.
         mde80: Smallest difference that this test finds with 80 % power at alpha 0.05, given
-            as many items and the observed discordance; NaN where no difference can be found.
+            as many items and the observed discordance or spread; NaN where no difference can
+            be found, or nothing varies by which to tell.
+        clusters: Number of clusters, ``n`` if items stand alone.
     """
 
     n: int
@@ -94,22 +106,63 @@ class PairedResult:
     gained: int
     lost: int
     mde80: float
+    clusters: int
 
 
-def compare_paired(score_a: ArrayLike, score_b: ArrayLike) -> PairedResult:
-    """Compare B with A on the same items, in the same order.
+def compare_paired(
+    score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0
+) -> PairedResult:
+    """Compare B with A on the same items, in the same order, by the test that fits the scores.
+
+    Scores of 0 and 1 alone, items on their own: mid-p McNemar test and Tango's interval.
+
+    Anything else (means of several samples, log-likelihoods, bits per byte, clusters): the
+    sign-flip permutation test of whole clusters (`sign_flip_p_value`), their BCa bootstrap
+    interval (`bca_bootstrap`), within [-1, 1] if all scores are in [0, 1], and an ``mde80`` of
+    2.80 standard errors. Test and interval are no inverses of each other, so the interval may
+    hold 0 where p is just below 0.05. Where no cluster differs, p is 1 and the interval of m
+    clusters (`ClusteredDifferences.effective`) with scores in [0, 1] is that of m unchanged binary
+    items, +- z^2 / (m + z^2): some clusters may change that were not drawn. There is no interval
+    for one cluster, nor for unbounded scores that do not differ at all.
 
     Args:
-        score_a: Shape (n,), 1 or True where A is right, 0 or False where it is wrong.
+        score_a: Shape (n,), finite; 1 or True where A is right and 0 or False where it is wrong,
+            or a score, more is better.
         score_b: The same for B.
+        clusters: Shape (n,), a label per item, shared by items that may share luck.
+        seed: Of random sign flips and resamples.
 
     Returns:
-        The difference with its 95 % interval, the mid-p McNemar test and what n can show.
+        The difference with its 95 % interval, the test and what n can show.
 
     Raises:
-        ValueError: As ``count_pairs``.
+        ValueError: If shapes disagree, there is no item, or a score or label is missing.
     """
-    counts = count_pairs(score_a, score_b)
+    a, b, codes = as_pairs(score_a, score_b, clusters)
+    if codes is None and is_binary(a) and is_binary(b):
+        return _compare_counts(count_pairs(a, b))
+    differences = clustered_differences(a, b, codes)
+    p_value, test = sign_flip_p_value(differences, seed)
+    spread = differences.standard_error
+    return PairedResult(
+        n=a.size,
+        score_a=float(a.mean(dtype=np.float64)),
+        score_b=float(b.mean(dtype=np.float64)),
+        delta=differences.delta,
+        ci95=_bootstrap_interval(differences, seed),
+        p_value=p_value,
+        test=test if codes is None else f"clustered {test}",
+        gained=int((b > a).sum()),
+        lost=int((b < a).sum()),
+        mde80=_MDE80 * spread if spread > 0 else math.nan,
+        clusters=differences.sums.size,
+    )
+
+
+_MDE80 = float(norm.isf(0.025) + norm.isf(0.2))
+
+
+def _compare_counts(counts: PairedCounts) -> PairedResult:
     return PairedResult(
         n=counts.n,
         score_a=counts.score_a,
@@ -121,7 +174,40 @@ def compare_paired(score_a: ArrayLike, score_b: ArrayLike) -> PairedResult:
         gained=counts.gained,
         lost=counts.lost,
         mde80=smallest_effect(counts.n, counts.discordance),
+        clusters=counts.n,
     )
+
+
+def _bootstrap_interval(differences: ClusteredDifferences, seed: int) -> tuple[float, float]:
+    bootstrap = bca_bootstrap(differences, seed)
+    if bootstrap is None:
+        return unchanged_interval(differences)
+    ends = bootstrap.bound(0.025), bootstrap.bound(0.975)
+    limit = 1.0 if differences.bounded else math.inf
+    # The two made-up clusters pull towards 0, past the difference itself where all items gain.
+    return (
+        max(-limit, min(ends[0], differences.delta)),
+        min(limit, max(ends[1], differences.delta)),
+    )
+
+
+def unchanged_interval(
+    differences: ClusteredDifferences, level: float = 0.95
+) -> tuple[float, float]:
+    """Tango's interval of as many binary items without any change, around the difference.
+
+    Args:
+        differences: The clusters.
+        level: Confidence level, a fraction in [0.5, 1).
+
+    Returns:
+        (lower, upper); NaN if there is one cluster or scores are not bounded by [0, 1].
+    """
+    if differences.sums.size < 2 or not differences.bounded:
+        return math.nan, math.nan
+    z = float(norm.isf((1 - level) / 2))
+    reach = z * z / (differences.effective + z * z)
+    return max(-1.0, differences.delta - reach), min(1.0, differences.delta + reach)
 
 
 def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
@@ -138,12 +224,8 @@ def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
         ValueError: If an input is not one-dimensional, is empty, holds anything but 0 and 1
             (NaN included), or the two differ in length.
     """
-    right_a, right_b = _as_right(score_a, "score_a"), _as_right(score_b, "score_b")
-    if right_a.size != right_b.size:
-        raise ValueError(
-            f"score_a has {right_a.size} items and score_b {right_b.size}; "
-            "align the two by item first."
-        )
+    a, b, _ = as_pairs(score_a, score_b)
+    right_a, right_b = _as_right(a, "score_a"), _as_right(b, "score_b")
     return PairedCounts(
         n=right_a.size,
         right_a=int(right_a.sum()),
@@ -152,17 +234,29 @@ def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
     )
 
 
-def _as_right(scores: ArrayLike, name: str) -> NDArray[np.bool_]:
-    array = np.asarray(scores)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; give one score per item, shape (n,).")
-    if array.size == 0:
-        raise ValueError(f"{name} is empty; compare at least one item.")
-    allowed = np.isin(array, (0, 1)) if array.dtype.kind in "biuf" else np.zeros(array.size, bool)
+def as_pairs(
+    score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64] | None]:
+    """Check two score arrays and their clusters: `as_scores`, `cluster_codes`, equal lengths."""
+    a, b = as_scores(score_a, "score_a"), as_scores(score_b, "score_b")
+    if a.size != b.size:
+        raise ValueError(
+            f"score_a has {a.size} items and score_b {b.size}; align the two by item first."
+        )
+    return a, b, cluster_codes(clusters, a.size)
+
+
+def is_binary(scores: NDArray[Any]) -> bool:
+    """Whether all scores are 0 or 1."""
+    return bool(((scores == 0) | (scores == 1)).all())
+
+
+def _as_right(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    allowed = (array == 0) | (array == 1)
     if not allowed.all():
         raise ValueError(
-            f"{name} holds {array[~allowed][0]!s}; only 0 and 1 can be compared in pairs, "
-            "so drop missing items and threshold graded scores first."
+            f"{name} holds {array[~allowed][0]!s}; only 0 and 1 can be counted in pairs, "
+            "so threshold graded scores first."
         )
     return array.astype(np.bool_)
 

@@ -11,6 +11,7 @@ from scipy.stats import binom
 
 _TAIL = 1e-9
 _DELTA_TOLERANCE = 1e-6
+_LARGEST_TABLE = 2**15
 
 
 def midp_power(n: int, delta: float, discordance: float, alpha: float = 0.05) -> float:
@@ -96,7 +97,7 @@ def _power(n: int, delta: float, discordance: float, alpha: float) -> float:
         return 0.0
     first, last = binom.ppf((_TAIL, 1 - _TAIL), n, discordance).astype(int)
     changed = np.arange(first, last + 1)
-    most = _most_against(_table_size(n), alpha)[changed]
+    most = _most_of(n, changed, alpha)
     gain_share = (1 + delta / discordance) / 2
     rejected = bdtr(most, changed, gain_share) + bdtr(most, changed, 1 - gain_share)
     # bdtr is NaN below zero, where no split of so few changed items can be rejected.
@@ -104,24 +105,30 @@ def _power(n: int, delta: float, discordance: float, alpha: float) -> float:
     return float(binom.pmf(changed, n, discordance) @ rejected)
 
 
-def _table_size(n: int) -> int:
-    """The next power of two above n, so that a few cached tables serve every n."""
-    return 1 << int(n).bit_length()
+def _most_of(n: int, changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
+    """`_most_against` of some counts up to n; of few items all at once, to be kept."""
+    if n > _LARGEST_TABLE:
+        return _most_against(changed, alpha)
+    return _table(1 << int(n).bit_length(), alpha)[changed]
 
 
 @lru_cache(maxsize=64)
-def _most_against(size: int, alpha: float) -> NDArray[np.int64]:
+def _table(size: int, alpha: float) -> NDArray[np.int64]:
+    """For 0 to size - 1 changed items; the next power of two above n serves every such n."""
+    return _most_against(np.arange(size), alpha)
+
+
+def _most_against(changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
     """The rejection region: for each number of changed items the largest smaller count.
 
     Args:
-        size: Entries are given for 0 to size - 1 changed items.
+        changed: Shape (m,), numbers of changed items.
         alpha: Two-sided significance level, at most 0.25.
 
     Returns:
-        Shape (size,): the test rejects if and only if min(gained, lost) is at most this; -1
+        Shape (m,): the test rejects if and only if min(gained, lost) is at most this; -1
         where it never does.
     """
-    changed = np.arange(size)
     # The mid-p value of k is the sum of the distribution function at k and k - 1. It is below
     # alpha one short of the alpha/2 quantile, and at the quantile itself perhaps.
     quantile = binom.ppf(alpha / 2, changed, 0.5).astype(np.int64)

@@ -140,3 +140,68 @@ def test_an_alpha_out_of_range_is_refused(alpha) -> None:
 def test_scores_are_checked() -> None:
     with pytest.raises(ValueError, match="score_b holds nan"):
         non_inferiority([1, 0], [1, np.nan], 0.02)
+
+
+# --- fractions, unbounded scores, clusters ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "holds"), [(188, False), (189, True)])
+def test_fractions_without_any_change_are_judged_as_binary_items(n, holds) -> None:
+    found = non_inferiority([0.5] * n, [0.5] * n, margin=0.02)
+    binary = non_inferiority(*scores(n, 0, 0), margin=0.02)
+    assert (found.p_value, found.lower_bound) == pytest.approx(
+        (binary.p_value, binary.lower_bound), abs=1e-9
+    )
+    assert found.holds is holds
+    assert (found.test, binary.test) == ("BCa bootstrap", "Tango score test")
+
+
+@given(
+    st.integers(2, 60),
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.02, 0.1, 0.5]),
+    st.sampled_from([0.01, 0.025, 0.25]),
+)
+@settings(deadline=None, max_examples=40)
+def test_clustered_bound_p_value_and_verdict_agree(n, seed, margin, alpha) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 5, (2, n)) / 4
+    b = np.where(rng.random(n) < 0.5, a, b)
+    found = non_inferiority(a, b, margin, alpha, clusters=rng.integers(0, n, n))
+    assert found.holds == (found.p_value < alpha) == (found.lower_bound > -margin)
+    assert 0 <= found.p_value <= 1
+
+
+def test_a_rise_of_few_clusters_does_not_rule_out_a_loss_elsewhere() -> None:
+    a, b = np.full(100, 0.5), np.full(100, 0.5)
+    b[:3] = 0.75
+    assert not non_inferiority(a, b, 0.02).holds
+    assert non_inferiority(a, b, 0.05).holds
+
+
+def test_single_clusters_and_constant_unbounded_scores_never_hold() -> None:
+    for found in (
+        non_inferiority([1, 1], [1, 1], 0.5, clusters=[0, 0]),
+        non_inferiority([2.5] * 50, [2.5] * 50, 0.5),
+    ):
+        assert (found.holds, found.p_value) == (False, 1.0)
+        assert math.isnan(found.lower_bound)
+
+
+def test_unbounded_scores_have_margins_in_their_own_units() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(-40, 9, 200)
+    assert non_inferiority(a, a + rng.normal(0, 1, 200), margin=3).holds
+    with pytest.raises(ValueError, match="margin is inf"):
+        non_inferiority(a, a, margin=math.inf)
+
+
+def test_false_holds_of_fractions_at_the_margin() -> None:
+    """60 items of four samples; a tenth lose half of their score."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for seed in range(300):
+        a = rng.binomial(4, 0.9, 60) / 4
+        b = np.where(rng.random(60) < 0.1, a * rng.binomial(1, 0.5, 60), a)
+        held += non_inferiority(a, b, margin=0.045, seed=seed).holds
+    assert held / 300 <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / 300)

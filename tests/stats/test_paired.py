@@ -368,3 +368,102 @@ def test_comparing_a_system_with_itself_shows_nothing() -> None:
     result = compare_paired([1, 0, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0])
     assert (result.delta, result.p_value) == (0.0, 1.0)
     assert result.ci95[0] == -result.ci95[1] < 0
+
+
+# --- fractions, unbounded scores, clusters ----------------------------------------------------
+
+
+def test_clusters_of_one_are_no_clusters() -> None:
+    a, b = [1, 0, 0, 1, 0, 1], [1, 1, 0, 0, 1, 1]
+    assert compare_paired(a, b, clusters=list("fedcba")) == compare_paired(a, b)
+
+
+def test_clustered_items_are_tested_by_cluster() -> None:
+    """Ten clusters, each all gained: 2 of 2^10 flips are as extreme, not 2 of 2^40."""
+    result = compare_paired([0] * 40, [1] * 40, clusters=np.arange(40) // 4)
+    assert result.p_value == 2 / 2**10
+    assert result.test == "clustered sign-flip permutation, exact"
+    assert (result.n, result.clusters, result.gained, result.lost) == (40, 10, 40, 0)
+    assert 0 < result.ci95[0] < result.ci95[1] == 1.0
+
+
+def test_fractions_report_every_part() -> None:
+    a, b = np.array([0.5, 0.25, 0.0, 1.0] * 5), np.array([0.75, 0.25, 0.5, 0.5] * 5)
+    result = compare_paired(a, b)
+    spread = np.std(b - a, ddof=1) / math.sqrt(20)
+    assert (result.n, result.gained, result.lost, result.clusters) == (20, 10, 5, 20)
+    assert (result.score_a, result.score_b, result.delta) == (0.4375, 0.5, 0.0625)
+    assert result.test == "sign-flip permutation, exact"
+    assert result.mde80 == pytest.approx(2.8016 * spread, rel=1e-4)
+    assert result.ci95[0] < 0 < result.ci95[1]
+
+
+finite = st.integers(-64, 64).map(lambda x: x / 32)
+trios = st.lists(st.tuples(finite, finite, st.integers(0, 9)), min_size=2, max_size=40)
+
+
+@given(trios, st.randoms(use_true_random=False), st.integers(-8, 8))
+@settings(deadline=None, max_examples=20)
+def test_swap_order_and_shift(items, random, constant) -> None:
+    a, b, codes = map(np.array, zip(*items, strict=True))
+    result = compare_paired(a, b, codes)
+    back = compare_paired(b, a, codes)
+    assert (back.delta, back.p_value, back.mde80) == pytest.approx(
+        (-result.delta, result.p_value, result.mde80), abs=1e-12, nan_ok=True
+    )
+    lower, upper = result.ci95
+    assert back.ci95 == pytest.approx((-upper, -lower), abs=1e-12, nan_ok=True)
+    random.shuffle(items)
+    shuffled = compare_paired(*map(np.array, zip(*items, strict=True)))
+    assert (shuffled.delta, shuffled.p_value, *shuffled.ci95) == pytest.approx(
+        (result.delta, result.p_value, *result.ci95), abs=1e-12, nan_ok=True
+    )
+    moved = compare_paired(a + constant, b + constant, codes)
+    assert (moved.delta, moved.p_value, moved.gained, moved.lost) == (
+        result.delta, result.p_value, result.gained, result.lost,
+    )  # fmt: skip
+    if not np.isnan(lower):
+        assert lower <= result.delta <= upper
+
+
+def test_nothing_changed_is_no_certainty() -> None:
+    """As wide as for binary items; for unbounded scores nobody can say."""
+    fractions = compare_paired([0.25] * 30, [0.25] * 30)
+    assert fractions.p_value == 1.0
+    assert fractions.ci95 == pytest.approx(compare_paired([1] * 30, [1] * 30).ci95, abs=1e-9)
+    assert math.isnan(fractions.mde80)
+    clustered = compare_paired([1, 0, 0, 1], [1, 0, 0, 1], clusters=[0, 0, 1, 1])
+    assert clustered.ci95 == pytest.approx(compare_paired([1, 1], [1, 1]).ci95, abs=1e-9)
+    unbounded = compare_paired([2.5] * 30, [2.5] * 30)
+    assert unbounded.p_value == 1.0
+    assert np.isnan(unbounded.ci95).all()
+
+
+def test_one_cluster_shows_nothing() -> None:
+    result = compare_paired([0, 0, 0], [1, 1, 1], clusters=["x"] * 3)
+    assert (result.delta, result.p_value, result.clusters) == (1.0, 1.0, 1)
+    assert np.isnan([*result.ci95, result.mde80]).all()
+
+
+@pytest.mark.parametrize("kind", ["samples", "clusters"])
+def test_type_one_error_of_30_items_with_five_percent_changed(kind) -> None:
+    rng = np.random.default_rng(8)
+    rejected = 0
+    for seed in range(300):
+        if kind == "samples":
+            p = np.where(rng.random(30) < 0.2, 0.5, 1.0)
+            a, b = rng.binomial(4, p) / 4, rng.binomial(4, p) / 4
+            rejected += compare_paired(a, b, seed=seed).p_value <= 0.05
+        else:
+            codes, a = np.repeat(np.arange(30), 4), rng.integers(0, 2, 120)
+            flipped = np.repeat(rng.random(30) < 0.05, 4) & (a == np.repeat(a[::4], 4))
+            b = np.where(flipped, 1 - a, a)
+            rejected += compare_paired(a, b, codes, seed=seed).p_value <= 0.05
+    assert rejected / 300 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(50), rng.random(50)
+    assert compare_paired(a, b, seed=3) == compare_paired(a, b, seed=3)
+    assert compare_paired(a, b, seed=3).p_value != compare_paired(a, b, seed=4).p_value

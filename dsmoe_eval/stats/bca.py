@@ -1,0 +1,106 @@
+"""The BCa bootstrap of a mean difference, whole clusters drawn again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from .clusters import DRAWS, ClusteredDifferences, Floats, joined
+
+_MOST_CLUSTERS = 2000
+_BLOCK = 2**21
+
+
+@dataclass(frozen=True, slots=True)
+class Bca:
+    """Bounds by the bias-corrected and accelerated bootstrap: Efron (1987), JASA 82:171.
+
+    Attributes:
+        resampled: Shape (draws,), the statistic of resamples, sorted.
+        shift: Efron's z0, the normal quantile of the resamples below the observed statistic.
+        skew: Efron's acceleration, by the jackknife.
+        clusters: Clusters drawn in each resample; at least 2.
+    """
+
+    resampled: Floats
+    shift: float
+    skew: float
+    clusters: int
+
+    def bound(self, tail: float) -> float:
+        """The bound that leaves `tail` below it: 0.025 and 0.975 make a 95 % interval.
+
+        The normal quantile is replaced by Student's times sqrt(n / (n - 1)), which undoes the
+        bootstrap's narrowness: Hesterberg (2015), The American Statistician 69:371, section 5.3.
+        """
+        reach = self.shift + self._scale * float(student.ppf(tail, self.clusters - 1))
+        place = norm.cdf(self.shift + reach / max(1 - self.skew * reach, 0.05))
+        return float(np.quantile(self.resampled, place))
+
+    def tail(self, threshold: float) -> float:
+        """The inverse of `bound`: the tail at which the bound is `threshold`."""
+        steps = np.linspace(0, 1, self.resampled.size)
+        edge = 1 / (self.resampled.size + 1)
+        place = np.clip(np.interp(threshold, self.resampled, steps), edge, 1 - edge)
+        distance = float(norm.ppf(place)) - self.shift
+        reach = distance / max(1 + self.skew * distance, 0.05) - self.shift
+        return float(student.cdf(reach / self._scale, self.clusters - 1))
+
+    @property
+    def _scale(self) -> float:
+        return math.sqrt(self.clusters / (self.clusters - 1))
+
+
+def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
+    """Resample clusters; the statistic is the sum of differences over the sum of sizes.
+
+    One cluster that gains and one that loses, of mean size and as much an item as any cluster, are
+    added, as Bonett and Price (2012, Journal of Educational and Behavioral Statistics 37:479) do
+    for binary items: where few clusters change, the sample shows too few of the changes that
+    there are. More than 2,000 clusters are first joined at random into 2,000 groups.
+
+    Args:
+        differences: The clusters, at least one.
+        seed: Of the resamples.
+
+    Returns:
+        The bootstrap; None if there is one cluster or no cluster differs: nothing can be learned
+        from resampling them.
+    """
+    if differences.sums.size < 2 or not differences.sums.any():
+        return None
+    generator = np.random.default_rng(seed)
+    sums, sizes, direction = joined(differences, _MOST_CLUSTERS, generator)
+    size = float(differences.sizes.mean())
+    sums = np.append(sums, (differences.largest * size, -differences.largest * size))
+    sizes = np.append(sizes, (size, size))
+    resampled = np.sort(_resample(sums, sizes, generator))
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)
+    influence = without.mean() - without
+    skew = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
+    shift = _shift(resampled, float(sums.sum() / sizes.sum()))
+    if direction < 0:
+        return Bca(-resampled[::-1], -shift, -skew, sums.size)
+    if direction == 0:
+        return Bca(np.sort(np.concatenate((resampled, -resampled))), 0.0, 0.0, sums.size)
+    return Bca(resampled, shift, skew, sums.size)
+
+
+def _shift(resampled: Floats, observed: float) -> float:
+    below = np.searchsorted(resampled, (observed - 1e-12, observed + 1e-12)).mean()
+    edge = 1 / (resampled.size + 1)
+    return float(norm.ppf(np.clip(below / resampled.size, edge, 1 - edge)))
+
+
+def _resample(sums: Floats, sizes: Floats, generator: np.random.Generator) -> Floats:
+    found = np.empty(DRAWS)
+    rows = max(1, _BLOCK // sums.size)
+    for start in range(0, DRAWS, rows):
+        part = found[start : start + rows]
+        drawn = generator.integers(0, sums.size, size=(part.size, sums.size), dtype=np.uint16)
+        part[:] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    return found
