@@ -84,7 +84,7 @@ def details(result: dict[str, Any]) -> Grid:
     header = (
         "variant", "target", "n", "base", "variant's", "change", "95 % interval", "p",
         "gained", "lost", "smallest effect", "p (Holm)", "non-target n", "non-target change",
-        "one-sided bound", "held",
+        "one-sided bound", "held", "test",
     )  # fmt: skip
     return Grid(header, tuple(_detail_row(arm) for arm in result["arms"]))
 
@@ -101,6 +101,7 @@ def _detail_row(arm: Arm) -> tuple[str, ...]:
         _pp(other["delta"]),
         _pp(held["lower_bound"]),
         "yes" if held["holds"] else "no",
+        own["test"] if own["test"] == other["test"] else f"{own['test']}; {other['test']}",
     )
 
 
@@ -158,10 +159,10 @@ def domain_details(result: dict[str, Any]) -> Grid:
     """One row an arm and non-target domain, with every figure; p-values are not adjusted."""
     header = (
         "variant", "target", "domain", "n", "base", "variant's", "change", "95 % interval", "p",
-        "gained", "lost", "smallest effect",
+        "gained", "lost", "smallest effect", "test",
     )  # fmt: skip
     rows = [
-        (arm["variant"], arm["target"], row["domain"], *_paired_cells(row))
+        (arm["variant"], arm["target"], row["domain"], *_paired_cells(row), row["test"])
         for arm in result["arms"]
         for row in arm["domains"]
     ]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..cards import Plan, Suite, Variant
 from ..errors import UserError
-from ..stats import compare_paired, holm, non_inferiority
+from ..stats import NonInferiority, PairedResult, compare_paired, holm, non_inferiority
 from .cells import read_cell, read_samples
 from .folder import RunFolder
 
@@ -87,7 +87,8 @@ def _compare_arm(
     target = suite.target_task(arm.target)
     others = suite.non_target_tasks(arm.target)
     pooled = pd.concat([paired[task.name] for task in others])
-    held = non_inferiority(*_scores(pooled), plan.margin, plan.alpha / 2)
+    a, b, clusters = _columns(pooled)
+    held = non_inferiority(a, b, plan.margin, plan.alpha / 2, clusters, plan.seed)
     return {
         "variant": arm.variant.name,
         "target": arm.target,
@@ -96,10 +97,10 @@ def _compare_arm(
         "profile": arm.profile,
         "cells": arm.cells,
         "equal_to_base": all(bool((p.score_a == p.score_b).all()) for p in paired.values()),
-        "target_result": _result(paired[target.name]),
-        "non_target_result": _result(pooled) | {"non_inferiority": asdict(held)},
+        "target_result": _result(paired[target.name], plan.seed),
+        "non_target_result": _result(pooled, plan.seed) | {"non_inferiority": _clean(held)},
         "domains": [
-            {"domain": task.domain, "task": task.name} | _result(paired[task.name])
+            {"domain": task.domain, "task": task.name} | _result(paired[task.name], plan.seed)
             for task in others
         ],
     }
@@ -150,12 +151,25 @@ def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
     return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
 
 
-def _result(paired: pd.DataFrame) -> dict[str, Any]:
-    result = asdict(compare_paired(*_scores(paired)))
-    if math.isnan(result["mde80"]):  # no effect is large enough for so few items
-        result["mde80"] = None
+def _result(paired: pd.DataFrame, seed: int) -> dict[str, Any]:
+    a, b, clusters = _columns(paired)
+    result = _clean(compare_paired(a, b, clusters, seed))
     return result | {"answers": compare_answers(paired)}
 
 
-def _scores(paired: pd.DataFrame) -> tuple[Any, Any]:
-    return np.asarray(paired["score_a"]), np.asarray(paired["score_b"])
+def _columns(paired: pd.DataFrame) -> tuple[Any, Any, Any]:
+    """Scores of base and of the other, and the items' clusters."""
+    a, b, clusters = (paired[name].to_numpy() for name in ("score_a", "score_b", "cluster_a"))
+    return a, b, clusters
+
+
+def _clean(result: PairedResult | NonInferiority) -> dict[str, Any]:
+    """For JSON, without NaN: of one cluster only the bounds that scores have are known."""
+    values = asdict(result)
+    if "ci95" in values and math.isnan(values["ci95"][0]):
+        values["ci95"] = (-1.0, 1.0)
+    if "lower_bound" in values and math.isnan(values["lower_bound"]):
+        values["lower_bound"] = -1.0
+    if "mde80" in values and math.isnan(values["mde80"]):  # no effect is large enough
+        values["mde80"] = None
+    return values

@@ -87,7 +87,8 @@ class Tuner:
                 return _tuning_scores(job, asked, f"{variant.name}-{target}-{profile.id}")
 
         target_task, *others = asked
-        tuned = tune(job.plan, grid, self.base, target_task, others, scores_at)
+        clusters = {name: [i.cluster for i in job.tuning[name].items] for name in others}
+        tuned = tune(job.plan, grid, self.base, target_task, others, scores_at, clusters)
         tuned = replace(tuned, unavailable=unavailable)
         write_json(path, tuned.to_dict())
         for answers in job.folder.answers("").parent.glob(f"tuning-{variant.name}-{target}-*"):

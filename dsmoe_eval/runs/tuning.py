@@ -24,7 +24,8 @@ class Trial:
     Attributes:
         target_delta: change of the target score.
         non_target_delta: change of the pooled non-target score.
-        lower_bound: of the latter, one-sided.
+        lower_bound: of the latter, one-sided; -1, which holds for any scores, where one cluster
+            tells no more.
         qualified: the lower bound is above minus the margin.
     """
 
@@ -69,21 +70,33 @@ def tune(
     target_task: str,
     non_targets: Sequence[str],
     scores_at: Callable[[Settings], Scores],
+    clusters: Mapping[str, Sequence[str]],
 ) -> Tuned:
-    """Try every setting of the grid and choose by the plan's rule (see `cards.Tuning`)."""
+    """Try every setting of the grid and choose by the plan's rule (see `cards.Tuning`).
+
+    Args:
+        plan: its margin and level.
+        grid: the settings.
+        base: scores on the tuning split.
+        target_task: whose gain counts.
+        non_targets: tasks that must not suffer.
+        scores_at: gives the scores of a setting.
+        clusters: of each task's items, as `compare_paired` wants them.
+    """
+    labels = np.concatenate([clusters[name] for name in non_targets])
     pooled = np.concatenate([base[name] for name in non_targets])
     trials = []
     for settings in grid:
         scores = scores_at(settings)
         steered = np.concatenate([scores[name] for name in non_targets])
-        held = non_inferiority(pooled, steered, plan.margin, plan.alpha / 2)
+        held = non_inferiority(pooled, steered, plan.margin, plan.alpha / 2, labels, plan.seed)
         trials.append(
             Trial(
                 experts=settings.experts,
                 strength=settings.strength,
                 target_delta=float(scores[target_task].mean() - base[target_task].mean()),
                 non_target_delta=held.delta,
-                lower_bound=held.lower_bound,
+                lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
                 qualified=held.holds,
             )
         )

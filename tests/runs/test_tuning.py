@@ -46,7 +46,7 @@ def test_a_setting_qualifies_by_its_bound_not_by_its_estimate():
         return {"t": np.ones(50, dtype=int), "n": lossy if settings.strength > 1 else base["n"]}
 
     grid = [Settings(1, 1.0), Settings(1, 2.0)]
-    tuned = tune(PLAN, grid, base, "t", ["n"], scores_at)
+    tuned = tune(PLAN, grid, base, "t", ["n"], scores_at, {"n": list(range(200))})
     weak, strong = tuned.trials
     assert seen == grid
     assert weak.qualified
@@ -58,3 +58,12 @@ def test_a_setting_qualifies_by_its_bound_not_by_its_estimate():
 def test_round_trip():
     tuned = choose([trial(1, 1.0, 0.1, True), trial(2, 1.0, 0.2, False)])
     assert Tuned.from_dict(tuned.to_dict()) == tuned
+
+
+def test_one_cluster_shows_nothing():
+    base = {"t": np.zeros(2), "n": np.ones(4)}
+    scores = {"t": np.ones(2), "n": np.ones(4)}
+    (only,) = tune(
+        PLAN, [Settings(1, 1.0)], base, "t", ["n"], lambda _: scores, {"n": ["same"] * 4}
+    ).trials
+    assert (only.lower_bound, only.qualified) == (-1.0, False)
