@@ -24,3 +24,19 @@ def test_one_model_or_several():
     several = Plan.model_validate(content | {"model": "", "models": ["a", "b"]})
     assert several.of("b").model == "b"
     assert several.of("b").models == ()
+
+
+def test_what_only_vllm_has_is_asked_of_vllm():
+    content = load_plan("lab")[0].model_dump()
+    assert Plan.model_validate(content).engine == "transformers"
+    spread = {"engine": "vllm", "tensor_parallel": 2, "expert_parallel": True}
+    assert Plan.model_validate(content | spread).tensor_parallel == 2
+    refused = {
+        "tensor_parallel needs `engine: vllm`": {"tensor_parallel": 2},
+        "expert_parallel needs": {"engine": "vllm", "expert_parallel": True},
+        "'transformers' or 'vllm'": {"engine": "llama.cpp"},
+        "greater than or equal to 1": {"engine": "vllm", "tensor_parallel": 0},
+    }
+    for reason, changes in refused.items():
+        with pytest.raises(ValidationError, match=reason):
+            Plan.model_validate(content | changes)

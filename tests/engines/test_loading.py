@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from dsmoe_eval.engines import bare_config, load_model
+from dsmoe_eval.engines.loading import count_parameters
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 
@@ -78,3 +79,13 @@ def test_an_architecture_without_code_is_refused_with_the_way_out(tmp_path):
                 load_model(name, "cpu")
         with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*VllmEngine"):
             bare_config(name)
+
+
+def test_parameters_are_counted_without_weights():
+    found = load_model("lab-poly", "cpu").model.parameters()
+    assert count_parameters("lab-poly") == sum(parameter.numel() for parameter in found)
+
+
+def test_parameters_of_a_model_without_code_are_not_known(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nobody-has-this"}')
+    assert count_parameters(str(tmp_path)) is None

@@ -13,9 +13,19 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
         "aime24", "aime", ("non-target",), 4, 0, 0, False, None, None, (None, 0.25), "not there"
     )
     model = ModelEstimate("m", None, None, None)
-    found = Estimate("p", "s", ("base",), ("math",), (task,), 1, 4, 0, 0, False, 1, (model,))
+    found = Estimate(
+        "p", "s", "vllm", 4, ("base",), ("math",), (task,), 1, 4, 0, 0, False, 1, (model,)
+    )
     console = Console(width=200, record=True, file=StringIO())
     console.print(estimate_tables(found))
     said = console.export_text()
-    for part in ("nothing", "25.0 pp", "4 *", "?", "not there", "an anecdote"):
+    for part in (
+        "nothing",
+        "25.0 pp",
+        "4 *",
+        "?",
+        "not there",
+        "an anecdote",
+        "4, each with 1 / 4",
+    ):
         assert part in said

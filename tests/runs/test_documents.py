@@ -8,12 +8,12 @@ from rich.console import Console
 
 from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.serving import TransformersServing
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs import documents
 from dsmoe_eval.runs.documents import document_routing, route_documents
 from dsmoe_eval.runs.identification import Wanted, count_domains
-from dsmoe_eval.runs.observers import TransformersObserver
 from dsmoe_eval.runs.tasks import load_tasks
 
 QUIET = Console(quiet=True)
@@ -25,8 +25,8 @@ def test_documents_add_up_to_their_domains(tmp_path):
     done = []
     routing = document_routing(loaded.model, loaded.tokenizer, tasks, done.append)
     wanted = Wanted(Identification(), saliency=True, contributions=False, markers={})
-    observer = TransformersObserver(loaded)
-    counts = count_domains(observer, tasks, wanted, tmp_path, lambda _: None)
+    serving = TransformersServing(loaded)
+    counts = count_domains(serving, tasks, wanted, tmp_path, lambda _: None)
     assert routing.domains == counts.domains
     assert sum(done) == len(routing.tokens) == 5 * len(tasks)
     for index, domain in enumerate(counts.domains):

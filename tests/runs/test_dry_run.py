@@ -27,6 +27,7 @@ def test_it_counts_what_the_run_counts(lab, tmp_path):
         assert task.from_data
         assert task.test == len(job.test[task.task].items)
         assert task.tuning == len(job.tuning[task.task].items)
+    assert (lab.engine, lab.devices) == (job.serving.name, 1)
     settings = sum(len(job.grid(v)) for v, t in job.arms if v.is_tuned and t == "math")
     per_target = {t: sum(len(job.tuning[n].items) for n in job.arm_tasks(t)) for t in job.targets}
     base = sum(len(job.tuning[name].items) for name in job.base_tasks())

@@ -75,11 +75,15 @@ class VllmEngine:
     def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
         try:
             import vllm
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
         # With a scheduler in a process of its own, what is batched together, and so the last bits,
         # depend on which requests get there first; in this one it is always the same.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        if options.get("enable_expert_parallel") and current_platform.is_cpu():
+            # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
+            raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
         place = locate(name)
         fixed = {
             "skip_tokenizer_init": True,  # prompts are token ids

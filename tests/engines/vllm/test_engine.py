@@ -283,7 +283,6 @@ def start(folder, **options):
 
 def stop(engine):
     engine.close()
-    cleanup()
 
 
 def cleanup():
@@ -602,4 +601,6 @@ def test_dense_models_and_no_models_are_refused(tmp_path):
         start("nowhere")
     with pytest.raises(UserError, match="vLLM cannot run model"):
         start(tmp_path, max_model_len=10**6)
+    with pytest.raises(UserError, match="no expert parallelism on CPUs"):
+        start(tmp_path, enable_expert_parallel=True)
     cleanup()

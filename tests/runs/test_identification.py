@@ -1,17 +1,13 @@
-"""Both engines show the same routing, of questions and of the model's own answers."""
+"""Identification on text of the embedded model's suite: phases, methods, what is refused."""
 
-import os
-
-import numpy as np
 import pytest
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.serving import load_serving
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import Wanted, count_domains, identify
-from dsmoe_eval.runs.observers import TransformersObserver, load_observer
 from dsmoe_eval.runs.tasks import load_tasks
 
 
@@ -23,15 +19,15 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def ours():
-    return TransformersObserver(load_model("lab-poly", "cpu"))
+    return load_serving("lab-poly", device="cpu")
 
 
 def wanted(**settings):
     return Wanted(Identification(**settings), True, False, {"?": 1.0})
 
 
-def counts(observer, tasks, folder, **settings):
-    return count_domains(observer, tasks, wanted(**settings), folder, lambda _: None)
+def counts(serving, tasks, folder, **settings):
+    return count_domains(serving, tasks, wanted(**settings), folder, lambda _: None)
 
 
 def test_a_phase_is_read_from_its_own_tokens(ours, tasks, tmp_path):
@@ -69,33 +65,3 @@ def test_a_marker_that_is_no_token_is_refused(ours, tasks, tmp_path):
     asked = Wanted(Identification(), False, False, {"zzz": 1.0})
     with pytest.raises(UserError, match="the marker 'zzz' is not one token"):
         count_domains(ours, tasks, asked, tmp_path, lambda _: None)
-
-
-@pytest.mark.vllm
-def test_vllm_shows_the_same_routing(ours, tasks, tmp_path):
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR",
-    }  # fmt: skip
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    theirs = load_observer("lab-poly", "vllm")
-    try:
-        with pytest.raises(UserError, match="vLLM computes no gradients"):
-            counts(theirs, tasks, tmp_path)
-        for settings in ({}, {"phase": "generated", "answer_tokens": 4}):
-            settings["saliency_model"] = "lab-poly"
-            one = counts(ours, tasks, tmp_path, **settings)
-            two = counts(theirs, tasks, tmp_path, **settings)
-            np.testing.assert_array_equal(one.tokens, two.tokens)
-            np.testing.assert_array_equal(one.used, two.used)
-            np.testing.assert_array_equal(one.marked, two.marked)
-            np.testing.assert_allclose(one.gate, two.gate, atol=1e-4)
-        profile = identify(theirs, "lab", "law", "risk-difference", limit=6, root=tmp_path)
-        assert profile.source.engine == "vllm"
-        same = identify(ours, "lab", "law", "risk-difference", limit=6, root=tmp_path)
-        assert profile.experts == same.experts
-    finally:
-        theirs.engine.close()
-        cleanup_dist_env_and_memory()

@@ -1,0 +1,134 @@
+"""A model in vLLM shows what the same one in transformers shows."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+from lm_eval.api.instance import Instance
+
+from dsmoe_eval.cards import Identification
+from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.engines.serving import load_serving
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.runs.identification import Wanted, count_domains, identify
+from dsmoe_eval.runs.tasks import load_tasks
+from dsmoe_eval.steering import Intervention
+
+pytestmark = pytest.mark.vllm
+
+TEXTS = ["What is the sign of the root?", "In law, the keeper of the charge is"]
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    suite = load_suite("lab")
+    return load_tasks(suite, suite.identification_tasks, "identification", 6)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return load_serving("lab-poly", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    serving = load_serving("lab-poly", "vllm")
+    yield serving
+    serving.close()
+
+
+def counts(serving, tasks, folder, *, contributions=False, **settings):
+    wanted = Wanted(Identification(**settings), True, contributions, {"?": 1.0})
+    return count_domains(serving, tasks, wanted, folder, lambda _: None)
+
+
+def test_it_is_the_same_model(ours, theirs):
+    assert theirs.identity == ours.identity
+    assert theirs.parameters == ours.parameters
+    assert (theirs.dtype, theirs.device) == (ours.dtype, ours.device)
+    assert theirs.settings == {"eager": True, "tensor_parallel": 1, "expert_parallel": False}
+
+
+@pytest.mark.parametrize("settings", [{}, {"phase": "generated", "answer_tokens": 4}])
+def test_the_same_routing(ours, theirs, tasks, tmp_path, settings):
+    one, two = (
+        counts(serving, tasks, tmp_path, saliency_model="lab-poly", **settings)
+        for serving in (ours, theirs)
+    )
+    np.testing.assert_array_equal(one.tokens, two.tokens)
+    np.testing.assert_array_equal(one.used, two.used)
+    np.testing.assert_array_equal(one.marked, two.marked)
+    np.testing.assert_allclose(one.gate, two.gate, atol=1e-4)
+
+
+def test_the_same_experts(ours, theirs, tmp_path):
+    same, profile = (
+        identify(serving, "lab", "law", "risk-difference", limit=6, root=tmp_path)
+        for serving in (ours, theirs)
+    )
+    assert profile.source.engine == "vllm"
+    assert profile.experts == same.experts
+
+
+def test_what_it_cannot_show_is_refused(theirs, tasks, tmp_path):
+    with pytest.raises(UserError, match="vLLM computes no gradients"):
+        counts(theirs, tasks, tmp_path)
+    with pytest.raises(UserError, match="vLLM does not show experts' outputs"):
+        counts(theirs, tasks, tmp_path, contributions=True, saliency_model="lab-poly")
+
+
+def test_the_same_usage_and_probes(ours, theirs):
+    profile = trial_profile(ours.identity, Intervention(kind="bias", strength=3.0), [0, 5])
+    np.testing.assert_allclose(theirs.usage(TEXTS), ours.usage(TEXTS))
+    with ours.steer(profile), theirs.steer(profile):
+        np.testing.assert_allclose(theirs.usage(TEXTS), ours.usage(TEXTS))
+    one, two = (serving.probe(profile, TEXTS) for serving in (ours, theirs))
+    assert two.null_max_difference == one.null_max_difference == 0.0
+    assert two.selection_changed == pytest.approx(one.selection_changed)
+    assert two.active_experts == one.active_experts
+
+
+def test_texts_as_long_as_fit_are_scored(ours, theirs):
+    """One that is cut into windows of whatever length each engine takes, and one that is not."""
+    requests = [
+        Instance("loglikelihood_rolling", {}, (" the root" * times,), index)
+        for index, times in enumerate((3, 60))
+    ]
+    longest = theirs.lm.max_length
+    assert longest == ours.lm.max_length - 2
+    theirs.lm._score([([3], [4] * longest)])
+    with pytest.raises(UserError, match=re.escape(f"do not fit into the model's {longest}")):
+        theirs.lm._score([([3], [4] * (longest + 1))])
+    with pytest.raises(UserError, match="2 for its answer do not fit"):
+        theirs.lm._continue([[3] * (longest - 1)], 2)
+    (one, _), (two, two_long) = (s.lm.loglikelihood_rolling(requests) for s in (ours, theirs))
+    assert two == pytest.approx(one, abs=1e-4)
+    assert two_long < two
+
+
+def test_what_was_asked_before_changes_no_answer(theirs):
+    """vLLM's cache is emptied: a prompt found in it would be computed in other pieces."""
+    prompts = [[3 + i % 40 for i in range(100)], [3 + i % 40 for i in range(90)]]
+    theirs.engine.generate(prompts, 1)
+    outputs = []
+    honest = theirs.engine._generate
+
+    def watch(*args, **settings):
+        outputs.extend(honest(*args, **settings))
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs.engine, "_generate", watch)
+        theirs.engine.generate(prompts[:1], 1)
+    assert outputs[0].num_cached_tokens == 0

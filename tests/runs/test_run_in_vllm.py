@@ -1,0 +1,153 @@
+"""A plan in vLLM: the answers of the same plan in transformers; what vLLM cannot do is refused."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import find_card, load_plan, load_suite
+from dsmoe_eval.runs import cells, job, run
+from dsmoe_eval.runs import stages as stages_module
+from dsmoe_eval.runs.job import check_engine, check_plan
+from dsmoe_eval.variants import get_variant
+
+QUIET = Console(quiet=True)
+CONTENT = yaml.safe_load(find_card("plans", "lab").read_text())
+CONTENT |= {
+    "targets": ["biology"],
+    "variants": ["base", "sham", "contrast", "random"],
+    "tuning": {"experts": [4], "strengths": {"bias": [1.0]}},
+}
+
+
+def write(folder, **changes):
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | changes))
+    return str(path)
+
+
+def check(path):
+    plan, _ = load_plan(path)
+    suite = load_suite(plan.suite)
+    check_plan(plan, suite, [get_variant(name) for name in plan.variants], suite.targets)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "reason"),
+    [
+        ("dsmoe", {"tuning": {"experts": [4], "strengths": {"bias": [1], "reweight": [1]}}},
+         "'dsmoe' needs identification.saliency_model in the plan"),
+        ("easy-ep+bias", {}, r"'easy-ep\+bias' needs engine: transformers, since vLLM does not sh"),
+        ("sft-lora", {}, "'sft-lora' needs engine: transformers, since vLLM does not train"),
+    ],
+)  # fmt: skip
+def test_what_vllm_cannot_give_is_refused_before_anything_is_loaded(
+    tmp_path, monkeypatch, variant, changes, reason
+):
+    monkeypatch.setattr(job, "load_splits", lambda *_: pytest.fail("loaded"))
+    changes = {"variants": [*CONTENT["variants"], variant], **changes}
+    check(write(tmp_path, **changes))
+    plan = write(tmp_path, engine="vllm", **changes)
+    with pytest.raises(UserError, match=reason):
+        run(plan, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_model_gives_the_saliency(tmp_path):
+    tuning = {"experts": [4], "strengths": {"bias": [1.0], "reweight": [1.0]}}
+    variants = [*CONTENT["variants"], "dsmoe"]
+    told = {"saliency_model": "lab-poly"}
+    check(write(tmp_path, engine="vllm", variants=variants, tuning=tuning, identification=told))
+
+
+def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
+    plan, _ = load_plan(write(tmp_path, engine="vllm"))
+    monkeypatch.setattr(job.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="vLLM is not installed; pip install"):
+        check_engine(plan)
+    check_engine(plan.model_copy(update={"engine": "transformers"}))
+
+
+@pytest.mark.parametrize(("variants", "eager"), [(["base"], False), (["base", "frequency"], True)])
+def test_vllm_compiles_where_no_routing_is_needed(tmp_path, monkeypatch, variants, eager):
+    asked = {}
+    monkeypatch.setattr(job, "load_serving", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(job, "check_engine", lambda _: None)
+    monkeypatch.setattr(job, "_run_identity", lambda *_: {})
+    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, variants=variants)
+    job.prepare(path, tmp_path / "run", 2, None)
+    assert asked == {
+        "batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False,
+        "eager": eager,
+    }  # fmt: skip
+
+
+def read(folder):
+    """(variant, task) -> its `cell.json` and its rows."""
+    found = {}
+    for path in folder.root.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        identity = cell["identity"]
+        rows = pd.read_parquet(path.parent / "samples.parquet")
+        found[identity["variant"], identity["task"]] = cell, rows
+    return found
+
+
+def numbers(rows):
+    """The options' log-likelihoods of all items; none where answers are generated."""
+    return np.array([x for row in rows["loglikelihoods"] for x in row], dtype=float)
+
+
+def interrupted(monkeypatch, path, folder):
+    """Ends after some cells of the steered arms."""
+    honest, calls = cells.run_cell, []
+
+    def interrupt(*args):
+        calls.append(1)
+        if len(calls) > 9:
+            raise KeyboardInterrupt
+        honest(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages_module, "run_cell", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, folder, limit=6, console=QUIET)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
+    """Interrupted and gone on with in another engine, too."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    expected = read(run(write(tmp_path), tmp_path / "a", limit=6, device="cpu", console=QUIET))
+    path = write(tmp_path, engine="vllm")
+    interrupted(monkeypatch, path, tmp_path / "b")
+    before = {name.name for name in (tmp_path / "b" / "cells").iterdir()}
+    monkeypatch.setattr(stages_module, "score_tasks", lambda *_: pytest.fail("tuned twice"))
+    folder = run(path, tmp_path / "b", limit=6, console=QUIET)
+    found = read(folder)
+    assert len(before) == 9
+    assert before < {cell["id"] for cell, _ in found.values()}
+    assert found.keys() == expected.keys()
+    for key, (cell, rows) in found.items():
+        other = expected[key][1]
+        assert list(rows["answer"]) == list(other["answer"])
+        np.testing.assert_allclose(numbers(rows), numbers(other), atol=1e-3)
+        identity = cell["identity"]
+        assert (identity["engine"], identity["dtype"]) == ("vllm", "float32")
+        assert ["tensor_parallel", 1] in identity["engine_settings"]
+        assert "vllm" in dict(identity["versions"])
+    for task in {task for _, task in found}:  # to the bit, though another engine answered base
+        base, sham = (found[variant, task][1] for variant in ("base", "sham"))
+        np.testing.assert_array_equal(numbers(base), numbers(sham))
+    probed = [cell["probe"] for (variant, _), (cell, _) in found.items() if variant == "random"]
+    assert all(one["logit_max_change"] > 0 and one["selection_changed"] > 0 for one in probed)
+    assert len(list(folder.root.glob("routing/*.json"))) == 3
