@@ -32,7 +32,8 @@ def _tasks(found: Estimate) -> Table:
 def _task_row(task: TaskEstimate) -> Iterator[str]:
     yield task.task
     yield ", ".join(role for role in task.roles if role != "identification") or "identification"
-    yield f"{task.test:,}" + ("" if task.from_data else " *")
+    samples = "" if task.samples == 1 else f" x {task.samples}"
+    yield f"{task.test:,}{samples}" + ("" if task.from_data else " *")
     yield f"{task.tuning:,}" if task.tuning else "-"
     yield f"{task.identification:,}" if task.identification else "-"
     yield "?" if task.prompt_tokens is None else f"{task.prompt_tokens:,}"
@@ -58,11 +59,12 @@ def _sums(found: Estimate) -> Table:
 def _models(found: Estimate) -> Table:
     table = Table(title="models", title_justify="left")
     table.add_column("model")
-    for name in ("weights, GiB", "PFLOP", "H100 hours, at least"):
+    for name in ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least"):
         table.add_column(name, justify="right")
     for model in found.models:
-        figures = (model.weights_gib, model.petaflop, model.hours)
-        table.add_row(model.model, *("?" if f is None else f"{f:,.1f}" for f in figures))
+        # No tokens: nothing of the prompts could be read.
+        figures = (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours)
+        table.add_row(model.model, *(f"{f:,.1f}" if f else "?" for f in figures))
     return table
 
 
@@ -70,7 +72,8 @@ def _notes(found: Estimate) -> Iterator[Text]:
     yield Text(
         "shows at 10 % (30 %): the smallest change that the task's test items can show with 80 % "
         "power, where variants differ on that share of items, at the strictest level of Holm's "
-        f"procedure over {found.claims} claims; nothing: no change is large enough"
+        f"procedure over {found.claims} claims; nothing: no change is large enough; items answered "
+        "several times show somewhat less than that"
     )
     yield Text(
         "tokens: characters / 4; hours: 2 operations a weight and token at the peak rate, memory, "
@@ -78,10 +81,11 @@ def _notes(found: Estimate) -> Iterator[Text]:
     )
     for task in found.tasks:
         if "target" not in task.roles and 0 < task.test < 100:
+            times = "once" if task.samples == 1 else f"{task.samples} times"
             yield Text(
-                f"{task.task}: {task.test} items answered once are an anecdote, not a measurement; "
-                "only pooled with other non-targets do they count",
+                f"{task.task}: {task.test} items answered {times} are an anecdote, not a "
+                "measurement; only pooled with other non-targets do they count",
                 style="yellow",
             )
-        if task.note:
-            yield Text(f"* by the suite's own figures: {task.note}", style="yellow")
+    for note in dict.fromkeys(task.note for task in found.tasks if task.note):
+        yield Text(f"* by the suite's own figures: {note}", style="yellow")

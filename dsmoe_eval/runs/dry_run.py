@@ -8,7 +8,8 @@ the peak rate of one accelerator.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from ..registry import builtin_names, load_model_card, load_plan, load_suite
 from ..stats import smallest_effect
 from ..variants import BASE, get_variant
 from .job import check_plan
-from .tasks import LoadedTask, load_tasks
+from .tasks import LoadedTask, load_tasks, most_tokens
 
 PEAK_FLOPS = 989e12
 """Of one H100 SXM in bfloat16, dense, by its data sheet."""
@@ -35,6 +36,7 @@ class TaskEstimate:
 
     Attributes:
         test: items of the test part; `tuning` and `identification` likewise.
+        samples: answers to each item.
         from_data: False where they are the suite's figures, and prompts are not known.
         prompt_tokens: of one item, all of its options' forwards taken as one; None if not known.
         answer_tokens: of one item, at most; 0 where options are scored, None if not known.
@@ -48,6 +50,7 @@ class TaskEstimate:
     test: int
     tuning: int
     identification: int
+    samples: int
     from_data: bool
     prompt_tokens: int | None
     answer_tokens: int | None
@@ -60,12 +63,14 @@ class ModelEstimate:
     """One model; None where it has no card.
 
     Attributes:
+        tokens: the plan's, or more where the model thinks before it answers.
         weights_gib: as published.
         petaflop: 2 operations for each active weight and token, prompts and longest answers.
         hours: of these at `PEAK_FLOPS`: no real system comes near when it generates.
     """
 
     model: str
+    tokens: int
     weights_gib: float | None
     petaflop: float | None
     hours: float | None
@@ -123,14 +128,15 @@ def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = Non
     check_plan(plan, suite, variants, targets)
     arms = [(v, t) for t in targets for v in variants if v.kind != BASE]
     claims = sum(not variant.null for variant, _ in arms)
-    tasks = {
-        task.name: _task(suite, task, plan.alpha / max(1, claims), limit) for task in suite.tasks
-    }
+    level, unread = plan.alpha / max(1, claims), dict[str, str]()
+    tasks = {task.name: _task(suite, task, level, limit, unread) for task in suite.tasks}
     asked = [[t.name for t in suite.tasks_for(target)] for _, target in arms]
     base = list(dict.fromkeys(name for names in asked for name in names))
+    cells = Counter(name for names in [base, *asked] for name in names)
     tried = _tried(plan, suite, arms)
-    tokens = sum(_tokens(tasks[n]) * tasks[n].test for names in [base, *asked] for n in names)
-    tokens += sum(_tokens(tasks[name]) * tasks[name].tuning * times for name, times in tried)
+    answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
+    tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
+    counts = {name: answers[name] + tuning[name] for name in tasks}
     return Estimate(
         plan=plan.name,
         suite=suite.name,
@@ -139,38 +145,48 @@ def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = Non
         variants=plan.variants,
         targets=targets,
         tasks=tuple(tasks.values()),
-        cells=len(base) + sum(map(len, asked)),
-        answers=sum(tasks[name].test for names in [base, *asked] for name in names),
-        tuning_answers=sum(tasks[name].tuning * times for name, times in tried),
-        tokens=tokens,
+        cells=cells.total(),
+        answers=answers.total(),
+        tuning_answers=tuning.total(),
+        tokens=_tokens(tasks, counts),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
-        models=tuple(_model(name, tokens) for name in models or plan.models or (plan.model,)),
+        models=tuple(
+            _model(name, tasks, counts, limit) for name in models or plan.models or (plan.model,)
+        ),
     )
 
 
-def _tried(plan: Plan, suite: Suite, arms: Sequence[tuple[Variant, str]]) -> list[tuple[str, int]]:
-    """(task, times) that tuning asks a task's items, once by base."""
+def _tried(plan: Plan, suite: Suite, arms: Sequence[tuple[Variant, str]]) -> dict[str, int]:
+    """How often tuning asks a task's items, once by base."""
     if plan.tuning is None:
-        return []
+        return {}
     times = {task.name: 1 for target in {t for _, t in arms} for task in suite.tasks_for(target)}
     for variant, target in arms:
         if variant.is_tuned and variant.intervention is not None:
             grid = len(plan.tuning.experts) * len(plan.tuning.strengths[variant.intervention])
             for task in suite.tasks_for(target):
                 times[task.name] += grid
-    return list(times.items())
+    return times
 
 
-def _task(suite: Suite, task: Task, level: float, limit: int | None) -> TaskEstimate:
+def _answers(task: TaskEstimate, part: PartName, times: int) -> int:
+    return int(getattr(task, part)) * task.samples * times
+
+
+def _task(
+    suite: Suite, task: Task, level: float, limit: int | None, unread: dict[str, str]
+) -> TaskEstimate:
+    """One task; `unread` remembers data sets, since a hub that does not answer takes its time."""
     parts: dict[str, LoadedTask] = {}
-    note = None
+    note = unread.get(task.data or task.name)
     try:
-        for part in get_args(PartName):
+        for part in get_args(PartName) if note is None else ():
             for loaded in load_tasks(suite, [task], part, limit).values():
                 parts[part] = loaded
     except UserError as error:
         parts, note = {}, str(error)
+        unread[task.data or task.name] = note
     counts = {part: len(one.items) for part, one in parts.items()} or _published(suite, task, limit)
     prompt = answer = None
     if parts:
@@ -183,6 +199,7 @@ def _task(suite: Suite, task: Task, level: float, limit: int | None) -> TaskEsti
         test=test,
         tuning=counts.get("tuning", 0),
         identification=counts.get("identification", 0) if "identification" in task.roles else 0,
+        samples=task.samples,
         from_data=bool(parts),
         prompt_tokens=prompt,
         answer_tokens=answer,
@@ -212,8 +229,13 @@ def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
     return math.ceil(characters / CHARACTERS_A_TOKEN), answer
 
 
-def _tokens(task: TaskEstimate) -> int:
-    return (task.prompt_tokens or 0) + (task.answer_tokens or 0)
+def _tokens(tasks: Mapping[str, TaskEstimate], counts: Mapping[str, int], thinking: int = 0) -> int:
+    """Of so many answers to each task, where generated ones may take `thinking` tokens at least."""
+    total = 0
+    for name, task in tasks.items():
+        answer = max(task.answer_tokens, thinking) if task.answer_tokens else 0
+        total += counts[name] * ((task.prompt_tokens or 0) + answer)
+    return total
 
 
 def _smallest(items: int, discordance: float, level: float) -> float | None:
@@ -221,9 +243,16 @@ def _smallest(items: int, discordance: float, level: float) -> float | None:
     return None if math.isnan(effect) else effect
 
 
-def _model(name: str, tokens: int) -> ModelEstimate:
+def _model(
+    name: str,
+    tasks: Mapping[str, TaskEstimate],
+    counts: Mapping[str, int],
+    limit: int | None,
+) -> ModelEstimate:
     if name not in builtin_names("models"):
-        return ModelEstimate(name, None, None, None)
+        return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
     card = load_model_card(name)
+    thinking = card.answer_tokens or 0
+    tokens = _tokens(tasks, counts, min(thinking, most_tokens(limit) or thinking))
     flop = 2 * card.parameters.active * tokens
-    return ModelEstimate(name, card.weights_gib, flop / 1e15, flop / PEAK_FLOPS / 3600)
+    return ModelEstimate(name, tokens, card.weights_gib, flop / 1e15, flop / PEAK_FLOPS / 3600)

@@ -215,18 +215,21 @@ def _unreadable(card: Task, error: Exception) -> str:
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Without lm-eval's bars and notes, which are meant for its own command line."""
+    """Without lm-eval's bars and notes, meant for its own command line, and the hub's retries."""
     import datasets
     import lm_eval.api.task
 
-    logger, task_module = logging.getLogger("lm_eval"), lm_eval.api.task
-    level, tqdm = logger.level, task_module.tqdm
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
+    task_module, levels = lm_eval.api.task, [logger.level for logger in loggers]
+    tqdm = task_module.tqdm
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     task_module.tqdm = functools.partial(tqdm, disable=True)
     datasets.disable_progress_bars()
     try:
         yield
     finally:
         datasets.enable_progress_bars()
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         task_module.tqdm = tqdm

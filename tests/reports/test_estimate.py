@@ -10,9 +10,9 @@ from dsmoe_eval.runs.dry_run import Estimate, ModelEstimate, TaskEstimate
 
 def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
     task = TaskEstimate(
-        "aime24", "aime", ("non-target",), 4, 0, 0, False, None, None, (None, 0.25), "not there"
+        "aime24", "aime", ("non-target",), 4, 0, 0, 8, False, None, None, (None, 0.25), "not there"
     )
-    model = ModelEstimate("m", None, None, None)
+    model = ModelEstimate("m", 0, None, None, None)
     found = Estimate(
         "p", "s", "vllm", 4, ("base",), ("math",), (task,), 1, 4, 0, 0, False, 1, (model,)
     )
@@ -22,7 +22,7 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
     for part in (
         "nothing",
         "25.0 pp",
-        "4 *",
+        "4 x 8 *",
         "?",
         "not there",
         "an anecdote",

@@ -61,13 +61,25 @@ def test_without_data_the_suite_s_figures_stand(monkeypatch):
     assert by_name["gpqa_diamond_cot_zeroshot"].note == "no network"
     assert not found.complete
     assert len(found.models) == 10
+    assert by_name["aime24"].samples == 8
+
+
+def test_a_model_that_thinks_takes_more_tokens(monkeypatch):
+    found = estimate("lab", ["olmoe-1b-7b", "gpt-oss-20b"])
+    generated = sum(t.test for t in found.tasks if t.answer_tokens)
+    plain, thinking = found.models
+    assert plain.tokens == found.tokens
+    assert generated
+    (sums,) = (task for task in found.tasks if task.answer_tokens)
+    more = (thinking.tokens - plain.tokens) / (32768 - sums.answer_tokens)
+    assert more == int(more) > sums.test * (len(found.variants) - 1) * len(found.targets)
 
 
 def test_few_items_are_called_what_they_are(monkeypatch, capsys):
     monkeypatch.setattr(dry_run, "load_tasks", lambda *_: {})
     main(["run", "paper", "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "aime24: 30 items answered once are an anecdote, not a measurement" in said
+    assert "aime24: 30 items answered 8 times are an anecdote, not a measurement" in said
     main(["run", "paper", "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["plan"] == "paper"
 
