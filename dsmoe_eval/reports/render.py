@@ -150,13 +150,17 @@ def _probes(folder: RunFolder) -> Grid:
         if probe is not None:
             rows[key] = (
                 *key,
-                f"{probe['null_max_difference']:g}",
-                f"{probe['selection_changed']:.1%}",
-                f"{probe['weight_max_change']:.3f}",
-                f"{probe['logit_max_change']:.2f}",
-                str(probe["active_experts"]),
+                _figure(probe["null_max_difference"], "g"),
+                _figure(probe["selection_changed"], ".1%"),
+                _figure(probe.get("weight_max_change"), ".3f"),  # vLLM's probe has none
+                _figure(probe["logit_max_change"], ".2f"),
+                _figure(probe["active_experts"], "d"),
             )
     return Grid(header, tuple(rows[key] for key in sorted(rows)))
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def environment(*, escape: bool) -> jinja2.Environment:

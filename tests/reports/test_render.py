@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -180,3 +181,16 @@ def test_an_overlap_that_spares_the_test_split_says_what_it_spoils(result):
 def test_an_unfinished_run_has_no_report(tmp_path):
     with pytest.raises(UserError, match=r"no comparisons\.json"):
         render(RunFolder(tmp_path))
+
+
+def test_what_an_engine_does_not_show_is_a_dash(folder, tmp_path):
+    """vLLM's probe has no weights, and of a compiled model no routing."""
+    copied = RunFolder(shutil.copytree(folder.root, tmp_path / "copy"))
+    for path in copied.root.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        if cell["probe"] is not None:
+            cell["probe"] |= {"selection_changed": None, "active_experts": None}
+            del cell["probe"]["weight_max_change"]
+            path.write_text(json.dumps(cell))
+    page = render(copied, tmp_path / "report").read_text()
+    assert re.search(r"\| contrast \| math \| 0 \| - \| - \| \d+\.\d\d \| - \|", page)

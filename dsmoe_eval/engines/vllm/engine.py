@@ -73,31 +73,8 @@ class VllmEngine:
     """
 
     def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
-        try:
-            import vllm
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
-        # With a scheduler in a process of its own, what is batched together, and so the last bits,
-        # depend on which requests get there first; in this one it is always the same.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        if options.get("enable_expert_parallel") and current_platform.is_cpu():
-            # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
-            raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
         place = locate(name)
-        fixed = {
-            "skip_tokenizer_init": True,  # prompts are token ids
-            "trust_remote_code": False,
-            "load_format": "safetensors",
-            "worker_extension_cls": EXTENSION,
-            "max_logprobs": -1,
-            "logprobs_mode": "raw_logprobs",
-        }
-        try:
-            settings = {"seed": 0, "dtype": _precision(place, dtype), **options, **fixed}
-            self._llm: Any = vllm.LLM(model=place, **settings)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+        self._llm = _start(name, place, dtype, options)
         self._eager = bool(options.get("enforce_eager"))
         self._steered = False
         try:
@@ -107,6 +84,8 @@ class VllmEngine:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
+        from vllm import __version__
+
         config = self._llm.llm_engine.vllm_config
         self.config: Any = config.model_config.hf_config
         self.dtype: Any = config.model_config.dtype
@@ -118,7 +97,7 @@ class VllmEngine:
             "expert_parallel": config.parallel_config.enable_expert_parallel,
             "eager": bool(config.model_config.enforce_eager),
         }
-        self.version: str = vllm.__version__
+        self.version: str = __version__
         self.identity = ModelIdentity(
             name=name,
             fingerprint=fingerprint(place, self.config),
@@ -313,6 +292,33 @@ def _drawing(request: Request) -> dict[str, Any]:
         return {}
     told = asdict(request.sampling)
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _start(name: str, place: str, dtype: str, options: dict[str, Any]) -> Any:
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+    # With a scheduler in a process of its own, what is batched together, and so the last bits,
+    # depend on which requests get there first; in this one it is always the same.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if options.get("enable_expert_parallel") and current_platform.is_cpu():
+        # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
+        raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
+    fixed = {
+        "skip_tokenizer_init": True,  # prompts are token ids
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "worker_extension_cls": EXTENSION,
+        "max_logprobs": -1,
+        "logprobs_mode": "raw_logprobs",
+    }
+    try:
+        settings = {"seed": 0, "dtype": _precision(place, dtype), **options, **fixed}
+        return vllm.LLM(model=place, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:
