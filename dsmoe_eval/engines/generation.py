@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
+from transformers.cache_utils import DynamicCache
 
 from .loading import LoadedModel
 
@@ -48,6 +49,10 @@ class Request:
     after: Tokens = ()
     sampling: Sampling | None = None
     top_logprobs: int | None = None
+
+    def greedy(self, tokens: int) -> Request:
+        """A few likeliest tokens with their log-probabilities instead."""
+        return Request(self.prompt, min(tokens, self.limit), top_logprobs=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +124,34 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def generate(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
+def generate(
+    loaded: LoadedModel,
+    requests: Sequence[Request],
+    header: int = 0,
+    cache: DynamicCache | None = None,
+) -> list[Answer]:
     """Answer requests in one batch, the model as it stands.
 
     Args:
         loaded: the model.
         requests: at least one; prompt and limit fit into the model's positions.
+        header: tokens that all prompts begin with, and of which `cache` holds keys and values.
+        cache: for as many rows; see `packed.grown_from`.
     """
     width = max(len(request.prompt) for request in requests)
-    rows = [[0] * (width - len(r.prompt)) + list(r.prompt) for r in requests]
-    masks = [[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in requests]
+    gaps = [width - len(request.prompt) for request in requests]
+    rows = [
+        [*r.prompt[:header], *[0] * gap, *r.prompt[header:]]
+        for r, gap in zip(requests, gaps, strict=True)
+    ]
+    masks = [[1] * header + [0] * gap + [1] * (width - header - gap) for gap in gaps]
     device, ends = loaded.model.device, end_tokens(loaded)
     choose = _Choose(requests)
     finished = _Finished(requests, loaded.tokenizer, ends)
     output = loaded.model.generate(
         input_ids=torch.tensor(rows, device=device),
         attention_mask=torch.tensor(masks, device=device),
+        past_key_values=cache,
         do_sample=False,  # what is drawn is drawn by `choose`
         max_new_tokens=max(request.limit for request in requests),
         eos_token_id=sorted(ends) or None,

@@ -14,8 +14,7 @@ from .generation import Answer, Request
 class Journal:
     """JSON lines, one an answer, found again by a request's every field.
 
-    Answers of one batch are written at once, and a line that was not written to its end goes away,
-    so that the batches that are left are those of a run without interruption.
+    Answers of one batch are written at once, and a line that was not written to its end goes away.
 
     Args:
         path: made with its folder when the first answers come.

@@ -91,6 +91,19 @@ def make_cache(model: Any, header: Ints) -> DynamicCache | None:
     return cache
 
 
+def grown_from(cache: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of so many rows that begins with a header's and is added to on its own."""
+    grown = DynamicCache()
+    for shared in cache.layers:
+        layer = DynamicLayer()
+        layer.keys, layer.values = (
+            old.expand(rows, -1, -1, -1) for old in (shared.keys, shared.values)
+        )
+        layer.is_initialized, layer.dtype, layer.device = True, shared.dtype, shared.device
+        grown.layers.append(layer)
+    return grown
+
+
 def score_rows(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Scores:
     """Log-likelihoods of all that is asked of some rows.
 

@@ -111,21 +111,51 @@ def plan_groups(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], most: int)
         Groups, that with the longest text first.
     """
     texts, most = _texts(pairs), min(most, ROW_TOKENS)
-    shared = [0, *(_common(a.tokens, b.tokens) for a, b in pairwise(texts)), 0]
+    shared = _shared(texts)
+    groups = [
+        Group(
+            texts[indices[0]].tokens[:length],
+            tuple(sorted(_rows(texts, indices, shared, length, most), key=_longest)),
+        )
+        for length, indices in _members(texts, shared, most)
+    ]
+    return sorted(groups, key=lambda group: -len(group.header) - len(group.rows[0]))
+
+
+def plan_headers(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """Arrange prompts to be continued by the beginning that they share.
+
+    Args:
+        prompts: token ids, none of them empty; the same one may be there several times.
+
+    Returns:
+        (length of the header, which may be 0 and leaves at least one token of each; the prompts).
+    """
+    order = sorted(range(len(prompts)), key=lambda place: tuple(prompts[place]))
+    texts = [
+        _Text(np.array(prompts[place], dtype=np.int64), [(place, len(prompts[place]), (0,))])
+        for place in order
+    ]
+    found = _members(texts, _shared(texts), most=0)
+    return [(length, [order[index] for index in indices]) for length, indices in found]
+
+
+def _shared(texts: Sequence[_Text]) -> list[int]:
+    """How many tokens each shares with the one before it, and 0 behind the last."""
+    return [0, *(_common(a.tokens, b.tokens) for a, b in pairwise(texts)), 0]
+
+
+def _members(
+    texts: Sequence[_Text], shared: Sequence[int], most: int
+) -> list[tuple[int, list[int]]]:
+    """(length of a header, the texts that have it)."""
     headers = dict.fromkeys(range(len(texts)), 0)
     members: dict[bytes, list[int]] = defaultdict(list)
     for start, end, length in _headers(texts, shared, most):
         headers |= dict.fromkeys(range(start, end), length)
     for index, text in enumerate(texts):
         members[text.tokens[: headers[index]].tobytes()].append(index)
-    groups = [
-        Group(
-            texts[indices[0]].tokens[: headers[indices[0]]],
-            tuple(sorted(_rows(texts, indices, shared, headers[indices[0]], most), key=_longest)),
-        )
-        for indices in members.values()
-    ]
-    return sorted(groups, key=lambda group: -len(group.header) - len(group.rows[0]))
+    return [(headers[indices[0]], indices) for indices in members.values()]
 
 
 def _longest(row: Row) -> tuple[int, int]:

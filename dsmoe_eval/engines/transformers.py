@@ -12,21 +12,25 @@ import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from .generation import Answer, Request, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
 from .memory import in_halves
-from .packed import Scores, make_cache, refusal, score_rows
-from .prefixes import plan_groups
+from .packed import Scores, grown_from, make_cache, refusal, score_rows
+from .prefixes import plan_groups, plan_headers
 
 CPU_TOKENS = 2048
 """In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
+_REMEMBERED = 16
+"""Times `batch_tokens`: keys and values of a batch that is generated."""
 _COMPARED = 4
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-6
 _ROUNDINGS, _SPREADS = 8, 4
@@ -57,13 +61,18 @@ class _Forward:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request, and its place among those of a call."""
+    """A request, its place among those of a call, and how much of its prompt is a header."""
 
     place: int
     request: Request
+    header: int
 
     def __len__(self) -> int:
-        return len(self.request.prompt)
+        return len(self.request.prompt) - self.header
+
+    def remembers(self) -> int:
+        """Tokens in the cache at the end, at most."""
+        return len(self.request.prompt) + self.request.limit
 
     def order(self) -> tuple[int, Tokens]:
         """The longest first."""
@@ -87,6 +96,7 @@ class TransformersLM(EngineLM):
         on_cpu = loaded.model.device.type == "cpu"
         self._room = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
         self._trusted: set[tuple[bool, bool]] = set()
+        self._continues: bool | None = None
 
     @torch.no_grad()
     def _score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
@@ -165,12 +175,67 @@ class TransformersLM(EngineLM):
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         for request in requests:
             self._check_fits([len(request.prompt)], request.limit)
-        ordered = sorted(map(_Asked, range(len(requests)), requests), key=_Asked.order)
-        # One token a text and step: many texts at once, whatever suits long forwards.
-        for whole in self._batches(ordered, self.batch_tokens):
-            for batch, answers in self._halving(whole, self._generate):
-                places = (asked.place for asked in batch)
-                yield list(zip(places, answers, strict=True))
+        alone = [(0, list(range(len(requests))))]
+        groups = plan_headers([r.prompt for r in requests]) if self.shares else alone
+        for header, places in groups:
+            asked = sorted((_Asked(p, requests[p], header) for p in places), key=_Asked.order)
+            if header and not self._continues_alike(asked):
+                asked, header = [replace(one, header=0) for one in asked], 0
+            yield from self._answer_group(asked, header)
+
+    def _answer_group(
+        self, asked: Sequence[_Asked], header: int
+    ) -> Iterator[list[tuple[int, Answer]]]:
+        cache = self._header_cache(asked[0], header)
+        work = functools.partial(self._generate, cache=cache)
+        for whole in self._batches(asked, self.batch_tokens):
+            # Behind a header many fit into a forward, more than there is memory to remember.
+            most = max(1, _REMEMBERED * self.batch_tokens // max(map(_Asked.remembers, whole)))
+            for start in range(0, len(whole), most):
+                for batch, answers in self._halving(whole[start : start + most], work):
+                    places = (one.place for one in batch)
+                    yield list(zip(places, answers, strict=True))
+
+    def _header_cache(self, one: _Asked, header: int) -> DynamicCache | None:
+        self.forward_tokens += header
+        return make_cache(self.loaded.model, np.array(one.request.prompt[:header], dtype=np.int64))
+
+    def _generate(self, batch: Sequence[_Asked], cache: DynamicCache | None) -> list[Answer]:
+        requests = [one.request for one in batch]
+        if cache is None:
+            return generate(self.loaded, requests)
+        return generate(self.loaded, requests, batch[0].header, grown_from(cache, len(batch)))
+
+    def _continues_alike(self, asked: Sequence[_Asked]) -> bool:
+        """Whether a few greedy tokens come with the same log-probabilities behind a header.
+
+        Asked once; the longest prompt and the shortest, in one batch, so that there are pads.
+        """
+        if self._continues is None:
+            few = [asked[0], asked[-1]]
+            few = [replace(one, request=one.request.greedy(_COMPARED)) for one in few]
+            cache = self._header_cache(asked[0], asked[0].header)
+            shared, whole = self._generate(few, cache), self._generate(few, None)
+            self._continues = all(map(self._alike, shared, whole))
+            if not self._continues:
+                warnings.warn(
+                    f"model {self._identity.name!r}: answers are not the same where the beginning "
+                    "of their prompts is computed once; each prompt is computed whole from here "
+                    "on, which is slower",
+                    stacklevel=4,
+                )
+        return self._continues
+
+    def _alike(self, one: Answer, other: Answer) -> bool:
+        """Up to where the tokens differ, if they do, which rounding may bring about."""
+        rounding = float(torch.finfo(self.loaded.model.dtype).eps)
+        allowed = max(_ABSOLUTE, _ROUNDINGS * rounding)
+        for a, b in zip(one.scores, other.scores, strict=False):
+            if abs(a.logprob - b.logprob) > allowed:
+                return False
+            if a.token != b.token:
+                break
+        return True
 
     def _batches(
         self, ordered: Sequence[Item], room: int | None = None
@@ -213,9 +278,6 @@ class TransformersLM(EngineLM):
         )
         logits: Tensor = output.logits
         return logits.float().log_softmax(-1).cpu()
-
-    def _generate(self, batch: Sequence[_Asked]) -> list[Answer]:
-        return generate(self.loaded, [asked.request for asked in batch])
 
 
 def _longest(forward: _Forward) -> tuple[int, tuple[int, ...]]:

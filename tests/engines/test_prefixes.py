@@ -4,7 +4,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.engines.prefixes import MIN_HEADER, ROW_TOKENS, plan_groups
+from dsmoe_eval.engines.prefixes import (
+    MIN_HEADER,
+    MIN_TEXTS,
+    ROW_TOKENS,
+    plan_groups,
+    plan_headers,
+)
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
 HEADERS = (tuple(range(40)), tuple(range(3, 60)), (7,) * 35, ())
@@ -104,3 +110,24 @@ def test_a_short_beginning_is_not_worth_a_tree():
 
 def test_nothing_to_ask():
     assert plan_groups([], ROW_TOKENS) == []
+
+
+@given(
+    st.lists(TOKENS, min_size=1, max_size=12),
+    st.integers(0, 80),
+)
+def test_headers_are_the_beginnings_of_their_prompts(tails, length):
+    prompts = [(*([7] * length), *tail) for tail in tails]
+    found = plan_headers(prompts)
+    assert sorted(place for _, places in found for place in places) == list(range(len(prompts)))
+    for header, places in found:
+        assert len({prompts[place][:header] for place in places}) == 1
+        assert header < min(len(prompts[place]) for place in places)
+        assert header == 0 or (header >= MIN_HEADER and len(places) >= MIN_TEXTS)
+    if length >= MIN_HEADER and len(prompts) >= MIN_TEXTS:
+        assert all(header >= length for header, _ in found)
+
+
+def test_the_same_prompt_many_times_is_a_header_but_for_its_last_token():
+    prompt = tuple(range(100))
+    assert plan_headers([prompt] * 8) == [(99, list(range(8)))]

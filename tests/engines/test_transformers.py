@@ -12,7 +12,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.generation import cut
+from dsmoe_eval.engines import transformers as transformers_engine
+from dsmoe_eval.engines.generation import cut, generate
+from dsmoe_eval.engines.packed import grown_from
 from dsmoe_eval.engines.prefixes import Row
 from dsmoe_eval.engines.transformers import TransformersLM
 from dsmoe_eval.errors import UserError
@@ -251,3 +253,67 @@ def test_a_loglikelihood_by_hand(lm, loaded):
     expected = sum(float(logits[row, whole[row + 1]]) for row in rows)
     assert got == pytest.approx(expected, abs=1e-4)
     assert greedy == all(int(logits[row].argmax()) == whole[row + 1] for row in rows)
+
+
+def _alike(count=9, words=25):
+    """Prompts that begin alike, of several lengths, and one that stands alone."""
+    start = " ".join(["What is 7 + 6?"] * (words // 5))
+    tails = [" ".join(f"What is {n} + {m}?" for m in range(1 + n % 3)) for n in range(count)]
+    return [*(f"{start} {tail}" for tail in tails), PROMPTS[0]]
+
+
+def _ask(lm, prompts, settings):
+    return lm.generate_until(
+        [
+            Instance(request_type="generate_until", doc={}, arguments=(p, dict(settings)), idx=0)
+            for p in prompts
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_gen_toks": 12}, {"max_gen_toks": 12, "do_sample": True, "temperature": 1.5}]
+)
+def test_answers_behind_a_header_are_those_of_whole_prompts(loaded, settings):
+    prompts = _alike() + _alike(3)  # some of them twice
+    shared, whole = TransformersLM(loaded, 512), TransformersLM(loaded, 512)
+    whole.shares = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _ask(shared, prompts, settings) == _ask(whole, prompts, settings)
+    assert shared._continues
+    assert shared.forward_tokens < whole.forward_tokens / 2
+
+
+def test_a_header_that_changes_answers_is_not_used(loaded, monkeypatch):
+    whole = TransformersLM(loaded, 512)
+    whole.shares = False
+    wanted = _ask(whole, _alike(), {"max_gen_toks": 6})
+
+    def spoilt(cache, rows):
+        grown = grown_from(cache, rows)
+        for layer in grown.layers:
+            layer.values = layer.values.roll(1, -1)
+        return grown
+
+    monkeypatch.setattr(transformers_engine, "grown_from", spoilt)
+    wary = TransformersLM(loaded, 512)
+    with pytest.warns(UserWarning, match="each prompt is computed whole"):
+        assert _ask(wary, _alike(), {"max_gen_toks": 6}) == wanted
+
+
+def test_answers_that_need_much_memory_are_asked_fewer_at_once(loaded, monkeypatch):
+    sizes = []
+
+    def noting(loaded, requests, *rest):
+        sizes.append(len(requests))
+        return generate(loaded, requests, *rest)
+
+    monkeypatch.setattr(transformers_engine, "generate", noting)
+    monkeypatch.setattr(transformers_engine, "_REMEMBERED", 2)
+    lm = TransformersLM(loaded, 256)
+    _ask(lm, _alike(40), {"max_gen_toks": 2})
+    few = max(sizes)
+    sizes.clear()
+    _ask(lm, _alike(40), {"max_gen_toks": 50})
+    assert 1 < max(sizes) < few
