@@ -133,10 +133,13 @@ def prepare(
     splits = load_splits(suite, limit)
     leakage = check_leakage(splits, plan.overlap)
     serving = _serve(plan, variants, device)
-    identity = _run_identity(suite, serving, limit)
-    folder = open_folder(
-        out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
-    )
+    try:
+        identity = _run_identity(suite, serving, limit)
+        plan_text = path.read_text(encoding="utf-8")
+        folder = open_folder(out, plan_text, identity | {"plan": plan.model_dump(mode="json")})
+    except BaseException:
+        serving.close()
+        raise
     return Job(
         plan=plan,
         suite=suite,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dsmoe_eval.engines.serving import TransformersServing
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run
@@ -85,6 +86,20 @@ def test_vllm_compiles_where_no_routing_is_needed(tmp_path, monkeypatch, variant
         "batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False,
         "eager": eager,
     }  # fmt: skip
+
+
+def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(TransformersServing, "close", lambda _: closed.append(1))
+    path = write(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        run(path, tmp_path / "full", limit=2, device="cpu", console=QUIET)
+    monkeypatch.setattr(stages_module, "count_domains", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(path, tmp_path / "run", limit=2, device="cpu", console=QUIET)
+    assert len(closed) == 2
 
 
 def read(folder):
