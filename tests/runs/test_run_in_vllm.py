@@ -74,18 +74,15 @@ def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
     check_engine(plan.model_copy(update={"engine": "transformers"}))
 
 
-@pytest.mark.parametrize(("variants", "eager"), [(["base"], False), (["base", "frequency"], True)])
-def test_vllm_compiles_where_no_routing_is_needed(tmp_path, monkeypatch, variants, eager):
-    asked = {}
-    monkeypatch.setattr(job, "load_serving", lambda *_, **options: asked.update(options))
+def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(job, "load_serving", lambda *a, **options: asked.append((a, options)))
     monkeypatch.setattr(job, "check_engine", lambda _: None)
     monkeypatch.setattr(job, "_run_identity", lambda *_: {})
-    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, variants=variants)
+    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64)
     job.prepare(path, tmp_path / "run", 2, None)
-    assert asked == {
-        "batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False,
-        "eager": eager,
-    }  # fmt: skip
+    options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
+    assert asked == [(("lab-poly", "vllm", None), options)]
 
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
