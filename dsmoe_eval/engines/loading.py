@@ -217,7 +217,7 @@ def _check_known(name: str, place: str) -> None:
 def _unknown(name: str, architecture: str) -> UserError:
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        "code is not run; vLLM may carry it: dsmoe_eval.engines.VllmEngine steers it there"
+        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or VllmEngine"
     )
 
 

@@ -259,8 +259,7 @@ def load_serving(
         engine: `transformers` or `vllm`.
         device: of transformers; vLLM sees to its own.
         batch_tokens: most tokens in a forward.
-        vllm_options: vLLM's own, such as `tensor_parallel_size`; without them it runs eagerly on
-            one device, so that routing can be watched.
+        vllm_options: vLLM's own, such as `tensor_parallel_size`.
 
     Raises:
         UserError: the model or the engine is not to be had.

@@ -136,13 +136,16 @@ def prepare(
     locate(plan.model)
     splits = load_splits(suite, limit)
     leakage = check_leakage(splits, plan.overlap)
-    serving = _serve(plan, variants, device)
-    serving.lm.seed = plan.seed
-    serving.lm.format = _rehearsed(prompt_format(plan.model, serving.tokenizer, plan.prompt), limit)
-    identity = _run_identity(suite, serving, limit)
-    folder = open_folder(
-        out, path.read_text(encoding="utf-8"), identity | {"plan": plan.model_dump(mode="json")}
-    )
+    serving = _serve(plan, device)
+    try:
+        wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
+        serving.lm.seed, serving.lm.format = plan.seed, _rehearsed(wanted, limit)
+        identity = _run_identity(suite, serving, limit)
+        plan_text = path.read_text(encoding="utf-8")
+        folder = open_folder(out, plan_text, identity | {"plan": plan.model_dump(mode="json")})
+    except BaseException:
+        serving.close()
+        raise
     return Job(
         plan=plan,
         suite=suite,
@@ -194,7 +197,7 @@ def plan_leakage(plan_name: str) -> Leakage:
     return find_leakage(load_splits(load_suite(plan.suite, beside=path), None), plan.overlap)
 
 
-def _serve(plan: Plan, variants: Sequence[Variant], device: str | None) -> Serving:
+def _serve(plan: Plan, device: str | None) -> Serving:
     if plan.engine == "transformers":
         return load_serving(plan.model, device=device, batch_tokens=plan.batch_tokens)
     return load_serving(
@@ -204,9 +207,6 @@ def _serve(plan: Plan, variants: Sequence[Variant], device: str | None) -> Servi
         batch_tokens=plan.batch_tokens,
         tensor_parallel_size=plan.tensor_parallel,
         enable_expert_parallel=plan.expert_parallel,
-        # A compiled model answers faster, but shows no routing, from which experts are found and by
-        # which steering is proved; and one engine serves all variants, so that it alone differs.
-        eager=any(variant.kind == "steered" for variant in variants),
     )
 
 

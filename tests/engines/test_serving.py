@@ -59,11 +59,10 @@ def test_vllm_is_started_as_asked(monkeypatch):
     started = []
     monkeypatch.setattr(in_vllm, "VllmEngine", lambda *a, **options: started.append((a, options)))
     load_serving("lab-poly", "vllm")
-    load_serving("lab-poly", "vllm", batch_tokens=64, eager=False, tensor_parallel_size=2)
+    load_serving("lab-poly", "vllm", batch_tokens=64, tensor_parallel_size=2)
     (first, one), (second, two) = started
     assert first == second == ("lab-poly",)
-    assert one["enforce_eager"]
-    assert not two["enforce_eager"]
+    assert one["enforce_eager"] is two["enforce_eager"] is True  # or no routing is seen
     assert (two["tensor_parallel_size"], two["max_num_batched_tokens"]) == (2, 64)
     assert two["max_num_seqs"] <= 64  # vLLM wants room for a token of each
     with pytest.raises(UserError, match="--device is for the transformers engine"):

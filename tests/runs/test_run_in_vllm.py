@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dsmoe_eval.engines.serving import TransformersServing
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run
@@ -73,18 +75,40 @@ def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
     check_engine(plan.model_copy(update={"engine": "transformers"}))
 
 
-@pytest.mark.parametrize(("variants", "eager"), [(["base"], False), (["base", "frequency"], True)])
-def test_vllm_compiles_where_no_routing_is_needed(tmp_path, monkeypatch, variants, eager):
-    asked = {}
-    monkeypatch.setattr(job, "load_serving", lambda *_, **options: asked.update(options))
+def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
+    asked = []
+    serving = SimpleNamespace(
+        tokenizer=SimpleNamespace(chat_template=None),
+        lm=SimpleNamespace(format=None, seed=None),
+    )
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return serving
+
+    monkeypatch.setattr(job, "load_serving", load)
+    monkeypatch.setattr(job, "in_format", lambda task, _: task)
     monkeypatch.setattr(job, "check_engine", lambda _: None)
     monkeypatch.setattr(job, "_run_identity", lambda *_: {})
-    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, variants=variants)
+    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, seed=3)
     job.prepare(path, tmp_path / "run", 2, None)
-    assert asked == {
-        "batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False,
-        "eager": eager,
-    }  # fmt: skip
+    options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
+    assert asked == [(("lab-poly", "vllm", None), options)]
+    assert (serving.lm.seed, serving.lm.format.name) == (3, "plain")
+
+
+def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(TransformersServing, "close", lambda _: closed.append(1))
+    path = write(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        run(path, tmp_path / "full", limit=2, device="cpu", console=QUIET)
+    monkeypatch.setattr(stages_module, "count_domains", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(path, tmp_path / "run", limit=2, device="cpu", console=QUIET)
+    assert len(closed) == 2
 
 
 def read(folder):

@@ -160,13 +160,16 @@ class VllmEngine:
     def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
         """An answer to each, up to one of the tokens `stop` or its limit.
 
-        vLLM has token ids only, so stop strings do not end a text: whoever decodes it cuts it.
+        Tokens of a stop string that ends an answer are part of it. Stop strings that count behind a
+        model's thinking only end nothing: vLLM looks for them everywhere.
+
         The same prompts give the same, whatever was asked before: a prefix that an earlier call
         left in the cache would have a prompt computed in other pieces, with other last bits.
         """
         self._forget()
         settings = [
-            {"max_tokens": r.limit, "stop_token_ids": list(stop), **_drawing(r)} for r in requests
+            {"max_tokens": r.limit, "stop_token_ids": list(stop), **_stopping(r), **_drawing(r)}
+            for r in requests
         ]
         outputs = self._generate([request.prompt for request in requests], settings)
         answers = [output.outputs[0] for output in outputs]
@@ -286,6 +289,13 @@ class VllmEngine:
         return answers[0]
 
 
+def _stopping(request: Request) -> dict[str, Any]:
+    """The settings of a request that ends at strings, for which vLLM must decode."""
+    if not request.stops or request.after:
+        return {}
+    return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
+
+
 def _drawing(request: Request) -> dict[str, Any]:
     """The settings, in vLLM's words, of a request that is not greedy."""
     if request.sampling is None:
@@ -307,7 +317,6 @@ def _start(name: str, place: str, dtype: str, options: dict[str, Any]) -> Any:
         # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
         raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
     fixed = {
-        "skip_tokenizer_init": True,  # prompts are token ids
         "trust_remote_code": False,
         "load_format": "safetensors",
         "worker_extension_cls": EXTENSION,

@@ -160,16 +160,13 @@ class VllmServing:
         self.engine.close()
 
 
-def start(
-    model: str, tokenizer: Any, batch_tokens: int, *, eager: bool = True, **options: Any
-) -> VllmServing:
-    """Start an engine.
+def start(model: str, tokenizer: Any, batch_tokens: int, **options: Any) -> VllmServing:
+    """Start an engine whose routing is seen.
 
     Args:
         model: as for `load_model`.
         tokenizer: the model's.
         batch_tokens: most tokens in a forward.
-        eager: whether vLLM leaves the model uncompiled. Only then is routing seen.
         options: more of vLLM's own, such as `tensor_parallel_size`.
 
     Raises:
@@ -177,7 +174,9 @@ def start(
         SteeringError: its routers cannot be steered.
     """
     settings: dict[str, Any] = {
-        "enforce_eager": eager,
+        # A compiled model answers faster, but shows no routing, by which every run finds experts
+        # and proves its steering; with a second engine for the answers, more would differ.
+        "enforce_eager": True,
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),

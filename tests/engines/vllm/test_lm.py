@@ -54,9 +54,24 @@ def test_both_give_the_same():
     prompts = [(prompt, settings) for prompt in PROMPTS]
     texts = ours.generate_until(_requests("generate_until", prompts))
     wanted = theirs.generate_until(_requests("generate_until", prompts))
+    stops = {"until": [texts[0].strip()[-1]], "max_gen_toks": 40}
+    cut = [
+        lm.generate_until(_requests("generate_until", [(PROMPTS[0], stops)]))
+        for lm in (ours, theirs)
+    ]
+    drawn = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 16}
+    twice = [
+        ours.generate_until(_requests("generate_until", [(PROMPTS[0], drawn)] * 2)) for _ in "ab"
+    ]
     engine.close()
     cleanup_dist_env_and_memory()
     assert engine.identity == loaded.identity
     assert texts == wanted
+    assert [text.tokens for text in texts] == [text.tokens for text in wanted]
+    assert [text.truncated for text in texts] == [text.truncated for text in wanted]
+    assert cut[0] == cut[1]
+    assert cut[0][0].tokens == cut[1][0].tokens < 40
+    assert twice[0] == twice[1]
+    assert len({*twice[0]}) > 1
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     assert [value for value, _ in found] == pytest.approx([v for v, _ in expected], abs=1e-4)
