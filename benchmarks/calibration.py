@@ -79,7 +79,7 @@ def binary(rng: np.random.Generator, n: int, delta: float) -> Run:
 
 
 def clustered(rng: np.random.Generator, n: int, delta: float) -> Run:
-    """N passages of 1 to 8 questions; in 14 % of passages, 70 % of answers change one way."""
+    """Passages of 1 to 8 questions; in 14 % of passages, 70 % of answers change one way."""
     codes = np.repeat(np.arange(n), rng.integers(1, 9, n))
     gains, losses = (0.05 + delta / 2) / 0.7, (0.05 - delta / 2) / 0.7
     kind = rng.random(n)[codes]
@@ -96,9 +96,10 @@ def _sampled(rng: np.random.Generator, p: Floats, q: Floats) -> Run:
 
 
 def soft_samples(rng: np.random.Generator, n: int, delta: float) -> Run:
-    """Eight answers an item, which A gets right with probability U(0, 1)."""
+    """Eight answers an item, A right with probability U(0, 1); B better or worse by item."""
     p = rng.random(n)
-    return _sampled(rng, p, p + 6 * delta * p * (1 - p))
+    swing = rng.choice([-0.5, 0.5], n) * np.minimum(p, 1 - p)
+    return _sampled(rng, p, p + 6 * delta * p * (1 - p) + (1 - 6 * abs(delta)) * swing)
 
 
 def firm_samples(rng: np.random.Generator, n: int, delta: float) -> Run:
@@ -108,7 +109,7 @@ def firm_samples(rng: np.random.Generator, n: int, delta: float) -> Run:
 
 
 def skewed(rng: np.random.Generator, n: int, delta: float) -> Run:
-    """Log-likelihoods: differences with a long tail of losses; without effect, of both."""
+    """Unbounded, differences with a long tail of losses; without effect, of both."""
     losses = -0.1 * rng.lognormal(0, 1, n)
     tail = -0.1 * math.exp(0.5) if delta else -0.1 * rng.lognormal(0, 1, n)
     difference = delta + losses - tail
@@ -291,6 +292,9 @@ n is the number of items, or of clusters. The margin is {margin:.2f}. Kinds of s
 
 {one}
 
+"shortcut" is a test that is easily taken instead. Questions on one passage taken as if alone claim
+an effect in a third of runs without one, samples taken as if they were items in a tenth.
+
 Permutation tests keep their level by construction; with few changed clusters they stay far below
 it. A bootstrap of few changes knows too little of rare losses, so for scores in [0, 1]
 non-inferiority also asks for as many items as unchanged ones would need; that is why it holds so
@@ -315,7 +319,7 @@ The mean effect is 4 points, the models' standard errors 1 to 3 points.
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A tenth of the runs.")
+@click.option("--quick", is_flag=True, help="Few runs.")
 @click.option(
     "--to", type=click.Path(path_type=Path), default=Path("reports/calibration"),
     show_default=True, help="Folder.",
@@ -324,7 +328,7 @@ def main(quick: bool, to: Path) -> None:
     """Write the page and the figure."""
     started = time.perf_counter()
     bca.DRAWS = clusters.DRAWS = DRAWS
-    runs = 40 if quick else 400
+    runs = 40 if quick else 300
     cells = {
         (name, size): simulate(world, size, runs)
         for name, (world, _) in WORLDS.items()

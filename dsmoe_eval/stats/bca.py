@@ -96,7 +96,9 @@ def bounds(
     """One-sided bounds of the mean difference at level 1 - alpha each.
 
     Those of the bootstrap, but for scores in [0, 1] at least so far from the difference as
-    `_unseen` says, and within [-1, 1].
+    `_unseen` says, and within [-1, 1]. At alpha 0.025 they make an interval that held the truth
+    in 93 to 100 % of runs of 30 to 500 clusters (`reports/calibration`); it is widest for its
+    level where few clusters changed.
 
     Args:
         differences: The clusters.

@@ -68,7 +68,11 @@ def non_inferiority(
     is 0.074 (30 items, 0.066 for 300), where items are only lost and never gained.
 
     Anything else: the BCa bootstrap's lower bound by clusters (`bounds`) and the p-value that
-    inverts it. TYPE1
+    inverts it. Simulated with a true drop of the margin, 0.05, alpha 0.025 (0.05) and 30 to 500
+    items or clusters with scores in [0, 1], it wrongly holds in 0 to 2.6 % (0 to 4.7 %) of runs.
+    Unbounded scores whose differences have a long tail of losses (lognormal) are its weak place:
+    11 % (15 %) with 10 items, 6.7 % (9.6 %) with 30, 4.4 % (7.1 %) with 100. See
+    `reports/calibration`.
 
     Args:
         score_a: Shape (n,), finite; 1 or True where A is right and 0 or False where it is wrong,
