@@ -217,3 +217,11 @@ def test_items_of_samples_reach_their_power() -> None:
 def test_items_of_samples_refuses_what_cannot_be(effect, samples, spread) -> None:
     with pytest.raises(ValueError, match="effect is"):
         items_needed_of_samples(effect, SampleVariance(spread, 0.0), samples)
+
+
+def test_very_many_items_go_on_where_the_table_ends() -> None:
+    """Above 32,768 items the rejection region is found count by count."""
+    either_side = [smallest_effect(n, 0.1) * math.sqrt(n) for n in (32_768, 32_769)]
+    assert either_side[0] == pytest.approx(either_side[1], rel=1e-3)
+    normal = (norm.isf(0.025) + norm.isf(0.2)) * math.sqrt(0.1)
+    assert either_side[1] == pytest.approx(normal, rel=0.01)
