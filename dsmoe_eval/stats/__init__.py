@@ -1,10 +1,21 @@
 """Arrays in, numbers out: paired comparison of two systems, and which units a domain uses more.
 
-Scores, rates, differences, margins and levels are fractions, never percents. In a paired
-comparison A is the baseline and a difference is B minus A.
+Rates, margins and levels are fractions, never percents, and so are scores unless they have units
+of their own; more is better. In a paired comparison A is the baseline and a difference is B minus
+A.
 """
 
 from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, top_stability
+from .claims import Claim, all_hold, claim, regressions
+from .generalization import (
+    NonTargetChange,
+    flip_rate,
+    gain_over_control,
+    non_target_change,
+    overhead_ratio,
+    retention,
+    target_gain,
+)
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .paired import (
@@ -23,29 +34,57 @@ from .permutation import (
     fewest_discoveries,
     permutation_p_values,
 )
-from .power import midp_power, smallest_effect
+from .power import (
+    SampleVariance,
+    items_needed,
+    items_needed_of_samples,
+    midp_power,
+    sample_variance,
+    smallest_effect,
+)
+from .strata import ModelsSummary, StrataResult, combine_models, compare_strata, mean_of_seeds
 
 __all__ = [
+    "Claim",
     "DocumentCounts",
     "ExcessUse",
     "ExcessUseIntervals",
+    "ModelsSummary",
     "NonInferiority",
+    "NonTargetChange",
     "PairedCounts",
     "PairedResult",
+    "SampleVariance",
+    "StrataResult",
+    "all_hold",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",
+    "claim",
+    "combine_models",
     "compare_paired",
+    "compare_strata",
     "count_pairs",
     "excess_use",
     "fewest_discoveries",
+    "flip_rate",
+    "gain_over_control",
     "holm",
+    "items_needed",
+    "items_needed_of_samples",
     "mcnemar_midp",
+    "mean_of_seeds",
     "midp_power",
     "non_inferiority",
+    "non_target_change",
+    "overhead_ratio",
     "permutation_p_values",
+    "regressions",
+    "retention",
+    "sample_variance",
     "smallest_effect",
     "tango_interval",
     "tango_z",
+    "target_gain",
     "top_stability",
 ]

@@ -90,6 +90,73 @@ def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
     return Bca(resampled, shift, skew, sums.size)
 
 
+def bounds(
+    differences: ClusteredDifferences, bootstrap: Bca | None, alpha: float
+) -> tuple[float, float]:
+    """One-sided bounds of the mean difference at level 1 - alpha each.
+
+    Those of the bootstrap, but for scores in [0, 1] at least so far from the difference as
+    `_unseen` says, and within [-1, 1]. At alpha 0.025 they make an interval that held the truth
+    in 93 to 100 % of runs of 30 to 500 clusters (`reports/calibration`); it is widest for its
+    level where few clusters changed.
+
+    Args:
+        differences: The clusters.
+        bootstrap: `bca_bootstrap` of them.
+        alpha: In (0, 0.25].
+
+    Returns:
+        (lower, upper); NaN if there is one cluster, or scores are unbounded and do not differ.
+    """
+    if differences.sums.size < 2 or (bootstrap is None and not differences.bounded):
+        return math.nan, math.nan
+    delta, reach = differences.delta, _unseen(differences, alpha)
+    lower, upper = delta - reach, delta + reach
+    if bootstrap is not None:
+        lower = min(lower, bootstrap.bound(alpha))
+        upper = max(upper, bootstrap.bound(1 - alpha))
+    limit = 1.0 if differences.bounded else math.inf
+    return max(-limit, lower), min(limit, upper)
+
+
+def lower_tail(differences: ClusteredDifferences, bootstrap: Bca | None, threshold: float) -> float:
+    """The alpha at which the lower one of `bounds` is `threshold`; 1 where there is no bound."""
+    if differences.sums.size < 2 or (bootstrap is None and not differences.bounded):
+        return 1.0
+    found = 0.0 if bootstrap is None else bootstrap.tail(threshold)
+    above = differences.delta - threshold
+    if above <= 0:
+        return max(found, 0.5)
+    share, effective = _unchanged(differences)
+    if share <= above:
+        return found
+    return max(found, float(norm.sf(math.sqrt(effective * above / (share - above)))))
+
+
+def _unseen(differences: ClusteredDifferences, alpha: float) -> float:
+    """How much of a change may have been missed: z^2 / (m + z^2) of m unchanged clusters.
+
+    That is Tango's bound of m unchanged binary items, times the share of items in such clusters:
+    m clusters cannot rule out that all of a cluster is lost in fewer than that. The bootstrap
+    knows only changes that were seen.
+    """
+    share, effective = _unchanged(differences)
+    z = float(norm.isf(alpha))
+    return share * z * z / (effective + z * z)
+
+
+def _unchanged(differences: ClusteredDifferences) -> tuple[float, float]:
+    """Share of items in clusters without a difference, and the number of these; 0 if unbounded.
+
+    The number is that of equally large clusters, (sum n)^2 / sum n^2: Kish (1965), Survey Sampling.
+    """
+    sizes = differences.sizes[differences.sums == 0]
+    if not differences.bounded or not sizes.size:
+        return 0.0, 0.0
+    total = float(sizes.sum())
+    return total / float(differences.sizes.sum()), total**2 / float((sizes**2).sum())
+
+
 def _shift(resampled: Floats, observed: float) -> float:
     below = np.searchsorted(resampled, (observed - 1e-12, observed + 1e-12)).mean()
     edge = 1 / (resampled.size + 1)
@@ -99,8 +166,10 @@ def _shift(resampled: Floats, observed: float) -> float:
 def _resample(sums: Floats, sizes: Floats, generator: np.random.Generator) -> Floats:
     found = np.empty(DRAWS)
     rows = max(1, _BLOCK // sums.size)
+    equal = sizes.min() == sizes.max()
     for start in range(0, DRAWS, rows):
         part = found[start : start + rows]
         drawn = generator.integers(0, sums.size, size=(part.size, sums.size), dtype=np.uint16)
-        part[:] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+        items = sizes[0] * sums.size if equal else sizes[drawn].sum(1)
+        part[:] = sums[drawn].sum(1) / items
     return found

@@ -49,11 +49,6 @@ class ClusteredDifferences:
         return float(np.abs(self.sums / self.sizes).max())
 
     @property
-    def effective(self) -> float:
-        """How many clusters of one size would weigh as much: (sum n)^2 / sum n^2 (Kish 1965)."""
-        return float(self.sizes.sum() ** 2 / (self.sizes**2).sum())
-
-    @property
     def standard_error(self) -> float:
         """Of `delta`, by linearisation over clusters; NaN if there is only one."""
         if self.sums.size < 2:

@@ -25,12 +25,12 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     if raw.ndim != 1:
         raise ValueError(f"p_values has shape {raw.shape}; give shape (m,), one value per test.")
     _check_range(raw)
-    if raw.size == 0:
-        return raw
-    # statsmodels takes a second or so to import, and most callers have no family of tests.
-    from statsmodels.stats.multitest import multipletests
-
-    return np.asarray(multipletests(raw, method="holm")[1], dtype=np.float64)
+    # statsmodels' multipletests does the same, and collects garbage each time (0.05 s and more).
+    order = np.argsort(raw, kind="stable")
+    stepped = np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1))
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from .bca import bca_bootstrap
-from .clusters import ClusteredDifferences, clustered_differences
+from .bca import bca_bootstrap, bounds, lower_tail
+from .clusters import clustered_differences
 from .paired import (
     PairedCounts,
     as_pairs,
@@ -15,7 +15,6 @@ from .paired import (
     is_binary,
     tango_interval,
     tango_z,
-    unchanged_interval,
 )
 
 
@@ -68,10 +67,12 @@ def non_inferiority(
     holds with probability at most 0.029 at alpha 0.025 (300 items: 0.026). At alpha 0.05 the worst
     is 0.074 (30 items, 0.066 for 300), where items are only lost and never gained.
 
-    Anything else: the BCa bound of `bca_bootstrap` and the p-value that inverts it. Where scores
-    are in [0, 1] the bound is at least z^2 / (m + z^2) below the difference, m being
-    `ClusteredDifferences.effective`: Tango's bound for m items without change. For m clusters
-    cannot rule out a loss that strikes fewer of them than that.
+    Anything else: the BCa bootstrap's lower bound by clusters (`bounds`) and the p-value that
+    inverts it. Simulated with a true drop of the margin, 0.05, alpha 0.025 (0.05) and 30 to 500
+    items or clusters with scores in [0, 1], it wrongly holds in 0 to 2.6 % (0 to 4.7 %) of runs.
+    Unbounded scores whose differences have a long tail of losses (lognormal) are its weak place:
+    11 % (15 %) with 10 items, 6.7 % (9.6 %) with 30, 4.4 % (7.1 %) with 100. See
+    `reports/calibration`.
 
     Args:
         score_a: Shape (n,), finite; 1 or True where A is right and 0 or False where it is wrong,
@@ -96,7 +97,9 @@ def non_inferiority(
     if codes is None and is_binary(a) and is_binary(b):
         p_value, bound, test = _score_test(count_pairs(a, b), margin, alpha)
     else:
-        p_value, bound = _bootstrap_test(differences, margin, alpha, seed)
+        bootstrap = bca_bootstrap(differences, seed)
+        p_value = lower_tail(differences, bootstrap, -margin)
+        bound = bounds(differences, bootstrap, alpha)[0]
         test = "BCa bootstrap" if codes is None else "clustered BCa bootstrap"
     holds = p_value < alpha
     return NonInferiority(
@@ -127,30 +130,6 @@ def _check(margin: float, alpha: float, bounded: bool) -> None:
 def _score_test(counts: PairedCounts, margin: float, alpha: float) -> tuple[float, float, str]:
     p_value = float(norm.sf(tango_z(counts, -margin)))
     return p_value, tango_interval(counts, 1 - 2 * alpha)[0], "Tango score test"
-
-
-def _bootstrap_test(
-    differences: ClusteredDifferences, margin: float, alpha: float, seed: int
-) -> tuple[float, float]:
-    """p-value and bound: those of the bootstrap and of unchanged items, whichever claims less."""
-    bootstrap = bca_bootstrap(differences, seed)
-    floor = unchanged_interval(differences, 1 - 2 * alpha)[0]
-    found = []
-    if not math.isnan(floor):
-        found.append((_unchanged_p_value(differences, margin), floor))
-    if bootstrap is not None:
-        found.append((bootstrap.tail(-margin), bootstrap.bound(alpha)))
-    if not found:
-        return 1.0, math.nan
-    p_values, bounds = zip(*found, strict=True)
-    return max(p_values), min(bounds)
-
-
-def _unchanged_p_value(differences: ClusteredDifferences, margin: float) -> float:
-    """The inverse of `unchanged_interval`; a half where the drop seen is the margin or more."""
-    above = min(max(differences.delta + margin, 0.0), 1.0)
-    z = math.sqrt(differences.effective * above / (1 - above)) if above < 1 else math.inf
-    return float(norm.sf(z))
 
 
 def _beside(threshold: float, bound: float, *, above: bool) -> float:

@@ -9,9 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from .bca import bca_bootstrap
+from .bca import bca_bootstrap, bounds
 from .clusters import (
-    ClusteredDifferences,
     as_scores,
     cluster_codes,
     clustered_differences,
@@ -118,11 +117,9 @@ def compare_paired(
 
     Anything else (means of several samples, log-likelihoods, bits per byte, clusters): the
     sign-flip permutation test of whole clusters (`sign_flip_p_value`), their BCa bootstrap
-    interval (`bca_bootstrap`), within [-1, 1] if all scores are in [0, 1], and an ``mde80`` of
-    2.80 standard errors. Test and interval are no inverses of each other, so the interval may
-    hold 0 where p is just below 0.05. Where no cluster differs, p is 1 and the interval of m
-    clusters (`ClusteredDifferences.effective`) with scores in [0, 1] is that of m unchanged binary
-    items, +- z^2 / (m + z^2): some clusters may change that were not drawn. There is no interval
+    interval (`bounds`), and an ``mde80`` of 2.80 standard errors. Test and interval are no inverses
+    of each other, so the interval may hold 0 where p is below 0.05. Where no cluster differs p is 1
+    and the interval, of scores in [0, 1], that of as many unchanged binary items. There is none
     for one cluster, nor for unbounded scores that do not differ at all.
 
     Args:
@@ -149,7 +146,7 @@ def compare_paired(
         score_a=float(a.mean(dtype=np.float64)),
         score_b=float(b.mean(dtype=np.float64)),
         delta=differences.delta,
-        ci95=_bootstrap_interval(differences, seed),
+        ci95=bounds(differences, bca_bootstrap(differences, seed), 0.025),
         p_value=p_value,
         test=test if codes is None else f"clustered {test}",
         gained=int((b > a).sum()),
@@ -176,38 +173,6 @@ def _compare_counts(counts: PairedCounts) -> PairedResult:
         mde80=smallest_effect(counts.n, counts.discordance),
         clusters=counts.n,
     )
-
-
-def _bootstrap_interval(differences: ClusteredDifferences, seed: int) -> tuple[float, float]:
-    bootstrap = bca_bootstrap(differences, seed)
-    if bootstrap is None:
-        return unchanged_interval(differences)
-    ends = bootstrap.bound(0.025), bootstrap.bound(0.975)
-    limit = 1.0 if differences.bounded else math.inf
-    # The two made-up clusters pull towards 0, past the difference itself where all items gain.
-    return (
-        max(-limit, min(ends[0], differences.delta)),
-        min(limit, max(ends[1], differences.delta)),
-    )
-
-
-def unchanged_interval(
-    differences: ClusteredDifferences, level: float = 0.95
-) -> tuple[float, float]:
-    """Tango's interval of as many binary items without any change, around the difference.
-
-    Args:
-        differences: The clusters.
-        level: Confidence level, a fraction in [0.5, 1).
-
-    Returns:
-        (lower, upper); NaN if there is one cluster or scores are not bounded by [0, 1].
-    """
-    if differences.sums.size < 2 or not differences.bounded:
-        return math.nan, math.nan
-    z = float(norm.isf((1 - level) / 2))
-    reach = z * z / (differences.effective + z * z)
-    return max(-1.0, differences.delta - reach), min(1.0, differences.delta + reach)
 
 
 def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:

@@ -1,10 +1,12 @@
 """What a number of items can show: power of the mid-p McNemar test, smallest effect found."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import bdtr
 from scipy.stats import binom
@@ -64,9 +66,130 @@ def smallest_effect(n: int, discordance: float, power: float = 0.8, alpha: float
         ValueError: If an argument is out of its range.
     """
     _check(n, discordance, alpha)
+    _check_power(power, alpha)
+    return _smallest_effect(n, float(discordance), float(power), float(alpha))
+
+
+def items_needed(
+    effect: float, discordance: float, *, alpha: float = 0.05, power: float = 0.8
+) -> int:
+    """How many binary items the mid-p McNemar test needs to find a difference.
+
+    The number at which `midp_power` passes `power`, by bisection. Power rises with n but for
+    steps of the binomial distribution, largest where every item changes. For many items the
+    number is near 7.85 * discordance / effect^2 at the defaults.
+
+    Args:
+        effect: True difference of scores, a fraction; its sign does not matter, 0 is not found.
+        discordance: True share of items on which the systems differ, in [abs(effect), 1].
+        alpha: Two-sided significance level, in (0, 0.25].
+        power: Wanted probability that the test rejects, in (alpha, 1).
+
+    Returns:
+        The number of items.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    if not 0 < abs(effect) <= discordance:
+        raise ValueError(f"effect is {effect}; give a difference in (0, {discordance}].")
+    _check(1, discordance, alpha)
+    _check_power(power, alpha)
+    return _fewest(lambda n: _power(n, abs(effect), discordance, alpha) >= power, at_least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleVariance:
+    """Where the spread of differences comes from; variances of B minus A.
+
+    Attributes:
+        items: Between items, of the difference of their expected scores.
+        samples: Within an item, of the difference of one sample each.
+    """
+
+    items: float
+    samples: float
+
+
+def sample_variance(samples_a: ArrayLike, samples_b: ArrayLike) -> SampleVariance:
+    """Split the spread of a pilot run's differences into items' and samples' (one-way ANOVA).
+
+    Args:
+        samples_a: Shape (n, k), scores of A: n items of at least two samples, n at least 2.
+        samples_b: The same for B; k may differ.
+
+    Returns:
+        The variances; `SampleVariance.items` is at least 0.
+
+    Raises:
+        ValueError: If a shape is another.
+    """
+    a, b = np.asarray(samples_a, dtype=np.float64), np.asarray(samples_b, dtype=np.float64)
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or min(*a.shape, *b.shape) < 2:
+        raise ValueError(
+            f"samples_a has shape {a.shape} and samples_b {b.shape}; give (items, samples), the "
+            "same items and at least two of either."
+        )
+    within_a, within_b = a.var(axis=1, ddof=1).mean(), b.var(axis=1, ddof=1).mean()
+    noise = within_a / a.shape[1] + within_b / b.shape[1]
+    total = (b.mean(axis=1) - a.mean(axis=1)).var(ddof=1)
+    return SampleVariance(max(0.0, float(total - noise)), float(within_a + within_b))
+
+
+def items_needed_of_samples(
+    effect: float,
+    variance: SampleVariance,
+    samples: int,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> int:
+    """How many items of so many samples each are needed to find a difference of means.
+
+    By the paired t-test, near which the permutation test comes: item differences have variance
+    ``items + samples / k``, so more samples help until items' own spread is left.
+
+    Args:
+        effect: True difference of scores; its sign does not matter, 0 is not found.
+        variance: Of `sample_variance` or a guess, not both 0.
+        samples: Samples of each item, k, at least 1.
+        alpha: Two-sided significance level, in (0, 0.25].
+        power: Wanted probability that the test rejects, in (alpha, 1).
+
+    Returns:
+        The number of items, at least 2.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    spread = variance.items + variance.samples / samples if samples >= 1 else 0.0
+    if not (spread > 0 and effect != 0):
+        raise ValueError(
+            f"effect is {effect}, samples {samples} and the variance of differences {spread}; "
+            "give an effect other than 0, at least one sample and a variance above 0."
+        )
+    _check(1, 1, alpha)
+    _check_power(power, alpha)
+    from statsmodels.stats.power import TTestPower
+
+    size = abs(effect) / math.sqrt(spread)
+    test = TTestPower()
+    return _fewest(lambda n: bool(test.power(size, n, alpha) >= power), at_least=2)
+
+
+def _fewest(enough: Callable[[int], bool], at_least: int) -> int:
+    few, many = at_least - 1, at_least
+    while not enough(many):
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    return many
+
+
+def _check_power(power: float, alpha: float) -> None:
     if not alpha < power < 1:
         raise ValueError(f"power is {power}; give a fraction between alpha ({alpha}) and 1.")
-    return _smallest_effect(n, float(discordance), float(power), float(alpha))
 
 
 def _check(n: int, discordance: float, alpha: float) -> None:

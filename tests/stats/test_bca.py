@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap, norm
 from scipy.stats import t as student
 
-from dsmoe_eval.stats.bca import bca_bootstrap
+from dsmoe_eval.stats.bca import bca_bootstrap, bounds, lower_tail
 from dsmoe_eval.stats.clusters import ClusteredDifferences, cluster_codes, clustered_differences
 
 
@@ -79,3 +79,47 @@ def test_nothing_to_resample() -> None:
     same = clustered_differences(np.ones(9), np.ones(9), None)
     assert bca_bootstrap(one, 0) is None
     assert bca_bootstrap(same, 0) is None
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def half_changed(bounded: bool = True) -> ClusteredDifferences:
+    """30 single items: 20 unchanged, ten that gain a little."""
+    b = np.where(np.arange(30) < 20, 0.5, 0.5 + np.arange(30) / 1000)
+    a = np.full(30, 0.5)
+    return (
+        clustered_differences(a, b, None) if bounded else clustered_differences(a + 5, b + 5, None)
+    )
+
+
+def test_unchanged_items_may_hide_a_loss_that_the_bootstrap_cannot_know() -> None:
+    found = half_changed()
+    z2 = norm.isf(0.025) ** 2
+    lower, upper = bounds(found, bca_bootstrap(found, 0), 0.025)
+    reach = 20 / 30 * z2 / (20 + z2)
+    assert (lower, upper) == pytest.approx((found.delta - reach, found.delta + reach), abs=1e-12)
+
+
+def test_unbounded_scores_have_the_bootstraps_bounds() -> None:
+    found = half_changed(bounded=False)
+    bootstrap = bca_bootstrap(found, 0)
+    assert bounds(found, bootstrap, 0.05) == (bootstrap.bound(0.05), bootstrap.bound(0.95))
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("alpha", [0.01, 0.025, 0.2])
+def test_the_tail_of_the_lower_bound_is_alpha(bounded, alpha) -> None:
+    found = half_changed(bounded)
+    bootstrap = bca_bootstrap(found, 0)
+    lower = bounds(found, bootstrap, alpha)[0]
+    # Equal resamples make steps.
+    assert lower_tail(found, bootstrap, lower) == pytest.approx(alpha, rel=0.01)
+
+
+def test_the_tail_shrinks_with_the_threshold() -> None:
+    found = half_changed()
+    bootstrap = bca_bootstrap(found, 0)
+    tails = [lower_tail(found, bootstrap, x) for x in np.linspace(-0.9, 0.5, 60)]
+    assert tails == sorted(tails)
+    assert 0 < tails[0] < 1e-3 < 0.5 <= tails[-1] <= 1

@@ -33,7 +33,6 @@ def test_sums_and_sizes_of_a_small_example() -> None:
     assert found.sums.tolist() == [-0.5, 0.0, 0.25]
     assert found.sizes.tolist() == [2, 1, 1]
     assert (found.delta, found.largest, found.bounded) == (-0.0625, 0.25, True)
-    assert found.effective == pytest.approx(16 / 6)
 
 
 def test_standard_error_of_single_items_is_the_textbooks() -> None:

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, multinomial
+from scipy.stats import binom, multinomial, norm, ttest_1samp
 
-from dsmoe_eval.stats import mcnemar_midp, midp_power, smallest_effect
+from dsmoe_eval.stats import (
+    SampleVariance,
+    items_needed,
+    items_needed_of_samples,
+    mcnemar_midp,
+    midp_power,
+    sample_variance,
+    smallest_effect,
+)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +156,72 @@ def test_power_refuses_bad_input(arguments, message) -> None:
 def test_smallest_effect_refuses_bad_input(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         smallest_effect(*arguments)
+
+
+# --- planning ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effect", "discordance", "alpha", "power"),
+    [(0.1, 0.2, 0.05, 0.8), (-0.05, 0.1, 0.05, 0.8), (0.3, 0.5, 0.01, 0.9)],
+)
+def test_items_needed_is_where_power_passes(effect, discordance, alpha, power) -> None:
+    n = items_needed(effect, discordance, alpha=alpha, power=power)
+    assert midp_power(n, effect, discordance, alpha) >= power
+    assert midp_power(n - 1, effect, discordance, alpha) < power
+    assert smallest_effect(n, discordance, power, alpha) == pytest.approx(abs(effect), rel=0.02)
+
+
+def test_items_needed_of_a_brute_force_search() -> None:
+    powers = [midp_power(n, 0.25, 0.4) for n in range(1, 80)]
+    assert items_needed(0.25, 0.4) == 1 + next(i for i, p in enumerate(powers) if p >= 0.8)
+
+
+@pytest.mark.parametrize(("effect", "discordance"), [(0, 0.1), (0.2, 0.1), (0.1, 1.2)])
+def test_items_needed_refuses_what_cannot_be(effect, discordance) -> None:
+    with pytest.raises(ValueError, match=r"effect is|discordance is"):
+        items_needed(effect, discordance)
+
+
+def test_variance_of_samples_is_split() -> None:
+    """Unbiased: 4,000 items, true variance 0.02 between items and 0.25 + 0.09 within."""
+    rng = np.random.default_rng(0)
+    item = rng.normal(0, np.sqrt(0.02), (4000, 1))
+    a, b = rng.normal(0, 0.5, (4000, 4)), item + rng.normal(0, 0.3, (4000, 3))
+    found = sample_variance(a, b)
+    assert found.items == pytest.approx(0.02, abs=0.01)
+    assert found.samples == pytest.approx(0.34, rel=0.03)
+    with pytest.raises(ValueError, match="samples_a has shape"):
+        sample_variance([[1], [0]], [[1], [0]])
+
+
+def test_samples_lower_the_number_of_items() -> None:
+    variance = SampleVariance(items=0.01, samples=0.3)
+    needed = [items_needed_of_samples(0.05, variance, k) for k in (1, 4, 16, 10**6)]
+    z = norm.isf(0.025) + norm.isf(0.2)
+    assert needed == sorted(needed, reverse=True)
+    for k, n in zip((1, 4, 16, 10**6), needed, strict=True):
+        # Guenther (1981): the t-test needs z^2 / 2 more than the normal approximation.
+        expected = z**2 * (0.01 + 0.3 / k) / 0.05**2 + norm.isf(0.025) ** 2 / 2
+        assert n == pytest.approx(expected, abs=1.5)
+
+
+def test_items_of_samples_reach_their_power() -> None:
+    rng = np.random.default_rng(1)
+    n = items_needed_of_samples(0.1, SampleVariance(0.02, 0.2), 4)
+    values = rng.normal(0.1, np.sqrt(0.02 + 0.05), (4000, n))
+    assert (ttest_1samp(values, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(("effect", "samples", "spread"), [(0, 4, 0.1), (0.1, 0, 0.1), (0.1, 4, 0)])
+def test_items_of_samples_refuses_what_cannot_be(effect, samples, spread) -> None:
+    with pytest.raises(ValueError, match="effect is"):
+        items_needed_of_samples(effect, SampleVariance(spread, 0.0), samples)
+
+
+def test_very_many_items_go_on_where_the_table_ends() -> None:
+    """Above 32,768 items the rejection region is found count by count."""
+    either_side = [smallest_effect(n, 0.1) * math.sqrt(n) for n in (32_768, 32_769)]
+    assert either_side[0] == pytest.approx(either_side[1], rel=1e-3)
+    normal = (norm.isf(0.025) + norm.isf(0.2)) * math.sqrt(0.1)
+    assert either_side[1] == pytest.approx(normal, rel=0.01)

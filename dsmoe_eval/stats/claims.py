@@ -1,0 +1,117 @@
+"""What may be said: one comparison in words, and claims about several at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .multiplicity import holm
+from .noninferiority import NonInferiority
+from .paired import PairedResult
+
+Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a comparison shows.
+
+    Attributes:
+        verdict: One word.
+        words: A phrase with the figures that carry it.
+    """
+
+    verdict: Verdict
+    words: str
+
+
+def claim(
+    result: PairedResult, margin: float, alpha: float = 0.05, p_adjusted: float | None = None
+) -> Claim:
+    """Say what a comparison shows.
+
+    "improves" or "harms" if the p-value is at most alpha, by the sign of the difference;
+    otherwise "equivalent" if ``ci95`` is inside the margin, which is two one-sided tests at 0.025
+    (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15:657); otherwise
+    "inconclusive", with the smallest difference that would have been found.
+
+    Args:
+        result: Of scores that are fractions; words give them in points (hundredths).
+        margin: Differences below it do not matter, a fraction above 0.
+        alpha: Two-sided level of "improves" and "harms".
+        p_adjusted: The p-value adjusted for its family; ``result.p_value`` if left out.
+
+    Returns:
+        The claim.
+
+    Raises:
+        ValueError: If ``margin`` is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin is {margin}; give a fraction above 0, such as 0.02.")
+    p_value = result.p_value if p_adjusted is None else p_adjusted
+    lower, upper = result.ci95
+    inside = -margin < lower and upper < margin
+    figures = _figures(result, p_value)
+    if p_value <= alpha and result.delta != 0:
+        verdict: Verdict = "improves" if result.delta > 0 else "harms"
+        small = f", less than the margin of {_points(margin)}" if inside else ""
+        return Claim(verdict, f"{verdict} by {_points(abs(result.delta))}{small} ({figures})")
+    if inside:
+        return Claim("equivalent", f"equivalent within {_points(margin)} ({figures})")
+    return Claim("inconclusive", f"inconclusive ({figures}); {_smallest(result)}")
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f} points"
+
+
+def _figures(result: PairedResult, p_value: float) -> str:
+    lower, upper = result.ci95
+    known = not math.isnan(lower)
+    interval = f"95 % interval {100 * lower:+.1f} to {100 * upper:+.1f}" if known else "no interval"
+    p_words = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return f"{100 * result.delta:+.1f}, {interval}, {p_words}"
+
+
+def _smallest(result: PairedResult) -> str:
+    if math.isnan(result.mde80):
+        return f"{result.n} items could show no difference, however large"
+    return f"{result.n} items show {_points(result.mde80)} or more with 80 % power"
+
+
+def all_hold(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
+    """Whether B is non-inferior on every one: the intersection-union test.
+
+    Each is tested at its full alpha, since all must hold: Berger (1982), Technometrics 24:295.
+
+    Args:
+        tests: At least one.
+
+    Returns:
+        (the largest p-value, whether all hold).
+
+    Raises:
+        ValueError: If there is none: nothing was shown.
+    """
+    if not tests:
+        raise ValueError("there is no test; nothing was shown to hold.")
+    return max(test.p_value for test in tests), all(test.holds for test in tests)
+
+
+def regressions(results: Sequence[PairedResult], alpha: float = 0.05) -> tuple[bool, ...]:
+    """Which comparisons are drops, the chance of any false one being at most alpha, by Holm.
+
+    Args:
+        results: The family; may be empty.
+        alpha: Two-sided level.
+
+    Returns:
+        For each, whether its adjusted p-value is at most alpha and its difference below 0.
+    """
+    adjusted = holm([result.p_value for result in results])
+    return tuple(
+        bool(p <= alpha and result.delta < 0) for p, result in zip(adjusted, results, strict=True)
+    )

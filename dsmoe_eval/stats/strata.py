@@ -1,0 +1,191 @@
+"""Several domains, seeds or models at once: pooled with a warning, averaged, summarised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+from .multiplicity import holm
+from .paired import PairedResult, as_pairs, compare_paired
+
+
+@dataclass(frozen=True, slots=True)
+class StrataResult:
+    """B against A over several strata, such as domains.
+
+    Attributes:
+        pooled: All items together, so each stratum weighs by its items.
+        strata: Names of the strata, sorted.
+        results: Each stratum on its own, in that order.
+        p_adjusted: The strata's p-values, adjusted by Holm.
+        conflicting: Whether one stratum is significantly up and another significantly down, by
+            the adjusted p-values: then the pooled effect describes neither.
+    """
+
+    pooled: PairedResult
+    strata: tuple[str, ...]
+    results: tuple[PairedResult, ...]
+    p_adjusted: tuple[float, ...]
+    conflicting: bool
+
+
+def compare_strata(
+    score_a: ArrayLike,
+    score_b: ArrayLike,
+    strata: ArrayLike,
+    clusters: ArrayLike | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> StrataResult:
+    """Compare B with A within strata and pooled over them.
+
+    Swapping A and B item by item (or cluster by cluster) never leaves a stratum, so the paired
+    permutation test of all items is the test stratified by domain; for binary items without
+    clusters it depends on the counts of gains and losses alone, and is the mid-p McNemar test of
+    their sums. The pooled interval draws from all items, strata not kept at their sizes, which is
+    a little wide where strata differ.
+
+    Args:
+        score_a: Shape (n,), as `compare_paired`.
+        score_b: The same for B.
+        strata: Shape (n,), a label per item.
+        clusters: Shape (n,), a label per item; the same label in two strata is two clusters.
+        alpha: Level of `StrataResult.conflicting`.
+        seed: Of random sign flips and resamples.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        ValueError: As `compare_paired`, or if strata has another shape than the scores.
+    """
+    a, b, _ = as_pairs(score_a, score_b, clusters)
+    labels = np.asarray(strata).astype(str)
+    if labels.shape != a.shape:
+        raise ValueError(f"strata has shape {labels.shape}; give one label per item, {a.shape}.")
+    names, stratum = np.unique(labels, return_inverse=True)
+    nested = None if clusters is None else _nested(stratum, clusters)
+    results = []
+    for index in range(names.size):
+        own = stratum == index
+        results.append(
+            compare_paired(a[own], b[own], None if nested is None else nested[own], seed)
+        )
+    adjusted = holm([result.p_value for result in results])
+    signs = {
+        math.copysign(1, result.delta)
+        for result, p in zip(results, adjusted, strict=True)
+        if p <= alpha
+    }
+    return StrataResult(
+        pooled=compare_paired(a, b, nested, seed),
+        strata=tuple(map(str, names)),
+        results=tuple(results),
+        p_adjusted=tuple(map(float, adjusted)),
+        conflicting=len(signs) == 2,
+    )
+
+
+def _nested(stratum: NDArray[np.int64], clusters: ArrayLike) -> NDArray[np.int64]:
+    _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+    return np.asarray(stratum * (int(cluster.max()) + 1) + cluster, dtype=np.int64)
+
+
+def mean_of_seeds(scores: ArrayLike) -> NDArray[np.float64]:
+    """Average the seeds' scores of each item: items are crossed with seeds, so the item stays one.
+
+    Compare two systems on these means: seeds are samples of an item, not more items.
+
+    Args:
+        scores: Shape (seeds, n), every seed on the same items in the same order.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        ValueError: If the shape is another or a score is not finite.
+    """
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"scores has shape {array.shape}; give (seeds, n), each at least 1.")
+    if not np.isfinite(array).all():
+        raise ValueError("scores holds a NaN or infinity; give every seed's score of every item.")
+    return np.asarray(array.mean(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSummary:
+    """A random-effects summary over models (or other replications of the whole comparison).
+
+    Attributes:
+        k: Number of models.
+        effect: Estimated mean of the models' true effects.
+        ci95: Its 95 % interval.
+        p_value: Two-sided p-value of "the mean of true effects is 0".
+        tau: Estimated standard deviation of true effects between models.
+        i_squared: Share of the effects' variance that is between models, in [0, 1].
+        prediction95: 95 % interval of the true effect in another model; NaN for k = 2.
+    """
+
+    k: int
+    effect: float
+    ci95: tuple[float, float]
+    p_value: float
+    tau: float
+    i_squared: float
+    prediction95: tuple[float, float]
+
+
+def combine_models(effects: Sequence[float], standard_errors: Sequence[float]) -> ModelsSummary:
+    """Summarise the same comparison in several models, whose true effects may differ.
+
+    Paule and Mandel's (1982) variance between models, Hartung and Knapp's (2001, Statistics in
+    Medicine 20:3875) interval with Student's t of k - 1 degrees of freedom, its factor not below 1
+    (Roever, Knapp and Friede 2015, BMC Medical Research Methodology 15:99), and the prediction
+    interval of Higgins, Thompson and Spiegelhalter (2009, JRSS A 172:137), with k - 2.
+
+    Args:
+        effects: Shape (k,), k at least 2, the models' differences.
+        standard_errors: Shape (k,), above 0; ``ci95`` width over 3.92 serves.
+
+    Returns:
+        The summary. With two models its interval is very wide: t has one degree of freedom.
+
+    Raises:
+        ValueError: If shapes disagree, k is below 2 or a value is out of range.
+    """
+    effect, error = np.asarray(effects, float), np.asarray(standard_errors, float)
+    if effect.ndim != 1 or effect.shape != error.shape or effect.size < 2:
+        raise ValueError(
+            f"effects has shape {effect.shape} and standard_errors {error.shape}; "
+            "give one of each for at least two models."
+        )
+    if not (np.isfinite(effect).all() and np.isfinite(error).all() and (error > 0).all()):
+        raise ValueError("an effect is not finite or a standard error not above 0.")
+    # statsmodels takes a second or so to import.
+    from statsmodels.stats.meta_analysis import combine_effects
+
+    with np.errstate(all="ignore"):
+        found = combine_effects(effect, error**2, method_re="iterated", use_t=True)
+    k, mean = effect.size, float(found.mean_effect_re)
+    # statsmodels' own Q is a difference of large numbers, and negative where effects are equal.
+    q = float((((effect - found.mean_effect_fe) / error) ** 2).sum())
+    spread = float(found.sd_eff_w_re) * math.sqrt(max(1.0, float(found.scale_hksj_re)))
+    reach = float(student.isf(0.025, k - 1)) * spread
+    ahead = math.nan
+    if k > 2:
+        ahead = float(student.isf(0.025, k - 2)) * math.hypot(math.sqrt(found.tau2), spread)
+    return ModelsSummary(
+        k=k,
+        effect=mean,
+        ci95=(mean - reach, mean + reach),
+        p_value=float(2 * student.sf(abs(mean) / spread, k - 1)),
+        tau=math.sqrt(found.tau2),
+        i_squared=1 - (k - 1) / q if q > k - 1 else 0.0,
+        prediction95=(mean - ahead, mean + ahead),
+    )
