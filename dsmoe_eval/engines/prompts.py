@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..cards import ModelCard
@@ -39,7 +40,8 @@ def prompt_format(model: str, tokenizer: Any, asked: Asked = "auto") -> PromptFo
     """By the model's card and its tokenizer.
 
     Args:
-        model: as for `load_model`; without a card of that name or hub id nothing is known of it.
+        model: as for `load_model`. A card is of that name or hub id, or of that folder's name;
+            without one nothing is known of the model.
         tokenizer: the model's.
         asked: `auto` takes the chat template where there is one, unless the card says that the
             model is a base model: some of those come with the template of their chat siblings.
@@ -62,4 +64,12 @@ def prompt_format(model: str, tokenizer: Any, asked: Asked = "auto") -> PromptFo
 
 def _card(model: str) -> ModelCard | None:
     cards = (load_model_card(known) for known in builtin_names("models"))
-    return next((card for card in cards if model in (card.name, card.hub_id)), None)
+    folder = Path(model).name.casefold() if Path(model).is_dir() else None
+    return next((card for card in cards if _is_of(card, model, folder)), None)
+
+
+def _is_of(card: ModelCard, model: str, folder: str | None) -> bool:
+    return model in (card.name, card.hub_id) or folder in (
+        card.name,
+        card.hub_id.partition("/")[2].casefold(),
+    )

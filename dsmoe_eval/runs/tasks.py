@@ -19,7 +19,7 @@ from ..errors import UserError
 from .items import Item, check_options, read_items, share_of
 from .local_data import local_data
 
-ANSWER_TOKENS_A_LIMIT = 8
+ANSWER_TOKENS_A_LIMIT = 2
 """A rehearsal with `limit` items a task lets answers have so many times as many tokens: those of a
 model that does not think would else take all of its time."""
 

@@ -28,3 +28,13 @@ def test_a_reasoning_models_card_tells_where_its_answer_begins():
     found = prompt_format("qwen3-30b-a3b-thinking-2507", tokenizer())
     assert found == PromptFormat(True, "<think>", (len("</think>"),), 32768)
     assert found.name == "chat, thinking in up to 32768 tokens"
+
+
+def test_a_folder_of_a_models_name_is_that_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Qwen3-30B-A3B-Thinking-2507", "OLMoE-1B-7B-0924", "mine"):
+        (tmp_path / name).mkdir()
+    found = prompt_format(str(tmp_path / "Qwen3-30B-A3B-Thinking-2507"), tokenizer())
+    assert found.answer_tokens == 32768
+    assert prompt_format("Qwen3-30B-A3B-Thinking-2507", tokenizer()) == found
+    assert prompt_format("mine", tokenizer()) == PromptFormat(chat=True)
