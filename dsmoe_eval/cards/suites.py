@@ -58,6 +58,8 @@ class Task(Card):
             another domain must not hurt here. `identification`: its identification split is the
             text from which the domain's experts are found.
         metric: lm-eval's metric that is the item's score, 0 or 1.
+        inspect: Inspect's own task of the same questions, as its command line takes it; it asks and
+            extracts in its own way.
         filter: which of lm-eval's filters extracts the answer, where the task has several.
         splits: where not those of the suite.
         few_shot: examples before the question; None leaves the task's own number.
@@ -80,6 +82,7 @@ class Task(Card):
     domain: Name
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     metric: Literal["acc", "acc_norm", "exact_match", "prompt_level_strict_acc"]
+    inspect: Annotated[str, Field(pattern=r"^\w+/\w+( -T \S.*)?$")] | None = None
     filter: str | None = None
     splits: Splits | None = None
     few_shot: Annotated[int, Field(ge=0)] | None = None

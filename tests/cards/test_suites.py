@@ -1,5 +1,10 @@
 """Suites are consistent, and the built-in ones ask for what the installed lm-eval has."""
 
+import ast
+import importlib.util
+import shlex
+from pathlib import Path
+
 import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -124,3 +129,40 @@ def test_mmlu_pro_is_whole():
     suite = load_suite("mmlu-pro")
     assert len(suite.targets) == 14
     assert sum(task.items for task in suite.tasks) == 12032
+
+
+def _inspect_tasks():
+    """Inspect's own tasks -> their parameters, read from the files: importing all takes long."""
+    root = Path(importlib.util.find_spec("inspect_evals").origin).parent
+    found = {}
+    for node in ast.walk(ast.parse((root / "_registry.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= dict.fromkeys((alias.name for alias in node.names), node.module)
+    return root, found
+
+
+def _parameters(root, module, name):
+    folder = root.joinpath(*module.split(".")[1:])
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                return {argument.arg for argument in node.args.args}
+    raise AssertionError(f"{module}.{name} is nowhere")
+
+
+@pytest.mark.parametrize("name", builtin_names("suites"))
+def test_inspect_has_the_tasks_that_suites_name(name):
+    root, there = _inspect_tasks()
+    for one in load_suite(name).tasks:
+        if one.inspect is None:
+            continue
+        task, *options = shlex.split(one.inspect)
+        package, _, function = task.partition("/")
+        assert package == "inspect_evals"
+        assert function in there, one.inspect
+        given = {option.partition("=")[0] for option in options if option != "-T"}
+        assert given <= _parameters(root, there[function], function), one.inspect
+
+
+def test_the_paper_s_tasks_are_all_inspect_s_too():
+    assert all(task.inspect for task in load_suite("paper").tasks)
