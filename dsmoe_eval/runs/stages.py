@@ -160,6 +160,7 @@ def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
             "activation_share": activation_share(counts, profile.experts),
         }
         arms.append(Arm(variant, target, settings, profile))
+    job.folder.answers(f"tuning-{BASE}").unlink(missing_ok=True)
     return arms
 
 

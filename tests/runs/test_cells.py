@@ -2,9 +2,15 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
-from dsmoe_eval.runs.cells import Identity
+from dsmoe_eval.engines import load_model
+from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.runs.cells import Identity, is_done, read_cell, read_samples, run_cell
+from dsmoe_eval.runs.folder import RunFolder
+from dsmoe_eval.runs.tasks import load_tasks
 
 IDENTITY = Identity(
     model="m", fingerprint="f", variant="contrast", target="math", profile="p", adapter=None,
@@ -20,3 +26,54 @@ def test_whatever_can_change_an_answer_changes_the_identity(field):
     other = dataclasses.replace(IDENTITY, **{field: "something else"})
     assert other.id != IDENTITY.id
     assert dataclasses.replace(other, **{field: getattr(IDENTITY, field)}).id == IDENTITY.id
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return TransformersLM(load_model("lab-poly", "cpu"), 64)
+
+
+@pytest.fixture(scope="module")
+def sums():
+    suite = load_suite("lab")
+    return load_tasks(suite, [suite.task("lab_arithmetic")], "test", 20)["lab_arithmetic"]
+
+
+def test_a_killed_cell_goes_on_with_the_answers_that_it_has(lm, sums, tmp_path, monkeypatch):
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    run_cell(whole, IDENTITY, lm, sums, None)
+    asked, generate = [], lm._generate
+
+    def mortal(batch, cache):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(batch))
+        return generate(batch, cache)
+
+    monkeypatch.setattr(lm, "_generate", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(killed, IDENTITY, lm, sums, None)
+    assert not is_done(killed, IDENTITY)
+    kept = killed.answers(IDENTITY.id)
+    assert len(kept.read_text().splitlines()) == sum(asked) < len(sums.items)
+    again = []
+    monkeypatch.setattr(
+        lm, "_generate", lambda batch, cache: again.append(len(batch)) or generate(batch, cache)
+    )
+    run_cell(killed, IDENTITY, lm, sums, None)
+    assert sum(again) == len(sums.items) - sum(asked)
+    assert not kept.exists()
+    one, two = (read_samples(folder, IDENTITY.id) for folder in (whole, killed))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_cell_tells_what_generated_answers_took(lm, sums, tmp_path):
+    folder = RunFolder(tmp_path)
+    run_cell(folder, IDENTITY, lm, sums, None)
+    told = read_cell(folder, IDENTITY.id)["answers"]
+    rows = read_samples(folder, IDENTITY.id)
+    assert told["samples"] == 1
+    assert told["mean_tokens"] == rows["tokens"].str[0].mean() > 1
+    assert told["truncated"] == rows["truncated"].str[0].mean()
+    assert rows["texts"].str[0].str.strip().tolist() == rows["answer"].str.strip().tolist()
+    assert rows["cluster"].is_unique
