@@ -67,6 +67,14 @@ def test_another_model_gives_the_saliency(tmp_path):
     check(write(tmp_path, engine="vllm", variants=variants, tuning=tuning, identification=told))
 
 
+def test_the_papers_plan_for_vllm_asks_for_nothing_that_it_lacks():
+    plan, _ = load_plan("paper-vllm")
+    assert (plan.engine, plan.tensor_parallel) == ("vllm", 8)
+    check("paper-vllm")
+    whole, _ = load_plan("paper")
+    assert {*plan.models} < {*whole.models}
+
+
 def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
     plan, _ = load_plan(write(tmp_path, engine="vllm"))
     monkeypatch.setattr(job.importlib.util, "find_spec", lambda _: None)
