@@ -196,35 +196,54 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         del input_ids
-        chosen = scores.clone() if any(request.sampling for request in self._requests) else scores
+        rows = [row for row, request in enumerate(self._requests) if request.sampling is not None]
+        chosen = scores.clone() if rows else scores
+        if rows:
+            settings = [self._requests[row].sampling for row in rows]
+            generators = [self._generator(row, scores.device) for row in rows]
+            chosen[rows] = _draw(scores[rows], list(filter(None, settings)), generators)
         for row, request in enumerate(self._requests):
-            if request.sampling is not None:
-                generator = self._generator(row, request.sampling, scores.device)
-                chosen[row] = _draw(scores[row], request.sampling, generator)
             if request.top_logprobs is not None:
                 token = int(chosen[row].argmax())
                 self.scores[row].append(_scored(scores[row], token, request.top_logprobs))
         return chosen
 
-    def _generator(self, row: int, sampling: Sampling, device: torch.device) -> torch.Generator:
-        if row not in self._generators:
+    def _generator(self, row: int, device: torch.device) -> torch.Generator:
+        sampling = self._requests[row].sampling
+        if row not in self._generators and sampling is not None:
             self._generators[row] = torch.Generator(device).manual_seed(sampling.seed)
         return self._generators[row]
 
 
-def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """Logits whose largest is the token drawn."""
-    logits = logits / sampling.temperature
-    if sampling.top_k:
-        smallest = logits.topk(min(sampling.top_k, len(logits))).values[-1]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, places = logits.sort(descending=True)
-        shares = ordered.softmax(-1)
-        beyond = shares.cumsum(-1) - shares >= sampling.top_p  # the likeliest always stays
-        logits = logits.index_fill(0, places[beyond], -torch.inf)
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return logits - noise.log()
+def _draw(
+    logits: Tensor, settings: Sequence[Sampling], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Logits [rows, vocabulary] whose largest is the token drawn, each row by its own generator."""
+    noise = torch.empty_like(logits)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return _kept(logits, settings) - noise.log()
+
+
+def _kept(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
+    """Over the temperature, without what `top_k` and `top_p` leave out."""
+    width = logits.shape[1]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
+
+    logits = logits / column([one.temperature for one in settings])
+    most = [min(one.top_k or width, width) for one in settings]
+    share = column([1.0 if one.top_p is None else one.top_p for one in settings])
+    if min(most) == width and bool((share >= 1).all()):
+        return logits
+    ordered, places = logits.sort(descending=True)
+    smallest = ordered.gather(1, torch.tensor(most, device=logits.device)[:, None] - 1)
+    ordered = ordered.masked_fill(ordered < smallest, -torch.inf)
+    shares = ordered.softmax(-1)
+    beyond = (shares.cumsum(-1) - shares >= share) & (share < 1)  # the likeliest always stays
+    ordered = ordered.masked_fill(beyond, -torch.inf)
+    return torch.empty_like(ordered).scatter_(1, places, ordered)
 
 
 def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:

@@ -175,13 +175,22 @@ class TransformersLM(EngineLM):
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         for request in requests:
             self._check_fits([len(request.prompt)], request.limit)
-        alone = [(0, list(range(len(requests))))]
-        groups = plan_headers([r.prompt for r in requests]) if self.shares else alone
-        for header, places in groups:
+        for header, places in self._groups([request.prompt for request in requests]):
             asked = sorted((_Asked(p, requests[p], header) for p in places), key=_Asked.order)
             if header and not self._continues_alike(asked):
                 asked, header = [replace(one, header=0) for one in asked], 0
             yield from self._answer_group(asked, header)
+
+    def _groups(self, prompts: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+        """Prompts with a header of their own where that saves a forward, and then all others."""
+        rest: list[int] = []
+        for header, places in plan_headers(prompts) if self.shares else ():
+            if header * len(places) >= self.batch_tokens:
+                yield header, places
+            else:
+                rest += places
+        if rest or not self.shares:
+            yield 0, rest or list(range(len(prompts)))
 
     def _answer_group(
         self, asked: Sequence[_Asked], header: int

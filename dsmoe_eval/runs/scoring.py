@@ -89,8 +89,10 @@ def _judge_once(task: LoadedTask, requests: Sequence[Any], sample: int) -> list[
     own = [copy.copy(request) for request in requests]
     for copied, request in zip(own, requests, strict=True):
         copied.resps, copied.filtered_resps = [request.resps[sample]], {}
-    for ensemble in task.task._filters:
-        ensemble.apply(own)
+    ensembles = task.task._filters
+    for ensemble in ensembles:
+        if ensemble.name == (task.card.filter or ensembles[0].name):
+            ensemble.apply(own)
     by_document: dict[int, list[Any]] = {}
     for request in own:
         by_document.setdefault(request.doc_id, []).append(request)
@@ -98,8 +100,7 @@ def _judge_once(task: LoadedTask, requests: Sequence[Any], sample: int) -> list[
 
 
 def _judged(task: LoadedTask, requests: Sequence[Any]) -> Judged:
-    name = task.card.filter or next(iter(requests[0].filtered_resps))
-    results = [request.filtered_resps[name] for request in requests]
+    results = [next(iter(request.filtered_resps.values())) for request in requests]
     score = task.task.process_results(requests[0].doc, results)[task.card.metric]
     score = as_binary(score, task.card)
     if task.task.OUTPUT_TYPE != "generate_until":

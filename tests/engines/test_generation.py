@@ -93,7 +93,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -0.5, 1.5, -4.0])
 def test_draws_follow_the_softmax():
     generator = torch.Generator().manual_seed(0)
     sampling = Sampling(0.8, seed=0)
-    drawn = [int(_draw(LOGITS, sampling, generator).argmax()) for _ in range(6000)]
+    drawn = [int(_draw(LOGITS[None], [sampling], [generator]).argmax()) for _ in range(6000)]
     seen = torch.bincount(torch.tensor(drawn), minlength=len(LOGITS)).numpy()
     expected = (LOGITS.double() / 0.8).softmax(-1).numpy() * len(drawn)
     assert chisquare(seen, expected).pvalue > 0.001
@@ -102,11 +102,11 @@ def test_draws_follow_the_softmax():
 @pytest.mark.parametrize("value", [0.05, 0.5, 0.8, 0.95, 1.0])
 def test_top_p_and_top_k_leave_what_transformers_leaves(value):
     generator = torch.Generator().manual_seed(0)
-    ours = _draw(LOGITS, Sampling(1.0, seed=0, top_p=value), generator)
+    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_p=value)], [generator])[0]
     theirs = TopPLogitsWarper(value)(None, LOGITS[None])[0]
     assert torch.equal(ours.isinf(), theirs.isinf())
     count = max(1, int(value * 6))
-    ours = _draw(LOGITS, Sampling(1.0, seed=0, top_k=count), generator)
+    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_k=count)], [generator])[0]
     assert torch.equal(ours.isinf(), TopKLogitsWarper(count)(None, LOGITS[None])[0].isinf())
 
 

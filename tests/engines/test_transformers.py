@@ -297,7 +297,7 @@ def test_a_header_that_changes_answers_is_not_used(loaded, monkeypatch):
         return grown
 
     monkeypatch.setattr(transformers_engine, "grown_from", spoilt)
-    wary = TransformersLM(loaded, 512)
+    wary = TransformersLM(loaded, 64)
     with pytest.warns(UserWarning, match="each prompt is computed whole"):
         assert _ask(wary, _alike(), {"max_gen_toks": 6}) == wanted
 
@@ -317,3 +317,17 @@ def test_answers_that_need_much_memory_are_asked_fewer_at_once(loaded, monkeypat
     sizes.clear()
     _ask(lm, _alike(40), {"max_gen_toks": 50})
     assert 1 < max(sizes) < few
+
+
+def test_a_header_that_saves_no_forward_splits_no_batch(loaded, monkeypatch):
+    sizes = []
+
+    def noting(loaded, requests, *rest):
+        sizes.append(len(requests))
+        return generate(loaded, requests, *rest)
+
+    monkeypatch.setattr(transformers_engine, "generate", noting)
+    lm = TransformersLM(loaded, 4096)
+    drawn = {"max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
+    _ask(lm, [prompt for prompt in _alike(4) for _ in range(8)], drawn)
+    assert sizes == [40]
