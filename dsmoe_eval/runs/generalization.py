@@ -139,8 +139,13 @@ def _generated(paired: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tokens_ratio(paired: pd.DataFrame) -> float | None:
-    """Generated tokens over base's: time would differ from one run of the same plan to the next."""
+    """Generated tokens over base's; 1 where options are scored, since both read the same.
+
+    Time would differ from one run of the same plan to the next.
+    """
     generated = _generated(paired)
+    if generated.empty:
+        return 1.0
     before, after = (generated[f"tokens_{side}"].map(np.sum) for side in "ab")
     return overhead_ratio(before, after) if before.sum() > 0 else None
 
