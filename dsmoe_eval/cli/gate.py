@@ -49,8 +49,9 @@ def gate_command(
 
 
 def _decide(run_path: Path, policy: str, baseline: Path | None, out: Path | None) -> Verdict:
-    from ..gates import changes_since, clear, decide, read_result, write_verdict
+    from ..gates import changes_since, clear, decide, write_verdict
     from ..registry import load_policy
+    from ..runs import read_result
 
     folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
     clear(folder)

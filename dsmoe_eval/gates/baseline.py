@@ -13,9 +13,9 @@ import pandas as pd
 from ..errors import UserError
 from ..runs import RunFolder
 from ..runs.cells import read_samples
+from ..runs.results import Key, Result
 from ..stats import compare_paired
 from .figures import Figure, MissingFigureError, read_figure
-from .results import Key, Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..runs.results import Key, Result
 from ..variants import control_for, get_variant
-from .results import Key, Result
 
 _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",

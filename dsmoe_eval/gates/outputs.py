@@ -16,7 +16,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """Where it names a file, as in a job of GitHub's, the summary is appended to it."""
 
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#|~!&@:])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&@]|:(?=//))")
 _SHOWN = 300
 _ORDER = {"fail": 0, "inconclusive": 1, "pass": 2}
 

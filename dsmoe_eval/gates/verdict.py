@@ -10,12 +10,14 @@ from typing import Any, Literal
 from ..cards import Policy, Rule
 from ..cards.policies import RUN_METRICS, Tier
 from ..errors import UserError
+from ..runs.results import Key, Result
 from .baseline import Baseline
 from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
-from .results import Key, Result
 
 State = Literal["met", "unmet", "undecided", "missing"]
 Outcome = Literal["pass", "fail", "inconclusive"]
+SCHEMA_VERSION = 1
+"""Of `verdict.json`."""
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 
@@ -84,7 +86,8 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """For `verdict.json`."""
         rulings = [asdict(one) | {"weighs": one.weighs} for one in self.rulings]
-        return asdict(self) | {"exit_code": self.exit_code, "rulings": rulings}
+        own = {"schema_version": SCHEMA_VERSION, "exit_code": self.exit_code, "rulings": rulings}
+        return asdict(self) | own
 
 
 def decide(result: Result, policy: Policy, baseline: Baseline | None = None) -> Verdict:

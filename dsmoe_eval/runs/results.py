@@ -1,4 +1,4 @@
-"""A finished run as the gate reads it: what is asked for is there, or it is an error."""
+"""A finished run, read again: its outline is whole, or it is an error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from ..cards import Variant
 from ..errors import UserError
-from ..runs import RunFolder
-from ..runs.comparisons import SCHEMA_VERSION
-from ..runs.folder import read_json
 from ..variants import get_variant
+from .comparisons import SCHEMA_VERSION
+from .folder import RunFolder, read_json
 
 Key = tuple[str, str]
 """Of an arm: variant, target."""
