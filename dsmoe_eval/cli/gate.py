@@ -63,9 +63,12 @@ def _decide(run_path: Path, policy: str, baseline: Path | None, out: Path | None
 
 
 def _print(verdict: Verdict) -> None:
+    from ..gates import plain
+
     for ruling in verdict.rulings:
         tier = "" if ruling.tier == "critical" else f" ({ruling.tier})"
-        click.echo(f"{ruling.state:<9}  {ruling.rule}{tier}: {ruling.subject}: {ruling.reason}")
+        words = f"{ruling.rule}{tier}: {ruling.subject}: {ruling.reason}"
+        click.echo(f"{ruling.state:<11}  {plain(words)}")
     for name in verdict.not_applied:
-        click.echo(f"{'no baseline':<9}  {name}")
-    click.echo(f"\n{verdict.outcome}: {verdict.run} by policy {verdict.policy}")
+        click.echo(f"no baseline  {plain(name)}")
+    click.echo(plain(f"{verdict.outcome}: {verdict.run} by policy {verdict.policy}"))

@@ -14,7 +14,7 @@ _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
 }
-CLAIMS = ("improves", "harms", "equivalent", "inconclusive")
+_LARGEST = 1e300
 
 
 class MissingFigureError(Exception):
@@ -95,7 +95,7 @@ def number(row: Any, *path: str) -> float:
 
 def _as_number(value: Any, where: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) < math.inf:
+    if not is_number or not abs(value) <= _LARGEST:  # as NaN, and integers that are no float
         raise MissingFigureError(f"{where} is {value!r:.30}, which is no number")
     return float(value)
 
@@ -127,26 +127,27 @@ def _change(*path: str) -> Callable[[Result, Key], Reading]:
     return read
 
 
+def _held(row: Any, *path: str) -> tuple[float, float]:
+    """The interval of a non-target change; its lower end no higher than the plan's own bound."""
+    low, high = interval(row, *path)
+    return min(low, number(row, *path, "non_inferiority", "lower_bound")), high
+
+
 def _non_target_change(result: Result, key: Key) -> Reading:
-    """The lower end is the plan's one-sided bound, the one that non-inferiority is judged by."""
     arm, where = result.arms[key], "non_target_result"
-    low = number(arm, where, "non_inferiority", "lower_bound")
-    return Figure(
-        number(arm, where, "delta"), *_ordered(low, interval(arm, where)[1], f"{where}.ci95")
-    )
+    return Figure(number(arm, where, "delta"), *_held(arm, where))
 
 
 def _worst_domain_change(result: Result, key: Key) -> Reading:
     """All domains hold where each does (intersection-union); one fell only where Holm says so."""
     rows, alpha = result.arms[key]["domains"], number(result.data, "alpha")
     changes = {number(row, "delta"): str(row.get("domain")) for row in rows}
-    ends = [interval(row) for row in rows]
-    lows = [number(row, "non_inferiority", "lower_bound") for row in rows]
+    ends = [_held(row) for row in rows]
     fell = [number(row, "p_adjusted") <= alpha and number(row, "delta") < 0 for row in rows]
     highs = [high for (_, high), has in zip(ends, fell, strict=True) if has]
     high = min(highs) if highs else max(high for _, high in ends)
     worst = min(changes)
-    return Figure(worst, *_ordered(min(lows), high, "domains"), words=f"worst: {changes[worst]}")
+    return Figure(worst, min(low for low, _ in ends), high, words=f"worst: {changes[worst]}")
 
 
 def _retention(result: Result, key: Key) -> Reading:
@@ -181,22 +182,29 @@ def _of_generalization(*path: str) -> Callable[[Result, Key], Reading]:
 
 
 def _claim(*path: str) -> Callable[[Result, Key], Reading]:
-    return lambda result, key: Claims((_said(result.arms[key], *path),))
+    return lambda result, key: Claims((_said(result, result.arms[key], *path),))
 
 
 def _domain_claims(result: Result, key: Key) -> Reading:
     rows = result.arms[key]["domains"]
-    said = [(str(row.get("domain")), *_said(row)) for row in rows]
+    said = [(str(row.get("domain")), *_said(result, row)) for row in rows]
     return Claims(tuple((verdict, f"{domain}: {words}") for domain, verdict, words in said))
 
 
-def _said(row: Any, *path: str) -> tuple[str, str]:
-    verdict = at(row, *path, "claim", "verdict")
-    if verdict not in CLAIMS:
+def _said(result: Result, row: Any, *path: str) -> tuple[str, str]:
+    """A claim, which the figures beside it must bear out."""
+    verdict, words = (at(row, *path, "claim", name) for name in ("verdict", "words"))
+    alpha, margin = (number(result.data, name) for name in ("alpha", "margin"))
+    delta, p_value = (number(row, *path, name) for name in ("delta", "p_adjusted"))
+    low, high = interval(row, *path)
+    borne_out = "equivalent" if -margin < low and high < margin else "inconclusive"
+    if p_value <= alpha and delta != 0:
+        borne_out = "improves" if delta > 0 else "harms"
+    if verdict != borne_out:
         raise MissingFigureError(
-            f"{'.'.join((*path, 'claim.verdict'))} is {verdict!r:.30}, no claim"
+            f"{'.'.join((*path, 'claim.verdict'))} is {verdict!r:.30}, but its figures say "
+            f"{borne_out}"
         )
-    words = at(row, *path, "claim", "words")
     return verdict, str(words)
 
 

@@ -118,6 +118,11 @@ def _table(rulings: Sequence[Ruling]) -> list[str]:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    line = " ".join(_xml(text).split())
+    line = plain(text)
     line = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
     return _MARKUP.sub(r"\\\1", line)
+
+
+def plain(text: str) -> str:
+    """On one line, without what a terminal could take for a command."""
+    return " ".join(_xml(text).split())

@@ -147,7 +147,7 @@ def settings(result: dict[str, Any]) -> Grid:
 def generalization(result: dict[str, Any]) -> Grid:
     """One row an arm that claims something: what it may claim, gained and cost."""
     header = (
-        "variant", "target", "target", "non-targets", "beyond placebo", "beyond wrong domain",
+        "variant", "target", "on it", "on non-targets", "beyond placebo", "beyond wrong domain",
         "worst domain", "domains all hold", "domains that fell", "retention", "flipped", "tokens",
     )  # fmt: skip
     rows = (_generalization_row(arm) for arm in result["arms"] if "claim" in arm["target_result"])

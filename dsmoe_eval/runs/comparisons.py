@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..cards import Plan, Suite, Variant
+from ..cards import Plan, Suite, Task, Variant
 from ..errors import UserError
 from ..stats import (
     NonInferiority,
@@ -178,12 +178,19 @@ def _arm_row(
                 others, found.domains, found.held, claims.domains, strict=True
             )
         ],
-        "generalization": figures_of(found, own, parts, plan.alpha)
+        "generalization": figures_of(found, own, _by_domain(others, parts), plan.alpha)
         | {
             "over_placebo": _over(found.placebo, claims.placebo),
             "specificity": _over(found.wrong, claims.wrong),
         },
     }
+
+
+def _by_domain(tasks: Sequence[Task], parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """By domain, or by task where a domain has several."""
+    domains = [task.domain for task in tasks]
+    unique = len(set(domains)) == len(domains)
+    return {task.domain if unique else task.name: parts[task.name] for task in tasks}
 
 
 def _over(result: PairedResult | None, claims: dict[str, Any]) -> dict[str, Any] | None:
