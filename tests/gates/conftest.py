@@ -25,6 +25,7 @@ def held(delta=0.0, reach=0.01):
 
 def arm(variant, target):
     gain = 0.2 if variant == "contrast" else 0.0
+    gained = comparison(0.2, 0.04, "improves") if gain else comparison(reach=0.015)
     over = comparison(0.2, 0.05, "improves") if variant == "contrast" else None
     names = [f"{domain}_task" for domain in DOMAINS]
     return {
@@ -33,9 +34,7 @@ def arm(variant, target):
         "probe": {"null_max_difference": 0.0, "logit_max_change": 0.0 if not gain else 2.5},
         "cells": {f"{target}_task": "0" * 16} | dict.fromkeys(names, "1" * 16),
         "equal_to_base": variant == "sham",
-        "target_result": comparison(
-            gain, 0.04 if gain else 0.015, "improves" if gain else "equivalent"
-        ),
+        "target_result": gained,
         "non_target_result": comparison(reach=0.008, non_inferiority=held(reach=0.008)),
         "domains": [
             comparison(reach=0.019, domain=domain, task=name, non_inferiority=held(reach=0.019))

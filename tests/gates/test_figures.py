@@ -48,7 +48,7 @@ def test_the_lower_end_is_no_higher_than_the_plans_bound(data, contrast):
 def test_the_worst_domain_is_named(data, contrast):
     contrast["domains"][1] |= {"delta": -0.03, "ci95": [-0.05, -0.01]}
     found = read_figure(as_result(data, "r"), "worst_domain_change", KEY)
-    assert (found.value, found.low, found.high) == (-0.03, -0.05, 0.02)
+    assert (found.value, found.low, found.high) == (-0.03, -0.05, 0.019)
     assert found.words == "worst: physics"
 
 

@@ -359,18 +359,20 @@ def test_nothing_lost_or_spoiled_turns_anything_into_a_pass(make_data, drawn, va
 @pytest.mark.parametrize("value", [DELETE, None, math.nan, "0.5"], ids=str)
 def test_a_figure_that_a_policy_needs_cannot_be_lost(make_data, value):
     """Of the arm in question every number that strict reads: without it there is no pass."""
+    claims = ("target_result", "generalization.over_placebo", "generalization.specificity")
+    held = ("non_target_result", "domains.0", "domains.1")
     needed = [
-        path for path in leaves(make_data()["arms"][1])
-        if path[0] in ("target_result", "non_target_result", "domains", "generalization", "probe")
-        and path[-1] in ("delta", "ci95", "lower_bound", "p_adjusted", "mde80", "retention",
-                         "invalid", "truncated", "tokens_ratio", "non_target", "verdict")
-        and (path[-1] != "p_adjusted" or path[0] == "domains")
-        and path[-2:] != ("non_inferiority", "delta")
-    ]  # fmt: skip
-    assert len(needed) > 20
+        *(f"{one}.{name}" for one in claims for name in ("delta", "p_adjusted", "ci95", "claim")),
+        *(f"{one}.{name}" for one in held for name in ("delta", "ci95", "non_inferiority")),
+        *(f"{one}.non_inferiority.lower_bound" for one in held),
+        *("domains.0.p_adjusted", "domains.1.p_adjusted", "target_result.mde80"),
+        *(f"probe.{name}" for name in ("null_max_difference", "logit_max_change")),
+        *(f"generalization.{name}" for name in ("retention", "invalid", "truncated", "flipped")),
+        "generalization.tokens_ratio",
+    ]
     for path in needed:
         data = make_data()
-        spoil(data["arms"][1], path, value)
+        put(data["arms"][1], path, value)
         assert outcome(data, POLICIES["strict"]) != "pass", path
 
 
