@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from .cards import Card, ModelCard, Plan, Suite
+from .cards import Card, ModelCard, Plan, Policy, Suite
 from .errors import UserError
 
-Kind = Literal["models", "suites", "plans"]
+Kind = Literal["models", "suites", "plans", "policies"]
+_SINGULAR = {"models": "model", "suites": "suite", "plans": "plan", "policies": "policy"}
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -47,7 +48,7 @@ def find_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path
         if (folder / f"{name_or_path}.yaml").is_file():
             return folder / f"{name_or_path}.yaml"
     raise UserError(
-        f"no {kind.removesuffix('s')} {name_or_path!r}; built in: "
+        f"no {_SINGULAR[kind]} {name_or_path!r}; built in: "
         f"{', '.join(builtin_names(kind))}; or give the path of a .yaml file"
     )
 
@@ -61,6 +62,11 @@ def load_plan(name_or_path: str) -> tuple[Plan, Path]:
 def load_model_card(name_or_path: str, beside: Path | None = None) -> ModelCard:
     """What is known of a model; a model may well have no card."""
     return _load(ModelCard, find_card("models", name_or_path, beside))
+
+
+def load_policy(name_or_path: str) -> Policy:
+    """What a run must show to pass."""
+    return _load(Policy, find_card("policies", name_or_path))
 
 
 def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dsmoe_eval"
 ORDER = (
     ("__main__",),
     ("cli", "inspect_plugin"),
-    ("reports",),
+    ("reports", "gates"),
     ("runs",),
     ("stats", "variants"),
     ("engines",),
@@ -87,7 +87,8 @@ def test_files_and_functions_fit(path):
 
 
 @pytest.mark.parametrize(
-    "face", ["", ".steering", ".experts", ".stats", ".variants", ".engines", ".runs", ".reports"]
+    "face",
+    ["", ".steering", ".experts", ".stats", ".variants", ".engines", ".runs", ".reports", ".gates"],
 )
 def test_exported_names_are_there_and_documented(face):
     module = importlib.import_module(f"dsmoe_eval{face}")

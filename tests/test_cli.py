@@ -68,7 +68,7 @@ def test_help_imports_nothing_heavy():
     assert "HEAVY []" in done.stdout
 
 
-@pytest.mark.parametrize("what", ["models", "suites", "variants", "methods", "plans"])
+@pytest.mark.parametrize("what", ["models", "suites", "variants", "methods", "plans", "policies"])
 def test_lists_for_people_and_programs(run, what):
     rows = json.loads(run("list", what, "--json").stdout)
     assert rows

@@ -8,6 +8,7 @@ from dsmoe_eval.registry import (
     find_card,
     load_model_card,
     load_plan,
+    load_policy,
     load_suite,
 )
 
@@ -23,6 +24,8 @@ def test_every_built_in_card_loads():
         assert load_suite(name).name == name
     for name in builtin_names("plans"):
         assert load_plan(name)[0].name == name
+    for name in builtin_names("policies"):
+        assert load_policy(name).name == name
 
 
 def test_an_unknown_name_lists_what_there_is():

@@ -1,4 +1,4 @@
-"""The declarations that everyone reads: models, suites, plans, variants.
+"""The declarations that everyone reads: models, suites, plans, variants, policies.
 
 Frozen, and strict about keys.
 """
@@ -6,6 +6,7 @@ Frozen, and strict about keys.
 from .base import Card
 from .models import ModelCard, Parameters, Published, Routing
 from .plans import Identification, Kind, Plan, Sft, Tuning, Variant
+from .policies import Policy, Rule
 from .suites import PartName, Role, Splits, Suite, Task, read_part
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "Parameters",
     "PartName",
     "Plan",
+    "Policy",
     "Published",
     "Role",
     "Routing",
+    "Rule",
     "Sft",
     "Splits",
     "Suite",

@@ -10,9 +10,11 @@ import click
 
 from .main import main
 
+LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
+
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["models", "suites", "variants", "methods", "plans"]))
+@click.argument("what", type=click.Choice(list(LISTED)))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_command(what: str, as_json: bool) -> None:
     """List what there is."""
@@ -47,6 +49,12 @@ def _list_plans() -> list[tuple[str, str]]:
     return [(name, load_plan(name)[0].description.strip()) for name in builtin_names("plans")]
 
 
+def _list_policies() -> list[tuple[str, str]]:
+    from ..registry import builtin_names, load_policy
+
+    return [(name, load_policy(name).description.strip()) for name in builtin_names("policies")]
+
+
 def _list_variants() -> list[tuple[str, str]]:
     from ..variants import VARIANTS
 
@@ -65,6 +73,7 @@ _LISTINGS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "variants": _list_variants,
     "methods": _list_methods,
     "plans": _list_plans,
+    "policies": _list_policies,
 }
 
 

@@ -81,6 +81,7 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
         "leaderboard": tables.leaderboard(result),
         "details": tables.details(result),
         "settings": tables.settings(result),
+        "generalization": tables.generalization(result),
         "domains": tables.by_domain(result),
         "domain_details": tables.domain_details(result),
         "answers": tables.answers(result),

@@ -144,6 +144,39 @@ def settings(result: dict[str, Any]) -> Grid:
     return Grid(header, rows)
 
 
+def generalization(result: dict[str, Any]) -> Grid:
+    """One row an arm that claims something: what it may claim, gained and cost."""
+    header = (
+        "variant", "target", "on it", "on non-targets", "beyond placebo", "beyond wrong domain",
+        "worst domain", "domains all hold", "domains that fell", "retention", "flipped", "tokens",
+    )  # fmt: skip
+    rows = (_generalization_row(arm) for arm in result["arms"] if "claim" in arm["target_result"])
+    return Grid(header, tuple(rows))
+
+
+def _generalization_row(arm: Arm) -> tuple[str, ...]:
+    found = arm["generalization"]
+    change, flipped = found["non_target_change"], found["flipped"]
+    return (
+        arm["variant"],
+        arm["target"],
+        *(arm[name]["claim"]["verdict"] for name in ("target_result", "non_target_result")),
+        *(_over_control(found[name]) for name in ("over_placebo", "specificity")),
+        f"{_pp(change['worst'])} ({change['worst_domain']})",
+        "yes" if found["all_hold"]["holds"] else "not shown",
+        ", ".join(found["regressions"]) or "none",
+        "-" if found["retention"] is None else f"{found['retention']:.1%}",
+        f"{flipped['target']:.1%}, {flipped['non_target']:.1%}",
+        "-" if found["tokens_ratio"] is None else f"{found['tokens_ratio']:.2f}",
+    )
+
+
+def _over_control(figures: Arm | None) -> str:
+    if figures is None:
+        return "no control"
+    return f"{_pp(figures['delta'])}, {figures['claim']['verdict']}"
+
+
 def by_domain(result: dict[str, Any]) -> Grid:
     """Change of each non-target domain, for each arm."""
     domains = list(dict.fromkeys(d["domain"] for arm in result["arms"] for d in arm["domains"]))

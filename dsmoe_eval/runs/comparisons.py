@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ..cards import Plan, Suite, Variant
+from ..cards import Plan, Suite, Task, Variant
 from ..errors import UserError
-from ..stats import NonInferiority, PairedResult, compare_paired, holm, non_inferiority
+from ..stats import (
+    NonInferiority,
+    PairedResult,
+    compare_paired,
+    gain_over_control,
+    non_inferiority,
+)
+from ..variants import control_for
 from .cells import read_cell, read_samples
 from .folder import RunFolder
+from .generalization import FAMILIES, Claims, Contrasts, claims_of, figures_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of `comparisons.json`."""
 
 
@@ -39,27 +47,32 @@ def compare_arms(
     arms: Sequence[ArmCells],
     identity: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of `comparisons.json`.
-
-    The family of target claims is every arm of the plan on every target, controls too, but for
-    null variants, which claim nothing; it is adjusted by Holm.
-    """
-    rows = [_compare_arm(folder, plan, suite, base, arm) for arm in arms]
-    claims = [row for row, arm in zip(rows, arms, strict=True) if not arm.variant.null]
-    adjusted = holm([row["target_result"]["p_value"] for row in claims])
-    for row, p_adjusted in zip(claims, adjusted, strict=True):
-        row["target_result"]["p_adjusted"] = float(p_adjusted)
+    """The content of `comparisons.json`; the families of its claims are `FAMILIES`."""
+    paired = [_pair_arm(folder, base, arm) for arm in arms]
+    contrasts = [
+        _contrasts(folder, plan, suite, arm, own, arms)
+        for arm, own in zip(arms, paired, strict=True)
+    ]
+    claimed = claims_of(contrasts, plan)
+    claims = sum(not arm.variant.null for arm in arms)
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": plan.name,
         "suite": suite.name,
+        "variants": list(dict.fromkeys(arm.variant.name for arm in arms)),
+        "targets": list(dict.fromkeys(arm.target for arm in arms)),
+        "rehearsal": identity["limit"] is not None,
         "alpha": plan.alpha,
         "margin": plan.margin,
         "seed": plan.seed,
-        "family": f"{len(claims)} target claims, Holm",
+        "family": f"{claims} target claims, Holm",
+        "families": FAMILIES,
         "run": identity,
         "base": [_base_row(folder, suite, name, cell) for name, cell in base.items()],
-        "arms": rows,
+        "arms": [
+            _arm_row(folder, plan, suite, *row)
+            for row in zip(arms, contrasts, claimed, paired, strict=True)
+        ],
     }
 
 
@@ -77,33 +90,111 @@ def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[
     }
 
 
-def _compare_arm(
-    folder: RunFolder, plan: Plan, suite: Suite, base: dict[str, str], arm: ArmCells
-) -> dict[str, Any]:
-    paired = {
+def _pair_arm(folder: RunFolder, base: dict[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
+    return {
         name: pair(read_samples(folder, base[name]), read_samples(folder, cell), name)
         for name, cell in arm.cells.items()
     }
-    target = suite.target_task(arm.target)
-    others = suite.non_target_tasks(arm.target)
-    pooled = pd.concat([paired[task.name] for task in others])
-    a, b, clusters = _columns(pooled)
-    held = non_inferiority(a, b, plan.margin, plan.alpha / 2, clusters, plan.seed)
+
+
+def _contrasts(
+    folder: RunFolder,
+    plan: Plan,
+    suite: Suite,
+    arm: ArmCells,
+    paired: dict[str, pd.DataFrame],
+    arms: Sequence[ArmCells],
+) -> Contrasts:
+    others = [paired[task.name] for task in suite.non_target_tasks(arm.target)]
+    return Contrasts(
+        variant=arm.variant,
+        target=_compare(paired[suite.target_task(arm.target).name], plan),
+        pooled=_compare(pd.concat(others), plan),
+        domains=tuple(_compare(part, plan) for part in others),
+        held=tuple(_held(part, plan) for part in others),
+        placebo=_over_control(folder, plan, suite, arm, _control(arm, "matched", arms)),
+        wrong=_over_control(folder, plan, suite, arm, _control(arm, "wrong", arms)),
+    )
+
+
+def _control(
+    arm: ArmCells, experts: Literal["matched", "wrong"], arms: Sequence[ArmCells]
+) -> ArmCells | None:
+    own = {other.variant.name: other for other in arms if other.target == arm.target}
+    found = control_for(arm.variant, experts, [other.variant for other in own.values()])
+    return None if found is None else own[found.name]
+
+
+def _over_control(
+    folder: RunFolder, plan: Plan, suite: Suite, arm: ArmCells, control: ArmCells | None
+) -> PairedResult | None:
+    if control is None:
+        return None
+    name = suite.target_task(arm.target).name
+    before, after = (read_samples(folder, one.cells[name]) for one in (control, arm))
+    return gain_over_control(*_columns(pair(before, after, name)), plan.seed)
+
+
+def _compare(paired: pd.DataFrame, plan: Plan) -> PairedResult:
+    return compare_paired(*_columns(paired), plan.seed)
+
+
+def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
+    a, b, clusters = _columns(paired)
+    return non_inferiority(a, b, plan.margin, plan.alpha / 2, clusters, plan.seed)
+
+
+def _arm_row(
+    folder: RunFolder,
+    plan: Plan,
+    suite: Suite,
+    arm: ArmCells,
+    found: Contrasts,
+    claims: Claims,
+    paired: dict[str, pd.DataFrame],
+) -> dict[str, Any]:
+    target, others = suite.target_task(arm.target), suite.non_target_tasks(arm.target)
+    own, parts = paired[target.name], {task.name: paired[task.name] for task in others}
+    pooled = pd.concat(list(parts.values()))
     return {
         "variant": arm.variant.name,
         "target": arm.target,
         "control_of": arm.variant.control_of,
         "settings": arm.settings,
         "profile": arm.profile,
+        "probe": read_cell(folder, arm.cells[target.name])["probe"],
         "cells": arm.cells,
         "equal_to_base": all(bool((p.score_a == p.score_b).all()) for p in paired.values()),
-        "target_result": _result(paired[target.name], plan.seed),
-        "non_target_result": _result(pooled, plan.seed) | {"non_inferiority": _clean(held)},
+        "target_result": _result(found.target, own) | claims.target,
+        "non_target_result": _result(found.pooled, pooled)
+        | {"non_inferiority": _clean(_held(pooled, plan))}
+        | claims.pooled,
         "domains": [
-            {"domain": task.domain, "task": task.name} | _result(paired[task.name], plan.seed)
-            for task in others
+            {"domain": task.domain, "task": task.name}
+            | _result(result, paired[task.name])
+            | {"non_inferiority": _clean(held)}
+            | said
+            for task, result, held, said in zip(
+                others, found.domains, found.held, claims.domains, strict=True
+            )
         ],
+        "generalization": figures_of(found, own, _by_domain(others, parts), plan.alpha)
+        | {
+            "over_placebo": _over(found.placebo, claims.placebo),
+            "specificity": _over(found.wrong, claims.wrong),
+        },
     }
+
+
+def _by_domain(tasks: Sequence[Task], parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """By domain, or by task where a domain has several."""
+    domains = [task.domain for task in tasks]
+    unique = len(set(domains)) == len(domains)
+    return {task.domain if unique else task.name: parts[task.name] for task in tasks}
+
+
+def _over(result: PairedResult | None, claims: dict[str, Any]) -> dict[str, Any] | None:
+    return None if result is None else _clean(result) | claims
 
 
 def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -151,10 +242,8 @@ def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
     return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
 
 
-def _result(paired: pd.DataFrame, seed: int) -> dict[str, Any]:
-    a, b, clusters = _columns(paired)
-    result = _clean(compare_paired(a, b, clusters, seed))
-    return result | {"answers": compare_answers(paired)}
+def _result(result: PairedResult, paired: pd.DataFrame) -> dict[str, Any]:
+    return _clean(result) | {"answers": compare_answers(paired)}
 
 
 def _columns(paired: pd.DataFrame) -> tuple[Any, Any, Any]:

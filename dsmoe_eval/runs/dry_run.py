@@ -187,7 +187,9 @@ def _task(
     except UserError as error:
         parts, note = {}, str(error)
         unread[task.data or task.name] = note
-    counts = {part: len(one.items) for part, one in parts.items()} or _published(suite, task, limit)
+    counts = {part: len(one.items) for part, one in parts.items()} or published_items(
+        suite, task, limit
+    )
     prompt = answer = None
     if parts:
         prompt, answer = _prompt_and_answer(parts["test"])
@@ -208,7 +210,7 @@ def _task(
     )
 
 
-def _published(suite: Suite, task: Task, limit: int | None) -> dict[str, int]:
+def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:
     """By the suite's count of the whole test split; other splits' sizes are not known to it."""
     whole = task.items or 0
     parts = {part: suite.part(task, part) for part in get_args(PartName)}

@@ -1,6 +1,14 @@
 """What is compared: base, fine-tuned and steered variants, and their controls."""
 
-from .catalog import BASE, VARIANTS, get_variant
+from .catalog import BASE, VARIANTS, control_for, get_variant
 from .steered import Settings, build_profile, variant_experts
 
-__all__ = ["BASE", "VARIANTS", "Settings", "build_profile", "get_variant", "variant_experts"]
+__all__ = [
+    "BASE",
+    "VARIANTS",
+    "Settings",
+    "build_profile",
+    "control_for",
+    "get_variant",
+    "variant_experts",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 from ..cards import Kind, Variant
 from ..errors import UserError
@@ -138,3 +139,24 @@ def get_variant(name: str) -> Variant:
         f"no variant {name!r}; there are: {', '.join(VARIANTS)}; or METHOD+INTERVENTION, such as "
         "frequency+bias, and its controls frequency+bias+matched and +wrong"
     )
+
+
+def control_for(
+    variant: Variant, experts: Literal["matched", "wrong"], among: Iterable[Variant]
+) -> Variant | None:
+    """The control that does the same as a variant with other experts; None where there is none.
+
+    Args:
+        variant: the arm.
+        experts: `matched`: the placebo, random ones. `wrong`: another domain's.
+        among: the plan's variants.
+    """
+    controls = (
+        one
+        for one in among
+        if one.control_of == variant.name
+        and one.experts == experts
+        and one.intervention == variant.intervention
+        and not one.null
+    )
+    return next(controls, None)

@@ -87,6 +87,23 @@ def test_a_gain_a_loss_and_neither_are_told_apart(result):
         assert mark is None or row[1].endswith(mark)
 
 
+def test_claims_of_every_arm_that_makes_some(result):
+    grid = tables.generalization(result)
+    rows = [dict(zip(grid.header, row, strict=True)) for row in grid.rows]
+    assert [(row["variant"], row["target"]) for row in rows] == [
+        (arm["variant"], arm["target"]) for arm in result["arms"] if arm["variant"] != "sham"
+    ]
+    for row in rows:
+        assert (row["beyond placebo"] == "no control") == (row["variant"] == "random")
+        assert row["beyond wrong domain"] == "no control"
+    arm = next(a for a in result["arms"] if a["variant"] == "contrast")
+    placebo = next(a for a in result["arms"] if a["variant"] == "random")
+    gains = [a["target_result"]["delta"] for a in (arm, placebo)]
+    over = arm["generalization"]["over_placebo"]
+    assert over["delta"] == pytest.approx(gains[0] - gains[1])
+    assert rows[0]["beyond placebo"].endswith(f", {over['claim']['verdict']}")
+
+
 def test_a_gain_of_format_is_called_one(result):
     told = {"n": 40, "both_whole": {"n": 30, "delta": 0.01}}
     told |= {side: {"mean_tokens": 9.0, "truncated": 0.1, "invalid": 0.2} for side in "ab"}

@@ -4,7 +4,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
-from dsmoe_eval.variants import VARIANTS, get_variant
+from dsmoe_eval.variants import VARIANTS, control_for, get_variant
 
 
 def test_every_steered_variant_names_a_method_and_an_intervention_that_exist():
@@ -43,3 +43,14 @@ def test_any_method_goes_with_any_intervention():
     for name in ("esft-gate", "esft-gate+", "esft+amplify", "esft-gate+amplify+own", "+bias"):
         with pytest.raises(UserError, match="or METHOD\\+INTERVENTION"):
             get_variant(name)
+
+
+def test_a_control_does_the_same_with_other_experts():
+    among = VARIANTS.values()
+    arm = get_variant("contrast")
+    assert control_for(arm, "matched", among).name == "random"  # not suppress-random, which masks
+    assert control_for(arm, "wrong", among).name == "wrong-domain"
+    assert control_for(arm, "matched", [arm]) is None
+    assert control_for(get_variant("dsmoe"), "matched", among) is None
+    named = [get_variant(name) for name in ("npmi+bias+matched", "npmi+bias")]
+    assert control_for(named[1], "matched", named) == named[0]

@@ -1,0 +1,74 @@
+"""The command that holds a run against a policy."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UserError
+from .main import EXIT_UNDECIDED, main
+
+if TYPE_CHECKING:
+    from ..gates import Verdict
+
+
+@main.command("gate")
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--policy", required=True, help="A policy's name or YAML file.")
+@click.option(
+    "--baseline", type=click.Path(path_type=Path),
+    help="An earlier run of the same model and suite: its folder or comparisons.json.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Where to [RUN/gate].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def gate_command(
+    run_path: Path, policy: str, baseline: Path | None, out: Path | None, as_json: bool
+) -> None:
+    """Hold RUN, a run's folder or its comparisons.json, against a policy.
+
+    Exit code 0: pass; 1: fail; 2: inconclusive; 3 and up: could not be decided. Leaves
+    verdict.json, junit.xml and summary.md, which is also appended to $GITHUB_STEP_SUMMARY.
+    """
+    try:
+        verdict = _decide(run_path, policy, baseline, out)
+    except (UserError, OSError, click.ClickException):
+        raise
+    except Exception:  # a bug, whose exit code must not be that of a verdict
+        traceback.print_exc()
+        sys.exit(EXIT_UNDECIDED)
+    if as_json:
+        click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
+    else:
+        _print(verdict)
+    sys.exit(verdict.exit_code)
+
+
+def _decide(run_path: Path, policy: str, baseline: Path | None, out: Path | None) -> Verdict:
+    from ..gates import changes_since, clear, decide, write_verdict
+    from ..registry import load_policy
+    from ..runs import read_result
+
+    folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
+    clear(folder)
+    wanted, result = load_policy(policy), read_result(run_path)
+    earlier = None if baseline is None else changes_since(result, read_result(baseline))
+    verdict = decide(result, wanted, earlier)
+    write_verdict(verdict, folder)
+    return verdict
+
+
+def _print(verdict: Verdict) -> None:
+    from ..gates import plain
+
+    for ruling in verdict.rulings:
+        tier = "" if ruling.tier == "critical" else f" ({ruling.tier})"
+        words = f"{ruling.rule}{tier}: {ruling.subject}: {ruling.reason}"
+        click.echo(f"{ruling.state:<11}  {plain(words)}")
+    for name in verdict.not_applied:
+        click.echo(f"no baseline  {plain(name)}")
+    click.echo(plain(f"{verdict.outcome}: {verdict.run} by policy {verdict.policy}"))

@@ -1,0 +1,157 @@
+"""How a run's figures changed since an earlier run of the same model and suite."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..errors import UserError
+from ..runs import RunFolder
+from ..runs.cells import read_samples
+from ..runs.results import Key, Result
+from ..stats import compare_paired
+from .figures import Figure, MissingFigureError, read_figure
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """An earlier run, and what changed since.
+
+    Attributes:
+        name: where it came from.
+        changes: by metric and arm; the reason, where there is none.
+    """
+
+    name: str
+    changes: Mapping[tuple[str, Key], Figure | str]
+
+    def change(self, metric: str, key: Key) -> Figure:
+        """This run's figure less the earlier run's.
+
+        Raises:
+            MissingFigureError: one of the runs lacks it.
+        """
+        found = self.changes.get((metric, key), f"the baseline has no arm {key[0]} on {key[1]}")
+        if isinstance(found, str):
+            raise MissingFigureError(found)
+        return found
+
+
+def changes_since(run: Result, earlier: Result) -> Baseline:
+    """Difference of the two runs' differences from base, for every arm that both have.
+
+    Item by item where both runs hold the samples of the same items; else from the two intervals,
+    as if they were independent, by MOVER (Zou and Donner 2008, Statistics in Medicine 27:1693),
+    which is wide where the items are the same. `Figure.words` says which.
+
+    Raises:
+        UserError: the earlier run is of another model or suite.
+    """
+    for key, now, before in (
+        ("model", run.data["run"].get("fingerprint"), earlier.data["run"].get("fingerprint")),
+        ("suite", run.data.get("suite"), earlier.data.get("suite")),
+    ):
+        if now is None or now != before:
+            raise UserError(
+                f"baseline {earlier.name} is of another {key}; give a run of the same one"
+            )
+    changes: dict[tuple[str, Key], Figure | str] = {}
+    for arm in run.arms.keys() & earlier.arms.keys():
+        for metric in ("target_gain", "non_target_change"):
+            try:
+                changes[metric, arm] = _change(run, earlier, metric, arm)
+            except MissingFigureError as error:
+                changes[metric, arm] = str(error)
+    return Baseline(earlier.name, changes)
+
+
+def _change(run: Result, earlier: Result, metric: str, arm: Key) -> Figure:
+    now, before = (read_figure(one, metric, arm) for one in (run, earlier))
+    if not isinstance(now, Figure) or not isinstance(before, Figure):
+        raise TypeError(metric)
+    items = [_items(one, metric, arm) for one in (run, earlier)]
+    if items[0] is None or items[1] is None:
+        return _from_intervals(now, before, "by intervals: samples are missing")
+    paired = items[0].merge(items[1], on=["task", "item"], suffixes=("_now", "_then"))
+    if not len(paired) == len(items[0]) == len(items[1]):
+        return _from_intervals(now, before, "by intervals: the items are not the same")
+    return _item_by_item(paired)
+
+
+def _from_intervals(now: Figure, before: Figure, words: str) -> Figure:
+    ends = (now.low, now.high, before.low, before.high)
+    low, high, low_then, high_then = (math.nan if end is None else end for end in ends)
+    value = now.value - before.value
+    down = math.hypot(max(0.0, now.value - low), max(0.0, high_then - before.value))
+    up = math.hypot(max(0.0, high - now.value), max(0.0, before.value - low_then))
+    return Figure(value, value - down, value + up, words)
+
+
+def _item_by_item(paired: pd.DataFrame) -> Figure:
+    """Where base answered alike it cancels, and scores are compared as they are."""
+    clusters = paired["cluster_now"].to_numpy()
+    same_base = bool((paired["a_now"] == paired["a_then"]).all())
+    if same_base and bool((paired["b_now"] == paired["b_then"]).all()):
+        return Figure(0.0, 0.0, 0.0, "item by item: every score is the same")
+    if same_base:
+        then, now, scale = paired["b_then"], paired["b_now"], 1.0
+    else:  # differences in [-1, 1], moved to [0, 1], where the interval knows its bounds
+        then = (paired["b_then"] - paired["a_then"] + 1) / 2
+        now = (paired["b_now"] - paired["a_now"] + 1) / 2
+        scale = 2.0
+    found = compare_paired(then.to_numpy(), now.to_numpy(), clusters)
+    low, high = found.ci95
+    if math.isnan(low):
+        raise MissingFigureError("the items are one cluster, so nothing can be said of a change")
+    words = f"item by item: {found.test}, p = {found.p_value:.4f}"
+    return Figure(scale * found.delta, scale * low, scale * high, words)
+
+
+def _items(result: Result, metric: str, arm: Key) -> pd.DataFrame | None:
+    """Columns task, item, cluster, a (base's score), b; None where cells are not there."""
+    row = result.arms[arm]
+    others = [one["task"] for one in row["domains"]]
+    tasks = others if metric == "non_target_change" else sorted(set(row["cells"]) - set(others))
+    base = _base_cells(result.data.get("base"))
+    if result.folder is None:
+        return None
+    parts = []
+    for task in tasks:
+        found = _samples(result.folder, [base.get(task), row["cells"][task]])
+        if found is None:
+            return None
+        merged = found[0].merge(found[1], on="item", suffixes=("_a", "_b"), validate="one_to_one")
+        if not len(merged) == len(found[0]) == len(found[1]):
+            return None
+        parts.append(
+            pd.DataFrame(
+                {
+                    "task": task,
+                    "item": merged["item"],
+                    "cluster": merged["cluster_a"],
+                    "a": merged["score_a"],
+                    "b": merged["score_b"],
+                }
+            )
+        )
+    return pd.concat(parts)
+
+
+def _base_cells(rows: Any) -> dict[Any, Any]:
+    known = rows if isinstance(rows, list) else []
+    return {row.get("task"): row.get("cell") for row in known if isinstance(row, dict)}
+
+
+def _samples(folder: RunFolder, cells: Sequence[Any]) -> list[pd.DataFrame] | None:
+    """Of cells that are on disk; one that is damaged is an error."""
+    for cell in cells:
+        if not re.fullmatch(r"[0-9a-f]{16}", str(cell)):
+            return None
+        if not (folder.cell(str(cell)) / "samples.parquet").is_file():
+            return None
+    return [read_samples(folder, str(cell)) for cell in cells]

@@ -1,0 +1,230 @@
+"""A run's result and a policy: one verdict, which feeds every output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ..cards import Policy, Rule
+from ..cards.policies import RUN_METRICS, Tier
+from ..errors import UserError
+from ..runs.results import Key, Result
+from .baseline import Baseline
+from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
+
+State = Literal["met", "unmet", "undecided", "missing"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+SCHEMA_VERSION = 1
+"""Of `verdict.json`."""
+EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What came of one rule on one arm, or on the run.
+
+    Attributes:
+        rule: its name.
+        subject: "VARIANT on TARGET", or "the run".
+        state: `missing`: the figure is not there, or there is no such arm.
+        value: the figure; None where it is a claim or a check, or is missing.
+        interval: of the figure; None where it has none.
+        wanted: what the rule asks for, in words.
+        reason: why the state is what it is, in words.
+    """
+
+    rule: str
+    tier: Tier
+    metric: str
+    subject: str
+    state: State
+    value: float | None
+    interval: tuple[float, float] | None
+    wanted: str
+    reason: str
+
+    @property
+    def weighs(self) -> Outcome:
+        """What this ruling alone makes of the run."""
+        if self.tier == "advisory" or self.state == "met":
+            return "pass"
+        if self.state == "missing" or (self.state == "unmet" and self.tier == "critical"):
+            return "fail"
+        return "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a run, and all of why.
+
+    Attributes:
+        outcome: the worst that a ruling makes of it.
+        run: where the result came from; `plan`, `suite`, `model` are the run's.
+        policy: name of the policy.
+        baseline: where the baseline came from; None where there was none.
+        rulings: in the order of the policy's rules.
+        not_applied: names of rules that wait for a baseline.
+    """
+
+    outcome: Outcome
+    run: str
+    plan: str
+    suite: str
+    model: str
+    policy: str
+    baseline: str | None
+    rulings: tuple[Ruling, ...]
+    not_applied: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 2 inconclusive."""
+        return EXIT_CODES[self.outcome]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `verdict.json`."""
+        rulings = [asdict(one) | {"weighs": one.weighs} for one in self.rulings]
+        own = {"schema_version": SCHEMA_VERSION, "exit_code": self.exit_code, "rulings": rulings}
+        return asdict(self) | own
+
+
+def decide(result: Result, policy: Policy, baseline: Baseline | None = None) -> Verdict:
+    """Hold a run against a policy.
+
+    A rule about no arm at all is missing its figure. The rules must all be met, so no level is
+    split among them: passing is an intersection-union test (Berger 1982, Technometrics 24:295).
+
+    Raises:
+        UserError: the policy requires a baseline and none is given.
+    """
+    if policy.baseline == "required" and baseline is None:
+        raise UserError(f"policy {policy.name!r} requires a baseline; give --baseline RUN")
+    applied = [rule for rule in policy.rules if rule.against == "bound" or baseline is not None]
+    rulings = tuple(
+        _rule(result, rule, key, baseline)
+        for rule in applied
+        for key in _subjects(rule, policy, result)
+    )
+    weights = {ruling.weighs for ruling in rulings}
+    outcome: Outcome = "pass"
+    for worse in ("inconclusive", "fail"):
+        outcome = worse if worse in weights else outcome
+    return Verdict(
+        outcome=outcome,
+        run=result.name,
+        plan=str(result.data.get("plan")),
+        suite=str(result.data.get("suite")),
+        model=str(result.data["run"].get("model")),
+        policy=policy.name,
+        baseline=None if baseline is None else baseline.name,
+        rulings=rulings,
+        not_applied=tuple(rule.name for rule in policy.rules if rule not in applied),
+    )
+
+
+def _subjects(rule: Rule, policy: Policy, result: Result) -> Iterator[Key | None]:
+    """The arms that a rule is about; None: the run; an arm without names: there is none."""
+    if rule.metric in RUN_METRICS:
+        yield None
+        return
+    steered = [v.name for v in result.variants if v.is_tuned and not v.null]
+    variants = rule.variants or policy.variants or steered
+    targets = rule.targets or policy.targets or result.targets
+    if not variants:
+        yield "", ""
+    yield from ((variant, target) for variant in variants for target in targets)
+
+
+def _rule(result: Result, rule: Rule, key: Key | None, baseline: Baseline | None) -> Ruling:
+    state: State = "missing"
+    value, interval = None, None
+    try:
+        if key == ("", ""):
+            raise MissingFigureError("the run has no steered arm that is no control")
+        found = _reading(result, rule, key, baseline)
+    except MissingFigureError as error:
+        reason = str(error)
+    else:
+        state, reason = _judge(rule, found)
+        if isinstance(found, Figure):
+            value = found.value if math.isfinite(found.value) else None
+            if found.low is not None and found.high is not None:
+                interval = found.low, found.high
+    return Ruling(
+        rule=rule.name,
+        tier=rule.tier,
+        metric=rule.metric,
+        subject="the run" if key is None else " on ".join(key) if any(key) else "no arm",
+        state=state,
+        value=value,
+        interval=interval,
+        wanted=_wanted(rule),
+        reason=reason,
+    )
+
+
+def _reading(result: Result, rule: Rule, key: Key | None, baseline: Baseline | None) -> Reading:
+    if rule.against == "bound":
+        return read_figure(result, rule.metric, key)
+    if baseline is None or key is None:
+        raise MissingFigureError("there is no baseline")
+    return baseline.change(rule.metric, key)
+
+
+def _judge(rule: Rule, found: Reading) -> tuple[State, str]:
+    if isinstance(found, Check):
+        return ("met" if found.passed else "unmet"), found.words
+    if isinstance(found, Claims):
+        return _judge_claims(rule, found)
+    words = f"; {found.words}" if found.words else ""
+    if found.low is None or found.high is None:
+        state: State = "met" if _within(rule, found.value, found.value) else "unmet"
+        if state == "unmet" and rule.metric == "target_mde80":
+            state = "undecided"  # too few items to tell is no fault of the arm
+        return state, f"{found.value:.4g}{words}"
+    shown = f"{found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}{words}"
+    return _judge_interval(rule, found.low, found.high), shown
+
+
+def _within(rule: Rule, low: float, high: float) -> bool:
+    return (rule.at_least is None or low >= rule.at_least) and (
+        rule.at_most is None or high <= rule.at_most
+    )
+
+
+def _judge_interval(rule: Rule, low: float, high: float) -> State:
+    """An end on the bound itself has not passed it: so `non_inferiority` has its bound."""
+    if low == high:  # nothing is uncertain
+        return "met" if _within(rule, low, high) else "unmet"
+    below = rule.at_least is not None and high < rule.at_least
+    above = rule.at_most is not None and low > rule.at_most
+    if below or above:
+        return "unmet"
+    reaches_low = rule.at_least is not None and low <= rule.at_least
+    reaches_high = rule.at_most is not None and high >= rule.at_most
+    return "undecided" if reaches_low or reaches_high else "met"
+
+
+def _judge_claims(rule: Rule, found: Claims) -> tuple[State, str]:
+    allowed = rule.one_of or ()
+    other = [words for verdict, words in found.said if verdict not in (*allowed, "inconclusive")]
+    if other:
+        return "unmet", "; ".join(other)
+    unsure = [words for verdict, words in found.said if verdict == "inconclusive"]
+    if unsure or not found.said:
+        return "undecided", "; ".join(unsure)
+    return "met", "; ".join(words for _, words in found.said)
+
+
+def _wanted(rule: Rule) -> str:
+    if rule.one_of:
+        return " or ".join(rule.one_of)
+    parts = [
+        f"{words} {bound:g}"
+        for words, bound in (("at least", rule.at_least), ("at most", rule.at_most))
+        if bound is not None
+    ]
+    since = " since the baseline" if rule.against == "baseline" else ""
+    return (" and ".join(parts) or "yes") + since

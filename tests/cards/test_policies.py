@@ -1,0 +1,93 @@
+"""A policy that says nothing, or two things at once, is refused."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from dsmoe_eval.cards.policies import (
+    CHECK_METRICS,
+    CLAIM_METRICS,
+    INTERVAL_METRICS,
+    POINT_METRICS,
+    Policy,
+    Rule,
+)
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.gates.figures import _OF_ARM, _OF_RUN
+from dsmoe_eval.registry import builtin_names, load_policy
+
+RULE = {"name": "r", "tier": "critical", "metric": "target_gain", "at_least": 0.0}
+
+
+def test_every_metric_can_be_read():
+    metrics = {*CLAIM_METRICS, *INTERVAL_METRICS, *POINT_METRICS, *CHECK_METRICS}
+    assert metrics == {*_OF_ARM, *_OF_RUN}
+
+
+@pytest.mark.parametrize("name", builtin_names("policies"))
+def test_what_ships_weighs_gain_cost_and_validity(name):
+    critical = {rule.metric for rule in load_policy(name).rules if rule.tier == "critical"}
+    assert critical >= {
+        "target_claim", "placebo_claim", "non_target_change",
+        "probes_passed", "sham_equals_base", "leaked_items", "whole_run",
+    }  # fmt: skip
+
+
+def test_strict_asks_for_no_less_than_default():
+    weight = {"critical": 2, "supporting": 1, "advisory": 0}
+    rules = {name: load_policy(name).rules for name in ("default", "strict")}
+    for rule in rules["default"]:
+        (same,) = [
+            one for one in rules["strict"]
+            if one.metric == rule.metric and one.against == rule.against
+        ]  # fmt: skip
+        assert weight[same.tier] >= weight[rule.tier]
+        assert (same.at_least is None) or rule.at_least is None or same.at_least >= rule.at_least
+        assert (same.at_most is None) or rule.at_most is None or same.at_most <= rule.at_most
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"surprise": 1}, "Extra inputs"),
+        ({"tier": "vital"}, "critical"),
+        ({"metric": "beauty"}, "metric"),
+        ({"at_least": None}, "give at_least or at_most"),
+        ({"at_least": float("nan")}, "finite"),
+        ({"at_least": float("-inf")}, "finite"),
+        ({"at_least": 1, "at_most": 0}, "above at_most"),
+        ({"one_of": ["improves"]}, "one_of goes with claims"),
+        ({"metric": "target_claim", "at_least": None}, "one_of goes with claims"),
+        ({"metric": "target_claim", "at_least": None, "one_of": []}, "one_of goes with claims"),
+        ({"metric": "target_claim", "one_of": ["improves"]}, "give at_least or at_most"),
+        ({"metric": "target_claim", "at_least": None, "one_of": ["inconclusive"]}, "'improves'"),
+        ({"metric": "probes_passed"}, "give at_least or at_most"),
+        ({"metric": "retention", "against": "baseline"}, "against a baseline"),
+        ({"metric": "leaked_items", "variants": ["contrast"]}, "is of the run"),
+        ({"variants": []}, "at least 1"),
+    ],
+)
+def test_a_rule_that_cannot_be_meant(change, words):
+    with pytest.raises(ValidationError, match=words):
+        Rule.model_validate(RULE | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rules": []}, "at least 1"),
+        ({"rules": [RULE, RULE]}, "two rules have one name"),
+        ({"rules": [RULE | {"tier": "supporting"}]}, "no rule is critical"),
+        ({"rules": [RULE | {"against": "baseline"}]}, "no rule is critical"),
+        ({"baseline": "perhaps"}, "optional"),
+        ({"rule": []}, "Extra inputs"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant(change, words, tmp_path):
+    whole = {"name": "p", "description": "d", "rules": [RULE]}
+    assert Policy.model_validate(whole)
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(whole | change))
+    with pytest.raises(UserError, match=words) as error:
+        load_policy(str(path))
+    assert str(path) in str(error.value)

@@ -1,0 +1,449 @@
+"""Each rule met, unmet, undecided and missing; and nothing that is lost makes a pass."""
+
+import copy
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsmoe_eval.cards import Policy
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.gates import Baseline, decide
+from dsmoe_eval.gates.figures import Figure
+from dsmoe_eval.registry import load_policy
+from dsmoe_eval.runs.results import as_result
+
+RANK = {"pass": 2, "inconclusive": 1, "fail": 0}
+
+
+def policy(*rules, **keys):
+    whole = [{"name": str(place), "tier": "critical"} | rule for place, rule in enumerate(rules)]
+    return Policy.model_validate({"name": "p", "description": "d", "rules": whole} | keys)
+
+
+def rule(metric, **keys):
+    return {"metric": metric} | keys
+
+
+def outcome(data, wanted, baseline=None):
+    """As the command ends; what cannot be decided is no pass either."""
+    try:
+        return decide(as_result(data, "r"), wanted, baseline).outcome
+    except UserError:
+        return "fail"
+
+
+def state(data, wanted_rule):
+    found = decide(as_result(data, "r"), policy(wanted_rule)).rulings
+    return next(one.state for one in found if one.subject in ("contrast on math", "the run"))
+
+
+def put(row, path, value):
+    *steps, last = path.split(".")
+    for step in steps:
+        row = row[int(step) if step.isdigit() else step]
+    if last.endswith("|"):  # figures that go together
+        own = last.removesuffix("|")
+        row[int(own) if own.isdigit() else own] |= copy.deepcopy(value)
+    elif value is DELETE:
+        del row[last]
+    else:
+        row[last] = value
+
+
+DELETE = object()
+
+
+def claimed(verdict, delta, p_value):
+    words = {"verdict": verdict, "words": "it is said"}
+    ends = [delta - 0.1, delta + 0.1]
+    return {"delta": delta, "ci95": ends, "p_adjusted": p_value, "claim": words}
+
+
+HARMS, UNSURE = claimed("harms", -0.2, 0.05), claimed("inconclusive", 0.0, 0.051)
+ALIKE = claimed("equivalent", 0.0, 1.0) | {"ci95": [-0.01, 0.01]}
+MOST_BELOW = {"at_most": 0.1}
+# metric, bounds; changes that leave it unmet, undecided, missing: path in the arm and value.
+TABLE = [
+    ("target_claim", {"one_of": ["improves"]}, {
+        "unmet": ("target_result|", HARMS),
+        "undecided": ("target_result|", UNSURE),
+        "missing": ("target_result.claim", DELETE),
+    }),
+    ("non_target_claim", {"one_of": ["improves", "equivalent"]}, {
+        "unmet": ("non_target_result|", HARMS),
+        "undecided": ("non_target_result|", UNSURE),
+        "missing": ("non_target_result.claim.verdict", "splendid"),
+    }),
+    ("domain_claims", {"one_of": ["improves", "equivalent"]}, {
+        "unmet": ("domains.1|", HARMS),
+        "undecided": ("domains.0|", UNSURE),
+        "missing": ("domains.1.claim", DELETE),
+    }),
+    ("placebo_claim", {"one_of": ["improves"]}, {
+        "unmet": ("generalization.over_placebo|", ALIKE),
+        "undecided": ("generalization.over_placebo|", UNSURE),
+        "missing": ("generalization.over_placebo", None),
+    }),
+    ("specificity_claim", {"one_of": ["improves"]}, {
+        "unmet": ("generalization.specificity|", HARMS),
+        "undecided": ("generalization.specificity|", UNSURE),
+        "missing": ("generalization.specificity", None),
+    }),
+    ("target_gain", {"at_least": 0.1}, {
+        "unmet": ("target_result.ci95", [0.0, 0.09]),
+        "undecided": ("target_result.ci95", [0.1, 0.2]),
+        "missing": ("target_result.delta", math.nan),
+    }),
+    ("non_target_change", {"at_least": -0.02}, {
+        "unmet": ("non_target_result.ci95", [-0.1, -0.03]),
+        "undecided": ("non_target_result.non_inferiority.lower_bound", -0.02),
+        "missing": ("non_target_result.ci95", [0.1, -0.1]),
+    }),
+    ("retention", {"at_least": 0.95}, {
+        "unmet": ("non_target_result.ci95", [-0.1, -0.05]),
+        "undecided": ("non_target_result.ci95", [-0.1, 0.0]),
+        "missing": ("non_target_result.score_a", 0.0),
+    }),
+    ("worst_domain_change", {"at_least": -0.05}, {
+        "undecided": ("domains.1.non_inferiority.lower_bound", -0.06),
+        "missing": ("domains.0.p_adjusted", DELETE),
+    }),
+    ("gain_over_placebo", {"at_least": 0.1}, {
+        "unmet": ("generalization.over_placebo.ci95", [-0.1, 0.05]),
+        "undecided": ("generalization.over_placebo.ci95", [-0.1, 0.3]),
+        "missing": ("generalization.over_placebo.ci95", [0.2]),
+    }),
+    ("specificity", {"at_least": 0.1}, {
+        "unmet": ("generalization.specificity.ci95", [-0.1, 0.05]),
+        "undecided": ("generalization.specificity.ci95", [-0.1, 0.3]),
+        "missing": ("generalization.specificity.delta", "0.2"),
+    }),
+    ("target_mde80", {"at_most": 0.05}, {
+        "undecided": ("target_result.mde80", None),
+        "missing": ("target_result.mde80", DELETE),
+    }),
+    ("flipped_target", {"at_most": 0.3}, {
+        "unmet": ("generalization.flipped.target", 0.31),
+        "missing": ("generalization.flipped", DELETE),
+    }),
+    ("flipped_non_target", MOST_BELOW, {
+        "unmet": ("generalization.flipped.non_target", 0.11),
+        "missing": ("generalization.flipped.non_target", True),
+    }),
+    ("tokens_ratio", {"at_most": 1.1}, {
+        "unmet": ("generalization.tokens_ratio", 1.2),
+        "missing": ("generalization.tokens_ratio", None),
+    }),
+    ("invalid_rate", MOST_BELOW, {
+        "unmet": ("generalization.invalid", 0.2),
+        "missing": ("generalization.invalid", math.inf),
+    }),
+    ("truncated_rate", MOST_BELOW, {
+        "unmet": ("generalization.truncated", 0.2),
+        "missing": ("generalization.truncated", 10**400),
+    }),
+    ("probes_passed", {}, {
+        "unmet": ("probe.null_max_difference", 1e-9),
+        "missing": ("probe", None),
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("metric", "bounds", "changes"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_rule_of_an_arm(data, contrast, metric, bounds, changes):
+    wanted = rule(metric, **bounds)
+    assert state(data, wanted) == "met"
+    assert outcome(data, policy(wanted, targets=["math"])) == "pass"
+    before = copy.deepcopy(contrast)
+    for expected, (path, value) in changes.items():
+        put(contrast, path, value)
+        assert state(data, wanted) == expected
+        told = {"unmet": "fail", "missing": "fail", "undecided": "inconclusive"}[expected]
+        assert outcome(data, policy(wanted)) == told
+        contrast.clear()
+        contrast.update(copy.deepcopy(before))
+
+
+RUN_TABLE = [
+    ("leaked_items", {"at_most": 0}, "leakage.pairs", 1, "unmet"),
+    ("leaked_items", {"at_most": 0}, "leakage.items", ["x"], "unmet"),
+    ("leaked_items", {"at_most": 0}, "leakage.items", DELETE, "missing"),
+    ("leaked_items", {"at_most": 0}, "leakage.checked", [], "missing"),
+    ("whole_run", {}, "rehearsal", True, "unmet"),
+    ("whole_run", {}, "run.limit", 8, "unmet"),
+    ("whole_run", {}, "rehearsal", None, "missing"),
+    ("sham_equals_base", {}, "arms.0.equal_to_base", False, "unmet"),
+    ("sham_equals_base", {}, "arms.0.equal_to_base", "yes", "missing"),
+]
+
+
+@pytest.mark.parametrize(("metric", "bounds", "path", "value", "expected"), RUN_TABLE)
+def test_a_rule_of_the_run(data, metric, bounds, path, value, expected):
+    wanted = rule(metric, **bounds)
+    assert state(data, wanted) == "met"
+    put(data, path, value)
+    assert state(data, wanted) == expected
+    assert outcome(data, policy(wanted)) == "fail"
+
+
+def test_a_plan_without_sham_or_placebo_does_not_pass(data):
+    for gone, metric, bounds in (
+        ("sham", "sham_equals_base", {}),
+        ("random", "placebo_gain", {"at_most": 0.1}),
+    ):
+        assert state(data, rule(metric, **bounds)) == "met"
+        data["variants"].remove(gone)
+        data["arms"] = [a for a in data["arms"] if a["variant"] != gone]
+        assert state(data, rule(metric, **bounds)) == "missing"
+
+
+def test_a_placebo_that_gains_is_not_flat(data):
+    wanted = rule("placebo_gain", at_least=-0.05, at_most=0.05)
+    placebo = next(a for a in data["arms"] if (a["variant"], a["target"]) == ("random", "math"))
+    for ends in ([0.06, 0.2], [-0.2, -0.06]):
+        placebo["target_result"]["ci95"] = ends
+        assert state(data, wanted) == "unmet"
+    placebo["target_result"]["ci95"] = [0.0, 0.2]
+    assert state(data, wanted) == "undecided"
+
+
+def test_the_worst_domain_fell_only_where_holm_says_so(data, contrast):
+    wanted = rule("worst_domain_change", at_least=-0.05)
+    row = contrast["domains"][1]
+    row |= {"delta": -0.1, "ci95": [-0.14, -0.06]}
+    row["non_inferiority"]["lower_bound"] = -0.14
+    assert state(data, wanted) == "undecided"
+    row["p_adjusted"] = 0.05
+    assert state(data, wanted) == "unmet"
+
+
+@pytest.mark.parametrize(
+    ("tier", "unmet", "undecided", "missing"),
+    [
+        ("critical", "fail", "inconclusive", "fail"),
+        ("supporting", "inconclusive", "inconclusive", "fail"),
+        ("advisory", "pass", "pass", "pass"),
+    ],
+)
+def test_what_a_tier_weighs(data, contrast, tier, unmet, undecided, missing):
+    wanted = policy(rule("whole_run"), rule("target_gain", at_least=0.1, tier=tier))
+    figures = contrast["target_result"]
+    for ends, told in (([0.0, 0.05], unmet), ([0.0, 0.2], undecided), (None, missing)):
+        figures["ci95"] = ends
+        assert outcome(data, wanted) == told
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"delta": -0.1}, {"p_adjusted": 0.06}, {"claim": {"verdict": "harms", "words": ""}}],
+)
+def test_a_claim_that_its_figures_do_not_bear_out_is_none(data, contrast, figures):
+    contrast["target_result"] |= figures
+    assert state(data, rule("target_claim", one_of=["improves", "harms"])) == "missing"
+
+
+def test_a_bound_of_a_figure_without_interval_is_within(data, contrast):
+    contrast["generalization"]["invalid"] = 0.1
+    assert state(data, rule("invalid_rate", at_most=0.1)) == "met"
+
+
+def test_no_arm_is_no_pass(data):
+    for keys in ({"variants": ["dsmoe"]}, {"targets": ["chemistry"]}):
+        found = decide(as_result(data, "r"), policy(rule("tokens_ratio", at_most=2), **keys))
+        assert found.outcome == "fail"
+        assert all("has no arm" in one.reason for one in found.rulings)
+    data["variants"] = ["sham"]
+    data["arms"] = [a for a in data["arms"] if a["variant"] == "sham"]
+    found = decide(as_result(data, "r"), policy(rule("tokens_ratio", at_most=2)))
+    assert [one.subject for one in found.rulings] == ["no arm"]
+    assert found.exit_code == 1
+
+
+def test_arms_are_selected_by_policy_and_rule(data):
+    wanted = policy(
+        rule("tokens_ratio", at_most=2, variants=["random"], targets=["law"]),
+        rule("tokens_ratio", at_most=2),
+        variants=["contrast"],
+    )
+    found = decide(as_result(data, "r"), wanted).rulings
+    assert [one.subject for one in found] == [
+        "random on law",
+        "contrast on math",
+        "contrast on law",
+    ]
+
+
+SINCE = rule("target_gain", against="baseline", at_least=-0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (Figure(0.0, -0.04, 0.04), "pass"),
+        (Figure(0.0, 0.0, 0.0), "pass"),
+        (Figure(-0.1, -0.2, 0.0), "inconclusive"),
+        (Figure(-0.1, -0.12, -0.06), "fail"),
+        ("it is not there", "fail"),
+    ],
+)
+def test_against_a_baseline(data, change, told):
+    wanted = policy(rule("whole_run"), SINCE, targets=["math"])
+    key = ("target_gain", ("contrast", "math"))
+    assert outcome(data, wanted, Baseline("b", {key: change})) == told
+    assert outcome(data, wanted, Baseline("b", {})) == "fail"
+
+
+def test_a_rule_that_waits_for_a_baseline_is_named_and_may_be_required(data):
+    wanted = policy(rule("whole_run"), SINCE)
+    found = decide(as_result(data, "r"), wanted)
+    assert (found.outcome, found.not_applied) == ("pass", ("1",))
+    with pytest.raises(UserError, match="requires a baseline"):
+        decide(as_result(data, "r"), policy(rule("whole_run"), SINCE, baseline="required"))
+
+
+# What follows is about every figure of a result and every rule of the policies that ship.
+POLICIES = {name: load_policy(name) for name in ("default", "strict")}
+
+
+def leaves(value, path=()):
+    """Paths of everything in a result, containers too."""
+    rows = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in rows:
+        yield (*path, key)
+        if isinstance(one, dict | list):
+            yield from leaves(one, (*path, key))
+
+
+def at(data, path):
+    for step in path:
+        data = data[step]
+    return data
+
+
+def spoil(data, path, value):
+    inner = at(data, path[:-1])
+    if value is DELETE:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+
+
+FAILING = [
+    *(("arms.1." + path, value) for _, _, changes in TABLE for path, value in changes.values()),
+    *((path, value) for _, _, path, value, _ in RUN_TABLE),
+]
+"""Each alone keeps a result from passing some rule."""
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_policies_that_ship_pass_a_result_in_which_all_is_well(make_data, name):
+    assert outcome(make_data(), POLICIES[name]) == "pass"
+
+
+@settings(max_examples=300)
+@given(st.data(), st.sampled_from([DELETE, None, math.nan, math.inf, "", "x", "0.5", [], {}]))
+def test_nothing_lost_or_spoiled_turns_anything_into_a_pass(make_data, drawn, value):
+    data = make_data()
+    put(data, *drawn.draw(st.sampled_from(FAILING)))
+    wanted = POLICIES[drawn.draw(st.sampled_from(sorted(POLICIES)))]
+    before = outcome(data, wanted)
+    paths = [path for path in leaves(data) if path != ("run", "limit")]
+    path = drawn.draw(st.sampled_from(paths))
+    spoil(data, path, value)
+    after = outcome(data, wanted)
+    assert before == "pass" or after != "pass", (path, value)
+
+
+@pytest.mark.parametrize("value", [DELETE, None, math.nan, "0.5"], ids=str)
+def test_a_figure_that_a_policy_needs_cannot_be_lost(make_data, value):
+    """Of the arm in question every number that strict reads: without it there is no pass."""
+    claims = ("target_result", "generalization.over_placebo", "generalization.specificity")
+    held = ("non_target_result", "domains.0", "domains.1")
+    needed = [
+        *(f"{one}.{name}" for one in claims for name in ("delta", "p_adjusted", "ci95", "claim")),
+        *(f"{one}.{name}" for one in held for name in ("delta", "ci95", "non_inferiority")),
+        *(f"{one}.non_inferiority.lower_bound" for one in held),
+        *("domains.0.p_adjusted", "domains.1.p_adjusted", "target_result.mde80"),
+        *(f"probe.{name}" for name in ("null_max_difference", "logit_max_change")),
+        *(f"generalization.{name}" for name in ("retention", "invalid", "truncated", "flipped")),
+        "generalization.tokens_ratio",
+    ]
+    for path in needed:
+        data = make_data()
+        put(data["arms"][1], path, value)
+        assert outcome(data, POLICIES["strict"]) != "pass", path
+
+
+ENDS = [
+    ("target_result", "ci95"), ("non_target_result", "ci95"), ("domains", 0, "ci95"),
+    ("generalization", "over_placebo", "ci95"), ("generalization", "specificity", "ci95"),
+]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    st.data(),
+    st.sampled_from(ENDS),
+    st.floats(-0.3, 0.3),
+    st.floats(0, 0.3),
+    st.floats(0, 0.3),
+    st.sampled_from([row for row in TABLE if "at_least" in row[1]]),
+)
+def test_a_wider_interval_never_makes_a_pass(make_data, drawn, path, centre, reach, more, row):
+    data = make_data()
+    wanted = policy(rule(row[0], **row[1]))
+    ends = at(data["arms"][1], path)
+    ends[:] = [centre - reach, centre + reach]
+    before = outcome(data, wanted)
+    ends[:] = [centre - reach - more, centre + reach + more]
+    assert before == "pass" or outcome(data, wanted) != "pass"
+
+
+WORSE = {
+    "target_gain": [("target_result", "delta"), ("target_result", "ci95")],
+    "gain_over_placebo": [("generalization", "over_placebo", "ci95")],
+    "retention": [("non_target_result", "ci95")],
+    "non_target_change": [
+        ("non_target_result", "ci95"), ("non_target_result", "non_inferiority", "lower_bound"),
+    ],
+    "worst_domain_change": [
+        ("domains", 0, "ci95"), ("domains", 0, "delta"),
+        ("domains", 0, "non_inferiority", "lower_bound"),
+    ],
+}  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(sorted(WORSE)),
+    st.floats(-0.3, 0.3),
+    st.floats(0, 0.3),
+    st.booleans(),
+    st.floats(-0.4, 1.0),
+)
+def test_a_worse_figure_never_gives_a_better_verdict(make_data, metric, up, down, fell, bound):
+    """All of a figure moves by as much: its value, both ends, its one-sided bound."""
+    data, wanted = make_data(), policy(rule(metric, at_least=bound))
+    arm = data["arms"][1]
+    arm["domains"][0]["p_adjusted"] = 0.01 if fell else 1.0
+
+    def move(by):
+        for *steps, last in WORSE[metric]:
+            row = at(arm, steps)
+            row[last] = [end + by for end in row[last]] if last == "ci95" else row[last] + by
+        return RANK[outcome(data, wanted)]
+
+    better = move(up)
+    assert move(-down) <= better
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_cost_never_gives_a_better_verdict(make_data, low, more):
+    data, wanted = make_data(), policy(rule("invalid_rate", at_most=0.5))
+    figures = data["arms"][1]["generalization"]
+    figures["invalid"] = low
+    better = RANK[outcome(data, wanted)]
+    figures["invalid"] = low + more
+    assert RANK[outcome(data, wanted)] <= better
