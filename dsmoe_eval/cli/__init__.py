@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` is there at once.
 """
 
-from . import experts, listing, models, runs
+from . import compare, experts, listing, models, runs
 from .main import main
 
-__all__ = ["experts", "listing", "main", "models", "runs"]
+__all__ = ["compare", "experts", "listing", "main", "models", "runs"]
