@@ -45,10 +45,10 @@ _EXAMPLES = """\b
 def compare_command(a: str, b: str, margin: float, as_json: bool, **columns: Any) -> None:
     """Compare B with the baseline A, item by item: by domain and pooled.
 
-    A and B are each a run and its variant (RUN:base, RUN:variant:target), a cell's folder, lm-eval's
-    results folder or samples_*.jsonl, an Inspect log (.eval, .json), or a table (Parquet, CSV, TSV,
-    JSONL) with columns item and score, perhaps domain, cluster, sample; FILE:COLUMN names the
-    column of the scores. Items are paired by content, or by the column that --id names.
+    A and B are each a run and its variant (RUN:base, RUN:variant:target), a cell's folder,
+    lm-eval's results folder or samples_*.jsonl, an Inspect log (.eval, .json), or a table (Parquet,
+    CSV, TSV, JSONL) with columns item and score, perhaps domain, cluster, sample; FILE:COLUMN names
+    the column of the scores. Items are paired by content, or by the column that --id names.
     """
     from ..runs.compare_results import compare
     from ..runs.readers import Selection

@@ -136,8 +136,9 @@ def _compared(a: str, b: str, pairs: Pairs, margin: float, seed: int) -> Compari
     scores = table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
     clusters = _labels(table["cluster"], alone=True)
     strata = _labels(table["domain"], alone=False)
+    domains: tuple[DomainResult, ...] = ()
     if strata is None or len(np.unique(strata)) < 2:
-        pooled, domains, conflicting = compare_paired(*scores, clusters, seed), (), False
+        pooled, conflicting = compare_paired(*scores, clusters, seed), False
     else:
         found = compare_strata(*scores, strata, clusters, ALPHA, seed)
         pooled, conflicting = found.pooled, found.conflicting

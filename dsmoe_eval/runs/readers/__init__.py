@@ -40,6 +40,10 @@ def read_results(source: Source, selection: Selection | None = None) -> Results:
     path, which = _located(str(source))
     if path.is_dir():
         return _read_folder(path, which, selection)
+    return _read_file(path, which, selection)
+
+
+def _read_file(path: Path, which: str | None, selection: Selection) -> Results:
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")) and which is None:
         first = next(json_lines(path), (0, {}))[1]
@@ -49,13 +53,9 @@ def read_results(source: Source, selection: Selection | None = None) -> Results:
         return read_table(path, which, selection)
     if which is not None:
         raise UserError(f"{path}: takes no {':' + which!r}; that is for runs and tables")
-    if name.endswith(".eval"):
-        return read_inspect(path, selection)
-    if name.endswith(".json"):
-        if name.startswith("results_"):
-            raise UserError(
-                f"{path}: sums only; run lm-eval with --log_samples and name its folder"
-            )
+    if name.startswith("results_") and name.endswith(".json"):
+        raise UserError(f"{path}: sums only; run lm-eval with --log_samples and name its folder")
+    if name.endswith((".eval", ".json")):
         return read_inspect(path, selection)
     raise UserError(
         f"{path}: no known kind of results; give a run's folder, lm-eval's, an Inspect log "

@@ -91,9 +91,9 @@ def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame
     options = options or [[] for _ in range(len(rows))]
     names = {"id": selection.id, "domain": selection.domain, "cluster": selection.cluster}
     names |= {"score": selection.score}
-    names = {ours: theirs for ours, theirs in names.items() if theirs not in (None, "id")}
-    if lacks := sorted(set(names.values()) - set(rows)):
-        raise UserError(f"{cell}: no column {lacks[0]!r}; there are {', '.join(rows)}")
+    named = {ours: str(theirs) for ours, theirs in names.items() if theirs not in (None, "id")}
+    if lacks := sorted(set(named.values()) - set(rows)):
+        raise UserError(f"{cell}: no column {lacks[0]!r}; there are {', '.join(map(str, rows))}")
     cluster = rows["cluster"] if "cluster" in rows else rows["item"].str.partition("~")[0]
     table = pd.DataFrame(
         {
@@ -107,4 +107,4 @@ def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame
             "score": rows["score"],
         }
     )
-    return table.assign(**{ours: rows[theirs] for ours, theirs in names.items()})
+    return table.assign(**{ours: rows[theirs] for ours, theirs in named.items()})

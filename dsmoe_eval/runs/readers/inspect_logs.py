@@ -13,7 +13,7 @@ import pandas as pd
 
 from ...errors import UserError
 from .files import MOST_BYTES, by_library, check_file
-from .results import Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
 
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Correct, partly, incorrect, no answer: Inspect's `value_to_float`."""
@@ -90,7 +90,7 @@ def _results(path: Path, log: Any, selection: Selection) -> Results:
         notes.append(f"{len(samples)} of {len(asked) * epochs} samples are in the log")
     if unscored:
         notes.append(f"{len(unscored)} sample(s) without a score: {first_few(unscored)}")
-    measures = {task: (scorer if key is None else f"{scorer}/{key}", None)}
+    measures: Measures = {task: (scorer if key is None else f"{scorer}/{key}", None)}
     steps = [[step.solver, step.params] for step in log.plan.steps]
     prompts = {"solver": json.dumps(steps, default=str, sort_keys=True)}
     return finish(str(path), pd.DataFrame(rows), measures, prompts, notes, unscored)

@@ -12,7 +12,7 @@ import pandas as pd
 from ...errors import UserError
 from ..items import quoted_stem
 from .files import json_lines, json_object
-from .results import Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
 
 _FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)\.jsonl(\.gz)?$")
 _KEYS = {"doc_id", "doc", "resps"}
@@ -21,7 +21,7 @@ _LESS_IS_BETTER = {"brier_score", "perplexity", "ter", "bits_per_byte", "byte_pe
 
 def is_lm_eval(row: Mapping[str, Any]) -> bool:
     """Whether a row of JSONL is one of lm-eval's samples."""
-    return _KEYS <= set(row)
+    return set(row) >= _KEYS
 
 
 def read_samples_folder(folder: Path, selection: Selection) -> Results:
@@ -43,10 +43,11 @@ def read_samples_folder(folder: Path, selection: Selection) -> Results:
             raise UserError(f"{folder}: no task {selection.task!r}; there are {first_few(newest)}")
         newest = {selection.task: newest[selection.task]}
     notes = []
-    if older := len(files) - len({path for _, path in newest.values()}):
-        if selection.task is None:
-            times = ", ".join(f"{task} {time}" for task, (time, _) in sorted(newest.items()))
-            notes.append(f"{older} older samples file(s) left out; read are {times}")
+    read = {path for _, path in newest.values()}
+    older = [path.name for path in files if _named(path)[0] in newest and path not in read]
+    if older:
+        times = ", ".join(f"{task} {time}" for task, (time, _) in sorted(newest.items()))
+        notes.append(f"older samples left out: {first_few(older)}; read are {times}")
     return _read(
         str(folder), dict(sorted((t, p) for t, (_, p) in newest.items())), selection, notes
     )
@@ -73,7 +74,7 @@ def _read(
     source: str, files: Mapping[str, Path], selection: Selection, notes: list[str]
 ) -> Results:
     rows: list[dict[str, Any]] = []
-    measures: dict[str, tuple[str | None, str | None]] = {}
+    measures: Measures = {}
     for task, path in files.items():
         reader = _Samples(path, task, selection)
         found = list(reader.rows())

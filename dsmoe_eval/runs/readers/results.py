@@ -24,6 +24,8 @@ COLUMNS = (
 `question` the first two, `gold` the last, `document` all that the source knows of the item;
 `sample` tells several declared samples of one item apart.
 """
+Measures = dict[str, tuple[str | None, str | None]]
+"""Task -> metric and filter, None where the source does not say."""
 _SHOWN = 3
 
 
@@ -73,7 +75,7 @@ class Results:
 
     source: str
     table: pd.DataFrame
-    measures: dict[str, tuple[str | None, str | None]]
+    measures: Measures
     prompts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unscored: tuple[str, ...] = ()
@@ -101,7 +103,7 @@ def first_few(names: Iterable[Any]) -> str:
 def finish(
     source: str,
     rows: pd.DataFrame,
-    measures: dict[str, tuple[str | None, str | None]],
+    measures: Measures,
     prompts: dict[str, str] | None = None,
     notes: Sequence[str] = (),
     unscored: Sequence[str] = (),

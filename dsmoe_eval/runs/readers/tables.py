@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...errors import UserError
 from .files import MOST_BYTES, MOST_ROWS, by_library, check_file, json_lines
-from .results import Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
 _NOT_ASKED = {"missing", "na", "n/a", "nan", "null", "none", "skipped", "error"}
@@ -195,7 +195,7 @@ def from_frame(
         table = _joined(table, selection, source)
     table = _selected(table, selection, source)
     tasks = sorted(set(table["task"].dropna())) if "task" in table else []
-    measures = {task: _measure(table) for task in tasks or [""]}
+    measures: Measures = {task: _measure(table) for task in tasks or [""]}
     table, left_out = _asked(table, selection)
     scores = _judged(table, source) if selection.gold else _numbers(table, source)
     table = _with_content(table.assign(score=scores))
@@ -219,7 +219,7 @@ def _joined(table: pd.DataFrame, selection: Selection, source: str) -> pd.DataFr
     unknown = table["id"][~table["id"].isin(added.index)]
     if len(unknown):
         raise UserError(f"{path}: lacks {len(unknown)} items of {source}: {first_few(unknown)}")
-    return table.assign(**{name: added[name].reindex(table["id"]).to_numpy() for name in added})
+    return table.assign(**{name: added[name].reindex(table["id"]).to_numpy() for name in more})
 
 
 def _selected(table: pd.DataFrame, selection: Selection, source: str) -> pd.DataFrame:
