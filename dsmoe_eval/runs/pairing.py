@@ -38,8 +38,7 @@ class Pairs:
     """What can be compared.
 
     Attributes:
-        table: columns task, id, domain, cluster, score_a, score_b; one row an item, in an order
-            that does not depend on that of the sources.
+        table: columns task, id, domain, cluster, score_a, score_b; one row an item, in A's order.
         a: items of A without a partner.
         b: items of B without a partner.
         warnings: what the user should know.
@@ -69,11 +68,12 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
     notes += _check_prompts(a, b, by_id)
     content = not by_id and _by_content(a, b, left, right)
     left, right = _keyed(left, right, content)
-    merged = left.merge(right, on="key", how="inner", suffixes=("_a", "_b"))
-    merged, more = _checked(merged, by_id)
+    merged, more = _checked(_matched(left, right), by_id)
     notes += more
-    alone_a = left[~left["key"].isin(merged["key"])]
-    alone_b = right[~right["key"].isin(merged["key"])]
+    alone_a, alone_b = (
+        table[~np.isin(np.arange(len(table)), merged[row])]
+        for table, row in ((left, "row_a"), (right, "row_b"))
+    )
     unpaired_a, unpaired_b = _unpaired(alone_a, alone_b, a), _unpaired(alone_b, alone_a, b)
     if merged.empty:
         raise UserError(_nothing(a, b, unpaired_a, unpaired_b, content))
@@ -83,7 +83,7 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
                 f"most items of {side.source} ({ours.n} of {len(side.table)}) have no partner in "
                 f"{other.source}: the figures speak of the rest only"
             )
-    merged = merged.sort_values("key", kind="stable", ignore_index=True)
+    merged = merged.reset_index(drop=True)
     table = pd.DataFrame(
         {
             "task": merged["task_a"],
@@ -181,6 +181,23 @@ def _joined(task: pd.Series[Any], name: pd.Series[Any]) -> pd.Series[Any]:
     return name if task.isna().all() else task.fillna("") + "\0" + name
 
 
+def _matched(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """Rows of equal keys side by side, columns with `_a` and `_b`, and their row numbers."""
+    codes, _ = pd.factorize(pd.concat([left["key"], right["key"]], ignore_index=True))
+    own, other = codes[: len(left)], codes[len(left) :]
+    place = np.full(int(codes.max()) + 1, -1)
+    place[own] = np.arange(len(left))
+    row_b = np.flatnonzero(place[other] >= 0)
+    row_a = place[other][row_b]
+    order = np.argsort(row_a)
+    row_a, row_b = row_a[order], row_b[order]
+    sides = [
+        table.take(rows).reset_index(drop=True).add_suffix(suffix)
+        for table, rows, suffix in ((left, row_a, "_a"), (right, row_b, "_b"))
+    ]
+    return pd.concat(sides, axis=1).assign(row_a=row_a, row_b=row_b)
+
+
 def _checked(merged: pd.DataFrame, by_id: bool) -> tuple[pd.DataFrame, list[str]]:
     """Without pairs that are not the same item, and what else differs."""
     merged = merged[~_differs(merged, "gold")]
@@ -211,6 +228,8 @@ def _unpaired(alone: pd.DataFrame, other: pd.DataFrame, side: Results) -> Unpair
     """Why items stand alone, by what of them the other side holds without a partner."""
 
     def known(name: str) -> Any:
+        if alone.empty or other.empty:  # pandas walks through all strings
+            return np.zeros(len(alone), dtype=bool)
         values = alone[name]
         return (values.notna() & values.isin(other[name].dropna())).to_numpy(dtype=bool)
 
