@@ -59,7 +59,7 @@ def read_items(
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         copy = f"~{seen[digest]}" if seen[digest] else ""
         seen[digest] += 1
-        stem, choices = _stem(document, question), _choices(document, question, options)
+        stem, choices = quoted_stem(document, question), _choices(document, question, options)
         words = letters(normalise(stem or question)) if key is None else str(document[key])
         cluster = hashlib.sha256(words.encode()).hexdigest()[:16]
         yield Item(digest + copy, question, tuple(options), gold, stem, choices, cluster)
@@ -73,7 +73,7 @@ def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
     return options, options[target] if isinstance(target, int) else str(target)
 
 
-def _stem(document: Mapping[str, Any], prompt: str) -> str:
+def quoted_stem(document: Mapping[str, Any], prompt: str) -> str:
     """The first question column that the prompt quotes, behind what it asks about."""
     columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
 

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from .clusters import DRAWS, ClusteredDifferences, Floats, joined
 
 _MOST_CLUSTERS = 2000
+_DRAWS_PER_KIND = 16  # clusters that are drawn as fast as one kind
 _BLOCK = 2**21
 
 
@@ -61,7 +63,7 @@ def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
     One cluster that gains and one that loses, of mean size and as much an item as any cluster, are
     added, as Bonett and Price (2012, Journal of Educational and Behavioral Statistics 37:479) do
     for binary items: where few clusters change, the sample shows too few of the changes that
-    there are. More than 2,000 clusters are first joined at random into 2,000 groups.
+    there are. More than 2,000 clusters of many kinds are first joined at random into 2,000 groups.
 
     Args:
         differences: The clusters, at least one.
@@ -74,20 +76,22 @@ def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
     if differences.sums.size < 2 or not differences.sums.any():
         return None
     generator = np.random.default_rng(seed)
-    sums, sizes, direction = joined(differences, _MOST_CLUSTERS, generator)
+    sums, sizes, counts, direction = _kinds(differences, generator)
     size = float(differences.sizes.mean())
     sums = np.append(sums, (differences.largest * size, -differences.largest * size))
-    sizes = np.append(sizes, (size, size))
-    resampled = np.sort(_resample(sums, sizes, generator))
-    without = (sums.sum() - sums) / (sizes.sum() - sizes)
-    influence = without.mean() - without
-    skew = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    shift = _shift(resampled, float(sums.sum() / sizes.sum()))
+    sizes, counts = np.append(sizes, (size, size)), np.append(counts, (1, 1))
+    resampled = np.sort(_resample(sums, sizes, counts, generator))
+    total, items = float((counts * sums).sum()), float((counts * sizes).sum())
+    without = (total - sums) / (items - sizes)
+    influence = np.average(without, weights=counts) - without
+    cubes, squares = (float((counts * influence**power).sum()) for power in (3, 2))
+    skew, clusters = cubes / (6 * squares**1.5), int(counts.sum())
+    shift = _shift(resampled, total / items)
     if direction < 0:
-        return Bca(-resampled[::-1], -shift, -skew, sums.size)
+        return Bca(-resampled[::-1], -shift, -skew, clusters)
     if direction == 0:
-        return Bca(np.sort(np.concatenate((resampled, -resampled))), 0.0, 0.0, sums.size)
-    return Bca(resampled, shift, skew, sums.size)
+        return Bca(np.sort(np.concatenate((resampled, -resampled))), 0.0, 0.0, clusters)
+    return Bca(resampled, shift, skew, clusters)
 
 
 def bounds(
@@ -163,7 +167,35 @@ def _shift(resampled: Floats, observed: float) -> float:
     return float(norm.ppf(np.clip(below / resampled.size, edge, 1 - edge)))
 
 
-def _resample(sums: Floats, sizes: Floats, generator: np.random.Generator) -> Floats:
+def _kinds(
+    differences: ClusteredDifferences, generator: np.random.Generator
+) -> tuple[Floats, Floats, NDArray[np.int64], int]:
+    """Sums and sizes of clusters, how many have each, and `joined`'s direction.
+
+    Clusters of one sum and size are one kind if that makes few kinds, as binary items do: how often
+    a resample holds each is multinomial. Else each is its own kind, more than 2,000 joined.
+    """
+    sums, sizes, direction = joined(differences, differences.sums.size, generator)
+    # Clusters are sorted, so that those of one kind stand together.
+    starts = np.flatnonzero(np.append(True, (np.diff(sums) != 0) | (np.diff(sizes) != 0)))
+    counts = np.diff(np.append(starts, sums.size))
+    if counts.size * _DRAWS_PER_KIND < min(sums.size, _MOST_CLUSTERS):
+        # The most frequent first, which leaves little to draw of the rest.
+        order = np.argsort(-counts, kind="stable")
+        first = starts[order]
+        return sums[first], sizes[first], counts[order].astype(np.int64), direction
+    sums, sizes, direction = joined(differences, _MOST_CLUSTERS, generator)
+    return sums, sizes, np.ones(sums.size, dtype=np.int64), direction
+
+
+def _resample(
+    sums: Floats, sizes: Floats, counts: NDArray[np.int64], generator: np.random.Generator
+) -> Floats:
+    clusters = int(counts.sum())
+    if clusters > counts.size:
+        times = generator.multinomial(clusters, counts / clusters, DRAWS)
+        held = times.astype(np.float64)  # a product of floats is BLAS's
+        return np.asarray(held @ sums / (held @ sizes), dtype=np.float64)
     found = np.empty(DRAWS)
     rows = max(1, _BLOCK // sums.size)
     equal = sizes.min() == sizes.max()

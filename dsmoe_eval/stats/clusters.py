@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom
 
 Floats = NDArray[np.float64]
 
@@ -20,6 +21,9 @@ DRAWS = 9999
 _MOST_ENUMERATED = 16
 _MOST_FLIPPED = 20_000
 _ROUNDING = 1e-9
+_FINEST = 64
+_WIDEST = 2**20
+_LONGEST_PRODUCT = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,9 @@ def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[flo
     """Two-sided paired permutation test of "A and B are equally good": swap A and B by cluster.
 
     The share of sign flips whose absolute sum is at least the one observed. Up to 16 clusters
-    with a difference are enumerated; else 9,999 random flips give p = (1 + hits) / (1 + draws):
+    with a difference are enumerated, and sums that are multiples of 1/d for a d up to 64, as those
+    of binary items and of means of d samples are, have their distribution convolved from
+    binomials; else 9,999 random flips give p = (1 + hits) / (1 + draws):
     Phipson and Smyth (2010), Statistical Applications in Genetics and Molecular Biology 9:39. It
     keeps its level for any number of clusters where A and B are exchangeable within clusters.
     More than 20,000 clusters are first joined at random into as many groups, flipped whole.
@@ -191,6 +197,12 @@ def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[flo
     Returns:
         The p-value, 1.0 without any difference, and the test's name.
     """
+    sums = differences.sums[differences.sums != 0]
+    if sums.size > _MOST_ENUMERATED:
+        lattice = _on_lattice(np.abs(sums))
+        if lattice is not None:
+            observed = round(abs(float(sums.sum())) * lattice[1])
+            return _lattice_p_value(lattice[0], observed), "sign-flip permutation, exact"
     generator = np.random.default_rng(seed)
     sums, _, _ = joined(differences, _MOST_FLIPPED, generator)
     sizes = np.sort(np.abs(sums[sums != 0]))
@@ -202,6 +214,39 @@ def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[flo
         return float((np.abs(flipped) >= bar).mean()), "sign-flip permutation, exact"
     hits = int((np.abs(_flipped_sums(sizes, generator)) >= bar).sum())
     return (1 + hits) / (1 + DRAWS), f"sign-flip permutation, {DRAWS:,} draws"
+
+
+def _on_lattice(sizes: Floats) -> tuple[NDArray[np.int64], int] | None:
+    """The sizes as multiples of 1/d, and the smallest d that fits; None if there is none."""
+    for d in range(1, _FINEST + 1):
+        multiples = np.rint(sizes * d)
+        if multiples.sum() > _WIDEST:
+            return None
+        if (np.abs(multiples - sizes * d) <= _ROUNDING * multiples).all():
+            return multiples.astype(np.int64), d
+    return None
+
+
+def _lattice_p_value(sizes: NDArray[np.int64], observed: int) -> float:
+    """P(|sum of signs times sizes| >= observed).
+
+    The sum is 2 X - sum of sizes, where X adds, for each distinct size, size times a binomial.
+    """
+    law = np.ones(1)
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        steps = np.zeros(int(size * count) + 1)
+        steps[:: int(size)] = binom.pmf(np.arange(count + 1), count, 0.5)
+        law = _convolved(law, steps)
+    sums = 2 * np.arange(law.size) - int(sizes.sum())
+    return min(1.0, float(law[np.abs(sums) >= observed].sum()))
+
+
+def _convolved(one: Floats, other: Floats) -> Floats:
+    if one.size * other.size <= _LONGEST_PRODUCT:  # relative errors stay those of rounding
+        return np.convolve(one, other)
+    length = one.size + other.size - 1
+    product = np.fft.irfft(np.fft.rfft(one, length) * np.fft.rfft(other, length), length)
+    return np.asarray(np.maximum(product, 0.0), dtype=np.float64)
 
 
 def _flipped_sums(sizes: Floats, generator: np.random.Generator) -> Floats:

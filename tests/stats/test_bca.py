@@ -51,6 +51,21 @@ def test_joined_clusters_spread_as_all_of_them() -> None:
     assert bca_bootstrap(found, 0).resampled.std() == pytest.approx(found.standard_error, rel=0.05)
 
 
+def test_clusters_of_few_kinds_resample_as_one_by_one() -> None:
+    """Binary items, some in pairs: counts are drawn, or, told apart by a hair, the clusters."""
+    rng = np.random.default_rng(3)
+    codes = np.r_[np.arange(400), rng.integers(0, 400, 60)]
+    b = rng.choice([-1.0, 0.0, 1.0], 460, p=[0.1, 0.7, 0.2])
+    few = clustered_differences(np.zeros(460), b, codes)
+    many = clustered_differences(np.zeros(460), b + 1e-7 * rng.random(460), codes)
+    one, other = bca_bootstrap(few, 0), bca_bootstrap(many, 0)
+    assert one.clusters == other.clusters == 402
+    assert one.skew == pytest.approx(other.skew, rel=1e-3)
+    assert one.resampled.std() == pytest.approx(other.resampled.std(), rel=0.03)
+    for tail in (0.025, 0.5, 0.975):
+        assert one.bound(tail) == pytest.approx(other.bound(tail), abs=0.05 * other.resampled.std())
+
+
 def test_tail_inverts_bound() -> None:
     found = bca_bootstrap(clustered(5, 200, 60), 0)
     for tail in (0.005, 0.025, 0.2, 0.5, 0.9, 0.975):

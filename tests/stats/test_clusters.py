@@ -1,5 +1,6 @@
 """Differences by cluster, and the sign-flip test against enumeration and scipy."""
 
+from collections import Counter
 from fractions import Fraction
 from itertools import product
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test
+from scipy.stats import binomtest, norm, permutation_test
 
 from dsmoe_eval.stats.clusters import (
     as_scores,
@@ -89,7 +90,33 @@ def test_many_clusters_come_near_the_normal_law(n) -> None:
 
 
 def test_an_overwhelming_difference_has_the_smallest_p_value() -> None:
-    assert sign_flip_p_value(differences(np.ones(40)), 0)[0] == 1 / 10_000
+    values = 1 + np.random.default_rng(0).random(40) / 100
+    assert sign_flip_p_value(differences(values), 0)[0] == 1 / 10_000
+
+
+@given(st.lists(st.integers(-6, 6), min_size=20, max_size=60), st.sampled_from([1, 2, 3, 10, 64]))
+@settings(deadline=None, max_examples=40)
+def test_many_clusters_on_a_lattice_equal_counting_with_integers(values, d) -> None:
+    ways = {0: 1}
+    for value in values:
+        ways = dict(
+            sum((Counter({s + sign * abs(value): n for s, n in ways.items()}) for sign in (-1, 1)),
+                Counter())
+        )  # fmt: skip
+    extreme = sum(n for s, n in ways.items() if abs(s) >= abs(sum(values)))
+    p_value, name = sign_flip_p_value(differences(np.array(values) / d), 0)
+    assert p_value == pytest.approx(extreme / 2 ** len(values), rel=1e-9)
+    assert name == "sign-flip permutation, exact"
+
+
+def test_a_long_lattice_equals_the_binomial() -> None:
+    """Convolved by Fourier transforms; single gains and losses are a sign test."""
+    values = np.repeat([1.0, -1.0, 2.0, -2.0], [20_500, 20_000, 5000, 5000])
+    # Sums are even: a step of 2 lies half below 500.
+    expected = 2 * norm.sf(499 / np.sqrt((values**2).sum()))
+    assert sign_flip_p_value(differences(values), 0)[0] == pytest.approx(expected, rel=2e-3)
+    single = binomtest(20_500, 40_500).pvalue
+    assert sign_flip_p_value(differences(values[:40_500]), 0)[0] == pytest.approx(single, rel=1e-9)
 
 
 def test_clusters_that_cancel_show_nothing() -> None:

@@ -1,0 +1,103 @@
+"""The command that compares two results from anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .main import main
+
+if TYPE_CHECKING:
+    from ..runs.compare_results import Comparison
+    from ..runs.pairing import Unpaired
+    from ..stats import PairedResult
+
+_EXAMPLES = """\b
+  dsmoe-eval compare out/lab:base out/lab:contrast:math
+  dsmoe-eval compare lm_eval_out/base lm_eval_out/tuned --metric acc
+  dsmoe-eval compare base.eval steered.eval
+  dsmoe-eval compare a.csv b.parquet --id question_id
+  dsmoe-eval compare wide.csv:MODEL_A wide.csv:MODEL_B --id question_id --gold answer
+"""
+
+
+@main.command("compare", epilog=_EXAMPLES)
+@click.argument("a")
+@click.argument("b")
+@click.option("--id", help="Column that names an item, to pair by it and not by content.")
+@click.option("--score", help="Column of the scores, more is better [score].")
+@click.option("--gold", help="Column of right answers; the score columns then hold answers.")
+@click.option("--domain", help="Column of the domain [domain; of lm-eval the task].")
+@click.option("--cluster", help="Column that items share which are not independent.")
+@click.option("--sample", help="Column that tells samples of one item apart [sample].")
+@click.option("--items", type=click.Path(path_type=Path),
+              help="A table with more of these columns, joined by --id.")  # fmt: skip
+@click.option("--absent", metavar="VALUE", help="Score or answer of an item that was not asked.")
+@click.option("--task", help="Only this task.")
+@click.option("--metric", help="The metric, where there are several.")
+@click.option("--filter", help="lm-eval's filter, where there are several.")
+@click.option("--margin", type=float, default=0.02, show_default=True,
+              help="Differences below it do not matter: a fraction, as the scores.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def compare_command(a: str, b: str, margin: float, as_json: bool, **columns: Any) -> None:
+    """Compare B with the baseline A, item by item: by domain and pooled.
+
+    A and B are each a run and its variant (RUN:base, RUN:variant:target), a cell's folder,
+    lm-eval's results folder or samples_*.jsonl, an Inspect log (.eval, .json), or a table (Parquet,
+    CSV, TSV, JSONL) with columns item and score, perhaps domain, cluster, sample; FILE:COLUMN names
+    the column of the scores. Items are paired by content, or by the column that --id names.
+    """
+    from ..runs.compare_results import compare
+    from ..runs.readers import Selection
+
+    found = compare(a, b, Selection(**columns), margin=margin)
+    click.echo(json.dumps(found.to_dict(), allow_nan=False) if as_json else as_text(found))
+
+
+def as_text(found: Comparison) -> str:
+    """What a person reads."""
+    lines = [f"A  {found.a}", f"B  {found.b}"]
+    lines += [f"unpaired: {_unpaired(found.unpaired_a, 'A')}, {_unpaired(found.unpaired_b, 'B')}"]
+    lines += [f"warning: {warning}" for warning in found.warnings]
+    for one in found.domains:
+        p_value = f"p {one.result.p_value:.2g}, {one.p_adjusted:.2g} by Holm"
+        lines += ["", *_block(one.domain, one.result, p_value, one.words)]
+    lines += ["", *_block("all", found.pooled, f"p {found.pooled.p_value:.2g}", found.words)]
+    if found.conflicting:
+        lines.append("warning: domains differ significantly in both directions; the pool describes"
+                     " neither")  # fmt: skip
+    elif found.opposed:
+        lines.append(f"warning: against the pool's sign: {', '.join(found.opposed)}")
+    return "\n".join(lines)
+
+
+def _unpaired(side: Unpaired, name: str) -> str:
+    if not side.n:
+        return f"{name} none"
+    reasons = ", ".join(f"{n} {_REASONS[reason]}" for reason, n in side.reasons.items())
+    more = ", ..." if side.n > len(side.first) else ""
+    return f"{name} {side.n} ({reasons}: {', '.join(side.first)}{more})"
+
+
+_REASONS = {
+    "gold": "with another right answer",
+    "question": "with another prompt or options",
+    "absent": "not on the other side",
+    "unscored": "without a score",
+}
+
+
+def _block(name: str, result: PairedResult, p_value: str, words: str) -> list[str]:
+    clusters = f" in {result.clusters} clusters" if result.clusters < result.n else ""
+    lower, upper = result.ci95
+    interval = "no interval" if lower != lower else f"95 % interval {lower:+.4f} to {upper:+.4f}"
+    mde = "none" if result.mde80 != result.mde80 else f"{result.mde80:.4f}"
+    return [
+        f"{name}: {words}",
+        f"  n {result.n}{clusters}, A {result.score_a:.4f}, B {result.score_b:.4f}, "
+        f"delta {result.delta:+.4f}, {interval}",
+        f"  {p_value} ({result.test}), gained {result.gained}, lost {result.lost}, mde80 {mde}",
+    ]
