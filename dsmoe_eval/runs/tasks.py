@@ -50,6 +50,11 @@ class LoadedTask:
         return int(self.task.config.generation_kwargs["max_gen_toks"])
 
     @property
+    def answers_asked(self) -> int:
+        """One for each item and sample."""
+        return len(self.items) * self.card.samples
+
+    @property
     def items_hash(self) -> str:
         """One hash over all items, in order."""
         return hashlib.sha256("".join(item.id for item in self.items).encode()).hexdigest()[:16]
