@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engines import load_model
-    from .runs import identify, run
+    from .runs import compare, identify, run
     from .steering import steer
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "identify", "load_model", "run", "steer"]
+__all__ = ["__version__", "compare", "identify", "load_model", "run", "steer"]
 
-_HOMES = {"identify": ".runs", "load_model": ".engines", "run": ".runs", "steer": ".steering"}
+_HOMES = {
+    "compare": ".runs",
+    "identify": ".runs",
+    "load_model": ".engines",
+    "run": ".runs",
+    "steer": ".steering",
+}
 
 
 def __getattr__(name: str) -> Any:

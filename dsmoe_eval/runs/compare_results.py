@@ -136,6 +136,7 @@ def _compared(a: str, b: str, pairs: Pairs, margin: float, seed: int) -> Compari
     scores = table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
     clusters = _labels(table["cluster"], alone=True)
     strata = _labels(table["domain"], alone=False)
+    fractions = all(side.min() >= 0 and side.max() <= 1 for side in scores)
     domains: tuple[DomainResult, ...] = ()
     if strata is None or len(np.unique(strata)) < 2:
         pooled, conflicting = compare_paired(*scores, clusters, seed), False
@@ -143,12 +144,12 @@ def _compared(a: str, b: str, pairs: Pairs, margin: float, seed: int) -> Compari
         found = compare_strata(*scores, strata, clusters, ALPHA, seed)
         pooled, conflicting = found.pooled, found.conflicting
         domains = tuple(
-            DomainResult(name, result, p, *_said(result, margin, p))
+            DomainResult(name, result, p, *_said(result, margin, p, fractions))
             for name, result, p in zip(found.strata, found.results, found.p_adjusted, strict=True)
         )
-    verdict, words = _said(pooled, margin, None)
+    verdict, words = _said(pooled, margin, None, fractions)
     if mixed := _mixed(verdict, domains, conflicting):
-        verdict, words = "mixed", f"{mixed}; pooled {100 * pooled.delta:+.1f} points"
+        verdict, words = "mixed", f"{mixed}; pooled {words}"
     opposed = tuple(d.domain for d in domains if d.result.delta * pooled.delta < 0)
     return Comparison(
         a, b, pooled, verdict, words, domains, conflicting, opposed,
@@ -172,10 +173,16 @@ def _labels(column: Any, alone: bool) -> Any:
     return codes
 
 
-def _said(result: PairedResult, margin: float, p_adjusted: float | None) -> tuple[str, str]:
-    """Verdict and words."""
+def _said(
+    result: PairedResult, margin: float, p_adjusted: float | None, fractions: bool
+) -> tuple[str, str]:
+    """Verdict and words; of scores that are no fractions in their own units, not in points."""
     said = claim(result, margin, ALPHA, p_adjusted)
-    return said.verdict, said.words
+    if fractions:
+        return said.verdict, said.words
+    p_value = result.p_value if p_adjusted is None else p_adjusted
+    within = f" within {margin:g}" if said.verdict == "equivalent" else ""
+    return said.verdict, f"{said.verdict}{within} ({result.delta:+.4g}, p = {p_value:.3g})"
 
 
 def _mixed(verdict: str, domains: tuple[DomainResult, ...], conflicting: bool) -> str:

@@ -73,7 +73,7 @@ def test_cells_asked_in_another_way_are_refused(root):
     one, two, three = (read_results(root / "cells" / name) for name in ("bx", other, metric))
     with pytest.raises(UserError, match="other prompts: x: prompt of A is plain"):
         pair(one, two, by_id=False)
-    with pytest.raises(UserError, match="by metric 'acc'.*by 'f1'"):
+    with pytest.raises(UserError, match=r"by metric 'acc'.*by 'f1'"):
         pair(one, three, by_id=False)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from inspect_ai import Task, eval  # noqa: A004
 from inspect_ai.dataset import Sample
-from inspect_ai.log import read_eval_log, write_eval_log
-from inspect_ai.scorer import accuracy, includes, scorer
-from inspect_ai.scorer import Score as InspectScore
-from inspect_ai.solver import generate, system_message
+from inspect_ai.log import EvalPlanStep, read_eval_log, write_eval_log
+from inspect_ai.model import ModelOutput
+from inspect_ai.scorer import Score, includes
+from inspect_ai.solver import solver
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.runs.pairing import pair
@@ -21,36 +21,47 @@ LONG = "word " * 400
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
 
 
-@scorer(metrics=[accuracy()])
-def two_values():
-    async def score(state, target):
-        right = float(target.text in state.output.completion)
-        return InspectScore(value={"right": right, "half": right / 2})
+@solver
+def says_the_same():
+    async def solve(state, generate):
+        state.output = ModelOutput.from_content("none", "Default output")
+        return state
 
-    return score
+    return solve
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
-    """A mock model says the same to all; three items, two epochs; by solver and scorer."""
+    """Without a model, the same is said to all; three items, two epochs; and copies."""
 
-    def run(solver, score, **options):
-        samples = [
-            Sample(id=i, input=f"{LONG}{i}?", target=t, metadata={"domain": d, "topic": t})
-            for i, t, d in ((1, "Default", "law"), (2, "no", "law"), (3, "output", "math"))
-        ]
-        task = Task(name="t", dataset=samples, solver=solver, scorer=score, epochs=2)
-        (log,) = eval(
-            task, model="mockllm/model", display="none",
-            log_dir=str(tmp_path_factory.mktemp("logs")), **options,
-        )  # fmt: skip
-        return Path(log.location.removeprefix("file://"))
+    folder = tmp_path_factory.mktemp("logs")
+    samples = [
+        Sample(id=i, input=f"{LONG}{i}?", target=t, metadata={"domain": d, "topic": t})
+        for i, t, d in ((1, "Default", "law"), (2, "no", "law"), (3, "output", "math"))
+    ]
+    task = Task(name="t", dataset=samples, solver=says_the_same(), scorer=includes(), epochs=2)
+    (log,) = eval(task, model="none/none", display="none", log_dir=str(folder))
+    plain = Path(log.location.removeprefix("file://"))
+
+    def changed(name, change):
+        log = read_eval_log(str(plain))
+        change(log)
+        write_eval_log(log, str(folder / name))
+        return folder / name
+
+    def ask_otherwise(log):
+        step = EvalPlanStep(solver="prompt_template", params={"template": "Think. {prompt}"})
+        log.plan.steps.insert(0, step)
+
+    def score_twice(log):
+        for sample in log.samples:
+            right = float(sample.scores["includes"].value == "C")
+            sample.scores = {"two_values": Score(value={"right": right, "half": right / 2})}
 
     return {
-        "plain": run(generate(), includes()),
-        "again": run(generate(), includes()),
-        "prompted": run([system_message("Think."), generate()], includes()),
-        "two": run(generate(), two_values()),
+        "plain": plain,
+        "prompted": changed("prompted.eval", ask_otherwise),
+        "two": changed("two.eval", score_twice),
     }
 
 
@@ -72,9 +83,9 @@ def test_json_holds_the_same(logs, tmp_path):
 
 
 def test_other_solvers_are_other_prompts(logs):
-    plain, again, prompted = (read_results(logs[k]) for k in ("plain", "again", "prompted"))
-    assert pair(plain, again, by_id=False).warnings == ()
-    with pytest.raises(UserError, match="other prompts: solver of A.*--id id"):
+    plain, prompted = read_results(logs["plain"]), read_results(logs["prompted"])
+    assert pair(plain, plain, by_id=False).warnings == ()
+    with pytest.raises(UserError, match=r"other prompts: solver of A.*--id id"):
         pair(plain, prompted, by_id=False)
     (warning,) = pair(plain, prompted, by_id=True).warnings
     assert warning.startswith("other prompts")
@@ -131,7 +142,7 @@ def test_damaged_archives_are_told(logs, tmp_path):
 def test_archives_that_hold_a_name_twice_or_too_much(logs, tmp_path, monkeypatch):
     path = tmp_path / "log.eval"
     shutil.copy(logs["plain"], path)
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("samples/1_epoch_1.json", "{}")
     with pytest.raises(UserError, match="twice"):
         read_results(path)
@@ -142,8 +153,9 @@ def test_archives_that_hold_a_name_twice_or_too_much(logs, tmp_path, monkeypatch
 
 @needs_real
 def test_real_logs_of_several_versions():
-    new, old = REAL / "2025-02-11T15-18-04-05-00_popularity_mj7khqpMM4GBCfVQozKgzB.eval", (
-        REAL / "2025-05-12T20-28-13-04-00_popularity.json"
+    new, old = (
+        REAL / "2025-02-11T15-18-04-05-00_popularity_mj7khqpMM4GBCfVQozKgzB.eval",
+        (REAL / "2025-05-12T20-28-13-04-00_popularity.json"),
     )
     one, two = read_results(new), read_results(old)
     assert (len(one.table), len(two.table)) == (10, 3)

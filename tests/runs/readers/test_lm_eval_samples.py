@@ -93,8 +93,8 @@ def test_filters_and_metrics_are_chosen_not_guessed(copy):
 @pytest.mark.parametrize("value", [None, [1, 2], "1", {"a": 1}])
 def test_a_score_that_is_no_number_is_refused(copy, value):
     path = samples(copy, "lab_arithmetic")
-    rewrite(path, lambda rows: rows[:2] + [rows[2] | {"exact_match": value}])
-    with pytest.raises(UserError, match="line 3: exact_match is .* no number"):
+    rewrite(path, lambda rows: [*rows[:2], rows[2] | {"exact_match": value}])
+    with pytest.raises(UserError, match=r"line 3: exact_match is .* no number"):
         read_results(path)
 
 

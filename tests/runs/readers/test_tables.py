@@ -58,7 +58,7 @@ def test_answers_are_judged_by_gold_and_what_was_not_asked_is_left_out(tmp_path)
     path = csv(tmp_path, "q,gold,M,N\n1,A,A,A\n2,B,,B\n3,C,MISSING,A\n")
     selection = Selection(id="q", gold="gold")
     assert read_results(f"{path}:N", selection).table["score"].tolist() == [1, 1, 0]
-    with pytest.raises(UserError, match="1 answers are 'MISSING'.*--absent MISSING"):
+    with pytest.raises(UserError, match=r"1 answers are 'MISSING'.*--absent MISSING"):
         read_results(f"{path}:M", selection)
     found = read_results(f"{path}:M", Selection(id="q", gold="gold", absent="MISSING"))
     assert found.table["score"].tolist() == [1, 0]
