@@ -123,6 +123,9 @@ def test_another_model_or_suite_is_no_baseline(make_data):
     ):
         with pytest.raises(UserError, match=words):
             changes_since(run, as_result(make_data() | change, "b"))
+    unnamed = as_result(make_data() | {"run": {}}, "unnamed")
+    with pytest.raises(UserError, match="another model"):
+        changes_since(unnamed, unnamed)
 
 
 def test_a_figure_that_one_lacks_is_missing_with_its_reason(make_data):
