@@ -55,7 +55,7 @@ def compare_files(rows: int) -> dict[str, float]:
         for suffix in (".parquet", ".csv"):
             a, b = write_tables(Path(folder), rows, suffix)
             start = time.perf_counter()
-            assert compare(a, b).pooled.n == rows
+            compare(a, b)
             seconds[suffix] = time.perf_counter() - start
     return seconds
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .clusters import DRAWS, ClusteredDifferences, Floats, joined
 
@@ -39,8 +38,8 @@ class Bca:
         The normal quantile is replaced by Student's times sqrt(n / (n - 1)), which undoes the
         bootstrap's narrowness: Hesterberg (2015), The American Statistician 69:371, section 5.3.
         """
-        reach = self.shift + self._scale * float(student.ppf(tail, self.clusters - 1))
-        place = norm.cdf(self.shift + reach / max(1 - self.skew * reach, 0.05))
+        reach = self.shift + self._scale * float(stdtrit(self.clusters - 1, tail))
+        place = ndtr(self.shift + reach / max(1 - self.skew * reach, 0.05))
         return float(np.quantile(self.resampled, place))
 
     def tail(self, threshold: float) -> float:
@@ -48,9 +47,9 @@ class Bca:
         steps = np.linspace(0, 1, self.resampled.size)
         edge = 1 / (self.resampled.size + 1)
         place = np.clip(np.interp(threshold, self.resampled, steps), edge, 1 - edge)
-        distance = float(norm.ppf(place)) - self.shift
+        distance = float(ndtri(place)) - self.shift
         reach = distance / max(1 + self.skew * distance, 0.05) - self.shift
-        return float(student.cdf(reach / self._scale, self.clusters - 1))
+        return float(stdtr(self.clusters - 1, reach / self._scale))
 
     @property
     def _scale(self) -> float:
@@ -134,7 +133,7 @@ def lower_tail(differences: ClusteredDifferences, bootstrap: Bca | None, thresho
     share, effective = _unchanged(differences)
     if share <= above:
         return found
-    return max(found, float(norm.sf(math.sqrt(effective * above / (share - above)))))
+    return max(found, float(ndtr(-math.sqrt(effective * above / (share - above)))))
 
 
 def _unseen(differences: ClusteredDifferences, alpha: float) -> float:
@@ -145,7 +144,7 @@ def _unseen(differences: ClusteredDifferences, alpha: float) -> float:
     knows only changes that were seen.
     """
     share, effective = _unchanged(differences)
-    z = float(norm.isf(alpha))
+    z = float(-ndtri(alpha))
     return share * z * z / (effective + z * z)
 
 
@@ -164,7 +163,7 @@ def _unchanged(differences: ClusteredDifferences) -> tuple[float, float]:
 def _shift(resampled: Floats, observed: float) -> float:
     below = np.searchsorted(resampled, (observed - 1e-12, observed + 1e-12)).mean()
     edge = 1 / (resampled.size + 1)
-    return float(norm.ppf(np.clip(below / resampled.size, edge, 1 - edge)))
+    return float(ndtri(np.clip(below / resampled.size, edge, 1 - edge)))
 
 
 def _kinds(

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import bdtr
+from scipy.special import bdtr, bdtrik, gammaln, xlog1py, xlogy
 from scipy.stats import binom
 
 _TAIL = 1e-9
@@ -218,14 +218,18 @@ def _power(n: int, delta: float, discordance: float, alpha: float) -> float:
     # Too rare a change to count; scipy's binomial overflows for probabilities near 1e-308.
     if n * discordance < _TAIL:
         return 0.0
-    first, last = binom.ppf((_TAIL, 1 - _TAIL), n, discordance).astype(int)
+    # As binom.ppf and binom.pmf, whose checks take longer than these.
+    tails = bdtrik((_TAIL, 1 - _TAIL), n, discordance)
+    first, last = max(0, math.floor(tails[0])), min(n, math.ceil(tails[1]))
     changed = np.arange(first, last + 1)
     most = _most_of(n, changed, alpha)
     gain_share = (1 + delta / discordance) / 2
     rejected = bdtr(most, changed, gain_share) + bdtr(most, changed, 1 - gain_share)
     # bdtr is NaN below zero, where no split of so few changed items can be rejected.
     rejected = np.where(most < 0, 0.0, rejected)
-    return float(binom.pmf(changed, n, discordance) @ rejected)
+    ways = gammaln(n + 1) - gammaln(changed + 1) - gammaln(n - changed + 1)
+    odds = xlogy(changed, discordance) + xlog1py(n - changed, -discordance)
+    return float(np.exp(ways + odds) @ rejected)
 
 
 def _most_of(n: int, changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
