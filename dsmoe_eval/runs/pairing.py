@@ -14,6 +14,7 @@ from .readers.results import Results, first_few
 
 _REASONS = ("gold", "question", "absent")
 _NAMED = 5
+_COMPARED = ["task", "id", "domain", "cluster", "score", "gold", "question", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
     merged, more = _checked(_matched(left, right), by_id)
     notes += more
     alone_a, alone_b = (
-        table[~np.isin(np.arange(len(table)), merged[row])]
+        table.drop(index=table.index[merged[row].to_numpy()])
         for table, row in ((left, "row_a"), (right, "row_b"))
     )
     unpaired_a, unpaired_b = _unpaired(alone_a, alone_b, a), _unpaired(alone_b, alone_a, b)
@@ -183,26 +184,30 @@ def _joined(task: pd.Series[Any], name: pd.Series[Any]) -> pd.Series[Any]:
 
 def _matched(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Rows of equal keys side by side, columns with `_a` and `_b`, and their row numbers."""
-    codes, _ = pd.factorize(pd.concat([left["key"], right["key"]], ignore_index=True))
-    own, other = codes[: len(left)], codes[len(left) :]
-    place = np.full(int(codes.max()) + 1, -1)
-    place[own] = np.arange(len(left))
-    row_b = np.flatnonzero(place[other] >= 0)
-    row_a = place[other][row_b]
-    order = np.argsort(row_a)
-    row_a, row_b = row_a[order], row_b[order]
-    sides = [
-        table.take(rows).reset_index(drop=True).add_suffix(suffix)
-        for table, rows, suffix in ((left, row_a, "_a"), (right, row_b, "_b"))
-    ]
+    left, right = left[[*_COMPARED, "key"]], right[[*_COMPARED, "key"]]
+    if left["key"].equals(right["key"]):
+        row_a = row_b = np.arange(len(left))
+    else:
+        codes, _ = pd.factorize(pd.concat([left["key"], right["key"]], ignore_index=True))
+        place = np.full(int(codes.max()) + 1, -1)
+        place[codes[: len(left)]] = np.arange(len(left))
+        partner = place[codes[len(left) :]]
+        row_b = np.flatnonzero(partner >= 0)
+        row_b = row_b[np.argsort(partner[row_b])]
+        row_a = partner[row_b]
+        left, right = left.take(row_a), right.take(row_b)
+    left, right = left.reset_index(drop=True), right.reset_index(drop=True)
+    sides = [left.add_suffix("_a"), right.add_suffix("_b")]
     return pd.concat(sides, axis=1).assign(row_a=row_a, row_b=row_b)
 
 
 def _checked(merged: pd.DataFrame, by_id: bool) -> tuple[pd.DataFrame, list[str]]:
     """Without pairs that are not the same item, and what else differs."""
-    merged = merged[~_differs(merged, "gold")]
+    regolded = _differs(merged, "gold")
+    if regolded.any():
+        merged = merged[~regolded]
     other = _differs(merged, "question")
-    if not by_id:
+    if other.any() and not by_id:
         merged = merged[~other]
     notes = []
     if by_id and other.any():
@@ -221,6 +226,8 @@ def _checked(merged: pd.DataFrame, by_id: bool) -> tuple[pd.DataFrame, list[str]
 
 def _differs(merged: pd.DataFrame, name: str) -> Any:
     own, other = merged[f"{name}_a"], merged[f"{name}_b"]
+    if own.equals(other):
+        return np.zeros(len(merged), dtype=bool)
     return (own.notna() & other.notna() & (own != other)).to_numpy(dtype=bool)
 
 

@@ -92,7 +92,10 @@ def compare_strata(
 
 
 def _nested(stratum: NDArray[np.int64], clusters: ArrayLike) -> NDArray[np.int64]:
-    _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+    labels = np.asarray(clusters)
+    if labels.dtype.kind not in "iu":
+        labels = labels.astype(str)
+    _, cluster = np.unique(labels, return_inverse=True)
     return np.asarray(stratum * (int(cluster.max()) + 1) + cluster, dtype=np.int64)
 
 

@@ -38,8 +38,7 @@ def read_table(path: Path, which: str | None, selection: Selection) -> Results:
 def read_frame(frame: pd.DataFrame, selection: Selection, source: str = "table") -> Results:
     """As `read_table`, of a data frame."""
     wanted = _columns([str(name) for name in frame.columns], None, selection, source)
-    text = {name: _as_text(frame[name]) for name in wanted.values()}
-    return from_frame(source, pd.DataFrame(text), wanted, selection)
+    return from_frame(source, frame, wanted, selection)
 
 
 def column_names(path: Path) -> list[str]:
@@ -95,7 +94,7 @@ def _columns(
 
 
 def _load(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """The columns as strings, None where there is no value."""
+    """The columns; of text formats as strings."""
     names = list(dict.fromkeys(columns))
     if path.suffix == ".parquet":
         return by_library(path, lambda: _load_parquet(path, names))
@@ -112,7 +111,7 @@ def _load_parquet(path: Path, names: list[str]) -> pd.DataFrame:
             raise UserError(f"{path}: more than {MOST_ROWS:,} rows; split it by task")
         # Without pandas' own metadata, which could name an index or a type.
         table = file.read(columns=names).replace_schema_metadata()
-    return pd.DataFrame({name: _as_text(table[name].to_pandas()) for name in names})
+    return pd.DataFrame({name: table[name].to_pandas() for name in names})
 
 
 def _load_jsonl(path: Path, names: list[str]) -> pd.DataFrame:
@@ -122,7 +121,7 @@ def _load_jsonl(path: Path, names: list[str]) -> pd.DataFrame:
             if name not in row:
                 raise UserError(f"{path}, line {number}: no {name!r}")
             values[name].append(row[name])
-    return pd.DataFrame({name: _as_text(pd.Series(column)) for name, column in values.items()})
+    return pd.DataFrame({name: pd.Series(column) for name, column in values.items()})
 
 
 def _open_csv(path: Path, names: list[str] | None) -> Any:
@@ -179,15 +178,19 @@ def _text(value: Any) -> str | None:
 def from_frame(
     source: str, frame: pd.DataFrame, wanted: dict[str, str], selection: Selection
 ) -> Results:
-    """Make results of a table of strings.
+    """Make results of a table.
 
     Args:
         source: what the user called it.
-        frame: the table, strings or None.
+        frame: the table.
         wanted: our column -> its name in the table.
         selection: as `read_table`.
     """
-    table = pd.DataFrame({ours: frame[theirs].to_numpy() for ours, theirs in wanted.items()})
+    frame = frame.reset_index(drop=True)
+    table = pd.DataFrame({ours: _as_text(frame[theirs]) for ours, theirs in wanted.items()})
+    scores = frame[wanted["score"]]
+    if selection.gold is None and selection.absent is None and scores.dtype.kind in "iufb":
+        table["score"] = scores
     if "id" in table and table["id"].isna().any():
         row = int(np.flatnonzero(table["id"].isna())[0]) + 1
         raise UserError(f"{source}: row {row} has no {wanted['id']!r}; every item needs its own")
@@ -212,7 +215,8 @@ def _joined(table: pd.DataFrame, selection: Selection, source: str) -> pd.DataFr
     if key not in names or "id" not in table:
         raise UserError(f"{path}: no column {key!r} to join it by; name the one of both: --id")
     items = _load(path, [key, *more.values()])
-    added = pd.DataFrame({a: items[b].to_numpy() for a, b in more.items()}, index=items[key])
+    columns = {a: _as_text(items[b]).to_numpy() for a, b in more.items()}
+    added = pd.DataFrame(columns, index=pd.Index(_as_text(items[key])))
     if added.index.has_duplicates:
         twice = added.index[added.index.duplicated()][0]
         raise UserError(f"{path}: item {twice!r} stands there twice; name another --id")
@@ -272,9 +276,7 @@ def _judged(table: pd.DataFrame, source: str) -> pd.Series[Any]:
 
 def _numbers(table: pd.DataFrame, source: str) -> pd.Series[Any]:
     values = table["score"]
-    truth = {"true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
-    text = values.where(~values.isin(truth), values.map(truth))
-    numbers = pd.to_numeric(text, errors="coerce").astype(np.float64)
+    numbers = values.astype(np.float64) if values.dtype.kind in "iufb" else _parsed(values)
     wrong = np.flatnonzero(~np.isfinite(numbers.to_numpy()))
     if wrong.size:
         value = values.iloc[wrong[0]]
@@ -284,6 +286,13 @@ def _numbers(table: pd.DataFrame, source: str) -> pd.Series[Any]:
             f"({shown}); if such items were not asked say --absent VALUE"
         )
     return numbers
+
+
+def _parsed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Numbers of strings, NaN where one is none."""
+    truth = {"true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
+    text = values.where(~values.isin(truth), values.map(truth))
+    return pd.to_numeric(text, errors="coerce").astype(np.float64)
 
 
 def _with_content(table: pd.DataFrame) -> pd.DataFrame:
