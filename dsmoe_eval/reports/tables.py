@@ -281,7 +281,7 @@ def caveats(result: dict[str, Any]) -> list[str]:
             sizes = " or ".join(map(str, missing))
             found.append(
                 f"{arm['variant']} on {arm['target']}: its method does not name {sizes} experts "
-                "with a positive score, so those sizes were not tried."
+                "with a positive score, or they are all experts; those sizes were not tried."
             )
     if result["run"]["model"] in EMBEDDED_MODELS:
         found.insert(

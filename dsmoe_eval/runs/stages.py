@@ -103,15 +103,18 @@ def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
 
 
 def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
-    """Sizes of the grid for which the method cannot name as many experts.
+    """Sizes of the grid for which the method cannot name as many experts, or which leave none out.
 
     Raises:
         UserError: it can name none of them.
     """
     missing, reason = [], None
     sizes = sorted({settings.experts for settings in job.grid(variant)})
+    identity = job.serving.identity
     for size in sizes:
         try:
+            if size >= identity.experts * len(identity.layers):
+                raise ValueError(f"{size} experts are all that the model has")
             variant_experts(variant, counts, target, target, size, job.plan.seed)
         except ValueError as error:
             missing.append(size)
