@@ -76,6 +76,7 @@ class VllmEngine:
         place = locate(name)
         self._llm = _start(name, place, dtype, options)
         self._eager = bool(options.get("enforce_eager"))
+        self._decodes = not options.get("skip_tokenizer_init", True)
         self._steered = False
         try:
             routers = self._rpc("dsmoe_routers")
@@ -160,15 +161,18 @@ class VllmEngine:
     def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
         """An answer to each, up to one of the tokens `stop` or its limit.
 
-        Tokens of a stop string that ends an answer are part of it. Stop strings that count behind a
-        model's thinking only end nothing: vLLM looks for them everywhere.
+        Tokens of a stop string that ends an answer are part of it. Stop strings end nothing where
+        the engine has no tokenizer (`skip_tokenizer_init=False` gives it one), nor where they count
+        behind a model's thinking only: vLLM looks for them everywhere.
 
         The same prompts give the same, whatever was asked before: a prefix that an earlier call
         left in the cache would have a prompt computed in other pieces, with other last bits.
         """
         self._forget()
         settings = [
-            {"max_tokens": r.limit, "stop_token_ids": list(stop), **_stopping(r), **_drawing(r)}
+            {"max_tokens": r.limit, "stop_token_ids": list(stop)}
+            | (_stopping(r) if self._decodes else {})
+            | _drawing(r)
             for r in requests
         ]
         outputs = self._generate([request.prompt for request in requests], settings)
@@ -324,7 +328,8 @@ def _start(name: str, place: str, dtype: str, options: dict[str, Any]) -> Any:
         "logprobs_mode": "raw_logprobs",
     }
     try:
-        settings = {"seed": 0, "dtype": _precision(place, dtype), **options, **fixed}
+        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
+        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
         return vllm.LLM(model=place, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error

@@ -177,6 +177,7 @@ def start(model: str, tokenizer: Any, batch_tokens: int, **options: Any) -> Vllm
         # A compiled model answers faster, but shows no routing, by which every run finds experts
         # and proves its steering; with a second engine for the answers, more would differ.
         "enforce_eager": True,
+        "skip_tokenizer_init": False,  # stop strings are found in text
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),

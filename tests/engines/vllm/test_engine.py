@@ -450,7 +450,7 @@ def test_the_prefix_cache_is_used_and_emptied(tight):
     profile = profile_of(engine, INTERVENTIONS["bias"])
     cached = []
     for _ in range(2):
-        outputs = engine._generate(PROMPTS)
+        outputs = engine._generate(PROMPTS, {})
         cached.append(sum(output.num_cached_tokens for output in outputs))
     with engine.steer(profile):
         steered = engine.log_probabilities(PROMPTS)

@@ -43,6 +43,7 @@ def test_both_give_the_same():
         "lab-poly",
         dtype="float32",
         enforce_eager=True,
+        skip_tokenizer_init=False,
         max_model_len=64,
         distributed_executor_backend="uni",
     )

@@ -17,6 +17,7 @@ os.environ |= {
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.cards import Identification
+from dsmoe_eval.engines.generation import Request
 from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.engines.serving import load_serving
 from dsmoe_eval.errors import UserError
@@ -111,7 +112,7 @@ def test_texts_as_long_as_fit_are_scored(ours, theirs):
     with pytest.raises(UserError, match=re.escape(f"do not fit into the model's {longest}")):
         theirs.lm._score([([3], [4] * (longest + 1))])
     with pytest.raises(UserError, match="2 for its answer do not fit"):
-        theirs.lm._continue([[3] * (longest - 1)], 2)
+        list(theirs.lm._answer([Request((3,) * (longest - 1), 2)]))
     (one, _), (two, two_long) = (s.lm.loglikelihood_rolling(requests) for s in (ours, theirs))
     assert two == pytest.approx(one, abs=1e-4)
     assert two_long < two
