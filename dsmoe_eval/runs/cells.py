@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ..errors import UserError
 from .folder import RunFolder, new_folder, read_json, write_json
@@ -136,9 +137,12 @@ def read_samples(folder: RunFolder, cell_id: str) -> pd.DataFrame:
     """
     path: Path = folder.cell(cell_id) / "samples.parquet"
     try:
-        return pd.read_parquet(path)
+        table = pq.read_table(path)
+        table.validate(full=True)  # a damaged file can hold text that is no UTF-8
+        frame: pd.DataFrame = table.to_pandas()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read; delete its folder and run again") from error
+    return frame
 
 
 def _evaluate(lm: Any, task: LoadedTask) -> list[tuple[Judged, ...]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from statsmodels.stats.contingency_tables import mcnemar
@@ -213,6 +213,7 @@ def test_a_truncated_file_is_refused_or_its_items_are_missed(base, tmp_path, cut
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".csv.gz", ".parquet"])
 @given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 7)), min_size=1, max_size=3))
+@example(places=[(0.044921875, 7)])  # text that is no UTF-8, in a Parquet file
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bits_raise_nothing_but_a_sentence(base, tmp_path, suffix, places):
     path = tmp_path / f"b{suffix}"

@@ -111,6 +111,7 @@ def _load_parquet(path: Path, names: list[str]) -> pd.DataFrame:
             raise UserError(f"{path}: more than {MOST_ROWS:,} rows; split it by task")
         # Without pandas' own metadata, which could name an index or a type.
         table = file.read(columns=names).replace_schema_metadata()
+    table.validate(full=True)  # a damaged file can hold text that is no UTF-8
     return pd.DataFrame({name: table[name].to_pandas() for name in names})
 
 

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.runs.readers import Selection, read_results
@@ -155,6 +157,13 @@ def test_an_object_column_of_parquet_is_not_unpickled(tmp_path):
     path = tmp_path / "t.parquet"
     pd.DataFrame({"item": [b"\x80\x04.", b"b"], "score": [1, 0]}).to_parquet(path)
     assert read_results(path).table["id"].tolist() == [str(b"\x80\x04."), str(b"b")]
+
+
+def test_text_of_parquet_that_is_no_utf8_is_refused(tmp_path):
+    ids = pa.array([b"\xb3", b"b"]).cast(pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"item": ids, "score": [1, 0]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: cannot be read \(.*UTF8"):
+        read_results(tmp_path / "t.parquet")
 
 
 def test_column_names_of_jsonl_are_those_of_its_first_row(tmp_path):
