@@ -51,12 +51,12 @@ def gate_command(
 def _decide(run_path: Path, policy: str, baseline: Path | None, out: Path | None) -> Verdict:
     from ..gates import changes_since, clear, decide, write_verdict
     from ..registry import load_policy
-    from ..runs import read_result
+    from ..runs import read_finished
 
     folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
     clear(folder)
-    wanted, result = load_policy(policy), read_result(run_path)
-    earlier = None if baseline is None else changes_since(result, read_result(baseline))
+    wanted, result = load_policy(policy), read_finished(run_path)
+    earlier = None if baseline is None else changes_since(result, read_finished(baseline))
     verdict = decide(result, wanted, earlier)
     write_verdict(verdict, folder)
     return verdict

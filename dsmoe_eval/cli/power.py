@@ -31,10 +31,10 @@ def power_command(suite: str, margin: float, pilot: Path | None, as_json: bool) 
     power; by the discordance that a pilot run measured, else by two assumed ones.
     """
     from ..registry import load_suite
-    from ..runs import plan_power, read_result
+    from ..runs import plan_power, read_finished
 
     card = load_suite(suite)
-    found = plan_power(card, margin, None if pilot is None else read_result(pilot))
+    found = plan_power(card, margin, None if pilot is None else read_finished(pilot))
     if as_json:
         tasks = [task.to_dict() for task in found]
         click.echo(json.dumps({"suite": card.name, "margin": margin, "tasks": tasks}))

@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import UserError
 from ..runs import RunFolder
 from ..runs.cells import read_samples
-from ..runs.results import Key, Result
+from ..runs.finished import FinishedRun, Key
 from ..stats import compare_paired
 from .figures import Figure, MissingFigureError, read_figure
 
@@ -42,7 +42,7 @@ class Baseline:
         return found
 
 
-def changes_since(run: Result, earlier: Result) -> Baseline:
+def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
     """Difference of the two runs' differences from base, for every arm that both have.
 
     Item by item where both runs hold the samples of the same items; else from the two intervals,
@@ -70,7 +70,7 @@ def changes_since(run: Result, earlier: Result) -> Baseline:
     return Baseline(earlier.name, changes)
 
 
-def _change(run: Result, earlier: Result, metric: str, arm: Key) -> Figure:
+def _change(run: FinishedRun, earlier: FinishedRun, metric: str, arm: Key) -> Figure:
     now, before = (read_figure(one, metric, arm) for one in (run, earlier))
     if not isinstance(now, Figure) or not isinstance(before, Figure):
         raise TypeError(metric)
@@ -112,7 +112,7 @@ def _item_by_item(paired: pd.DataFrame) -> Figure:
     return Figure(scale * found.delta, scale * low, scale * high, words)
 
 
-def _items(result: Result, metric: str, arm: Key) -> pd.DataFrame | None:
+def _items(result: FinishedRun, metric: str, arm: Key) -> pd.DataFrame | None:
     """Columns task, item, cluster, a (base's score), b; None where cells are not there."""
     row = result.arms[arm]
     others = [one["task"] for one in row["domains"]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.results import Key, Result
+from ..runs.finished import FinishedRun, Key
 from ..variants import control_for, get_variant
 
 _CONTROLS = {
@@ -56,7 +56,7 @@ class Check:
 Reading = Figure | Claims | Check
 
 
-def read_figure(result: Result, metric: str, key: Key | None) -> Reading:
+def read_figure(result: FinishedRun, metric: str, key: Key | None) -> Reading:
     """A figure of an arm, or of the run where `key` is None.
 
     Raises:
@@ -119,8 +119,8 @@ def _ordered(low: float, high: float, where: str) -> tuple[float, float]:
     return low, high
 
 
-def _change(*path: str) -> Callable[[Result, Key], Reading]:
-    def read(result: Result, key: Key) -> Reading:
+def _change(*path: str) -> Callable[[FinishedRun, Key], Reading]:
+    def read(result: FinishedRun, key: Key) -> Reading:
         arm = result.arms[key]
         return Figure(number(arm, *path, "delta"), *interval(arm, *path))
 
@@ -133,12 +133,12 @@ def _held(row: Any, *path: str) -> tuple[float, float]:
     return min(low, number(row, *path, "non_inferiority", "lower_bound")), high
 
 
-def _non_target_change(result: Result, key: Key) -> Reading:
+def _non_target_change(result: FinishedRun, key: Key) -> Reading:
     arm, where = result.arms[key], "non_target_result"
     return Figure(number(arm, where, "delta"), *_held(arm, where))
 
 
-def _worst_domain_change(result: Result, key: Key) -> Reading:
+def _worst_domain_change(result: FinishedRun, key: Key) -> Reading:
     """All domains hold where each does (intersection-union); one fell only where Holm says so."""
     rows, alpha = result.arms[key]["domains"], number(result.data, "alpha")
     changes = {number(row, "delta"): str(row.get("domain")) for row in rows}
@@ -150,7 +150,7 @@ def _worst_domain_change(result: Result, key: Key) -> Reading:
     return Figure(worst, min(low for low, _ in ends), high, words=f"worst: {changes[worst]}")
 
 
-def _retention(result: Result, key: Key) -> Reading:
+def _retention(result: FinishedRun, key: Key) -> Reading:
     """Near 1 the delta method's interval of the ratio: that of the change, over base's score."""
     arm, where = result.arms[key], "non_target_result"
     base = number(arm, where, "score_a")
@@ -163,35 +163,35 @@ def _retention(result: Result, key: Key) -> Reading:
     return Figure(value, 1 + low / base, 1 + high / base)
 
 
-def _placebo_gain(result: Result, key: Key) -> Reading:
+def _placebo_gain(result: FinishedRun, key: Key) -> Reading:
     placebo = control_for(get_variant(key[0]), "matched", result.variants)
     if placebo is None:
         raise MissingFigureError(f"the plan has no placebo of {key[0]}")
     return _change("target_result")(result, (placebo.name, key[1]))
 
 
-def _mde80(result: Result, key: Key) -> Reading:
+def _mde80(result: FinishedRun, key: Key) -> Reading:
     value = at(result.arms[key], "target_result", "mde80")
     if value is None:  # as comparisons.json says "no effect is large enough"
         return Figure(math.inf, words="no change, however large, could have been shown")
     return Figure(number(result.arms[key], "target_result", "mde80"))
 
 
-def _of_generalization(*path: str) -> Callable[[Result, Key], Reading]:
+def _of_generalization(*path: str) -> Callable[[FinishedRun, Key], Reading]:
     return lambda result, key: Figure(number(result.arms[key], "generalization", *path))
 
 
-def _claim(*path: str) -> Callable[[Result, Key], Reading]:
+def _claim(*path: str) -> Callable[[FinishedRun, Key], Reading]:
     return lambda result, key: Claims((_said(result, result.arms[key], *path),))
 
 
-def _domain_claims(result: Result, key: Key) -> Reading:
+def _domain_claims(result: FinishedRun, key: Key) -> Reading:
     rows = result.arms[key]["domains"]
     said = [(str(row.get("domain")), *_said(result, row)) for row in rows]
     return Claims(tuple((verdict, f"{domain}: {words}") for domain, verdict, words in said))
 
 
-def _said(result: Result, row: Any, *path: str) -> tuple[str, str]:
+def _said(result: FinishedRun, row: Any, *path: str) -> tuple[str, str]:
     """A claim, which the figures beside it must bear out."""
     verdict, words = (at(row, *path, "claim", name) for name in ("verdict", "words"))
     alpha, margin = (number(result.data, name) for name in ("alpha", "margin"))
@@ -208,7 +208,7 @@ def _said(result: Result, row: Any, *path: str) -> tuple[str, str]:
     return verdict, str(words)
 
 
-def _probes_passed(result: Result, key: Key) -> Reading:
+def _probes_passed(result: FinishedRun, key: Key) -> Reading:
     if get_variant(key[0]).kind != "steered":
         return Check(True, "nothing is steered")
     arm = result.arms[key]
@@ -219,7 +219,7 @@ def _probes_passed(result: Result, key: Key) -> Reading:
     return Check(null == 0 and effect > 0, words)
 
 
-def _sham_equals_base(result: Result) -> Reading:
+def _sham_equals_base(result: FinishedRun) -> Reading:
     shams = [variant.name for variant in result.variants if variant.null]
     if not shams:
         raise MissingFigureError("the plan has no sham")
@@ -233,7 +233,7 @@ def _sham_equals_base(result: Result) -> Reading:
     return Check(not wrong, words)
 
 
-def _whole_run(result: Result) -> Reading:
+def _whole_run(result: FinishedRun) -> Reading:
     rehearsal = at(result.data, "rehearsal")
     if not isinstance(rehearsal, bool):
         raise MissingFigureError(f"rehearsal is {rehearsal!r:.30}")
@@ -242,19 +242,19 @@ def _whole_run(result: Result) -> Reading:
     return Check(passed, "every item" if passed else f"a rehearsal of {limit!r:.30} items a task")
 
 
-def _leaked_items(result: Result) -> Reading:
+def _leaked_items(result: FinishedRun) -> Reading:
     items, checked = (at(result.data, "leakage", name) for name in ("items", "checked"))
     if not isinstance(items, list) or not isinstance(checked, list) or not checked:
         raise MissingFigureError("leakage was not checked")
     return Figure(max(number(result.data, "leakage", "pairs"), float(len(items))))
 
 
-_OF_RUN: Mapping[str, Callable[[Result], Reading]] = {
+_OF_RUN: Mapping[str, Callable[[FinishedRun], Reading]] = {
     "sham_equals_base": _sham_equals_base,
     "whole_run": _whole_run,
     "leaked_items": _leaked_items,
 }
-_OF_ARM: Mapping[str, Callable[[Result, Key], Reading]] = {
+_OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "target_claim": _claim("target_result"),
     "non_target_claim": _claim("non_target_result"),
     "domain_claims": _domain_claims,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..cards import Policy, Rule
 from ..cards.policies import RUN_METRICS, Tier
 from ..errors import UserError
-from ..runs.results import Key, Result
+from ..runs.finished import FinishedRun, Key
 from .baseline import Baseline
 from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
 
@@ -90,7 +90,7 @@ class Verdict:
         return asdict(self) | own
 
 
-def decide(result: Result, policy: Policy, baseline: Baseline | None = None) -> Verdict:
+def decide(result: FinishedRun, policy: Policy, baseline: Baseline | None = None) -> Verdict:
     """Hold a run against a policy.
 
     A rule about no arm at all is missing its figure. The rules must all be met, so no level is
@@ -124,7 +124,7 @@ def decide(result: Result, policy: Policy, baseline: Baseline | None = None) -> 
     )
 
 
-def _subjects(rule: Rule, policy: Policy, result: Result) -> Iterator[Key | None]:
+def _subjects(rule: Rule, policy: Policy, result: FinishedRun) -> Iterator[Key | None]:
     """The arms that a rule is about; None: the run; an arm without names: there is none."""
     if rule.metric in RUN_METRICS:
         yield None
@@ -137,7 +137,7 @@ def _subjects(rule: Rule, policy: Policy, result: Result) -> Iterator[Key | None
     yield from ((variant, target) for variant in variants for target in targets)
 
 
-def _rule(result: Result, rule: Rule, key: Key | None, baseline: Baseline | None) -> Ruling:
+def _rule(result: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None) -> Ruling:
     state: State = "missing"
     value, interval = None, None
     try:
@@ -165,7 +165,9 @@ def _rule(result: Result, rule: Rule, key: Key | None, baseline: Baseline | None
     )
 
 
-def _reading(result: Result, rule: Rule, key: Key | None, baseline: Baseline | None) -> Reading:
+def _reading(
+    result: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None
+) -> Reading:
     if rule.against == "bound":
         return read_figure(result, rule.metric, key)
     if baseline is None or key is None:

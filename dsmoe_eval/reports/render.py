@@ -9,9 +9,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ..errors import UserError
-from ..runs import RunFolder
-from ..runs.comparisons import SCHEMA_VERSION
+from ..runs import RunFolder, read_finished
 from ..runs.folder import read_json, write_text
 from . import figures, tables
 from .tables import Grid
@@ -52,16 +50,9 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     """Write the report and return the path of `report.md`.
 
     Raises:
-        UserError: the run has no comparisons yet, or they are of another version's schema.
+        UserError: the run has no comparisons yet, or they are damaged or of another version.
     """
-    if not folder.comparisons.is_file():
-        raise UserError(f"{folder.root} has no comparisons.json; finish the run first")
-    result = read_json(folder.comparisons)
-    if result.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{folder.comparisons} is of another version (schema {result.get('schema_version')}, "
-            f"this one reads {SCHEMA_VERSION}); run it again"
-        )
+    result = dict(read_finished(folder.root).data)
     target = to or folder.report
     target.mkdir(parents=True, exist_ok=True)
     shown = _draw(folder, result, target)

@@ -2,17 +2,17 @@
 
 from .compare_results import Comparison, compare
 from .existence import existence_of
+from .finished import FinishedRun, read_finished
 from .folder import RunFolder
 from .identification import identify
 from .power import plan_power
 from .readers import Results, Selection, read_results
-from .results import Result, read_result
 from .run import prepared, run
 from .trial import run_trial
 
 __all__ = [
     "Comparison",
-    "Result",
+    "FinishedRun",
     "Results",
     "RunFolder",
     "Selection",
@@ -21,7 +21,7 @@ __all__ = [
     "identify",
     "plan_power",
     "prepared",
-    "read_result",
+    "read_finished",
     "read_results",
     "run",
     "run_trial",

@@ -87,6 +87,7 @@ def run_cell(
     with lm.remembering(folder.answers(identity.id)):
         judged = _evaluate(lm, task)
     samples = _samples(task, judged)
+    rates = answer_rates(samples)
     with new_folder(folder.cell(identity.id)) as draft:
         samples.to_parquet(draft / "samples.parquet", index=False)
         write_json(
@@ -97,7 +98,7 @@ def run_cell(
                 "probe": probe,
                 "items": len(samples),
                 "score": float(samples["score"].mean()),
-                "answers": _answer_rates(judged),
+                "answers": rates and {"samples": task.card.samples} | rates,
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             },
@@ -105,16 +106,23 @@ def run_cell(
     folder.answers(identity.id).unlink(missing_ok=True)
 
 
-def _answer_rates(judged: Sequence[Sequence[Judged]]) -> dict[str, float] | None:
-    """Of generated answers: how many an item, mean tokens, shares truncated and invalid."""
-    answers = [one for samples in judged for one in samples]
-    if answers[0].text is None:
+def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | None:
+    """Of generated answers: mean tokens, shares truncated and invalid.
+
+    Args:
+        rows: of cells.
+        suffix: of the columns, where rows hold two variants'.
+
+    Returns:
+        None where no answer was generated.
+    """
+    generated = rows[rows[f"tokens{suffix}"].str.len() > 0]
+    if generated.empty:
         return None
+    names = {"mean_tokens": "tokens", "truncated": "truncated", "invalid": "invalid"}
     return {
-        "samples": len(judged[0]),
-        "mean_tokens": float(np.mean([one.tokens for one in answers])),
-        "truncated": float(np.mean([one.truncated for one in answers])),
-        "invalid": float(np.mean([one.invalid for one in answers])),
+        name: float(np.concatenate(generated[f"{column}{suffix}"].to_list()).mean())
+        for name, column in names.items()
     }
 
 
@@ -129,15 +137,17 @@ def read_cell(folder: RunFolder, cell_id: str) -> dict[str, Any]:
     return cell
 
 
-def read_samples(folder: RunFolder, cell_id: str) -> pd.DataFrame:
-    """A cell's rows.
+def read_samples(
+    folder: RunFolder, cell_id: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """A cell's rows; all columns or those named.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     path: Path = folder.cell(cell_id) / "samples.parquet"
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
         table.validate(full=True)  # a damaged file can hold text that is no UTF-8
         frame: pd.DataFrame = table.to_pandas()
     except (OSError, ValueError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +21,16 @@ from ..stats import (
     non_inferiority,
 )
 from ..variants import control_for
-from .cells import read_cell, read_samples
+from .cells import answer_rates, read_cell, read_samples
 from .folder import RunFolder
 from .generalization import FAMILIES, Claims, Contrasts, claims_of, figures_of
 
 SCHEMA_VERSION = 3
 """Of `comparisons.json`."""
+COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
+"""The columns of a cell's rows that comparisons need; its texts stay on disk."""
+Reader = Callable[[str], pd.DataFrame]
+"""Cell id -> its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,10 @@ def compare_arms(
     identity: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of `comparisons.json`; the families of its claims are `FAMILIES`."""
-    paired = [_pair_arm(folder, base, arm) for arm in arms]
+    read = cache(partial(read_samples, folder, columns=COMPARED))  # many arms share base's cells
+    paired = [_pair_arm(read, base, arm) for arm in arms]
     contrasts = [
-        _contrasts(folder, plan, suite, arm, own, arms)
-        for arm, own in zip(arms, paired, strict=True)
+        _contrasts(read, plan, suite, arm, own, arms) for arm, own in zip(arms, paired, strict=True)
     ]
     claimed = claims_of(contrasts, plan)
     claims = sum(not arm.variant.null for arm in arms)
@@ -90,15 +95,12 @@ def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[
     }
 
 
-def _pair_arm(folder: RunFolder, base: dict[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
-    return {
-        name: pair(read_samples(folder, base[name]), read_samples(folder, cell), name)
-        for name, cell in arm.cells.items()
-    }
+def _pair_arm(read: Reader, base: dict[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
+    return {name: pair(read(base[name]), read(cell), name) for name, cell in arm.cells.items()}
 
 
 def _contrasts(
-    folder: RunFolder,
+    read: Reader,
     plan: Plan,
     suite: Suite,
     arm: ArmCells,
@@ -112,8 +114,8 @@ def _contrasts(
         pooled=_compare(pd.concat(others), plan),
         domains=tuple(_compare(part, plan) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=_over_control(folder, plan, suite, arm, _control(arm, "matched", arms)),
-        wrong=_over_control(folder, plan, suite, arm, _control(arm, "wrong", arms)),
+        placebo=_over_control(read, plan, suite, arm, _control(arm, "matched", arms)),
+        wrong=_over_control(read, plan, suite, arm, _control(arm, "wrong", arms)),
     )
 
 
@@ -126,12 +128,12 @@ def _control(
 
 
 def _over_control(
-    folder: RunFolder, plan: Plan, suite: Suite, arm: ArmCells, control: ArmCells | None
+    read: Reader, plan: Plan, suite: Suite, arm: ArmCells, control: ArmCells | None
 ) -> PairedResult | None:
     if control is None:
         return None
     name = suite.target_task(arm.target).name
-    before, after = (read_samples(folder, one.cells[name]) for one in (control, arm))
+    before, after = (read(one.cells[name]) for one in (control, arm))
     return gain_over_control(*_columns(pair(before, after, name)), plan.seed)
 
 
@@ -224,18 +226,10 @@ def compare_answers(paired: pd.DataFrame) -> dict[str, Any] | None:
     generated = paired[paired["tokens_a"].str.len() > 0]
     if generated.empty:
         return None
-    sides = {side: _answer_rates(generated, side) for side in ("a", "b")}
+    sides = {side: answer_rates(generated, f"_{side}") for side in ("a", "b")}
     whole = generated[_is_whole(generated, "a") & _is_whole(generated, "b")]
     delta = float((whole["score_b"] - whole["score_a"]).mean()) if len(whole) else None
     return {**sides, "n": len(generated), "both_whole": {"n": len(whole), "delta": delta}}
-
-
-def _answer_rates(generated: pd.DataFrame, side: str) -> dict[str, float]:
-    columns = {"mean_tokens": "tokens", "truncated": "truncated", "invalid": "invalid"}
-    return {
-        name: float(np.concatenate(generated[f"{column}_{side}"].to_list()).mean())
-        for name, column in columns.items()
-    }
 
 
 def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:

@@ -27,6 +27,7 @@ from ..stats import (
     regressions,
     retention,
 )
+from .cells import answer_rates
 
 FAMILIES = {
     "target": "every arm but null ones, on its target",
@@ -120,22 +121,18 @@ def figures_of(
     kept = retention(pooled["score_a"], pooled["score_b"])
     largest_p, hold = all_hold(arm.held)
     lost = regressions(arm.domains, alpha)
-    rates = [_answer_rates(part) for part in (target, pooled)]
+    rates = [answer_rates(part, "_b") or {} for part in (target, pooled)]
     return {
         "target_gain": arm.target.delta,
         "non_target_change": asdict(non_target_change(scores)),
         "retention": None if math.isnan(kept) else kept,
         "flipped": {"target": flip_rate(arm.target), "non_target": flip_rate(arm.pooled)},
         "tokens_ratio": _tokens_ratio(pd.concat([target, pooled])),
-        "invalid": max(invalid for invalid, _ in rates),
-        "truncated": max(truncated for _, truncated in rates),
+        "invalid": max(one.get("invalid", 0.0) for one in rates),
+        "truncated": max(one.get("truncated", 0.0) for one in rates),
         "all_hold": {"p_value": largest_p, "holds": hold},
         "regressions": [name for name, is_lost in zip(others, lost, strict=True) if is_lost],
     }
-
-
-def _generated(paired: pd.DataFrame) -> pd.DataFrame:
-    return paired[paired["tokens_a"].str.len() > 0]
 
 
 def _tokens_ratio(paired: pd.DataFrame) -> float | None:
@@ -143,20 +140,8 @@ def _tokens_ratio(paired: pd.DataFrame) -> float | None:
 
     Time would differ from one run of the same plan to the next.
     """
-    generated = _generated(paired)
+    generated = paired[paired["tokens_a"].str.len() > 0]
     if generated.empty:
         return 1.0
     before, after = (generated[f"tokens_{side}"].map(np.sum) for side in "ab")
     return overhead_ratio(before, after) if before.sum() > 0 else None
-
-
-def _answer_rates(paired: pd.DataFrame) -> tuple[float, float]:
-    """The arm's answers that are invalid, and truncated; 0 where options were scored."""
-    generated = _generated(paired)
-    if generated.empty:
-        return 0.0, 0.0
-    invalid, truncated = (
-        float(np.concatenate(generated[name].to_list()).mean())
-        for name in ("invalid_b", "truncated_b")
-    )
-    return invalid, truncated

@@ -55,14 +55,26 @@ def read_items(
     for document in islice(documents, limit):
         question = str(task.doc_to_text(document))
         options, gold = _options_and_gold(task, document)
-        content = json.dumps([question, options, gold], ensure_ascii=False)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        copy = f"~{seen[digest]}" if seen[digest] else ""
-        seen[digest] += 1
+        content = digest(question, options, gold)
+        copy = f"~{seen[content]}" if seen[content] else ""
+        seen[content] += 1
         stem, choices = quoted_stem(document, question), _choices(document, question, options)
-        words = letters(normalise(stem or question)) if key is None else str(document[key])
-        cluster = hashlib.sha256(words.encode()).hexdigest()[:16]
-        yield Item(digest + copy, question, tuple(options), gold, stem, choices, cluster)
+        cluster = wording_of(stem or question) if key is None else _hash(str(document[key]))
+        yield Item(content + copy, question, tuple(options), gold, stem, choices, cluster)
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits of SHA-256 over JSON: of (question, options, gold) it is `Item.id`."""
+    return _hash(json.dumps(parts, ensure_ascii=False, default=str))
+
+
+def wording_of(question: str) -> str:
+    """What questions share that only differ in case, punctuation or spaces: `Item.cluster`."""
+    return _hash(letters(normalise(question)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:

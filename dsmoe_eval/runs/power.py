@@ -24,7 +24,7 @@ from ..stats import (
 )
 from .cells import read_samples
 from .dry_run import DISCORDANCE, published_items
-from .results import Result
+from .finished import FinishedRun
 from .tasks import load_tasks
 
 _CONFIDENCE = 0.8
@@ -76,7 +76,7 @@ class TaskPower:
         return asdict(self)
 
 
-def plan_power(suite: Suite, margin: float, pilot: Result | None = None) -> list[TaskPower]:
+def plan_power(suite: Suite, margin: float, pilot: FinishedRun | None = None) -> list[TaskPower]:
     """What each target and non-target task needs.
 
     Args:
@@ -116,7 +116,9 @@ def _items(suite: Suite, task: Task, unread: set[str]) -> int | None:
     return published_items(suite, task).get("test") or None
 
 
-def _needs(task: Task, items: int | None, margin: float, pilot: Result | None) -> tuple[Need, ...]:
+def _needs(
+    task: Task, items: int | None, margin: float, pilot: FinishedRun | None
+) -> tuple[Need, ...]:
     measured = [] if pilot is None else list(_measured(task, pilot))
     if not measured:
         return tuple(_of_one(max(share, margin), margin) for share in DISCORDANCE)
@@ -137,7 +139,7 @@ def _of_one(
     return Need(discordance, measured, arm, items_needed(margin, discordance), None)
 
 
-def _measured(task: Task, pilot: Result) -> Iterator[tuple[str, int, int]]:
+def _measured(task: Task, pilot: FinishedRun) -> Iterator[tuple[str, int, int]]:
     """Steered arms that are no controls, or all but null ones: (name, items changed, items)."""
     steered = {one.name for one in pilot.variants if one.is_tuned}
     names = steered or {one.name for one in pilot.variants if not one.null}
@@ -153,7 +155,7 @@ def _measured(task: Task, pilot: Result) -> Iterator[tuple[str, int, int]]:
         yield f"{variant} on {target}", counts[0] + counts[1], counts[2]
 
 
-def _variance(task: Task, pilot: Result, arm: str) -> tuple[SampleVariance, int]:
+def _variance(task: Task, pilot: FinishedRun, arm: str) -> tuple[SampleVariance, int]:
     """Of the differences of samples, and the number of items."""
     if pilot.folder is None:
         raise UserError(

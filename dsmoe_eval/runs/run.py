@@ -73,7 +73,6 @@ def run_job(job: Job, console: Console | None = None) -> Job:
 def plan_table(job: Job) -> Table:
     """What is about to be run, for people."""
     table = Table(title=f"plan {job.plan.name}", show_header=False, title_justify="left")
-    cells = len(job.base_tasks()) + sum(len(job.arm_tasks(target)) for _, target in job.arms)
     asked = [job.base_tasks(), *(job.arm_tasks(target) for _, target in job.arms)]
     answers = sum(job.test[name].answers_asked for names in asked for name in names)
     tuned = [variant for variant, _ in job.arms if variant.is_tuned]
@@ -87,7 +86,7 @@ def plan_table(job: Job) -> Table:
     table.add_row("variants", ", ".join(variant.name for variant in job.variants))
     table.add_row("leakage", _leakage(job))
     table.add_row("tuning", f"{sum(len(job.grid(v)) for v in tuned)} settings on the tuning split")
-    table.add_row("test", f"{cells} cells, {answers:,} answers")
+    table.add_row("test", f"{sum(map(len, asked))} cells, {answers:,} answers")
     table.add_row("folder", str(job.folder.root))
     return table
 

@@ -10,7 +10,7 @@ import pytest
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import changes_since
 from dsmoe_eval.runs import RunFolder
-from dsmoe_eval.runs.results import as_result
+from dsmoe_eval.runs.finished import as_finished
 from dsmoe_eval.stats import mcnemar_midp, tango_interval
 from dsmoe_eval.stats.paired import PairedCounts
 
@@ -39,7 +39,7 @@ def run_of(make_data, tmp_path):
             data["base"] += [{"task": name, "cell": cell}] if name else []
         arm = next(a for a in data["arms"] if (a["variant"], a["target"]) == KEY)
         arm["cells"]["math_task"] = "b" * 16
-        return as_result(data, "run", folder)
+        return as_finished(data, "run", folder)
 
     return make
 
@@ -89,7 +89,7 @@ def test_under_another_base_the_gains_are_compared(run_of, scores):
 def test_without_common_items_the_intervals_must_do(run_of, scores, why):
     now, before = run_of(*scores[:2]), run_of(*scores[:2], items=[f"x{n}" for n in range(ITEMS)])
     if why == "samples are missing":
-        before = as_result(copy.deepcopy(dict(before.data)), "file")
+        before = as_finished(copy.deepcopy(dict(before.data)), "file")
     figures = before.data["arms"][1]["target_result"]
     figures |= {"delta": 0.3, "ci95": [0.27, 0.33]}
     found = gain(now, before)
@@ -115,15 +115,15 @@ def test_clusters_count_once(run_of, scores):
 
 
 def test_another_model_or_suite_is_no_baseline(make_data):
-    run = as_result(make_data(), "run")
+    run = as_finished(make_data(), "run")
     for change, words in (
         ({"run": {"fingerprint": "g"}}, "another model"),
         ({"run": {}}, "another model"),
         ({"suite": "t"}, "another suite"),
     ):
         with pytest.raises(UserError, match=words):
-            changes_since(run, as_result(make_data() | change, "b"))
-    unnamed = as_result(make_data() | {"run": {}}, "unnamed")
+            changes_since(run, as_finished(make_data() | change, "b"))
+    unnamed = as_finished(make_data() | {"run": {}}, "unnamed")
     with pytest.raises(UserError, match="another model"):
         changes_since(unnamed, unnamed)
 
@@ -131,7 +131,7 @@ def test_another_model_or_suite_is_no_baseline(make_data):
 def test_a_figure_that_one_lacks_is_missing_with_its_reason(make_data):
     run, lacking = make_data(), make_data()
     lacking["arms"][1]["target_result"]["ci95"] = None
-    baseline = changes_since(as_result(run, "r"), as_result(lacking, "b"))
+    baseline = changes_since(as_finished(run, "r"), as_finished(lacking, "b"))
     with pytest.raises(Exception, match=r"target_result\.ci95 is None"):
         baseline.change("target_gain", KEY)
     with pytest.raises(Exception, match="the baseline has no arm rice on math"):

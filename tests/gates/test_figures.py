@@ -3,7 +3,7 @@
 import pytest
 
 from dsmoe_eval.gates.figures import MissingFigureError, interval, number, read_figure
-from dsmoe_eval.runs.results import as_result
+from dsmoe_eval.runs.finished import as_finished
 
 KEY = ("contrast", "math")
 
@@ -33,7 +33,7 @@ def test_retention_and_its_interval_are_those_of_the_scores(data, contrast):
     figures = contrast["non_target_result"]
     figures |= {"score_a": 0.8, "score_b": 0.76, "delta": -0.04, "ci95": [-0.06, -0.02]}
     contrast["generalization"]["retention"] = 0.76 / 0.8
-    found = read_figure(as_result(data, "r"), "retention", KEY)
+    found = read_figure(as_finished(data, "r"), "retention", KEY)
     assert (found.value, found.low, found.high) == pytest.approx((0.95, 0.74 / 0.8, 0.78 / 0.8))
 
 
@@ -42,12 +42,12 @@ def test_the_lower_end_is_no_higher_than_the_plans_bound(data, contrast):
     figures["ci95"] = [-0.03, 0.01]
     for bound, low in ((-0.02, -0.03), (-0.04, -0.04)):
         figures["non_inferiority"]["lower_bound"] = bound
-        assert read_figure(as_result(data, "r"), "non_target_change", KEY).low == low
+        assert read_figure(as_finished(data, "r"), "non_target_change", KEY).low == low
 
 
 def test_the_worst_domain_is_named(data, contrast):
     contrast["domains"][1] |= {"delta": -0.03, "ci95": [-0.05, -0.01]}
-    found = read_figure(as_result(data, "r"), "worst_domain_change", KEY)
+    found = read_figure(as_finished(data, "r"), "worst_domain_change", KEY)
     assert (found.value, found.low, found.high) == (-0.03, -0.05, 0.019)
     assert found.words == "worst: physics"
 
@@ -57,7 +57,7 @@ def test_fine_tuning_has_no_probes(data):
     for target in data["targets"]:
         row = next(a for a in data["arms"] if (a["variant"], a["target"]) == ("contrast", target))
         data["arms"].append(row | {"variant": "sft-lora", "probe": None})
-    result = as_result(data, "r")
+    result = as_finished(data, "r")
     assert read_figure(result, "probes_passed", ("sft-lora", "math")).passed
     with pytest.raises(MissingFigureError, match="no placebo of sft-lora"):
         read_figure(result, "placebo_gain", ("sft-lora", "math"))

@@ -11,13 +11,13 @@ from dsmoe_eval.cards import Policy
 from dsmoe_eval.gates import decide, plain, to_junit, to_markdown, write_verdict
 from dsmoe_eval.gates.outputs import FILES, SUMMARY_VARIABLE, clear
 from dsmoe_eval.registry import load_policy
-from dsmoe_eval.runs.results import as_result
+from dsmoe_eval.runs.finished import as_finished
 
 HOSTILE = "]]> <b>&amp;\x00\x1b[31m|`*_[x](http://y)\n# \ud800 é \U0001f600"
 
 
 def verdict_of(data, name="default"):
-    return decide(as_result(data, "a run"), load_policy(name))
+    return decide(as_finished(data, "a run"), load_policy(name))
 
 
 def counted(text):
@@ -68,7 +68,7 @@ def hostile_verdict(data, text):
     data["plan"] = data["suite"] = data["run"]["model"] = text
     for row in data["arms"]:
         row["target_result"]["claim"]["words"] = text
-    return decide(as_result(data, text), policy)
+    return decide(as_finished(data, text), policy)
 
 
 @given(st.one_of(st.just(HOSTILE), st.text()))

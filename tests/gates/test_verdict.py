@@ -12,7 +12,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import Baseline, decide
 from dsmoe_eval.gates.figures import Figure
 from dsmoe_eval.registry import load_policy
-from dsmoe_eval.runs.results import as_result
+from dsmoe_eval.runs.finished import as_finished
 
 RANK = {"pass": 2, "inconclusive": 1, "fail": 0}
 
@@ -29,13 +29,13 @@ def rule(metric, **keys):
 def outcome(data, wanted, baseline=None):
     """As the command ends; what cannot be decided is no pass either."""
     try:
-        return decide(as_result(data, "r"), wanted, baseline).outcome
+        return decide(as_finished(data, "r"), wanted, baseline).outcome
     except UserError:
         return "fail"
 
 
 def state(data, wanted_rule):
-    found = decide(as_result(data, "r"), policy(wanted_rule)).rulings
+    found = decide(as_finished(data, "r"), policy(wanted_rule)).rulings
     return next(one.state for one in found if one.subject in ("contrast on math", "the run"))
 
 
@@ -251,12 +251,12 @@ def test_a_bound_of_a_figure_without_interval_is_within(data, contrast):
 
 def test_no_arm_is_no_pass(data):
     for keys in ({"variants": ["dsmoe"]}, {"targets": ["chemistry"]}):
-        found = decide(as_result(data, "r"), policy(rule("tokens_ratio", at_most=2), **keys))
+        found = decide(as_finished(data, "r"), policy(rule("tokens_ratio", at_most=2), **keys))
         assert found.outcome == "fail"
         assert all("has no arm" in one.reason for one in found.rulings)
     data["variants"] = ["sham"]
     data["arms"] = [a for a in data["arms"] if a["variant"] == "sham"]
-    found = decide(as_result(data, "r"), policy(rule("tokens_ratio", at_most=2)))
+    found = decide(as_finished(data, "r"), policy(rule("tokens_ratio", at_most=2)))
     assert [one.subject for one in found.rulings] == ["no arm"]
     assert found.exit_code == 1
 
@@ -267,7 +267,7 @@ def test_arms_are_selected_by_policy_and_rule(data):
         rule("tokens_ratio", at_most=2),
         variants=["contrast"],
     )
-    found = decide(as_result(data, "r"), wanted).rulings
+    found = decide(as_finished(data, "r"), wanted).rulings
     assert [one.subject for one in found] == [
         "random on law",
         "contrast on math",
@@ -297,10 +297,10 @@ def test_against_a_baseline(data, change, told):
 
 def test_a_rule_that_waits_for_a_baseline_is_named_and_may_be_required(data):
     wanted = policy(rule("whole_run"), SINCE)
-    found = decide(as_result(data, "r"), wanted)
+    found = decide(as_finished(data, "r"), wanted)
     assert (found.outcome, found.not_applied) == ("pass", ("1",))
     with pytest.raises(UserError, match="requires a baseline"):
-        decide(as_result(data, "r"), policy(rule("whole_run"), SINCE, baseline="required"))
+        decide(as_finished(data, "r"), policy(rule("whole_run"), SINCE, baseline="required"))
 
 
 # What follows is about every figure of a result and every rule of the policies that ship.

@@ -1,12 +1,14 @@
 """Items as content: what is the question, and what is the same question."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.items import Item, check_options, read_items, share_of
+from dsmoe_eval.runs.items import Item, check_options, digest, read_items, share_of, wording_of
 
 SUITE = load_suite("lab")
 
@@ -104,3 +106,27 @@ def test_more_options_than_letters_are_refused(document, prompt, options):
         check_options(SUITE.tasks[0], document, item)
     check_options(SUITE.tasks[0], document, replace(item, question="So No Oh", options=("A",) * 3))
     check_options(SUITE.tasks[0], {"question": "Why?"}, item)
+
+
+class TwoOptions:
+    """Of lm-eval, as far as items are concerned."""
+
+    OUTPUT_TYPE = "multiple_choice"
+
+    def doc_to_text(self, doc):
+        return doc["question"]
+
+    def doc_to_target(self, _doc):
+        return 1
+
+    def doc_to_choice(self, _doc):
+        return ["é", "b"]
+
+
+def test_other_tools_items_are_named_as_ours():
+    (item,) = read_items(TwoOptions(), [{"question": "Why  IS it?"}], None)
+    assert digest("Why  IS it?", ["é", "b"], "b") == item.id
+    assert wording_of("why is it") == item.cluster
+    text = json.dumps(("x",))
+    assert digest("x") == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest("\ud800")  # half a character, as JSON may hold

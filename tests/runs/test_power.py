@@ -11,7 +11,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs import RunFolder, plan_power
 from dsmoe_eval.runs import power as power_module
-from dsmoe_eval.runs.results import Result
+from dsmoe_eval.runs.finished import FinishedRun
 from dsmoe_eval.stats import midp_power
 
 LAB = load_suite("lab")
@@ -45,7 +45,7 @@ def pilot_of(gained, n, folder=None, **cells):
             + [row | {"task": name} for name in cells],
         }
     data = {"suite": "lab", "variants": ["contrast", "random"], "targets": ["math"], "base": []}
-    return Result("pilot", data, arms, folder)
+    return FinishedRun("pilot", data, arms, folder)
 
 
 def test_without_a_pilot_two_discordances_are_assumed(suite):

@@ -11,7 +11,8 @@ import pandas as pd
 from ...errors import UserError
 from ..cells import read_cell, read_samples
 from ..folder import RunFolder, read_json
-from .results import Results, Selection, digest, finish, first_few
+from ..items import digest
+from .results import Results, Selection, finish, first_few
 
 _NEEDED = {"item", "task", "domain", "question", "gold", "score"}
 

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from ...errors import UserError
+from ..items import digest, wording_of
 from .files import MOST_BYTES, by_library, check_file
-from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, finish, first_few
 
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Correct, partly, incorrect, no answer: Inspect's `value_to_float`."""

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ...errors import UserError
-from ..items import quoted_stem
+from ..items import digest, quoted_stem, wording_of
 from .files import json_lines, json_object
-from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, finish, first_few
 
 _FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)\.jsonl(\.gz)?$")
 _KEYS = {"doc_id", "doc", "resps"}

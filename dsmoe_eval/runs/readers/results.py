@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from ...errors import UserError
-from ..wording import letters, normalise
 
 COLUMNS = (
     "task", "id", "content", "question", "gold", "document", "cluster", "domain", "score", "sample",
@@ -79,18 +76,6 @@ class Results:
     prompts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unscored: tuple[str, ...] = ()
-
-
-def digest(*parts: Any) -> str:
-    """16 hex digits of SHA-256 over JSON: of (question, options, gold) it is `Item.id`."""
-    text = json.dumps(parts, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def wording_of(question: str) -> str:
-    """What questions share that only differ in case, punctuation or spaces: as `Item.cluster`."""
-    words = letters(normalise(question))
-    return hashlib.sha256(words.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def first_few(names: Iterable[Any]) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ...errors import UserError
+from ..items import digest, wording_of
 from .files import MOST_BYTES, MOST_ROWS, by_library, check_file, json_lines
-from .results import Measures, Results, Selection, digest, finish, first_few, wording_of
+from .results import Measures, Results, Selection, finish, first_few
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
 _NOT_ASKED = {"missing", "na", "n/a", "nan", "null", "none", "skipped", "error"}

@@ -1,39 +1,11 @@
 """Rows as readers make them, checked."""
 
-import hashlib
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.runs.items import read_items
-from dsmoe_eval.runs.readers.results import COLUMNS, digest, finish, first_few, wording_of
-
-
-class Task:
-    """Of lm-eval, as far as items are concerned."""
-
-    OUTPUT_TYPE = "multiple_choice"
-
-    def doc_to_text(self, doc):
-        return doc["question"]
-
-    def doc_to_target(self, _doc):
-        return 1
-
-    def doc_to_choice(self, _doc):
-        return ["é", "b"]
-
-
-def test_digest_and_wording_are_those_of_our_items():
-    (item,) = read_items(Task(), [{"question": "Why  IS it?"}], None)
-    assert digest("Why  IS it?", ["é", "b"], "b") == item.id
-    assert wording_of("why is it") == item.cluster
-    text = json.dumps(("x",))
-    assert digest("x") == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert digest("\ud800")  # half a character, as JSON may hold
+from dsmoe_eval.runs.readers.results import COLUMNS, finish, first_few
 
 
 def test_unknown_columns_are_empty():

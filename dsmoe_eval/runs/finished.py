@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class FinishedRun:
     """The content of a run's `comparisons.json`, whole in its outline.
 
     Attributes:
@@ -44,7 +44,7 @@ class Result:
         return tuple(self.data["targets"])
 
 
-def read_result(path: Path) -> Result:
+def read_finished(path: Path) -> FinishedRun:
     """A run's result, from its folder or its `comparisons.json`.
 
     Raises:
@@ -58,10 +58,10 @@ def read_result(path: Path) -> Result:
     except RecursionError as error:
         raise UserError(f"{file}: damaged JSON (too deep); run it again") from error
     folder = RunFolder(file.parent) if (file.parent / "cells").is_dir() else None
-    return as_result(data, str(path), folder)
+    return as_finished(data, str(path), folder)
 
 
-def as_result(data: Any, name: str, folder: RunFolder | None = None) -> Result:
+def as_finished(data: Any, name: str, folder: RunFolder | None = None) -> FinishedRun:
     """Check the outline of a result: every arm of the plan, and every domain of an arm, once.
 
     Raises:
@@ -90,7 +90,7 @@ def as_result(data: Any, name: str, folder: RunFolder | None = None) -> Result:
         raise UserError(f"{name}: lacks the arm {' on '.join(missing[0]) if missing else ''}")
     if not isinstance(data.get("run"), dict):
         raise UserError(f"{name}: 'run' is missing or damaged; run it again")
-    return Result(name, data, arms, folder)
+    return FinishedRun(name, data, arms, folder)
 
 
 def _names(data: Mapping[str, Any], key: str, name: str) -> list[str]:

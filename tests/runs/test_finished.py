@@ -7,7 +7,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.runs.comparisons import SCHEMA_VERSION
-from dsmoe_eval.runs.results import as_result, read_result
+from dsmoe_eval.runs.finished import as_finished, read_finished
 
 
 def arm(variant, target):
@@ -26,7 +26,7 @@ def whole():
 
 
 def test_a_whole_result():
-    result = as_result(whole(), "r")
+    result = as_finished(whole(), "r")
     assert list(result.arms) == [("sham", "math"), ("contrast", "math")]
     assert [variant.name for variant in result.variants] == ["sham", "contrast"]
 
@@ -48,7 +48,7 @@ def test_a_whole_result():
 )
 def test_an_outline_that_is_not_whole(change, words):
     with pytest.raises(UserError, match=words):
-        as_result(whole() | change, "r")
+        as_finished(whole() | change, "r")
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_an_arm_without_one_of_its_domains(domains):
     data = copy.deepcopy(whole())
     data["arms"][1]["domains"] = domains
     with pytest.raises(UserError, match="the domains of arm contrast on math"):
-        as_result(data, "r")
+        as_finished(data, "r")
 
 
 @pytest.mark.parametrize("text", ["[1]", "null", "3", "{}"])
 def test_a_file_that_holds_something_else(tmp_path, text):
     (tmp_path / "comparisons.json").write_text(text)
     with pytest.raises(UserError, match="another version"):
-        read_result(tmp_path)
+        read_finished(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 200_000, b""])
 def test_a_damaged_file(tmp_path, content):
     (tmp_path / "comparisons.json").write_bytes(content)
     with pytest.raises(UserError, match="damaged JSON"):
-        read_result(tmp_path)
+        read_finished(tmp_path)
 
 
 def test_a_folder_or_a_file(tmp_path):
     with pytest.raises(UserError, match=r"has no comparisons\.json"):
-        read_result(tmp_path)
+        read_finished(tmp_path)
     path = tmp_path / "comparisons.json"
     path.write_text(json.dumps(whole()))
-    assert read_result(tmp_path).folder is None
+    assert read_finished(tmp_path).folder is None
     (tmp_path / "cells").mkdir()
-    assert read_result(path).folder.root == read_result(tmp_path).folder.root == tmp_path
+    assert read_finished(path).folder.root == read_finished(tmp_path).folder.root == tmp_path
