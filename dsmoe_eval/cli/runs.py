@@ -35,7 +35,7 @@ _data_option = click.option(
 @_data_option
 @click.option(
     "--limit", type=click.IntRange(min=1),
-    help="To try it out: at most N items a task, answers of at most 8 N tokens.",
+    help="To try it out: at most N items a task, answers of at most 2 N tokens.",
 )  # fmt: skip
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take and could show.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +72,14 @@ def compare_strata(
         raise ValueError(f"strata has shape {labels.shape}; give one label per item, {a.shape}.")
     names, stratum = np.unique(labels, return_inverse=True)
     nested = None if clusters is None else _nested(stratum, clusters)
-    results = []
-    for index in range(names.size):
-        own = stratum == index
-        results.append(
-            compare_paired(a[own], b[own], None if nested is None else nested[own], seed)
+
+    def compared(own: NDArray[np.bool_]) -> PairedResult:
+        return compare_paired(a[own], b[own], None if nested is None else nested[own], seed)
+
+    everything = np.ones(a.size, dtype=bool)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy draws outside of Python's lock
+        pooled, *results = threads.map(
+            compared, (everything, *(stratum == index for index in range(names.size)))
         )
     adjusted = holm([result.p_value for result in results])
     signs = {
@@ -83,7 +88,7 @@ def compare_strata(
         if p <= alpha
     }
     return StrataResult(
-        pooled=compare_paired(a, b, nested, seed),
+        pooled=pooled,
         strata=tuple(map(str, names)),
         results=tuple(results),
         p_adjusted=tuple(map(float, adjusted)),
