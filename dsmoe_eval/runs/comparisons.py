@@ -19,13 +19,15 @@ from ..stats import (
     compare_paired,
     gain_over_control,
     non_inferiority,
+    score_interval,
 )
 from ..variants import control_for
 from .cells import answer_rates, read_cell, read_samples
 from .folder import RunFolder
 from .generalization import FAMILIES, Claims, Contrasts, claims_of, figures_of
+from .items import digest
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of `comparisons.json`."""
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
@@ -64,6 +66,8 @@ def compare_arms(
         "schema_version": SCHEMA_VERSION,
         "plan": plan.name,
         "suite": suite.name,
+        "suite_targets": list(suite.targets),
+        "suite_tasks": [task.name for task in suite.tasks],
         "variants": list(dict.fromkeys(arm.variant.name for arm in arms)),
         "targets": list(dict.fromkeys(arm.target for arm in arms)),
         "rehearsal": identity["limit"] is not None,
@@ -73,7 +77,7 @@ def compare_arms(
         "family": f"{claims} target claims, Holm",
         "families": FAMILIES,
         "run": identity,
-        "base": [_base_row(folder, suite, name, cell) for name, cell in base.items()],
+        "base": [_base_row(folder, read, suite, *cell) for cell in base.items()],
         "arms": [
             _arm_row(folder, plan, suite, *row)
             for row in zip(arms, contrasts, claimed, paired, strict=True)
@@ -81,9 +85,15 @@ def compare_arms(
     }
 
 
-def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[str, Any]:
-    cell = read_cell(folder, cell_id)
-    task = suite.task(name)
+_VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")
+"""Of a cell's identity: what has to be the same for scores of a task to be of the same thing."""
+
+
+def _base_row(
+    folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str
+) -> dict[str, Any]:
+    cell, rows, task = read_cell(folder, cell_id), read(cell_id), suite.task(name)
+    low, high = score_interval(rows["score"].to_numpy(), rows["cluster"].to_numpy())
     return {
         "task": name,
         "cell": cell_id,
@@ -91,6 +101,8 @@ def _base_row(folder: RunFolder, suite: Suite, name: str, cell_id: str) -> dict[
         "role": "target" if "target" in task.roles else "non-target",
         "n": cell["items"],
         "score": cell["score"],
+        "ci95": None if math.isnan(low) else [low, high],
+        "version": digest(*(cell["identity"][key] for key in _VERSION)),
         "answers": cell["answers"],
     }
 

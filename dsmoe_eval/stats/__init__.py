@@ -42,6 +42,7 @@ from .power import (
     sample_variance,
     smallest_effect,
 )
+from .scores import score_interval
 from .strata import ModelsSummary, StrataResult, combine_models, compare_strata, mean_of_seeds
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "regressions",
     "retention",
     "sample_variance",
+    "score_interval",
     "smallest_effect",
     "tango_interval",
     "tango_z",
