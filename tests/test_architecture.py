@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dsmoe_eval"
 ORDER = (
     ("__main__",),
     ("cli", "inspect_plugin"),
+    ("leaderboards",),
     ("reports", "gates"),
     ("runs",),
     ("stats", "variants"),

@@ -17,6 +17,9 @@ from ..runs.finished import FinishedRun, Key
 from ..stats import compare_paired
 from .figures import Figure, MissingFigureError, read_figure
 
+CHANGING = ("target_gain", "non_target_change")
+"""The figures whose change since an earlier run is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -43,11 +46,7 @@ class Baseline:
 
 
 def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
-    """Difference of the two runs' differences from base, for every arm that both have.
-
-    Item by item where both runs hold the samples of the same items; else from the two intervals,
-    as if they were independent, by MOVER (Zou and Donner 2008, Statistics in Medicine 27:1693),
-    which is wide where the items are the same. `Figure.words` says which.
+    """`changes_between` two runs of the same model and suite.
 
     Raises:
         UserError: the earlier run is of another model or suite.
@@ -60,9 +59,19 @@ def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
             raise UserError(
                 f"baseline {earlier.name} is of another {key}; give a run of the same one"
             )
+    return changes_between(run, earlier)
+
+
+def changes_between(run: FinishedRun, earlier: FinishedRun) -> Baseline:
+    """Difference of the two runs' differences from base, for every arm that both have.
+
+    Item by item where both runs hold the samples of the same items; else from the two intervals,
+    as if they were independent, by MOVER (Zou and Donner 2008, Statistics in Medicine 27:1693),
+    which is wide where the items are the same. `Figure.words` says which.
+    """
     changes: dict[tuple[str, Key], Figure | str] = {}
     for arm in run.arms.keys() & earlier.arms.keys():
-        for metric in ("target_gain", "non_target_change"):
+        for metric in CHANGING:
             try:
                 changes[metric, arm] = _change(run, earlier, metric, arm)
             except MissingFigureError as error:

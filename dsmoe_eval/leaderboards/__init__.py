@@ -1,0 +1,1 @@
+"""Results of many runs, kept in git: filed, checked, ranked and shown."""

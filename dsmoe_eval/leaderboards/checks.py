@@ -1,0 +1,256 @@
+"""What guards a leaderboard in CI: every file, and the files against each other."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..variants import control_for, get_variant
+from .consistency import adjustment_faults, arm_faults
+from .entries import Arm, Base, Entry, Filing, Result, entry_paths, filings, folder_name, run_id
+from .filing import Unreadable, parse_entry, today
+
+RENDERED = ("README.md", "index.html", "*.png", "items/*/*.js")
+"""What `build` writes, beside the entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong.
+
+    Attributes:
+        rule: its name.
+        file: relative to the leaderboards' folder.
+        where: within the file.
+        words: what is wrong.
+    """
+
+    rule: str
+    file: str
+    where: str
+    words: str
+
+    def __str__(self) -> str:
+        """One line."""
+        place = f"{self.file}: {self.where}" if self.where else self.file
+        return f"{self.rule}: {place}: {self.words}"
+
+
+def read_entries(root: Path) -> tuple[dict[Path, Entry], list[Finding]]:
+    """All files that can be read, by their place, and what is wrong with the others."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no folder of leaderboards; file a run first: leaderboard add")
+    entries, faults = {}, []
+    for path in entry_paths(root):
+        place = path.relative_to(root)
+        try:
+            entries[place] = parse_entry(path.read_bytes())
+        except Unreadable as error:
+            faults.append(Finding(error.rule, str(place), error.where, error.words))
+        except OSError as error:
+            faults.append(Finding("unreadable", str(place), "", str(error.strerror)))
+    return entries, faults
+
+
+def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
+    """Everything that is wrong with the leaderboards of a folder.
+
+    Args:
+        root: the folder.
+        since: a git revision whose results must all be there still, as they were.
+
+    Raises:
+        UserError: there is no such folder or revision.
+    """
+    entries, found = read_entries(root)
+    known = {root / place for place in entries} | {root / one.file for one in found}
+    rendered = {path for pattern in RENDERED for path in root.glob(pattern)}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path not in known | rendered:
+            name = str(path.relative_to(root))
+            found.append(Finding("unexpected-file", name, "", "is no result; remove it"))
+    for place, entry in entries.items():
+        found += (Finding(rule, str(place), *rest) for rule, *rest in _entry_faults(place, entry))
+    runs = filings(entries)
+    for run in runs:
+        found += _run_findings(run)
+    found += _suite_findings(runs)
+    found += _stale(root, entries)
+    if since is not None:
+        found += _rewritten(root, entries, since)
+    return found
+
+
+def _entry_faults(place: Path, entry: Entry) -> Iterator[tuple[str, str, str]]:
+    if place != entry.place:
+        yield "wrong-place", "", f"says that it is {entry.place}"
+    for index, result in enumerate(entry.results):
+        where = f"results[{index}]"
+        yield from ((r, f"{where}.{w}", t) for r, w, t in _result_faults(entry, result))
+        earlier = entry.results[:index]
+        for other in earlier:
+            if other.run_id == result.run_id and other.same_figures(result):
+                yield "duplicate", where, "the same result stands there twice"
+            elif other.run_id == result.run_id and result.filed.why is None:
+                yield "disagreement", where, "differs from an earlier one and does not say why"
+        if earlier and result.filed.date < earlier[-1].filed.date:
+            yield "date", f"{where}.filed.date", "is before that of the result above it"
+
+
+def _result_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str]]:
+    header = result.header
+    if result.run_id != run_id(header, result.base):
+        yield "identity", "run_id", "is not the hash of the settings that stand there"
+    if result.filed.date > today():
+        yield "date", "filed.date", f"{result.filed.date} is yet to come"
+    model = folder_name(header.run.model)
+    if (model, header.run.fingerprint[:12]) != (entry.model, entry.revision):
+        yield "identity", "header.run", f"is of model {model} {header.run.fingerprint[:12]}"
+    if header.run.suite != entry.suite:
+        yield "identity", "header.run.suite", f"is {header.run.suite}"
+    yield from _outline_faults(entry, result)
+    base = {row.task: row for row in result.base}
+    if len(base) < len(result.base):
+        yield "duplicate", "base", "a task stands there twice"
+    for row in result.base:
+        if row.ci95 is not None and not row.ci95[0] <= row.score <= row.ci95[1]:
+            yield "interval", f"base[{row.task}].ci95", f"excludes its estimate {row.score:g}"
+    for arm in result.arms:
+        name = f"arms[{arm.target}]"
+        yield from ((r, f"{name}.{w}", t) for r, w, t in arm_faults(arm, header, base))
+
+
+def _outline_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str]]:
+    """Every arm is there once, and every cell has the hash of its samples."""
+    targets = [arm.target for arm in result.arms]
+    expected = [] if entry.variant == "base" else list(result.header.targets)
+    for target in sorted({*targets, *expected}):
+        if target not in targets:
+            yield "missing-arm", f"arms[{target}]", "is not there"
+        elif target not in expected or targets.count(target) > 1:
+            yield "duplicate", f"arms[{target}]", "is there twice, or is no target of the run"
+    if any(arm.variant != entry.variant for arm in result.arms):
+        yield "identity", "arms", f"an arm is of another variant than {entry.variant}"
+    cells = {cell for arm in result.arms for cell in arm.cells.values()}
+    if set(result.samples) != (cells or {row.cell for row in result.base}):
+        yield "samples", "samples", "are not those of the result's cells"
+
+
+def _run_findings(run: Filing) -> Iterator[Finding]:
+    """The files of one run against each other."""
+
+    def finding(rule: str, variant: str, where: str, words: str) -> Finding:
+        return Finding(rule, str(run.folder / f"{variant}.json"), where, words)
+
+    for variant in ("base", *run.header.variants):
+        if variant not in run.results:
+            yield finding("missing-variant", variant, "", f"run {run.run_id} answered it too")
+    for variant, result in run.results.items():
+        if result.base != run.base:
+            yield finding("base", variant, "base", "is not that of the run's other variants")
+    for arm, (rule, where, words) in adjustment_faults(list(run.arms.values())):
+        yield finding(rule, arm.variant, f"arms[{arm.target}].{where}", words)
+    for arm in run.arms.values():
+        for words in _control_faults(run, arm):
+            yield finding("control", arm.variant, f"arms[{arm.target}].generalization", words)
+
+
+def _control_faults(run: Filing, arm: Arm) -> Iterator[str]:
+    """A gain over a control is the difference of the two arms' scores on the target."""
+    variants = [get_variant(name) for name in run.header.variants]
+    for kind, name in (("matched", "over_placebo"), ("wrong", "specificity")):
+        control = control_for(get_variant(arm.variant), kind, variants)  # type: ignore[arg-type]
+        figures = getattr(arm.generalization, name)
+        other = None if control is None else run.arms.get((control.name, arm.target))
+        if control is None or other is None:
+            if figures is not None and control is None:
+                yield f"{name} is there, but the run has no such control"
+            continue
+        if figures is None:
+            yield f"{name} is missing, though {control.name} was run"
+        elif abs(figures.score_a - other.target_result.score_b) > 1e-7:
+            yield f"{name} is not against {control.name}, which scored otherwise"
+
+
+def _suite_findings(runs: list[Filing]) -> Iterator[Finding]:
+    """One version of each task in a ranking, and no task that went missing."""
+    suites: dict[str, list[Filing]] = {}
+    for run in runs:
+        if run.header.run.limit is None:  # a rehearsal is ranked with nothing
+            suites.setdefault(run.folder.parts[0], []).append(run)
+    for ranked in suites.values():
+        versions: dict[str, tuple[str, Filing]] = {}
+        asked = {row.task: row for run in ranked for row in run.base}
+        for run in ranked:
+            file = str(run.folder / "base.json")
+            own = {row.task: row for row in run.base}
+            for task, row in own.items():
+                first = versions.setdefault(task, (row.version, run))
+                if first[0] != row.version:
+                    words = f"is of another version than in {first[1].folder}; name a new suite"
+                    yield Finding("mixed-versions", file, f"base[{task}]", words)
+            for task in sorted(_wanted(run, asked) - set(own)):
+                yield Finding("vanished-task", file, f"base[{task}]", "other runs answered it")
+
+
+def _wanted(run: Filing, asked: Mapping[str, Base]) -> set[str]:
+    """Tasks of the suite that the run's targets call for."""
+    targets = set(run.header.targets)
+    return {
+        task
+        for task, row in asked.items()
+        if (row.domain in targets if row.role == "target" else targets - {row.domain})
+    }
+
+
+def entries_hash(root: Path) -> str:
+    """Of all entries' bytes: the rendered pages name it."""
+    total = hashlib.sha256()
+    for path in entry_paths(root):
+        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _stale(root: Path, entries: Mapping[Path, Entry]) -> Iterator[Finding]:
+    expected = entries_hash(root) if entries else ""
+    for name in ("README.md", "index.html"):
+        path = root / name
+        if not path.is_file():
+            yield Finding("stale-page", name, "", "is not there; run leaderboard build")
+        elif f"entries {expected}" not in path.read_text(encoding="utf-8"):
+            yield Finding("stale-page", name, "", "is of other entries; run leaderboard build")
+
+
+def _rewritten(root: Path, entries: Mapping[Path, Entry], since: str) -> Iterator[Finding]:
+    """Files are appended to and never changed: every earlier result is there still."""
+    for place, text in _earlier(root, since):
+        try:
+            before = parse_entry(text).results
+        except Unreadable:
+            continue  # was no result
+        now = entries[place].results if place in entries else ()
+        if now[: len(before)] != before:
+            words = f"results of {since} were changed or removed; append to them instead"
+            yield Finding("rewritten", str(place), "results", words)
+
+
+def _earlier(root: Path, since: str) -> Iterator[tuple[Path, bytes]]:
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip().splitlines()[:1]
+            raise UserError(f"{root}: git cannot show {since!r} ({' '.join(reason)})")
+        return done.stdout
+
+    commit = (
+        git("rev-parse", "--verify", "--end-of-options", f"{since}^{{commit}}").decode().strip()
+    )
+    names = git("ls-tree", "-r", "-z", "--name-only", commit, "--", ".").decode().split("\0")
+    for name in names:
+        if name.count("/") == 3 and name.endswith(".json"):
+            yield Path(name), git("show", f"{commit}:./{name}")

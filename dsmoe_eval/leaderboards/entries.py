@@ -1,0 +1,400 @@
+"""The files of a leaderboard: what is kept of a run, one variant of one model a file.
+
+    leaderboards/<suite>/<org__model>/<revision>/<variant>.json
+
+A file is appended to and never changed: each of its results is one run's, with the figures of
+`comparisons.json` as they were, and the hashes of the samples that they came from.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_WIDEST = 900
+
+Score = Annotated[float, Field(ge=0, le=1)]
+Change = Annotated[float, Field(ge=-1, le=1)]
+Number = Annotated[int, Field(ge=0)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Plain = Annotated[str, Field(min_length=1, max_length=200)]
+Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
+
+
+class Record(BaseModel):
+    """Base of all that is filed: immutable, unknown keys and numbers that are none are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Rates(Record):
+    """Of generated answers: mean tokens, shares truncated and invalid."""
+
+    mean_tokens: Annotated[float, Field(ge=0)]
+    truncated: Score
+    invalid: Score
+    samples: Number | None = None
+
+
+class WholeAnswers(Record):
+    """Items that base and the arm both answered with no answer truncated or invalid."""
+
+    n: Number
+    delta: Change | None
+
+
+class Answers(Record):
+    """As `runs.comparisons.compare_answers` gives it."""
+
+    a: Rates | None
+    b: Rates | None
+    n: Number
+    both_whole: WholeAnswers
+
+
+class Claim(Record):
+    """What may be said of a comparison."""
+
+    verdict: Verdict
+    words: str
+
+
+class NonInferiorityFigures(Record):
+    """As `stats.NonInferiority`."""
+
+    n: Number
+    delta: Change
+    margin: Score
+    alpha: Score
+    lower_bound: Change
+    p_value: Score
+    holds: bool
+    gained: Number
+    lost: Number
+    test: str
+    clusters: Number
+
+
+class Paired(Record):
+    """As `stats.PairedResult`; `mde80` is None where no effect is large enough."""
+
+    n: Annotated[int, Field(ge=1)]
+    score_a: Score
+    score_b: Score
+    delta: Change
+    ci95: tuple[Change, Change]
+    p_value: Score
+    test: str
+    gained: Number
+    lost: Number
+    mde80: Annotated[float, Field(ge=0)] | None
+    clusters: Number
+    p_adjusted: Score | None = None
+    claim: Claim | None = None
+    answers: Answers | None = None
+    non_inferiority: NonInferiorityFigures | None = None
+
+
+class Domain(Paired):
+    """A non-target task of an arm."""
+
+    domain: Plain
+    task: Plain
+
+
+class NonTargetChange(Record):
+    """As `stats.NonTargetChange`."""
+
+    pooled: Change
+    macro: Change
+    worst: Change
+    worst_domain: Plain
+
+
+class Flipped(Record):
+    """Shares of items whose score changed either way."""
+
+    target: Score
+    non_target: Score
+
+
+class AllHold(Record):
+    """The intersection-union test that every non-target domain is non-inferior."""
+
+    p_value: Score
+    holds: bool
+
+
+class Generalization(Record):
+    """What an arm gained and cost."""
+
+    target_gain: Change
+    non_target_change: NonTargetChange
+    retention: Annotated[float, Field(ge=0)] | None
+    flipped: Flipped
+    tokens_ratio: Annotated[float, Field(ge=0)] | None
+    invalid: Score
+    truncated: Score
+    all_hold: AllHold
+    regressions: tuple[str, ...]
+    over_placebo: Paired | None
+    specificity: Paired | None
+
+
+class Settings(Record):
+    """What tuning chose for a steered arm."""
+
+    experts: Number
+    strength: Annotated[float, Field(ge=0)]
+    activation_share: Score
+    qualified_on_tuning: bool
+    sizes_unavailable: tuple[int, ...] = ()
+
+
+class Training(Record):
+    """How a fine-tuned arm was trained."""
+
+    rank: Number
+    alpha: float
+    learning_rate: float
+    epochs: Number
+    batch_size: Number
+
+
+class Probe(Record):
+    """The figures of the null and the effect probe."""
+
+    null_max_difference: Annotated[float, Field(ge=0)]
+    logit_max_change: Annotated[float, Field(ge=0)]
+    selection_changed: Score | None = None
+    weight_max_change: Annotated[float, Field(ge=0)] | None = None
+    active_experts: Number | None = None
+    tokens: Number | None = None
+
+
+class Arm(Record):
+    """A variant on one target."""
+
+    variant: Plain
+    target: Plain
+    control_of: str | None
+    settings: Settings | Training | None
+    profile: Hash | None
+    probe: Probe | None
+    cells: dict[str, Hash]
+    equal_to_base: bool
+    target_result: Paired
+    non_target_result: Paired
+    domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    generalization: Generalization
+
+
+class Base(Record):
+    """Base's score on one task, with its 95 % interval; `version` hashes items and scoring."""
+
+    task: Plain
+    domain: Plain
+    role: Literal["target", "non-target"]
+    cell: Hash
+    n: Annotated[int, Field(ge=1)]
+    score: Score
+    ci95: tuple[Score, Score] | None
+    version: Hash
+    answers: Rates | None
+
+
+class Checked(Record):
+    """How many items of a split were looked at for leakage."""
+
+    split: Plain
+    items: Number
+
+
+class Leakage(Record):
+    """What the splits shared; the items stand in the run's `comparisons.json`."""
+
+    pairs: Number
+    allowed_by: str | None
+    checked: Annotated[tuple[Checked, ...], Field(min_length=1)]
+
+
+class Model(Record):
+    """What answered: the fields of a run's identity."""
+
+    model: Plain
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
+    parameters: Number | None
+    engine: Plain
+    engine_settings: dict[str, int | bool]
+    dtype: Plain
+    device: Plain
+    experts_implementation: Plain
+    suite: Plain
+    limit: Number | None
+    versions: dict[str, str]
+
+
+class Header(Record):
+    """What all variants of a run share; its hash is the run's id."""
+
+    plan: Plain
+    plan_hash: Hash
+    seed: int
+    alpha: Score
+    margin: Score
+    rehearsal: bool
+    family: str
+    families: dict[str, str]
+    variants: Annotated[tuple[str, ...], Field(min_length=1)]
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    suite_targets: tuple[str, ...]
+    suite_tasks: tuple[str, ...]
+    run: Model
+
+
+class Filed(Record):
+    """Who filed a result, when, and what it ran on; `why` it differs from an earlier one."""
+
+    date: Annotated[datetime.date, Field(strict=False)]
+    by: Plain
+    on: Plain
+    why: Plain | None = None
+
+
+class Result(Record):
+    """One run's figures of one variant; base's own file has no arms."""
+
+    run_id: Hash
+    filed: Filed
+    header: Header
+    leakage: Leakage
+    base: Annotated[tuple[Base, ...], Field(min_length=1)]
+    arms: tuple[Arm, ...]
+    samples: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+
+    def same_figures(self, other: Result) -> bool:
+        """Whether base and arms came out alike, to the digits that are kept."""
+        return (self.base, self.arms, self.leakage) == (other.base, other.arms, other.leakage)
+
+
+class Entry(Record):
+    """A file: every result of one variant of one model in one suite."""
+
+    schema_version: Literal[1]
+    suite: Plain
+    model: Plain
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    variant: Plain
+    results: Annotated[tuple[Result, ...], Field(min_length=1)]
+
+    @property
+    def place(self) -> Path:
+        """Where it belongs, from the leaderboards' folder."""
+        return Path(self.suite) / self.model / self.revision / f"{self.variant}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """One run in a leaderboard, put together again from the files of its variants.
+
+    Attributes:
+        folder: `<suite>/<model>/<revision>`, from the leaderboards' folder.
+        results: by variant, `base` among them; of each the last with this run's id.
+    """
+
+    folder: Path
+    run_id: str
+    results: Mapping[str, Result]
+
+    @property
+    def header(self) -> Header:
+        """What the variants share."""
+        return next(iter(self.results.values())).header
+
+    @property
+    def base(self) -> tuple[Base, ...]:
+        """Base's scores."""
+        return next(iter(self.results.values())).base
+
+    @property
+    def arms(self) -> dict[tuple[str, str], Arm]:
+        """By variant and target."""
+        return {(a.variant, a.target): a for one in self.results.values() for a in one.arms}
+
+    def as_comparisons(self) -> dict[str, Any]:
+        """As the run's `comparisons.json` had it, without leaked items and questions."""
+        from ..runs.comparisons import SCHEMA_VERSION as VERSION
+
+        header = self.header.model_dump(mode="json", exclude={"plan_hash"})
+        first = next(iter(self.results.values()))
+        return header | {
+            "schema_version": VERSION,
+            "suite": self.folder.parts[0],
+            "leakage": first.leakage.model_dump(mode="json") | {"items": []},
+            "base": [row.model_dump(mode="json", exclude_unset=True) for row in self.base],
+            "arms": [
+                self.arms[variant, target].model_dump(mode="json", exclude_unset=True)
+                for target in self.header.targets
+                for variant in self.header.variants
+                if (variant, target) in self.arms
+            ],
+        }
+
+
+def run_id(header: Header, base: tuple[Base, ...]) -> str:
+    """What has to be the same for two results to be of the same thing: settings and tasks."""
+    tasks = sorted((row.task, row.version) for row in base)
+    text = json.dumps([header.model_dump(mode="json"), tasks], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def filings(entries: Mapping[Path, Entry]) -> list[Filing]:
+    """The runs that entries (by their place) hold, folder by folder as they were filed."""
+    found: dict[tuple[Path, str], dict[str, Result]] = {}
+    order: dict[tuple[Path, str], tuple[datetime.date, int]] = {}
+    for place, entry in sorted(entries.items()):
+        for index, result in enumerate(entry.results):
+            key = place.parent, result.run_id
+            found.setdefault(key, {})[entry.variant] = result
+            filed = result.filed.date, index
+            order[key] = max(order.get(key, filed), filed)
+    keys = sorted(found, key=lambda key: (key[0], order[key]))
+    return [Filing(*key, found[key]) for key in keys]
+
+
+def entry_paths(root: Path) -> Iterator[Path]:
+    """Every JSON file four folders deep, in order."""
+    yield from sorted(path for path in root.glob("*/*/*/*.json") if path.is_file())
+
+
+def folder_name(model: str) -> str:
+    """`org/model` as `org__model`; of a local folder its own name."""
+    local = model.startswith(("/", ".", "~"))
+    name = Path(model).name if local else model.replace("/", "__")
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
+
+
+def to_text(value: Any) -> str:
+    """JSON in which whatever fits is on one line, so that a figure that changed is a line."""
+    return _lines(value, "") + "\n"
+
+
+def _lines(value: Any, indent: str) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or not value or len(flat) + len(indent) <= _WIDEST:
+        return flat
+    deeper = indent + " "
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(k, ensure_ascii=False)}: {_lines(v, deeper)}" for k, v in value.items()
+        ]
+        return "{\n" + ",\n".join(deeper + part for part in parts) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + _lines(part, deeper) for part in value) + f"\n{indent}]"

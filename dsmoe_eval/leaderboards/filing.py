@@ -1,0 +1,248 @@
+"""Filing a finished run: a file a variant, appended to and never changed."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..errors import UserError
+from ..runs import FinishedRun, RunFolder, read_finished
+from ..runs.folder import read_json, write_text
+from ..variants import BASE
+from .entries import (
+    Arm,
+    Base,
+    Entry,
+    Filed,
+    Header,
+    Leakage,
+    Record,
+    Result,
+    folder_name,
+    run_id,
+    to_text,
+)
+
+_DIGITS = 9
+Kind = TypeVar("Kind", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What filing a run did.
+
+    Attributes:
+        written: files that are new or have one more result.
+        same: files that held the very same result already.
+    """
+
+    written: tuple[Path, ...]
+    same: tuple[Path, ...]
+
+
+def add_run(run: Path, root: Path, filed: Filed) -> Added:
+    """File every variant of a finished run.
+
+    Nothing is written unless all of it can be.
+
+    Args:
+        run: the run's folder.
+        root: the leaderboards' folder.
+        filed: by whom, when and on what; with `why` if figures may differ from those of an earlier
+            run with the same identity.
+
+    Raises:
+        UserError: the run is not finished or lacks samples, or a result of the same identity is
+            there with other figures and `filed.why` does not say why.
+    """
+    finished = read_finished(run)
+    if finished.folder is None:
+        raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
+    results = _results(finished, finished.folder, filed)
+    header = next(iter(results.values())).header
+    folder = (
+        Path(str(finished.data["suite"]))
+        / folder_name(header.run.model)
+        / header.run.fingerprint[:12]
+    )
+    written, same = {}, []
+    for variant, result in results.items():
+        path = root / folder / f"{variant}.json"
+        entry = _appended(path, folder, variant, result)
+        if entry is None:
+            same.append(path)
+        else:
+            written[path] = entry
+    for path, entry in written.items():
+        write_text(path, to_text(entry.model_dump(mode="json", exclude_unset=True)))
+    return Added(tuple(written), tuple(same))
+
+
+class Unreadable(Exception):  # noqa: N818 - what is wrong with a file, not with the program
+    """A file is no result of a leaderboard: the rule that it breaks, where, and how."""
+
+    def __init__(self, rule: str, where: str, words: str) -> None:
+        super().__init__(f"{where}: {words}" if where else words)
+        self.rule, self.where, self.words = rule, where, words
+
+
+_RULES = {"extra_forbidden": "unknown-key", "missing": "missing-key"}
+"""Of pydantic's types of error."""
+
+
+def parse_entry(text: bytes) -> Entry:
+    """The content of a leaderboard's file.
+
+    Raises:
+        Unreadable: it is no JSON or not of the schema; of several faults the first.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_once)
+        return Entry.model_validate_json(text)
+    except ValidationError as error:
+        kind = error.errors()[0]["type"]
+        rule = _RULES.get(kind, "wrong-type" if "type" in kind else "bad-value")
+        raise Unreadable(rule, *first_fault(error)) from error
+    except RecursionError as error:
+        raise Unreadable("unreadable", "", "is nested too deeply") from error
+    except ValueError as error:
+        raise Unreadable("unreadable", "", f"is no JSON ({str(error)[:120]})") from error
+
+
+def read_entry(path: Path) -> Entry:
+    """A leaderboard's file.
+
+    Raises:
+        UserError: it cannot be read, or is not of the schema.
+    """
+    try:
+        return parse_entry(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; restore it from git") from error
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Where and what, of the first of pydantic's complaints, and how many more there are."""
+    faults = error.errors(include_url=False, include_input=False)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return ".".join(map(str, faults[0]["loc"])), f"{faults[0]['msg']}{more}"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found
+
+
+def _results(finished: FinishedRun, folder: RunFolder, filed: Filed) -> dict[str, Result]:
+    """A result for base, and one for each variant."""
+    data = _rounded(finished.data)
+    try:
+        header = _header(data, folder)
+        base = tuple(_validated(Base, row) for row in data["base"])
+        kept = {name: data["leakage"][name] for name in ("pairs", "allowed_by", "checked")}
+        leakage = _validated(Leakage, kept)
+        arms: dict[str, list[Arm]] = {BASE: [], **{name: [] for name in header.variants}}
+        for row in data["arms"]:
+            arms[row["variant"]].append(_validated(Arm, row))
+    except ValidationError as error:
+        fault = ": ".join(first_fault(error))
+        raise UserError(f"{folder.comparisons}: {fault}; run it again") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder.comparisons}: lacks {error}; run it again") from error
+    name = run_id(header, base)
+    return {
+        variant: Result(
+            run_id=name,
+            filed=filed,
+            header=header,
+            leakage=leakage,
+            base=base,
+            arms=tuple(own),
+            samples=_hashes(folder, base, own),
+        )
+        for variant, own in arms.items()
+    }
+
+
+def _header(data: Mapping[str, Any], folder: RunFolder) -> Header:
+    plan = json.dumps(read_json(folder.identity)["plan"], sort_keys=True)
+    names = set(Header.model_fields) - {"plan_hash", "run"}
+    shown = {name: data[name] for name in names}
+    run = {name: data["run"].get(name) for name in data["run"]}
+    shown |= {"plan_hash": hashlib.sha256(plan.encode()).hexdigest()[:16], "run": run}
+    return _validated(Header, shown)
+
+
+def _validated(kind: type[Kind], row: Any) -> Kind:
+    """By way of JSON, in which a tuple is a list and a date a string."""
+    return kind.model_validate_json(json.dumps(row))
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to nine significant digits: more says nothing, and makes diffs hard to read."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _hashes(folder: RunFolder, base: tuple[Base, ...], arms: list[Arm]) -> dict[str, str]:
+    """Cell id -> SHA-256 of its samples: base's for base, else the arms' own."""
+    cells = [cell for arm in arms for cell in arm.cells.values()] or [row.cell for row in base]
+    return {cell: samples_hash(folder, cell) for cell in dict.fromkeys(cells)}
+
+
+def samples_hash(folder: RunFolder, cell: str) -> str:
+    """SHA-256 of a cell's file of samples.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder.cell(cell) / "samples.parquet"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run it again") from error
+
+
+def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry | None:
+    """The file with one more result; None where it has it."""
+    if not path.is_file():
+        suite, model, revision = folder.parts
+        return Entry(
+            schema_version=1,
+            suite=suite,
+            model=model,
+            revision=revision,
+            variant=variant,
+            results=(result,),
+        )
+    entry = read_entry(path)
+    earlier = [one for one in entry.results if one.run_id == result.run_id]
+    if any(one.same_figures(result) for one in earlier):
+        return None
+    if earlier and result.filed.why is None:
+        raise UserError(
+            f"{path}: has a result of the same identity with other figures, filed "
+            f"{earlier[-1].filed.date} by {earlier[-1].filed.by}; say why they differ: --why TEXT"
+        )
+    return entry.model_copy(update={"results": (*entry.results, result)})
+
+
+def today() -> datetime.date:
+    """In UTC."""
+    return datetime.datetime.now(datetime.UTC).date()

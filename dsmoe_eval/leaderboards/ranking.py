@@ -1,0 +1,267 @@
+"""Ranks that respect noise, and the marks of trust that a result has earned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
+from ..runs.finished import FinishedRun, as_finished
+from ..variants import BASE, get_variant
+from .entries import Arm, Base, Filing, Paired
+
+POWER = 0.1
+"""Fraction: a result has adequate power if every target could have shown a smaller effect."""
+
+_SHAM: tuple[str, Any] = ("sham_equals_base", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over targets with its 95 % interval. Fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A mark of trust: whether it was earned, and by which figure."""
+
+    name: str
+    earned: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row of a ranking: one variant of one model, over all its targets.
+
+    Attributes:
+        filing: the run.
+        variant: its name; base has a row too.
+        rank: 1 plus how many ranked rows are better beyond noise; None where it is not ranked.
+        unranked: why it is not; empty where it is.
+        over_placebo: mean gain over its own placebo; None where it has none on every target.
+        gain: mean gain over base.
+        non_target: change of the pooled non-targets, mean over targets.
+        holds: whether the pooled non-targets are non-inferior for every target.
+        by_domain: gain over base by target.
+        marks: of trust.
+    """
+
+    filing: Filing
+    variant: str
+    rank: int | None
+    unranked: str
+    over_placebo: Estimate | None
+    gain: Estimate | None
+    non_target: Estimate | None
+    holds: bool
+    by_domain: Mapping[str, Paired]
+    marks: tuple[Mark, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Every mark was earned; base needs none."""
+        return all(mark.earned for mark in self.marks)
+
+
+def latest(filings: Sequence[Filing]) -> dict[tuple[Path, str], Filing]:
+    """The last filed run of each revision and variant, base too; whole runs before rehearsals."""
+    found: dict[tuple[Path, str], Filing] = {}
+    for filing in filings:
+        for variant in filing.results:
+            before = found.get((filing.folder, variant))
+            if before is None or before.header.rehearsal or not filing.header.rehearsal:
+                found[filing.folder, variant] = filing
+    return found
+
+
+def rank(filings: Sequence[Filing]) -> list[Standing]:
+    """Rank the variants of one suite, best first; then what is not ranked; base rows last.
+
+    The order is that of the mean gain over placebo. A rank is 1 plus the number of rows that are
+    better beyond noise: the 95 % interval of the difference is above zero, computed from the two
+    intervals as if they were independent, which is wide for variants of one model (MOVER: Zou and
+    Donner 2008, Statistics in Medicine 27:1693). Rows whose non-targets are not shown to hold, and
+    rows without a placebo, are not ranked.
+    """
+    shown = latest(filings)
+    rows = [
+        _standing(filing, name, filings)
+        for (_, name), filing in shown.items()
+        if name != BASE and not get_variant(name).null
+    ]
+    ranked = sorted((row for row in rows if not row.unranked), key=_key, reverse=True)
+    placed = [_placed(row, ranked) for row in ranked]
+    others = sorted((row for row in rows if row.unranked), key=_key, reverse=True)
+    return [
+        *placed,
+        *others,
+        *(_base_standing(one) for (_, name), one in shown.items() if name == BASE),
+    ]
+
+
+def _key(row: Standing) -> tuple[bool, float]:
+    estimate = row.over_placebo or row.gain
+    return row.over_placebo is not None, -math.inf if estimate is None else estimate.value
+
+
+def _placed(row: Standing, ranked: Sequence[Standing]) -> Standing:
+    own = row.over_placebo
+    assert own is not None  # noqa: S101 - for the type checker; ranked rows have one
+    better = sum(
+        other.over_placebo is not None and is_better(other.over_placebo, own) for other in ranked
+    )
+    return Standing(
+        row.filing, row.variant, 1 + better, "", own, row.gain, row.non_target, row.holds,
+        row.by_domain, row.marks,
+    )  # fmt: skip
+
+
+def is_better(one: Estimate, other: Estimate) -> bool:
+    """Whether the lower end of the difference's interval is above zero."""
+    reach = math.hypot(one.value - one.low, other.high - other.value)
+    return one.value - other.value - reach > 0
+
+
+def _standing(filing: Filing, variant: str, every: Sequence[Filing]) -> Standing:
+    arms = [arm for (name, _), arm in filing.arms.items() if name == variant]
+    placebos = [arm.generalization.over_placebo for arm in arms]
+    over = mean_of([one for one in placebos if one is not None]) if all(placebos) else None
+    holds = all(_held(arm) for arm in arms)
+    reasons = {
+        "a control": any(arm.control_of for arm in arms),
+        "a rehearsal": filing.header.rehearsal,
+        "no placebo": over is None,
+        "non-targets not shown to hold": not holds,
+    }
+    return Standing(
+        filing=filing,
+        variant=variant,
+        rank=None,
+        unranked=next((words for words, applies in reasons.items() if applies), ""),
+        over_placebo=over,
+        gain=mean_of([arm.target_result for arm in arms]),
+        non_target=mean_of([arm.non_target_result for arm in arms], independent=False),
+        holds=holds,
+        by_domain={arm.target: arm.target_result for arm in arms},
+        marks=trust_marks(filing, variant, every),
+    )
+
+
+def _base_standing(filing: Filing) -> Standing:
+    return Standing(filing, BASE, None, "base", None, None, None, True, {}, ())
+
+
+def _held(arm: Arm) -> bool:
+    found = arm.non_target_result.non_inferiority
+    return found is not None and found.holds
+
+
+def mean_of(results: Sequence[Paired], independent: bool = True) -> Estimate | None:
+    """The mean of differences, with an interval.
+
+    Args:
+        results: one a target; None comes back where there is none.
+        independent: of different items, so that intervals add as squares (MOVER); else, as for
+            non-targets that targets share, their reaches are averaged, which is never too narrow.
+    """
+    if not results:
+        return None
+    value = sum(row.delta for row in results) / len(results)
+    down, up = ([abs(row.ci95[end] - row.delta) for row in results] for end in (0, 1))
+    total = math.hypot if independent else lambda *reaches: sum(reaches)
+    return Estimate(value, value - total(*down) / len(results), value + total(*up) / len(results))
+
+
+def trust_marks(filing: Filing, variant: str, every: Sequence[Filing]) -> tuple[Mark, ...]:
+    """The marks of a variant in a run, each with the figure by which it was earned or not.
+
+    Args:
+        filing: the run.
+        variant: one of its variants.
+        every: all runs of the suite, to count seeds.
+    """
+    run = as_finished(filing.as_comparisons(), str(filing.folder))
+    keys = [(variant, target) for target in filing.header.targets]
+    return (
+        _mark("probes passed", run, [*(("probes_passed", k) for k in keys), _SHAM]),
+        _placebo_mark(run, keys),
+        _mark("no leakage", run, [("leaked_items", None)]),
+        _mark("adequate power", run, [("target_mde80", key) for key in keys]),
+        _seeds_mark(filing, variant, every),
+        _complete_mark(filing),
+    )  # fmt: skip
+
+
+def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Any]]) -> Mark:
+    words = []
+    for metric, key in figures:
+        try:
+            found = read_figure(run, metric, key)
+        except MissingFigureError as error:
+            return Mark(name, False, str(error))
+        if isinstance(found, Check):
+            if not found.passed:
+                return Mark(name, False, f"{metric}: {found.words}")
+            words.append(found.words)
+        elif isinstance(found, Figure):
+            most = 0.0 if metric == "leaked_items" else POWER
+            if found.value > most:
+                on = f" on {key[1]}" if key else ""
+                return Mark(name, False, f"{metric}{on} is {found.value:.3g}, more than {most:g}")
+            words.append(f"{metric} {found.value:.3g}")
+    return Mark(name, True, "; ".join(dict.fromkeys(words)))
+
+
+def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
+    """Flat: none of the arm's placebos improves or harms its target."""
+    from ..variants import control_for
+
+    name = "placebo flat"
+    placebo = control_for(get_variant(keys[0][0]), "matched", run.variants)
+    if placebo is None:
+        return Mark(name, False, "the run has no placebo of this arm")
+    moved = []
+    for _, target in keys:
+        found = read_figure(run, "target_claim", (placebo.name, target))
+        if isinstance(found, Claims) and found.said[0][0] in ("improves", "harms"):
+            moved.append(f"{placebo.name} {found.said[0][0]} {target}")
+    return Mark(name, not moved, "; ".join(moved) or f"{placebo.name} moves no target")
+
+
+def _seeds_mark(filing: Filing, variant: str, every: Sequence[Filing]) -> Mark:
+    seeds = {
+        one.header.seed
+        for one in every
+        if one.folder == filing.folder and variant in one.results and not one.header.rehearsal
+    }
+    words = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+    return Mark("several seeds", len(seeds) > 1, words if seeds else "no whole run")
+
+
+def _complete_mark(filing: Filing) -> Mark:
+    header = filing.header
+    missing = sorted(set(header.suite_targets) - set(header.targets))
+    missing += sorted(set(header.suite_tasks) - {row.task for row in filing.base})
+    if header.rehearsal:
+        return Mark("complete suite", False, f"a rehearsal of {header.run.limit} items a task")
+    words = f"lacks {', '.join(missing)}" if missing else f"all {len(header.suite_tasks)} tasks"
+    return Mark("complete suite", not missing, words)
+
+
+def base_of(filing: Filing, target: str) -> Base:
+    """Base's row of a target's task."""
+    (task,) = {
+        task
+        for (_, name), arm in filing.arms.items()
+        if name == target
+        for task in set(arm.cells) - {row.task for row in arm.domains}
+    }
+    return next(row for row in filing.base if row.task == task)
