@@ -1,0 +1,185 @@
+"""A run's items as scripts beside its page: questions, gold and every variant's answers.
+
+A page opened from disk may not read other files, but it may run a script that lies beside it.
+Such a script is one call, `dsmoeItems("<its name>", {...}, "<SHA-256 of {...}>");`. What was
+generated is long and lies apart, in parts of some items each, since only the items that are opened
+need it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import UserError
+from ..runs import RunFolder
+from ..runs.cells import GENERATED, read_samples
+from ..runs.folder import write_text
+from ..variants import BASE
+from .page import ItemFile
+
+PART_CHARACTERS = 2_000_000
+"""A part ends with the item that makes it as long, in characters of generated text."""
+_QUESTIONS = ("item", "question", "options", "gold")
+_ANSWERS = ("item", "answer", "score", *GENERATED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """One task, as all its variants answered it; the rows of each are in the order of `items`."""
+
+    items: pd.DataFrame
+    arms: tuple[str, ...]
+    cells: tuple[str, ...]
+    rows: tuple[pd.DataFrame, ...]
+
+
+def write_item_files(
+    folder: RunFolder, result: Mapping[str, Any], to: Path, name: str | None = None
+) -> tuple[ItemFile, ...]:
+    """Write the items of every task of a run.
+
+    Args:
+        folder: of the run, with its cells.
+        result: its `comparisons.json`.
+        to: the page's folder; the files lie in `items/` in it.
+        name: what the page calls the run; by default its model. Two runs on one page need two.
+
+    Returns:
+        A file a task, in the order of the run's base.
+
+    Raises:
+        UserError: a cell is missing or damaged, or holds other items than base's.
+    """
+    own = result["run"]["model"] if name is None else name
+    return tuple(_write_task(folder, result, to, own, row) for row in result["base"])
+
+
+def _write_task(
+    folder: RunFolder, result: Mapping[str, Any], to: Path, own: str, base: Mapping[str, Any]
+) -> ItemFile:
+    answers = _read_task(folder, result, base)
+    key = _key(own, base["task"])
+    parts = [] if answers.items["options"].str.len().all() else list(_parts(answers))
+    shas = [_write(to, f"{key}-{number}", part) for number, part in enumerate(parts)]
+    index = _index(answers) | {"starts": [part["start"] for part in parts], "parts": shas}
+    return ItemFile(
+        path=f"items/{key}.js",
+        set=own,
+        task=base["task"],
+        domain=base["domain"],
+        n=len(answers.items),
+        arms=answers.arms,
+        sha256=_write(to, key, index),
+    )
+
+
+def _key(own: str, task: str) -> str:
+    """A file's name that is safe whatever the names hold, and one for each run and task."""
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", task)[:60]
+    return f"{readable}-{hashlib.sha256(json.dumps([own, task]).encode()).hexdigest()[:12]}"
+
+
+def _write(to: Path, key: str, payload: Mapping[str, Any]) -> str:
+    text = json.dumps(payload, allow_nan=False, separators=(",", ":"))  # ASCII, so no U+2028
+    text = text.replace("<", "\\u003c")  # only strings have one; a script must not hold </script>
+    sha = hashlib.sha256(text.encode()).hexdigest()
+    write_text(to / "items" / f"{key}.js", f'dsmoeItems("{key}",{text},"{sha}");\n')
+    return sha
+
+
+def _read_task(
+    folder: RunFolder, result: Mapping[str, Any], base: Mapping[str, Any]
+) -> _Answers:
+    task = base["task"]
+    named = {BASE: base["cell"]} | {
+        f"{arm['variant']} on {arm['target']}": arm["cells"][task]
+        for arm in result["arms"]
+        if task in arm["cells"]
+    }
+    items = read_samples(folder, base["cell"], _QUESTIONS)
+    cells = dict.fromkeys(named.values())  # two arms may share one
+    read = {cell: _aligned(folder, cell, items["item"], task) for cell in cells}
+    rows = tuple(read[cell] for cell in named.values())
+    return _Answers(items, tuple(named), tuple(named.values()), rows)
+
+
+def _aligned(folder: RunFolder, cell: str, items: pd.Series[str], task: str) -> pd.DataFrame:
+    rows = read_samples(folder, cell, _ANSWERS).set_index("item")
+    if not rows.index.is_unique or set(rows.index) != set(items):
+        raise UserError(f"task {task!r}: cell {cell} holds other items than base's; run it again")
+    return rows.loc[items]
+
+
+def _index(answers: _Answers) -> dict[str, Any]:
+    items = answers.items
+    options = [own.tolist() for own in items["options"]]
+    gold = [_place(own, right) for own, right in zip(options, items["gold"], strict=True)]
+    return {
+        "ids": items["item"].to_list(),
+        "question": items["question"].to_list(),
+        "options": options,
+        "gold": [
+            right if place < 0 else place
+            for place, right in zip(gold, items["gold"], strict=True)
+        ],
+        "arms": answers.arms,
+        "cells": answers.cells,
+        "scores": [_short(rows["score"]) for rows in answers.rows],
+        "answers": _codes(answers, options),
+    }
+
+
+def _codes(answers: _Answers, options: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Answers as numbers that are the same where the answers are: an option's place, if it is one.
+
+    Where nothing could be chosen, they number the answers that were extracted.
+    """
+    texts = [rows["answer"].to_list() for rows in answers.rows]
+    if not any(options):
+        codes, _ = pd.factorize(pd.Series(list(chain.from_iterable(texts)), dtype=object))
+        n = len(options)
+        return [codes[start : start + n].tolist() for start in range(0, len(codes), n)]
+    return [[_place(own, text) for own, text in zip(options, arm, strict=True)] for arm in texts]
+
+
+def _place(options: Sequence[str], text: str) -> int:
+    return options.index(text) if text in options else -1
+
+
+def _short(scores: pd.Series[float]) -> list[float]:
+    """Whole numbers without their `.0`."""
+    values = scores.to_numpy()
+    return (values.astype(int) if (values == values.round()).all() else values).tolist()  # type: ignore[no-any-return]
+
+
+def _parts(answers: _Answers) -> Iterator[dict[str, Any]]:
+    """What was generated, a few items at a time: [arm][item][sample], `answer` [arm][item]."""
+    columns = {
+        name: [[own.tolist() for own in rows[name]] for rows in answers.rows] for name in GENERATED
+    }
+    extracted = [rows["answer"].to_list() for rows in answers.rows]
+    sizes = [sum(map(len, chain.from_iterable(own))) for own in zip(*columns["texts"], strict=True)]
+    ends = _ends(sizes)
+    for start, end in zip([0, *ends], ends, strict=False):
+        part = {name: [arm[start:end] for arm in values] for name, values in columns.items()}
+        yield {"start": start, "answer": [arm[start:end] for arm in extracted]} | part
+
+
+def _ends(sizes: Sequence[int]) -> list[int]:
+    """Where parts end: behind the item that fills one, and behind the last."""
+    ends, filled = [], 0
+    for place, size in enumerate(sizes, 1):
+        filled += size
+        if filled >= PART_CHARACTERS or place == len(sizes):
+            ends.append(place)
+            filled = 0
+    return ends

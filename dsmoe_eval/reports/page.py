@@ -1,0 +1,308 @@
+"""What a page of ours is made of: tables, intervals, planes, item files; and how it is rendered.
+
+A page is one file that needs nothing else: `templates/page.html.j2` has a macro for each of these
+classes, `page.css` and `page.js` stand inside the page. Only items lie beside it, as scripts that
+the page loads when they are looked at (`items.py`). The page's own policy lets no other script
+run and nothing be fetched from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+Facets = dict[str, tuple[str, ...]]
+"""By what something can be filtered, as `{"variant": ("contrast",)}`; a facet that is not named
+does not concern it, and never hides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: as shown.
+        sort: what it is sorted by; None: by its text, or, in a numeric column, after all numbers.
+        trace: file, place in it and test that the number comes from.
+        kind: `good`, `bad` or `mark`, a CSS class; the text says the same without colour.
+    """
+
+    text: str
+    sort: float | str | None = None
+    trace: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column; `help` is its hover text."""
+
+    name: str
+    numeric: bool = False
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row; `dim` is one that is shown greyed."""
+
+    cells: tuple[Cell, ...]
+    facets: Facets = field(default_factory=dict)
+    dim: bool = False
+
+    @property
+    def shared_trace(self) -> str:
+        """How all traces of the row begin; the page holds it once."""
+        return os.path.commonprefix([cell.trace for cell in self.cells if cell.trace])
+
+
+@dataclass(frozen=True, slots=True)
+class DataTable:
+    """A table that can be sorted and filtered; `id` is unique in its page.
+
+    Raises:
+        ValueError: a row has more or fewer cells than there are columns.
+    """
+
+    id: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ValueError(f"table {self.id}: a row has {len(row.cells)} cells")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A row of a forest plot: fractions, shown in percentage points.
+
+    Attributes:
+        n: items.
+        group: rows of one group stand together under it, in the order given.
+        kind: as of `Cell`; `good` is drawn filled, all else hollow.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    n: int
+    trace: str
+    group: str = ""
+    kind: str = ""
+    facets: Facets = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The figures as text."""
+        low, high = (f"{100 * bound:+.1f}" for bound in (self.low, self.high))
+        return f"{100 * self.value:+.1f} [{low}, {high}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """A forest plot, with a line at minus `margin` (a fraction) where there is one."""
+
+    id: str
+    title: str
+    caption: str
+    axis: str
+    rows: tuple[Interval, ...]
+    margin: float | None = None
+
+    @property
+    def scale(self) -> Scale:
+        """Of its axis."""
+        bounds = [bound for row in self.rows for bound in (row.low, row.high, row.value)]
+        return Scale.of([*bounds, -(self.margin or 0.0)])
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a plane, with both its intervals; fractions.
+
+    Attributes:
+        group: points of one group share a shape and a colour.
+        dim: shown greyed.
+    """
+
+    label: str
+    x: float
+    y: float
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    trace: str
+    group: str = ""
+    dim: bool = False
+    facets: Facets = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The figures as text."""
+        x, y = (f"{100 * value:+.1f} pp" for value in (self.x, self.y))
+        ends = (self.x_low, self.x_high, self.y_low, self.y_high)
+        x_low, x_high, y_low, y_high = (f"{100 * end:+.1f}" for end in ends)
+        return f"across {x} [{x_low}, {x_high}], up {y} [{y_low}, {y_high}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Points by two changes, with a line at minus `margin` across where there is one."""
+
+    id: str
+    title: str
+    caption: str
+    x_axis: str
+    y_axis: str
+    points: tuple[Point, ...]
+    margin: float | None = None
+
+    @property
+    def x_scale(self) -> Scale:
+        """Of the horizontal axis."""
+        ends = [end for point in self.points for end in (point.x_low, point.x_high, point.x)]
+        return Scale.of([*ends, -(self.margin or 0.0)])
+
+    @property
+    def y_scale(self) -> Scale:
+        """Of the vertical axis."""
+        return Scale.of([end for p in self.points for end in (p.y_low, p.y_high, p.y)])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """In the order of the points."""
+        return tuple(dict.fromkeys(point.group for point in self.points))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """An axis that has zero on it: its ends and ticks, in percentage points."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def of(cls, fractions: list[float]) -> Scale:
+        """The round ends and at most nine ticks that hold zero and all these fractions."""
+        low, high = 100 * min([0.0, *fractions]), 100 * max([0.0, *fractions])
+        step = _round_step(max(high - low, 1e-9) / 6)
+        first, last = math.floor(low / step - 1e-9), math.ceil(high / step + 1e-9)
+        ticks = tuple(round(k * step, 10) for k in range(first, last + 1))
+        return cls(ticks[0], ticks[-1], ticks)
+
+    def at(self, points: float) -> str:
+        """Where a number of percentage points is, `0%` to `100%` of the axis."""
+        return f"{100 * (points - self.low) / (self.high - self.low):.2f}%"
+
+    def place(self, fraction: float) -> str:
+        """Where a fraction is."""
+        return self.at(100 * fraction)
+
+    def height(self, points: float) -> str:
+        """Where a number of percentage points is, from the top."""
+        return f"{100 * (self.high - points) / (self.high - self.low):.2f}%"
+
+
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10, 20 ... that is no smaller."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * step for step in (1, 2, 5, 10) if power * step >= least * (1 - 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFile:
+    """Where the items of one task lie.
+
+    Attributes:
+        path: relative to the page.
+        set: the run or model whose items they are.
+        task: by its name.
+        domain: of the task.
+        n: items.
+        arms: whose answers they hold, base first.
+        sha256: of the file's content, by which the page knows a file of another report.
+    """
+
+    path: str
+    set: str
+    task: str
+    domain: str
+    n: int
+    arms: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture inside the page: `source` is a `data:` URI, `alt` what it shows in words."""
+
+    source: str
+    alt: str
+    title: str
+    caption: str
+
+
+def embed(path: Path) -> str:
+    """A PNG as a `data:` URI, of at most 128 colours, which keeps pages small."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    small.save(content, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def environment() -> jinja2.Environment:
+    """Of the HTML templates: text is never markup, and a name that is missing is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("dsmoe_eval.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.policies["json.dumps_kwargs"] = {"default": asdict}
+    css, script = _part("page.css"), _part("page.js")
+    made.globals |= {
+        "page_css": Markup(css),  # noqa: S704 - both are files of ours, and hold nothing else
+        "page_js": Markup(script),  # noqa: S704
+        "page_policy": _policy(css, script),
+    }
+    return made
+
+
+@cache
+def _part(name: str) -> str:
+    return resources.files("dsmoe_eval.reports").joinpath("templates", name).read_text("utf-8")
+
+
+def _policy(css: str, script: str) -> str:
+    """What the page may do: run this script and those that lie beside it, and nothing else."""
+    # 'self' is a file's own folder on a web server; a page opened from disk has no origin, so
+    # that what lies beside it needs the scheme.
+    return (
+        f"default-src 'none'; style-src '{_hash(css)}'; img-src data:; "
+        f"script-src '{_hash(script)}' 'self' file:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
