@@ -3,7 +3,17 @@
 Heavy imports happen inside the commands, so that `--help` is there at once.
 """
 
-from . import compare, experts, gate, listing, models, power, runs
+from . import compare, experts, gate, leaderboard, listing, models, power, runs
 from .main import main
 
-__all__ = ["compare", "experts", "gate", "listing", "main", "models", "power", "runs"]
+__all__ = [
+    "compare",
+    "experts",
+    "gate",
+    "leaderboard",
+    "listing",
+    "main",
+    "models",
+    "power",
+    "runs",
+]

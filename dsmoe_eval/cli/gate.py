@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--policy", required=True, help="A policy's name or YAML file.")
 @click.option(
-    "--baseline", type=click.Path(path_type=Path),
-    help="An earlier run of the same model and suite: its folder or comparisons.json.",
+    "--baseline",
+    help="An earlier run of the same model and suite: its folder, or one in a leaderboard.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where to [RUN/gate].")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def gate_command(
-    run_path: Path, policy: str, baseline: Path | None, out: Path | None, as_json: bool
+    run_path: Path, policy: str, baseline: str | None, out: Path | None, as_json: bool
 ) -> None:
     """Hold RUN, a run's folder or its comparisons.json, against a policy.
 
@@ -48,15 +48,16 @@ def gate_command(
     sys.exit(verdict.exit_code)
 
 
-def _decide(run_path: Path, policy: str, baseline: Path | None, out: Path | None) -> Verdict:
+def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None) -> Verdict:
     from ..gates import changes_since, clear, decide, write_verdict
+    from ..leaderboards import read_result
     from ..registry import load_policy
     from ..runs import read_finished
 
     folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
     clear(folder)
     wanted, result = load_policy(policy), read_finished(run_path)
-    earlier = None if baseline is None else changes_since(result, read_finished(baseline))
+    earlier = None if baseline is None else changes_since(result, read_result(baseline))
     verdict = decide(result, wanted, earlier)
     write_verdict(verdict, folder)
     return verdict

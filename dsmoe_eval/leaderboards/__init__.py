@@ -1,1 +1,28 @@
-"""Results of many runs, kept in git: filed, checked, ranked and shown."""
+"""Results of many runs, kept in git: filed, checked, ranked, compared and shown.
+
+Entries are appended to and never changed; what is rendered follows from them.
+"""
+
+from .build import Built, build
+from .changes import Change, Difference, differences, read_result
+from .checks import Finding, check_leaderboards
+from .entries import Filed
+from .filing import Added, add_run, today
+from .ranking import Standing, rank
+
+__all__ = [
+    "Added",
+    "Built",
+    "Change",
+    "Difference",
+    "Filed",
+    "Finding",
+    "Standing",
+    "add_run",
+    "build",
+    "check_leaderboards",
+    "differences",
+    "rank",
+    "read_result",
+    "today",
+]

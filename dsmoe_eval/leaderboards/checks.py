@@ -14,7 +14,7 @@ from .consistency import adjustment_faults, arm_faults
 from .entries import Arm, Base, Entry, Filing, Result, entry_paths, filings, folder_name, run_id
 from .filing import Unreadable, parse_entry, today
 
-RENDERED = ("README.md", "index.html", "*.png", "items/*/*.js")
+RENDERED = ("README.md", "index.html", "*.png", "items/*.js")
 """What `build` writes, beside the entries."""
 
 

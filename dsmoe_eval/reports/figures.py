@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..experts.similarity import ALIKE
+from .page import Forest
 from .tables import Arm, improves, targets_of, variants_of
 
 _DPI = 150
@@ -292,6 +293,29 @@ def trial(result: Mapping[str, Any], path: Path) -> None:
         axis.axvline(0, color="black", linewidth=1)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     left.set_yticks(places, [row["method"] for row in rows])
+    _save(figure, path)
+
+
+def standings(forest: Forest, path: Path) -> None:
+    """A page's forest plot as a picture: one row a variant, models apart, n beside each."""
+    figure, panels = _subplots(1, 1, 9, 1.4 + 0.32 * len(forest.rows))
+    axis: Axes = panels[0][0]
+    places, place, group = [], 0.0, ""
+    for row in forest.rows:
+        place += 1.0 if row.group == group else 1.6
+        group = row.group
+        reach = [[100 * (row.value - row.low)], [100 * (row.high - row.value)]]
+        filled = row.kind == "good"
+        colour, inside = ("C0", "C0") if filled else ("0.4", "white")
+        axis.errorbar(
+            [100 * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside
+        )
+        places.append(place)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(places, [f"{r.group}: {r.label}, n = {r.n:,}" for r in forest.rows])
+    axis.invert_yaxis()
+    figure.supxlabel(forest.axis, fontsize="medium")
+    figure.suptitle(f"{forest.title}. {forest.caption}", fontsize="medium")
     _save(figure, path)
 
 

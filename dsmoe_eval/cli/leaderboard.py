@@ -1,0 +1,152 @@
+"""Commands about leaderboards: add, build, check, diff."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .main import EXIT_FAILED, main
+
+if TYPE_CHECKING:
+    from ..leaderboards import Change, Difference
+
+_root_option = click.option(
+    "--root", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True,
+    help="Folder of the leaderboards.",
+)  # fmt: skip
+
+
+@main.group("leaderboard")
+def leaderboard() -> None:
+    """Results of many runs, kept in git: file, render, guard and compare them."""
+
+
+@leaderboard.command("add")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_root_option
+@click.option("--by", help="Who ran it [git's user.name].")
+@click.option("--on", help="What it ran on [this machine].")
+@click.option("--why", help="Why figures differ from those filed of the same identity.")
+def add_command(
+    runs: tuple[Path, ...], root: Path, by: str | None, on: str | None, why: str | None
+) -> None:
+    """File finished runs: a JSON file a variant, appended to and never changed."""
+    from ..leaderboards import Filed, add_run, today
+
+    try:
+        filed = Filed(date=today(), by=by or _user(), on=on or _machine(), why=why)
+    except ValueError as error:
+        raise click.UsageError("--by, --on and --why take 1 to 200 characters") from error
+    for run in runs:
+        added = add_run(run, root, filed)
+        for path in added.written:
+            click.echo(f"filed {path}")
+        if added.same:
+            click.echo(
+                f"{run}: {len(added.same)} results were there already, with the same figures"
+            )
+    click.echo(f"then: dsmoe-eval leaderboard build --root {root}")
+
+
+def _user() -> str:
+    try:
+        command = ["git", "config", "user.name"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return getpass.getuser()
+    return done.stdout.strip() or getpass.getuser()
+
+
+def _machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+@leaderboard.command("build")
+@_root_option
+@click.option(
+    "--runs", multiple=True, type=click.Path(path_type=Path),
+    help="A run's folder, whose questions and answers the page can then show; may be repeated.",
+)  # fmt: skip
+def build_command(root: Path, runs: tuple[Path, ...]) -> None:
+    """Render README.md, its pictures and index.html."""
+    from ..leaderboards import build
+
+    built = build(root, runs)
+    click.echo(f"page: {built.page}")
+    if built.without:
+        click.echo(f"without their questions: {len(built.without)} run(s); give --runs FOLDER")
+
+
+@leaderboard.command("check")
+@_root_option
+@click.option("--since", metavar="REV", help="A git revision whose results must all still stand.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check_command(root: Path, since: str | None, as_json: bool) -> None:
+    """Hold every file to the schema, to itself and to the others; exit code 1 if any is wrong."""
+    from ..leaderboards import check_leaderboards
+
+    found = check_leaderboards(root, since)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found]))
+    else:
+        for one in found:
+            click.echo(str(one))
+        click.echo(f"{root}: {len(found)} finding(s)" if found else f"{root}: nothing wrong")
+    if found:
+        sys.exit(EXIT_FAILED)
+
+
+@leaderboard.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def diff_command(a: str, b: str, as_json: bool) -> None:
+    """Say what moved from A to B beyond noise.
+
+    A and B are each a run's folder, its comparisons.json, or a revision's folder in a leaderboard
+    (of several runs in it FOLDER:RUN_ID, else the last): two revisions of a model, of a profile or
+    of the harness, on one suite.
+    """
+    from ..leaderboards import differences, read_result
+
+    found = differences(read_result(a), read_result(b))
+    if as_json:
+        click.echo(json.dumps(asdict(found), allow_nan=False))
+        return
+    _print(found)
+
+
+def _print(found: Difference) -> None:
+    moved = [row for row in found.changes if row.moved]
+    still = len(found.changes) - len(moved)
+    click.echo(f"A  {found.before}\nB  {found.after}")
+    for row in moved:
+        click.echo(f"moved     {_words(row)}")
+    for name in found.only_before:
+        click.echo(f"only in A {name}")
+    for name in found.only_after:
+        click.echo(f"only in B {name}")
+    for words in found.missing:
+        click.echo(f"not known {words}")
+    click.echo(
+        f"{len(moved)} of {len(found.changes)} figures moved beyond noise (Holm over all, 0.05); "
+        f"{still} did not"
+    )
+
+
+def _words(row: Change) -> str:
+    what = row.metric.replace("_", " ")
+    return (
+        f"{row.variant} on {row.target}, {what}: {100 * row.then:+.1f} to {100 * row.now:+.1f} pp, "
+        f"by {100 * row.change:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}], "
+        f"p = {row.p_adjusted:.3g} ({row.how})"
+    )

@@ -1,0 +1,148 @@
+"""Renders the leaderboards of a folder: `README.md`, its pictures, and `index.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from ..errors import UserError
+from ..reports import figures
+from ..reports.items import write_item_files
+from ..reports.page import DataTable, ItemFile, environment
+from ..runs import RunFolder
+from ..runs.folder import write_text
+from .board import TRUST, Board, boards, model_of
+from .checks import entries_hash, read_entries
+from .entries import Filing, filings
+from .filing import samples_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What was written.
+
+    Attributes:
+        page: `index.html`.
+        items: side files, with the items of the runs that were given.
+        without: runs that the page shows without their items, as `folder (run id)`.
+    """
+
+    page: Path
+    items: tuple[ItemFile, ...]
+    without: tuple[str, ...]
+
+
+def build(root: Path, runs: Sequence[Path] = ()) -> Built:
+    """Render every suite.
+
+    Args:
+        root: the leaderboards' folder.
+        runs: folders of runs whose items the page can show; they are found by their cells.
+
+    Raises:
+        UserError: a file cannot be read, or a run's samples are not those that were filed.
+    """
+    entries, faults = read_entries(root)
+    if faults:
+        raise UserError(f"{root}: {faults[0]}; see leaderboard check")
+    if not entries:
+        raise UserError(f"{root}: holds no result; file a run first: leaderboard add")
+    filed = filings(entries)
+    shown = boards(filed)
+    found = {run: _find(run, filed) for run in runs}
+    items = tuple(file for run, filing in found.items() for file in _items(run, filing, root))
+    has = {(one.folder, one.run_id) for one in found.values()}
+    without = tuple(
+        f"{one.folder} (run {one.run_id})" for one in filed if (one.folder, one.run_id) not in has
+    )
+    values = {
+        "boards": shown,
+        "trust": TRUST,
+        "stamp": entries_hash(root),
+        "facets": _facets(shown),
+        "items": items,
+        "without": without,
+    }
+    page = environment()
+    page.loader = jinja2.ChoiceLoader(
+        [jinja2.PackageLoader("dsmoe_eval.leaderboards"), page.loader or jinja2.BaseLoader()]
+    )
+    figures.style()
+    for board in shown:
+        figures.standings(board.forest, root / f"{board.suite}.png")
+    write_text(root / "index.html", page.get_template("index.html.j2").render(values))
+    text = jinja2.Environment(
+        loader=jinja2.PackageLoader("dsmoe_eval.leaderboards"),
+        autoescape=False,  # noqa: S701 - Markdown, where it would spoil the text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text.filters["aligned"] = aligned
+    write_text(root / "README.md", text.get_template("README.md.j2").render(values))
+    return Built(root / "index.html", items, without)
+
+
+def aligned(table: DataTable) -> str:
+    """A Markdown table whose columns line up in the source too."""
+    header = [_plain(column.name) for column in table.columns]
+    lines = [header, *([_plain(cell.text) for cell in row.cells] for row in table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [column.numeric for column in table.columns]
+    rule = [
+        "-" * (width - 1) + ":" if right else "-" * width
+        for width, right in zip(widths, numeric, strict=True)
+    ]
+    padded = [
+        [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+
+
+def _plain(cell: str) -> str:
+    """No column may end early, and nothing may be markup."""
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _facets(shown: Sequence[Board]) -> dict[str, tuple[str, ...]]:
+    rows = [row for board in shown for row in board.standings]
+    values: Mapping[str, list[str]] = {
+        "model": [model_of(row.filing) for row in rows],
+        "domain": [target for row in rows for target in row.filing.header.targets],
+        "variant": [row.variant for row in rows],
+        "mark": list(TRUST),
+    }
+    return {name: tuple(dict.fromkeys(own)) for name, own in values.items()}
+
+
+def _find(run: Path, filed: Sequence[Filing]) -> Filing:
+    """The filing of a run: the one that has its cells."""
+    folder = RunFolder(run)
+    for filing in filed:
+        if all(folder.cell(row.cell).is_dir() for row in filing.base) and all(
+            folder.cell(cell).is_dir()
+            for arm in filing.arms.values()
+            for cell in arm.cells.values()
+        ):
+            return filing
+    raise UserError(f"{run}: its cells are not those of a result that was filed; add it first")
+
+
+def _items(run: Path, filing: Filing, root: Path) -> tuple[ItemFile, ...]:
+    folder = RunFolder(run)
+    for result in filing.results.values():
+        for cell, expected in result.samples.items():
+            if samples_hash(folder, cell) != expected:
+                raise UserError(
+                    f"{folder.cell(cell)}: its samples are not those that were filed in "
+                    f"{filing.folder}; file the run again, or restore them"
+                )
+    name = f"{model_of(filing)}, plan {filing.header.plan}, seed {filing.header.seed}"
+    return write_item_files(folder, filing.as_comparisons(), root, name)
