@@ -131,6 +131,8 @@ class Plan(Card):
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
 
-    def of(self, model: str) -> Plan:
-        """The plan of one model."""
-        return self.model_copy(update={"model": model, "models": ()})
+    def of(self, model: str, seed: int | None = None) -> Plan:
+        """The plan of one model, perhaps with another seed."""
+        return self.model_copy(
+            update={"model": model, "models": (), "seed": self.seed if seed is None else seed}
+        )

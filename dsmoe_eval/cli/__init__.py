@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` is there at once.
 """
 
-from . import compare, experts, gate, leaderboard, listing, models, power, runs
+from . import compare, experts, gate, leaderboard, listing, models, power, runs, view
 from .main import main
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "models",
     "power",
     "runs",
+    "view",
 ]

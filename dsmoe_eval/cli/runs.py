@@ -38,6 +38,7 @@ _data_option = click.option(
     help="To try it out: at most N items a task, answers of at most 2 N tokens.",
 )  # fmt: skip
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the plan's.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take and could show.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: for programs.")
 def run_command(
@@ -46,6 +47,7 @@ def run_command(
     models: tuple[str, ...],
     limit: int | None,
     device: str | None,
+    seed: int | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -64,12 +66,12 @@ def run_command(
     names = models or load_plan(plan)[0].models
     root = out or Path("out") / Path(plan).stem
     if len(names) < 2:
-        _run_one(plan, root, limit, device, names[0] if names else None)
+        _run_one(plan, root, limit, device, names[0] if names else None, seed)
         return
     failed = {}
     for name in names:
         try:
-            _run_one(plan, root / _folder_name(name), limit, device, name)
+            _run_one(plan, root / _folder_name(name), limit, device, name, seed)
         except UserError as error:
             failed[name] = str(error)
             click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
@@ -82,12 +84,17 @@ def _folder_name(model: str) -> str:
 
 
 def _run_one(
-    plan: str, out: Path, limit: int | None, device: str | None, model: str | None
+    plan: str,
+    out: Path,
+    limit: int | None,
+    device: str | None,
+    model: str | None,
+    seed: int | None,
 ) -> None:
     from ..reports import render
     from ..runs import run
 
-    folder = run(plan, out, limit=limit, device=device, model=model)
+    folder = run(plan, out, limit=limit, device=device, model=model, seed=seed)
     page = render(folder)
     click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     click.echo(f"\nreport: {folder.report / 'index.html'}")

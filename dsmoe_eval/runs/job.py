@@ -112,7 +112,12 @@ class Job:
 
 
 def prepare(
-    plan_name: str, out: Path, limit: int | None, device: str | None, model: str | None = None
+    plan_name: str,
+    out: Path,
+    limit: int | None,
+    device: str | None,
+    model: str | None = None,
+    seed: int | None = None,
 ) -> Job:
     """Check the plan, load model and tasks, and open the run's folder.
 
@@ -122,12 +127,13 @@ def prepare(
         limit: at most so many items of each task and part.
         device: a torch device.
         model: instead of the plan's, or which one where it has several.
+        seed: instead of the plan's.
 
     Raises:
         UserError: anything in the plan that cannot be met; nothing has been written then.
     """
     plan, path = load_plan(plan_name)
-    plan = plan.of(model or plan.model or _only(plan))
+    plan = plan.of(model or plan.model or _only(plan), seed)
     suite = load_suite(plan.suite, beside=path)
     variants = tuple(get_variant(name) for name in plan.variants)
     targets = plan.targets or suite.targets

@@ -23,6 +23,7 @@ def run(
     limit: int | None = None,
     device: str | None = None,
     model: str | None = None,
+    seed: int | None = None,
     console: Console | None = None,
 ) -> RunFolder:
     """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
@@ -33,13 +34,14 @@ def run(
         limit: at most so many items of each task and split; for trying things out.
         device: a torch device.
         model: instead of the plan's, or which one where it has several.
+        seed: instead of the plan's.
         console: where the plan and the progress are shown.
 
     Raises:
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    job = prepared(plan, out, limit, device, console, model)
+    job = prepared(plan, out, limit, device, console, model, seed)
     try:
         return run_job(job, console).folder
     finally:
@@ -53,10 +55,11 @@ def prepared(
     device: str | None = None,
     console: Console | None = None,
     model: str | None = None,
+    seed: int | None = None,
 ) -> Job:
     """The run in memory, once the user has been told that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
-        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device, model)
+        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device, model, seed)
 
 
 def run_job(job: Job, console: Console | None = None) -> Job:

@@ -1,0 +1,30 @@
+"""The command that shows what was rendered."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from .main import main
+
+
+@main.command("view")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=7676, show_default=True)
+def view_command(folder: Path, port: int) -> None:
+    """Serve the runs and leaderboards in DIR to this machine only, until interrupted.
+
+    A generated answer that stands in an Inspect log (.eval) in DIR has a link to it.
+    """
+    from ..reports.serve import HOST, make_server, open_site
+
+    with tempfile.TemporaryDirectory(prefix="dsmoe-eval-") as viewer:
+        site = open_site(folder, Path(viewer))
+        with make_server(site, port) as server:
+            click.echo(f"{len(site.pages)} page(s): http://{HOST}:{server.server_port}/")
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                click.echo("ended", err=True)
