@@ -8,7 +8,7 @@ STAMP := .venv/.complete
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-core test-vllm support check reports clean
+.PHONY: lab test test-core test-vllm support check reports leaderboards clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -40,6 +40,7 @@ support: .venv/.vllm
 	touch .venv/.vllm
 
 check: $(STAMP)
+	$(BIN)/dsmoe-eval leaderboard check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -54,6 +55,13 @@ reports: $(STAMP)
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --to reports/identification
+
+# The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
+leaderboards: $(STAMP)
+	rm -rf out/reports-1
+	$(BIN)/dsmoe-eval run lab --seed 1 --out out/reports-1
+	$(BIN)/dsmoe-eval leaderboard add out/reports out/reports-1 out/trial
+	$(BIN)/dsmoe-eval leaderboard build --runs out/reports --runs out/reports-1 --runs out/trial
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"

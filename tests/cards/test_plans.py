@@ -40,3 +40,10 @@ def test_what_only_vllm_has_is_asked_of_vllm():
     for reason, changes in refused.items():
         with pytest.raises(ValidationError, match=reason):
             Plan.model_validate(content | changes)
+
+
+def test_one_model_of_a_plan_perhaps_with_another_seed():
+    plan = load_plan("paper")[0]
+    assert (plan.of("m").model, plan.of("m").models, plan.of("m").seed) == ("m", (), plan.seed)
+    assert plan.of("m", 0).seed == 0
+    assert plan.of("m", 7).seed == 7
