@@ -8,20 +8,23 @@ STAMP := .venv/.complete
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-core test-vllm support check reports leaderboards clean
+.PHONY: lab test test-core test-slow test-vllm support check reports leaderboards clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
 
-# Two halves at once, a core each; what they say is shown when a half ends.
+# Two parts at a time, a core each; what they say is shown when a part ends.
 test: check
-	$(if $(QUICK),$(MAKE) test-core,$(MAKE) --jobs=2 --output-sync=target test-core test-vllm)
+	$(if $(QUICK),$(MAKE) test-core,$(MAKE) --jobs=2 --output-sync=target test-core test-vllm test-slow)
 	$(if $(QUICK),,$(BIN)/python tests/support_table.py --check)
 
-test-core test-vllm: export OMP_NUM_THREADS ?= 1
+test-core test-slow test-vllm: export OMP_NUM_THREADS ?= 1
 
-test-core: $(STAMP)
-	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)" --junitxml out/tests.xml
+test-core: $(STAMP) browser
+	$(BIN)/python -m pytest -m "not vllm and not slow" --junitxml out/tests.xml
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and not vllm" --junitxml out/tests-slow.xml
 
 # The real vLLM on the CPU. Its packages stay in a folder of their own, so that the rest is tested
 # without them, and while they are being installed.
@@ -30,6 +33,7 @@ test-vllm: .venv/.vllm
 
 # The README's table of what is supported, from the tests that show it.
 support: .venv/.vllm
+	rm -f out/tests-slow.xml
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/engines/test_baking.py --junitxml out/tests.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_engine.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
