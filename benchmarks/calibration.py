@@ -298,8 +298,8 @@ an effect in a third of runs without one, samples taken as if they were items in
 Permutation tests keep their level by construction; with few changed clusters they stay far below
 it. A bootstrap of few changes knows too little of rare losses, so for scores in [0, 1]
 non-inferiority also asks for as many items as unchanged ones would need; that is why it holds so
-rarely with 30. It has no such help for unbounded scores: where their differences have a long tail
-of losses it holds too often, and more items are the only cure.
+rarely with 30. Unbounded scores may hide losses twice as large as any that was seen; with fewer
+than 30 items and a long tail of losses even that is too little, and more items are the only cure.
 
 ## {domains} domains
 

@@ -71,7 +71,7 @@ def non_inferiority(
     inverts it. Simulated with a true drop of the margin, 0.05, alpha 0.025 (0.05) and 30 to 500
     items or clusters with scores in [0, 1], it wrongly holds in 0 to 2.6 % (0 to 4.7 %) of runs.
     Unbounded scores whose differences have a long tail of losses (lognormal) are its weak place:
-    11 % (15 %) with 10 items, 6.7 % (9.6 %) with 30, 4.4 % (7.1 %) with 100. See
+    2.7 % (6.3 %) with 30 items, 1.5 % (4.3 %) with 100, but 9 % (13 %) with 10. See
     `reports/calibration`.
 
     Args:

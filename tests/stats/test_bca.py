@@ -116,10 +116,17 @@ def test_unchanged_items_may_hide_a_loss_that_the_bootstrap_cannot_know() -> Non
     assert (lower, upper) == pytest.approx((found.delta - reach, found.delta + reach), abs=1e-12)
 
 
-def test_unbounded_scores_have_the_bootstraps_bounds() -> None:
+def test_unbounded_scores_may_change_by_twice_the_largest_that_was_seen() -> None:
     found = half_changed(bounded=False)
     bootstrap = bca_bootstrap(found, 0)
-    assert bounds(found, bootstrap, 0.05) == (bootstrap.bound(0.05), bootstrap.bound(0.95))
+    z2 = norm.ppf(0.95) ** 2
+    reach = 2 * found.largest * z2 / (found.sizes.sum() ** 2 / (found.sizes**2).sum() + z2)
+    expected = (
+        min(bootstrap.bound(0.05), found.delta - reach),
+        max(bootstrap.bound(0.95), found.delta + reach),
+    )
+    assert bounds(found, bootstrap, 0.05) == pytest.approx(expected, abs=1e-12)
+    assert expected != (bootstrap.bound(0.05), bootstrap.bound(0.95))
 
 
 @pytest.mark.parametrize("bounded", [True, False])
