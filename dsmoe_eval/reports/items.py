@@ -96,9 +96,7 @@ def _write(to: Path, key: str, payload: Mapping[str, Any]) -> str:
     return sha
 
 
-def _read_task(
-    folder: RunFolder, result: Mapping[str, Any], base: Mapping[str, Any]
-) -> _Answers:
+def _read_task(folder: RunFolder, result: Mapping[str, Any], base: Mapping[str, Any]) -> _Answers:
     task = base["task"]
     named = {BASE: base["cell"]} | {
         f"{arm['variant']} on {arm['target']}": arm["cells"][task]
@@ -128,8 +126,7 @@ def _index(answers: _Answers) -> dict[str, Any]:
         "question": items["question"].to_list(),
         "options": options,
         "gold": [
-            right if place < 0 else place
-            for place, right in zip(gold, items["gold"], strict=True)
+            right if place < 0 else place for place, right in zip(gold, items["gold"], strict=True)
         ],
         "arms": answers.arms,
         "cells": answers.cells,

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -62,7 +63,9 @@ class Row:
     @property
     def shared_trace(self) -> str:
         """How all traces of the row begin; the page holds it once."""
-        return os.path.commonprefix([cell.trace for cell in self.cells if cell.trace])
+        traces = [cell.trace for cell in self.cells if cell.trace]
+        # By characters, as is wanted here: these are no paths.
+        return os.path.commonprefix(traces)  # noqa: RUF071
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,15 @@ class Picture:
     alt: str
     title: str
     caption: str
+
+
+def collect_facets(parts: Iterable[Facets]) -> Facets:
+    """All facets of what a page shows, and each one's values in the order in which they come."""
+    found: dict[str, dict[str, None]] = {}
+    for facets in parts:
+        for name, values in facets.items():
+            found.setdefault(name, {}).update(dict.fromkeys(values))
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def embed(path: Path) -> str:
