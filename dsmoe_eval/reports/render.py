@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..runs import RunFolder, read_finished
 from ..runs.folder import read_json, write_text
-from . import figures, page, run_page, tables
+from . import figures, page, run_page, run_plots, tables
 from .items import write_item_files
 from .tables import Grid
 
@@ -109,8 +109,8 @@ def _page(
         "answers": run_page.answers(result),
         "probes": run_page.probes(result, _probes(folder)),
         "facets": run_page.facets(result),
-        "forests": run_page.forests(result),
-        "plane": run_page.plane(result),
+        "forests": run_plots.forests(result),
+        "plane": run_plots.plane(result),
         "pictures": _pictures(folder, target, shown),
         "files": write_item_files(folder, result, target),
     }

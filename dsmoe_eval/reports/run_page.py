@@ -1,4 +1,4 @@
-"""What a run's `index.html` shows: its tables with their sources, its plots, its filters.
+"""The tables of a run's `index.html`, with their sources, and what they are filtered by.
 
 The figures are those of `tables.py`; here each is told where it comes from, and what it is sorted
 and filtered by.
@@ -16,10 +16,6 @@ from .page import (
     Column,
     DataTable,
     Facets,
-    Forest,
-    Interval,
-    Plane,
-    Point,
     Row,
     collect_facets,
 )
@@ -86,7 +82,7 @@ def leaderboard(result: dict[str, Any]) -> DataTable:
         arms = {arm["target"]: arm for arm in tables.arms_of(result, cells[0])}
         marks = dict.fromkeys(mark for arm in arms.values() for mark in _marks(arm, alpha))
         facets = {"variant": (cells[0],), "mark": tuple(marks)}
-        kinds = {target: _kind(arm, alpha) for target, arm in arms.items()}
+        kinds = {target: kind_of(arm, alpha) for target, arm in arms.items()}
         rows.append(_row(grid, cells, facets, _variant_trace(cells[0], arms), kinds))
     caption = (
         f"Change against base, percentage points. ▲ ▼: Holm-adjusted p < {alpha} "
@@ -117,7 +113,7 @@ def _variant_trace(variant: str, arms: Mapping[str, Arm]) -> Trace:
 
     def trace(column: str) -> str:
         if column in arms:
-            return _trace(arms[column], "target_result.delta")
+            return trace_of(arms[column], "target_result.delta")
         return f"comparisons.json: arms[{variant}]: {counted[column]}" if column in counted else ""
 
     return trace
@@ -127,14 +123,14 @@ def details(result: dict[str, Any]) -> DataTable:
     """One row an arm, every figure; `tables.details`."""
     caption = (
         "p: two-sided, against base on the same items, by the test named in the last column. "
-        "Single right-or-wrong answers to items on their own: mid-p McNemar with Tango's score interval. "
-        "Means of several answers, and items that share a question: sign-flip permutation of whole "
-        "clusters with a BCa bootstrap interval. Smallest effect: at 80 % power and the observed "
+        "Single right-or-wrong answers to items on their own: mid-p McNemar with Tango's score "
+        "interval. Means of several answers, and items that share a question: sign-flip "
+        "permutation of whole clusters with a BCa bootstrap interval. Smallest effect: at 80 % power and the observed "
         "discordance or spread; one-sided bound: of the non-target change, at level "
         f"{result['alpha'] / 2:g}."
     )
     alpha = result["alpha"]
-    kinds = {"change": lambda arm: _kind(arm, alpha)}
+    kinds = {"change": lambda arm: kind_of(arm, alpha)}
     return _of_arms(
         "arms", tables.details(result), caption, result, result["arms"], _DETAILS, kinds
     )
@@ -145,8 +141,8 @@ def generalization(result: dict[str, Any]) -> DataTable:
     caption = (
         f"Improves, harms: Holm-adjusted p at most {result['alpha']}, among all arms of the plan; "
         f"equivalent: the 95 % interval lies inside {_margin(result)} pp; else inconclusive. "
-        "Beyond placebo, beyond wrong domain: on the target, against the arm's own control on the same "
-        "items. Domains all hold: every non-target domain is non-inferior at the margin "
+        "Beyond placebo, beyond wrong domain: on the target, against the arm's own control on the "
+        "same items. Domains all hold: every non-target domain is non-inferior at the margin "
         "(intersection-union test); domains that fell: a drop with Holm-adjusted p at most "
         f"{result['alpha']} among the arm's domains. Flipped: items whose score changed either "
         "way, on the target and elsewhere. Tokens: generated, over base's."
@@ -181,7 +177,7 @@ def domain_details(result: dict[str, Any]) -> DataTable:
     pairs = [(arm, row) for arm in result["arms"] for row in arm["domains"]]
     rows = []
     for cells, (arm, own) in zip(grid.rows, pairs, strict=True):
-        facets = _facets(arm, result["alpha"])
+        facets = facets_of(arm, result["alpha"])
         facets["domain"] = tuple(dict.fromkeys((arm["target"], own["domain"])))
         rows.append(
             _row(grid, cells, facets, _placed(arm, _PAIRED, f"domains[{own['domain']}]", own))
@@ -198,7 +194,7 @@ def answers(result: dict[str, Any]) -> DataTable:
         arm = arms[cells[0], cells[1]]
         part = "target_result" if cells[2] == "target" else "non_target_result"
         trace = _placed(arm, _ANSWERS, part, arm[part])
-        rows.append(_row(grid, cells, _facets(arm, result["alpha"]), trace))
+        rows.append(_row(grid, cells, facets_of(arm, result["alpha"]), trace))
     caption = (
         "Base to variant. Truncated: ended by the limit of tokens. Invalid: the task's own rule of "
         "extraction finds no answer. Both in full: items on which no answer of base or variant is "
@@ -216,11 +212,8 @@ def probes(result: dict[str, Any], grid: Grid) -> DataTable:
     arms = {(arm["variant"], arm["target"]): arm for arm in result["arms"]}
     rows = []
     for cells in grid.rows:
-        where = f"cells/*/cell.json of {cells[0]} on {cells[1]}: probe."
-        facets = _facets(arms[cells[0], cells[1]], result["alpha"])
-        rows.append(
-            _row(grid, cells, facets, lambda c, w=where: w + places[c] if c in places else "")
-        )
+        facets = facets_of(arms[cells[0], cells[1]], result["alpha"])
+        rows.append(_row(grid, cells, facets, _probe_trace(cells[0], cells[1], places)))
     caption = (
         "Null: strength zero must give the same bits. Effect: a profile must change what the "
         "experts receive and move the outputs. A run whose probe fails stops."
@@ -228,73 +221,15 @@ def probes(result: dict[str, Any], grid: Grid) -> DataTable:
     return DataTable("probes", caption, _columns(grid), tuple(rows))
 
 
-def forests(result: dict[str, Any]) -> tuple[Forest, Forest]:
-    """Every arm's change of its target and of the pooled non-targets, grouped by target."""
-    alpha = result["alpha"]
-    ordered = [a for t in tables.targets_of(result) for a in result["arms"] if a["target"] == t]
-    own = tuple(_interval(arm, "target_result", alpha, _kind(arm, alpha)) for arm in ordered)
-    rest = tuple(
-        _interval(arm, "non_target_result", alpha, "good" if tables.holds(arm) else "")
-        for arm in ordered
-    )
-    return (
-        Forest(
-            "forest-target",
-            "What each variant changed on its target, with 95 % intervals.",
-            "A filled dot is a gain that stands after Holm's correction. Look for rows that are "
-            "right of zero here and right of the broken line (the margin) in the next plot.",
-            "change of target score, percentage points",
-            own,
-        ),
-        Forest(
-            "forest-rest",
-            "What it changed elsewhere: all non-target questions of the same arm, pooled.",
-            "A filled dot is non-inferior at the margin.",
-            "change of non-target score, percentage points",
-            rest,
-            result["margin"],
-        ),
-    )
-
-
-def _interval(arm: Arm, part: str, alpha: float, kind: str) -> Interval:
-    figures = arm[part]
-    low, high = figures["ci95"]
-    group = arm["target"] if part == "target_result" else f"all else, steered for {arm['target']}"
-    return Interval(
-        arm["variant"], figures["delta"], low, high, figures["n"], _trace(arm, f"{part}.delta"),
-        group, kind, _facets(arm, alpha),
-    )  # fmt: skip
-
-
-def plane(result: dict[str, Any]) -> Plane:
-    """Every arm's gain against what it cost elsewhere, on the test split."""
-    return Plane(
-        "plane",
-        "Gain against loss on the test split.",
-        "Every point is one arm; its lines are 95 % intervals. Up is gain on the target; left of "
-        "the broken line it cost more than the margin elsewhere. Controls are greyed.",
-        "change of non-target score, percentage points",
-        "change of target score, percentage points",
-        tuple(_point(arm, result["alpha"]) for arm in result["arms"]),
-        result["margin"],
-    )
-
-
-def _point(arm: Arm, alpha: float) -> Point:
-    own, rest = arm["target_result"], arm["non_target_result"]
-    traces = (_trace(arm, f"{part}.delta") for part in ("target_result", "non_target_result"))
-    return Point(
-        f"{arm['variant']} on {arm['target']}", rest["delta"], own["delta"], *rest["ci95"],
-        *own["ci95"], "; ".join(traces),
-        arm["variant"], arm["control_of"] is not None, _facets(arm, alpha),
-    )  # fmt: skip
+def _probe_trace(variant: str, target: str, places: Mapping[str, str]) -> Trace:
+    where = f"cells/*/cell.json of {variant} on {target}: probe"
+    return lambda column: f"{where}.{places[column]}" if column in places else ""
 
 
 def facets(result: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """What the page can be filtered by, and each facet's values."""
     domains = {"domain": tuple(row["domain"] for row in result["base"])}
-    return collect_facets([*(_facets(arm, result["alpha"]) for arm in result["arms"]), domains])
+    return collect_facets([*(facets_of(arm, result["alpha"]) for arm in result["arms"]), domains])
 
 
 def _of_arms(
@@ -311,7 +246,7 @@ def _of_arms(
         _row(
             grid,
             cells,
-            _facets(arm, result["alpha"]),
+            facets_of(arm, result["alpha"]),
             _placed(arm, places),
             {column: kind(arm) for column, kind in (kinds or {}).items()},
         )
@@ -328,12 +263,13 @@ def _placed(
     def trace(column: str) -> str:
         if column not in places:
             return ""
-        return _trace(arm, f"{within}.{places[column]}" if within else places[column], part)
+        return trace_of(arm, f"{within}.{places[column]}" if within else places[column], part)
 
     return trace
 
 
-def _trace(arm: Arm, place: str, part: Mapping[str, Any] | None = None) -> str:
+def trace_of(arm: Arm, place: str, part: Mapping[str, Any] | None = None) -> str:
+    """Where a figure of an arm stands, and its test; `part` is what it is of, where not `place`."""
     own = part if part is not None else arm.get(place.split(".")[0])
     test = own.get("test") if isinstance(own, Mapping) else None
     if test and "non_inferiority" in place and isinstance(own, Mapping):
@@ -375,7 +311,8 @@ def _is_numeric(grid: Grid, place: int) -> bool:
     return name not in _WORDS and any(number_of(row[place]) is not None for row in grid.rows)
 
 
-def _facets(arm: Arm, alpha: float) -> Facets:
+def facets_of(arm: Arm, alpha: float) -> Facets:
+    """What an arm is found by."""
     return {
         "variant": (arm["variant"],),
         "domain": (arm["target"],),
@@ -384,11 +321,12 @@ def _facets(arm: Arm, alpha: float) -> Facets:
 
 
 def _marks(arm: Arm, alpha: float) -> tuple[str, str]:
-    gain = {"good": "gain ▲", "bad": "loss ▼", "": "neither"}[_kind(arm, alpha)]
+    gain = {"good": "gain ▲", "bad": "loss ▼", "": "neither"}[kind_of(arm, alpha)]
     return gain, "held" if tables.holds(arm) else "not held"
 
 
-def _kind(arm: Arm, alpha: float) -> str:
+def kind_of(arm: Arm, alpha: float) -> str:
+    """`good` for a gain that stands, `bad` for a loss that does."""
     return "good" if tables.improves(arm, alpha) else "bad" if tables.harms(arm, alpha) else ""
 
 
