@@ -8,7 +8,7 @@ STAMP := .venv/.complete
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-core test-vllm support check reports clean
+.PHONY: lab test test-core test-vllm browser support check reports clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -20,8 +20,14 @@ test: check
 
 test-core test-vllm: export OMP_NUM_THREADS ?= 1
 
-test-core: $(STAMP)
+test-core: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not vllm$(if $(QUICK), and not slow)" --junitxml out/tests.xml
+
+# The pages are tested in a Chromium of the system's; a newcomer's machine may have none.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ apt-get update -qq && apt-get install -qq -y chromium; } || \
+	{ echo "the pages' tests need Chromium: install chromium or google-chrome, then make test again" >&2; exit 1; }
 
 # The real vLLM on the CPU. Its packages stay in a folder of their own, so that the rest is tested
 # without them, and while they are being installed.

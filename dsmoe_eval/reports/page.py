@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 import os
 from collections.abc import Iterable
@@ -20,10 +21,14 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 Facets = dict[str, tuple[str, ...]]
 """By what something can be filtered, as `{"variant": ("contrast",)}`; a facet that is not named
 does not concern it, and never hides it."""
+
+LARGE_PICTURE = 500_000
+"""Bytes of a picture above which its colours are reduced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,16 +275,18 @@ def collect_facets(parts: Iterable[Facets]) -> Facets:
 
 
 def embed(path: Path) -> str:
-    """A PNG as a `data:` URI, of at most 128 colours, which keeps pages small."""
-    import io
+    """A PNG as a `data:` URI; one that is large in 256 colours, so that the page stays small."""
+    content = path.read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(_small(content)).decode()}"
 
-    from PIL import Image
 
-    with Image.open(path) as image:
-        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    content = io.BytesIO()
-    small.save(content, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+def _small(content: bytes) -> bytes:
+    if len(content) <= LARGE_PICTURE:
+        return content
+    reduced = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(reduced, "png")
+    return reduced.getvalue()
 
 
 def environment() -> jinja2.Environment:

@@ -24,6 +24,8 @@ from .tables import Arm, Grid
 _NUMBER = re.compile(r"(?:< )?([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?!\w)")
 _WORDS = frozenset({"variant", "target", "domain", "of", "profile", "test", "held", "qualified"})
 """Columns that are not numbers, whatever they hold."""
+_NO_NUMBER = frozenset({"", "no claim", "target"})
+"""What stands in a cell for which there is nothing in the file."""
 
 _PAIRED = {
     "n": "n", "base": "score_a", "variant's": "score_b", "change": "delta",
@@ -125,9 +127,9 @@ def details(result: dict[str, Any]) -> DataTable:
         "p: two-sided, against base on the same items, by the test named in the last column. "
         "Single right-or-wrong answers to items on their own: mid-p McNemar with Tango's score "
         "interval. Means of several answers, and items that share a question: sign-flip "
-        "permutation of whole clusters with a BCa bootstrap interval. Smallest effect: at 80 % power and the observed "
-        "discordance or spread; one-sided bound: of the non-target change, at level "
-        f"{result['alpha'] / 2:g}."
+        "permutation of whole clusters with a BCa bootstrap interval. Smallest effect: at 80 % "
+        "power and the observed discordance or spread; one-sided bound: of the non-target change, "
+        f"at level {result['alpha'] / 2:g}."
     )
     alpha = result["alpha"]
     kinds = {"change": lambda arm: kind_of(arm, alpha)}
@@ -293,7 +295,7 @@ def _row(
             Cell(
                 text,
                 number_of(text) if sort and _is_numeric(grid, place) else None,
-                trace(name) if text else "",
+                "" if text in _NO_NUMBER else trace(name),
                 (kinds or {}).get(name, ""),
             )
             for place, (name, text) in enumerate(zip(grid.header, cells, strict=True))
