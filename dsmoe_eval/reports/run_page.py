@@ -66,6 +66,8 @@ _ANSWERS = {
 }  # fmt: skip
 """Column -> its place in an arm of `comparisons.json`, or in the part that the row is of."""
 
+_MARKS = ("gain ▲", "loss ▼", "neither", "held", "not held")
+
 Trace = Callable[[str], str]
 """Column -> where its number comes from; empty where it is none."""
 
@@ -228,10 +230,12 @@ def _probe_trace(variant: str, target: str, places: Mapping[str, str]) -> Trace:
     return lambda column: f"{where}.{places[column]}" if column in places else ""
 
 
-def facets(result: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def facets(result: dict[str, Any]) -> Facets:
     """What the page can be filtered by, and each facet's values."""
     domains = {"domain": tuple(row["domain"] for row in result["base"])}
-    return collect_facets([*(facets_of(arm, result["alpha"]) for arm in result["arms"]), domains])
+    arms = (facets_of(arm, result["alpha"]) for arm in result["arms"])
+    found = collect_facets([*arms, domains])
+    return found | {"mark": tuple(mark for mark in _MARKS if mark in found["mark"])}
 
 
 def _of_arms(

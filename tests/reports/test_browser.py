@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -136,7 +137,7 @@ def parts(make_run, tmp_path_factory):
     to = tmp_path_factory.mktemp("parts")
     questions = [f"What is {k}? {HOSTILE[k % 2]}" for k in range(150)]
     tasks = {"mc": (questions, []), "gen": (questions[:9], ["right", *HOSTILE]),
-             "../<b>": (["Q"], [])}  # fmt: skip
+             "../<b>" + "long" * 40: (["Q"], [])}  # fmt: skip
     folder, result = make_run(to / "run", tasks, 3)
     return _write(to / "page", write_item_files(folder, result, to / "page"))
 
@@ -229,8 +230,8 @@ def _come_to_items(watched, task="mc"):
     if task != "mc":
         watched["#explorer-task"].select_option(task)
         watched.tab.wait_for_function(
-            "t => document.querySelector('#explorer-list a')?.hash.includes(`/${encodeURIComponent(t)}/`)",
-            arg=task,
+            "path => document.querySelector('#explorer-list a')?.hash.includes(path)",
+            arg=f"/{quote(task, safe='')}/",
         )
 
 
@@ -311,10 +312,11 @@ def test_every_hostile_text_was_shown(parts):
 
 def test_names_that_are_paths_or_markup(opened, parts):
     watched = opened(parts)
-    _come_to_items(watched, "../<b>")
+    task = "../<b>" + "long" * 40
+    _come_to_items(watched, task)
     watched["#explorer-list a"].click()
     watched[".answer"].first.wait_for()
-    assert watched["#item-title"].inner_text() == "../<b>, item item00000"
+    assert watched["#item-title"].inner_text() == f"{task}, item item00000"
 
 
 def test_a_link_to_nothing_says_so(opened, parts):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -99,6 +99,7 @@ def test_a_row_must_fit_its_table():
         DataTable("x", "", (Column("a"), Column("b")), (Row((Cell("1"),)),))
 
 
+@settings(max_examples=25)  # each renders a page
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=4))
 def test_cells_and_traces_come_back_as_they_were(cells):
     # A parser makes \n of \r and drops NUL; what the page shows of these is not our matter.
