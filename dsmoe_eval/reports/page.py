@@ -66,11 +66,13 @@ class Row:
     dim: bool = False
 
     @property
-    def shared_trace(self) -> str:
-        """How all traces of the row begin; the page holds it once."""
+    def trace_ends(self) -> tuple[str, str]:
+        """How all traces of the row begin and end; the page holds both once."""
         traces = [cell.trace for cell in self.cells if cell.trace]
         # By characters, as is wanted here: these are no paths.
-        return os.path.commonprefix(traces)  # noqa: RUF071
+        start = os.path.commonprefix(traces)  # noqa: RUF071
+        rest = [trace[len(start) :][::-1] for trace in traces]
+        return start, os.path.commonprefix(rest)[::-1]  # noqa: RUF071
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,10 +106,11 @@ def test_cells_and_traces_come_back_as_they_were(cells):
     cells = [tuple(re.sub("[\r\0\ud800-\udfff]", "", part) for part in cell) for cell in cells]
     texts, traces = zip(*cells, strict=True)
     parsed = Parsed(rendered(tables=[table(texts, traces=traces)]))
-    prefix = next(attrs.get("data-p", "") for attrs, _ in parsed.all("tr") if "data-f" in attrs)
+    row = next(attrs for attrs, _ in parsed.all("tr") if "data-f" in attrs)
+    start, end = row.get("data-p", ""), row.get("data-q", "")
     shown = [(a, text) for a, text in parsed.all("th", "td") if a.get("scope") != "col"]
     assert tuple(text for _, text in shown) == texts
-    found = [prefix + attrs["data-t"] if "data-t" in attrs else "" for attrs, _ in shown]
+    found = [start + a["data-t"] + end if "data-t" in a else "" for a, _ in shown]
     assert found == list(traces)
 
 
