@@ -8,7 +8,7 @@ STAMP := .venv/.complete
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-core test-slow test-vllm support check reports leaderboards clean
+.PHONY: lab test test-core test-slow test-vllm browser support check reports leaderboards clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -23,8 +23,14 @@ test-core test-slow test-vllm: export OMP_NUM_THREADS ?= 1
 test-core: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not vllm and not slow" --junitxml out/tests.xml
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) browser
 	$(BIN)/python -m pytest -m "slow and not vllm" --junitxml out/tests-slow.xml
+
+# The pages are tested in a Chromium of the system's; a newcomer's machine may have none.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ apt-get update -qq && apt-get install -qq -y chromium; } || \
+	{ echo "the pages' tests need Chromium: install chromium or google-chrome, then make test again" >&2; exit 1; }
 
 # The real vLLM on the CPU. Its packages stay in a folder of their own, so that the rest is tested
 # without them, and while they are being installed.

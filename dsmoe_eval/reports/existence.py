@@ -23,7 +23,7 @@ def render_existence(result: dict[str, Any], to: Path) -> Path:
     write_json(to / "existence.json", result)
     figures.style()
     figures.existence_map(result, to / "existence.png")
-    page = environment(escape=False).get_template("existence.md.j2")
+    page = environment().get_template("existence.md.j2")
     values = {
         "result": result,
         "findings": findings(result),

@@ -114,7 +114,7 @@ def _aligned(folder: RunFolder, cell: str, items: pd.Series[str], task: str) -> 
     rows = read_samples(folder, cell, _ANSWERS).set_index("item")
     if not rows.index.is_unique or set(rows.index) != set(items):
         raise UserError(f"task {task!r}: cell {cell} holds other items than base's; run it again")
-    return rows.loc[items]
+    return rows.reindex(items)
 
 
 def _index(answers: _Answers) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _place(options: Sequence[str], text: str) -> int:
 def _short(scores: pd.Series[float]) -> list[float]:
     """Whole numbers without their `.0`."""
     values = scores.to_numpy()
-    return (values.astype(int) if (values == values.round()).all() else values).tolist()  # type: ignore[no-any-return]
+    return (values.astype(int) if (values == values.round()).all() else values).tolist()
 
 
 def _parts(answers: _Answers) -> Iterator[dict[str, Any]]:

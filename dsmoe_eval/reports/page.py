@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -19,10 +21,14 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 Facets = dict[str, tuple[str, ...]]
 """By what something can be filtered, as `{"variant": ("contrast",)}`; a facet that is not named
 does not concern it, and never hides it."""
+
+LARGE_PICTURE = 500_000
+"""Bytes of a picture above which its colours are reduced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +66,13 @@ class Row:
     dim: bool = False
 
     @property
-    def shared_trace(self) -> str:
-        """How all traces of the row begin; the page holds it once."""
-        return os.path.commonprefix([cell.trace for cell in self.cells if cell.trace])
+    def trace_ends(self) -> tuple[str, str]:
+        """How all traces of the row begin and end; the page holds both once."""
+        traces = [cell.trace for cell in self.cells if cell.trace]
+        # By characters, as is wanted here: these are no paths.
+        start = os.path.commonprefix(traces)  # noqa: RUF071
+        rest = [trace[len(start) :][::-1] for trace in traces]
+        return start, os.path.commonprefix(rest)[::-1]  # noqa: RUF071
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +267,28 @@ class Picture:
     caption: str
 
 
+def collect_facets(parts: Iterable[Facets]) -> Facets:
+    """All facets of what a page shows, and each one's values in the order in which they come."""
+    found: dict[str, dict[str, None]] = {}
+    for facets in parts:
+        for name, values in facets.items():
+            found.setdefault(name, {}).update(dict.fromkeys(values))
+    return {name: tuple(values) for name, values in found.items()}
+
+
 def embed(path: Path) -> str:
-    """A PNG as a `data:` URI, of at most 128 colours, which keeps pages small."""
-    import io
+    """A PNG as a `data:` URI; one that is large in 256 colours, so that the page stays small."""
+    content = path.read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(_small(content)).decode()}"
 
-    from PIL import Image
 
-    with Image.open(path) as image:
-        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    content = io.BytesIO()
-    small.save(content, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+def _small(content: bytes) -> bytes:
+    if len(content) <= LARGE_PICTURE:
+        return content
+    reduced = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(reduced, "png")
+    return reduced.getvalue()
 
 
 def environment() -> jinja2.Environment:

@@ -1,7 +1,8 @@
-"""Renders a finished run: `index.html`, `report.md` and the pictures."""
+"""Renders a finished run: `index.html` with its items, `report.md` and the pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pandas as pd
 
 from ..runs import RunFolder, read_finished
 from ..runs.folder import read_json, write_text
-from . import figures, tables
+from . import figures, page, run_page, run_plots, tables
+from .items import write_item_files
 from .tables import Grid
 
 FIGURES = (
@@ -49,26 +51,39 @@ FIGURES = (
 def render(folder: RunFolder, to: Path | None = None) -> Path:
     """Write the report and return the path of `report.md`.
 
+    `index.html` holds everything but the items, which lie in `items/` beside it.
+
     Raises:
-        UserError: the run has no comparisons yet, or they are damaged or of another version.
+        UserError: the run has no comparisons yet, or they or a cell are damaged or of another
+            version.
     """
     result = dict(read_finished(folder.root).data)
     target = to or folder.report
     target.mkdir(parents=True, exist_ok=True)
     shown = _draw(folder, result, target)
-    values = _values(folder, result, shown)
-    html = environment(escape=True).get_template("report.html.j2").render(values)
-    markdown = environment(escape=False).get_template("report.md.j2").render(values)
-    write_text(target / "index.html", html)
-    write_text(target / "report.md", markdown)
+    said = _said(result)
+    html = page.environment().get_template("report.html.j2")
+    markdown = environment().get_template("report.md.j2")
+    write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
+    write_text(target / "report.md", markdown.render(said | _grids(folder, result, shown)))
     return target / "report.md"
 
 
-def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict[str, Any]:
+def _said(result: dict[str, Any]) -> dict[str, Any]:
+    """What both forms of the report say in sentences."""
     return {
         "result": result,
         "findings": tables.findings(result),
         "caveats": tables.caveats(result),
+        "glossary": tables.glossary(result),
+        "overlap_warning": tables.overlap_warning(result),
+        "leakage_check": tables.leakage_check(result),
+        "leakage_rules": tables.leakage_rules(result),
+    }
+
+
+def _grids(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict[str, Any]:
+    return {
         "leaderboard": tables.leaderboard(result),
         "details": tables.details(result),
         "settings": tables.settings(result),
@@ -76,13 +91,55 @@ def _values(folder: RunFolder, result: dict[str, Any], shown: list[str]) -> dict
         "domains": tables.by_domain(result),
         "domain_details": tables.domain_details(result),
         "answers": tables.answers(result),
-        "glossary": tables.glossary(result),
         "figures": [figure for figure in FIGURES if figure[0] in shown],
         "probes": _probes(folder),
-        "overlap_warning": tables.overlap_warning(result),
-        "leakage_check": tables.leakage_check(result),
-        "leakage_rules": tables.leakage_rules(result),
     }
+
+
+def _page(
+    folder: RunFolder, result: dict[str, Any], target: Path, shown: list[str]
+) -> dict[str, Any]:
+    return {
+        "leaderboard": run_page.leaderboard(result),
+        "details": run_page.details(result),
+        "settings": run_page.settings(result),
+        "generalization": run_page.generalization(result),
+        "domains": run_page.by_domain(result),
+        "domain_details": run_page.domain_details(result),
+        "answers": run_page.answers(result),
+        "probes": run_page.probes(result, _probes(folder)),
+        "facets": run_page.facets(result),
+        "forests": run_plots.forests(result),
+        "plane": run_plots.plane(result),
+        "pictures": _pictures(folder, target, shown),
+        "files": write_item_files(folder, result, target),
+    }
+
+
+def _pictures(folder: RunFolder, target: Path, shown: list[str]) -> list[page.Picture]:
+    """The pictures that are not drawn in the page itself."""
+    alts = {"experts.png": experts_in_words(read_json(folder.identification))}
+    return [
+        page.Picture(page.embed(target / file), alts.get(file, title), title, caption)
+        for file, title, caption in FIGURES
+        if file in shown and file != "forest.png"
+    ]
+
+
+def experts_in_words(identification: Mapping[str, Any]) -> str:
+    """The map of experts for who does not see it: what it shows, and each row's highest score."""
+    layers, found = identification["layers"], []
+    for method, by_domain in identification["scores"].items():
+        best = []
+        for domain, scores in by_domain.items():
+            table = np.asarray(scores)
+            row, expert = np.unravel_index(int(table.argmax()), table.shape)
+            best.append(f"{domain} layer {layers[row]} expert {expert} ({table.max():.3g})")
+        found.append(f"method {method}: {', '.join(best)}")
+    return (
+        "Heat maps, one a method: a row a domain, a column an expert of a layer, red above zero, "
+        f"blue below. The highest score of each row, by {'; by '.join(found)}."
+    )
 
 
 def _draw(folder: RunFolder, result: dict[str, Any], target: Path) -> list[str]:
@@ -155,11 +212,11 @@ def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def environment(*, escape: bool) -> jinja2.Environment:
-    """Of the templates; a name that is missing is an error."""
+def environment() -> jinja2.Environment:
+    """Of the Markdown templates; a name that is missing is an error."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.reports"),
-        autoescape=escape,  # noqa: S701 - off for Markdown only, where it would spoil the text
+        autoescape=False,  # noqa: S701 - it would spoil Markdown; pages are `page.environment`'s
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

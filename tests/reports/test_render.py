@@ -8,25 +8,12 @@ import re
 import shutil
 
 import pytest
-import yaml
 from rich.console import Console
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.registry import find_card
 from dsmoe_eval.reports import render, tables
 from dsmoe_eval.runs import RunFolder, run
 from dsmoe_eval.runs.folder import write_json
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    plan = yaml.safe_load(find_card("plans", "lab").read_text())
-    plan |= {"targets": ["math", "physics"], "variants": ["base", "sham", "contrast", "random"]}
-    plan["tuning"] = {"experts": [2, 4], "strengths": {"bias": [1.0, 3.0]}}
-    path = tmp_path_factory.mktemp("plan") / "report.yaml"
-    path.write_text(yaml.safe_dump(plan))
-    out = tmp_path_factory.mktemp("runs") / "r"
-    return run(str(path), out, limit=6, device="cpu", console=Console(quiet=True))
 
 
 @pytest.fixture
@@ -38,10 +25,14 @@ def test_pages_and_pictures(folder):
     page = render(folder)
     files = {path.name for path in page.parent.iterdir()}
     pictures = {"forest.png", "tradeoff.png", "experts.png", "routing.png"}
-    assert files == {"index.html", "report.md", *pictures}
+    assert files == {"index.html", "report.md", "items", *pictures}
     html = (page.parent / "index.html").read_text()
-    assert set(re.findall(r'src="([^"]+)"', html)) == pictures
+    sources = re.findall(r'src="([^"]+)"', html)
+    assert len(sources) == 3  # the forest is drawn in the page
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r'(src|href)="(https?:)?//', html)
+    words = re.search(r'alt="(Heat maps[^"]+)"', html)[1]
+    assert re.search(r"method risk-difference: .*physics layer \d+ expert \d+ \(", words)
     for text in (html, page.read_text()):
         assert "What this does not show" in text
         assert "not a result" in text  # it was limited
@@ -50,8 +41,10 @@ def test_pages_and_pictures(folder):
 @pytest.mark.slow
 def test_the_same_run_gives_the_same_report(folder, tmp_path):
     one, two = render(folder, tmp_path / "a").parent, render(folder, tmp_path / "b").parent
-    for path in one.iterdir():
-        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+    paths = [path for path in one.rglob("*") if path.is_file()]
+    assert len(paths) > 12
+    for path in paths:
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
 
 
 def test_every_markdown_table_is_square(folder, tmp_path):
@@ -134,9 +127,10 @@ def test_text_is_shown_as_text(folder, result, tmp_path):
         write_json(other.root / path, json.loads((folder.root / path).read_text()))
     result["run"]["model"] = "<script>alert(1)</script>"
     write_json(other.comparisons, result)
+    shutil.copytree(folder.root / "cells", other.root / "cells")
     html = (render(other).parent / "index.html").read_text()
-    assert "<script>" not in html
-    assert "&lt;script&gt;" in html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
 
 
 def test_disjoint_splits_are_said_to_be_so(folder, result, tmp_path):
@@ -174,7 +168,7 @@ def test_an_overlap_that_was_asked_for_is_shouted(overlapping, tmp_path):
     assert warning.endswith("nothing here is evidence of generalisation to new questions.**")
     html = (tmp_path / "index.html").read_text()
     red = html.index('<p class="overlap">The splits overlap')
-    assert html.index("<h1>") < red < html.index("<table>")
+    assert html.index("<h1>") < red < html.index("<table ")
     assert words in html[red:]
     assert ".overlap { background: #b00020" in html
 

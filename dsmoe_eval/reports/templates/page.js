@@ -33,7 +33,10 @@ if (theme) {
 
 // Traces: where a number comes from, by hover, by click, and by Enter on a number that has focus.
 const shownTrace = find("trace");
-const traceOf = (cell) => (cell.closest("tr")?.dataset.p ?? "") + cell.dataset.t;
+function traceOf(cell) {
+  const row = cell.closest("tr")?.dataset; // what all of a row's traces share stands with the row
+  return (row?.p ?? "") + cell.dataset.t + (row?.q ?? "");
+}
 function showTrace(cell) {
   if (!shownTrace.matches(":popover-open")) shownTrace.showPopover();
   shownTrace.textContent = `${cell.textContent.trim() && cell.tagName !== "g" ? `${cell.textContent.trim()}: ` : ""}${traceOf(cell)}`;
