@@ -162,7 +162,7 @@ function load(path, sha) {
   const key = path.split("/").pop().replace(/\.js$/, "");
   const promise = new Promise((done, fail) => {
     const script = document.createElement("script");
-    const fault = (why) => fail(new Error(`${path} ${why}; "dsmoe-eval report RUN" writes it beside this page`));
+    const fault = (why) => fail(new Error(`${path} ${why}; "${find("explorer").dataset.command}" writes it beside this page`));
     script.onerror = () => fault("is missing");
     script.onload = () => {
       const got = arrived.get(key);
@@ -305,6 +305,16 @@ function generated(part, offset, arm, chosen) {
     return shown;
   })];
 }
+// `dsmoe-eval view` knows the samples of Inspect logs that it found.
+function logLinks(logs) {
+  const made = make("p", "In Inspect's viewer: ");
+  made.append(...logs.flatMap((log) => {
+    const link = make("a", log.label);
+    link.href = log.url;
+    return [link, " "];
+  }));
+  return made;
+}
 async function show(file, data, at) {
   const shown = inDialog = { at };
   find("item-title").textContent = `${file.task}, item ${data.ids[at]}`;
@@ -315,6 +325,8 @@ async function show(file, data, at) {
   body.replaceChildren(make("h4", "Question"), block(data.question[at]));
   if (data.options[at].length) body.append(make("h4", "Options"), optionList(data, at));
   if (typeof data.gold[at] !== "number") body.append(make("h4", "Gold"), block(goldOf(data, at)));
+  const logs = window.dsmoeLinks?.[file.task]?.[data.ids[at]] ?? [];
+  if (logs.length) body.append(logLinks(logs));
   body.append(make("h4", "Answers"));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
