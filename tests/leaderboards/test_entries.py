@@ -22,7 +22,11 @@ def nine_digits(value):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"samples": 2, "paired": True, "items": 60}, {"leaked": 3, "items": 40, "generated": None}],
+    [
+        {},
+        {"samples": 2, "paired": True, "items": 60},
+        {"leaked": 3, "items": 40, "generated": None},
+    ],
     ids=["plain", "sampled", "leaked"],
 )
 def test_an_entry_is_the_run_to_nine_digits(make_run, runs_of, tmp_path, filed, changes):
@@ -80,7 +84,6 @@ def test_names_of_models_as_folders(model, name):
 def test_a_folders_name_is_one_plain_name(model):
     name = folder_name(model)
     assert re.fullmatch(r"\w[\w.-]*", name)
-
 
 
 JSON = st.recursive(
