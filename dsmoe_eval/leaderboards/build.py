@@ -17,7 +17,7 @@ from ..runs.folder import write_text
 from .board import TRUST, Board, boards, model_of
 from .checks import entries_hash, read_entries
 from .entries import Filing, filings
-from .filing import samples_hash
+from .filing import identity_of, samples_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +123,12 @@ def _facets(shown: Sequence[Board]) -> dict[str, tuple[str, ...]]:
 
 
 def _find(run: Path, filed: Sequence[Filing]) -> Filing:
-    """The filing of a run: the one that has its cells."""
-    folder = RunFolder(run)
+    """The filing of a run; two plans can share cells, so the run's identity decides."""
+    wanted = identity_of(run)
     for filing in filed:
-        if all(folder.cell(row.cell).is_dir() for row in filing.base) and all(
-            folder.cell(cell).is_dir()
-            for arm in filing.arms.values()
-            for cell in arm.cells.values()
-        ):
+        if filing.run_id == wanted:
             return filing
-    raise UserError(f"{run}: its cells are not those of a result that was filed; add it first")
+    raise UserError(f"{run}: is no run that was filed; add it first: leaderboard add {run}")
 
 
 def _items(run: Path, filing: Filing, root: Path) -> tuple[ItemFile, ...]:
@@ -142,7 +138,7 @@ def _items(run: Path, filing: Filing, root: Path) -> tuple[ItemFile, ...]:
             if samples_hash(folder, cell) != expected:
                 raise UserError(
                     f"{folder.cell(cell)}: its samples are not those that were filed in "
-                    f"{filing.folder}; file the run again, or restore them"
+                    f"{filing.folder}; restore them, or file the run again: leaderboard add --why"
                 )
     name = f"{model_of(filing)}, plan {filing.header.plan}, seed {filing.header.seed}"
     return write_item_files(folder, filing.as_comparisons(), root, name)

@@ -70,8 +70,9 @@ def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
     known = {root / place for place in entries} | {root / one.file for one in found}
     rendered = {path for pattern in RENDERED for path in root.glob(pattern)}
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path not in known | rendered:
-            name = str(path.relative_to(root))
+        name = str(path.relative_to(root))
+        own = name.split("/")[0] == ".git"  # the folder may be a repository of its own
+        if path.is_file() and not own and path not in known | rendered:
             found.append(Finding("unexpected-file", name, "", "is no result; remove it"))
     for place, entry in entries.items():
         found += (Finding(rule, str(place), *rest) for rule, *rest in _entry_faults(place, entry))
@@ -93,7 +94,7 @@ def _entry_faults(place: Path, entry: Entry) -> Iterator[tuple[str, str, str]]:
         yield from ((r, f"{where}.{w}", t) for r, w, t in _result_faults(entry, result))
         earlier = entry.results[:index]
         for other in earlier:
-            if other.run_id == result.run_id and other.same_figures(result):
+            if other.run_id == result.run_id and other.same(result):
                 yield "duplicate", where, "the same result stands there twice"
             elif other.run_id == result.run_id and result.filed.why is None:
                 yield "disagreement", where, "differs from an earlier one and does not say why"
@@ -117,7 +118,8 @@ def _result_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str
     if len(base) < len(result.base):
         yield "duplicate", "base", "a task stands there twice"
     for row in result.base:
-        if row.ci95 is not None and not row.ci95[0] <= row.score <= row.ci95[1]:
+        low, high = row.ci95 or (0.0, 1.0)
+        if not low - 1e-9 <= row.score <= high + 1e-9:  # zero of n can begin at 1e-17
             yield "interval", f"base[{row.task}].ci95", f"excludes its estimate {row.score:g}"
     for arm in result.arms:
         name = f"arms[{arm.target}]"
@@ -149,9 +151,12 @@ def _run_findings(run: Filing) -> Iterator[Finding]:
     for variant in ("base", *run.header.variants):
         if variant not in run.results:
             yield finding("missing-variant", variant, "", f"run {run.run_id} answered it too")
+    first = next(iter(run.results.values()))
     for variant, result in run.results.items():
         if result.base != run.base:
             yield finding("base", variant, "base", "is not that of the run's other variants")
+        if result.leakage != first.leakage:
+            yield finding("leakage", variant, "leakage", "is not that of the run's other variants")
     for arm, (rule, where, words) in adjustment_faults(list(run.arms.values())):
         yield finding(rule, arm.variant, f"arms[{arm.target}].{where}", words)
     for arm in run.arms.values():
@@ -174,6 +179,8 @@ def _control_faults(run: Filing, arm: Arm) -> Iterator[str]:
             yield f"{name} is missing, though {control.name} was run"
         elif abs(figures.score_a - other.target_result.score_b) > 1e-7:
             yield f"{name} is not against {control.name}, which scored otherwise"
+        elif abs(figures.score_b - arm.target_result.score_b) > 1e-7:
+            yield f"{name} is not of this arm, which scored otherwise"
 
 
 def _suite_findings(runs: list[Filing]) -> Iterator[Finding]:
@@ -221,7 +228,7 @@ def _stale(root: Path, entries: Mapping[Path, Entry]) -> Iterator[Finding]:
         path = root / name
         if not path.is_file():
             yield Finding("stale-page", name, "", "is not there; run leaderboard build")
-        elif f"entries {expected}" not in path.read_text(encoding="utf-8"):
+        elif f"entries {expected}".encode() not in path.read_bytes():
             yield Finding("stale-page", name, "", "is of other entries; run leaderboard build")
 
 

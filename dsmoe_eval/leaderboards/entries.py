@@ -17,16 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_WIDEST = 900
+from ..errors import UserError
+from ..variants import get_variant
 
 Score = Annotated[float, Field(ge=0, le=1)]
 Change = Annotated[float, Field(ge=-1, le=1)]
 Number = Annotated[int, Field(ge=0)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Plain = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
+
+
+def _variant(name: str) -> str:
+    try:
+        return get_variant(name).name
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+VariantName = Annotated[Name, AfterValidator(_variant)]
 
 
 class Record(BaseModel):
@@ -106,8 +118,8 @@ class Paired(Record):
 class Domain(Paired):
     """A non-target task of an arm."""
 
-    domain: Plain
-    task: Plain
+    domain: Name
+    task: Name
 
 
 class NonTargetChange(Record):
@@ -116,7 +128,7 @@ class NonTargetChange(Record):
     pooled: Change
     macro: Change
     worst: Change
-    worst_domain: Plain
+    worst_domain: Name
 
 
 class Flipped(Record):
@@ -183,8 +195,8 @@ class Probe(Record):
 class Arm(Record):
     """A variant on one target."""
 
-    variant: Plain
-    target: Plain
+    variant: VariantName
+    target: Name
     control_of: str | None
     settings: Settings | Training | None
     profile: Hash | None
@@ -200,8 +212,8 @@ class Arm(Record):
 class Base(Record):
     """Base's score on one task, with its 95 % interval; `version` hashes items and scoring."""
 
-    task: Plain
-    domain: Plain
+    task: Name
+    domain: Name
     role: Literal["target", "non-target"]
     cell: Hash
     n: Annotated[int, Field(ge=1)]
@@ -237,7 +249,7 @@ class Model(Record):
     dtype: Plain
     device: Plain
     experts_implementation: Plain
-    suite: Plain
+    suite: Name
     limit: Number | None
     versions: dict[str, str]
 
@@ -245,7 +257,7 @@ class Model(Record):
 class Header(Record):
     """What all variants of a run share; its hash is the run's id."""
 
-    plan: Plain
+    plan: Name
     plan_hash: Hash
     seed: int
     alpha: Score
@@ -253,10 +265,10 @@ class Header(Record):
     rehearsal: bool
     family: str
     families: dict[str, str]
-    variants: Annotated[tuple[str, ...], Field(min_length=1)]
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    suite_targets: tuple[str, ...]
-    suite_tasks: tuple[str, ...]
+    variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    suite_targets: tuple[Name, ...]
+    suite_tasks: tuple[Name, ...]
     run: Model
 
 
@@ -284,15 +296,19 @@ class Result(Record):
         """Whether base and arms came out alike, to the digits that are kept."""
         return (self.base, self.arms, self.leakage) == (other.base, other.arms, other.leakage)
 
+    def same(self, other: Result) -> bool:
+        """Whether they came from the very same samples, too."""
+        return self.same_figures(other) and self.samples == other.samples
+
 
 class Entry(Record):
     """A file: every result of one variant of one model in one suite."""
 
     schema_version: Literal[1]
-    suite: Plain
+    suite: Name
     model: Plain
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    variant: Plain
+    variant: VariantName
     results: Annotated[tuple[Result, ...], Field(min_length=1)]
 
     @property
@@ -380,21 +396,3 @@ def folder_name(model: str) -> str:
     local = model.startswith(("/", ".", "~"))
     name = Path(model).name if local else model.replace("/", "__")
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
-
-
-def to_text(value: Any) -> str:
-    """JSON in which whatever fits is on one line, so that a figure that changed is a line."""
-    return _lines(value, "") + "\n"
-
-
-def _lines(value: Any, indent: str) -> str:
-    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not isinstance(value, dict | list) or not value or len(flat) + len(indent) <= _WIDEST:
-        return flat
-    deeper = indent + " "
-    if isinstance(value, dict):
-        parts = [
-            f"{json.dumps(k, ensure_ascii=False)}: {_lines(v, deeper)}" for k, v in value.items()
-        ]
-        return "{\n" + ",\n".join(deeper + part for part in parts) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(deeper + _lines(part, deeper) for part in value) + f"\n{indent}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,10 @@ from .entries import (
     Result,
     folder_name,
     run_id,
-    to_text,
 )
 
 _DIGITS = 9
+_WIDEST = 900
 Kind = TypeVar("Kind", bound=Record)
 
 
@@ -67,11 +68,7 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
         raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
     results = _results(finished, finished.folder, filed)
     header = next(iter(results.values())).header
-    folder = (
-        Path(str(finished.data["suite"]))
-        / folder_name(header.run.model)
-        / header.run.fingerprint[:12]
-    )
+    folder = Path(header.run.suite) / folder_name(header.run.model) / header.run.fingerprint[:12]
     written, same = {}, []
     for variant, result in results.items():
         path = root / folder / f"{variant}.json"
@@ -80,9 +77,39 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
             same.append(path)
         else:
             written[path] = entry
-    for path, entry in written.items():
-        write_text(path, to_text(entry.model_dump(mode="json", exclude_unset=True)))
+    _write_all(
+        {
+            path: to_text(entry.model_dump(mode="json", exclude_unset=True))
+            for path, entry in written.items()
+        }
+    )
     return Added(tuple(written), tuple(same))
+
+
+def identity_of(run: Path) -> str:
+    """The id under which a finished run is filed.
+
+    Raises:
+        UserError: it is not finished, or not of this version.
+    """
+    finished = read_finished(run)
+    if finished.folder is None:
+        raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
+    header, base, _, _ = _parsed(finished, finished.folder)
+    return run_id(header, base)
+
+
+def _write_all(texts: Mapping[Path, str]) -> None:
+    """Write all files or none: what can fail, as a full disk can, fails on drafts."""
+    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    try:
+        for path, text in texts.items():
+            write_text(drafts[path], text)
+        for path, draft in drafts.items():
+            os.replace(draft, path)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
 
 
 class Unreadable(Exception):  # noqa: N818 - what is wrong with a file, not with the program
@@ -142,12 +169,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise Unreadable("duplicate-key", "", f"the key {twice!r} stands there twice")
     return found
 
 
-def _results(finished: FinishedRun, folder: RunFolder, filed: Filed) -> dict[str, Result]:
-    """A result for base, and one for each variant."""
+def _parsed(
+    finished: FinishedRun, folder: RunFolder
+) -> tuple[Header, tuple[Base, ...], Leakage, dict[str, list[Arm]]]:
+    """What a run's `comparisons.json` says, to the digits that are kept; arms by variant."""
     data = _rounded(finished.data)
     try:
         header = _header(data, folder)
@@ -162,6 +191,17 @@ def _results(finished: FinishedRun, folder: RunFolder, filed: Filed) -> dict[str
         raise UserError(f"{folder.comparisons}: {fault}; run it again") from error
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder.comparisons}: lacks {error}; run it again") from error
+    if data.get("suite") != header.run.suite:
+        raise UserError(
+            f"{folder.comparisons}: is of suite {data.get('suite')!r} and of {header.run.suite!r}; "
+            "run it again"
+        )
+    return header, base, leakage, arms
+
+
+def _results(finished: FinishedRun, folder: RunFolder, filed: Filed) -> dict[str, Result]:
+    """A result for base, and one for each variant."""
+    header, base, leakage, arms = _parsed(finished, folder)
     name = run_id(header, base)
     return {
         variant: Result(
@@ -221,6 +261,8 @@ def samples_hash(folder: RunFolder, cell: str) -> str:
 
 def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry | None:
     """The file with one more result; None where it has it."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file; remove it")
     if not path.is_file():
         suite, model, revision = folder.parts
         return Entry(
@@ -233,14 +275,34 @@ def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry |
         )
     entry = read_entry(path)
     earlier = [one for one in entry.results if one.run_id == result.run_id]
-    if any(one.same_figures(result) for one in earlier):
+    if any(one.same(result) for one in earlier):
         return None
+    if any(one.same_figures(result) for one in earlier) and result.filed.why is None:
+        return None  # other samples, as another machine has, with the same figures
     if earlier and result.filed.why is None:
         raise UserError(
             f"{path}: has a result of the same identity with other figures, filed "
             f"{earlier[-1].filed.date} by {earlier[-1].filed.by}; say why they differ: --why TEXT"
         )
     return entry.model_copy(update={"results": (*entry.results, result)})
+
+
+def to_text(value: Any) -> str:
+    """JSON in which whatever fits is on one line, so that a figure that changed is a line."""
+    return _lines(value, "") + "\n"
+
+
+def _lines(value: Any, indent: str) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or not value or len(flat) + len(indent) <= _WIDEST:
+        return flat
+    deeper = indent + " "
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(k, ensure_ascii=False)}: {_lines(v, deeper)}" for k, v in value.items()
+        ]
+        return "{\n" + ",\n".join(deeper + part for part in parts) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + _lines(part, deeper) for part in value) + f"\n{indent}]"
 
 
 def today() -> datetime.date:

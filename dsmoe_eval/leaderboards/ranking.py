@@ -230,7 +230,10 @@ def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
         return Mark(name, False, "the run has no placebo of this arm")
     moved = []
     for _, target in keys:
-        found = read_figure(run, "target_claim", (placebo.name, target))
+        try:
+            found = read_figure(run, "target_claim", (placebo.name, target))
+        except MissingFigureError as error:
+            return Mark(name, False, f"{placebo.name} on {target}: {error}")
         if isinstance(found, Claims) and found.said[0][0] in ("improves", "harms"):
             moved.append(f"{placebo.name} {found.said[0][0]} {target}")
     return Mark(name, not moved, "; ".join(moved) or f"{placebo.name} moves no target")

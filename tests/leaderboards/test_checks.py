@@ -1,0 +1,299 @@
+"""What is wrong with a leaderboard is found, under its own name; a clean one has nothing wrong."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.leaderboards import add_run, build, check_leaderboards
+from dsmoe_eval.leaderboards.checks import entries_hash
+from dsmoe_eval.leaderboards.filing import to_text
+
+from .conftest import SMALL
+
+FIRST = "results.0"
+ARM = f"{FIRST}.arms.0"
+OWN, POOL, DOMAIN = f"{ARM}.target_result", f"{ARM}.non_target_result", f"{ARM}.domains.0"
+MORE = f"{ARM}.generalization"
+
+
+def at(content, path):
+    """What holds the last part of a path, and that part."""
+    *above, last = (int(part) if part.isdigit() else part for part in path.split("."))
+    for part in above:
+        content = content[part]
+    return content, last
+
+
+def put(path, value):
+    def change(content):
+        holder, last = at(content, path)
+        holder[last] = value(holder[last]) if callable(value) else value
+
+    return change
+
+
+def remove(path):
+    def change(content):
+        holder, last = at(content, path)
+        del holder[last]
+
+    return change
+
+
+def add(path, value):
+    """To a number, or to every number of a list."""
+    return put(path, lambda old: [o + value for o in old] if isinstance(old, list) else old + value)
+
+
+def again(path):
+    return put(path, lambda old: [*old, old[0]])
+
+
+def both(*changes):
+    def change(content):
+        for one in changes:
+            one(content)
+
+    return change
+
+
+def disagreeing(content):
+    other = json.loads(json.dumps(content["results"][0]))
+    other["arms"][0]["probe"]["tokens"] = 1
+    content["results"].insert(1, other)
+
+
+CORRUPTIONS = [
+    ("unknown-key", "contrast", put(f"{ARM}.surprise", 1)),
+    ("missing-key", "contrast", remove(f"{OWN}.delta")),
+    ("wrong-type", "contrast", put(f"{OWN}.n", "300")),
+    ("wrong-type", "contrast", put(f"{OWN}.n", 300.5)),
+    ("bad-value", "contrast", put(f"{OWN}.score_a", 1.5)),
+    ("bad-value", "contrast", put(f"{OWN}.claim.verdict", "wins")),
+    ("bad-value", "contrast", put(f"{ARM}.variant", "unheard-of")),
+    ("bad-value", "contrast", put("suite", "../x")),
+    ("wrong-place", "contrast", put("model", "another")),
+    ("duplicate", "contrast", again("results")),
+    ("duplicate", "contrast", again(f"{FIRST}.arms")),
+    ("duplicate", "base", again(f"{FIRST}.base")),
+    ("disagreement", "contrast", disagreeing),
+    ("identity", "contrast", put(f"{FIRST}.run_id", "0" * 16)),
+    ("identity", "contrast", put(f"{FIRST}.header.run.fingerprint", "cd34" * 16)),
+    ("identity", "contrast", put(f"{FIRST}.header.run.suite", "other")),
+    ("identity", "contrast", put(f"{FIRST}.header.margin", 0.05)),
+    ("identity", "contrast", put(f"{ARM}.variant", "random")),
+    ("date", "contrast", put(f"{FIRST}.filed.date", "2999-01-01")),
+    ("date", "contrast", put("results.1.filed.date", "2026-01-01")),
+    ("missing-arm", "contrast", remove(ARM)),
+    ("missing-arm", "base", put("variant", "contrast")),
+    ("samples", "contrast", put(f"{FIRST}.samples", {})),
+    ("cells", "contrast", remove(DOMAIN)),
+    ("cells", "contrast", remove(f"{ARM}.cells.math_task")),
+    ("delta", "contrast", add(f"{OWN}.delta", 0.01)),
+    ("interval", "contrast", put(f"{OWN}.ci95", [0.5, 0.6])),
+    ("interval", "contrast", put(f"{OWN}.ci95", lambda ends: ends[::-1])),
+    ("interval", "contrast", put(f"{OWN}.ci95", [0.0, 0.3])),
+    ("interval", "base", put(f"{FIRST}.base.0.ci95", [0.9, 0.95])),
+    ("interval", "contrast", put(f"{FIRST}.base.0.ci95", [0.4, 0.6])),
+    ("counts", "contrast", add(f"{OWN}.gained", 1)),
+    ("counts", "contrast", put(f"{OWN}.gained", 290)),
+    ("counts", "contrast", add(f"{OWN}.clusters", -1)),
+    ("p-value", "contrast", put(f"{OWN}.p_value", 0.04)),
+    ("power", "contrast", put(f"{OWN}.mde80", 0.01)),
+    ("power", "contrast", put(f"{OWN}.mde80", None)),
+    ("adjustment", "contrast", put(f"{OWN}.p_adjusted", 0.0)),
+    ("adjustment", "contrast", put(f"{OWN}.p_adjusted", 0.04)),
+    ("adjustment", "contrast", put(f"{DOMAIN}.p_adjusted", 0.9)),
+    ("adjustment", "contrast", put(f"{MORE}.over_placebo.p_adjusted", 0.01)),
+    ("claim", "contrast", put(f"{OWN}.claim.verdict", "harms")),
+    ("claim", "contrast", remove(f"{OWN}.claim")),
+    ("claim", "contrast", both(remove(f"{OWN}.claim"), remove(f"{OWN}.p_adjusted"))),
+    ("claim", "sham", both(put(f"{OWN}.p_adjusted", 1.0), put(
+        f"{OWN}.claim", {"verdict": "equivalent", "words": "is"}))),
+    ("non-inferiority", "sft-lora", put(f"{POOL}.non_inferiority.holds", True)),
+    ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.margin", 0.1)),
+    ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.alpha", 0.05)),
+    ("non-inferiority", "contrast", add(f"{POOL}.non_inferiority.n", 1)),
+    ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.lower_bound", 0.2)),
+    ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.lower_bound", -0.001)),
+    ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.p_value", 0.001)),
+    ("pool", "contrast", add(f"{POOL}.lost", 1)),
+    ("pool", "contrast", add(f"{POOL}.score_a", 0.01)),
+    ("pool", "contrast", add(f"{POOL}.answers.n", 1)),
+    ("pool", "contrast", add(f"{POOL}.answers.b.mean_tokens", 1.0)),
+    ("answers", "contrast", add(f"{ARM}.domains.2.answers.a.mean_tokens", 1.0)),
+    ("answers", "contrast", put(f"{ARM}.domains.2.answers.both_whole.delta", None)),
+    *(
+        ("generalization", "contrast", put(f"{MORE}.{path}", value))
+        for path, value in {
+            "target_gain": 0.5, "non_target_change.pooled": 0.5, "non_target_change.macro": 0.5,
+            "non_target_change.worst": -0.5, "non_target_change.worst_domain": "elsewhere",
+            "retention": 0.5, "tokens_ratio": 2.0, "invalid": 0.5, "truncated": 0.5,
+            "flipped.target": 0.5, "flipped.non_target": 0.5, "all_hold.p_value": 0.5,
+            "all_hold.holds": True, "regressions": ["biology"],
+        }.items()
+    ),
+    ("base", "contrast", add(f"{FIRST}.base.0.score", 0.01)),
+    ("base", "contrast", put(f"{FIRST}.base.0.n", 400)),
+    ("vanished-task", "contrast", remove(f"{FIRST}.base.0")),
+    ("probe", "contrast", put(f"{ARM}.probe", None)),
+    ("probe", "contrast", put(f"{ARM}.probe.null_max_difference", 0.1)),
+    ("probe", "contrast", put(f"{ARM}.probe.logit_max_change", 0.0)),
+    ("sham", "sham", put(f"{ARM}.equal_to_base", False)),
+    ("sham", "contrast", put(f"{ARM}.equal_to_base", True)),
+    ("control", "contrast", put(f"{MORE}.over_placebo", None)),
+    ("control", "contrast", add(f"{MORE}.specificity.score_a", 0.01)),
+    ("control", "sft-lora", put(f"{MORE}.over_placebo", {
+        "n": 9, "score_a": 0.0, "score_b": 0.0, "delta": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0,
+        "test": "none", "gained": 0, "lost": 0, "mde80": None, "clusters": 9})),
+    ("leakage", "contrast", put(f"{FIRST}.leakage.pairs", 1)),
+]  # fmt: skip
+
+
+def test_a_clean_board_has_nothing_wrong(board):
+    assert check_leaderboards(board) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "variant", "change"),
+    CORRUPTIONS,
+    ids=[f"{number}-{rule}" for number, (rule, _, _) in enumerate(CORRUPTIONS)],
+)
+def test_what_is_corrupted_is_found_in_its_file(board, folder, rule, variant, change):
+    path = folder / f"{variant}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(to_text(content))
+    found = check_leaderboards(board)
+    assert rule in {one.rule for one in found if one.file == str(path.relative_to(board))}
+    assert all(one.words and str(one).startswith(f"{one.rule}: {one.file}") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new"),
+    [
+        ("unreadable", b"{", b"{{"),
+        ("unreadable", b"math", b"m\xffth"),
+        ("duplicate-key", b'"suite": "subjects",', b'"suite": "subjects", "suite": "subjects",'),
+        ("duplicate-key", b'"seed": 0', b'"seed": 0, "seed": 0'),
+        ("bad-value", b'"margin": 0.02', b'"margin": NaN'),
+    ],
+)
+def test_text_that_is_no_entry(board, folder, rule, old, new):
+    path = folder / "contrast.json"
+    text = path.read_bytes()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1))
+    assert rule in {one.rule for one in check_leaderboards(board)}
+
+
+def test_a_file_that_is_no_result(board, folder):
+    for path in (board / "notes.txt", folder / "contrast.json.bak", folder / ".x.tmp"):
+        path.write_text("x")
+    found = {one.file for one in check_leaderboards(board) if one.rule == "unexpected-file"}
+    assert found == {"notes.txt"} | {
+        f"subjects/lab__moe-7b/ab12ab12ab12/{name}" for name in ("contrast.json.bak", ".x.tmp")
+    }
+
+
+@pytest.mark.parametrize("name", ["base", "random"])
+def test_a_variants_file_that_went_missing(board, folder, name):
+    (folder / f"{name}.json").unlink()
+    found = [one for one in check_leaderboards(board) if one.rule == "missing-variant"]
+    assert {one.file for one in found} == {f"subjects/lab__moe-7b/ab12ab12ab12/{name}.json"}
+    assert len(found) == 2  # of both runs
+
+
+def test_pages_of_other_entries(board, folder):
+    (board / "README.md").unlink()
+    (board / "index.html").write_bytes(b"entries \xff")
+    found = {one.file: one for one in check_leaderboards(board)}
+    assert {one.rule for one in found.values()} == {"stale-page"}
+    assert set(found) == {"README.md", "index.html"}
+    build(board)
+    assert check_leaderboards(board) == []
+    before = entries_hash(board)
+    shutil.rmtree(folder)
+    assert entries_hash(board) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"version": "2.0"}, "mixed-versions"),
+        ({"version": "2.0", "limit": 10}, None),  # a rehearsal is ranked with nothing
+        ({"domains": ("math", "poetry")}, "vanished-task"),
+        ({"items": 60}, "mixed-versions"),
+    ],
+)
+def test_runs_of_a_suite_ask_the_same(make_run, file_runs, tmp_path, changes, rule):
+    runs = make_run(**SMALL), make_run(**(SMALL | changes | {"model": "lab/b", "seed": 2}))
+    file_runs(tmp_path, *runs)
+    found = [one for one in check_leaderboards(tmp_path) if one.rule != "stale-page"]
+    assert {one.rule for one in found} == ({rule} if rule else set())
+    assert all("base.json" in one.file for one in found)
+
+
+def test_scores_of_none_and_of_all_are_in_their_intervals(make_run, tmp_path, filed):
+    for right in (0.0, 1.0):  # of 9 items Wilson's interval begins at 1e-17
+        add_run(make_run(**(SMALL | {"items": 9, "right": right})), tmp_path / f"{right}", filed)
+        found = check_leaderboards(tmp_path / f"{right}")
+        assert {one.rule for one in found} == {"stale-page"}
+
+
+def git(folder, *arguments):
+    own = ["-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", folder, *own, *arguments]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+
+
+@pytest.fixture(params=["leaderboards", "."])
+def tracked(request, board):
+    """The board in git: in a repository, or one of its own."""
+    repository = board if request.param == "." else board.parent
+    git(repository, "init")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-m", "first")
+    return board
+
+
+def test_results_that_were_there_are_there_still(tracked, folder, make_run, filed):
+    assert check_leaderboards(tracked, "HEAD") == []
+    add_run(make_run(seed=2), tracked, filed)
+    build(tracked)
+    assert check_leaderboards(tracked, "HEAD") == []  # appended
+    path = folder / "sham.json"
+    content = json.loads(path.read_text())
+    del content["results"][0]
+    path.write_text(to_text(content))
+    (folder / "sft-lora.json").unlink()
+    found = [one.file for one in check_leaderboards(tracked, "HEAD") if one.rule == "rewritten"]
+    assert [name.rpartition("/")[2] for name in found] == ["sft-lora.json", "sham.json"]
+
+
+def test_a_reason_given_later_is_a_change(tracked, folder):
+    path = folder / "sham.json"
+    content = json.loads(path.read_text())
+    content["results"][0]["filed"]["why"] = "no reason"
+    path.write_text(to_text(content))
+    assert "rewritten" in {one.rule for one in check_leaderboards(tracked, "HEAD")}
+    assert "rewritten" not in {one.rule for one in check_leaderboards(tracked)}
+
+
+@pytest.mark.parametrize("since", ["nothing", "--help", "HEAD:x"])
+def test_a_revision_that_is_none(tracked, since):
+    with pytest.raises(UserError, match="git cannot show"):
+        check_leaderboards(tracked, since)
+
+
+def test_outside_of_git_nothing_can_have_stood(board):
+    with pytest.raises(UserError, match="git cannot show 'HEAD'"):
+        check_leaderboards(board, "HEAD")
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match="file a run first: leaderboard add"):
+        check_leaderboards(tmp_path / "nowhere")

@@ -1,0 +1,176 @@
+"""Filing appends, all files or none, and says what is in its way."""
+
+import json
+import shutil
+
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.leaderboards import Filed, add_run
+from dsmoe_eval.leaderboards import filing as filing_module
+from dsmoe_eval.leaderboards.filing import Unreadable, identity_of, parse_entry, read_entry
+
+VARIANTS = {"base", "sham", "contrast", "random", "wrong-domain", "sft-lora"}
+
+
+def files(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def changed(run, tmp_path):
+    """The run again, with other figures: fewer items of one arm's probe, say."""
+    copy = shutil.copytree(run, tmp_path / "changed")
+    data = json.loads((copy / "comparisons.json").read_text())
+    arm = next(one for one in data["arms"] if one["variant"] == "contrast")
+    arm["probe"]["tokens"] = 99
+    (copy / "comparisons.json").write_text(json.dumps(data))
+    return copy
+
+
+def test_a_file_a_variant(run, tmp_path, filed):
+    added = add_run(run, tmp_path, filed)
+    place = tmp_path / "subjects" / "lab__moe-7b" / "ab12ab12ab12"
+    assert set(added.written) == {place / f"{variant}.json" for variant in VARIANTS}
+    assert set(files(tmp_path)) == {f"subjects/lab__moe-7b/ab12ab12ab12/{v}.json" for v in VARIANTS}
+    assert not added.same
+    assert read_entry(place / "base.json").results[0].arms == ()
+
+
+def test_the_same_run_again_changes_no_byte(run, tmp_path, filed):
+    add_run(run, tmp_path, filed)
+    before = files(tmp_path)
+    later = Filed(date=filed.date, by="another", on="elsewhere", why="to see")
+    assert len(add_run(run, tmp_path, later).same) == len(VARIANTS)
+    assert files(tmp_path) == before
+
+
+def test_another_run_is_appended_and_leaves_the_first_as_it_was(run, make_run, tmp_path, filed):
+    add_run(run, tmp_path, filed)
+    before = {name: parse_entry(text).results for name, text in files(tmp_path).items()}
+    add_run(make_run(seed=1), tmp_path, filed)
+    for name, text in files(tmp_path).items():
+        results = parse_entry(text).results
+        assert results[:1] == before[name]
+        assert [one.header.seed for one in results] == [0, 1]
+
+
+def test_other_figures_of_the_same_identity_want_a_reason(run, changed, tmp_path, filed):
+    root = tmp_path / "root"
+    add_run(run, root, filed)
+    before = files(root)
+    with pytest.raises(UserError, match=r"contrast\.json: .*2026-01-02 by A\. Nother.*--why"):
+        add_run(changed, root, filed)
+    assert files(root) == before
+    added = add_run(changed, root, filed.model_copy(update={"why": "another probe"}))
+    assert [path.name for path in added.written] == ["contrast.json"]
+    assert len(added.same) == len(VARIANTS) - 1
+    entry = read_entry(added.written[0])
+    assert [one.filed.why for one in entry.results] == [None, "another probe"]
+    assert entry.results[0].run_id == entry.results[1].run_id
+
+
+def test_the_same_figures_from_other_samples_are_filed_only_if_asked(run, tmp_path, filed):
+    """As from another machine, whose likelihoods differ in their last digits."""
+    again = shutil.copytree(run, tmp_path / "again")
+    for path in again.glob("cells/*/samples.parquet"):
+        path.write_bytes(path.read_bytes() + b" ")
+    root = tmp_path / "root"
+    add_run(run, root, filed)
+    assert not add_run(again, root, filed).written
+    added = add_run(again, root, filed.model_copy(update={"why": "on another machine"}))
+    assert len(added.written) == len(VARIANTS)
+
+
+def test_what_lacks_samples_is_not_filed(run, tmp_path, filed):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    next(copy.glob("cells/*/samples.parquet")).unlink()
+    with pytest.raises(UserError, match=r"samples\.parquet: cannot be read.*run it again"):
+        add_run(copy, tmp_path / "root", filed)
+    assert not (tmp_path / "root").exists()
+
+
+def test_comparisons_alone_are_not_filed(run, tmp_path, filed):
+    shutil.copy(run / "comparisons.json", tmp_path / "comparisons.json")
+    with pytest.raises(UserError, match="give the run's folder"):
+        add_run(tmp_path, tmp_path / "root", filed)
+    with pytest.raises(UserError, match="give the run's folder"):
+        identity_of(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["folder", "damaged", "disk"])
+def test_nothing_is_written_where_one_file_cannot_be(run, tmp_path, filed, monkeypatch, fault):
+    place = tmp_path / "subjects" / "lab__moe-7b" / "ab12ab12ab12"
+    place.mkdir(parents=True)
+    if fault == "folder":
+        (place / "sft-lora.json").mkdir()
+    elif fault == "damaged":
+        (place / "sft-lora.json").write_text("{")
+    else:
+        monkeypatch.setattr(filing_module, "write_text", full_after(3))
+    before = files(tmp_path)
+    with pytest.raises(UserError if fault != "disk" else OSError, match=r"sft-lora|No space"):
+        add_run(run, tmp_path, filed)
+    assert files(tmp_path) == before
+
+
+def full_after(count):
+    real, written = filing_module.write_text, []
+
+    def write(path, text):
+        if len(written) == count:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        real(path, text)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"run": {"fingerprint": "../../../../x"}}, "fingerprint"),
+        ({"suite": "../../elsewhere"}, "suite"),
+        ({"plan": "a plan | <b>"}, "plan"),
+        ({"seed": "0"}, "seed"),
+        ({"margin": 2.0}, "margin"),
+        ({"alpha": None}, "alpha"),
+    ],
+)
+def test_a_result_that_is_none_of_ours_is_refused(run, tmp_path, filed, changes, words):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    data = json.loads((copy / "comparisons.json").read_text())
+    for name, value in changes.items():
+        data[name] = data[name] | value if isinstance(value, dict) else value
+    (copy / "comparisons.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=rf"comparisons\.json: .*{words}"):
+        add_run(copy, tmp_path / "root", filed)
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (b"", "unreadable"),
+        (b"{", "unreadable"),
+        (b"\xff\xfe", "unreadable"),
+        (b"[" * 100_000, "unreadable"),
+        (b'{"a": {"b": 1, "b": 1}}', "duplicate-key"),
+        (b"{}", "missing-key"),
+        (b"[]", "wrong-type"),
+    ],
+)
+def test_what_is_no_entry(text, rule):
+    with pytest.raises(Unreadable) as error:
+        parse_entry(text)
+    assert error.value.rule == rule
+
+
+def test_whoever_cannot_read_a_file_is_told_which(tmp_path):
+    with pytest.raises(UserError, match=r"x\.json: cannot be read"):
+        read_entry(tmp_path / "x.json")
+    (tmp_path / "y.json").write_text("{")
+    with pytest.raises(UserError, match=r"y\.json: is no JSON.*restore it from git"):
+        read_entry(tmp_path / "y.json")
