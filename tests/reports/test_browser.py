@@ -109,7 +109,7 @@ def _row(name, value, facets, columns):
 def _parts(n=20, columns=1):
     heads = (Column("name"), *(Column(f"c{k}", True, "Helps") for k in range(columns)))
     rows = [_row(*row, columns) for row in _rows(n)]
-    rows.append(Row((Cell("none"), *(Cell("-") for _ in range(columns)))))
+    rows.append(Row((Cell("none"), *(Cell("-") for _ in range(columns))), {"mark": ("held",)}))
     table = DataTable("t", "Caption", heads, tuple(rows))
     forest = Forest("f", "A forest.", "", "pp", tuple(
         Interval(name, value, value - 0.1, value + 0.1, 9, f"a.json: {name}", "", "", facets)
@@ -174,7 +174,7 @@ def test_filtering(opened, parts):
     assert rows.count() == 11  # ten, and the one that has no domain
     assert watched["#f li.row:not(.off)"].count() == 10
     assert watched["#p .point:not(.off)"].count() == 10
-    assert watched["#filtered"].inner_text() == "10 of 20 rows shown"
+    assert watched["#filtered"].inner_text() == "11 of 21 rows shown"
     tick("v3", exact=True).check()
     tick("v4", exact=True).check()
     assert watched["#t tbody tr:visible th"].all_inner_texts() == ["row 3", "none"]
