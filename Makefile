@@ -28,7 +28,7 @@ test-slow: $(STAMP) browser
 
 # The pages are tested in a Chromium of the system's; a newcomer's machine may have none.
 browser:
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
 	{ apt-get update -qq && apt-get install -qq -y chromium; } || \
 	{ echo "the pages' tests need Chromium: install chromium or google-chrome, then make test again" >&2; exit 1; }
 

@@ -101,7 +101,7 @@ class Interval:
     Attributes:
         n: items.
         group: rows of one group stand together under it, in the order given.
-        kind: as of `Cell`; `good` is drawn filled, all else hollow.
+        kind: as of `Cell`; `good` and `mark` are drawn filled, all else hollow.
     """
 
     label: str

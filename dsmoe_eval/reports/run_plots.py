@@ -16,7 +16,7 @@ def forests(result: dict[str, Any]) -> tuple[Forest, Forest]:
     ordered = [a for t in tables.targets_of(result) for a in result["arms"] if a["target"] == t]
     own = tuple(_interval(arm, "target_result", alpha, kind_of(arm, alpha)) for arm in ordered)
     rest = tuple(
-        _interval(arm, "non_target_result", alpha, "good" if tables.holds(arm) else "")
+        _interval(arm, "non_target_result", alpha, "mark" if tables.holds(arm) else "")
         for arm in ordered
     )
     return (
