@@ -61,7 +61,7 @@ def test_a_planted_change_is_found_and_no_other(two):
 
 
 def test_without_samples_intervals_tell(two):
-    found = differences(*(edited(one, lambda data: None) for one in two))
+    found = differences(*(replace(one, folder=None) for one in two))
     (row,) = (row for row in found.changes if row.moved)
     then, now = (one.arms["contrast", "math"]["target_result"] for one in two)
     down = ((now["delta"] - now["ci95"][0]) ** 2 + (then["ci95"][1] - then["delta"]) ** 2) ** 0.5
@@ -70,7 +70,7 @@ def test_without_samples_intervals_tell(two):
 
 
 def test_the_rows_are_one_family_by_holm(two):
-    found = differences(*(edited(one, lambda data: None) for one in two))
+    found = differences(*(replace(one, folder=None) for one in two))
     raw = []
     for row in found.changes:
         reach = row.change - row.low if row.change > 0 else row.high - row.change

@@ -2,15 +2,12 @@
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.leaderboards import check_leaderboards
-from dsmoe_eval.leaderboards.consistency import adjustment_faults, arm_faults
 from dsmoe_eval.leaderboards.filing import to_text
 
 from .conftest import SMALL

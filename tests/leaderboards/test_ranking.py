@@ -132,7 +132,8 @@ def test_what_is_ranked_and_why_the_rest_is_not(pair_of_seeds):
         ("base", None, "base"),
     ]
     contrast, tuned = rows[:2]
-    assert contrast.holds and contrast.trusted
+    assert contrast.holds
+    assert contrast.trusted
     assert not tuned.holds  # 4 points down
     assert set(contrast.by_domain) == {"math", "law"}
     own = [row.delta for row in contrast.by_domain.values()]

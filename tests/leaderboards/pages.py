@@ -1,0 +1,78 @@
+"""Reads what was rendered back: tables of Markdown and of HTML, and figures at their traces."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+
+class _Page(HTMLParser):
+    """Cells of every table, as (text, trace, sort); and all other texts with a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.traced, self._rows, self._cell = {}, [], None, None
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag == "table":
+            self._rows = self.tables[found["id"]] = []
+        elif tag == "tr" and self._rows is not None:
+            self._rows.append([])
+            self._shared = found.get("data-p", "")
+        elif tag in ("td", "th") and self._rows is not None:
+            trace = self._shared + found["data-t"] if "data-t" in found else ""
+            self._cell = ["", trace, found.get("data-s")]
+        elif "data-t" in found:
+            self.traced.append(found["data-t"])
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell[0] += data
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self._cell is not None:
+            self._rows[-1].append(tuple(self._cell))
+            self._cell = None
+        elif tag == "table":
+            self._rows = None
+
+
+def read_page(path):
+    """Tables by id, header first; and the other traces."""
+    page = _Page()
+    page.feed(path.read_text())
+    return page.tables, page.traced
+
+
+def read_markdown(path):
+    """Every table of a README, as rows of cells, header first, without its rule."""
+    tables, rows = [], None
+    for line in path.read_text().splitlines():
+        if not line.startswith("|"):
+            rows = None
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if rows is None:
+            rows = []
+            tables.append(rows)
+        if not all(re.fullmatch(r"-+:?", cell) for cell in cells):
+            rows.append(cells)
+    return tables
+
+
+def figure_at(root, trace):
+    """The figure that a trace leads to, read from the file itself; of `[*]` the mean."""
+    file, run, path = re.match(r"(\S+\.json): run (\w+), ([^;]+)", trace).groups()
+    entry = json.loads((root / file).read_text())
+    (result,) = (one for one in entry["results"] if one["run_id"] == run)
+    kind, key, *_ = re.match(r"(\w+)\[([^\]]+)\]", path).groups()
+    below = path.partition("].")[2].split(".")
+    name = "task" if kind == "base" else "target"
+    rows = [row for row in result[kind] if key in ("*", row[name])]
+    values = []
+    for row in rows:
+        value = row
+        for part in below:
+            value = value[part]
+        values.append(value)
+    return sum(values) / len(values)
