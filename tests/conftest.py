@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from dsmoe_eval.engines.loading import identify_model
 from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.registry import find_card, load_suite
 from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
+
+from .browser import Watched, launched
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
 
@@ -141,3 +143,26 @@ def one_split_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
         return str(folder / "plan.yaml")
 
     return write
+
+
+@pytest.fixture(scope="module")  # of a session it would keep its loop from what runs its own
+def browser() -> Iterator[Any]:
+    """A real Chromium."""
+    with launched() as started:
+        yield started
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Watched]]:
+    """`opened(path)`: a tab that is checked when the test ends, unless it says otherwise."""
+    tabs: list[tuple[Watched, bool]] = []
+
+    def open_page(path: Any, check: bool = True, **options: Any) -> Watched:
+        tabs.append((Watched(browser, path, **options), check))
+        return tabs[-1][0]
+
+    yield open_page
+    for watched, check in tabs:
+        if check:
+            watched.check()
+        watched.tab.close()

@@ -31,6 +31,9 @@ def _open_item(tab: Any) -> None:
     """The first item that some variant gained."""
     tab.locator("#explorer").scroll_into_view_if_needed()
     tab.locator("#explorer-list a").first.wait_for()
+    arms = tab.locator("#explorer-arm option").all_inner_texts()
+    own = [arm for arm in arms if arm.startswith("contrast on")]
+    tab.locator("#explorer-arm").select_option(own[0])
     tab.locator("#explorer-show").select_option("gained")
     tab.locator("#explorer-list a").first.click()
     tab.locator(".answer").first.wait_for()

@@ -3,6 +3,8 @@
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import inspect_ai
 import pandas as pd
@@ -42,6 +44,7 @@ def test_down_to_one_answer_of_one_variant(opened, board, run, make_run):
     watched["#explorer"].scroll_into_view_if_needed()
     watched["#explorer-list a"].first.wait_for()
     assert watched["#explorer-set option"].count() == 2
+    watched["#explorer-arm"].select_option("contrast on math")
     watched["#explorer-show"].select_option("gained")
     watched["#explorer-list a"].first.click()
     watched[".answer"].first.wait_for()
@@ -72,12 +75,15 @@ def test_a_served_item_leads_to_its_sample_in_inspects_viewer(opened, board, run
     item = pd.read_parquet(base / "samples.parquet")["item"][0]
     dataset = MemoryDataset([Sample(id=item, input="how much is it?", target="2")])
     task = inspect_ai.Task(name=file.task, dataset=dataset)
-    inspect_ai.eval(task, model="mockllm/model", log_dir=str(board / "logs"), display="none")
-    (tmp_path / "viewer").mkdir()
-    with make_server(open_site(board, tmp_path / "viewer"), 0) as server:
+    log = {"model": "mockllm/model", "log_dir": str(board / "logs"), "display": "none"}
+    with ThreadPoolExecutor(1) as apart:  # Playwright's loop runs in this thread
+        apart.submit(inspect_ai.eval, task, **log).result()
+        (tmp_path / "viewer").mkdir()
+        site = apart.submit(open_site, board, tmp_path / "viewer").result()
+    with make_server(site, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         where = f"http://127.0.0.1:{server.server_port}"
-        place = f"{file.set}/{file.task}/{item}".replace(" ", "%20")
+        place = "/".join(quote(part, safe="") for part in (file.set, file.task, item))
         watched = opened(f"{where}/index.html#item={place}", check=False)
         link = watched["#item a"].get_by_text("mockllm/model, sample 1")
         link.wait_for()

@@ -23,10 +23,6 @@ from dsmoe_eval.reports.page import (
     Row,
 )
 
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 PARTS = """{% import 'page.html.j2' as page %}
 <!doctype html><html lang="en"><head>{{ page.head("Parts") }}</head><body>
 {{ page.theme_toggle() }}<h1>Parts</h1>{{ page.filters(facets) }}{{ page.data_table(table) }}
@@ -37,57 +33,6 @@ HOSTILE = (
     "</td></pre></script><img src=x onerror='window.broken = 2'>",
     "z" * 100_000,
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    assert path, "no Chromium is installed: apt-get install chromium, or make browser"
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield started
-        started.close()
-
-
-class Watched:
-    """A page's tab, and what it said and asked for."""
-
-    def __init__(self, browser, path, width=1280, **options):
-        self.tab = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        self.said, self.asked = [], []
-        self.tab.on("console", lambda message: self.said.append(message.text))
-        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
-        self.tab.on("request", lambda request: self.asked.append(request.url))
-        self.tab.goto(path if isinstance(path, str) else path.as_uri())
-
-    def __getitem__(self, selector):
-        return self.tab.locator(selector)
-
-    def check(self):
-        assert self.said == []
-        assert all(url.startswith(("file:///", "data:")) for url in self.asked), self.asked
-        assert self.tab.evaluate("window.broken") is None
-        width, room = self.tab.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert width <= room
-
-
-@pytest.fixture
-def opened(browser):
-    """`opened(path)`: a tab that is checked when the test ends, unless it says otherwise."""
-    tabs = []
-
-    def open_page(path, check=True, **options):
-        tabs.append((Watched(browser, path, **options), check))
-        return tabs[-1][0]
-
-    yield open_page
-    for watched, check in tabs:
-        if check:
-            watched.check()
-        watched.tab.close()
 
 
 def _facets(k):
