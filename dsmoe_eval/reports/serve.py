@@ -149,7 +149,14 @@ class _Handler(SimpleHTTPRequestHandler):
         self._send(content, kind)
 
     def _send(self, content: bytes, kind: str) -> None:
-        self.send_response(HTTPStatus.OK)
+        size, part = len(content), self._range(len(content))
+        if part is None:
+            self.send_response(HTTPStatus.OK)
+        else:
+            content = content[part[0] : part[1] + 1]
+            self.send_response(HTTPStatus.PARTIAL_CONTENT)
+            self.send_header("Content-Range", f"bytes {part[0]}-{part[1]}/{size}")
+        self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Content-Type-Options", "nosniff")
@@ -157,6 +164,17 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def _range(self, size: int) -> tuple[int, int] | None:
+        """First and last byte of the one part that is asked for, as Inspect's viewer does."""
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
+        if asked is None or not any(asked.groups()):
+            return None
+        first, last = asked.groups()
+        if not first:  # the last so many
+            return max(0, size - int(last)), size - 1
+        end = min(int(last or size), size - 1)
+        return (int(first), end) if int(first) <= end else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Nothing: the terminal is the user's."""

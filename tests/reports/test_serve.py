@@ -23,9 +23,9 @@ def served(site):
         thread.join()
 
 
-def ask(port, path, method="GET", host=None):
+def ask(port, path, method="GET", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path, headers={} if host is None else {"Host": host})
+    connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.getheader("Content-Type"), answer.read().decode()
 
@@ -76,8 +76,8 @@ def test_nothing_else_is_served(root, viewer, path):
 
 def test_only_requests_that_name_this_machine_are_answered(root, viewer):
     with served(open_site(root, viewer)) as port:
-        assert ask(port, "/", host=f"localhost:{port}")[0] == 200
-        assert ask(port, "/", host=f"elsewhere.example:{port}")[0] == 403
+        assert ask(port, "/", Host=f"localhost:{port}")[0] == 200
+        assert ask(port, "/", Host=f"elsewhere.example:{port}")[0] == 403
         assert make_server_fails(open_site(root, viewer), port)
 
 
@@ -85,6 +85,19 @@ def make_server_fails(site, port):
     with pytest.raises(UserError, match=f"port {port}: .*give another --port"):
         make_server(site, port)
     return True
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "text"),
+    [
+        ("bytes=0-2", 206, "dsm"), ("bytes=9-", 206, "s()"), ("bytes=-2", 206, "()"),
+        ("bytes=0-99", 206, "dsmoeItems()"), ("bytes=99-", 200, "dsmoeItems()"),
+        ("bytes=-", 200, "dsmoeItems()"), ("bytes=0-1,3-4", 200, "dsmoeItems()"),
+    ],
+)  # fmt: skip
+def test_parts_of_files_as_inspects_viewer_asks_for_them(root, viewer, asked, status, text):
+    with served(open_site(root, viewer)) as port:
+        assert ask(port, "/run/report/items/t.js", Range=asked)[::2] == (status, text)
 
 
 def test_samples_have_links_into_inspects_viewer(root, viewer):
