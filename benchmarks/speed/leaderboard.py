@@ -5,15 +5,18 @@
 Runs are made by chance (`synthetic_run.py`): base, sham, contrast, random, wrong-domain, sft-lora;
 every domain is a target, its task has items / domains items, as MMLU-Pro's 12,032 in 14 do, and
 the last domain's answers are generated. Each arm answers the tasks of all domains; the arms of a
-variant share the cells of all tasks but their own target's. Making and filing the runs is not
-counted, and peak memory is that of a process of its own that only builds.
+variant share the cells of all tasks but their own target's. The models differ in their names only,
+since comparing a run's 70 arms takes longer than all that is measured here. Making and filing the
+runs is not counted, and peak memory is that of a process of its own that only builds.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ import click
 from synthetic_run import Spec, make_run
 
 from dsmoe_eval.leaderboards import Filed, add_run, build, check_leaderboards
+from dsmoe_eval.runs.folder import write_json
 
 MIB = 2**20
 BARS = {"build_seconds": 60.0, "peak_gib": 2.0, "page_mib": 5.0}
@@ -32,18 +36,25 @@ FILED = Filed(date=datetime.date(2026, 1, 1), by="chance", on="this machine")
 
 
 def make_runs(folder: Path, models: int, items: int, domains: int) -> list[Path]:
-    """A run a model; the models differ in what they answer."""
+    """A run a model."""
     names = tuple(f"domain-{number:02d}" for number in range(domains))
-    return [
-        make_run(
-            folder / f"run-{number}",
-            Spec(
-                model=f"chance/model-{number}", fingerprint=f"{number:02x}" * 32, domains=names,
-                targets=names, generated=names[-1], items=items // domains, shared=True,
-            ),
-        )
-        for number in range(models)
-    ]  # fmt: skip
+    spec = Spec(
+        domains=names, targets=names, generated=names[-1], items=items // domains, shared=True
+    )
+    first = make_run(folder / "run-0", spec)
+    return [first, *(_renamed(first, folder / f"run-{n}", n) for n in range(1, models))]
+
+
+def _renamed(run: Path, to: Path, number: int) -> Path:
+    """The same run of a model of another name, its cells linked."""
+    shutil.copytree(run, to, copy_function=os.link)
+    for name in ("run.json", "comparisons.json"):
+        content = json.loads((run / name).read_text())
+        own = content["run"] if name == "comparisons.json" else content
+        own |= {"model": f"chance/model-{number}", "fingerprint": f"{number:02x}" * 32}
+        (to / name).unlink()
+        write_json(to / name, content)
+    return to
 
 
 def file_runs(runs: list[Path], root: Path) -> float:
