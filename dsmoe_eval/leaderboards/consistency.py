@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from scipy.special import ndtr
 from statsmodels.stats.proportion import proportion_confint
@@ -21,6 +22,7 @@ from .entries import Answers, Arm, Base, Header, NonInferiorityFigures, Paired, 
 
 _NEAR = 1e-7
 """Figures are kept to nine digits."""
+_interval = lru_cache(maxsize=4096)(tango_interval)  # a comparison and its bound share one
 Fault = tuple[str, str, str]
 """Name of the rule, where it is broken, and how."""
 
@@ -95,7 +97,7 @@ def _binary_faults(where: str, paired: Paired) -> Iterator[Fault]:
     p_value = mcnemar_midp(paired.gained, paired.lost)
     if not math.isclose(paired.p_value, p_value, rel_tol=1e-6, abs_tol=1e-12):
         yield "p-value", f"{where}.p_value", f"is {paired.p_value:g}; its counts give {p_value:g}"
-    low, high = tango_interval(counts)
+    low, high = _interval(counts, 0.95)
     if max(abs(low - paired.ci95[0]), abs(high - paired.ci95[1])) > 1e-5:
         yield "interval", f"{where}.ci95", f"is not the one of its counts, {low:g} to {high:g}"
 
@@ -156,7 +158,7 @@ def _score_test_faults(where: str, paired: Paired, held: NonInferiorityFigures) 
     except ValueError:
         return  # told of the comparison
     p_value = float(ndtr(-tango_z(counts, -held.margin)))
-    bound = tango_interval(counts, 1 - 2 * held.alpha)[0]
+    bound = _interval(counts, round(1 - 2 * held.alpha, 12))[0]
     if not math.isclose(held.p_value, p_value, rel_tol=1e-6, abs_tol=1e-12):
         words = f"is {held.p_value:g}; its counts give {p_value:g}"
         yield "non-inferiority", f"{where}.p_value", words
