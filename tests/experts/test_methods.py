@@ -25,13 +25,15 @@ THEIRS = Method("first", first_expert)
 
 
 def installed(monkeypatch, *values):
-    points = [
+    points = tuple(
         EntryPoint(f"p{place}", f"{__name__}:{value}", methods.ENTRY_POINTS)
         for place, value in enumerate(values)
-    ]
-    monkeypatch.setattr(
-        methods, "entry_points", lambda group: points * (group == methods.ENTRY_POINTS)
     )
+    monkeypatch.setattr(
+        methods, "entry_points", lambda group: points if group == methods.ENTRY_POINTS else ()
+    )
+    found = methods._installed.__wrapped__()  # as if the process had begun with them
+    monkeypatch.setattr(methods, "_installed", lambda: found)
 
 
 def test_all_methods_are_there_and_say_what_they_are():
