@@ -278,7 +278,7 @@ def _forest(suite: str, rows: Sequence[Standing]) -> Forest:
                 n=sum(found.n for found in row.by_domain.values()),
                 trace=f"{_place(row, 'arms[*]')}; {_MEAN.format('gains ' + what)}",
                 group=model_of(row.filing),
-                kind="good" if row.rank is not None else "",
+                kind="" if row.rank is None else "good" if estimate.low > 0 else "mark",
                 facets=_facets(row),
             )
         )

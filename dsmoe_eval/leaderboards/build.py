@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from ..errors import UserError
 from ..reports import figures
-from ..reports.items import write_item_files
+from ..reports.items import clear_items, write_item_files
 from ..reports.page import DataTable, ItemFile, environment
 from ..runs import RunFolder
 from ..runs.folder import write_text
 from .board import TRUST, Board, boards, model_of
-from .checks import entries_hash, read_entries
+from .checks import check_leaderboards, entries_hash, read_entries
 from .entries import Filing, filings
 from .filing import identity_of, samples_hash
+
+_HARMLESS = ("stale-page", "unexpected-file")
+"""Findings that do not keep a page from being right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,18 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
         runs: folders of runs whose items the page can show; they are found by their cells.
 
     Raises:
-        UserError: a file cannot be read, or a run's samples are not those that were filed.
+        UserError: `check_leaderboards` finds figures that are wrong, or a run's samples are not
+            those that were filed.
     """
-    entries, faults = read_entries(root)
-    if faults:
-        raise UserError(f"{root}: {faults[0]}; see leaderboard check")
-    if not entries:
+    wrong = [one for one in check_leaderboards(root) if one.rule not in _HARMLESS]
+    if wrong:
+        raise UserError(f"{root}: {wrong[0]}; {len(wrong)} finding(s), see leaderboard check")
+    filed = filings(read_entries(root)[0])
+    if not filed:
         raise UserError(f"{root}: holds no result; file a run first: leaderboard add")
-    filed = filings(entries)
     shown = boards(filed)
     found = {run: _find(run, filed) for run in runs}
+    clear_items(root)
     items = tuple(file for run, filing in found.items() for file in _items(run, filing, root))
     has = {(one.folder, one.run_id) for one in found.values()}
     without = tuple(
@@ -66,14 +72,23 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
         "items": items,
         "without": without,
     }
+    figures.style()
+    for board in shown:
+        figures.standings(board.forest, root / f"{board.suite}.png")
+    write_text(root / "index.html", _html(values))
+    write_text(root / "README.md", _markdown(values))
+    return Built(root / "index.html", items, without)
+
+
+def _html(values: Mapping[str, Any]) -> str:
     page = environment()
     page.loader = jinja2.ChoiceLoader(
         [jinja2.PackageLoader("dsmoe_eval.leaderboards"), page.loader or jinja2.BaseLoader()]
     )
-    figures.style()
-    for board in shown:
-        figures.standings(board.forest, root / f"{board.suite}.png")
-    write_text(root / "index.html", page.get_template("index.html.j2").render(values))
+    return page.get_template("index.html.j2").render(values)
+
+
+def _markdown(values: Mapping[str, Any]) -> str:
     text = jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.leaderboards"),
         autoescape=False,  # noqa: S701 - Markdown, where it would spoil the text
@@ -82,8 +97,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
         undefined=jinja2.StrictUndefined,
     )
     text.filters["aligned"] = aligned
-    write_text(root / "README.md", text.get_template("README.md.j2").render(values))
-    return Built(root / "index.html", items, without)
+    return text.get_template("README.md.j2").render(values)
 
 
 def aligned(table: DataTable) -> str:

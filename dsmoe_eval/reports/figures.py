@@ -305,7 +305,7 @@ def standings(forest: Forest, path: Path) -> None:
         place += 1.0 if row.group == group else 1.6
         group = row.group
         reach = [[100 * (row.value - row.low)], [100 * (row.high - row.value)]]
-        filled = row.kind == "good"
+        filled = row.kind in ("good", "mark")
         colour, inside = ("C0", "C0") if filled else ("0.4", "white")
         axis.errorbar(
             [100 * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside

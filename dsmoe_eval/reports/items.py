@@ -63,6 +63,12 @@ def write_item_files(
     return tuple(_write_task(folder, result, to, own, row) for row in result["base"])
 
 
+def clear_items(to: Path) -> None:
+    """Remove the items of an earlier page in this folder, some perhaps of tasks now gone."""
+    for path in (to / "items").glob("*.js"):
+        path.unlink()
+
+
 def _write_task(
     folder: RunFolder, result: Mapping[str, Any], to: Path, own: str, base: Mapping[str, Any]
 ) -> ItemFile:
@@ -121,6 +127,9 @@ def _index(answers: _Answers) -> dict[str, Any]:
     items = answers.items
     options = [own.tolist() for own in items["options"]]
     gold = [_place(own, right) for own, right in zip(options, items["gold"], strict=True)]
+    cells = dict(zip(answers.cells, answers.rows, strict=True))  # arms may share them
+    codes = _codes(cells, options)
+    scores = {cell: _short(rows["score"]) for cell, rows in cells.items()}
     return {
         "ids": items["item"].to_list(),
         "question": items["question"].to_list(),
@@ -130,22 +139,27 @@ def _index(answers: _Answers) -> dict[str, Any]:
         ],
         "arms": answers.arms,
         "cells": answers.cells,
-        "scores": [_short(rows["score"]) for rows in answers.rows],
-        "answers": _codes(answers, options),
+        "scores": [scores[cell] for cell in answers.cells],
+        "answers": [codes[cell] for cell in answers.cells],
     }
 
 
-def _codes(answers: _Answers, options: Sequence[Sequence[str]]) -> list[list[int]]:
+def _codes(cells: Mapping[str, pd.DataFrame], options: list[list[str]]) -> dict[str, list[int]]:
     """Answers as numbers that are the same where the answers are: an option's place, if it is one.
 
     Where nothing could be chosen, they number the answers that were extracted.
     """
-    texts = [rows["answer"].to_list() for rows in answers.rows]
+    texts = [rows["answer"].to_list() for rows in cells.values()]
     if not any(options):
         codes, _ = pd.factorize(pd.Series(list(chain.from_iterable(texts)), dtype=object))
-        n = len(options)
-        return [codes[start : start + n].tolist() for start in range(0, len(codes), n)]
-    return [[_place(own, text) for own, text in zip(options, arm, strict=True)] for arm in texts]
+        found = codes.reshape(len(texts), -1).tolist()
+    else:
+        # Of two options with one text the first stands for both, as in `_place`.
+        places = [{text: at for at, text in reversed(list(enumerate(own)))} for own in options]
+        found = [
+            [own.get(text, -1) for own, text in zip(places, arm, strict=True)] for arm in texts
+        ]
+    return dict(zip(cells, found, strict=True))
 
 
 def _place(options: Sequence[str], text: str) -> int:

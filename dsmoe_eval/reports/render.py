@@ -13,7 +13,7 @@ import pandas as pd
 from ..runs import RunFolder, read_finished
 from ..runs.folder import read_json, write_text
 from . import figures, page, run_page, run_plots, tables
-from .items import write_item_files
+from .items import clear_items, write_item_files
 from .tables import Grid
 
 FIGURES = (
@@ -60,6 +60,7 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     result = dict(read_finished(folder.root).data)
     target = to or folder.report
     target.mkdir(parents=True, exist_ok=True)
+    clear_items(target)
     shown = _draw(folder, result, target)
     said = _said(result)
     html = page.environment().get_template("report.html.j2")
