@@ -46,7 +46,7 @@ support: .venv/.vllm
 
 .venv/.vllm: tests/requirements-vllm.txt $(STAMP)
 	rm -rf $(VLLM)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VLLM) -r tests/requirements-vllm.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --target $(VLLM) -r tests/requirements-vllm.txt
 	touch .venv/.vllm
 
 check: $(STAMP)
@@ -76,7 +76,8 @@ leaderboards: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; make PYTHON=python3.12 ...')"
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# Compiling all that is never imported would take longer than installing it.
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
 clean:

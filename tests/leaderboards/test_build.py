@@ -88,7 +88,7 @@ def test_nothing_is_rendered_of_what_cannot_be_read(board, folder, tmp_path):
 
 def test_a_variants_file_that_is_missing_is_named(board, folder):
     (folder / "random.json").unlink()
-    with pytest.raises(UserError, match="missing-variant: .*random\.json"):
+    with pytest.raises(UserError, match=r"missing-variant: .*random\.json"):
         build(board)
 
 
