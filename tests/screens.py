@@ -20,6 +20,7 @@ def main() -> None:
         for width in WIDTHS:
             tab = browser.new_page(viewport={"width": width, "height": 900})
             tab.goto(page.as_uri())
+            tab.locator("section h2").first.evaluate("heading => heading.scrollIntoView()")
             tab.screenshot(path=to / f"table-{width}.png")
             tab.locator("figure.forest").first.screenshot(path=to / f"forest-{width}.png")
             _open_item(tab)

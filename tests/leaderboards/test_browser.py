@@ -26,6 +26,7 @@ def test_it_is_sorted_filtered_traced_and_turned_dark(opened, board, run, make_r
     assert {"base", "contrast", "sft-lora"} <= set(variants)
     watched["thead button"].get_by_text("variant").first.click()
     assert cells_of(watched, 3) == sorted(variants)
+    watched["summary"].get_by_text("Filter by").click()
     watched["#filters label"].get_by_text("contrast", exact=True).click()
     assert cells_of(watched, 3) == ["contrast"]
     figure = watched[".data >> nth=0 >> tbody tr:visible td.num"].filter(has_text="[").first
