@@ -98,7 +98,7 @@ def test_what_cannot_be_done_is_one_sentence_and_code_3(
 def test_other_figures_want_a_reason(called, run, board, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     data = json.loads((copy / "comparisons.json").read_text())
-    data["arms"][0]["probe"]["tokens"] = 99
+    data["arms"][0]["settings"]["activation_share"] = 0.99
     (copy / "comparisons.json").write_text(json.dumps(data))
     code, _, err = called("add", copy, "--root", board)
     assert code == 3

@@ -62,7 +62,7 @@ def both(*changes):
 
 def disagreeing(content):
     other = json.loads(json.dumps(content["results"][0]))
-    other["arms"][0]["probe"]["tokens"] = 1
+    other["arms"][0]["settings"]["activation_share"] = 0.99
     content["results"].insert(1, other)
 
 

@@ -21,11 +21,11 @@ def files(root):
 
 @pytest.fixture
 def changed(run, tmp_path):
-    """The run again, with other figures: fewer items of one arm's probe, say."""
+    """The run again, with other figures: another share of activations of one arm, say."""
     copy = shutil.copytree(run, tmp_path / "changed")
     data = json.loads((copy / "comparisons.json").read_text())
     arm = next(one for one in data["arms"] if one["variant"] == "contrast")
-    arm["probe"]["tokens"] = 99
+    arm["settings"]["activation_share"] = 0.99
     (copy / "comparisons.json").write_text(json.dumps(data))
     return copy
 
@@ -70,6 +70,19 @@ def test_other_figures_of_the_same_identity_want_a_reason(run, changed, tmp_path
     entry = read_entry(added.written[0])
     assert [one.filed.why for one in entry.results] == [None, "another probe"]
     assert entry.results[0].run_id == entry.results[1].run_id
+
+
+def test_another_machine_may_round_a_probe_otherwise(run, tmp_path, filed):
+    root = tmp_path / "root"
+    add_run(run, root, filed)
+    before, copy = files(root), shutil.copytree(run, tmp_path / "elsewhere")
+    data = json.loads((copy / "comparisons.json").read_text())
+    for arm in data["arms"]:
+        if arm["probe"] is not None:
+            arm["probe"]["logit_max_change"] *= 1 + 1e-7
+    (copy / "comparisons.json").write_text(json.dumps(data))
+    assert add_run(copy, root, filed).written == ()
+    assert files(root) == before
 
 
 def test_the_same_figures_from_other_samples_are_filed_only_if_asked(run, tmp_path, filed):
