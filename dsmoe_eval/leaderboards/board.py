@@ -70,7 +70,7 @@ def _board(suite: str, filings: Sequence[Filing]) -> Board:
 
 
 def model_of(filing: Filing) -> str:
-    """How a model is named on the page; its revision only where it tells two apart."""
+    """How a model is named on the page; traces name its revision too."""
     return filing.folder.parts[1].replace("__", "/")
 
 

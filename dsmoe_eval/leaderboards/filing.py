@@ -221,8 +221,7 @@ def _header(data: Mapping[str, Any], folder: RunFolder) -> Header:
     plan = json.dumps(read_json(folder.identity)["plan"], sort_keys=True)
     names = set(Header.model_fields) - {"plan_hash", "run"}
     shown = {name: data[name] for name in names}
-    run = {name: data["run"].get(name) for name in data["run"]}
-    shown |= {"plan_hash": hashlib.sha256(plan.encode()).hexdigest()[:16], "run": run}
+    shown |= {"plan_hash": hashlib.sha256(plan.encode()).hexdigest()[:16], "run": data["run"]}
     return _validated(Header, shown)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
 from ..runs.finished import FinishedRun, as_finished
-from ..variants import BASE, get_variant
+from ..variants import BASE, control_for, get_variant
 from .entries import Arm, Base, Filing, Paired
 
 POWER = 0.1
@@ -118,10 +118,7 @@ def _placed(row: Standing, ranked: Sequence[Standing]) -> Standing:
     better = sum(
         other.over_placebo is not None and is_better(other.over_placebo, own) for other in ranked
     )
-    return Standing(
-        row.filing, row.variant, 1 + better, "", own, row.gain, row.non_target, row.holds,
-        row.by_domain, row.marks,
-    )  # fmt: skip
+    return replace(row, rank=1 + better)
 
 
 def is_better(one: Estimate, other: Estimate) -> bool:
@@ -222,8 +219,6 @@ def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Any]]) -> Ma
 
 def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
     """Flat: none of the arm's placebos improves or harms its target."""
-    from ..variants import control_for
-
     name = "placebo flat"
     placebo = control_for(get_variant(keys[0][0]), "matched", run.variants)
     if placebo is None:
