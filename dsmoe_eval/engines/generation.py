@@ -127,7 +127,6 @@ def cut(text: str, stops: Sequence[str]) -> str:
 def generate(
     loaded: LoadedModel,
     requests: Sequence[Request],
-    header: int = 0,
     cache: DynamicCache | None = None,
 ) -> list[Answer]:
     """Answer requests in one batch, the model as it stands.
@@ -135,16 +134,12 @@ def generate(
     Args:
         loaded: the model.
         requests: at least one; prompt and limit fit into the model's positions.
-        header: tokens that all prompts begin with, and of which `cache` holds keys and values.
-        cache: for as many rows; see `packed.grown_from`.
+        cache: keys and values of the first columns of these prompts, padded on the left by `gaps`;
+            see `packed.grown_from`.
     """
-    width = max(len(request.prompt) for request in requests)
-    gaps = [width - len(request.prompt) for request in requests]
-    rows = [
-        [*r.prompt[:header], *[0] * gap, *r.prompt[header:]]
-        for r, gap in zip(requests, gaps, strict=True)
-    ]
-    masks = [[1] * header + [0] * gap + [1] * (width - header - gap) for gap in gaps]
+    padded = list(zip(requests, gaps(requests), strict=True))
+    rows = [[0] * gap + list(request.prompt) for request, gap in padded]
+    masks = [[0] * gap + [1] * len(request.prompt) for request, gap in padded]
     device, ends = loaded.model.device, end_tokens(loaded)
     choose = _Choose(requests)
     finished = _Finished(requests, loaded.tokenizer, ends)
@@ -159,13 +154,19 @@ def generate(
         logits_processor=[choose],
         stopping_criteria=[finished],
     )
-    fresh = output[:, width:].tolist()
+    fresh = output[:, len(rows[0]) :].tolist()
     return [
         Answer(tuple(tokens[:length]), "stop" if stopped else "max_tokens", tuple(scores[:length]))
         for tokens, length, stopped, scores in zip(
             fresh, finished.lengths, finished.stopped, choose.scores, strict=True
         )
     ]
+
+
+def gaps(requests: Sequence[Request]) -> list[int]:
+    """Pads before each prompt, so that all end in one column."""
+    width = max(len(request.prompt) for request in requests)
+    return [width - len(request.prompt) for request in requests]
 
 
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:

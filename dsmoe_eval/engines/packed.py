@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from .prefixes import Ints, Row
 
 _ATTENTION = ("sdpa", "eager")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _LOGITS_AT_ONCE = {"cpu": 2**21}
 _LOGITS_AT_ONCE_ELSEWHERE = 2**26
@@ -42,19 +43,18 @@ class Scores:
 def refusal(model: Any) -> str | None:
     """Why trees of tokens cannot be run on a model; None where they can.
 
-    A tree needs attention that takes any mask and sees the whole text, positions that do not depend
-    on what else is in the batch, and a trunk with an output head.
+    A tree needs attention that takes any mask and sees the whole text or a window of it, positions
+    that do not depend on what else is in the batch, and a trunk with an output head.
     """
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _ATTENTION:
         return f"attention by {attention!r}"
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    kinds = set(getattr(config, "layer_types", None) or ()) - {_FULL, _SLIDING}
     if kinds:
         return f"layers with {', '.join(sorted(kinds))}"
-    for name in ("sliding_window", "attention_chunk_size"):
-        if getattr(config, name, None):
-            return f"{name} {getattr(config, name)}"
+    if getattr(config, "attention_chunk_size", None):
+        return f"attention_chunk_size {config.attention_chunk_size}"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
     if rope in _LENGTH_DEPENDENT_ROPE:
         return f"{rope} positions"
@@ -91,16 +91,26 @@ def make_cache(model: Any, header: Ints) -> DynamicCache | None:
     return cache
 
 
-def grown_from(cache: DynamicCache, rows: int) -> DynamicCache:
-    """A cache of so many rows that begins with a header's and is added to on its own."""
-    grown = DynamicCache()
-    for shared in cache.layers:
-        layer = DynamicLayer()
-        layer.keys, layer.values = (
-            old.expand(rows, -1, -1, -1) for old in (shared.keys, shared.values)
+def grown_from(model: Any, cache: DynamicCache, gaps: Sequence[int]) -> DynamicCache:
+    """A cache of rows padded on the left, each added to on its own.
+
+    A row has its gap's pads and behind them the header, and of that as many columns as the header
+    has tokens; so what is added begins in one column, and every two tokens of a row are as far
+    apart as in their text, which windows count by.
+
+    Args:
+        model: whose cache it is to be.
+        cache: a header's, of `make_cache`.
+        gaps: of each row; keys and values of pads are some finite numbers, for a mask to hide.
+    """
+    grown = DynamicCache(config=model.config)
+    columns = (torch.arange(cache.get_seq_length()) - torch.tensor(gaps)[:, None]).clamp(min=0)
+    for layer, shared in zip(grown.layers, cache.layers, strict=True):
+        keys, values = (
+            old[0][:, columns.to(old.device)].transpose(0, 1)
+            for old in (shared.keys, shared.values)
         )
-        layer.is_initialized, layer.dtype, layer.device = True, shared.dtype, shared.device
-        grown.layers.append(layer)
+        layer.update(keys, values)
     return grown
 
 
@@ -172,10 +182,7 @@ def _states(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Tens
     if not chains:
         header = 0 if cache is None else cache.get_seq_length()
         seen = _seen(rows, longest, header).to(device)
-        lowest = torch.finfo(model.dtype).min
-        given["attention_mask"] = seen.new_zeros(seen.shape, dtype=model.dtype).masked_fill_(
-            ~seen, lowest
-        )
+        given["attention_mask"] = _masks(model, seen, given["position_ids"])
     states: Tensor = model.base_model(**given).last_hidden_state
     return states
 
@@ -188,3 +195,28 @@ def _seen(rows: Sequence[Row], longest: int, header: int) -> Tensor:
         size = len(row)
         seen[index, 0, :size, header : header + size] = row.sees()
     return torch.from_numpy(seen)
+
+
+def _masks(model: Any, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+    """What is seen, as the model takes it: one mask, or one for each kind of its layers.
+
+    Args:
+        model: of transformers.
+        seen: [rows, 1, longest, header + longest], as if all layers saw the whole text.
+        positions: [rows, longest], in its text.
+    """
+    config = model.config.get_text_config()
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if window is None or (kinds and _SLIDING not in kinds):
+        return _added(model, seen)
+    header = torch.arange(seen.shape[-1] - seen.shape[-2], device=seen.device)
+    keys = torch.cat([header.expand(len(positions), -1), positions], dim=-1)
+    near = positions[:, None, :, None] - keys[:, None, None, :] < window
+    windowed = _added(model, seen & near)
+    return {_FULL: _added(model, seen), _SLIDING: windowed} if kinds else windowed
+
+
+def _added(model: Any, seen: Tensor) -> Tensor:
+    """A mask that is added to attention's logits."""
+    lowest = torch.finfo(model.dtype).min
+    return seen.new_zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, lowest)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from .generation import Answer, Request, generate, positions
+from .generation import Answer, Request, gaps, generate, positions
 from .lm import EngineLM, Tokens
 from .loading import LoadedModel
 from .memory import in_halves
@@ -213,7 +213,7 @@ class TransformersLM(EngineLM):
         requests = [one.request for one in batch]
         if cache is None:
             return generate(self.loaded, requests)
-        return generate(self.loaded, requests, batch[0].header, grown_from(cache, len(batch)))
+        return generate(self.loaded, requests, grown_from(self.loaded.model, cache, gaps(requests)))
 
     def _continues_alike(self, asked: Sequence[_Asked]) -> bool:
         """Whether a few greedy tokens come with the same log-probabilities behind a header.

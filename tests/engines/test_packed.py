@@ -1,16 +1,21 @@
 """Trees of tokens against each text alone, on small random models of real architectures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from dsmoe_eval.engines.packed import make_cache, refusal, score_rows
+from dsmoe_eval.engines import packed
+from dsmoe_eval.engines.generation import Request, gaps, generate
+from dsmoe_eval.engines.loading import load_model
+from dsmoe_eval.engines.packed import grown_from, make_cache, refusal, score_rows
 from dsmoe_eval.engines.prefixes import ROW_TOKENS, Row, plan_groups
 from dsmoe_eval.steering import capture_routing, find_routers, steer
 
 from ..conftest import ARCHITECTURES, make_model, profile_of
 
-SHARING = [kind for kind in ARCHITECTURES if kind != "gpt_oss"]
+WINDOWED = ("gpt_oss", "mixtral", "phimoe")
 
 
 def make_loud_model(kind):
@@ -71,10 +76,26 @@ def check(got, expected):
     assert [g for _, g in got] == [g for _, g in expected]
 
 
-@pytest.mark.parametrize("kind", SHARING)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_trees_give_what_each_text_gives_alone(kind, attention):
-    model, pairs = make_loud_model(kind), draw_pairs()
+def make_windowed_model(kind, window=8):
+    """Windows end within a header, within a branch and between the two."""
+    model = make_loud_model(kind)
+    model.config.sliding_window = window
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "attention"),
+    [
+        (kind, make, attention)
+        for attention in ("sdpa", "eager")
+        for kind in ARCHITECTURES
+        for make in (make_loud_model, make_windowed_model)
+        if (make is make_loud_model or kind in WINDOWED)
+        and (kind, attention) != ("gpt_oss", "sdpa")  # which it does not know
+    ],
+)
+def test_trees_give_what_each_text_gives_alone(kind, make, attention):
+    model, pairs = make(kind), draw_pairs()
     model.set_attn_implementation(attention)
     assert refusal(model) is None
     expected = alone(model, pairs)
@@ -84,6 +105,45 @@ def test_trees_give_what_each_text_gives_alone(kind, attention):
         steered = alone(model, pairs)
         check(shared(model, pairs, ROW_TOKENS, 99), steered)
     assert np.abs(np.subtract([a for a, _ in steered], [a for a, _ in expected])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        *((kind, make_loud_model) for kind in ARCHITECTURES),
+        *((kind, make_windowed_model) for kind in WINDOWED),
+    ],
+)
+@pytest.mark.parametrize("header", [3, 20])
+def test_answers_behind_a_header_are_those_of_each_prompt_alone(kind, make, header):
+    """With windows longer and shorter than the header, and gaps that are longer than it."""
+    chance = np.random.default_rng(1)
+    draw = lambda n: tuple(chance.integers(2, 64, n).tolist())  # noqa: E731
+    beginning = draw(header)
+    requests = [Request((*beginning, *draw(n)), 12, top_logprobs=0) for n in (1, 4, 9, 14)]
+    loaded = replace(load_model("lab-poly", "cpu"), model=make(kind))
+    with torch.no_grad():
+        cache = make_cache(loaded.model, np.array(beginning))
+        grown = grown_from(loaded.model, cache, gaps(requests))
+    behind = generate(loaded, requests, grown)
+    for request, answer in zip(requests, behind, strict=True):
+        (expected,) = generate(loaded, [request])
+        assert answer.tokens == expected.tokens
+        np.testing.assert_allclose(
+            [one.logprob for one in answer.scores],
+            [one.logprob for one in expected.scores],
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "mixtral"])
+def test_a_window_that_is_not_kept_would_be_seen(kind, monkeypatch):
+    model, pairs = make_windowed_model(kind), draw_pairs()
+    right = alone(model, pairs)
+    masks = packed._masks
+    monkeypatch.setattr(packed, "_masks", lambda model, seen, at: masks(model, seen, 0 * at))
+    found = np.subtract(shared(model, pairs, ROW_TOKENS, 99), right)
+    assert np.abs(found[:, 0]).max() > 0.01
 
 
 def test_a_wrong_tree_would_be_seen(monkeypatch):
@@ -119,10 +179,9 @@ def test_experts_run_on_each_token_as_in_its_text():
 
 
 def test_models_with_other_attention_are_refused():
-    assert "sliding_attention" in refusal(make_model("gpt_oss"))
     model = make_model("olmoe")
     for name, value, said in (
-        ("sliding_window", 128, "sliding_window 128"),
+        ("attention_chunk_size", 128, "attention_chunk_size 128"),
         ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
         ("rope_parameters", {"rope_type": "dynamic"}, "dynamic positions"),
         ("_attn_implementation", "flex_attention", "flex_attention"),

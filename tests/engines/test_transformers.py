@@ -290,8 +290,8 @@ def test_a_header_that_changes_answers_is_not_used(loaded, monkeypatch):
     whole.shares = False
     wanted = _ask(whole, _alike(), {"max_gen_toks": 6})
 
-    def spoilt(cache, rows):
-        grown = grown_from(cache, rows)
+    def spoilt(*given):
+        grown = grown_from(*given)
         for layer in grown.layers:
             layer.values = layer.values.roll(1, -1)
         return grown
