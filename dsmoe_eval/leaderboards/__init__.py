@@ -6,9 +6,9 @@ Entries are appended to and never changed; what is rendered follows from them.
 from .build import Built, build
 from .changes import Change, Difference, differences, read_result
 from .checks import Finding, check_leaderboards
-from .entries import Filed
 from .filing import Added, add_run, today
 from .ranking import Standing, rank
+from .schema import Filed
 
 __all__ = [
     "Added",

@@ -11,8 +11,9 @@ from pathlib import Path
 from ..errors import UserError
 from ..variants import control_for, get_variant
 from .consistency import adjustment_faults, arm_faults
-from .entries import Arm, Base, Entry, Filing, Result, entry_paths, filings, folder_name, run_id
+from .entries import Filing, entry_paths, filings, folder_name, run_id
 from .filing import Unreadable, parse_entry, today
+from .schema import Arm, Base, Entry, Result
 
 RENDERED = ("README.md", "index.html", "*.png", "items/*.js")
 """What `build` writes, beside the entries."""

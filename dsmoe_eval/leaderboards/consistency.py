@@ -18,7 +18,7 @@ from ..stats import (
     tango_z,
 )
 from ..variants import get_variant
-from .entries import Answers, Arm, Base, Header, NonInferiorityFigures, Paired, Rates
+from .schema import Answers, Arm, Base, Header, NonInferiorityFigures, Paired, Rates
 
 _NEAR = 1e-7
 """Figures are kept to nine digits."""

@@ -17,18 +17,8 @@ from ..errors import UserError
 from ..runs import FinishedRun, RunFolder, read_finished
 from ..runs.folder import read_json, write_text
 from ..variants import BASE
-from .entries import (
-    Arm,
-    Base,
-    Entry,
-    Filed,
-    Header,
-    Leakage,
-    Record,
-    Result,
-    folder_name,
-    run_id,
-)
+from .entries import folder_name, run_id
+from .schema import Arm, Base, Entry, Filed, Header, Leakage, Record, Result
 
 _DIGITS = 9
 _WIDEST = 900

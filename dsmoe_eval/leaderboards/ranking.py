@@ -11,7 +11,8 @@ from typing import Any
 from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
 from ..runs.finished import FinishedRun, as_finished
 from ..variants import BASE, control_for, get_variant
-from .entries import Arm, Base, Filing, Paired
+from .entries import Filing
+from .schema import Arm, Base, Paired
 
 POWER = 0.1
 """Fraction: a result has adequate power if every target could have shown a smaller effect."""
