@@ -70,11 +70,6 @@ def _board(suite: str, filings: Sequence[Filing]) -> Board:
     )
 
 
-def model_of(filing: Filing) -> str:
-    """How a model is named on the page; traces name its revision too."""
-    return filing.folder.parts[1].replace("__", "/")
-
-
 def targets_of(rows: Sequence[Standing]) -> list[str]:
     """Targets, in the order of the suite."""
     return list(dict.fromkeys(t for row in rows for t in row.filing.header.targets))
@@ -86,7 +81,7 @@ def _findings(rows: Sequence[Standing]) -> Iterator[str]:
         found, non = row.over_placebo, row.non_target
         lacks = [mark.name for mark in row.marks if not mark.earned]
         yield (
-            f"{model_of(row.filing)}, {row.variant}: {_words(found)} over its placebo (rank "
+            f"{row.model}, {row.variant}: {_words(found)} over its placebo (rank "
             f"{row.rank}), {_words(row.gain)} over base; non-targets {_words(non)}, which hold. "
             + (f"Marks not earned: {', '.join(lacks)}." if lacks else "All marks earned.")
         )
@@ -94,7 +89,7 @@ def _findings(rows: Sequence[Standing]) -> Iterator[str]:
         yield "Nothing is ranked: no variant has a placebo and non-targets that are shown to hold."
     unranked = [row for row in rows if row.unranked not in ("", "base", "a control")]
     for reason in dict.fromkeys(row.unranked for row in unranked):
-        names = [f"{r.variant} ({model_of(r.filing)})" for r in unranked if r.unranked == reason]
+        names = [f"{r.variant} ({r.model})" for r in unranked if r.unranked == reason]
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         yield f"Not ranked, {reason}: {shown}."
 
@@ -108,7 +103,7 @@ def _words(estimate: Estimate | None) -> str:
 
 def _facets(row: Standing, domain: str | None = None) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {
-        "model": (model_of(row.filing),),
+        "model": (row.model,),
         "variant": (row.variant,),
         "mark": tuple(mark.name for mark in row.marks if mark.earned),
     }
@@ -151,7 +146,7 @@ def _ranking(suite: str, rows: Sequence[Standing]) -> DataTable:
 
 
 def _ranking_row(row: Standing, targets: Sequence[str]) -> Row:
-    model = Cell(model_of(row.filing), trace=f"{row.filing.folder}: {_run_words(row.filing)}")
+    model = Cell(row.model, trace=f"{row.filing.folder}: {_run_words(row.filing)}")
     place = Cell("-" if row.rank is None else str(row.rank), row.rank)
     if row.variant == BASE:
         scores = [_base_cell(row, target) for target in targets]
@@ -243,7 +238,7 @@ def _arm_row(row: Standing, target: str) -> Row:
     )
     smallest = Cell("none") if own.mde80 is None else Cell(f"{100 * own.mde80:.1f}", own.mde80)
     cells = (
-        Cell(model_of(row.filing)),
+        Cell(row.model),
         Cell(row.variant),
         Cell(target),
         Cell(str(own.n), own.n),
@@ -278,7 +273,7 @@ def _forest(suite: str, rows: Sequence[Standing]) -> Forest:
                 high=estimate.high,
                 n=sum(found.n for found in row.by_domain.values()),
                 trace=f"{_place(row, 'arms[*]')}; {_MEAN.format('gains ' + what)}",
-                group=model_of(row.filing),
+                group=row.model,
                 kind="" if row.rank is None else "good" if estimate.low > 0 else "mark",
                 facets=_facets(row),
             )
@@ -296,7 +291,7 @@ def _forest(suite: str, rows: Sequence[Standing]) -> Forest:
 def _plane(suite: str, rows: Sequence[Standing], margin: float) -> Plane:
     points = [
         Point(
-            label=f"{model_of(row.filing)}, {row.variant}",
+            label=f"{row.model}, {row.variant}",
             x=row.non_target.value,
             y=row.gain.value,
             x_low=row.non_target.low,

@@ -15,10 +15,11 @@ from ..reports.items import clear_items, write_item_files
 from ..reports.page import DataTable, ItemFile, environment
 from ..runs import RunFolder
 from ..runs.folder import write_text
-from .board import TRUST, Board, boards, model_of
+from .board import TRUST, Board, boards
 from .checks import check_leaderboards, entries_hash, read_entries
 from .entries import Filing, filings
 from .filing import identity_of, samples_hash
+from .ranking import model_names
 
 _HARMLESS = ("stale-page", "unexpected-file")
 """Findings that do not keep a page from being right."""
@@ -57,9 +58,13 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
     if not filed:
         raise UserError(f"{root}: holds no result; file a run first: leaderboard add")
     shown = boards(filed)
-    found = {run: _find(run, filed) for run in runs}
+    found, models = {run: _find(run, filed) for run in runs}, model_names(filed)
     clear_items(root)
-    items = tuple(file for run, filing in found.items() for file in _items(run, filing, root))
+    items = tuple(
+        file
+        for run, filing in found.items()
+        for file in _items(run, filing, models[filing.folder], root)
+    )
     has = {(one.folder, one.run_id) for one in found.values()}
     without = tuple(
         f"{one.folder} (run {one.run_id})" for one in filed if (one.folder, one.run_id) not in has
@@ -128,7 +133,7 @@ def _plain(cell: str) -> str:
 def _facets(shown: Sequence[Board]) -> dict[str, tuple[str, ...]]:
     rows = [row for board in shown for row in board.standings]
     values: Mapping[str, list[str]] = {
-        "model": [model_of(row.filing) for row in rows],
+        "model": [row.model for row in rows],
         "domain": [target for row in rows for target in row.filing.header.targets],
         "variant": [row.variant for row in rows],
         "mark": list(TRUST),
@@ -145,7 +150,7 @@ def _find(run: Path, filed: Sequence[Filing]) -> Filing:
     raise UserError(f"{run}: is no run that was filed; add it first: leaderboard add {run}")
 
 
-def _items(run: Path, filing: Filing, root: Path) -> tuple[ItemFile, ...]:
+def _items(run: Path, filing: Filing, model: str, root: Path) -> tuple[ItemFile, ...]:
     folder = RunFolder(run)
     for result in filing.results.values():
         for cell, expected in result.samples.items():
@@ -154,5 +159,5 @@ def _items(run: Path, filing: Filing, root: Path) -> tuple[ItemFile, ...]:
                     f"{folder.cell(cell)}: its samples are not those that were filed in "
                     f"{filing.folder}; restore them, or file the run again: leaderboard add --why"
                 )
-    name = f"{model_of(filing)}, plan {filing.header.plan}, seed {filing.header.seed}"
+    name = f"{model}, plan {filing.header.plan}, seed {filing.header.seed}"
     return write_item_files(folder, filing.as_comparisons(), root, name)

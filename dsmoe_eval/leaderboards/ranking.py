@@ -44,6 +44,7 @@ class Standing:
 
     Attributes:
         filing: the run.
+        model: its name; see `model_names`.
         variant: its name; base has a row too.
         rank: 1 plus how many ranked rows are better beyond noise; None where it is not ranked.
         unranked: why it is not; empty where it is.
@@ -56,6 +57,7 @@ class Standing:
     """
 
     filing: Filing
+    model: str
     variant: str
     rank: int | None
     unranked: str
@@ -70,6 +72,18 @@ class Standing:
     def trusted(self) -> bool:
         """Every mark was earned; base needs none."""
         return all(mark.earned for mark in self.marks)
+
+
+def model_names(filings: Sequence[Filing]) -> dict[Path, str]:
+    """How the model of each folder is named: with its revision where a suite has several of it."""
+    folders = {filing.folder for filing in filings}
+
+    def name(folder: Path) -> str:
+        model = folder.parent.name.replace("__", "/")
+        several = sum(other.parent == folder.parent for other in folders) > 1
+        return f"{model} ({folder.name[:7]})" if several else model
+
+    return {folder: name(folder) for folder in folders}
 
 
 def latest(filings: Sequence[Filing]) -> dict[tuple[Path, str], Filing]:
@@ -92,9 +106,9 @@ def rank(filings: Sequence[Filing]) -> list[Standing]:
     Donner 2008, Statistics in Medicine 27:1693). Rows whose non-targets are not shown to hold, and
     rows without a placebo, are not ranked.
     """
-    shown = latest(filings)
+    shown, models = latest(filings), model_names(filings)
     rows = [
-        _standing(filing, name, filings)
+        _standing(filing, models[filing.folder], name, filings)
         for (_, name), filing in shown.items()
         if name != BASE and not get_variant(name).null
     ]
@@ -104,7 +118,11 @@ def rank(filings: Sequence[Filing]) -> list[Standing]:
     return [
         *placed,
         *others,
-        *(_base_standing(one) for (_, name), one in shown.items() if name == BASE),
+        *(
+            Standing(one, models[one.folder], BASE, None, "base", None, None, None, True, {}, ())
+            for (_, name), one in shown.items()
+            if name == BASE
+        ),
     ]
 
 
@@ -128,7 +146,7 @@ def is_better(one: Estimate, other: Estimate) -> bool:
     return one.value - other.value - reach > 0
 
 
-def _standing(filing: Filing, variant: str, every: Sequence[Filing]) -> Standing:
+def _standing(filing: Filing, model: str, variant: str, every: Sequence[Filing]) -> Standing:
     arms = [arm for (name, _), arm in filing.arms.items() if name == variant]
     placebos = [arm.generalization.over_placebo for arm in arms]
     over = mean_of([one for one in placebos if one is not None]) if all(placebos) else None
@@ -141,6 +159,7 @@ def _standing(filing: Filing, variant: str, every: Sequence[Filing]) -> Standing
     }
     return Standing(
         filing=filing,
+        model=model,
         variant=variant,
         rank=None,
         unranked=next((words for words, applies in reasons.items() if applies), ""),
@@ -151,10 +170,6 @@ def _standing(filing: Filing, variant: str, every: Sequence[Filing]) -> Standing
         by_domain={arm.target: arm.target_result for arm in arms},
         marks=trust_marks(filing, variant, every),
     )
-
-
-def _base_standing(filing: Filing) -> Standing:
-    return Standing(filing, BASE, None, "base", None, None, None, True, {}, ())
 
 
 def _held(arm: Arm) -> bool:

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from dsmoe_eval.leaderboards import build
-from dsmoe_eval.leaderboards.board import TRUST, boards, model_of, targets_of
-from dsmoe_eval.leaderboards.ranking import rank
+from dsmoe_eval.leaderboards.board import TRUST, boards, targets_of
+from dsmoe_eval.leaderboards.ranking import model_names, rank
 
 from .conftest import SMALL
 from .pages import figure_at, read_markdown, read_page
@@ -134,8 +135,17 @@ def test_suites_have_a_board_each(make_run, file_runs, runs_of, tmp_path):
     root = file_runs(tmp_path, make_run(**SMALL), make_run(**small))
     filings = runs_of(root)
     assert [one.suite for one in boards(filings)] == ["another", "subjects"]
-    assert {model_of(one) for one in filings} == {"lab/moe-7b"}
+    assert set(model_names(filings).values()) == {"lab/moe-7b"}
     assert targets_of(rank(filings[:1])) == ["math"]
+
+
+def test_revisions_of_a_model_are_told_apart(make_run, file_runs, runs_of, tmp_path):
+    (one,) = runs_of(file_runs(tmp_path, make_run(**SMALL)))
+    other = replace(one, folder=one.folder.parent / "bbbbbbbbbbbb")
+    (shown,) = boards([one, other])
+    named = {row.cells[1].text for row in shown.table.rows}
+    assert named == {f"lab/moe-7b ({one.folder.name[:7]})", "lab/moe-7b (bbbbbbb)"}
+    assert {name for row in shown.arms.rows for name in row.facets["model"]} == named
 
 
 HOSTILE = "<script>alert(1)</script>|x"
