@@ -32,14 +32,18 @@ def builtin_names(kind: Kind) -> tuple[str, ...]:
 def find_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path:
     """The file of a card: a path, a name in a `kind` folder near `beside`, or a built-in name.
 
+    A path is one from the folder of `beside`, or else from where we are.
+
     Raises:
         UserError: nothing of that name; the message lists what there is.
     """
     given = Path(name_or_path)
     if given.suffix in {".yaml", ".yml"}:
-        if given.is_file():
-            return given
-        raise UserError(f"{given}: no such file")
+        near = given if beside is None else beside.parent / given
+        for path in (near, given):
+            if path.is_file():
+                return path
+        raise UserError(f"{near}: no such file")
     folders = [builtin_folder() / kind]
     if beside is not None:
         here = beside.resolve().parent

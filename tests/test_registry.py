@@ -38,6 +38,18 @@ def test_a_missing_path():
         find_card("plans", "nowhere/plan.yaml")
 
 
+def test_a_path_in_a_plan_is_from_the_plan_s_folder(tmp_path, monkeypatch):
+    (tmp_path / "plans").mkdir()
+    near, here = tmp_path / "plans" / "mine.yaml", tmp_path / "mine.yaml"
+    here.write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert find_card("suites", "mine.yaml", tmp_path / "plans" / "p.yaml").resolve() == here
+    near.write_text("")
+    assert find_card("suites", "mine.yaml", tmp_path / "plans" / "p.yaml") == near
+    with pytest.raises(UserError, match=r"plans/no.yaml: no such file"):
+        find_card("suites", "no.yaml", tmp_path / "plans" / "p.yaml")
+
+
 @pytest.mark.parametrize("kind", ["models", "suites"])
 def test_a_plan_finds_cards_in_the_users_own_folders(tmp_path, kind):
     (tmp_path / kind).mkdir()

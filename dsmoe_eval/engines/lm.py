@@ -87,6 +87,23 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             )
         )
 
+    def check_room(self, requests: Sequence[Any]) -> None:
+        """Try the longest of lm-eval's requests for room, before anything is computed.
+
+        Of each kind that in characters: what it misses is refused when its turn comes.
+
+        Raises:
+            UserError: it does not fit into the model.
+        """
+        texts = [one for one in requests if one.request_type == "generate_until"]
+        pairs = [one for one in requests if one.request_type == "loglikelihood"]
+        for one in sorted(texts, key=lambda one: len(one.args[0]))[-1:]:
+            (wanted,) = self._requests([one])
+            self._check_fits([len(wanted.prompt)], wanted.limit)
+        for one in sorted(pairs, key=lambda one: len(one.args[0]) + len(one.args[1]))[-1:]:
+            context, continuation = self._encode_pair(*one.args)
+            self._check_fits([len(context) + len(continuation) - 1], 0)
+
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:
         """Refuse what a model has no positions for.
 

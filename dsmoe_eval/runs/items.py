@@ -127,13 +127,19 @@ def check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
         UserError: some of them are left out.
     """
     texts = _option_texts(document)
-    by_letter = item.options and _are_letters(item.options)
-    shown = [text for text in texts if text.strip() in item.question]
-    if (by_letter and len(item.options) != len(texts) > 0) or 0 < len(shown) < len(texts):
+    if item.options and (not _are_letters(item.options) or _alike(item.options, texts)):
+        return  # what is scored are the texts themselves, which a question may mention
+    shown = sum(text.strip() in item.question for text in texts)
+    known = min(len(item.options) or len(texts), shown or len(texts))
+    if known < len(texts):
         raise UserError(
             f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
-            f"shows {len(item.options) if by_letter else len(shown)}; its letters do not go further"
+            f"shows {known}; its letters do not go further"
         )
+
+
+def _alike(options: Sequence[str], texts: Sequence[str]) -> bool:
+    return [one.strip() for one in options] == [text.strip() for text in texts]
 
 
 def share_of(item: Item) -> int:

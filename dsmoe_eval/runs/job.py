@@ -20,7 +20,7 @@ from ..variants import BASE, Settings, get_variant
 from .cells import Identity
 from .folder import RunFolder, open_folder
 from .leakage import Leakage, check_leakage, find_leakage
-from .tasks import LoadedTask, in_format, load_tasks, most_tokens, without
+from .tasks import LoadedTask, check_room, in_format, load_tasks, most_tokens, without
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -146,6 +146,8 @@ def prepare(
     try:
         wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
         serving.lm.seed, serving.lm.format = plan.seed, _rehearsed(wanted, limit)
+        for task in (*splits["tuning"].values(), *splits["test"].values()):
+            check_room(task, serving.lm)
         identity = _run_identity(suite, serving, limit)
         plan_text = path.read_text(encoding="utf-8")
         folder = open_folder(out, plan_text, identity | {"plan": plan.model_dump(mode="json")})

@@ -81,8 +81,8 @@ def load_tasks(
     The data come from the hub, or from a local folder (see `local_data.py`).
 
     Raises:
-        UserError: a task, its data or a split does not exist or may not be read, or a prompt does
-            not show all options of an item.
+        UserError: a task, its data or a split does not exist or may not be read, a package that a
+            task needs is not installed, or a prompt does not show all options of an item.
     """
     manager = _manager(suite.tasks_dir)
     unknown = [card.name for card in cards if card.name not in manager.all_subtasks]
@@ -106,18 +106,25 @@ def _manager(folder: Path | None) -> Any:
     return TaskManager(include_path=include, include_defaults=folder is None)
 
 
-def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask:
-    split, share = read_part(place)
+def _open(manager: Any, card: Task, split: str) -> tuple[Any, Any]:
+    """lm-eval's task, its test split being `split`, and the documents in that."""
     group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
     try:
         (task,) = manager.load([group])["tasks"].values()
-        documents = _shuffled_by_content(task) if card.shuffles else task.test_docs()
+        return task, _shuffled_by_content(task) if card.shuffles else task.test_docs()
     except KeyError as error:
         if error.args != (split,):
             raise
         raise UserError(f"task {card.name!r} has no split {split!r}") from error
+    except ImportError as error:
+        raise UserError(f"task {card.name!r} cannot be loaded: {error}") from error
     except _data_errors() as error:
         raise UserError(_unreadable(card, error)) from error
+
+
+def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask:
+    split, share = read_part(place)
+    task, documents = _open(manager, card, split)
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
@@ -170,6 +177,18 @@ def in_format(loaded: LoadedTask, lm: Any) -> LoadedTask:
                 tokenizer_name=lm.tokenizer_name,
             )
     return loaded
+
+
+def check_room(loaded: LoadedTask, lm: Any) -> None:
+    """Look whether the longest of the task's texts fits into the LM's model.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        lm.check_room(loaded.task.instances)
+    except UserError as error:
+        raise UserError(f"task {loaded.card.name!r}: {error}") from error
 
 
 def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:

@@ -120,6 +120,19 @@ def test_what_does_not_fit_is_refused_not_cut(lm):
         lm.generate_until(_generations({"until": [], "max_gen_toks": 125}))
 
 
+def test_the_longest_text_of_each_kind_is_tried_for_room(lm):
+    spent = lm.forward_tokens
+    fine = [*_requests(), *_generations({"until": [], "max_gen_toks": 6})]
+    lm.check_room([])
+    lm.check_room(fine)
+    long = Instance(request_type="loglikelihood", doc={}, arguments=("the " * 200, " sign"), idx=0)
+    with pytest.raises(UserError, match="201 tokens and 0 for its answer do not fit"):
+        lm.check_room([fine[0], long, *fine])
+    with pytest.raises(UserError, match="and 125 for its answer do not fit"):
+        lm.check_room([*fine, *_generations({"until": [], "max_gen_toks": 125})])
+    assert lm.forward_tokens == spent
+
+
 def _long_requests(count=12):
     """Examples in front of each question, and options of several tokens."""
     header = "What is the sign of the root? 7 + 6 " * 4

@@ -108,6 +108,15 @@ def test_more_options_than_letters_are_refused(document, prompt, options):
     check_options(SUITE.tasks[0], {"question": "Why?"}, item)
 
 
+def test_a_question_may_mention_an_option_that_is_scored_by_its_text():
+    """One of OpenBookQA's: "animals" stands in the question."""
+    document = {"question_stem": "What do animals eat?", "choices": {"text": ["animals", "air"]}}
+    item = Item("a", "What do animals eat?", ("animals", "air"), "air")
+    check_options(SUITE.tasks[0], document, item)
+    numbers = Item("a", "How many are 2 of 4?", (" 1", " 2"), "2")
+    check_options(SUITE.tasks[0], {"choices": {"text": ["1", "2"]}}, numbers)
+
+
 class TwoOptions:
     """Of lm-eval, as far as items are concerned."""
 

@@ -10,11 +10,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from dsmoe_eval.registry import find_card
+from dsmoe_eval.registry import find_card, load_suite
 from dsmoe_eval.runs import run
 from dsmoe_eval.runs.cells import read_samples
 from dsmoe_eval.runs.folder import RunFolder
 from dsmoe_eval.runs.local_data import DATA_VARIABLE
+from dsmoe_eval.runs.tasks import load_tasks
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [
@@ -105,3 +106,52 @@ def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, tmp_path, 
     first.comparisons.unlink()
     again = run(plan, tmp_path / "run", **settings)
     assert json.loads(again.comparisons.read_text()) == result
+
+
+KINDS = """
+name: kinds
+description: every kind of task that lies in a local folder
+markers: {"?": 1}
+splits: {identification: 'test[0:10]', tuning: 'test[10:25]', test: 'test[25:100]'}
+tasks:
+  - {name: mmlu_pro_math, domain: math, roles: [target, identification], metric: exact_match,
+     filter: custom-extract}
+  - {name: mmlu_college_biology, domain: biology, roles: [target, identification], metric: acc}
+  - {name: mmlu_abstract_algebra, domain: algebra, roles: [non-target, identification],
+     metric: acc}
+  - {name: arc_challenge, domain: school, roles: [non-target, identification], metric: acc}
+  - {name: openbookqa, domain: elementary, roles: [non-target, identification], metric: acc}
+  - {name: hendrycks_math500, domain: competition, roles: [non-target], metric: exact_match}
+  - {name: aime24, domain: olympiad, roles: [non-target], metric: exact_match,
+     splits: {tuning: 'train[0:25]', test: 'train[25:100]'}}
+"""
+
+
+def test_every_kind_of_task_runs_on_local_files(model, tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
+    (tmp_path / "kinds.yaml").write_text(KINDS)
+    content = {
+        "name": "kinds", "description": "kinds", "models": ["lab-poly"], "suite": "kinds.yaml",
+        "variants": ["base", "sham", "contrast", "random"], "seed": 0, "margin": 0.05,
+        "alpha": 0.05, "tuning": {"experts": [2], "strengths": {"bias": [1.0]}},
+    }  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
+    plan = str(tmp_path / "plan.yaml")
+    settings = {"limit": 2, "device": "cpu", "model": model, "console": QUIET}
+    done = run(plan, tmp_path / "run", **settings)
+    result = json.loads(done.comparisons.read_text())
+    assert len(result["base"]) == 7
+    assert all(row["n"] == 2 for row in result["base"])
+    assert all(a["equal_to_base"] for a in result["arms"] if a["variant"] == "sham")
+
+
+def test_every_item_of_the_local_suites_shows_its_options(monkeypatch):
+    """A question may mention the words of an option; no item may be refused for that."""
+    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
+    suite = load_suite("retention")
+    tasks = [task for task in suite.tasks if task.name in {"arc_challenge", "openbookqa"}]
+    for part in ("identification", "tuning", "test"):
+        loaded = load_tasks(suite, tasks, part, None)
+        assert {name: len(one.items) > 20 for name, one in loaded.items()} == {
+            "arc_challenge": True, "openbookqa": True,
+        }  # fmt: skip

@@ -181,6 +181,18 @@ def test_another_limit_on_the_same_folder_is_refused(finished, small_plan):
         run(small_plan, finished.root, limit=9, device="cpu", console=QUIET)
 
 
+def test_a_prompt_that_is_too_long_is_told_before_anything_is_done(
+    small_plan, tmp_path, monkeypatch
+):
+    from dsmoe_eval.engines import transformers
+    from dsmoe_eval.errors import UserError
+
+    monkeypatch.setattr(transformers, "positions", lambda _: 5)
+    with pytest.raises(UserError, match=r"task 'lab_\w+': a prompt of \d+ tokens .* 5 positions"):
+        run(small_plan, tmp_path / "run", limit=3, device="cpu", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_positive_control_shows_its_known_effect(tmp_path):
     """lab-poly is the harness's positive control: the whole job, on the test split."""

@@ -105,6 +105,17 @@ def test_items_are_left_out_by_id():
         without(left, {item.id for item in left.items})
 
 
+def test_a_task_whose_package_is_not_there_says_which(tmp_path):
+    (tmp_path / "needy.yaml").write_text(
+        "task: needy\ndataset_path: a/b\ndoc_to_text: !function needy.text\n"
+    )
+    (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
+    suite = SUITE.model_copy(update={"tasks_dir": tmp_path})
+    card = SUITE.tasks[0].model_copy(update={"name": "needy"})
+    with pytest.raises(UserError, match=r"'needy' cannot be loaded: .*a_package_that_is_not"):
+        load_tasks(suite, [card], "test", None)
+
+
 def test_gated_data_tell_the_way(monkeypatch):
     from lm_eval.api.task import ConfigurableTask
 
