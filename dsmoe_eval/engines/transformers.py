@@ -223,9 +223,12 @@ class TransformersLM(EngineLM):
         if self._continues is None:
             few = [asked[0], asked[-1]]
             few = [replace(one, request=one.request.greedy(_COMPARED)) for one in few]
-            cache = self._header_cache(asked[0], asked[0].header)
-            shared, whole = self._generate(few, cache), self._generate(few, None)
-            self._continues = all(map(self._alike, shared, whole))
+            whole = self._generate(few, None)
+            try:
+                cache = self._header_cache(asked[0], asked[0].header)
+                self._continues = all(map(self._alike, self._generate(few, cache), whole))
+            except _UNSHARED:
+                self._continues = False
             if not self._continues:
                 warnings.warn(
                     f"model {self._identity.name!r}: answers are not the same where the beginning "

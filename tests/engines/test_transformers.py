@@ -298,18 +298,23 @@ def test_answers_behind_a_header_are_those_of_whole_prompts(loaded, settings):
     assert shared.forward_tokens < whole.forward_tokens / 2
 
 
-def test_a_header_that_changes_answers_is_not_used(loaded, monkeypatch):
+def _spoilt(*given):
+    grown = grown_from(*given)
+    for layer in grown.layers:
+        layer.values = layer.values.roll(1, -1)
+    return grown
+
+
+def _unknown(*_):
+    raise ValueError("a cache of another kind")
+
+
+@pytest.mark.parametrize("grow", [_spoilt, _unknown])
+def test_a_header_that_changes_answers_is_not_used(loaded, monkeypatch, grow):
     whole = TransformersLM(loaded, 512)
     whole.shares = False
     wanted = _ask(whole, _alike(), {"max_gen_toks": 6})
-
-    def spoilt(*given):
-        grown = grown_from(*given)
-        for layer in grown.layers:
-            layer.values = layer.values.roll(1, -1)
-        return grown
-
-    monkeypatch.setattr(transformers_engine, "grown_from", spoilt)
+    monkeypatch.setattr(transformers_engine, "grown_from", grow)
     wary = TransformersLM(loaded, 64)
     with pytest.warns(UserWarning, match="each prompt is computed whole"):
         assert _ask(wary, _alike(), {"max_gen_toks": 6}) == wanted
