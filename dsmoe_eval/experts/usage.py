@@ -37,7 +37,7 @@ def expert_usage(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> NDAr
     with capture_routing(routers) as routing:
         for batch in batches(documents, token_budget(device)):
             ids, mask = pad([documents[index].tokens for index in batch], device)
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
             kept = pad([documents[index].kept for index in batch])[0].bool()
             chosen = routing.indices().cpu()[kept.flatten()]
             for row in range(len(routers)):

@@ -21,7 +21,10 @@ from .errors import ProbeError
 from .profile import Profile
 from .routers import Router, find_routers
 from .seam import routing_of
-from .steer import steer
+from .steer import Steering, steer
+
+_LOGITS_AT_ONCE = 2**28
+"""Of a part of the texts; three passes are compared, in 16 bits of half a GiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class _Pass:
 
 
 def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -> ProbeReport:
-    """Run the probes on a batch of text.
+    """Run the probes on a batch of text, in parts where its logits would need much memory.
 
     Args:
         model: not steered; it is left so.
@@ -77,18 +80,64 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
             else than its router gave.
         SteeringError: the profile is for another model, or the model cannot be steered.
     """
-    steering, base = steer(model, profile), _forward(model, input_ids, mask)
+    steering = steer(model, profile)
+    parts = [
+        _probe_part(model, profile, steering, ids, own)
+        for ids, own in _parts(model, input_ids, mask)
+    ]
+    report = _joined(parts)
+    check_effect(profile, report.logit_max_change, report.weight_max_change)
+    return report
+
+
+def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Texts at a time whose logits are not too many, without columns that are all padding."""
+    config: Any = model.config
+    tokens = _LOGITS_AT_ONCE // int(config.get_text_config().vocab_size)
+    rows = max(1, tokens // input_ids.shape[1])
+    for start in range(0, len(mask), rows):
+        ids, own = input_ids[start : start + rows], mask[start : start + rows]
+        columns = own.bool().any(0)
+        yield ids[:, columns], own[:, columns]
+
+
+def _probe_part(
+    model: nn.Module, profile: Profile, steering: Steering, input_ids: Tensor, mask: Tensor
+) -> ProbeReport:
+    base = _forward(model, input_ids, mask)
     with steering.with_strength(0.0):
         null = _forward(model, input_ids, mask)
     null_difference = _largest(null.logits - base.logits)
     check_null(null_difference, _same_choice(null.choice, base.choice))
     with steering:
         steered = _forward(model, input_ids, mask)
-    report = _report(base, steered, null_difference)
-    check_effect(profile, report.logit_max_change, report.weight_max_change)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
         _check_kind(profile, base.choice, steered.choice)
-    return report
+    return _report(base, steered, null_difference)
+
+
+def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
+    """Of all texts; that of one part is left to the bit.
+
+    Raises:
+        ProbeError: the parts' tokens differ in how many experts they use.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    active = {part.active_experts for part in parts}
+    if len(active) > 1:
+        raise ProbeError(f"tokens use {' or '.join(sorted(map(str, active)))} experts")
+    tokens = sum(part.tokens for part in parts)
+    changed = [part.selection_changed * part.tokens for part in parts if part.selection_changed]
+    weights = [part.weight_max_change for part in parts if part.weight_max_change is not None]
+    return ProbeReport(
+        null_max_difference=max(part.null_max_difference for part in parts),
+        selection_changed=sum(changed) / tokens if weights else None,
+        weight_max_change=max(weights) if weights else None,
+        logit_max_change=max(part.logit_max_change for part in parts),
+        active_experts=parts[0].active_experts,
+        tokens=tokens,
+    )
 
 
 def _same_choice(one: _Choice | None, other: _Choice | None) -> bool:

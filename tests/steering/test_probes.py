@@ -14,6 +14,9 @@ STEER = sys.modules[
 ]  # the module; the package's `steer` is the function
 
 
+PROBES = sys.modules["dsmoe_eval.steering.probes"]
+
+
 @pytest.mark.parametrize("kind", ["bias", "reweight"])
 def test_figures_of_an_honest_profile(model, batch, make_profile, kind):
     pairs = [(layer, expert) for layer in (0, 2) for expert in range(4)]
@@ -24,6 +27,34 @@ def test_figures_of_an_honest_profile(model, batch, make_profile, kind):
     assert report.active_experts == 2
     assert report.tokens == int(batch[1].sum())
     assert not any(seam.is_attached(router.module) for router in find_routers(model))
+
+
+def test_texts_in_parts_give_the_figures_of_all(model, batch, make_profile, monkeypatch):
+    profile = make_profile(model, [(0, expert) for expert in range(4)], "bias", 4.0)
+    whole, widths = probe(model, profile, *batch), []
+    forward = PROBES._forward
+    monkeypatch.setattr(PROBES, "_LOGITS_AT_ONCE", 2 * 9 * 64)
+    monkeypatch.setattr(
+        PROBES,
+        "_forward",
+        lambda model, ids, mask: widths.append(ids.shape) or forward(model, ids, mask),
+    )
+    parts = probe(model, profile, *batch)
+    assert widths == [(2, 9)] * 3 + [(1, 4)] * 3
+    assert parts.to_dict() == pytest.approx(whole.to_dict(), abs=1e-5)
+    assert parts.selection_changed > 0
+
+
+def test_an_expert_that_only_one_part_uses_is_no_silent_no_op(
+    model, batch, make_profile, monkeypatch
+):
+    """Its effect is looked for in all texts together."""
+    ids, mask = batch[0][:, :4], batch[1][:, :4]  # without padding
+    used = [set(run(model, ids[:size], mask[:size])[1][:, 0].flatten().tolist()) for size in (1, 3)]
+    other = min(used[1] - used[0])
+    monkeypatch.setattr(PROBES, "_LOGITS_AT_ONCE", 1)
+    report = probe(model, make_profile(model, [(0, other)], "reweight", 4.0), ids, mask)
+    assert report.logit_max_change > 0
 
 
 def test_a_null_profile_passes_and_moves_nothing(model, batch, make_profile):
