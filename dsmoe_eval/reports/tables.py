@@ -14,6 +14,8 @@ from ..runs.leakage import leakage_counts
 from ..variants import BASE, get_variant
 
 Arm = dict[str, Any]
+_UNREAD = 0.5
+"""Share of a task's answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,23 @@ def glossary(result: dict[str, Any]) -> Grid:
 def findings(result: dict[str, Any]) -> list[str]:
     """A sentence a variant, in the order of the plan, whatever came out."""
     found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
-    return found + format_gains(result)
+    return unread_answers(result) + found + format_gains(result)
+
+
+def unread_answers(result: dict[str, Any]) -> list[str]:
+    """Tasks on which most of base's answers could not be read: nothing can be gained or lost."""
+    shares = {
+        row["domain"]: max(row["answers"]["invalid"], row["answers"]["truncated"])
+        for row in result["base"]
+        if row["answers"] is not None
+    }
+    unread = [f"{domain} ({share:.0%})" for domain, share in shares.items() if share > _UNREAD]
+    if not unread:
+        return []
+    return [
+        f"Most of base's answers were cut off by their limit, or hold none that the task's rule "
+        f"finds: {', '.join(unread)}. Scores there tell of format and length, not of knowledge."
+    ]
 
 
 def caveats(result: dict[str, Any]) -> list[str]:

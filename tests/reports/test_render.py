@@ -112,6 +112,21 @@ def test_a_gain_of_format_is_called_one(result):
     )  # fmt: skip
 
 
+def test_answers_that_could_not_be_read_are_told_first():
+    def row(domain, **answers):
+        return {"domain": domain, "answers": answers or None}
+
+    base = [
+        row("math", invalid=0.2, truncated=0.51),
+        row("physics", invalid=1.0, truncated=0.0),
+        row("law", invalid=0.5, truncated=0.5),
+        row("history"),
+    ]
+    (told,) = tables.unread_answers({"base": base})
+    assert "finds: math (51%), physics (100%). Scores" in told
+    assert not tables.unread_answers({"base": base[2:]})
+
+
 def test_a_sham_that_differs_is_shouted(result):
     changed = copy.deepcopy(result)
     next(arm for arm in changed["arms"] if arm["variant"] == "sham")["equal_to_base"] = False
