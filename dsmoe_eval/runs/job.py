@@ -146,7 +146,8 @@ def prepare(
     try:
         wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
         serving.lm.seed, serving.lm.format = plan.seed, _rehearsed(wanted, limit)
-        for task in (*splits["tuning"].values(), *splits["test"].values()):
+        tuning = {name: in_format(task, serving.lm) for name, task in splits["tuning"].items()}
+        for task in (*tuning.values(), *splits["test"].values()):
             check_room(task, serving.lm)
         identity = _run_identity(suite, serving, limit)
         plan_text = path.read_text(encoding="utf-8")
@@ -161,7 +162,7 @@ def prepare(
         variants=variants,
         serving=serving,
         identification=splits["identification"],
-        tuning={name: in_format(task, serving.lm) for name, task in splits["tuning"].items()},
+        tuning=tuning,
         test=splits["test"],
         folder=folder,
         identity=identity,

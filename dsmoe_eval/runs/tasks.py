@@ -180,7 +180,7 @@ def in_format(loaded: LoadedTask, lm: Any) -> LoadedTask:
 
 
 def check_room(loaded: LoadedTask, lm: Any) -> None:
-    """Look whether the longest of the task's texts fits into the LM's model.
+    """Look whether the longest of the task's texts, as they stand now, fits into the LM's model.
 
     Raises:
         UserError: it does not.

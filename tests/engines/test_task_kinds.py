@@ -168,7 +168,6 @@ def test_answers_and_accuracies_are_those_of_lm_evals_own_model(kind, steered, r
             np.testing.assert_allclose(values, their_values, atol=1e-4, rtol=1e-6, err_msg=name)
         if name != "rolling":
             assert results[name] == their_results[name]
-    assert mine.shares == (kind != "gpt_oss")
-    # Texts alone and in trees, with a header and without.
-    assert len(mine._trusted) == (4 if mine.shares else 0)
+    assert mine.shares
+    assert len(mine._trusted) == 4  # texts alone and in trees, with a header and without
     assert not [w for w in recwarn if "computed whole" in str(w.message)]

@@ -87,7 +87,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     asked = []
     serving = SimpleNamespace(
         tokenizer=SimpleNamespace(chat_template=None),
-        lm=SimpleNamespace(format=None, seed=None),
+        lm=SimpleNamespace(format=None, seed=None, check_room=lambda _: None),
     )
 
     def load(*arguments, **options):
