@@ -15,7 +15,8 @@ from ..errors import UserError
 from .wording import letters, normalise
 
 QUESTION_COLUMNS = (
-    "question", "question_stem", "problem", "query", "goal", "sentence", "input", "text", "prompt",
+    "question", "question_stem", "problem", "query", "goal", "sentence", "sent1", "input", "text",
+    "prompt",
 )  # fmt: skip
 CONTEXT_COLUMNS = ("passage", "context", "article", "support")
 OPTION_COLUMNS = ("choices", "options")
