@@ -95,13 +95,14 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         Raises:
             UserError: it does not fit into the model.
         """
-        texts = [one for one in requests if one.request_type == "generate_until"]
-        pairs = [one for one in requests if one.request_type == "loglikelihood"]
-        for one in sorted(texts, key=lambda one: len(one.args[0]))[-1:]:
-            (wanted,) = self._requests([one])
+        generated = [one for one in requests if one.request_type == "generate_until"]
+        scored = [one for one in requests if one.request_type == "loglikelihood"]
+        if generated:
+            (wanted,) = self._requests([max(generated, key=lambda one: len(one.args[0]))])
             self._check_fits([len(wanted.prompt)], wanted.limit)
-        for one in sorted(pairs, key=lambda one: len(one.args[0]) + len(one.args[1]))[-1:]:
-            context, continuation = self._encode_pair(*one.args)
+        if scored:
+            longest = max(scored, key=lambda one: len(one.args[0]) + len(one.args[1]))
+            context, continuation = self._encode_pair(*longest.args)
             self._check_fits([len(context) + len(continuation) - 1], 0)
 
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:

@@ -131,8 +131,9 @@ def check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
     if item.options and (not _are_letters(item.options) or _alike(item.options, texts)):
         return  # what is scored are the texts themselves, which a question may mention
     shown = sum(text.strip() in item.question for text in texts)
-    known = min(len(item.options) or len(texts), shown or len(texts))
-    if known < len(texts):
+    scored = len(item.options) or len(texts)
+    known = min(scored, shown or len(texts)) if scored <= len(texts) else scored
+    if texts and known != len(texts):
         raise UserError(
             f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
             f"shows {known}; its letters do not go further"

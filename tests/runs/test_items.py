@@ -108,6 +108,13 @@ def test_more_options_than_letters_are_refused(document, prompt, options):
     check_options(SUITE.tasks[0], {"question": "Why?"}, item)
 
 
+def test_letters_that_stand_for_nothing_are_refused():
+    document = {"question": "Why?", "options": ["So", "No"]}
+    item = Item("a", "Why? A. So B. No", ("A", "B", "C"), "A")
+    with pytest.raises(UserError, match=r"has 2 options, of which the prompt shows 3"):
+        check_options(SUITE.tasks[0], document, item)
+
+
 def test_a_question_may_mention_an_option_that_is_scored_by_its_text():
     """One of OpenBookQA's: "animals" stands in the question."""
     document = {"question_stem": "What do animals eat?", "choices": {"text": ["animals", "air"]}}
