@@ -40,7 +40,7 @@ test-vllm: .venv/.vllm
 # The README's table of what is supported, from the tests that show it.
 support: .venv/.vllm
 	rm -f out/tests-slow.xml
-	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/engines/test_baking.py --junitxml out/tests.xml
+	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_engine.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engines import load_model
+    from .models import load_model
     from .runs import compare, identify, run
     from .steering import steer
 
@@ -16,7 +16,7 @@ __all__ = ["__version__", "compare", "identify", "load_model", "run", "steer"]
 _HOMES = {
     "compare": ".runs",
     "identify": ".runs",
-    "load_model": ".engines",
+    "load_model": ".models",
     "run": ".runs",
     "steer": ".steering",
 }

@@ -13,7 +13,7 @@ from .cards import PartName
 @modelapi(name="dsmoe")  # type: ignore[untyped-decorator]  # checked without Inspect too
 def dsmoe() -> Any:
     """The provider: `--model dsmoe/NAME -M profile=PATH`."""
-    from .engines.inspect_provider import DsmoeAPI
+    from .adapters.inspect_provider import DsmoeAPI
 
     return DsmoeAPI
 
@@ -27,9 +27,9 @@ def suite_task(suite: str, name: str, part: PartName = "test") -> Task:
         name: of one of its tasks.
         part: of its items: `test`, `tuning` or `identification`.
     """
+    from .adapters.inspect_task import inspect_task
     from .errors import UserError
     from .registry import load_suite
-    from .runs.inspect_tasks import inspect_task
     from .runs.tasks import load_tasks
 
     loaded = load_suite(suite)

@@ -10,8 +10,8 @@ import torch
 import yaml
 from hypothesis import settings
 
-from dsmoe_eval.engines.loading import identify_model
-from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.models.loading import identify_model
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import find_card, load_suite
 from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
 

@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_ours_is_not_touched(run, tmp_path):
 
 
 def test_identify_writes_a_profile_that_steers(run, tmp_path):
-    from dsmoe_eval.engines import load_model
+    from dsmoe_eval.models import load_model
     from dsmoe_eval.steering import Profile, probe
 
     path = tmp_path / "profile.json"
@@ -305,8 +305,8 @@ def test_lab_data_writes_the_items(run, tmp_path):
 @pytest.mark.slow
 def test_lab_train_writes_a_model_and_says_how_close_it_came(run, tmp_path, monkeypatch):
     """With the recipe cut to a few steps; the whole training takes minutes and is run by hand."""
-    from dsmoe_eval.engines import load_model
     from dsmoe_eval.lab import train
+    from dsmoe_eval.models import load_model
 
     short = dataclasses.replace(train.RECIPES["lab-poly"], steps=5, batch=8)
     monkeypatch.setitem(train.RECIPES, "lab-poly", short)

@@ -9,10 +9,10 @@ import pytest
 from inspect_ai import eval  # noqa: A004
 from inspect_ai.log import list_eval_logs, read_eval_log
 
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.inspect_plugin import suite_task
+from dsmoe_eval.models import load_model
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention
 
 TASK = """
@@ -36,8 +36,8 @@ def test_the_package_is_installed_with_its_entry_points():
     }
     assert {
         "dsmoe_eval.inspect_plugin",
-        "dsmoe_eval.engines.lm_eval_model:SteeredLM",
-        "dsmoe_eval.engines.lm_eval_model:main",
+        "dsmoe_eval.adapters.lm_eval_model:SteeredLM",
+        "dsmoe_eval.adapters.lm_eval_model:main",
     } <= found
 
 

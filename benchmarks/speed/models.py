@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import (
     Intervention,
     ModelIdentity,

@@ -30,8 +30,8 @@ from models import RANDOM_MODEL, Subject, build, free_memory, machine, profile_o
 from transformers_arm import Transformers
 from vllm_arm import engines
 
-from dsmoe_eval.engines import identify_model
-from dsmoe_eval.engines.loading import card_config
+from dsmoe_eval.models import identify_model
+from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.registry import load_model_card
 from dsmoe_eval.steering import ModelIdentity, Steering, SteeringError
 

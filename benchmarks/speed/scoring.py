@@ -32,8 +32,8 @@ from identify import SQUARE, Quartiles, product_rate
 from lm_eval.api.instance import Instance
 from quiz import LETTERS, QUIZ_MODEL, Item, make_items, make_tokenizer
 
-from dsmoe_eval.engines.loading import LoadedModel, identify_model
-from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.transformers.lm import TransformersLM
+from dsmoe_eval.models.loading import LoadedModel, identify_model
 
 SHOTS = 5
 BATCH_TOKENS = 8192

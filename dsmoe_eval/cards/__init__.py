@@ -7,9 +7,10 @@ from .base import Card
 from .models import ModelCard, Parameters, Published, Routing
 from .plans import Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
-from .suites import PartName, Role, Splits, Suite, Task, read_part
+from .suites import MAX_NEW_TOKENS, PartName, Role, Splits, Suite, Task, read_part
 
 __all__ = [
+    "MAX_NEW_TOKENS",
     "Card",
     "Identification",
     "Kind",

@@ -10,6 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from .base import Card, Count, Name
 
+MAX_NEW_TOKENS = 256
+"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
+
 
 def _pattern(value: str) -> str:
     try:

@@ -52,7 +52,7 @@ def identify_command(
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
-    from ..engines.serving import load_serving
+    from ..engines.load import load_serving
     from ..runs.folder import write_text
     from ..runs.identification import identification_suite, identify
 
@@ -148,7 +148,7 @@ def similarity_command(
 
     Experts that all do the same leave steering nothing to choose from.
     """
-    from ..engines import load_model
+    from ..models import load_model
     from ..reports import render_similarity, similarity_page
     from ..runs.similarity import read_texts, similarity
     from ..steering import Profile

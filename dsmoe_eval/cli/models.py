@@ -13,7 +13,7 @@ import click
 from .main import EXIT_FAILED, main
 
 if TYPE_CHECKING:
-    from ..engines import ModelProbe
+    from ..models import ModelProbe
 
 
 @main.command("probe")
@@ -27,7 +27,7 @@ def probe_command(model: str, profile: Path | None, as_json: bool, device: str |
     MODEL is a hub id, a folder, an embedded model; or, without weights, the name of a model card or
     a config.json: then a small random model of that architecture is probed, in seconds.
     """
-    from ..engines import bare_config, identify_model, load_model, miniature, probe_model
+    from ..models import bare_config, identify_model, load_model, miniature, probe_model
     from ..steering import Profile
 
     wanted = None if profile is None else Profile.load(profile)
@@ -77,7 +77,7 @@ def bake_command(
     model: str, profile: Path, output: Path, as_json: bool, device: str | None
 ) -> None:
     """Write PROFILE into a copy of MODEL's checkpoint, where that is exact, and prove it."""
-    from ..engines import bake
+    from ..models import bake
     from ..steering import Profile
 
     report = bake(model, Profile.load(profile), output, device)

@@ -1,35 +1,7 @@
-"""Who answers: a model in transformers or in vLLM, loaded, probed, baked."""
+"""Who answers: one protocol, and a model in transformers or in vLLM behind it."""
 
-from .answers import greedy_answers
-from .baking import BakeReport, bake
-from .loading import (
-    LoadedModel,
-    Reader,
-    bare_config,
-    identify_model,
-    load_model,
-    load_reader,
-    load_tokenizer,
-)
-from .miniature import miniature
-from .probing import ModelProbe, probe_model
-from .random_weights import random_weights
-from .vllm import VllmEngine
+from .base import Serving
+from .load import load_serving
+from .requests import Answer, Request, Sampling
 
-__all__ = [
-    "BakeReport",
-    "LoadedModel",
-    "ModelProbe",
-    "Reader",
-    "VllmEngine",
-    "bake",
-    "bare_config",
-    "greedy_answers",
-    "identify_model",
-    "load_model",
-    "load_reader",
-    "load_tokenizer",
-    "miniature",
-    "probe_model",
-    "random_weights",
-]
+__all__ = ["Answer", "Request", "Sampling", "Serving", "load_serving"]

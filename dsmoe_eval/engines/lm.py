@@ -14,14 +14,12 @@ from typing import Any
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from ..cards import MAX_NEW_TOKENS
 from ..errors import UserError
+from ..models.prompt_format import PromptFormat
 from ..steering import ModelIdentity
-from .generation import Answer, Completion, Request, Sampling, cut, thought_and_said
-from .journal import Journal, request_key
-from .prompts import PromptFormat
-
-MAX_NEW_TOKENS = 256
-"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
+from .requests import Answer, Completion, Request, Sampling, cut, thought_and_said
+from .response_log import Journal, request_key
 
 Tokens = Sequence[int]
 
@@ -98,7 +96,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         generated = [one for one in requests if one.request_type == "generate_until"]
         scored = [one for one in requests if one.request_type == "loglikelihood"]
         if generated:
-            (wanted,) = self._requests([max(generated, key=lambda one: len(one.args[0]))])
+            (wanted,) = self._requests([max(generated, key=_room_taken)])
             self._check_fits([len(wanted.prompt)], wanted.limit)
         if scored:
             longest = max(scored, key=lambda one: len(one.args[0]) + len(one.args[1]))
@@ -247,6 +245,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         text = str(self.tokenizer.decode(said, skip_special_tokens=True))
         text = cut(text.lstrip("\n") if request.after else text, request.stops)
         return Completion(text, len(answer.tokens), answer.reason == "max_tokens")
+
+
+def _room_taken(request: Any) -> tuple[int, int]:
+    """Characters of a prompt, and among equal ones the longest answer."""
+    prompt, settings = request.args
+    return len(prompt), int(settings.get("max_gen_toks") or MAX_NEW_TOKENS)
 
 
 def _sampling(settings: dict[str, Any], content: str) -> Sampling | None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..cards import Suite
-from ..engines import load_model, random_weights
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
+from ..models import load_model, random_weights
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..stats import DocumentCounts

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from ..cards import PartName, Plan, Suite, Task, Variant, read_part
-from ..engines.lm import MAX_NEW_TOKENS
+from ..cards import MAX_NEW_TOKENS, PartName, Plan, Suite, Task, Variant, read_part
 from ..errors import UserError
 from ..registry import builtin_names, load_model_card, load_plan, load_suite
 from ..stats import smallest_effect

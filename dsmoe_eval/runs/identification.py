@@ -12,8 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from ..cards import Identification, Suite
-from ..engines import Reader, load_reader
-from ..engines.serving import Serving, run_facts
+from ..engines.base import Serving, run_facts
 from ..errors import UserError
 from ..experts import (
     Document,
@@ -27,6 +26,7 @@ from ..experts import (
     get_method,
     with_answer,
 )
+from ..models import Reader, load_reader
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import Plan, Suite, Variant
-from ..engines.loading import locate
-from ..engines.prompts import PromptFormat, prompt_format
-from ..engines.serving import Serving, load_serving
+from ..engines.base import Serving
+from ..engines.load import load_serving
 from ..errors import UserError
 from ..experts import get_method
+from ..models.loading import locate
+from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan, load_suite
 from ..variants import BASE, Settings, get_variant
 from .cells import Identity

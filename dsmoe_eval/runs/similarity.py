@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ..engines import LoadedModel
 from ..errors import UserError
 from ..experts import expert_similarity, set_similarity
 from ..experts.set_similarity import DRAWS
+from ..models import LoadedModel
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Profile, check_fits

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from ..cards import Variant
-from ..engines import LoadedModel
-from ..engines.serving import Figures, TransformersServing
+from ..engines.base import Figures
+from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
+from ..models import LoadedModel
 from ..steering import Profile
 from ..variants import BASE, Settings, build_profile, get_variant, variant_experts
 from .cells import is_done, run_cell

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cards import PartName, Suite, Task, read_part
-from ..engines.lm import MAX_NEW_TOKENS
+from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
 from ..errors import UserError
 from .items import Item, check_options, read_items, share_of
 from .local_data import local_data

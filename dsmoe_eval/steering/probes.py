@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .capture import capture_routing
 from .errors import ProbeError
 from .profile import Profile
+from .router_patch import routing_of
 from .routers import Router, find_routers
-from .seam import routing_of
 from .steer import Steering, steer
 
 _LOGITS_AT_ONCE = 2**28

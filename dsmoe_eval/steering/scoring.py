@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import seam
+from . import router_patch
 from .errors import SteeringError
 from .profile import ChosenExpert, Intervention
 from .routers import Router
@@ -65,10 +65,10 @@ class _Sample:
 
 
 def describe_scoring(router: Router) -> Scoring:
-    """Try a router out, through the seam, and say how it scores. The router is left as it was.
+    """Try a router out, through its patch, and say how it scores; it is left as it was.
 
     Raises:
-        SteeringError: the seam is not reached, or what looks like a correction bias is none.
+        SteeringError: the patch is not reached, or what looks like a correction bias is none.
     """
     with router.loaded(), _evaluating(router.module), torch.no_grad():
         hidden = _hidden(router)
@@ -157,14 +157,16 @@ def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
         seen.append(logits.float())
         return seen[-1] + shift
 
-    seam.attach(router.module, seam.Edit(note, lambda weights, _indices: weights))
+    router_patch.attach(router.module, router_patch.Edit(note, lambda weights, _indices: weights))
     try:
         output = _call(router, hidden)
     finally:
-        seam.detach(router.module)
+        router_patch.detach(router.module)
     if len(seen) != 1:
-        raise SteeringError(f"router {router.name!r}: its linear was not reached through the seam")
-    weights, indices = seam.routing_of(output, router.name)
+        raise SteeringError(
+            f"router {router.name!r}: its linear was not reached through the router patch"
+        )
+    weights, indices = router_patch.routing_of(output, router.name)
     return _Sample(seen[0].reshape(_TOKENS, -1), output[weights], output[indices])
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from . import seam
+from . import router_patch
 from .errors import SteeringError
 from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
 from .profile import Profile
@@ -50,7 +50,7 @@ class Steering:
                 intervention does not keep its meaning on this router.
         """
         chosen = self.profile.by_layer()
-        if any(seam.is_attached(router.module) for router in self.routers):
+        if any(router_patch.is_attached(router.module) for router in self.routers):
             raise SteeringError(_TWICE)
         with ExitStack() as stack:
             for router in self.routers:
@@ -84,12 +84,12 @@ class Steering:
             self._scorings[router.layer] = describe_scoring(router)
         scoring = self._scorings[router.layer]
         check_meaning(intervention, chosen, scoring, router.experts, router.top_k)
-        edit = seam.Edit(
+        edit = router_patch.Edit(
             lambda logits: edit_logits(logits, effect),
             lambda weights, indices: edit_weights(weights, indices, effect),
         )
-        seam.attach(router.module, edit)
-        stack.callback(seam.detach, router.module)
+        router_patch.attach(router.module, edit)
+        stack.callback(router_patch.detach, router.module)
         if effect.choice_shift is not None and scoring.correction_bias:
             assert router.correction_bias is not None  # noqa: S101 - what scoring just tried out
             stack.enter_context(shifted_choice(router.correction_bias, effect.choice_shift))

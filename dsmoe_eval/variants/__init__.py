@@ -1,7 +1,7 @@
 """What is compared: base, fine-tuned and steered variants, and their controls."""
 
 from .catalog import BASE, VARIANTS, control_for, get_variant
-from .steered import Settings, build_profile, variant_experts
+from .profile_builder import Settings, build_profile, variant_experts
 
 __all__ = [
     "BASE",

@@ -7,10 +7,10 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.engines import lm as lm_module
-from dsmoe_eval.engines.generation import Answer
 from dsmoe_eval.engines.lm import EngineLM
-from dsmoe_eval.engines.prompts import PromptFormat
+from dsmoe_eval.engines.requests import Answer
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.models.prompt_format import PromptFormat
 
 
 class Letters:

@@ -13,9 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.loading import LoadedModel, identify_model
-from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.transformers.lm import TransformersLM
+from dsmoe_eval.models import load_model
+from dsmoe_eval.models.loading import LoadedModel, identify_model
 from dsmoe_eval.runs.tasks import quiet_lm_eval
 from dsmoe_eval.steering import steer
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.engines import load_reader
 from dsmoe_eval.experts import documents_hash, encode_documents, with_answer
+from dsmoe_eval.models import load_reader
 
 TEMPLATE = "{% for m in messages %}In law {{ m['content'] }}{% endfor %} What is"
 

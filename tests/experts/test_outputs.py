@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.engines.loading import card_config
-from dsmoe_eval.engines.miniature import miniature
 from dsmoe_eval.experts import check_outputs, record_tokens, sample_tokens
 from dsmoe_eval.experts.outputs import random_experts
+from dsmoe_eval.models.loading import card_config
+from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.registry import builtin_names, load_model_card
 from dsmoe_eval.steering import SteeringError, find_routers
 

@@ -18,7 +18,7 @@ def two_threads():
 
 @pytest.fixture(scope="module")
 def loaded():
-    from dsmoe_eval.engines import load_model
+    from dsmoe_eval.models import load_model
 
     return load_model("lab-poly", "cpu")
 

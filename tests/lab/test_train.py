@@ -6,10 +6,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from dsmoe_eval.engines import load_model
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.lab.train import RECIPES, accuracy, train
 from dsmoe_eval.lab.world import DOMAINS, build_world
+from dsmoe_eval.models import load_model
 
 WORLD = build_world()
 FOLDER = EMBEDDED_MODELS["lab-poly"]

@@ -5,8 +5,8 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.transformers.lm import TransformersLM
+from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.cells import Identity, is_done, read_cell, read_samples, run_cell
 from dsmoe_eval.runs.folder import RunFolder

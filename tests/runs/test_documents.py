@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.serving import TransformersServing
+from dsmoe_eval.engines.transformers.engine import TransformersServing
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs import documents
 from dsmoe_eval.runs.documents import document_routing, route_documents

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dsmoe_eval.engines import load_model
+from dsmoe_eval.models import load_model
 from dsmoe_eval.runs import existence as module
 from dsmoe_eval.runs import existence_of
 from dsmoe_eval.runs.documents import DocumentRouting

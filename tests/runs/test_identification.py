@@ -3,7 +3,7 @@
 import pytest
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines.serving import load_serving
+from dsmoe_eval.engines.load import load_serving
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite

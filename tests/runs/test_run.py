@@ -149,7 +149,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 def processes():
     """Makes processes, forked off one that has imported what takes long."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dsmoe_eval.runs.run", "dsmoe_eval.engines.transformers"])
+    context.set_forkserver_preload(["dsmoe_eval.runs.run", "dsmoe_eval.engines.transformers.lm"])
     return context
 
 
@@ -184,7 +184,7 @@ def test_another_limit_on_the_same_folder_is_refused(finished, small_plan):
 def test_a_prompt_that_is_too_long_is_told_before_anything_is_done(
     small_plan, tmp_path, monkeypatch
 ):
-    from dsmoe_eval.engines import transformers
+    from dsmoe_eval.engines.transformers import lm as transformers
     from dsmoe_eval.errors import UserError
 
     monkeypatch.setattr(transformers, "positions", lambda _: 5)

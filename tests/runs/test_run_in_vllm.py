@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dsmoe_eval.engines.serving import TransformersServing
+from dsmoe_eval.engines.transformers.engine import TransformersServing
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run

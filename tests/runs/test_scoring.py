@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.generation import Completion
-from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.requests import Completion
+from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.cells import _evaluate
 from dsmoe_eval.runs.scoring import (

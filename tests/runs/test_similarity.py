@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from dsmoe_eval.engines import load_model
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.similarity import Texts, read_texts, similarity
 from dsmoe_eval.runs.tasks import load_tasks

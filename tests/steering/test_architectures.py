@@ -10,9 +10,9 @@ import functools
 import pytest
 import torch
 
-from dsmoe_eval.engines.loading import card_config, identify_model
-from dsmoe_eval.engines.miniature import miniature
-from dsmoe_eval.engines.probing import probe_model
+from dsmoe_eval.models.loading import card_config, identify_model
+from dsmoe_eval.models.miniature import miniature
+from dsmoe_eval.models.probing import probe_model
 from dsmoe_eval.registry import builtin_names, load_model_card
 from dsmoe_eval.steering import (
     SteeringError,

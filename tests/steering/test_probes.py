@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from dsmoe_eval.steering import ProbeError, SteeringError, find_routers, probe, seam
+from dsmoe_eval.steering import ProbeError, SteeringError, find_routers, probe, router_patch
 
 from .test_steer import run
 
@@ -26,7 +26,7 @@ def test_figures_of_an_honest_profile(model, batch, make_profile, kind):
     assert report.weight_max_change > 0
     assert report.active_experts == 2
     assert report.tokens == int(batch[1].sum())
-    assert not any(seam.is_attached(router.module) for router in find_routers(model))
+    assert not any(router_patch.is_attached(router.module) for router in find_routers(model))
 
 
 def test_texts_in_parts_give_the_figures_of_all(model, batch, make_profile, monkeypatch):
@@ -72,9 +72,9 @@ def test_a_profile_that_does_nothing_stops_the_run(model, batch, make_profile):
         probe(model, make_profile(model, [(0, unused)], "reweight", 4.0), ids, mask)
 
 
-def test_a_seam_that_is_never_reached_is_refused(model, batch, make_profile, monkeypatch):
-    monkeypatch.setattr(seam, "attach", lambda _module, _edit: None)
-    with pytest.raises(SteeringError, match="not reached through the seam"):
+def test_a_router_patch_that_is_never_reached_is_refused(model, batch, make_profile, monkeypatch):
+    monkeypatch.setattr(router_patch, "attach", lambda _module, _edit: None)
+    with pytest.raises(SteeringError, match="not reached through the router patch"):
         probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
 
 

@@ -32,7 +32,7 @@ RULES = {
 def small(architecture, dtype=torch.float32, **settings):
     from transformers import AutoConfig
 
-    from dsmoe_eval.engines import miniature
+    from dsmoe_eval.models import miniature
 
     return miniature(AutoConfig.for_model(architecture, **settings), dtype)
 

@@ -205,7 +205,7 @@ def test_a_dense_model_is_refused():
 
 
 def test_a_hook_on_the_returned_logits_would_be_a_silent_no_op(model, batch):
-    """Why the seam exists: the published way changes nothing since transformers 5."""
+    """Why the router patch exists: the published way changes nothing since transformers 5."""
     before = run(model, *batch)[0]
     router = find_routers(model)[0].module
     hook = router.register_forward_hook(lambda _m, _a, out: (out[0] + 50.0, *out[1:]))

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...models.loading import fingerprint, locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
-from ..generation import Answer, Request
-from ..loading import fingerprint, locate
+from ..requests import Answer, Request
 from .routing import RoutedSequence, assemble
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"

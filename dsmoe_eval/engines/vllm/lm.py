@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..generation import Answer, Request
 from ..lm import EngineLM, Tokens
+from ..requests import Answer, Request
 from .engine import VllmEngine
 
 REQUESTS_AT_ONCE = 1024

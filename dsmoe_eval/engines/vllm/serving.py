@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...experts import Document, Observations, Shape, encode_documents, observe_routed
+from ...models.loading import Reader, count_parameters
 from ...steering import ModelIdentity, Profile
-from ..loading import Reader, count_parameters
-from ..serving import Advance, Settings, pass_identity
+from ..base import Advance, Settings, pass_identity
 from .engine import VllmEngine, VllmProbeReport
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ os.environ |= {
 
 from lm_eval.api.instance import Instance
 
-from dsmoe_eval.engines.loading import load_model
-from dsmoe_eval.engines.transformers import TransformersLM
+from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.engines.vllm import VllmEngine
 from dsmoe_eval.engines.vllm.lm import VllmLM
+from dsmoe_eval.models.loading import load_model
 
 pytestmark = pytest.mark.vllm
 

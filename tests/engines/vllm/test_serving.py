@@ -17,10 +17,10 @@ os.environ |= {
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines.generation import Request
-from dsmoe_eval.engines.probing import trial_profile
-from dsmoe_eval.engines.serving import load_serving
+from dsmoe_eval.engines.load import load_serving
+from dsmoe_eval.engines.requests import Request
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import Wanted, count_domains, identify
 from dsmoe_eval.runs.tasks import load_tasks

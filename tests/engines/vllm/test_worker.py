@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
-from dsmoe_eval.engines.probing import trial_profile
 from dsmoe_eval.engines.vllm import EXTENSION
 from dsmoe_eval.lab import EMBEDDED_MODELS
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention, ModelIdentity
 
 pytestmark = pytest.mark.vllm

@@ -5,9 +5,9 @@ import pytest
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
-from dsmoe_eval.engines import load_model
-from dsmoe_eval.engines.lm_eval_model import SteeredLM
-from dsmoe_eval.engines.probing import trial_profile
+from dsmoe_eval.adapters.lm_eval_model import SteeredLM
+from dsmoe_eval.models import load_model
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.steering import Intervention
 

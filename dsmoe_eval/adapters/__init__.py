@@ -1,0 +1,1 @@
+"""Steered models and suites for other harnesses: lm-eval models, Inspect providers and tasks."""

@@ -1,0 +1,107 @@
+"""Our generative tasks as Inspect's, with lm-eval's own prompts, extraction and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..cards import MAX_NEW_TOKENS
+from ..errors import UserError
+from ..runs.scoring import judge_response
+from ..runs.tasks import LoadedTask
+
+
+def inspect_task(task: LoadedTask) -> Any:
+    """An Inspect task that asks and scores as lm-eval does; for `inspect_ai.eval` and `eval_set`.
+
+    Samples have the item's id, lm-eval's prompt, the gold answer, and the domain as metadata.
+    Limits and stop strings are the task's. The score of the completion is the task's metric after
+    the task's filters, 0 or 1, so that there is one rule of extraction.
+
+    Args:
+        task: of `output_type: generate_until`, with one request an item.
+
+    Raises:
+        UserError: Inspect is not installed, or the task is none of that kind.
+    """
+    try:
+        from inspect_ai import Task
+        from inspect_ai.dataset import MemoryDataset, Sample
+        from inspect_ai.model import GenerateConfig
+    except ImportError as error:
+        raise UserError("Inspect is not installed; pip install 'dsmoe-eval[inspect]'") from error
+    requests = _requests(task)
+    samples = [
+        Sample(
+            id=item.id,
+            input=request.args[0],
+            target=item.gold,
+            metadata={"domain": task.card.domain, "task": task.card.name},
+        )
+        for item, request in zip(task.items, requests, strict=True)
+    ]
+    limit, stops = _limits(requests[0])
+    by_item = {item.id: request for item, request in zip(task.items, requests, strict=True)}
+    return Task(
+        name=task.card.name,
+        dataset=MemoryDataset(samples, name=f"{task.card.name}-{task.items_hash}"),
+        scorer=_scorer(task, by_item),
+        epochs=task.card.samples,
+        config=GenerateConfig(
+            max_tokens=limit,
+            stop_seqs=stops,
+            temperature=task.card.temperature or 0.0,
+            top_p=task.card.top_p,
+        ),
+        version=task.version,
+        metadata={"items_hash": task.items_hash, "metric": task.card.metric},
+    )
+
+
+def _requests(task: LoadedTask) -> list[Any]:
+    """lm-eval's request of each item, in their order.
+
+    Raises:
+        UserError: there is not exactly one of each item, to be generated and filtered once.
+    """
+    requests = sorted(task.task.instances, key=lambda request: int(request.doc_id))
+    single = len({request.doc_id for request in requests}) == len(requests)
+    kinds = {request.request_type for request in requests}
+    filtered = task.card.filter is not None or len(task.task._filters) <= 1
+    if kinds != {"generate_until"} or not single or not filtered:
+        raise UserError(
+            f"task {task.card.name!r}: only a task that generates one answer an item, filtered one "
+            "way, runs in Inspect; run the others with dsmoe-eval or dsmoe-lm-eval"
+        )
+    return requests
+
+
+def _limits(request: Any) -> tuple[int, list[str]]:
+    settings = request.args[1]
+    until = settings.get("until") or []
+    limit = settings.get("max_gen_toks") or settings.get("max_new_tokens")
+    return int(limit or MAX_NEW_TOKENS), [until] if isinstance(until, str) else list(until)
+
+
+def _scorer(task: LoadedTask, requests: dict[str, Any]) -> Any:
+    from inspect_ai.scorer import Score, Target, accuracy, scorer, stderr
+    from inspect_ai.solver import TaskState
+
+    @scorer(  # type: ignore[untyped-decorator]  # checked without Inspect too
+        metrics=[accuracy(), stderr()], name=task.card.metric
+    )
+    def lm_eval_metric() -> Callable[[TaskState, Target], Awaitable[Score]]:
+        async def score(state: TaskState, target: Target) -> Score:
+            del target  # in the request's document, as lm-eval reads it
+            completion = state.output.completion
+            judged = judge_response(task, requests[str(state.sample_id)], completion)
+            return Score(
+                value=judged.score,
+                answer=str(judged.results[0]),
+                explanation=completion,
+                metadata={"invalid": judged.invalid},
+            )
+
+        return score
+
+    return lm_eval_metric()

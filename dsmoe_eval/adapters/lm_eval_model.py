@@ -1,0 +1,158 @@
+"""lm-eval's model `dsmoe`: any model of ours, base or steered, on lm-eval's own command line.
+
+    dsmoe-lm-eval --model dsmoe --model_args pretrained=NAME,profile=PATH --tasks ...
+
+is `lm-eval` with this model registered; every other model and option is as there. lm-eval 0.4.13
+looks for no models in installed packages. Those that do find it by the entry point `lm_eval.models`
+and need no command of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Once anything is registered, lm-eval no longer looks for its own models.
+import lm_eval.models  # noqa: F401
+import torch
+from lm_eval.api.registry import register_model
+
+from ..engines.lm import Tokens
+from ..engines.requests import Answer, Request
+from ..engines.transformers.lm import TransformersLM
+from ..errors import UserError
+from ..models.loading import LoadedModel
+from ..steering import Profile, SteeringError
+from .steered_model import SteeredModel
+
+_MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
+
+_OWNER = "dsmoe: whose answers these are"
+"""In a response cache; lm-eval's own keys are hashes."""
+
+
+@register_model("dsmoe")
+class SteeredLM(TransformersLM):
+    """lm-eval's LM over a model and a profile: scores, rolling scores and greedy generation.
+
+    Args:
+        pretrained: as for `load_model`; or a model in memory, which may serve several of these.
+        profile: a profile or its path; by default the base model answers.
+        device: as for `load_model`; not for a model in memory.
+        batch_tokens: prompt tokens of a batch, padding included.
+        batch_size: refused but for lm-eval's own default.
+        max_batch_size: refused.
+
+    Raises:
+        UserError: the model cannot be loaded, or a batch size is asked for.
+        SteeringError: the profile cannot be read, is of another model, or has no meaning on it.
+        ProbeError: the profile changes nothing (see `SteeredModel`).
+    """
+
+    def __init__(
+        self,
+        pretrained: str | LoadedModel,
+        profile: str | Path | Profile | None = None,
+        device: str | None = None,
+        batch_tokens: int = 8192,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        if str(batch_size or 1) != "1" or max_batch_size is not None:
+            raise UserError("model dsmoe has no batch size; --model_args batch_tokens=N sets one")
+        self.steered = _steered(pretrained, profile, device)
+        super().__init__(self.steered.loaded, int(batch_tokens))
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> SteeredLM:
+        """As lm-eval's command line makes it; the name in its results then tells the profile.
+
+        lm-eval names results, and their folder, by `delta` (what is put on a model) before
+        `pretrained`, and would put those of base and steered model under one name. Its own default
+        device is the first GPU, there or not.
+
+        Raises:
+            UserError: `pretrained` is missing, or there is another argument than the class's.
+        """
+        unknown = sorted({*arg_dict} - {*_MODEL_ARGUMENTS})
+        if unknown or "pretrained" not in arg_dict:
+            raise UserError(
+                f"--model_args of model dsmoe: {', '.join(unknown) or 'no pretrained=NAME'}; "
+                f"there are {', '.join(_MODEL_ARGUMENTS)}"
+            )
+        options = {name: value for name, value in (additional_config or {}).items() if value}
+        if options.get("device") == "cuda:0" and not torch.cuda.is_available():
+            del options["device"]
+        lm = cls(**{**options, **arg_dict})
+        if lm.steered.profile is not None:
+            arg_dict["delta"] = lm.steered.name
+        return lm
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For the `config` of lm-eval's results."""
+        profile = self.steered.profile
+        return {
+            "model_name": self.steered.name,
+            "model_sha": self.loaded.identity.fingerprint,
+            "model_dtype": self.loaded.dtype,
+            "experts_implementation": self.loaded.experts_implementation,
+            "profile": None if profile is None else profile.id,
+            "intervention": None if profile is None else profile.intervention.model_dump(),
+        }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Bind lm-eval's response cache to this model and profile; its keys are requests alone.
+
+        Raises:
+            UserError: the cache holds another's answers, or nobody knows whose.
+        """
+        super().set_cache_hook(cache_hook)
+        cache = getattr(cache_hook, "dbdict", None)
+        if cache is None:
+            return
+        if len(cache) == 0:
+            cache[_OWNER] = self.steered.fingerprint
+        owner = cache.get(_OWNER)
+        if owner != self.steered.fingerprint:
+            raise UserError(
+                f"{cache.filename}: this response cache is of {owner or 'an unknown model'}, and "
+                f"{self.steered.fingerprint} is to answer; give each its own --use_cache"
+            )
+
+    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        with self.steered.answering():
+            return super()._score(pairs)
+
+    def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        with self.steered.answering():
+            yield from super()._answer(requests)
+
+
+def main() -> None:
+    """The command `dsmoe-lm-eval`: lm-eval's own, which also knows `--model dsmoe`."""
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except (UserError, SteeringError) as error:
+        click.echo(f"dsmoe-lm-eval: {error}", err=True)
+        sys.exit(3)
+
+
+def _steered(
+    pretrained: str | LoadedModel, profile: str | Path | Profile | None, device: str | None
+) -> SteeredModel:
+    if isinstance(pretrained, str) and not isinstance(profile, Profile):
+        return SteeredModel.open(pretrained, profile, device)
+    if isinstance(pretrained, str):
+        pretrained = SteeredModel.open(pretrained, device=device).loaded
+    elif device is not None:
+        raise UserError(f"device {device!r}: the model is in memory already")
+    chosen = Profile.load(Path(profile)) if isinstance(profile, str | Path) else profile
+    return SteeredModel(pretrained, chosen)

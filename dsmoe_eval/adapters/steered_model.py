@@ -1,0 +1,83 @@
+"""A model and the profile that is put on it while it answers, as other tools' adapters serve it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from ..models.loading import LoadedModel, load_model
+from ..models.probing import random_batch
+from ..steering import Profile, probe, steer
+
+
+class _Shared:
+    """A loaded model and the lock of whoever steers it."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.lock = threading.Lock()
+
+
+_IN_MEMORY: WeakValueDictionary[tuple[str, str | None], _Shared] = WeakValueDictionary()
+
+
+class SteeredModel:
+    """A model in memory, steered only while it answers; so one model serves every profile.
+
+    Before it answers anything the profile is held against the model and probed on random tokens: a
+    steering that does nothing is an error here.
+
+    Attributes:
+        loaded: the model, not steered outside `answering`.
+        profile: None for the base model.
+
+    Raises:
+        SteeringError: the profile is of another model, or has no meaning on it.
+        ProbeError: the profile changes nothing, or something at strength zero.
+    """
+
+    def __init__(self, loaded: LoadedModel, profile: Profile | None = None) -> None:
+        self.loaded, self.profile = loaded, profile
+        self._shared = _Shared(loaded)
+        self._steering = None
+        if profile is not None:
+            probe(loaded.model, profile, *random_batch(loaded.model))
+            self._steering = steer(loaded.model, profile)
+
+    @classmethod
+    def open(
+        cls, name: str, profile: str | Path | None = None, device: str | None = None
+    ) -> SteeredModel:
+        """By the rules of `load_model` and `Profile.load`; a model in memory is not loaded again.
+
+        Raises:
+            UserError: the model cannot be loaded.
+            SteeringError: as for the class, or the profile cannot be read.
+        """
+        chosen = None if profile is None else Profile.load(Path(profile))
+        shared = _IN_MEMORY.get((name, device)) or _Shared(load_model(name, device))
+        _IN_MEMORY[name, device] = shared
+        with shared.lock:
+            steered = cls(shared.loaded, chosen)
+        steered._shared = shared
+        return steered
+
+    @property
+    def name(self) -> str:
+        """The model's, and where it is steered `@` and the profile's id."""
+        base = self.loaded.identity.name
+        return base if self.profile is None else f"{base}@{self.profile.id}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the model's weights, its configuration and the profile."""
+        return f"{self.loaded.identity.fingerprint}@{self.profile.id if self.profile else 'base'}"
+
+    @contextmanager
+    def answering(self) -> Iterator[LoadedModel]:
+        """The model as it is to answer; one at a time, whatever its profile."""
+        with self._shared.lock, self._steering or nullcontext():
+            yield self.loaded

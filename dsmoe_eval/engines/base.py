@@ -1,0 +1,140 @@
+"""What a run needs of an engine, whichever it is: one model that answers, steered in place.
+
+Identification, tuning, probes and cells know a model only as a `Serving`. That of
+transformers is in `transformers/engine.py`, vLLM's in `vllm/serving.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..experts import Document, Observations
+from ..models.loading import Reader
+from ..steering import ModelIdentity, Profile
+
+if TYPE_CHECKING:
+    from .lm import EngineLM
+
+Advance = Callable[[int], None]
+Settings = Mapping[str, int | bool]
+
+BATCH_TOKENS = 8192
+"""Most tokens in a forward, where nobody says."""
+
+
+class Figures(Protocol):
+    """What probes found."""
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For `cell.json`."""
+
+
+class Serving(Protocol):
+    """A model in an engine."""
+
+    @property
+    def name(self) -> str:
+        """Of the engine, as plans, profiles and cells say it."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Of the model."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model."""
+
+    @property
+    def dtype(self) -> str:
+        """Such as `float32`."""
+
+    @property
+    def device(self) -> str:
+        """Its kind, such as `cuda`."""
+
+    @property
+    def experts_implementation(self) -> str:
+        """Who computes the experts; an axis on which numbers may differ."""
+
+    @property
+    def settings(self) -> Settings:
+        """Further ones of the engine on which numbers may differ."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of packages that this engine alone needs."""
+
+    @property
+    def parameters(self) -> int | None:
+        """How many the model has; None where that is not known."""
+
+    @property
+    def lm(self) -> EngineLM:
+        """The model for lm-eval, as it stands: steered within `steer`."""
+
+    def steer(self, profile: Profile) -> AbstractContextManager[object]:
+        """Steer by `profile` inside the context.
+
+        Raises:
+            SteeringError: it is not possible on this model.
+        """
+
+    def probe(self, profile: Profile, texts: Sequence[str]) -> Figures:
+        """The null probe and the effect probe on texts; see `steering.probes`.
+
+        Raises:
+            SteeringError: the profile is not possible on this model, or a probe failed.
+        """
+
+    def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Share of the texts' tokens that each expert is selected for; see `expert_usage`."""
+
+    def reader(self) -> Reader:
+        """The model itself as what tells token saliency.
+
+        Raises:
+            UserError: the engine computes no gradients.
+        """
+
+    def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
+        """Greedy continuations of at most `limit` tokens."""
+
+    def observe(
+        self,
+        documents: Sequence[Document],
+        root: Path,
+        *,
+        reader: Reader | None,
+        contributions: bool,
+        advance: Advance,
+    ) -> Observations:
+        """A pass; see `experts.observe`. `reader` tells saliency, or nobody does.
+
+        Raises:
+            UserError: the engine cannot show what is asked for.
+        """
+
+    def close(self) -> None:
+        """Give back what the engine holds; it serves no more."""
+
+
+def run_facts(serving: Serving) -> str:
+    """All but model and texts that a forward's numbers may depend on."""
+    axes = [serving.name, serving.device, serving.dtype, serving.experts_implementation]
+    packages = {name: version(name) for name in ("torch", "transformers")}
+    return json.dumps([*axes, {**serving.settings}, {**packages, **serving.versions}])
+
+
+def pass_identity(serving: Serving, reader: Reader | None) -> str:
+    """All but the documents that a pass depends on."""
+    saliency = None if reader is None else reader.fingerprint
+    model = serving.identity
+    return json.dumps([model.fingerprint, model.routers, run_facts(serving), saliency])

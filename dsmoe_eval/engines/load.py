@@ -1,0 +1,40 @@
+"""A model in the engine that is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+from ..models.loading import load_model, load_tokenizer
+from .base import BATCH_TOKENS, Serving
+
+
+def load_serving(
+    model: str,
+    engine: str = "transformers",
+    device: str | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    **vllm_options: Any,
+) -> Serving:
+    """Load a model into an engine.
+
+    Args:
+        model: as for `load_model`.
+        engine: `transformers` or `vllm`.
+        device: of transformers; vLLM sees to its own.
+        batch_tokens: most tokens in a forward.
+        vllm_options: vLLM's own, such as `tensor_parallel_size`.
+
+    Raises:
+        UserError: the model or the engine is not to be had.
+    """
+    if engine == "transformers":
+        from .transformers.engine import TransformersServing
+
+        return TransformersServing(load_model(model, device), batch_tokens)
+    if device is not None:
+        raise UserError("--device is for the transformers engine; vLLM takes what it finds")
+    from .vllm.serving import start
+
+    return start(model, load_tokenizer(model), batch_tokens, **vllm_options)

@@ -1,0 +1,112 @@
+"""Requests to an engine, and the answers that come back; no engine is needed to read this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; `temperature` is above 0."""
+
+    temperature: float
+    seed: int
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one text is wanted for.
+
+    Attributes:
+        prompt: token ids, at least one.
+        limit: new tokens at most.
+        stops: strings before which the text ends.
+        after: stop strings count only behind these tokens (the end of a model's thinking).
+        sampling: None is greedy.
+        top_logprobs: how many likely tokens are told with each; None: no log-probabilities.
+    """
+
+    prompt: Tokens
+    limit: int
+    stops: tuple[str, ...] = ()
+    after: Tokens = ()
+    sampling: Sampling | None = None
+    top_logprobs: int | None = None
+
+    def greedy(self, tokens: int) -> Request:
+        """A few likeliest tokens with their log-probabilities instead."""
+        return Request(self.prompt, min(tokens, self.limit), top_logprobs=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, its log-probability (natural, before temperature), and the likeliest there."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came.
+
+    Attributes:
+        tokens: with the end of text where it came, and the stop string's.
+        reason: `stop`: an end of text or a stop string; else the request's limit was reached.
+        scores: of each token; empty where they were not asked for.
+    """
+
+    tokens: Tokens
+    reason: Literal["stop", "max_tokens"]
+    scores: tuple[ScoredToken, ...] = ()
+
+
+class Completion(str):
+    """An answer's text, as lm-eval passes it on, with what it took.
+
+    Attributes:
+        tokens: generated, thinking and the end of text included.
+        truncated: ended by its limit.
+    """
+
+    __slots__ = ("tokens", "truncated")
+    tokens: int
+    truncated: bool
+
+    def __new__(cls, text: object, tokens: int = 0, truncated: bool = False) -> Completion:
+        """From its parts; lm-eval makes a gold answer one, by its text alone."""
+        made = super().__new__(cls, text)
+        made.tokens, made.truncated = tokens, truncated
+        return made
+
+    def __getnewargs__(self) -> tuple[str, int, bool]:  # type: ignore[override]  # str's is (str,)
+        """For copies."""
+        return str(self), self.tokens, self.truncated
+
+
+def thought_and_said(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
+    """Tokens before and behind the last marker; no thought where the model did not think.
+
+    An answer that its limit ended before the marker is all thought.
+    """
+    tokens, size = answer.tokens, len(marker)
+    if not size:
+        return None, tokens
+    for place in range(len(tokens) - size, -1, -1):
+        if tokens[place : place + size] == marker:
+            return tokens[:place], tokens[place + size :]
+    return (None, tokens) if answer.reason == "stop" else (tokens, ())
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop string."""
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text

@@ -1,0 +1,119 @@
+"""A model in transformers, as a run needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...experts import Document, Observations, encode_batch, expert_usage, observe
+from ...models.loading import LoadedModel, Reader
+from ...steering import ModelIdentity, ProbeReport, Profile, probe, steer
+from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
+from ..lm import EngineLM
+from .generate import greedy_answers
+from .lm import TransformersLM
+
+
+@dataclass(frozen=True)
+class TransformersServing:
+    """A model in transformers: all methods, and whatever else needs the modules themselves."""
+
+    loaded: LoadedModel
+    batch_tokens: int = BATCH_TOKENS
+    name: str = "transformers"
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Of the model."""
+        return self.loaded.identity
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model."""
+        return self.loaded.tokenizer
+
+    @property
+    def dtype(self) -> str:
+        """Such as `float32`."""
+        return self.loaded.dtype
+
+    @property
+    def device(self) -> str:
+        """Its kind, such as `cuda`."""
+        return str(self.loaded.model.device.type)
+
+    @property
+    def experts_implementation(self) -> str:
+        """How transformers computes the experts."""
+        return self.loaded.experts_implementation
+
+    @property
+    def settings(self) -> Settings:
+        """None."""
+        return {}
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """None: the packages that every run notes are all that it needs."""
+        return {}
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has."""
+        return sum(parameter.numel() for parameter in self.loaded.model.parameters())
+
+    @cached_property
+    def lm(self) -> EngineLM:
+        """The model for lm-eval."""
+        return TransformersLM(self.loaded, self.batch_tokens)
+
+    def steer(self, profile: Profile) -> AbstractContextManager[object]:
+        """Steer inside the context."""
+        return steer(self.loaded.model, profile)
+
+    def probe(self, profile: Profile, texts: Sequence[str]) -> ProbeReport:
+        """The probes, on one batch of all texts."""
+        model = self.loaded.model
+        return probe(model, profile, *encode_batch(self.tokenizer, texts, model.device))
+
+    def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """As `expert_usage`."""
+        return expert_usage(self.loaded.model, self.tokenizer, texts)
+
+    def reader(self) -> Reader:
+        """The model itself."""
+        return Reader(self.loaded.model, self.tokenizer, self.identity.fingerprint)
+
+    def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
+        """Greedy continuations of at most `limit` tokens."""
+        return greedy_answers(self.loaded, prompts, limit)
+
+    def observe(
+        self,
+        documents: Sequence[Document],
+        root: Path,
+        *,
+        reader: Reader | None,
+        contributions: bool,
+        advance: Advance,
+    ) -> Observations:
+        """As `experts.observe`."""
+        return observe(
+            self.loaded.model,
+            documents,
+            root,
+            saliency_model=None if reader is None else reader.model,
+            contributions=contributions,
+            identity=pass_identity(self, reader),
+            advance=advance,
+        )
+
+    def close(self) -> None:
+        """Nothing to do: the model goes with the last who holds it."""

@@ -1,0 +1,222 @@
+"""Runs trees of tokens behind a header that is computed once.
+
+The header's keys and values stand in the cache once and are shown to every row. Only the hidden
+states whose next token is asked for go through the output head, in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from .prefix_tree import Ints, Row
+
+_ATTENTION = ("sdpa", "eager")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+_LOGITS_AT_ONCE = {"cpu": 2**21}
+_LOGITS_AT_ONCE_ELSEWHERE = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of some requests, on the CPU.
+
+    Attributes:
+        requests: [requests].
+        totals: [requests], log-likelihoods, float64.
+        greedy: [requests], whether each token is the most likely one.
+    """
+
+    requests: Tensor
+    totals: Tensor
+    greedy: Tensor
+
+
+def refusal(model: Any) -> str | None:
+    """Why trees of tokens cannot be run on a model; None where they can.
+
+    A tree needs attention that takes any mask and sees the whole text or a window of it, positions
+    that do not depend on what else is in the batch, and a trunk with an output head.
+    """
+    config = model.config.get_text_config()
+    attention = getattr(config, "_attn_implementation", None)
+    if attention not in _ATTENTION:
+        return f"attention by {attention!r}"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {_FULL, _SLIDING}
+    if kinds:
+        return f"layers with {', '.join(sorted(kinds))}"
+    if getattr(config, "attention_chunk_size", None):
+        return f"attention_chunk_size {config.attention_chunk_size}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in _LENGTH_DEPENDENT_ROPE:
+        return f"{rope} positions"
+    if getattr(model, "is_encoder_decoder", False) or model.base_model is model:
+        return "no trunk of a causal model"
+    if model.get_output_embeddings() is None:
+        return "no output head"
+    return None
+
+
+class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+    """One layer's keys and values of a header, shown to each row and not added to."""
+
+    def __init__(self, filled: Any) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
+        self.dtype, self.device = filled.keys.dtype, filled.keys.device
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = (old.expand(len(key_states), -1, -1, -1) for old in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def make_cache(model: Any, header: Ints) -> DynamicCache | None:
+    """The header's keys and values, in batch 1; None for an empty header."""
+    if not len(header):
+        return None
+    ids = torch.from_numpy(header)[None].to(model.device)
+    cache = DynamicCache()
+    model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.layers = [_SharedLayer(layer) for layer in cache.layers]
+    return cache
+
+
+def grown_from(model: Any, cache: DynamicCache, gaps: Sequence[int]) -> DynamicCache:
+    """A cache of rows padded on the left, each added to on its own.
+
+    A row has its gap's pads and behind them the header, and of that as many columns as the header
+    has tokens; so what is added begins in one column, and every two tokens of a row are as far
+    apart as in their text, which windows count by.
+
+    Args:
+        model: whose cache it is to be.
+        cache: a header's, of `make_cache`.
+        gaps: of each row; keys and values of pads are some finite numbers, for a mask to hide.
+    """
+    grown = DynamicCache(config=model.config)
+    columns = (torch.arange(cache.get_seq_length()) - torch.tensor(gaps)[:, None]).clamp(min=0)
+    for layer, shared in zip(grown.layers, cache.layers, strict=True):
+        keys, values = (
+            old[0][:, columns.to(old.device)].transpose(0, 1)
+            for old in (shared.keys, shared.values)
+        )
+        layer.update(keys, values)
+    return grown
+
+
+def score_rows(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Scores:
+    """Log-likelihoods of all that is asked of some rows.
+
+    Args:
+        model: of transformers; `refusal` finds nothing against it.
+        rows: behind one header.
+        cache: that header's.
+    """
+    states = _states(model, rows, cache)
+    width = states.shape[1]
+    at = np.concatenate([row.places + index * width for index, row in enumerate(rows)])
+    targets, requests = (
+        torch.from_numpy(np.concatenate([getattr(row, name) for row in rows]))
+        for name in ("targets", "requests")
+    )
+    places, which = torch.unique(torch.from_numpy(at), return_inverse=True)
+    likely, hit = _judge(model, states.flatten(0, 1)[places.to(states.device)], which, targets)
+    owners, owner = torch.unique(requests, return_inverse=True)
+    totals = torch.zeros(len(owners), dtype=torch.float64).index_add_(0, owner, likely.double())
+    missed = torch.zeros(len(owners)).index_add_(0, owner, (~hit).float())
+    return Scores(owners, totals, missed == 0)
+
+
+def _judge(model: Any, states: Tensor, which: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and whether it is the most likely token.
+
+    Args:
+        model: whose head gives the logits.
+        states: [places, width], the trunk's.
+        which: [asked], of `places`.
+        targets: [asked].
+    """
+    head = model.get_output_embeddings()
+    step = _LOGITS_AT_ONCE.get(states.device.type, _LOGITS_AT_ONCE_ELSEWHERE)
+    step = max(1, step // head.weight.shape[0])
+    order = which.argsort()
+    which, wanted = which[order], targets[order]
+    likely, hit = torch.empty(len(order)), torch.empty(len(order), dtype=torch.bool)
+    starts = torch.arange(0, len(states) + step, step)
+    bounds = torch.searchsorted(which, starts).tolist()
+    for index, (begin, end) in enumerate(pairwise(bounds)):
+        first = index * step
+        logits = head(states[first : first + step]).float()
+        row = (which[begin:end] - first).to(logits.device)
+        token = wanted[begin:end].to(logits.device)
+        chosen = logits[row, token] - logits.logsumexp(-1)[row]
+        likely[order[begin:end]] = chosen.cpu()
+        hit[order[begin:end]] = (logits.argmax(-1)[row] == token).cpu()
+    return likely, hit
+
+
+def _states(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Tensor:
+    """The trunk's last hidden states, [rows, longest, width]; rows are padded on the right."""
+    longest = max(map(len, rows))
+    device = model.device
+    ids, positions = np.zeros((2, len(rows), longest), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row.tokens
+        positions[index, : len(row)] = row.positions
+    given: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(device), "use_cache": False}
+    chains = all(row.is_chain for row in rows)
+    if cache is not None or not chains:
+        given["position_ids"] = torch.from_numpy(positions).to(device)
+    if cache is not None:
+        given |= {"past_key_values": cache, "use_cache": True}
+    if not chains:
+        header = 0 if cache is None else cache.get_seq_length()
+        seen = _seen(rows, longest, header).to(device)
+        given["attention_mask"] = _masks(model, seen, given["position_ids"])
+    states: Tensor = model.base_model(**given).last_hidden_state
+    return states
+
+
+def _seen(rows: Sequence[Row], longest: int, header: int) -> Tensor:
+    """[rows, 1, longest, header + longest], which tokens a token sees; pads see the header."""
+    seen = np.zeros((len(rows), 1, longest, header + longest), dtype=bool)
+    seen[..., :header] = True
+    for index, row in enumerate(rows):
+        size = len(row)
+        seen[index, 0, :size, header : header + size] = row.sees()
+    return torch.from_numpy(seen)
+
+
+def _masks(model: Any, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+    """What is seen, as the model takes it: one mask, or one for each kind of its layers.
+
+    Args:
+        model: of transformers.
+        seen: [rows, 1, longest, header + longest], as if all layers saw the whole text.
+        positions: [rows, longest], in its text.
+    """
+    config = model.config.get_text_config()
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if window is None or (kinds and _SLIDING not in kinds):
+        return _added(model, seen)
+    header = torch.arange(seen.shape[-1] - seen.shape[-2], device=seen.device)
+    keys = torch.cat([header.expand(len(positions), -1), positions], dim=-1)
+    near = positions[:, None, :, None] - keys[:, None, None, :] < window
+    windowed = _added(model, seen & near)
+    return {_FULL: _added(model, seen), _SLIDING: windowed} if kinds else windowed
+
+
+def _added(model: Any, seen: Tensor) -> Tensor:
+    """A mask that is added to attention's logits."""
+    lowest = torch.finfo(model.dtype).min
+    return seen.new_zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, lowest)

@@ -1,0 +1,31 @@
+"""A model in memory: loaded, shrunk, filled with random weights, probed, baked."""
+
+from .baking import BakeReport, bake
+from .loading import (
+    LoadedModel,
+    Reader,
+    bare_config,
+    identify_model,
+    load_model,
+    load_reader,
+    load_tokenizer,
+)
+from .miniature import miniature
+from .probing import ModelProbe, probe_model
+from .random_weights import random_weights
+
+__all__ = [
+    "BakeReport",
+    "LoadedModel",
+    "ModelProbe",
+    "Reader",
+    "bake",
+    "bare_config",
+    "identify_model",
+    "load_model",
+    "load_reader",
+    "load_tokenizer",
+    "miniature",
+    "probe_model",
+    "random_weights",
+]

@@ -1,0 +1,198 @@
+"""One batch of unlike requests, against the model run plainly and transformers' own filters."""
+
+import dataclasses
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+from dsmoe_eval.engines.requests import Request, Sampling
+from dsmoe_eval.engines.transformers.generate import (
+    _Choose,
+    _draw,
+    _Finished,
+    end_tokens,
+    generate,
+    greedy_answers,
+    positions,
+)
+from dsmoe_eval.models import load_model
+
+TEXTS = ("What is 7 + 6?", "In biology, what is the maker of the cell?", "What is 12 + 30?")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("lab-poly", "cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded):
+    return [tuple(loaded.tokenizer.encode(text)) for text in TEXTS]
+
+
+def test_greedy_answers_are_the_models_own(loaded, prompts):
+    got = generate(loaded, [Request(prompt, 6) for prompt in prompts])
+    assert [answer.tokens for answer in got] == greedy_answers(loaded, prompts, 6)
+    for answer in got:
+        ended = answer.tokens[-1] in end_tokens(loaded)
+        assert answer.reason == ("stop" if ended else "max_tokens")
+    assert any(answer.reason == "stop" for answer in got)
+    assert positions(loaded) == 128
+
+
+def test_each_request_has_its_own_limit_stop_and_scores(loaded, prompts):
+    whole = generate(loaded, [Request(prompts[0], 6)])[0]
+    stop = loaded.tokenizer.decode(whole.tokens[:2])[-1]
+    requests = [
+        Request(prompts[0], 6, stops=("never", stop)),
+        Request(prompts[0], 1),
+        Request(prompts[1], 6, top_logprobs=2),
+        Request(prompts[0], 6, stops=(stop,), after=(whole.tokens[1],)),
+    ]
+    stopped, short, scored, later = generate(loaded, requests)
+    assert (stopped.tokens, stopped.reason) == (whole.tokens[:2], "stop")
+    assert (short.tokens, short.reason) == (whole.tokens[:1], "max_tokens")
+    assert later.tokens[:2] == whole.tokens[:2]
+    assert len(later.tokens) > 2  # its stop string came before it counted
+    assert not stopped.scores
+    assert [score.token for score in scored.scores] == list(scored.tokens)
+    assert [generate(loaded, [request])[0].tokens for request in requests] == [
+        answer.tokens for answer in (stopped, short, scored, later)
+    ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampling", [None, Sampling(1.5, seed=3)])
+def test_logprobs_are_those_of_a_plain_forward(loaded, prompts, sampling):
+    asked = [Request(p, 5, sampling=sampling, top_logprobs=3) for p in prompts]
+    for prompt, answer in zip(prompts, generate(loaded, asked), strict=True):
+        ids = torch.tensor([[*prompt, *answer.tokens]])
+        logprobs = loaded.model(ids).logits[0].float().log_softmax(-1)
+        for place, score in enumerate(answer.scores):
+            row = logprobs[len(prompt) - 1 + place]
+            assert score.token == answer.tokens[place]
+            assert score.logprob == pytest.approx(float(row[score.token]), abs=1e-4)
+            assert [v for _, v in score.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+            assert score.top[0][0] == int(row.argmax())
+
+
+def test_a_draw_does_not_depend_on_its_company(loaded, prompts):
+    mine = Request(prompts[0], 8, sampling=Sampling(4.0, seed=11))
+    alone = generate(loaded, [mine])[0]
+    others = [Request(prompts[1], 3), Request(prompts[2], 8, sampling=Sampling(4.0, seed=12))]
+    assert generate(loaded, [*others, mine])[-1] == alone
+    other = dataclasses.replace(mine, sampling=Sampling(4.0, seed=12))
+    assert generate(loaded, [other])[0] != alone
+
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -0.5, 1.5, -4.0])
+
+
+def test_draws_follow_the_softmax():
+    generator = torch.Generator().manual_seed(0)
+    sampling = Sampling(0.8, seed=0)
+    drawn = [int(_draw(LOGITS[None], [sampling], [generator]).argmax()) for _ in range(6000)]
+    seen = torch.bincount(torch.tensor(drawn), minlength=len(LOGITS)).numpy()
+    expected = (LOGITS.double() / 0.8).softmax(-1).numpy() * len(drawn)
+    assert chisquare(seen, expected).pvalue > 0.001
+
+
+@pytest.mark.parametrize("value", [0.05, 0.5, 0.8, 0.95, 1.0])
+def test_top_p_and_top_k_leave_what_transformers_leaves(value):
+    generator = torch.Generator().manual_seed(0)
+    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_p=value)], [generator])[0]
+    theirs = TopPLogitsWarper(value)(None, LOGITS[None])[0]
+    assert torch.equal(ours.isinf(), theirs.isinf())
+    count = max(1, int(value * 6))
+    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_k=count)], [generator])[0]
+    assert torch.equal(ours.isinf(), TopKLogitsWarper(count)(None, LOGITS[None])[0].isinf())
+
+
+def test_greedy_logits_are_left_as_they_are():
+    scores = torch.stack([LOGITS, LOGITS.flip(0)])
+    requests = [Request((1,), 4), Request((1,), 4, sampling=Sampling(1.0, seed=0))]
+    chosen = _Choose(requests)(None, scores)
+    assert torch.equal(chosen[0], LOGITS)
+    assert not torch.equal(chosen[1], scores[1])
+
+
+class Pieces:
+    """Token n is the n-th piece; the last is special."""
+
+    pieces = ("ab", "c", "é"[:1], "STOP", "")
+
+    def decode(self, tokens, **_):
+        return "".join(self.pieces[token] for token in tokens)
+
+
+def test_a_stop_string_over_two_tokens_is_seen():
+    finished = _Finished([Request((0,), 9, stops=("bc",))], Pieces(), frozenset())
+    for tokens, done in (([0], False), ([0, 0], False), ([0, 0, 1], True)):
+        assert bool(finished(torch.tensor([[0, *tokens]]), None)[0]) == done
+    assert finished.lengths == [3]
+
+
+class Letters:
+    """A token for each letter; 0 and 27 are special and say nothing."""
+
+    def decode(self, tokens, skip_special_tokens):
+        assert skip_special_tokens
+        return "".join(chr(96 + t) for t in tokens if 0 < t < 27)
+
+
+def letters(*texts):
+    return torch.tensor([[ord(letter) - 96 for letter in text] for text in texts])
+
+
+def asked(count, *stops):
+    return [Request((0,), 99, stops=stops) for _ in range(count)]
+
+
+def test_each_text_stops_when_its_stop_string_is_whole_and_stays_stopped():
+    finished = _Finished(asked(4, "xyz", "q"), Letters(), frozenset())
+    steps = letters("qqaxyzaa", "qqaaqaaa", "qqxyaaaa", "xyzaaaaa")  # prompts of two letters
+    seen = [finished(steps[:, :end], None).tolist() for end in range(3, 9)]
+    stopped = [[row[text] for row in seen] for text in range(4)]
+    assert stopped == [
+        [False, False, False, True, True, True],
+        [False, False, True, True, True, True],
+        [False] * 6,
+        [False] * 6,  # the string began in the prompt
+    ]
+
+
+def test_a_tail_that_only_looks_like_a_stop_string_is_not_one():
+    """A tokenizer that tidies the beginning of what it decodes may find there what is not."""
+
+    class Tidy(Letters):
+        def decode(self, tokens, skip_special_tokens):
+            text = super().decode(tokens, skip_special_tokens)
+            return text[:3].replace("s", "") + text[3:] if len(text) > 3 else text
+
+    class TidyTail(Tidy):
+        def decode(self, tokens, skip_special_tokens):
+            text = super().decode(tokens, skip_special_tokens)
+            return text.replace("asb", "ab") if len(tokens) < 20 else text
+
+    for tokenizer, text in ((Tidy(), "ccccasb"), (TidyTail(), "c" * 30 + "asb")):
+        finished = _Finished(asked(1, "ab"), tokenizer, frozenset())
+        steps = letters(text)
+        for end in range(1, steps.shape[1] + 1):
+            assert finished(steps[:, :end], None).tolist() == [False]
+
+
+@pytest.mark.parametrize("stop", ["a", "é", "</s>"])
+def test_the_tail_holds_the_longest_stop_string(stop):
+    """Where each token is a byte, it has the most tokens."""
+
+    class Bytes:
+        def decode(self, tokens, **_):
+            return bytes(tokens).decode(errors="replace")
+
+    finished = _Finished(asked(1, "@", stop), Bytes(), frozenset())
+    text = [*b"-" * 40, *stop.encode()]
+    steps = torch.tensor([text])
+    seen = [bool(finished(steps[:, :end], None)) for end in range(1, len(text) + 1)]
+    assert seen == [False] * (len(text) - 1) + [True]

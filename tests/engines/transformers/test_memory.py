@@ -1,0 +1,43 @@
+"""Batches that do not fit into memory."""
+
+import pytest
+import torch
+
+from dsmoe_eval.engines.transformers.memory import in_halves, is_out_of_memory
+from dsmoe_eval.errors import UserError
+
+CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+
+
+def worker(most, error):
+    def work(batch):
+        if len(batch) > most:
+            raise error
+        return list(batch)
+
+    return work
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError(CPU_WORDS)])
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+def test_halves_come_in_order_and_whole(most, error):
+    batch = ["a" * n for n in range(9)]
+    parts = list(in_halves(batch, worker(most, error), len))
+    assert [item for part, _ in parts for item in part] == batch
+    assert all(part == result and len(part) <= most for part, result in parts)
+
+
+def test_one_item_that_does_not_fit_is_named():
+    with pytest.raises(UserError, match="no memory for one row of 7 tokens"):
+        list(in_halves(["a" * 7], worker(0, torch.OutOfMemoryError("CUDA")), len))
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(in_halves(["a", "b"], worker(0, RuntimeError("shapes")), len))
+
+
+def test_what_torch_itself_says_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

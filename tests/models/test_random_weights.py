@@ -1,0 +1,35 @@
+"""Random weights: the same each time, of the wanted type, and routers that tell tokens apart."""
+
+import torch
+
+from dsmoe_eval.models import random_weights
+from dsmoe_eval.steering import capture_routing, find_routers
+
+
+def _weights(model):
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def test_the_seed_decides_and_nothing_else_is_touched(model):
+    before, dtype = torch.get_rng_state(), model.config.dtype
+    one, again = (random_weights(model.config, torch.bfloat16, "cpu", 3) for _ in range(2))
+    other = random_weights(model.config, torch.bfloat16, "cpu", 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.config.dtype == dtype
+    assert one.dtype == torch.bfloat16
+    assert not one.training
+    assert torch.equal(_weights(one), _weights(again))
+    assert not torch.equal(_weights(one), _weights(other))
+    shapes = [{n: w.shape for n, w in each.named_parameters()} for each in (model, one)]
+    assert shapes[0] == shapes[1]
+
+
+def test_routers_tell_tokens_apart(model, batch):
+    """An initialisation that left routers at zero would send all tokens to the same experts."""
+    random = random_weights(model.config, torch.float32, "cpu", 0)
+    routers = find_routers(random)
+    with torch.no_grad(), capture_routing(routers) as routing:
+        random(input_ids=batch[0], attention_mask=batch[1], use_cache=False)
+    chosen = routing.indices()
+    for row in range(len(routers)):
+        assert len(chosen[:, row].unique()) > routers[0].top_k
