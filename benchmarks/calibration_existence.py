@@ -320,7 +320,7 @@ def interval_table(sets: int) -> list[str]:
 
 def lab_routing() -> Any:
     """Per-document counts of the embedded model."""
-    from dsmoe_eval.runs.documents import route_documents
+    from dsmoe_eval.studies.documents import route_documents
 
     return route_documents("lab-poly", "lab", (), device="cpu").model
 

@@ -6,15 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import compare
     from .models import load_model
-    from .runs import compare, identify, run
+    from .runs import identify, run
     from .steering import steer
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compare", "identify", "load_model", "run", "steer"]
 
 _HOMES = {
-    "compare": ".runs",
+    "compare": ".comparison",
     "identify": ".runs",
     "load_model": ".models",
     "run": ".runs",

@@ -30,7 +30,7 @@ def suite_task(suite: str, name: str, part: PartName = "test") -> Task:
     from .adapters.inspect_task import inspect_task
     from .errors import UserError
     from .registry import load_suite
-    from .runs.tasks import load_tasks
+    from .tasks.loading import load_tasks
 
     loaded = load_suite(suite)
     cards = [card for card in loaded.tasks if card.name == name]

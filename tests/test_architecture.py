@@ -11,17 +11,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dsmoe_eval"
 ORDER = (
     ("__main__",),
     ("cli", "inspect_plugin"),
-    ("adapters",),
     ("leaderboards",),
-    ("reports", "gates"),
+    ("reports",),
+    ("studies", "adapters", "gates"),
+    ("comparison",),
     ("runs",),
+    ("results",),
     ("stats", "variants"),
     ("engines",),
-    ("models",),
+    ("models", "tasks"),
     ("experts",),
     ("steering", "lab"),
     ("registry",),
     ("cards",),
+    ("files",),
     ("progress", "errors"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -111,7 +114,7 @@ def test_modules_have_their_tests():
         "engines/transformers/engine.py",
         "engines/vllm/faults.py",
         "cli/main.py", "cli/runs.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
-        "runs/identification.py", "runs/job.py", "runs/run.py",
+        "runs/job.py", "runs/plan_checks.py", "runs/run.py", "results/cells.py", "tasks/splits.py",
         "reports/tables.py", "reports/figures.py", "errors.py", "progress.py", "__main__.py",
     }  # fmt: skip
     for path in FILES:

@@ -140,10 +140,10 @@ def test_leakage_is_refused_before_a_model_is_loaded(run, one_split_plan, tmp_pa
 
 
 def test_leakage_is_listed_whether_a_plan_allows_it_or_not(run, one_split_plan, monkeypatch):
-    from dsmoe_eval.runs import job
+    from dsmoe_eval.tasks import splits
 
-    honest = job.load_splits
-    monkeypatch.setattr(job, "load_splits", lambda suite, _all: honest(suite, 4))
+    honest = splits.load_splits
+    monkeypatch.setattr(splits, "load_splits", lambda suite, _all: honest(suite, 4))
     done = run("leakage", one_split_plan(overlap="paper"))
     *items, last = done.stdout.splitlines()
     assert done.returncode == 1

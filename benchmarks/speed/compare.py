@@ -22,7 +22,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from dsmoe_eval.runs import Selection, compare, read_results
+from dsmoe_eval.comparison import Selection, compare, read_results
 
 
 def write_tables(folder: Path, rows: int, suffix: str) -> tuple[Path, Path]:

@@ -17,10 +17,11 @@ import pandas as pd
 import yaml
 
 from dsmoe_eval.cards import Plan, Suite
-from dsmoe_eval.runs import RunFolder
-from dsmoe_eval.runs.cells import Identity, answer_rates
-from dsmoe_eval.runs.comparisons import ArmCells, compare_arms
-from dsmoe_eval.runs.folder import open_folder, write_json
+from dsmoe_eval.files import write_json
+from dsmoe_eval.results import RunFolder
+from dsmoe_eval.results.cells import Identity, answer_rates
+from dsmoe_eval.results.comparisons import ArmCells, compare_arms
+from dsmoe_eval.results.folder import open_folder
 from dsmoe_eval.variants import BASE, get_variant
 
 Flips = tuple[float, float]

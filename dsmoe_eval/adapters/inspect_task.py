@@ -7,8 +7,8 @@ from typing import Any
 
 from ..cards import MAX_NEW_TOKENS
 from ..errors import UserError
-from ..runs.scoring import judge_response
-from ..runs.tasks import LoadedTask
+from ..tasks.loading import LoadedTask
+from ..tasks.scoring import judge_response
 
 
 def inspect_task(task: LoadedTask) -> Any:

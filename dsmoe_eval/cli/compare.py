@@ -11,8 +11,8 @@ import click
 from .main import main
 
 if TYPE_CHECKING:
-    from ..runs.compare_results import Comparison
-    from ..runs.pairing import Unpaired
+    from ..comparison.compare import Comparison
+    from ..comparison.pairing import Unpaired
     from ..stats import PairedResult
 
 _EXAMPLES = """\b
@@ -50,8 +50,8 @@ def compare_command(a: str, b: str, margin: float, as_json: bool, **columns: Any
     CSV, TSV, JSONL) with columns item and score, perhaps domain, cluster, sample; FILE:COLUMN names
     the column of the scores. Items are paired by content, or by the column that --id names.
     """
-    from ..runs.compare_results import compare
-    from ..runs.readers import Selection
+    from ..comparison import Selection
+    from ..comparison.compare import compare
 
     found = compare(a, b, Selection(**columns), margin=margin)
     click.echo(json.dumps(found.to_dict(), allow_nan=False) if as_json else as_text(found))

@@ -53,7 +53,7 @@ def identify_command(
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
     from ..engines.load import load_serving
-    from ..runs.folder import write_text
+    from ..files import write_text
     from ..runs.identification import identification_suite, identify
 
     identification_suite(suite, domain, method)
@@ -121,7 +121,7 @@ def existence_command(
 ) -> None:
     """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
     from ..reports import render_existence
-    from ..runs import existence_of
+    from ..studies import existence_of
 
     result = existence_of(model, suite, permutations=permutations, **rest)
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
@@ -150,8 +150,8 @@ def similarity_command(
     """
     from ..models import load_model
     from ..reports import render_similarity, similarity_page
-    from ..runs.similarity import read_texts, similarity
     from ..steering import Profile
+    from ..studies.similarity import read_texts, similarity
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
     texts = read_texts(suite, text)

@@ -52,7 +52,7 @@ def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None)
     from ..gates import changes_since, clear, decide, write_verdict
     from ..leaderboards import read_result
     from ..registry import load_policy
-    from ..runs import read_finished
+    from ..results import read_finished
 
     folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
     clear(folder)

@@ -31,7 +31,8 @@ def power_command(suite: str, margin: float, pilot: Path | None, as_json: bool) 
     power; by the discordance that a pilot run measured, else by two assumed ones.
     """
     from ..registry import load_suite
-    from ..runs import plan_power, read_finished
+    from ..results import read_finished
+    from ..runs import plan_power
 
     card = load_suite(suite)
     found = plan_power(card, margin, None if pilot is None else read_finished(pilot))

@@ -15,7 +15,7 @@ from .main import EXIT_FAILED, main
 
 
 def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:
-    from ..runs.local_data import DATA_VARIABLE
+    from ..tasks.local_data import DATA_VARIABLE
 
     if folders:
         os.environ[DATA_VARIABLE] = os.pathsep.join(map(str, folders))
@@ -104,7 +104,7 @@ def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_jso
     from rich.console import Console
 
     from ..reports.estimate import estimate_tables
-    from ..runs.dry_run import estimate
+    from ..runs.estimate import estimate
 
     with Console(stderr=True).status("reading tasks"):
         found = estimate(plan, models, limit)
@@ -120,7 +120,7 @@ def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_jso
 def report_command(run_folder: Path, to: Path | None) -> None:
     """Render the report of a finished run again."""
     from ..reports import render
-    from ..runs import RunFolder
+    from ..results import RunFolder
 
     click.echo(render(RunFolder(run_folder), to).parent)
 
@@ -134,7 +134,7 @@ def leakage_command(plan: str, as_json: bool) -> None:
 
     Every item is that of the later split, with the first of the earlier split that it repeats.
     """
-    from ..runs.job import plan_leakage
+    from ..tasks.splits import plan_leakage
 
     found = plan_leakage(plan)
     if as_json:
@@ -158,7 +158,8 @@ def trial_command(
 ) -> None:
     """Put the identification methods of PLAN on trial against masking each expert in turn."""
     from ..reports import render_trial
-    from ..runs import prepared, run_trial
+    from ..runs import prepared
+    from ..studies import run_trial
 
     job = prepared(plan, out, limit, device)
     try:

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError
-from ..runs import RunFolder
-from ..runs.cells import read_samples
-from ..runs.finished import FinishedRun, Key
+from ..results import RunFolder
+from ..results.cells import read_samples
+from ..results.finished import FinishedRun, Key
 from ..stats import compare_paired
 from .figures import Figure, MissingFigureError, read_figure
 

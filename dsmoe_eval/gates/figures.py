@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.finished import FinishedRun, Key
+from ..results.finished import FinishedRun, Key
 from ..variants import control_for, get_variant
 
 _CONTROLS = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..runs.folder import write_json, write_text
+from ..files import write_json, write_text
 from .verdict import Ruling, Verdict
 
 FILES = ("verdict.json", "junit.xml", "summary.md")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..cards import Policy, Rule
 from ..cards.policies import RUN_METRICS, Tier
 from ..errors import UserError
-from ..runs.finished import FinishedRun, Key
+from ..results.finished import FinishedRun, Key
 from .baseline import Baseline
 from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
 

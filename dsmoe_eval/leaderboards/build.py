@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 
 from ..errors import UserError
+from ..files import write_text
 from ..reports import figures
 from ..reports.items import clear_items, write_item_files
 from ..reports.page import DataTable, ItemFile, environment
-from ..runs import RunFolder
-from ..runs.folder import write_text
+from ..results import RunFolder
 from .board import TRUST, Board, boards
 from .checks import check_leaderboards, entries_hash, read_entries
 from .entries import Filing, filings

@@ -11,8 +11,8 @@ from scipy.special import ndtr
 from ..errors import UserError
 from ..gates import CHANGING, changes_between
 from ..gates.figures import Figure
-from ..runs import FinishedRun, read_finished
-from ..runs.finished import as_finished
+from ..results import FinishedRun, read_finished
+from ..results.finished import as_finished
 from ..stats import holm
 from .checks import read_entries
 from .entries import filings

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..results.schema import Arm, Base, Entry, Result
 from ..variants import control_for, get_variant
 from .consistency import adjustment_faults, arm_faults
 from .entries import Filing, entry_paths, filings, folder_name, run_id
 from .filing import Unreadable, parse_entry, today
-from .schema import Arm, Base, Entry, Result
 
 RENDERED = ("README.md", "index.html", "*.png", "items/*.js")
 """What `build` writes, beside the entries."""

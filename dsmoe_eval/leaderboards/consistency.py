@@ -9,6 +9,7 @@ from functools import lru_cache
 from scipy.special import ndtr
 from statsmodels.stats.proportion import proportion_confint
 
+from ..results.schema import Answers, Arm, Base, Header, NonInferiorityFigures, Paired, Rates
 from ..stats import (
     PairedCounts,
     holm,
@@ -18,7 +19,6 @@ from ..stats import (
     tango_z,
 )
 from ..variants import get_variant
-from .schema import Answers, Arm, Base, Header, NonInferiorityFigures, Paired, Rates
 
 _NEAR = 1e-7
 """Figures are kept to nine digits."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .schema import Arm, Base, Entry, Header, Result
+from ..results.schema import Arm, Base, Entry, Header, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Filing:
 
     def as_comparisons(self) -> dict[str, Any]:
         """As the run's `comparisons.json` had it, without leaked items and questions."""
-        from ..runs.comparisons import SCHEMA_VERSION as VERSION
+        from ..results.comparisons import SCHEMA_VERSION as VERSION
 
         header = self.header.model_dump(mode="json", exclude={"plan_hash"})
         first = next(iter(self.results.values()))

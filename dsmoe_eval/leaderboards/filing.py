@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..runs import FinishedRun, RunFolder, read_finished
-from ..runs.folder import read_json, write_text
+from ..files import read_json, write_text
+from ..results import FinishedRun, RunFolder, read_finished
+from ..results.schema import Arm, Base, Entry, Filed, Header, Leakage, Record, Result
 from ..variants import BASE
 from .entries import folder_name, run_id
-from .schema import Arm, Base, Entry, Filed, Header, Leakage, Record, Result
 
 _DIGITS = 9
 _WIDEST = 900

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
-from ..runs.finished import FinishedRun, as_finished
+from ..results.finished import FinishedRun, as_finished
+from ..results.schema import Arm, Base, Paired
 from ..variants import BASE, control_for, get_variant
 from .entries import Filing
-from .schema import Arm, Base, Paired
 
 POWER = 0.1
 """Fraction: a result has adequate power if every target could have shown a smaller effect."""

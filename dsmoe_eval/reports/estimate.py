@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..runs.dry_run import DISCORDANCE, Estimate, TaskEstimate
+from ..runs.estimate import DISCORDANCE, Estimate, TaskEstimate
 
 
 def estimate_tables(found: Estimate) -> Group:

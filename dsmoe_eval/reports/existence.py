@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..runs.folder import write_json, write_text
+from ..files import write_json, write_text
 from . import figures
 from .render import environment
 from .tables import Grid

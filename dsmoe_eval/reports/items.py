@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError
-from ..runs import RunFolder
-from ..runs.cells import GENERATED, read_samples
-from ..runs.folder import write_text
+from ..files import write_text
+from ..results import RunFolder
+from ..results.cells import GENERATED, read_samples
 from ..variants import BASE
 from .page import ItemFile
 

@@ -10,8 +10,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ..runs import RunFolder, read_finished
-from ..runs.folder import read_json, write_text
+from ..files import read_json, write_text
+from ..results import RunFolder, read_finished
 from . import figures, page, run_page, run_plots, tables
 from .items import clear_items, write_item_files
 from .tables import Grid

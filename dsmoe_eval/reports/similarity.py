@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..experts.similarity import ALIKE, KERNELS
-from ..runs.folder import write_json, write_text
+from ..files import write_json, write_text
 from . import figures
 from .tables import Grid
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..lab import EMBEDDED_MODELS
-from ..runs.leakage import leakage_counts
+from ..tasks.leakage import leakage_counts
 from ..variants import BASE, get_variant
 
 Arm = dict[str, Any]

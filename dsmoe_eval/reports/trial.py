@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs.folder import read_json, write_json, write_text
+from ..files import read_json, write_json, write_text
 from . import figures
 
 FIGURE = "methods.png"
@@ -31,7 +31,7 @@ def render_trial(run_folder: Path, to: Path) -> Path:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """Which method won, by the rules that `runs/trial.py` fixed."""
+    """Which method won, by the rules that `studies/trial.py` fixed."""
     methods = result["methods"]
     agreeing = max(methods, key=lambda row: row["agreement_specific"]["value"])
     holding = [row for row in methods if row["holds"]]

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from ..errors import UserError
-from .folder import RunFolder, new_folder, read_json, write_json
-from .items import Item
-from .scoring import Judged, item_scores, judge
-from .tasks import LoadedTask, quiet_lm_eval
-
-GENERATED = {
-    "texts": "text",
-    "scores": "score",
-    "tokens": "tokens",
-    "truncated": "truncated",
-    "invalid": "invalid",
-}
-"""Columns that hold a value for each generated answer of an item, and what of `Judged`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Everything that can change a cell's answers; its hash names the cell."""
-
-    model: str
-    fingerprint: str
-    variant: str
-    target: str | None
-    profile: str | None
-    adapter: str | None
-    dtype: str
-    device: str
-    experts_implementation: str
-    engine: str
-    engine_settings: tuple[tuple[str, int | bool], ...]
-    versions: tuple[tuple[str, str], ...]
-    batch_tokens: int
-    prompt_format: str
-    decoding: str
-    task: str
-    task_version: str
-    few_shot: int
-    answer_tokens: int | None
-    filter: str | None
-    metric: str
-    split: str
-    items: str
-    seed: int
-
-    @property
-    def id(self) -> str:
-        """First 16 hex digits of the SHA-256 over all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+from ..files import new_folder, write_json
+from ..results.cells import GENERATED, Identity, answer_rates
+from ..results.folder import RunFolder
+from ..tasks.items import Item
+from ..tasks.loading import LoadedTask, quiet_lm_eval
+from ..tasks.scoring import Judged, item_scores, judge
 
 
 def run_cell(
@@ -104,55 +58,6 @@ def run_cell(
             },
         )
     folder.answers(identity.id).unlink(missing_ok=True)
-
-
-def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | None:
-    """Of generated answers: mean tokens, shares truncated and invalid.
-
-    Args:
-        rows: of cells.
-        suffix: of the columns, where rows hold two variants'.
-
-    Returns:
-        None where no answer was generated.
-    """
-    generated = rows[rows[f"tokens{suffix}"].str.len() > 0]
-    if generated.empty:
-        return None
-    names = {"mean_tokens": "tokens", "truncated": "truncated", "invalid": "invalid"}
-    return {
-        name: float(np.concatenate(generated[f"{column}{suffix}"].to_list()).mean())
-        for name, column in names.items()
-    }
-
-
-def is_done(folder: RunFolder, identity: Identity) -> bool:
-    """True where the cell was answered before."""
-    return (folder.cell(identity.id) / "cell.json").is_file()
-
-
-def read_cell(folder: RunFolder, cell_id: str) -> dict[str, Any]:
-    """A cell's `cell.json`."""
-    cell: dict[str, Any] = read_json(folder.cell(cell_id) / "cell.json")
-    return cell
-
-
-def read_samples(
-    folder: RunFolder, cell_id: str, columns: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """A cell's rows; all columns or those named.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    path: Path = folder.cell(cell_id) / "samples.parquet"
-    try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
-        table.validate(full=True)  # a damaged file can hold text that is no UTF-8
-        frame: pd.DataFrame = table.to_pandas()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read; delete its folder and run again") from error
-    return frame
 
 
 def _evaluate(lm: Any, task: LoadedTask) -> list[tuple[Judged, ...]]:

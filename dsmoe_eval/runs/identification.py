@@ -26,12 +26,12 @@ from ..experts import (
     get_method,
     with_answer,
 )
+from ..files import read_json, write_json
 from ..models import Reader, load_reader
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
-from .folder import read_json, write_json
-from .tasks import LoadedTask, load_tasks
+from ..tasks.loading import LoadedTask, load_tasks
 
 PAPER_STRENGTH = 4.0
 """Of `reweight`: alpha = 5 is the best of the DSMoE paper."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from ..cards import Plan, Suite, Variant
 from ..engines.base import Serving
 from ..engines.load import load_serving
 from ..errors import UserError
-from ..experts import get_method
 from ..models.loading import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan, load_suite
+from ..results.cells import Identity
+from ..results.folder import RunFolder, open_folder
+from ..tasks.leakage import Leakage, check_leakage
+from ..tasks.loading import LoadedTask, check_room, in_format, most_tokens
+from ..tasks.splits import load_splits
 from ..variants import BASE, Settings, get_variant
-from .cells import Identity
-from .folder import RunFolder, open_folder
-from .leakage import Leakage, check_leakage, find_leakage
-from .tasks import LoadedTask, check_room, in_format, load_tasks, most_tokens, without
+from .plan_checks import check_engine, check_plan
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -178,35 +179,6 @@ def _rehearsed(wanted: PromptFormat, limit: int | None) -> PromptFormat:
     return replace(wanted, answer_tokens=most_tokens(limit))
 
 
-def load_splits(suite: Suite, limit: int | None) -> dict[str, dict[str, LoadedTask]]:
-    """Identification, tuning and test part, each with its tasks by name.
-
-    Where all parts are shares of one split, an item that repeats one of an earlier part is left
-    out: the shares are ours to draw. What else overlaps is for `check_leakage` to refuse.
-    """
-    parts = {
-        "identification": load_tasks(suite, suite.identification_tasks, "identification", limit),
-        "tuning": load_tasks(suite, suite.tasks, "tuning", limit),
-        "test": load_tasks(suite, suite.tasks, "test", limit),
-    }
-    shared = {task.name for task in suite.tasks if suite.is_shared(task.name)}
-    if not shared:
-        return parts
-    repeated: dict[tuple[str, str], set[str]] = {}
-    for one in find_leakage(parts).overlaps:
-        if {one.task, one.other_task} <= shared:
-            repeated.setdefault((one.split, one.task), set()).add(one.item)
-    for (part, task), ids in repeated.items():
-        parts[part][task] = without(parts[part][task], ids)
-    return parts
-
-
-def plan_leakage(plan_name: str) -> Leakage:
-    """What overlaps between the splits of a plan, whether the plan allows it or not."""
-    plan, path = load_plan(plan_name)
-    return find_leakage(load_splits(load_suite(plan.suite, beside=path), None), plan.overlap)
-
-
 def _serve(plan: Plan, device: str | None) -> Serving:
     if plan.engine == "transformers":
         return load_serving(plan.model, device=device, batch_tokens=plan.batch_tokens)
@@ -249,75 +221,3 @@ def _only(plan: Plan) -> str:
             f"plan {plan.name!r} has several models; name one: {', '.join(plan.models)}"
         )
     return plan.models[0]
-
-
-def check_plan(
-    plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]
-) -> None:
-    """Check what can be checked before anything is loaded.
-
-    Raises:
-        UserError: a target that the suite lacks, or a variant that lacks what it needs.
-    """
-    names = [variant.name for variant in variants]
-    if BASE not in names:
-        raise UserError(f"plan {plan.name!r}: variants must hold {BASE!r}")
-    unknown = [target for target in targets if target not in suite.targets]
-    if unknown:
-        raise UserError(
-            f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
-            f"targets: {', '.join(suite.targets)}"
-        )
-    for variant in variants:
-        fault = _variant_fault(variant, plan, suite, names)
-        if fault:
-            raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
-
-
-def check_engine(plan: Plan) -> None:
-    """Check that the plan's engine is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if plan.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            f"plan {plan.name!r}: vLLM is not installed; pip install 'dsmoe-eval[vllm]', or take "
-            "engine: transformers"
-        )
-
-
-def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[str]) -> str | None:
-    if variant.control_of is not None and variant.control_of not in names:
-        return f"{variant.control_of!r}, the arm that it controls, in the plan"
-    if variant.is_tuned and (
-        plan.tuning is None or variant.intervention not in plan.tuning.strengths
-    ):
-        return f"tuning.strengths.{variant.intervention} in the plan"
-    if variant.experts == "wrong" and len(suite.targets) < 2:
-        return "a suite with two or more targets"
-    if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
-        return fault
-    if variant.kind == "sft" and plan.sft is None:
-        return "the section sft in the plan"
-    if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
-        return "peft: pip install 'dsmoe-eval[sft]'"
-    return None
-
-
-def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
-    """What vLLM, which computes no gradients and hides experts' outputs, cannot give a variant."""
-    if variant.kind == "sft":
-        return "engine: transformers, since vLLM does not train; leave it out, or run it there"
-    method = None if variant.method is None else get_method(variant.method)
-    if method is not None and method.contributions:
-        return (
-            f"engine: transformers, since vLLM does not show experts' outputs, which {method.name} "
-            "scores"
-        )
-    if method is not None and method.saliency and plan.identification.saliency_model is None:
-        return (
-            "identification.saliency_model in the plan (a small model of the same tokenizer will "
-            "do), since vLLM computes no gradients; or engine: transformers"
-        )
-    return None

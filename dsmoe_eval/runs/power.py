@@ -16,16 +16,16 @@ from scipy.stats import beta, chi2
 
 from ..cards import Suite, Task
 from ..errors import UserError
+from ..results.cells import read_samples
+from ..results.finished import FinishedRun
 from ..stats import (
     SampleVariance,
     items_needed,
     items_needed_of_samples,
     sample_variance,
 )
-from .cells import read_samples
-from .dry_run import DISCORDANCE, published_items
-from .finished import FinishedRun
-from .tasks import load_tasks
+from ..tasks.loading import load_tasks
+from .estimate import DISCORDANCE, published_items
 
 _CONFIDENCE = 0.8
 _MOST_SAMPLES = 4096

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..files import write_json
 from ..progress import progress_bar
-from .comparisons import compare_arms
-from .folder import RunFolder, write_json
+from ..results.comparisons import compare_arms
+from ..results.folder import RunFolder
 from .job import Job, prepare
 from .stages import Arm, answer_arm, answer_base, count_experts, fine_tune, make_arms
 

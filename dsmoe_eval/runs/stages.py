@@ -14,15 +14,16 @@ from ..engines.base import Figures
 from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
+from ..files import new_folder, read_json, write_json, write_text
 from ..models import LoadedModel
+from ..results.cells import is_done
+from ..results.comparisons import ArmCells
 from ..steering import Profile
+from ..tasks.scoring import score_tasks
 from ..variants import BASE, Settings, build_profile, get_variant, variant_experts
-from .cells import is_done, run_cell
-from .comparisons import ArmCells
-from .folder import new_folder, read_json, write_json, write_text
+from .cells import run_cell
 from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
-from .scoring import score_tasks
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64

@@ -12,9 +12,9 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.scoring import score_tasks
-from dsmoe_eval.runs.tasks import load_tasks
 from dsmoe_eval.steering import Intervention
+from dsmoe_eval.tasks.loading import load_tasks
+from dsmoe_eval.tasks.scoring import score_tasks
 
 SUITE = load_suite("lab")
 CARDS = [card for card in SUITE.tasks if card.name in {"lab_arithmetic", "lab_law_named"}]

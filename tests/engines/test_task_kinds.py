@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.loading import LoadedModel, identify_model
-from dsmoe_eval.runs.tasks import quiet_lm_eval
 from dsmoe_eval.steering import steer
+from dsmoe_eval.tasks.loading import quiet_lm_eval
 
 from ..conftest import VOCABULARY, make_model, profile_of
 

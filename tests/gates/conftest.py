@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from dsmoe_eval.runs.comparisons import SCHEMA_VERSION
+from dsmoe_eval.results.comparisons import SCHEMA_VERSION
 
 VARIANTS = ("sham", "contrast", "random", "wrong-domain")
 TARGETS = ("math", "law")

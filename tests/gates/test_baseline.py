@@ -9,8 +9,8 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import changes_since
-from dsmoe_eval.runs import RunFolder
-from dsmoe_eval.runs.finished import as_finished
+from dsmoe_eval.results import RunFolder
+from dsmoe_eval.results.finished import as_finished
 from dsmoe_eval.stats import mcnemar_midp, tango_interval
 from dsmoe_eval.stats.paired import PairedCounts
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dsmoe_eval.gates.figures import MissingFigureError, interval, number, read_figure
-from dsmoe_eval.runs.finished import as_finished
+from dsmoe_eval.results.finished import as_finished
 
 KEY = ("contrast", "math")
 

@@ -11,7 +11,7 @@ from dsmoe_eval.cards import Policy
 from dsmoe_eval.gates import decide, plain, to_junit, to_markdown, write_verdict
 from dsmoe_eval.gates.outputs import FILES, SUMMARY_VARIABLE, clear
 from dsmoe_eval.registry import load_policy
-from dsmoe_eval.runs.finished import as_finished
+from dsmoe_eval.results.finished import as_finished
 
 HOSTILE = "]]> <b>&amp;\x00\x1b[31m|`*_[x](http://y)\n# \ud800 é \U0001f600"
 

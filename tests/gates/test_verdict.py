@@ -12,7 +12,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import Baseline, decide
 from dsmoe_eval.gates.figures import Figure
 from dsmoe_eval.registry import load_policy
-from dsmoe_eval.runs.finished import as_finished
+from dsmoe_eval.results.finished import as_finished
 
 RANK = {"pass": 2, "inconclusive": 1, "fail": 0}
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dsmoe_eval.leaderboards import Filed, add_run, build
+from dsmoe_eval.leaderboards import add_run, build
 from dsmoe_eval.leaderboards.checks import read_entries
 from dsmoe_eval.leaderboards.entries import filings
+from dsmoe_eval.results import Filed
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "synthetic_run.py"
 FILED = Filed(date=datetime.date(2026, 1, 2), by="A. Nother", on="a machine")

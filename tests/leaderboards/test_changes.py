@@ -10,7 +10,7 @@ from scipy.stats import norm
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.leaderboards import differences, read_result
 from dsmoe_eval.leaderboards.changes import ALPHA
-from dsmoe_eval.runs.finished import as_finished
+from dsmoe_eval.results.finished import as_finished
 from dsmoe_eval.stats import holm
 
 from .conftest import SMALL

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.leaderboards import Filed, add_run
+from dsmoe_eval.leaderboards import add_run
 from dsmoe_eval.leaderboards import filing as filing_module
 from dsmoe_eval.leaderboards.filing import Unreadable, identity_of, parse_entry, read_entry
+from dsmoe_eval.results import Filed
 
 VARIANTS = {"base", "sham", "contrast", "random", "wrong-domain", "sft-lora"}
 

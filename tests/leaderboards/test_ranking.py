@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.leaderboards.ranking import Estimate, base_of, is_better, latest, mean_of, rank
-from dsmoe_eval.leaderboards.schema import Paired, Result
+from dsmoe_eval.results.schema import Paired, Result
 from dsmoe_eval.stats import PairedCounts, tango_interval
 
 from .conftest import SMALL

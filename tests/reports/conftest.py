@@ -12,7 +12,8 @@ import yaml
 from rich.console import Console
 
 from dsmoe_eval.registry import find_card
-from dsmoe_eval.runs import RunFolder, run
+from dsmoe_eval.results import RunFolder
+from dsmoe_eval.runs import run
 
 
 @pytest.fixture(scope="session")

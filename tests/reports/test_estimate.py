@@ -5,7 +5,7 @@ from io import StringIO
 from rich.console import Console
 
 from dsmoe_eval.reports.estimate import estimate_tables
-from dsmoe_eval.runs.dry_run import Estimate, ModelEstimate, TaskEstimate
+from dsmoe_eval.runs.estimate import Estimate, ModelEstimate, TaskEstimate
 
 
 def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.files import write_json
 from dsmoe_eval.reports import render, tables
-from dsmoe_eval.runs import RunFolder, run
-from dsmoe_eval.runs.folder import write_json
+from dsmoe_eval.results import RunFolder
+from dsmoe_eval.runs import run
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-"""A cell's identity, and its rows on disk."""
-
-import dataclasses
+"""Cells are answered, killed, and answered on."""
 
 import pandas as pd
 import pytest
@@ -8,24 +6,12 @@ import pytest
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.cells import Identity, is_done, read_cell, read_samples, run_cell
-from dsmoe_eval.runs.folder import RunFolder
-from dsmoe_eval.runs.tasks import load_tasks
+from dsmoe_eval.results.cells import is_done, read_cell, read_samples
+from dsmoe_eval.results.folder import RunFolder
+from dsmoe_eval.runs.cells import run_cell
+from dsmoe_eval.tasks.loading import load_tasks
 
-IDENTITY = Identity(
-    model="m", fingerprint="f", variant="contrast", target="math", profile="p", adapter=None,
-    dtype="float32", device="cpu", experts_implementation="grouped_mm", engine="transformers",
-    engine_settings=(("eager", True),), versions=(("torch", "2"),), batch_tokens=64,
-    prompt_format="plain", decoding="greedy", task="t", task_version="1", few_shot=0,
-    answer_tokens=9, filter="f", metric="acc", split="test", items="i", seed=0,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Identity)])
-def test_whatever_can_change_an_answer_changes_the_identity(field):
-    other = dataclasses.replace(IDENTITY, **{field: "something else"})
-    assert other.id != IDENTITY.id
-    assert dataclasses.replace(other, **{field: getattr(IDENTITY, field)}).id == IDENTITY.id
+from ..results.test_cells import IDENTITY
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from rich.console import Console
 from dsmoe_eval.engines.lm import EngineLM
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.registry import find_card
+from dsmoe_eval.results.cells import read_cell
 from dsmoe_eval.runs import run
-from dsmoe_eval.runs.cells import read_cell
 
 TEMPLATE = "{% for m in messages %}In {{ m.role }} law, {{ m.content }}{% endfor %}"
 

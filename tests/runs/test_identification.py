@@ -8,7 +8,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import Wanted, count_domains, identify
-from dsmoe_eval.runs.tasks import load_tasks
+from dsmoe_eval.tasks.loading import load_tasks
 
 
 @pytest.fixture(scope="module")

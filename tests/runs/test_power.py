@@ -9,9 +9,10 @@ from statsmodels.stats.power import TTestPower
 from dsmoe_eval.cards import Suite
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs import RunFolder, plan_power
+from dsmoe_eval.results import RunFolder
+from dsmoe_eval.results.finished import FinishedRun
+from dsmoe_eval.runs import plan_power
 from dsmoe_eval.runs import power as power_module
-from dsmoe_eval.runs.finished import FinishedRun
 from dsmoe_eval.stats import midp_power
 
 LAB = load_suite("lab")

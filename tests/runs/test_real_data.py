@@ -11,11 +11,11 @@ import yaml
 from rich.console import Console
 
 from dsmoe_eval.registry import find_card, load_suite
+from dsmoe_eval.results.cells import read_samples
+from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import run
-from dsmoe_eval.runs.cells import read_samples
-from dsmoe_eval.runs.folder import RunFolder
-from dsmoe_eval.runs.local_data import DATA_VARIABLE
-from dsmoe_eval.runs.tasks import load_tasks
+from dsmoe_eval.tasks.loading import load_tasks
+from dsmoe_eval.tasks.local_data import DATA_VARIABLE
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [

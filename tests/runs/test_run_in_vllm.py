@@ -15,7 +15,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run
 from dsmoe_eval.runs import stages as stages_module
-from dsmoe_eval.runs.job import check_engine, check_plan
+from dsmoe_eval.runs.plan_checks import check_engine, check_plan
 from dsmoe_eval.variants import get_variant
 
 QUIET = Console(quiet=True)

@@ -23,8 +23,8 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import Wanted, count_domains, identify
-from dsmoe_eval.runs.tasks import load_tasks
 from dsmoe_eval.steering import Intervention
+from dsmoe_eval.tasks.loading import load_tasks
 
 pytestmark = pytest.mark.vllm
 

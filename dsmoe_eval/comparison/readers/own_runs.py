@@ -1,0 +1,112 @@
+"""Our own results: one cell, or all cells of a variant in a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...errors import UserError
+from ...files import read_json
+from ...results.cells import read_cell, read_samples
+from ...results.folder import RunFolder
+from ...tasks.items import digest
+from .results import Results, Selection, finish, first_few
+
+_NEEDED = {"item", "task", "domain", "question", "gold", "score"}
+
+
+def read_one_cell(folder: Path, selection: Selection) -> Results:
+    """Read a cell by its folder, `RUN/cells/<id>`."""
+    return _read(str(folder), RunFolder(folder.parent.parent), [folder.name], selection)
+
+
+def read_run(root: Path, which: str | None, selection: Selection) -> Results:
+    """Read a variant of a run.
+
+    Args:
+        root: the run's folder.
+        which: `base`, `<variant>`, or `<variant>:<target>` where it was steered for several.
+        selection: the task, if only one is to be read.
+
+    Raises:
+        UserError: the run has no such variant, or `which` fits several.
+    """
+    folder = RunFolder(root)
+    found = _arms(read_json(folder.comparisons), folder.comparisons)
+    if which is None:
+        raise UserError(f"{root}: a run; name what to compare: {root}:base, {first_few(found)}")
+    named = [name for name in found if which in (name, name.partition(":")[0])]
+    if len(named) != 1:
+        problem = "has several targets" if named else "was not run"
+        raise UserError(f"{root}: {which!r} {problem}; there are {', '.join(named or found)}")
+    return _read(f"{root}:{which}", folder, found[named[0]], selection)
+
+
+def _arms(comparisons: Any, path: Path) -> dict[str, list[str]]:
+    """`base` or `<variant>:<target>` -> its cells."""
+    try:
+        base = [str(row["cell"]) for row in comparisons["base"]]
+        arms = {
+            f"{arm['variant']}:{arm['target']}": [str(cell) for cell in arm["cells"].values()]
+            for arm in comparisons["arms"]
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a run's comparisons; run the plan again") from error
+    return {"base": base, **arms}
+
+
+def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selection) -> Results:
+    tables, measures, prompts = [], {}, {}
+    for cell in dict.fromkeys(cells):
+        if Path(cell).name != cell:
+            raise UserError(f"{folder.root}: {cell!r} names no cell")
+        about = read_cell(folder, cell)
+        identity = about.get("identity") if isinstance(about, dict) else None
+        if not isinstance(identity, dict) or "task" not in identity:
+            raise UserError(f"{folder.cell(cell) / 'cell.json'}: says of no task; run it again")
+        task = str(identity["task"])
+        if selection.task not in (None, task):
+            continue
+        rows = read_samples(folder, cell)
+        if lacks := sorted(_NEEDED - set(rows)):
+            raise UserError(f"{folder.cell(cell)}: samples lack {first_few(lacks)}; run it again")
+        if len(rows) != about.get("items"):
+            raise UserError(
+                f"{folder.cell(cell)}: holds {len(rows)} of {about.get('items')} items; delete it "
+                "and run again"
+            )
+        tables.append(_table(rows, selection, folder.cell(cell)))
+        measures[task] = (identity.get("metric"), identity.get("filter"))
+        prompts[f"{task}: prompt"] = (
+            f"{identity.get('prompt_format')}, {identity.get('few_shot', 0)} examples"
+        )
+    if not tables:
+        raise UserError(f"{source}: no task {selection.task!r} in it")
+    return finish(source, pd.concat(tables, ignore_index=True), measures, prompts)
+
+
+def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame:
+    options = [list(map(str, o)) if o is not None else [] for o in rows.get("options", [])]
+    options = options or [[] for _ in range(len(rows))]
+    names = {"id": selection.id, "domain": selection.domain, "cluster": selection.cluster}
+    names |= {"score": selection.score}
+    named = {ours: str(theirs) for ours, theirs in names.items() if theirs not in (None, "id")}
+    if lacks := sorted(set(named.values()) - set(rows)):
+        raise UserError(f"{cell}: no column {lacks[0]!r}; there are {', '.join(map(str, rows))}")
+    cluster = rows["cluster"] if "cluster" in rows else rows["item"].str.partition("~")[0]
+    table = pd.DataFrame(
+        {
+            "task": rows["task"],
+            "id": rows["item"],
+            "content": rows["item"].str.partition("~")[0],
+            "question": [digest(*pair) for pair in zip(rows["question"], options, strict=True)],
+            "gold": rows["gold"],
+            "cluster": cluster,
+            "domain": rows["domain"],
+            "score": rows["score"],
+        }
+    )
+    return table.assign(**{ours: rows[theirs] for ours, theirs in named.items()})

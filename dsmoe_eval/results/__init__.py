@@ -1,0 +1,8 @@
+"""One description of a run's outcome: its folder, its cells, its comparisons and their schema."""
+
+from .comparisons import compare_arms
+from .finished import FinishedRun, read_finished
+from .folder import RunFolder, open_folder
+from .schema import Filed
+
+__all__ = ["Filed", "FinishedRun", "RunFolder", "compare_arms", "open_folder", "read_finished"]

@@ -1,0 +1,106 @@
+"""Where a run keeps its things, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import read_json, write_json, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The layout of a run's folder; what stands there is complete, or is not there."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan, as it was given."""
+        return self.root / "plan.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Everything that a second start on this folder must share with the first."""
+        return self.root / "run.json"
+
+    @property
+    def observations(self) -> Path:
+        """Passes over the identification text: routing and saliency token by token, and counts."""
+        return self.root / "observations"
+
+    @property
+    def identification(self) -> Path:
+        """Routing counts by domain, and the experts' scores."""
+        return self.root / "identification.json"
+
+    @property
+    def comparisons(self) -> Path:
+        """The result: every arm against base."""
+        return self.root / "comparisons.json"
+
+    @property
+    def report(self) -> Path:
+        """The rendered report."""
+        return self.root / "report"
+
+    def tuning(self, variant: str, target: str) -> Path:
+        """What tuning tried for one arm, and what it chose."""
+        return self.root / "tuning" / f"{target}--{variant}.json"
+
+    def routing(self, variant: str, target: str) -> Path:
+        """Where the target's tuning questions were routed, before and after."""
+        return self.root / "routing" / f"{target}--{variant}.json"
+
+    def profile(self, variant: str, target: str, profile_id: str) -> Path:
+        """A steering profile."""
+        return self.root / "profiles" / f"{target}--{variant}--{profile_id}.json"
+
+    def adapter(self, variant: str, target: str) -> Path:
+        """Adapters of a fine-tuned arm."""
+        return self.root / "adapters" / f"{target}--{variant}"
+
+    def cell(self, cell_id: str) -> Path:
+        """One (variant, target, task): `cell.json` and `samples.parquet`."""
+        return self.root / "cells" / cell_id
+
+    def answers(self, owner: str) -> Path:
+        """Generated answers of what is still being asked: a cell, or a setting that is tried."""
+        return self.root / "answers" / f"{owner}.jsonl"
+
+
+def open_folder(root: Path, plan_text: str, identity: dict[str, Any]) -> RunFolder:
+    """A new run's folder, or the one of an interrupted run of the very same thing.
+
+    Raises:
+        UserError: the folder belongs to something else, or cannot be written.
+    """
+    folder = RunFolder(root)
+    if folder.identity.is_file():
+        before = read_json(folder.identity)
+        changed = sorted(
+            key for key in {*before, *identity} if before.get(key) != identity.get(key)
+        )
+        if changed:
+            raise UserError(
+                f"{root} holds a run that differs in {', '.join(changed)}; give another --out, or "
+                "delete that folder to start again"
+            )
+    elif root.exists() and not (root.is_dir() and all(map(_is_draft, root.iterdir()))):
+        raise UserError(f"{root} is not empty and holds no run; give another --out")
+    try:
+        # The identity comes first: a process killed between the two leaves a run that goes on.
+        if not folder.identity.is_file():
+            write_json(folder.identity, identity)
+        if not folder.plan.is_file():
+            write_text(folder.plan, plan_text)
+    except OSError as error:
+        raise UserError(f"{root} cannot be written ({error.strerror})") from error
+    return folder
+
+
+def _is_draft(path: Path) -> bool:
+    """True for what a process that was killed in the middle of a write leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")

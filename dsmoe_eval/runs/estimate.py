@@ -1,0 +1,259 @@
+"""What a plan would ask, cost and be able to show, before anything of it runs.
+
+Nothing here needs a model: sizes come from the model cards, items and prompts from the data where
+they can be read, and else from the suite's own figures. Times are floors: the arithmetic alone, at
+the peak rate of one accelerator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from ..cards import MAX_NEW_TOKENS, PartName, Plan, Suite, Task, Variant, read_part
+from ..errors import UserError
+from ..registry import builtin_names, load_model_card, load_plan, load_suite
+from ..stats import smallest_effect
+from ..tasks.loading import LoadedTask, load_tasks, most_tokens
+from ..variants import BASE, get_variant
+from .plan_checks import check_plan
+
+PEAK_FLOPS = 989e12
+"""Of one H100 SXM in bfloat16, dense, by its data sheet."""
+CHARACTERS_A_TOKEN = 4
+"""Of English text; prompts are counted in characters, since ten models have ten tokenizers."""
+DISCORDANCE = (0.1, 0.3)
+"""Shares of items on which two variants differ, at which the smallest effects are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEstimate:
+    """One task.
+
+    Attributes:
+        test: items of the test part; `tuning` and `identification` likewise.
+        samples: answers to each item.
+        from_data: False where they are the suite's figures, and prompts are not known.
+        prompt_tokens: of one item, all of its options' forwards taken as one; None if not known.
+        answer_tokens: of one item, at most; 0 where options are scored, None if not known.
+        smallest: the smallest change that it can show with 80 % power at the plan's strictest Holm
+            level, by `DISCORDANCE`; None where no change is large enough.
+    """
+
+    task: str
+    domain: str
+    roles: tuple[str, ...]
+    test: int
+    tuning: int
+    identification: int
+    samples: int
+    from_data: bool
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    smallest: tuple[float | None, ...]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimate:
+    """One model; None where it has no card.
+
+    Attributes:
+        tokens: the plan's, or more where the model thinks before it answers.
+        weights_gib: as published.
+        petaflop: 2 operations for each active weight and token, prompts and longest answers.
+        hours: of these at `PEAK_FLOPS`: no real system comes near when it generates.
+    """
+
+    model: str
+    tokens: int
+    weights_gib: float | None
+    petaflop: float | None
+    hours: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole plan.
+
+    Attributes:
+        engine: who would answer, on `devices` of them, each with its part of the weights.
+        cells: of one model.
+        answers: of one model on the test part; `tuning_answers` on the tuning part.
+        tokens: of one model, prompts and longest answers; those of tasks that are not known are
+            not in it.
+        complete: whether every task's tokens are in it.
+        claims: in the family that Holm adjusts.
+    """
+
+    plan: str
+    suite: str
+    engine: str
+    devices: int
+    variants: tuple[str, ...]
+    targets: tuple[str, ...]
+    tasks: tuple[TaskEstimate, ...]
+    cells: int
+    answers: int
+    tuning_answers: int
+    tokens: int
+    complete: bool
+    claims: int
+    models: tuple[ModelEstimate, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = None) -> Estimate:
+    """What a plan would take.
+
+    Args:
+        plan_name: a built-in plan's name or the path of a YAML file.
+        models: instead of the plan's.
+        limit: at most so many items of each task and part.
+
+    Raises:
+        UserError: the plan cannot be met.
+    """
+    plan, path = load_plan(plan_name)
+    suite = load_suite(plan.suite, beside=path)
+    variants = tuple(get_variant(name) for name in plan.variants)
+    targets = plan.targets or suite.targets
+    check_plan(plan, suite, variants, targets)
+    arms = [(v, t) for t in targets for v in variants if v.kind != BASE]
+    claims = sum(not variant.null for variant, _ in arms)
+    level, unread = plan.alpha / max(1, claims), dict[str, str]()
+    tasks = {task.name: _task(suite, task, level, limit, unread) for task in suite.tasks}
+    asked = [[t.name for t in suite.tasks_for(target)] for _, target in arms]
+    base = list(dict.fromkeys(name for names in asked for name in names))
+    cells = Counter(name for names in [base, *asked] for name in names)
+    tried = _tried(plan, suite, arms)
+    answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
+    tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
+    counts = {name: answers[name] + tuning[name] for name in tasks}
+    return Estimate(
+        plan=plan.name,
+        suite=suite.name,
+        engine=plan.engine,
+        devices=plan.tensor_parallel,
+        variants=plan.variants,
+        targets=targets,
+        tasks=tuple(tasks.values()),
+        cells=cells.total(),
+        answers=answers.total(),
+        tuning_answers=tuning.total(),
+        tokens=_tokens(tasks, counts),
+        complete=all(task.prompt_tokens is not None for task in tasks.values()),
+        claims=claims,
+        models=tuple(
+            _model(name, tasks, counts, limit) for name in models or plan.models or (plan.model,)
+        ),
+    )
+
+
+def _tried(plan: Plan, suite: Suite, arms: Sequence[tuple[Variant, str]]) -> dict[str, int]:
+    """How often tuning asks a task's items, once by base."""
+    if plan.tuning is None:
+        return {}
+    times = {task.name: 1 for target in {t for _, t in arms} for task in suite.tasks_for(target)}
+    for variant, target in arms:
+        if variant.is_tuned and variant.intervention is not None:
+            grid = len(plan.tuning.experts) * len(plan.tuning.strengths[variant.intervention])
+            for task in suite.tasks_for(target):
+                times[task.name] += grid
+    return times
+
+
+def _answers(task: TaskEstimate, part: PartName, times: int) -> int:
+    return int(getattr(task, part)) * task.samples * times
+
+
+def _task(
+    suite: Suite, task: Task, level: float, limit: int | None, unread: dict[str, str]
+) -> TaskEstimate:
+    """One task; `unread` remembers data sets, since a hub that does not answer takes its time."""
+    parts: dict[str, LoadedTask] = {}
+    note = unread.get(task.data or task.name)
+    try:
+        for part in get_args(PartName) if note is None else ():
+            for loaded in load_tasks(suite, [task], part, limit).values():
+                parts[part] = loaded
+    except UserError as error:
+        parts, note = {}, str(error)
+        unread[task.data or task.name] = note
+    counts = {part: len(one.items) for part, one in parts.items()} or published_items(
+        suite, task, limit
+    )
+    prompt = answer = None
+    if parts:
+        prompt, answer = _prompt_and_answer(parts["test"])
+    test = counts.get("test", 0)
+    return TaskEstimate(
+        task=task.name,
+        domain=task.domain,
+        roles=task.roles,
+        test=test,
+        tuning=counts.get("tuning", 0),
+        identification=counts.get("identification", 0) if "identification" in task.roles else 0,
+        samples=task.samples,
+        from_data=bool(parts),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        smallest=tuple(_smallest(test, share, level) for share in DISCORDANCE),
+        note=note,
+    )
+
+
+def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:
+    """By the suite's count of the whole test split; other splits' sizes are not known to it."""
+    whole = task.items or 0
+    parts = {part: suite.part(task, part) for part in get_args(PartName)}
+    places = {part: read_part(place) for part, place in parts.items() if place is not None}
+    return {
+        part: min(round(whole * len(range(100) if share is None else share) / 100), limit or whole)
+        for part, (split, share) in places.items()
+        if split == places["test"][0]
+    }
+
+
+def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
+    requests = task.task.instances
+    characters = sum(len(str(request.args[0])) for request in requests) / len(requests)
+    settings = requests[0].args[1]
+    generated = isinstance(settings, dict)
+    answer = int(settings.get("max_gen_toks") or MAX_NEW_TOKENS) if generated else 0
+    return math.ceil(characters / CHARACTERS_A_TOKEN), answer
+
+
+def _tokens(tasks: Mapping[str, TaskEstimate], counts: Mapping[str, int], thinking: int = 0) -> int:
+    """Of so many answers to each task, where generated ones may take `thinking` tokens at least."""
+    total = 0
+    for name, task in tasks.items():
+        answer = max(task.answer_tokens, thinking) if task.answer_tokens else 0
+        total += counts[name] * ((task.prompt_tokens or 0) + answer)
+    return total
+
+
+def _smallest(items: int, discordance: float, level: float) -> float | None:
+    effect = smallest_effect(items, discordance, alpha=level) if items else math.nan
+    return None if math.isnan(effect) else effect
+
+
+def _model(
+    name: str,
+    tasks: Mapping[str, TaskEstimate],
+    counts: Mapping[str, int],
+    limit: int | None,
+) -> ModelEstimate:
+    if name not in builtin_names("models"):
+        return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
+    card = load_model_card(name)
+    thinking = card.answer_tokens or 0
+    tokens = _tokens(tasks, counts, min(thinking, most_tokens(limit) or thinking))
+    flop = 2 * card.parameters.active * tokens
+    return ModelEstimate(name, tokens, card.weights_gib, flop / 1e15, flop / PEAK_FLOPS / 3600)

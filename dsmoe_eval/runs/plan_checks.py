@@ -1,0 +1,83 @@
+"""What can be checked of a plan before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from ..cards import Plan, Suite, Variant
+from ..errors import UserError
+from ..experts import get_method
+from ..variants import BASE
+
+
+def check_plan(
+    plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]
+) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        UserError: a target that the suite lacks, or a variant that lacks what it needs.
+    """
+    names = [variant.name for variant in variants]
+    if BASE not in names:
+        raise UserError(f"plan {plan.name!r}: variants must hold {BASE!r}")
+    unknown = [target for target in targets if target not in suite.targets]
+    if unknown:
+        raise UserError(
+            f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
+            f"targets: {', '.join(suite.targets)}"
+        )
+    for variant in variants:
+        fault = _variant_fault(variant, plan, suite, names)
+        if fault:
+            raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
+
+
+def check_engine(plan: Plan) -> None:
+    """Check that the plan's engine is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if plan.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            f"plan {plan.name!r}: vLLM is not installed; pip install 'dsmoe-eval[vllm]', or take "
+            "engine: transformers"
+        )
+
+
+def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[str]) -> str | None:
+    if variant.control_of is not None and variant.control_of not in names:
+        return f"{variant.control_of!r}, the arm that it controls, in the plan"
+    if variant.is_tuned and (
+        plan.tuning is None or variant.intervention not in plan.tuning.strengths
+    ):
+        return f"tuning.strengths.{variant.intervention} in the plan"
+    if variant.experts == "wrong" and len(suite.targets) < 2:
+        return "a suite with two or more targets"
+    if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
+        return fault
+    if variant.kind == "sft" and plan.sft is None:
+        return "the section sft in the plan"
+    if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
+        return "peft: pip install 'dsmoe-eval[sft]'"
+    return None
+
+
+def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
+    """What vLLM, which computes no gradients and hides experts' outputs, cannot give a variant."""
+    if variant.kind == "sft":
+        return "engine: transformers, since vLLM does not train; leave it out, or run it there"
+    method = None if variant.method is None else get_method(variant.method)
+    if method is not None and method.contributions:
+        return (
+            f"engine: transformers, since vLLM does not show experts' outputs, which {method.name} "
+            "scores"
+        )
+    if method is not None and method.saliency and plan.identification.saliency_model is None:
+        return (
+            "identification.saliency_model in the plan (a small model of the same tokenizer will "
+            "do), since vLLM computes no gradients; or engine: transformers"
+        )
+    return None

@@ -1,0 +1,142 @@
+"""How a model, and random-weight models of its shape, route every document of a suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ..cards import Suite
+from ..errors import UserError
+from ..experts import count_routing, encode_documents, observe
+from ..models import load_model, random_weights
+from ..progress import progress_bar
+from ..registry import load_suite
+from ..runs.identification import domain_texts
+from ..stats import DocumentCounts
+from ..tasks.loading import LoadedTask, load_tasks
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRouting:
+    """How a model routes every document.
+
+    Attributes:
+        domains: names; `labels` indexes them.
+        layers: the model's MoE layers.
+        used: [documents, layers, experts] tokens for which the expert was selected.
+        tokens: [documents] tokens.
+        labels: [documents] domain.
+    """
+
+    domains: tuple[str, ...]
+    layers: tuple[int, ...]
+    used: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def counts(self) -> DocumentCounts:
+        """The same with (layer, expert) as one axis, checked."""
+        units = self.used.reshape(len(self.used), -1)
+        return DocumentCounts(units, self.tokens, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRouting:
+    """Routing of a model and of random-weight models, on the same documents.
+
+    Attributes:
+        about: what was read: model, fingerprint, dtype, device, suite, limit.
+        model: the model's.
+        random: seed -> the routing of the random-weight model drawn from it.
+    """
+
+    about: dict[str, Any]
+    model: DocumentRouting
+    random: dict[int, DocumentRouting]
+
+
+def route_documents(
+    name: str,
+    suite_name: str,
+    seeds: Sequence[int],
+    *,
+    limit: int | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+) -> ComparedRouting:
+    """Route a suite's identification text through a model and through random weights.
+
+    Args:
+        name: as for `load_model`.
+        suite_name: a suite's name or path; only its identification split is read.
+        seeds: of the random-weight models.
+        limit: at most so many texts of each task.
+        device: a torch device.
+        console: where progress is shown.
+
+    Raises:
+        UserError: unknown model or suite, or too few domains or documents.
+    """
+    suite = load_suite(suite_name)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
+    _check_documents(suite, tasks)
+    loaded = load_model(name, device)
+    identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
+    dtype, place = loaded.model.dtype, loaded.model.device
+    total = (1 + len(seeds)) * sum(len(task.items) for task in tasks.values())
+    with progress_bar(console or Console(stderr=True), "route documents", total) as advance:
+        learned = document_routing(loaded.model, tokenizer, tasks, advance)
+        # Two of a large model may not fit: each goes before the next one comes.
+        del loaded
+        random = {
+            seed: document_routing(
+                random_weights(config, dtype, place, seed), tokenizer, tasks, advance
+            )
+            for seed in seeds
+        }
+    about = {
+        "model": identity.name,
+        "fingerprint": identity.fingerprint,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": place.type,
+        "suite": suite.name,
+        "limit": limit,
+    }
+    return ComparedRouting(about, learned, random)
+
+
+def document_routing(
+    model: Any, tokenizer: Any, tasks: Mapping[str, LoadedTask], advance: Callable[[int], None]
+) -> DocumentRouting:
+    """Route every question, without its answer; a document is a question."""
+    documents = encode_documents(tokenizer, domain_texts(tasks))
+    with TemporaryDirectory() as folder:
+        seen = observe(model, documents, Path(folder), saliency_model=None, advance=advance)
+        counts = count_routing(seen).in_phase("prompt")
+        used, tokens = np.asarray(counts.used).sum(1), np.asarray(counts.tokens).sum(1)
+    return DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
+
+
+def _check_documents(suite: Suite, tasks: Mapping[str, LoadedTask]) -> None:
+    texts: Counter[str] = Counter()
+    for task in tasks.values():
+        texts[task.card.domain] += len(task.items)
+    if len(texts) < 2:
+        raise UserError(
+            f"suite {suite.name!r} has identification text of {len(texts)} domain(s); experts can "
+            "only be specific to one of two or more"
+        )
+    for domain, count in texts.items():
+        if count < 2:
+            raise UserError(
+                f"suite {suite.name!r}, domain {domain!r}: {count} identification text(s); whole "
+                "texts are shuffled and resampled, so two or more are needed (see --limit)"
+            )

@@ -1,0 +1,106 @@
+"""Expert similarity on a suite's identification text or a text file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..errors import UserError
+from ..experts import expert_similarity, set_similarity
+from ..experts.set_similarity import DRAWS
+from ..models import LoadedModel
+from ..progress import progress_bar
+from ..registry import load_suite
+from ..steering import Profile, check_fits
+from ..tasks.loading import load_tasks
+
+TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts, and where they come from in words."""
+
+    source: str
+    texts: tuple[str, ...]
+
+
+def read_texts(suite_name: str | None, file: Path | None) -> Texts:
+    """The questions of a suite's identification split, or the lines of a file that are not blank.
+
+    Raises:
+        UserError: not exactly one of the two is given, or there is no text in it.
+    """
+    if (suite_name is None) == (file is None):
+        raise UserError("give the texts by --suite or by --text, one of the two")
+    if suite_name is not None:
+        suite = load_suite(suite_name)
+        tasks = load_tasks(suite, suite.identification_tasks, "identification", None)
+        questions = (item.question for task in tasks.values() for item in task.items)
+        return Texts(f"suite {suite.name}, split {suite.splits.identification}", tuple(questions))
+    assert file is not None  # noqa: S101 - one of the two is given
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason})") from error
+    return Texts(str(file), tuple(line for line in lines if line.strip()))
+
+
+def similarity(
+    loaded: LoadedModel,
+    texts: Texts,
+    tokens: int = TOKENS,
+    profile: Profile | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """How alike the experts of each layer are; with a profile, its experts against the others.
+
+    Args:
+        loaded: the model, not steered.
+        texts: what it reads.
+        tokens: how many of their tokens are compared.
+        profile: of this model; its intervention is not applied.
+        console: where progress is shown.
+
+    Returns:
+        The content of `similarity.json`.
+
+    Raises:
+        UserError: the texts hold too few tokens.
+        SteeringError: single experts of this model cannot be run, or the profile is for another.
+    """
+    identity = loaded.identity
+    if profile is not None:
+        check_fits(profile, identity.layers, identity.experts, identity.routers)
+        if not profile.experts:
+            raise UserError(f"profile {profile.id} holds no expert to be compared with the others")
+    ids = loaded.tokenizer(list(texts.texts))["input_ids"] if texts.texts else []
+    layers = len(identity.layers)
+    with progress_bar(console or Console(stderr=True), "compare experts", layers) as advance:
+        try:
+            found = expert_similarity(loaded.model, ids, tokens, on_layer=advance)
+        except ValueError as error:
+            raise UserError(f"{texts.source}: {error}; give more text or fewer --tokens") from error
+    result = found.to_dict() | {
+        "model": {"name": identity.name, "fingerprint": identity.fingerprint},
+        "dtype": loaded.dtype,
+        "device": str(loaded.model.device),
+        "source": texts.source,
+        "profile": None,
+    }
+    if profile is not None:
+        by_kernel = set_similarity(found, profile.experts)
+        result["profile"] = {
+            "id": profile.id,
+            "method": profile.method,
+            "domain": profile.source.domain,
+            "experts": len(profile.experts),
+            "draws": DRAWS,
+            **{kernel: figures.to_dict() for kernel, figures in by_kernel.items()},
+        }
+    return result

@@ -1,0 +1,283 @@
+"""The trial of identification methods, on a model small enough to have the truth by force.
+
+Every expert in turn is masked, and what each domain loses is measured: the causal effect. A method
+is then judged twice: by the rank agreement of its scores with the causal effects, and by what its
+experts gain on the test split when they are steered, against random experts of the same layers and
+exposure at the same settings. How the winner is told was fixed before anything was run:
+
+- agreement: Spearman's rank correlation over all (layer, expert), averaged over domains, between
+  the scores and the *specific* effect (loss of the own domain minus mean loss of the others, since
+  an expert that every domain needs is no domain expert). The plain effect stands beside it.
+- gain: pooled target score minus that of the arm's matched random experts. The highest wins, if its
+  non-targets are non-inferior for every target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.stats import bootstrap, spearmanr
+
+from ..experts import RoutingCounts, get_method
+from ..files import read_json, write_json
+from ..progress import progress_bar
+from ..results.cells import read_samples
+from ..results.comparisons import pair
+from ..runs.identification import source_of
+from ..runs.job import Job
+from ..runs.run import run_job
+from ..runs.stages import count_experts
+from ..steering import ChosenExpert, Intervention, Profile
+
+Floats = NDArray[np.float64]
+RESAMPLES = 500
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class CausalEffects:
+    """What masking each expert costs.
+
+    Attributes:
+        domains: names.
+        domain: [items] index into `domains`.
+        loss: [layers, experts, items] fall of the gold answer's log-probability, in nats.
+    """
+
+    domains: tuple[str, ...]
+    domain: NDArray[np.int64]
+    loss: Floats
+
+    def plain(self, items: NDArray[np.int64] | None = None) -> Floats:
+        """[domains, layers, experts] mean loss of each domain, over `items` or all."""
+        chosen = np.arange(len(self.domain)) if items is None else items
+        return np.stack(
+            [
+                self.loss[..., chosen[self.domain[chosen] == index]].mean(-1)
+                for index in range(len(self.domains))
+            ]
+        )
+
+
+def specific(plain: Floats) -> Floats:
+    """[domains, ...] loss of each domain minus the mean loss of all others."""
+    others = (plain.sum(0) - plain) / (len(plain) - 1)
+    result: Floats = plain - others
+    return result
+
+
+def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
+    """Run the plan's arms, measure the causal effects, and judge; kept in the run's `trial.json`.
+
+    Args:
+        job: of a plan whose arms are `METHOD+INTERVENTION` with their `+matched` controls.
+        console: where progress is shown.
+
+    Raises:
+        UserError: as `run`.
+    """
+    console = console or Console(stderr=True)
+    run_job(job, console)
+    experts = len(job.serving.identity.layers) * job.serving.identity.experts
+    with progress_bar(console, "mask each expert in turn", experts + 1) as advance:
+        effects = causal_effects(job, advance)
+    counts = count_experts(job, lambda _: None)
+    methods = [variant.method or "" for variant in job.variants if variant.is_tuned]
+    agreements = rank_agreements(counts, effects, methods, job.plan.seed)
+    result = {
+        "plan": job.plan.name,
+        "model": job.identity,
+        "domains": effects.domains,
+        "items": len(effects.domain),
+        "experts": experts,
+        "resamples": RESAMPLES,
+        "layers": job.serving.identity.layers,
+        "specific": specific(effects.plain()).tolist(),
+        "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
+        "methods": [{"method": name, **agreements[name], **_gains(job, name)} for name in methods],
+    }
+    write_json(job.folder.root / "trial.json", result)
+    return result
+
+
+def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
+    """Mask each expert in turn; the gold answers are those of the tuning split's non-targets.
+
+    (The test split is for steering alone; the targets' questions are ambiguous, and so have no
+    answer to lose.)
+    """
+    path = job.folder.root / "causal.npz"
+    tasks = [job.tuning[card.name] for card in job.suite.tasks if "non-target" in card.roles]
+    domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
+    owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
+    if path.is_file():
+        advance(len(job.serving.identity.layers) * job.serving.identity.experts + 1)
+        return CausalEffects(domains, np.array(owner), np.load(path)["loss"])
+    pairs = [answer for task in tasks for answer in task.answers()]
+    before = gold_log_probabilities(job.serving.lm, pairs)
+    advance(1)
+    identity = job.serving.identity
+    loss = np.zeros((len(identity.layers), identity.experts, len(pairs)))
+    for row, layer in enumerate(identity.layers):
+        for expert in range(identity.experts):
+            with job.serving.steer(_mask(job, layer, expert)):
+                loss[row, expert] = before - gold_log_probabilities(job.serving.lm, pairs)
+            advance(1)
+    np.savez(path, loss=loss)
+    return CausalEffects(domains, np.array(owner), loss)
+
+
+def gold_log_probabilities(lm: Any, pairs: list[tuple[str, str]]) -> Floats:
+    """[pairs] log-probability of each continuation given its prompt, in nats."""
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)]
+    return np.array([value for value, _ in lm.loglikelihood(requests)])
+
+
+def rank_agreements(
+    counts: RoutingCounts, effects: CausalEffects, methods: list[str], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Mean Spearman correlation of each method's scores with the effects, and intervals.
+
+    Intervals are percentiles over resamples of identification documents and of answered items,
+    each within its domain.
+    """
+    plain = effects.plain()
+    estimates = {name: _agreement(counts, name, effects.domains, plain) for name in methods}
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    for _ in range(RESAMPLES):
+        resampled = counts.resampled(_weights(counts.domain, generator))
+        again = effects.plain(_resample(effects.domain, generator))
+        for name in methods:
+            drawn[name].append(_agreement(resampled, name, effects.domains, again))
+    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    result = {}
+    for name in methods:
+        low, high = np.percentile(np.array(drawn[name]), tails, axis=0)
+        (own, whole) = estimates[name]
+        result[name] = {
+            "agreement_specific": {"value": own, "ci95": [float(low[0]), float(high[0])]},
+            "agreement_plain": {"value": whole, "ci95": [float(low[1]), float(high[1])]},
+        }
+    return result
+
+
+def chance_agreement(domains: int, experts: int, seed: int) -> float:
+    """What 95 % of random rankings stay below, in size: mean Spearman correlation over domains."""
+    generator = np.random.default_rng(seed)
+    ranks = generator.random((10_000, domains, experts)).argsort(-1)
+    centred = ranks - (experts - 1) / 2
+    means = (centred * np.arange(experts)).sum(-1) / (centred[0, 0] ** 2).sum()
+    return float(np.quantile(np.abs(means.mean(-1)), LEVEL))
+
+
+def _agreement(
+    counts: RoutingCounts, method: str, domains: tuple[str, ...], plain: Floats
+) -> tuple[float, float]:
+    score, own = get_method(method).score, specific(plain)
+    pairs = []
+    for index, domain in enumerate(domains):
+        scores = score(counts, domain).ravel()
+        pairs.append([_spearman(scores, table[index].ravel()) for table in (own, plain)])
+    first, second = np.mean(pairs, axis=0)
+    return float(first), float(second)
+
+
+def _spearman(one: Floats, other: Floats) -> float:
+    return float(spearmanr(one, other).statistic)
+
+
+def _weights(domain: NDArray[np.int64], generator: np.random.Generator) -> Floats:
+    weight = np.zeros(len(domain))
+    np.add.at(weight, _resample(domain, generator), 1)
+    return weight
+
+
+def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """As many of each domain as there are, with replacement."""
+    rows = [np.flatnonzero(domain == index) for index in np.unique(domain)]
+    return np.concatenate([generator.choice(own, len(own)) for own in rows])
+
+
+def _mask(job: Job, layer: int, expert: int) -> Profile:
+    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, job.serving.name)
+    return Profile(
+        model=job.serving.identity,
+        method="each in turn",
+        experts=(ChosenExpert(layer=layer, expert=expert, score=0.0),),
+        intervention=Intervention(kind="mask", strength=1.0),
+        source=source,
+    )
+
+
+def _gains(job: Job, method: str) -> dict[str, Any]:
+    """What the method's arm gained on the test split, over base and over its placebo, pooled."""
+    result = read_json(job.folder.comparisons)
+    (name,) = [v.name for v in job.variants if v.is_tuned and v.method == method]
+    own, placebo = (_arms(result, variant) for variant in (name, f"{name}+matched"))
+    base = {row["task"]: row["cell"] for row in result["base"]}
+    bases = {target: {"cells": base} for target in own}
+    return {
+        "gain": asdict(_pooled(job, bases, own)),
+        "gain_over_placebo": asdict(_pooled(job, placebo, own)),
+        "placebo_gain": asdict(_pooled(job, bases, placebo)),
+        "non_target_delta": float(
+            np.mean([arm["non_target_result"]["delta"] for arm in own.values()])
+        ),
+        "holds": all(arm["non_target_result"]["non_inferiority"]["holds"] for arm in own.values()),
+        "settings": {target: arm["settings"] for target, arm in own.items()},
+    }
+
+
+def _arms(result: dict[str, Any], variant: str) -> dict[str, Any]:
+    return {arm["target"]: arm for arm in result["arms"] if arm["variant"] == variant}
+
+
+@dataclass(frozen=True, slots=True)
+class PooledGain:
+    """Difference of target scores, all targets pooled; the interval resamples questions.
+
+    A question stands in several targets with another gold answer in each, so it is the unit.
+    """
+
+    delta: float
+    ci95: tuple[float, float]
+    questions: int
+    items: int
+
+
+def _pooled(job: Job, one: Mapping[str, Any], other: Mapping[str, Any]) -> PooledGain:
+    """`other` against `one`, each target -> arm."""
+    by_question: dict[str, list[float]] = {}
+    for target in job.targets:
+        task = job.suite.target_task(target).name
+        rows = [read_samples(job.folder, arms[target]["cells"][task]) for arms in (one, other)]
+        both = pair(rows[0], rows[1], task)
+        for question, change in zip(
+            both["question_a"], both["score_b"] - both["score_a"], strict=True
+        ):
+            by_question.setdefault(question, []).append(float(change))
+    return pooled_gain(list(by_question.values()), job.plan.seed)
+
+
+def pooled_gain(by_question: list[list[float]], seed: int) -> PooledGain:
+    """Mean of all differences, with a 95 % bias-corrected bootstrap interval over questions."""
+    sums = np.array([sum(values) for values in by_question])
+    sizes = np.array([len(values) for values in by_question])
+    delta = float(sums.sum() / sizes.sum())
+    if (sums == delta * sizes).all():  # nothing varies, so there is nothing to resample
+        return PooledGain(delta, (delta, delta), len(sums), int(sizes.sum()))
+    found = bootstrap(
+        (sums, sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True, n_resamples=4_999, confidence_level=LEVEL,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return PooledGain(delta, (float(found.low), float(found.high)), len(sums), int(sizes.sum()))

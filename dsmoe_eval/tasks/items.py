@@ -1,0 +1,149 @@
+"""Items: what a task asks, as content; the same question is the same item wherever it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..cards import Task
+from ..errors import UserError
+from .text_normalization import letters, normalise
+
+QUESTION_COLUMNS = (
+    "question", "question_stem", "problem", "query", "goal", "sentence", "sent1", "input", "text",
+    "prompt",
+)  # fmt: skip
+CONTEXT_COLUMNS = ("passage", "context", "article", "support")
+OPTION_COLUMNS = ("choices", "options")
+"""Columns of lm-eval's data sets that hold the question, the passage that it is about and the
+options' texts; lower case and capitals are the same for the first two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question as content.
+
+    Attributes:
+        id: hash of question, options and gold; a repeated item has `~1`, `~2` ... appended.
+        question: the whole prompt.
+        gold: the right answer's text.
+        stem: the question without its options and the prompt's frame, as far as the data's columns
+            tell them apart; empty where they do not, and the prompt stands for it.
+        choices: the options in full, also where `options` are their letters.
+        cluster: hash of the question's wording, or of the task's key: items that share it are not
+            independent of one another.
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    gold: str
+    stem: str = ""
+    choices: tuple[str, ...] = ()
+    cluster: str = ""
+
+
+def read_items(
+    task: Any, documents: Iterable[Any], limit: int | None, key: str | None = None
+) -> Iterator[Item]:
+    """The items of an lm-eval task's documents; `key` is the column of `Task.key`."""
+    seen: Counter[str] = Counter()
+    for document in islice(documents, limit):
+        question = str(task.doc_to_text(document))
+        options, gold = _options_and_gold(task, document)
+        content = digest(question, options, gold)
+        copy = f"~{seen[content]}" if seen[content] else ""
+        seen[content] += 1
+        stem, choices = quoted_stem(document, question), _choices(document, question, options)
+        cluster = wording_of(stem or question) if key is None else _hash(str(document[key]))
+        yield Item(content + copy, question, tuple(options), gold, stem, choices, cluster)
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits of SHA-256 over JSON: of (question, options, gold) it is `Item.id`."""
+    return _hash(json.dumps(parts, ensure_ascii=False, default=str))
+
+
+def wording_of(question: str) -> str:
+    """What questions share that only differ in case, punctuation or spaces: `Item.cluster`."""
+    return _hash(letters(normalise(question)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
+    target = task.doc_to_target(document)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return [], str(target)
+    options = [str(option) for option in task.doc_to_choice(document)]
+    return options, options[target] if isinstance(target, int) else str(target)
+
+
+def quoted_stem(document: Mapping[str, Any], prompt: str) -> str:
+    """The first question column that the prompt quotes, behind what it asks about."""
+    columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
+
+    def quoted(names: Sequence[str]) -> str:
+        values = (columns.get(name, "").strip() for name in names)
+        return next((value for value in values if value and value in prompt), "")
+
+    question = quoted(QUESTION_COLUMNS)
+    return question and f"{quoted(CONTEXT_COLUMNS)} {question}".strip()
+
+
+def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tuple[str, ...]:
+    """What the options say; where only their letters are known, the prompt that holds them."""
+    return (
+        _option_texts(document)
+        or ((prompt,) if options and _are_letters(options) else ())
+        or tuple(options)
+    )
+
+
+def _option_texts(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options in full, where a column of the data holds them."""
+    for column in OPTION_COLUMNS:
+        value = document.get(column)
+        value = value.get("text") if isinstance(value, Mapping) else value
+        if isinstance(value, list) and value:
+            return tuple(str(choice) for choice in value)
+    return ()
+
+
+def _are_letters(options: Sequence[str]) -> bool:
+    return all(len(option.strip(" ().")) == 1 for option in options)
+
+
+def check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
+    """Hold the options of the data against those of the prompt and its letters.
+
+    Raises:
+        UserError: some of them are left out.
+    """
+    texts = _option_texts(document)
+    if item.options and (not _are_letters(item.options) or _alike(item.options, texts)):
+        return  # what is scored are the texts themselves, which a question may mention
+    shown = sum(text.strip() in item.question for text in texts)
+    scored = len(item.options) or len(texts)
+    known = min(scored, shown or len(texts)) if scored <= len(texts) else scored
+    if texts and known != len(texts):
+        raise UserError(
+            f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
+            f"shows {known}; its letters do not go further"
+        )
+
+
+def _alike(options: Sequence[str], texts: Sequence[str]) -> bool:
+    return [one.strip() for one in options] == [text.strip() for text in texts]
+
+
+def share_of(item: Item) -> int:
+    """Which hundredth of a split an item is in, from 0 to 99: that of its cluster."""
+    return int(item.cluster, 16) % 100

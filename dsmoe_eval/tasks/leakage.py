@@ -1,0 +1,264 @@
+"""No leakage: items of one split that another split holds too, near-duplicates included.
+
+What counts as the same item is declared in `RULES`. The bounds were set on MMLU-Pro, MMLU, ARC,
+OpenBookQA, MATH-500 and AIME, by reading the pairs on both sides of them: stems that fit any
+question ("Which one of the following statements is true?") have up to eight words; at a Jaccard
+index of 0.8 pairs share their passage or all but a few words, and below it come templates with
+other contents. Numbers are not masked: in these data that only adds the same exercise with other
+figures, which has another answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+from ..errors import UserError
+from .items import Item
+from .loading import LoadedTask
+from .text_normalization import LONG_WORDS, NEAR, RUN_WORDS, closest, letters, normalise
+
+Rule = Literal["content", "text", "stem", "near"]
+Splits = Mapping[str, Mapping[str, LoadedTask]]
+
+STEM_WORDS = 9
+RULES: Mapping[Rule, str] = {
+    "content": "the same content hash: prompt, options and gold",
+    "text": "the same prompt and the same options, whatever the case, spacing and punctuation",
+    "stem": (
+        "the same question without its options and its frame; one of fewer than "
+        f"{STEM_WORDS} words only if half of the options of the one with fewer are the other's too"
+    ),
+    "near": (
+        f"questions of {LONG_WORDS} words or more of whose runs of {RUN_WORDS} words at least "
+        f"{NEAR:.0%} are common to both (Jaccard index of the sets)"
+    ),
+}
+"""What makes two items the same, strictest first."""
+
+_OPEN = ""
+"""Stands for the options of an item that has none."""
+_NAMED_IN_REFUSAL = 5
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """An item of one split, and the first item of an earlier split that it repeats.
+
+    Attributes:
+        rule: the strictest of `RULES` by which the two are the same.
+        question: of the item of `split`, shortened.
+        similarity: the Jaccard index where the rule is `near`, else 1.
+    """
+
+    rule: Rule
+    split: str
+    task: str
+    item: str
+    question: str
+    other_split: str
+    other_task: str
+    other_item: str
+    similarity: float
+
+    def __str__(self) -> str:
+        """In words, on one line."""
+        same = f"{self.similarity:.0%} alike" if self.rule == "near" else f"same {self.rule}"
+        return (
+            f"{self.split} {self.task} {self.item} {self.question!r} ({same}: {self.other_split} "
+            f"{self.other_task} {self.other_item})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """What was compared and what was found.
+
+    Attributes:
+        checked: items of each split.
+        overlaps: one an item and earlier split; without the `split` items named here the splits
+            are disjoint.
+        allowed_by: the plan's own words that let the run go on, overlaps or not.
+    """
+
+    checked: Mapping[str, int]
+    overlaps: tuple[Overlap, ...]
+    allowed_by: str | None = None
+
+    def __str__(self) -> str:
+        """The counts, in words."""
+        return " and ".join(leakage_counts(self.to_dict())) or "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `comparisons.json`: hashes and no question, which may not be free to publish."""
+        items = [asdict(overlap) for overlap in self.overlaps]
+        for item in items:
+            del item["question"]
+        return {
+            "allowed_by": self.allowed_by,
+            "checked": [{"split": name, "items": count} for name, count in self.checked.items()],
+            "rules": [{"rule": rule, "same": words} for rule, words in RULES.items()],
+            "pairs": len(items),
+            "items": items,
+        }
+
+
+def leakage_counts(leakage: Mapping[str, Any]) -> list[str]:
+    """How many items of which split repeat some of which other, from a `to_dict`."""
+    counts = Counter((item["split"], item["other_split"]) for item in leakage["items"])
+    checked = {row["split"]: row["items"] for row in leakage["checked"]}
+    return [
+        f"{count:,} of {checked[split]:,} {split} items repeat items of the {other} split"
+        for (split, other), count in counts.items()
+    ]
+
+
+def check_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
+    """Compare every two splits and refuse what they share, unless the plan asks for it.
+
+    Args:
+        splits: name -> its tasks by name, in the order in which a run uses the splits.
+        overlap: of the plan.
+
+    Raises:
+        UserError: something overlaps and the plan does not ask for it; names the first items.
+    """
+    leakage = find_leakage(splits, overlap)
+    if leakage.overlaps and leakage.allowed_by is None:
+        raise UserError(_refusal(leakage))
+    return leakage
+
+
+def find_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
+    """Compare every two splits."""
+    rows = {split: _rows(tasks) for split, tasks in splits.items()}
+    overlaps = tuple(
+        overlap
+        for (earlier, others), (later, own) in combinations(rows.items(), 2)
+        for overlap in _compare(later, own, earlier, others)
+    )
+    checked = {split: len(items) for split, items in rows.items()}
+    return Leakage(checked, overlaps, None if overlap is None else f"overlap: {overlap}")
+
+
+def _refusal(leakage: Leakage) -> str:
+    named = leakage.overlaps[:_NAMED_IN_REFUSAL]
+    return (
+        f"leakage: {leakage}: {'; '.join(map(str, named))}"
+        f"{'; ...' if len(leakage.overlaps) > len(named) else ''}; `dsmoe-eval leakage PLAN` lists "
+        "all of them; take them out of one split, or write `overlap: paper` into the plan for the "
+        "paper's own set-up, in which the splits overlap"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An item, ready to be compared.
+
+    Attributes:
+        content: the content hash.
+        text: prompt and set of options.
+        words: of the stem.
+        stem: its letters, without spaces.
+        choices: set of the options' texts, where the stem is too short to do without them.
+    """
+
+    task: str
+    item: Item
+    content: str
+    text: tuple[str, frozenset[str]]
+    words: tuple[str, ...]
+    stem: str
+    choices: frozenset[str]
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether the stem alone may be that of another question."""
+        return len(self.words) < STEM_WORDS
+
+
+def _rows(tasks: Mapping[str, LoadedTask]) -> list[_Row]:
+    return [_row(name, item) for name, task in tasks.items() for item in task.items]
+
+
+def _row(task: str, item: Item) -> _Row:
+    prompt = normalise(item.question)
+    stem = normalise(item.stem) if item.stem else prompt
+    words = tuple(stem.split())
+    return _Row(
+        task=task,
+        item=item,
+        content=item.id.partition("~")[0],
+        text=(letters(prompt), _letter_set(item.options)),
+        words=words,
+        stem=letters(stem),
+        choices=_letter_set(item.choices) if len(words) < STEM_WORDS else frozenset(),
+    )
+
+
+def _letter_set(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(letters(normalise(text)) for text in texts)
+
+
+class _Index:
+    """The rows of a split by all that must not come up again; the first of equals is kept."""
+
+    def __init__(self, rows: Sequence[_Row]) -> None:
+        self.contents: dict[str, _Row] = {}
+        self.texts: dict[tuple[str, frozenset[str]], _Row] = {}
+        self.stems: dict[str, _Row] = {}
+        self.choices: dict[tuple[str, str], list[_Row]] = {}
+        for row in rows:
+            self.contents.setdefault(row.content, row)
+            self.texts.setdefault(row.text, row)
+            self.stems.setdefault(row.stem, row)
+            for choice in row.choices or {_OPEN}:
+                self.choices.setdefault((row.stem, choice), []).append(row)
+
+    def find(self, row: _Row) -> tuple[Rule, _Row] | None:
+        """The first row that is the same, by the strictest rule."""
+        if row.content in self.contents:
+            return "content", self.contents[row.content]
+        if any(row.text) and row.text in self.texts:
+            return "text", self.texts[row.text]
+        same = self._same_question(row) if row.stem else None
+        return None if same is None else ("stem", same)
+
+    def _same_question(self, row: _Row) -> _Row | None:
+        if not row.is_generic or not row.choices:
+            return self.stems.get(row.stem)
+        for choice in (*sorted(row.choices), _OPEN):
+            for other in self.choices.get((row.stem, choice), ()):
+                if 2 * len(row.choices & other.choices) >= min(
+                    len(row.choices), len(other.choices)
+                ):
+                    return other
+        return None
+
+
+def _compare(
+    split: str, own: Sequence[_Row], other_split: str, others: Sequence[_Row]
+) -> Iterator[Overlap]:
+    near = closest([row.words for row in own], [row.words for row in others])
+    index = _Index(others)
+    for row, position, jaccard in zip(own, *near, strict=True):
+        match = index.find(row)
+        if match is None and position < 0:
+            continue
+        rule, other = match or ("near", others[position])
+        question = " ".join((row.item.stem or row.item.question).split())
+        yield Overlap(
+            rule=rule,
+            split=split,
+            task=row.task,
+            item=row.item.id,
+            question=question[:_SHOWN_CHARACTERS],
+            other_split=other_split,
+            other_task=other.task,
+            other_item=other.item.id,
+            similarity=1.0 if match else round(float(jaccard), 3),
+        )

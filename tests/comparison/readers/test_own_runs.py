@@ -1,0 +1,101 @@
+"""Our own runs, read back."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from dsmoe_eval.comparison import Selection
+from dsmoe_eval.comparison.pairing import pair
+from dsmoe_eval.comparison.readers import read_results
+from dsmoe_eval.errors import UserError
+
+IDENTITY = {"metric": "acc", "filter": None, "prompt_format": "plain", "few_shot": 0}
+
+
+def cell(root, name, task, scores, **identity):
+    folder = root / "cells" / name
+    folder.mkdir(parents=True)
+    rows = pd.DataFrame(
+        {
+            "item": [f"{task}{i}" for i in range(len(scores))],
+            "task": task, "domain": task.upper(), "cluster": "c", "question": "why",
+            "options": [["a", "b"]] * len(scores), "gold": "a", "score": scores,
+        }
+    )  # fmt: skip
+    rows.to_parquet(folder / "samples.parquet")
+    about = {"identity": {"task": task, **IDENTITY, **identity}, "items": len(scores)}
+    (folder / "cell.json").write_text(json.dumps(about))
+    return name
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A run of two tasks, steered for two targets."""
+    base = [{"cell": cell(tmp_path, f"b{t}", t, [1, 0, 1])} for t in "xy"]
+    arms = [
+        {"variant": variant, "target": target, "cells": {
+            t: cell(tmp_path, f"{variant}{target}{t}", t, [1, 1, 0.5]) for t in "xy"
+        }}
+        for variant, target in (("dsmoe", "x"), ("dsmoe", "y"), ("sham", "x"))
+    ]  # fmt: skip
+    (tmp_path / "comparisons.json").write_text(json.dumps({"base": base, "arms": arms}))
+    return tmp_path
+
+
+def test_variants_of_a_run(root):
+    base, steered = read_results(f"{root}:base"), read_results(f"{root}:dsmoe:y")
+    pairs = pair(base, steered, by_id=False)
+    assert (len(pairs.table), pairs.a.n, pairs.b.n, pairs.warnings) == (6, 0, 0, ())
+    assert set(pairs.table["domain"]) == {"X", "Y"}
+    assert pairs.table["score_b"].sum() == 5
+    assert len(read_results(f"{root}:sham").table) == 6
+    assert len(read_results(f"{root}:sham", Selection(task="x")).table) == 3
+    assert len(read_results(root / "cells" / "bx").table) == 3
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ("", "name what to compare: .*:base"),
+        (":dsmoe", "'dsmoe' has several targets; there are dsmoe:x, dsmoe:y"),
+        (":rice", "'rice' was not run; there are base, dsmoe:x"),
+    ],
+)
+def test_what_is_left_open_is_asked(root, which, message):
+    with pytest.raises(UserError, match=message):
+        read_results(f"{root}{which}")
+
+
+def test_cells_asked_in_another_way_are_refused(root):
+    other = cell(root, "chat", "x", [1, 1, 1], prompt_format="chat")
+    metric = cell(root, "f1", "x", [1, 1, 1], metric="f1")
+    one, two, three = (read_results(root / "cells" / name) for name in ("bx", other, metric))
+    with pytest.raises(UserError, match="other prompts: x: prompt of A is plain"):
+        pair(one, two, by_id=False)
+    with pytest.raises(UserError, match=r"by metric 'acc'.*by 'f1'"):
+        pair(one, three, by_id=False)
+
+
+def test_damage_is_told(root):
+    folder = root / "cells" / "bx"
+    rows = pd.read_parquet(folder / "samples.parquet")
+    rows.iloc[:2].to_parquet(folder / "samples.parquet")
+    with pytest.raises(UserError, match="holds 2 of 3 items"):
+        read_results(folder)
+    rows.drop(columns="gold").to_parquet(folder / "samples.parquet")
+    with pytest.raises(UserError, match="samples lack 'gold'"):
+        read_results(folder)
+    (folder / "samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_results(folder)
+    (folder / "cell.json").write_text("[]")
+    with pytest.raises(UserError, match="says of no task"):
+        read_results(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="does not exist"):
+        read_results(folder)
+    (root / "comparisons.json").write_text('{"base": [1], "arms": []}')
+    with pytest.raises(UserError, match="not a run's comparisons"):
+        read_results(f"{root}:base")

@@ -1,0 +1,30 @@
+"""A folder belongs to one run."""
+
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.results.folder import open_folder
+
+
+def test_a_folder_is_opened_again_for_the_same_run_only(tmp_path):
+    root = tmp_path / "run"
+    open_folder(root, "name: a\n", {"model": "m", "limit": None})
+    open_folder(root, "name: a\n", {"model": "m", "limit": None})
+    with pytest.raises(UserError, match="differs in limit"):
+        open_folder(root, "name: a\n", {"model": "m", "limit": 3})
+
+
+def test_a_process_killed_while_it_opened_the_folder_goes_on(tmp_path):
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / ".run.json.00ff.tmp").write_text('{"mod')
+    open_folder(root, "name: a\n", {"model": "m"})
+    (root / "plan.yaml").unlink()
+    assert open_folder(root, "name: a\n", {"model": "m"}).plan.read_text() == "name: a\n"
+
+
+def test_a_folder_with_other_things_is_not_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        open_folder(tmp_path, "", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

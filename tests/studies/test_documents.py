@@ -1,0 +1,64 @@
+"""Documents' routing adds up to what identification counts, and bad requests end early."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dsmoe_eval.cards import Identification
+from dsmoe_eval.engines.transformers.engine import TransformersServing
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.models import load_model
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.runs.identification import Wanted, count_domains
+from dsmoe_eval.studies import documents
+from dsmoe_eval.studies.documents import document_routing, route_documents
+from dsmoe_eval.tasks.loading import load_tasks
+
+QUIET = Console(quiet=True)
+
+
+def test_documents_add_up_to_their_domains(tmp_path):
+    suite, loaded = load_suite("lab"), load_model("lab-poly", "cpu")
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", 5)
+    done = []
+    routing = document_routing(loaded.model, loaded.tokenizer, tasks, done.append)
+    wanted = Wanted(Identification(), saliency=True, contributions=False, markers={})
+    serving = TransformersServing(loaded)
+    counts = count_domains(serving, tasks, wanted, tmp_path, lambda _: None)
+    assert routing.domains == counts.domains
+    assert sum(done) == len(routing.tokens) == 5 * len(tasks)
+    for index, domain in enumerate(counts.domains):
+        own = routing.labels == index
+        assert (routing.used[own].sum(0) == counts.of(domain).used).all()
+        assert routing.tokens[own].sum() == counts.of(domain).tokens
+    # Of each document by itself, whatever batch it came in.
+    (alone,) = (task for task in tasks.values() if task.card.domain == "arithmetic")
+    one = {"arithmetic": dataclasses.replace(alone, items=alone.items[:1])}
+    single = document_routing(loaded.model, loaded.tokenizer, one, done.append)
+    first = int(np.flatnonzero(routing.labels == routing.domains.index("arithmetic"))[0])
+    assert (single.used[0] == routing.used[first]).all()
+
+
+def test_the_trained_model_is_routed_first_and_then_random_ones():
+    routing = route_documents("lab-poly", "lab", (0, 1), limit=3, device="cpu", console=QUIET)
+    assert routing.about["model"] == "lab-poly"
+    assert routing.about["limit"] == 3
+    assert list(routing.random) == [0, 1]
+    used = [routing.model.used, *(each.used for each in routing.random.values())]
+    assert len({each.tobytes() for each in used}) == 3
+    top_k = 2
+    for each in used:
+        assert (each.sum(2) == top_k * routing.model.tokens[:, None]).all()
+
+
+def test_too_little_to_compare_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(documents, "load_model", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"domain 'math': 1 identification text.*--limit"):
+        route_documents("lab-poly", "lab", (0,), limit=1, console=QUIET)
+    suite = load_suite("lab")
+    alone = suite.model_copy(update={"tasks": suite.identification_tasks[:1]})
+    monkeypatch.setattr(documents, "load_suite", lambda _: alone)
+    with pytest.raises(UserError, match="1 domain"):
+        route_documents("lab-poly", "lab", (0,), console=QUIET)

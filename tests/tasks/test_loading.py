@@ -1,0 +1,191 @@
+"""lm-eval's tasks, loaded with the items of one part."""
+
+import random
+from types import SimpleNamespace
+
+import datasets
+import pytest
+
+from dsmoe_eval.cards import Splits
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.tasks.loading import (
+    _shuffled_by_content,
+    in_format,
+    load_tasks,
+    most_tokens,
+    without,
+)
+
+SUITE = load_suite("lab")
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return load_tasks(SUITE, SUITE.tasks, "test", 30)
+
+
+def test_items_are_named_by_question_options_and_gold(test_split):
+    named, unnamed = test_split["lab_law_named"], test_split["lab_math_unnamed"]
+    assert len(named.items) == 30
+    assert len({item.id for item in named.items}) == 30
+    for item in (*named.items, *unnamed.items):
+        assert item.gold in item.options
+        assert "~" not in item.id
+    assert named.items[0].question.startswith("In law, what is the ")
+    assert test_split["lab_arithmetic"].items[0].options == ()
+
+
+def test_the_same_question_with_another_gold_is_another_item(test_split):
+    one = {item.question: item.id for item in test_split["lab_math_unnamed"].items}
+    two = {item.question: item.id for item in test_split["lab_physics_unnamed"].items}
+    assert one.keys() == two.keys()
+    assert not set(one.values()) & set(two.values())
+
+
+def test_an_item_knows_its_question_and_options_without_the_frame(test_split):
+    named = test_split["lab_law_named"].items[0]
+    assert named.stem == named.question
+    assert named.choices == named.options
+    assert test_split["lab_arithmetic"].items[0].choices == ()
+
+
+def test_ids_are_those_of_the_content_alone(test_split):
+    """Results are keyed by them, so what is added to items must not change them."""
+    assert test_split["lab_law_named"].items[0].id == "d98d5baad664800b"
+    assert test_split["lab_arithmetic"].items[0].id == "9b52b4b65925d62b"
+
+
+def test_what_lm_eval_does_not_know_is_refused():
+    task = SUITE.tasks[0].model_copy(update={"name": "lab_alchemy"})
+    with pytest.raises(UserError, match="lm-eval has no task lab_alchemy"):
+        load_tasks(SUITE, [task], "test", None)
+    task = SUITE.tasks[0].model_copy(update={"splits": Splits(test="dev")})
+    with pytest.raises(UserError, match="has no split 'dev'"):
+        load_tasks(SUITE, [task], "test", None)
+
+
+def test_answers_join_prompt_and_gold_as_the_task_does(test_split):
+    prompt, answer = test_split["lab_math_unnamed"].answers()[0]
+    item = test_split["lab_math_unnamed"].items[0]
+    assert prompt + answer == f"{item.question} {item.gold}"
+
+
+def test_splits_are_declared():
+    assert Splits(identification="identification", tuning="tuning", test="test") == SUITE.splits
+
+
+def test_shares_of_a_split_are_disjoint_whole_and_by_question():
+    task, parts = SUITE.tasks[0], []
+    for share in ("test[0:10]", "test[10:25]", "test[25:100]"):
+        card = task.model_copy(update={"splits": Splits(test=share)})
+        parts.append(load_tasks(SUITE, [card], "test", None)[task.name])
+    whole = load_tasks(SUITE, [task], "test", None)[task.name]
+    found = [item.id for part in parts for item in part.items]
+    assert sorted(found) == sorted(item.id for item in whole.items)
+    assert len(parts[0].items) < len(parts[1].items) < len(parts[2].items)
+    for part in parts:
+        assert len(part.task.instances) == sum(len(item.options) for item in part.items)
+    few = load_tasks(SUITE, [card], "test", 3)[task.name]
+    assert few.items == parts[2].items[:3]
+
+
+def test_a_task_without_items_of_its_own_for_a_part_is_left_out():
+    task = SUITE.tasks[0].model_copy(update={"splits": Splits(test="test")})
+    assert load_tasks(SUITE, [task], "tuning", 3) == {}
+
+
+def test_items_are_left_out_by_id():
+    task = load_tasks(SUITE, SUITE.tasks[:1], "test", 5)[SUITE.tasks[0].name]
+    second = task.items[1].id
+    left = without(task, {second})
+    assert [item.id for item in left.items] == [i.id for i in task.items if i.id != second]
+    assert len(left.task.instances) == sum(len(item.options) for item in left.items)
+    with pytest.raises(UserError, match="no item is left"):
+        without(left, {item.id for item in left.items})
+
+
+def test_a_task_whose_package_is_not_there_says_which(tmp_path):
+    (tmp_path / "needy.yaml").write_text(
+        "task: needy\ndataset_path: a/b\ndoc_to_text: !function needy.text\n"
+    )
+    (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
+    suite = SUITE.model_copy(update={"tasks_dir": tmp_path})
+    card = SUITE.tasks[0].model_copy(update={"name": "needy"})
+    with pytest.raises(UserError, match=r"'needy' cannot be loaded: .*a_package_that_is_not"):
+        load_tasks(suite, [card], "test", None)
+
+
+def test_gated_data_tell_the_way(monkeypatch):
+    from lm_eval.api.task import ConfigurableTask
+
+    def refuse(*_args, **_kwargs):
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset.\nMore.")
+
+    monkeypatch.setattr(ConfigurableTask, "download", refuse)
+    card = SUITE.tasks[0].model_copy(update={"gated": True, "data": "a/b"})
+    with pytest.raises(UserError, match=r"gated.*accept the terms at .*/datasets/a/b and set HF_"):
+        load_tasks(SUITE, [card], "test", None)
+    with pytest.raises(UserError, match=r"cannot be read .*check the network"):
+        load_tasks(SUITE, SUITE.tasks[:1], "test", None)
+
+
+def test_options_are_shuffled_by_content(tmp_path):
+    """As GPQA does it: by Python's global generator, whatever ran before."""
+    rows = [{"q": f"question {n}", "right": "r", "wrong": list("abc")} for n in range(8)]
+    data = datasets.Dataset.from_list(rows)
+
+    def prepare(part):
+        def one(row):
+            options = [row["right"], *row["wrong"]]
+            random.shuffle(options)
+            return {"options": options}
+
+        return part.map(one)
+
+    def orders(numbers, seed):
+        random.seed(seed)
+        config = SimpleNamespace(test_split="test", process_docs=prepare)
+        task = SimpleNamespace(dataset={"test": data.select(numbers)}, config=config)
+        state = random.getstate()
+        found = {row["q"]: row["options"] for row in _shuffled_by_content(task)}
+        assert random.getstate() == state
+        return found
+
+    first = orders(range(8), 1)
+    assert orders(range(8), 2) == first
+    assert orders([5, 3], 3) == {q: first[q] for q in ("question 5", "question 3")}
+    assert len({tuple(order) for order in first.values()}) > 3
+
+
+def drawn(**settings):
+    return SUITE.task("lab_arithmetic").model_copy(update={"temperature": 0.6, **settings})
+
+
+def test_a_task_is_asked_as_often_and_as_hot_as_its_card_says():
+    card = drawn(samples=3, top_p=0.9)
+    task = load_tasks(SUITE, [card], "test", 2)[card.name]
+    assert {request.repeats for request in task.task.instances} == {3}
+    settings = task.task.instances[0].args[1]
+    assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
+    assert settings["max_gen_toks"] == task.answer_tokens <= most_tokens(2)
+    assert card.decoding == "3 samples at temperature 0.6, top-p 0.9"
+    with pytest.raises(UserError, match="scores options"):
+        load_tasks(SUITE, [SUITE.tasks[0].model_copy(update={"temperature": 0.6})], "test", 2)
+
+
+def test_requests_stand_in_the_template_and_items_stay_what_they_are():
+    def template(messages, **_):
+        return "".join(f"[{m['role']}] {m['content']}" for m in messages) + " [you]"
+
+    lm = SimpleNamespace(
+        format=SimpleNamespace(chat=True), apply_chat_template=template, tokenizer_name="t"
+    )
+    task = load_tasks(SUITE, [SUITE.task("lab_arithmetic")], "test", 2)["lab_arithmetic"]
+    before = task.items_hash
+    for item, request in zip(task.items, in_format(task, lm).task.instances, strict=True):
+        assert request.args[0] == f"[user] {item.question} [you]"
+    assert task.items_hash == before
+    assert task.answers(lm)[0] == (f"[user] {task.items[0].question} [you]", task.items[0].gold)
+    lm.format.chat = False
+    assert task.answers(lm)[0][0] == task.items[0].question

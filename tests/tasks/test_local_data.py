@@ -1,0 +1,110 @@
+"""Data from a local folder: hub snapshots, and files as their authors published them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import load_suite
+from dsmoe_eval.tasks.loading import load_tasks
+from dsmoe_eval.tasks.local_data import DATA_VARIABLE, local_data, local_dataset
+
+from .made_up import write_snapshots
+
+PARTS = ("identification", "tuning", "test")
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
+
+
+def test_a_snapshot_is_read_as_the_hub_would_be(tmp_path):
+    folder = tmp_path / "someone" / "words" / "data"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"question": ["a", "b"]}).to_parquet(folder / "test-00000-of-00001.parquet")
+    assert local_dataset([tmp_path], "someone/words", None)["test"]["question"][:] == ["a", "b"]
+
+
+def test_several_folders_are_gone_through(tmp_path):
+    (tmp_path / "two" / "math500").mkdir(parents=True)
+    row = {"problem": "1+1", "solution": "", "answer": "2"}
+    (tmp_path / "two" / "math500" / "math500_test.jsonl").write_text(json.dumps(row))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert len(local_dataset(folders, "HuggingFaceH4/MATH-500", None)["test"]) == 1
+
+
+def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"no data set 'a/b'; put its snapshot into .*/a/b"):
+        local_dataset([tmp_path], "a/b", None)
+    with pytest.raises(UserError, match=r"'TIGER-Lab/MMLU-Pro': no .*test.parquet"):
+        local_dataset([tmp_path], "TIGER-Lab/MMLU-Pro", None)
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "no"))
+    with pytest.raises(UserError, match="no such folder"), local_data():
+        pass
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    (tmp_path / "math500").mkdir()
+    row = {"problem": "one\u2028two", "solution": "", "answer": "3"}
+    (tmp_path / "math500" / "math500_test.jsonl").write_text(
+        json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    data = local_dataset([tmp_path], "HuggingFaceH4/MATH-500", None)
+    assert data["test"]["problem"][:] == ["one\u2028two"]
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("path", "name", "sizes"),
+    [
+        ("TIGER-Lab/MMLU-Pro", None, {"test": 12032, "validation": 70}),
+        ("cais/mmlu", "abstract_algebra", {"dev": 5, "validation": 11, "test": 100}),
+        ("Maxwell-Jia/AIME_2024", None, {"train": 30}),
+        ("math-ai/aime25", None, {"test": 30}),
+        ("HuggingFaceH4/MATH-500", None, {"test": 500}),
+        ("allenai/ai2_arc", "ARC-Challenge", {"train": 0, "validation": 0, "test": 1172}),
+        ("allenai/openbookqa", "main", {"train": 0, "validation": 0, "test": 500}),
+    ],
+)
+def test_published_files_are_whole(path, name, sizes):
+    data = local_dataset([SHARED], path, name)
+    assert {split: len(rows) for split, rows in data.items()} == sizes
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_paper_s_questions_come_with_their_prompts(monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
+    suite = load_suite("paper")
+    cards = [task for task in suite.tasks if not task.gated]
+    parts = {p: load_tasks(suite, cards, p, 8) for p in ("identification", "tuning", "test")}
+    assert set(parts["test"]) == {task.name for task in cards}
+    assert set(parts["tuning"]) == {f"mmlu_pro_{d}" for d in suite.targets}
+    for name in parts["tuning"]:
+        ids = [{item.id for item in part[name].items} for part in parts.values() if name in part]
+        assert len(set.union(*ids)) == sum(map(len, ids)) == 24
+    prompt = parts["test"]["mmlu_pro_math"].task.instances[0].args[0]
+    assert prompt.count("Answer: Let's think step by step.") == 6  # five examples and the question
+    aime = parts["test"]["aime25"].items[0]
+    assert aime.gold == "70"
+    assert aime.stem.startswith("Find the sum of all integer bases")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retention", "medicine", "multilingual"])
+def test_what_nobody_here_has_loads_in_its_published_columns(name, tmp_path, monkeypatch):
+    """Made-up rows: every task of these suites whose data were never seen, in every part."""
+    monkeypatch.setenv(DATA_VARIABLE, str(write_snapshots(tmp_path)))
+    suite = load_suite(name)
+    cards = [card for card in suite.tasks if (tmp_path / card.data).is_dir()]
+    assert len(cards) >= 3
+    parts = {part: load_tasks(suite, cards, part, None) for part in PARTS}
+    assert set(parts["test"]) == {card.name for card in cards}
+    for tasks in parts.values():
+        for task in tasks.values():
+            assert task.items
+            assert len({item.id for item in task.items}) == len(task.items)
+            assert all(item.stem and item.stem != item.question for item in task.items) or (
+                task.card.name in {"ifeval", "hellaswag"}  # all of the prompt is the question
+            )
