@@ -312,3 +312,52 @@ class Entry(Record):
     def place(self) -> Path:
         """Where it belongs, from the leaderboards' folder."""
         return Path(self.suite) / self.model / self.revision / f"{self.variant}.json"
+
+
+class OverlapRow(Record):
+    """An item of one split that repeats one of an earlier split; hashes, no question."""
+
+    rule: str
+    split: Plain
+    task: Plain
+    item: str
+    other_split: Plain
+    other_task: Plain
+    other_item: str
+    similarity: Score
+
+
+class RuleRow(Record):
+    """When two items are the same."""
+
+    rule: str
+    same: str
+
+
+class FoundLeakage(Leakage):
+    """What the splits shared, item by item."""
+
+    rules: tuple[RuleRow, ...]
+    items: tuple[OverlapRow, ...]
+
+
+class RunResult(Record):
+    """The whole content of `comparisons.json`: every arm of a run against base."""
+
+    schema_version: Literal[4]
+    plan: Name
+    suite: Name
+    suite_targets: tuple[Name, ...]
+    suite_tasks: tuple[Name, ...]
+    variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    rehearsal: bool
+    alpha: Score
+    margin: Score
+    seed: int
+    family: str
+    families: dict[str, str]
+    run: Model
+    leakage: FoundLeakage
+    base: Annotated[tuple[Base, ...], Field(min_length=1)]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
