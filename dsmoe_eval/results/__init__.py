@@ -3,6 +3,6 @@
 from .comparisons import compare_arms
 from .finished import FinishedRun, read_finished
 from .folder import RunFolder, open_folder
-from .schema import Filed
+from .schema import RunResult
 
-__all__ = ["Filed", "FinishedRun", "RunFolder", "compare_arms", "open_folder", "read_finished"]
+__all__ = ["FinishedRun", "RunFolder", "RunResult", "compare_arms", "open_folder", "read_finished"]

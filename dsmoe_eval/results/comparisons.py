@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from ..cards import Plan, Suite, Task, Variant
+from ..cards import Plan, Suite, Variant
 from ..errors import UserError
 from ..stats import (
     NonInferiority,
@@ -22,17 +24,23 @@ from ..stats import (
     score_interval,
 )
 from ..tasks.items import digest
+from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import control_for
+from .arms import Arm, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
-from .claims import FAMILIES, Claims, Contrasts, claims_of, figures_of
+from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
+from .paired import Answers, Domain, Paired, Pooled, Rates, WholeAnswers
+from .paired import NonInferiority as StoredNonInferiority
+from .schema import SCHEMA_VERSION, Base, Leakage, Model, RunResult
 
-SCHEMA_VERSION = 4
-"""Of `comparisons.json`."""
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
 Reader = Callable[[str], pd.DataFrame]
 """Cell id -> its rows."""
+
+
+_SETTINGS: TypeAdapter[Settings | Training | None] = TypeAdapter(Settings | Training | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class ArmCells:
 
     variant: Variant
     target: str
-    settings: dict[str, Any] | None
+    settings: Mapping[str, object] | None
     profile: str | None
     cells: dict[str, str]
 
@@ -50,64 +58,68 @@ def compare_arms(
     folder: RunFolder,
     plan: Plan,
     suite: Suite,
-    base: dict[str, str],
+    base: Mapping[str, str],
     arms: Sequence[ArmCells],
-    identity: dict[str, Any],
-) -> dict[str, Any]:
-    """The content of `comparisons.json`; the families of its claims are `FAMILIES`."""
+    identity: Mapping[str, object],
+    leakage: FoundLeakage,
+) -> RunResult:
+    """Return the content of `comparisons.json`; the families of its claims are `FAMILIES`.
+
+    Args:
+        folder: of the run, with its cells.
+        plan: of the run.
+        suite: of the plan.
+        base: task -> the cell in which base answered it.
+        arms: all others, each with its cells.
+        identity: what answered; the fields of `schema.Model`.
+        leakage: what the splits share.
+    """
     read = cache(partial(read_samples, folder, columns=COMPARED))  # many arms share base's cells
     paired = [_pair_arm(read, base, arm) for arm in arms]
     contrasts = [
         _contrasts(read, plan, suite, arm, own, arms) for arm, own in zip(arms, paired, strict=True)
     ]
-    claimed = claims_of(contrasts, plan)
-    claims = sum(not arm.variant.null for arm in arms)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "plan": plan.name,
-        "suite": suite.name,
-        "suite_targets": list(suite.targets),
-        "suite_tasks": [task.name for task in suite.tasks],
-        "variants": list(dict.fromkeys(arm.variant.name for arm in arms)),
-        "targets": list(dict.fromkeys(arm.target for arm in arms)),
-        "rehearsal": identity["limit"] is not None,
-        "alpha": plan.alpha,
-        "margin": plan.margin,
-        "seed": plan.seed,
-        "family": f"{claims} target claims, Holm",
-        "families": FAMILIES,
-        "run": identity,
-        "base": [_base_row(folder, read, suite, *cell) for cell in base.items()],
-        "arms": [
-            _arm_row(folder, plan, suite, *row)
-            for row in zip(arms, contrasts, claimed, paired, strict=True)
-        ],
-    }
+    return RunResult(
+        schema_version=SCHEMA_VERSION,
+        plan=plan.name,
+        seed=plan.seed,
+        alpha=plan.alpha,
+        margin=plan.margin,
+        variants=tuple(dict.fromkeys(arm.variant.name for arm in arms)),
+        targets=tuple(dict.fromkeys(arm.target for arm in arms)),
+        suite_targets=tuple(suite.targets),
+        suite_tasks=tuple(task.name for task in suite.tasks),
+        run=Model.model_validate(dict(identity), strict=False),
+        leakage=Leakage.model_validate(leakage.to_dict(), strict=False),
+        base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
+        arms=tuple(
+            _arm_row(folder, suite, *row)
+            for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
+        ),
+    )
 
 
 _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")
 """Of a cell's identity: what has to be the same for scores of a task to be of the same thing."""
 
 
-def _base_row(
-    folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str
-) -> dict[str, Any]:
+def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str) -> Base:
     cell, rows, task = read_cell(folder, cell_id), read(cell_id), suite.task(name)
     low, high = score_interval(rows["score"].to_numpy(), rows["cluster"].to_numpy())
-    return {
-        "task": name,
-        "cell": cell_id,
-        "domain": task.domain,
-        "role": "target" if "target" in task.roles else "non-target",
-        "n": cell["items"],
-        "score": cell["score"],
-        "ci95": None if math.isnan(low) else [low, high],
-        "version": digest(*(cell["identity"][key] for key in _VERSION)),
-        "answers": cell["answers"],
-    }
+    return Base(
+        task=name,
+        cell=cell_id,
+        domain=task.domain,
+        role="target" if "target" in task.roles else "non-target",
+        n=cell["items"],
+        score=cell["score"],
+        ci95=None if math.isnan(low) else (low, high),
+        version=digest(*(cell["identity"][key] for key in _VERSION)),
+        answers=cell["answers"],
+    )
 
 
-def _pair_arm(read: Reader, base: dict[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
+def _pair_arm(read: Reader, base: Mapping[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
     return {name: pair(read(base[name]), read(cell), name) for name, cell in arm.cells.items()}
 
 
@@ -120,10 +132,12 @@ def _contrasts(
     arms: Sequence[ArmCells],
 ) -> Contrasts:
     others = [paired[task.name] for task in suite.non_target_tasks(arm.target)]
+    pooled = pd.concat(others)
     return Contrasts(
         variant=arm.variant,
         target=_compare(paired[suite.target_task(arm.target).name], plan),
-        pooled=_compare(pd.concat(others), plan),
+        pooled=_compare(pooled, plan),
+        pooled_held=_held(pooled, plan),
         domains=tuple(_compare(part, plan) for part in others),
         held=tuple(_held(part, plan) for part in others),
         placebo=_over_control(read, plan, suite, arm, _control(arm, "matched", arms)),
@@ -160,55 +174,65 @@ def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
 
 def _arm_row(
     folder: RunFolder,
-    plan: Plan,
     suite: Suite,
     arm: ArmCells,
-    found: Contrasts,
-    claims: Claims,
-    paired: dict[str, pd.DataFrame],
-) -> dict[str, Any]:
-    target, others = suite.target_task(arm.target), suite.non_target_tasks(arm.target)
-    own, parts = paired[target.name], {task.name: paired[task.name] for task in others}
-    pooled = pd.concat(list(parts.values()))
-    return {
-        "variant": arm.variant.name,
-        "target": arm.target,
-        "control_of": arm.variant.control_of,
-        "settings": arm.settings,
-        "profile": arm.profile,
-        "probe": read_cell(folder, arm.cells[target.name])["probe"],
-        "cells": arm.cells,
-        "equal_to_base": all(bool((p.score_a == p.score_b).all()) for p in paired.values()),
-        "target_result": _result(found.target, own) | claims.target,
-        "non_target_result": _result(found.pooled, pooled)
-        | {"non_inferiority": _clean(_held(pooled, plan))}
-        | claims.pooled,
-        "domains": [
-            {"domain": task.domain, "task": task.name}
-            | _result(result, paired[task.name])
-            | {"non_inferiority": _clean(held)}
-            | said
-            for task, result, held, said in zip(
-                others, found.domains, found.held, claims.domains, strict=True
+    contrasts: Contrasts,
+    adjusted: Adjusted,
+    paired: Mapping[str, pd.DataFrame],
+) -> Arm:
+    target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
+    probe = read_cell(folder, arm.cells[target])["probe"]
+    return Arm(
+        variant=arm.variant.name,
+        target=arm.target,
+        settings=_SETTINGS.validate_python(arm.settings, strict=False),
+        profile=arm.profile,
+        probe=None if probe is None else Probe.model_validate(probe),
+        cells=dict(arm.cells),
+        target_result=_paired(contrasts.target, adjusted.target, compare_answers(paired[target])),
+        non_targets=Pooled.model_validate(
+            _tested(contrasts.pooled, adjusted.pooled)
+            | {"non_inferiority": _non_inferiority(contrasts.pooled_held)}
+        ),
+        domains=tuple(
+            Domain.model_validate(
+                dict(_paired(result, p_adjusted, compare_answers(paired[task.name])))
+                | {"domain": task.domain, "task": task.name}
+                | {"non_inferiority": _non_inferiority(held)}
             )
-        ],
-        "generalization": figures_of(found, own, _by_domain(others, parts), plan.alpha)
-        | {
-            "over_placebo": _over(found.placebo, claims.placebo),
-            "specificity": _over(found.wrong, claims.wrong),
-        },
+            for task, result, held, p_adjusted in zip(
+                others, contrasts.domains, contrasts.held, adjusted.domains, strict=True
+            )
+        ),
+        over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
+        specificity=_over_row(contrasts.wrong, adjusted.wrong),
+    )
+
+
+def _over_row(result: PairedResult | None, p_adjusted: float | None) -> Paired | None:
+    return None if result is None else _paired(result, p_adjusted, None)
+
+
+def _paired(result: PairedResult, p_adjusted: float | None, answers: Answers | None) -> Paired:
+    counts = {name: getattr(result, name) for name in ("n", "score_a", "score_b", "gained", "lost")}
+    return Paired.model_validate(_tested(result, p_adjusted) | counts | {"answers": answers})
+
+
+def _tested(result: PairedResult, p_adjusted: float | None) -> dict[str, object]:
+    """Without NaN: of one cluster only the bounds that scores have are known."""
+    return {
+        "ci95": (-1.0, 1.0) if math.isnan(result.ci95[0]) else result.ci95,
+        "p_value": result.p_value,
+        "test": result.test,
+        "mde80": None if math.isnan(result.mde80) else result.mde80,
+        "clusters": result.clusters,
+        "p_adjusted": p_adjusted,
     }
 
 
-def _by_domain(tasks: Sequence[Task], parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """By domain, or by task where a domain has several."""
-    domains = [task.domain for task in tasks]
-    unique = len(set(domains)) == len(domains)
-    return {task.domain if unique else task.name: parts[task.name] for task in tasks}
-
-
-def _over(result: PairedResult | None, claims: dict[str, Any]) -> dict[str, Any] | None:
-    return None if result is None else _clean(result) | claims
+def _non_inferiority(held: NonInferiority) -> StoredNonInferiority:
+    bound = -1.0 if math.isnan(held.lower_bound) else held.lower_bound
+    return StoredNonInferiority(lower_bound=bound, p_value=held.p_value)
 
 
 def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -226,45 +250,31 @@ def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
     return merged
 
 
-def compare_answers(paired: pd.DataFrame) -> dict[str, Any] | None:
-    """What generated answers took and how many were none, for base (a) and the other (b).
-
-    Returns:
-        None where nothing was generated. Else `a` and `b`, each with mean_tokens, truncated and
-        invalid (shares of answers); and `both_whole`: n and delta of the items that both answered
-        with no answer truncated or invalid. A gain that is not there among those is one of format
-        or length.
-    """
+def compare_answers(paired: pd.DataFrame) -> Answers | None:
+    """Return what generated answers took; None where nothing was generated."""
     generated = paired[paired["tokens_a"].str.len() > 0]
     if generated.empty:
         return None
-    sides = {side: answer_rates(generated, f"_{side}") for side in ("a", "b")}
+    a, b = (Rates.model_validate(answer_rates(generated, f"_{side}")) for side in "ab")
     whole = generated[_is_whole(generated, "a") & _is_whole(generated, "b")]
     delta = float((whole["score_b"] - whole["score_a"]).mean()) if len(whole) else None
-    return {**sides, "n": len(generated), "both_whole": {"n": len(whole), "delta": delta}}
+    return Answers(
+        a=a,
+        b=b,
+        n=len(generated),
+        count=int(generated["tokens_a"].str.len().sum()),
+        both_whole=WholeAnswers(n=len(whole), delta=delta),
+    )
 
 
 def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
     return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
 
 
-def _result(result: PairedResult, paired: pd.DataFrame) -> dict[str, Any]:
-    return _clean(result) | {"answers": compare_answers(paired)}
+Column = NDArray[np.generic]
 
 
-def _columns(paired: pd.DataFrame) -> tuple[Any, Any, Any]:
+def _columns(paired: pd.DataFrame) -> tuple[Column, Column, Column]:
     """Scores of base and of the other, and the items' clusters."""
     a, b, clusters = (paired[name].to_numpy() for name in ("score_a", "score_b", "cluster_a"))
     return a, b, clusters
-
-
-def _clean(result: PairedResult | NonInferiority) -> dict[str, Any]:
-    """For JSON, without NaN: of one cluster only the bounds that scores have are known."""
-    values = asdict(result)
-    if "ci95" in values and math.isnan(values["ci95"][0]):
-        values["ci95"] = (-1.0, 1.0)
-    if "lower_bound" in values and math.isnan(values["lower_bound"]):
-        values["lower_bound"] = -1.0
-    if "mde80" in values and math.isnan(values["mde80"]):  # no effect is large enough
-        values["mde80"] = None
-    return values

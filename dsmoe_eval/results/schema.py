@@ -1,208 +1,29 @@
-"""The files of a leaderboard: what is kept of a run, one variant of one model a file.
-
-    leaderboards/<suite>/<org__model>/<revision>/<variant>.json
-
-A file is appended to and never changed: each of its results is one run's, with the figures of
-`comparisons.json` as they were, and the hashes of the samples that they came from.
-"""
+"""What a finished run says: the content of `comparisons.json`, and what follows from it."""
 
 from __future__ import annotations
 
-import datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-from ..errors import UserError
 from ..variants import get_variant
+from .arms import Arm, Hash, VariantName
+from .paired import Domain, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 
-Score = Annotated[float, Field(ge=0, le=1)]
-Change = Annotated[float, Field(ge=-1, le=1)]
-Number = Annotated[int, Field(ge=0)]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+__all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
+SCHEMA_VERSION: Literal[5] = 5
+"""Of `comparisons.json`."""
+FAMILIES = {
+    "target": "every arm but null ones, on its target",
+    "non_target": "every arm but null ones, on its pooled non-targets",
+    "domains": "the non-target domains of one arm",
+    "over_placebo": "every arm with a placebo, against it on its target",
+    "specificity": "every arm with a wrong-domain control, against it on its target",
+}
+"""What is adjusted together, each by Holm at the plan's alpha."""
+
 Plain = Annotated[str, Field(min_length=1, max_length=200)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
-Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
-
-
-def _variant(name: str) -> str:
-    try:
-        return get_variant(name).name
-    except UserError as error:
-        raise ValueError(str(error)) from error
-
-
-VariantName = Annotated[Name, AfterValidator(_variant)]
-_ELSEWHERE: Any = {"base": {"__all__": {"cell"}}, "arms": {"__all__": {"cells", "probe"}}}
-
-
-class Record(BaseModel):
-    """Base of all that is filed: immutable, unknown keys and numbers that are none are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Rates(Record):
-    """Of generated answers: mean tokens, shares truncated and invalid."""
-
-    mean_tokens: Annotated[float, Field(ge=0)]
-    truncated: Score
-    invalid: Score
-    samples: Number | None = None
-
-
-class WholeAnswers(Record):
-    """Items that base and the arm both answered with no answer truncated or invalid."""
-
-    n: Number
-    delta: Change | None
-
-
-class Answers(Record):
-    """As `runs.comparisons.compare_answers` gives it."""
-
-    a: Rates | None
-    b: Rates | None
-    n: Number
-    both_whole: WholeAnswers
-
-
-class Claim(Record):
-    """What may be said of a comparison."""
-
-    verdict: Verdict
-    words: str
-
-
-class NonInferiorityFigures(Record):
-    """As `stats.NonInferiority`."""
-
-    n: Number
-    delta: Change
-    margin: Score
-    alpha: Score
-    lower_bound: Change
-    p_value: Score
-    holds: bool
-    gained: Number
-    lost: Number
-    test: str
-    clusters: Number
-
-
-class Paired(Record):
-    """As `stats.PairedResult`; `mde80` is None where no effect is large enough."""
-
-    n: Annotated[int, Field(ge=1)]
-    score_a: Score
-    score_b: Score
-    delta: Change
-    ci95: tuple[Change, Change]
-    p_value: Score
-    test: str
-    gained: Number
-    lost: Number
-    mde80: Annotated[float, Field(ge=0)] | None
-    clusters: Number
-    p_adjusted: Score | None = None
-    claim: Claim | None = None
-    answers: Answers | None = None
-    non_inferiority: NonInferiorityFigures | None = None
-
-
-class Domain(Paired):
-    """A non-target task of an arm."""
-
-    domain: Name
-    task: Name
-
-
-class NonTargetChange(Record):
-    """As `stats.NonTargetChange`."""
-
-    pooled: Change
-    macro: Change
-    worst: Change
-    worst_domain: Name
-
-
-class Flipped(Record):
-    """Shares of items whose score changed either way."""
-
-    target: Score
-    non_target: Score
-
-
-class AllHold(Record):
-    """The intersection-union test that every non-target domain is non-inferior."""
-
-    p_value: Score
-    holds: bool
-
-
-class Generalization(Record):
-    """What an arm gained and cost."""
-
-    target_gain: Change
-    non_target_change: NonTargetChange
-    retention: Annotated[float, Field(ge=0)] | None
-    flipped: Flipped
-    tokens_ratio: Annotated[float, Field(ge=0)] | None
-    invalid: Score
-    truncated: Score
-    all_hold: AllHold
-    regressions: tuple[str, ...]
-    over_placebo: Paired | None
-    specificity: Paired | None
-
-
-class Settings(Record):
-    """What tuning chose for a steered arm."""
-
-    experts: Number
-    strength: Annotated[float, Field(ge=0)]
-    activation_share: Score
-    qualified_on_tuning: bool
-    sizes_unavailable: tuple[int, ...] = ()
-
-
-class Training(Record):
-    """How a fine-tuned arm was trained."""
-
-    rank: Number
-    alpha: float
-    learning_rate: float
-    epochs: Number
-    batch_size: Number
-
-
-class Probe(Record):
-    """The figures of the null and the effect probe."""
-
-    null_max_difference: Annotated[float, Field(ge=0)]
-    logit_max_change: Annotated[float, Field(ge=0)]
-    selection_changed: Score | None = None
-    weight_max_change: Annotated[float, Field(ge=0)] | None = None
-    active_experts: Number | None = None
-    tokens: Number | None = None
-
-
-class Arm(Record):
-    """A variant on one target."""
-
-    variant: VariantName
-    target: Name
-    control_of: str | None
-    settings: Settings | Training | None
-    profile: Hash | None
-    probe: Probe | None
-    cells: dict[str, Hash]
-    equal_to_base: bool
-    target_result: Paired
-    non_target_result: Paired
-    domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
-    generalization: Generalization
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Base(Record):
@@ -226,94 +47,6 @@ class Checked(Record):
     items: Number
 
 
-class Leakage(Record):
-    """What the splits shared; the items stand in the run's `comparisons.json`."""
-
-    pairs: Number
-    allowed_by: str | None
-    checked: Annotated[tuple[Checked, ...], Field(min_length=1)]
-
-
-class Model(Record):
-    """What answered: the fields of a run's identity."""
-
-    model: Plain
-    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
-    parameters: Number | None
-    engine: Plain
-    engine_settings: dict[str, int | bool]
-    dtype: Plain
-    device: Plain
-    experts_implementation: Plain
-    suite: Name
-    limit: Number | None
-    versions: dict[str, str]
-
-
-class Header(Record):
-    """What all variants of a run share; its hash is the run's id."""
-
-    plan: Name
-    plan_hash: Hash
-    seed: int
-    alpha: Score
-    margin: Score
-    rehearsal: bool
-    family: str
-    families: dict[str, str]
-    variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
-    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    suite_targets: tuple[Name, ...]
-    suite_tasks: tuple[Name, ...]
-    run: Model
-
-
-class Filed(Record):
-    """Who filed a result, when, and what it ran on; `why` it differs from an earlier one."""
-
-    date: Annotated[datetime.date, Field(strict=False)]
-    by: Plain
-    on: Plain
-    why: Plain | None = None
-
-
-class Result(Record):
-    """One run's figures of one variant; base's own file has no arms."""
-
-    run_id: Hash
-    filed: Filed
-    header: Header
-    leakage: Leakage
-    base: Annotated[tuple[Base, ...], Field(min_length=1)]
-    arms: tuple[Arm, ...]
-    samples: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
-
-    def same_figures(self, other: Result) -> bool:
-        """Whether all scores came out alike; another machine may round a probe otherwise."""
-        out = _ELSEWHERE | {"filed": True, "samples": True}
-        return bool(self.model_dump(exclude=out) == other.model_dump(exclude=out))
-
-    def same(self, other: Result) -> bool:
-        """Whether they came from the very same samples, too."""
-        return self.same_figures(other) and self.samples == other.samples
-
-
-class Entry(Record):
-    """A file: every result of one variant of one model in one suite."""
-
-    schema_version: Literal[1]
-    suite: Name
-    model: Plain
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    variant: VariantName
-    results: Annotated[tuple[Result, ...], Field(min_length=1)]
-
-    @property
-    def place(self) -> Path:
-        """Where it belongs, from the leaderboards' folder."""
-        return Path(self.suite) / self.model / self.revision / f"{self.variant}.json"
-
-
 class OverlapRow(Record):
     """An item of one split that repeats one of an earlier split; hashes, no question."""
 
@@ -334,30 +67,96 @@ class RuleRow(Record):
     same: str
 
 
-class FoundLeakage(Leakage):
-    """What the splits shared, item by item."""
+class Leakage(Record):
+    """What the splits shared; a leaderboard has their number, and not the items."""
 
-    rules: tuple[RuleRow, ...]
-    items: tuple[OverlapRow, ...]
+    pairs: Number
+    allowed_by: str | None
+    checked: Annotated[tuple[Checked, ...], Field(min_length=1)]
+    rules: tuple[RuleRow, ...] = ()
+    items: tuple[OverlapRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_items(self) -> Self:
+        if self.items and len(self.items) != self.pairs:
+            raise ValueError(f"{len(self.items)} items are named of {self.pairs} pairs")
+        return self
 
 
-class RunResult(Record):
-    """The whole content of `comparisons.json`: every arm of a run against base."""
+class Model(Record):
+    """What answered: the fields of a run's identity."""
 
-    schema_version: Literal[4]
-    plan: Name
+    model: Plain
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
+    parameters: Number | None
+    engine: Plain
+    engine_settings: dict[str, int | bool]
+    dtype: Plain
+    device: Plain
+    experts_implementation: Plain
     suite: Name
-    suite_targets: tuple[Name, ...]
-    suite_tasks: tuple[Name, ...]
+    limit: Number | None
+    versions: dict[str, str]
+
+
+class Outline(Record):
+    """What a run was to do: the settings that all its arms share."""
+
+    plan: Name
+    seed: int
+    alpha: Fraction
+    margin: Fraction
     variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    rehearsal: bool
-    alpha: Score
-    margin: Score
-    seed: int
-    family: str
-    families: dict[str, str]
+    suite_targets: tuple[Name, ...]
+    suite_tasks: tuple[Name, ...]
     run: Model
-    leakage: FoundLeakage
+
+    @property
+    def suite(self) -> str:
+        """Its name."""
+        return self.run.suite
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether only some of the items were asked."""
+        return self.run.limit is not None
+
+    @property
+    def levels(self) -> Levels:
+        """By which comparisons are judged."""
+        return Levels(self.alpha, self.margin)
+
+    @property
+    def family(self) -> str:
+        """How many claims about targets are adjusted together."""
+        claiming = sum(not get_variant(name).null for name in self.variants)
+        return f"{claiming * len(self.targets)} target claims, Holm"
+
+    @property
+    def families(self) -> dict[str, str]:
+        """What is adjusted together."""
+        return FAMILIES
+
+
+class RunResult(Outline):
+    """The whole content of `comparisons.json`: every arm of a run against base."""
+
+    schema_version: Literal[5]
+    leakage: Leakage
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        expected = [(variant, target) for variant in self.variants for target in self.targets]
+        known = [(arm.variant, arm.target) for arm in self.arms]
+        for key in known:
+            if key not in expected or known.count(key) > 1:
+                raise ValueError(f"arm {key!r} is not one of the run's, or is there twice")
+        for key in expected:
+            if key not in known:
+                raise ValueError(f"lacks the arm {' on '.join(key)}")
+        for arm in self.arms:
+            arm.judge(self.levels)
+        return self

@@ -113,8 +113,10 @@ def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
     with progress_bar(console, "answer test items", total) as advance:
         base = answer_base(job, advance)
         answered = [answer_arm(job, arm, advance) for arm in arms]
-    result = compare_arms(job.folder, job.plan, job.suite, base, answered, job.identity)
-    write_json(job.folder.comparisons, result | {"leakage": job.leakage.to_dict()})
+    result = compare_arms(
+        job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage
+    )
+    write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
 def _arms(job: Job, console: Console) -> list[Arm]:

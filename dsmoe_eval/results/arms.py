@@ -1,0 +1,267 @@
+"""An arm's comparisons, and what it gained and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ..errors import UserError
+from ..stats import regressions
+from ..variants import get_variant
+from .paired import (
+    Domain,
+    Levels,
+    Name,
+    Number,
+    Paired,
+    Pooled,
+    Rates,
+    Record,
+    Score,
+    pool,
+    tokens_ratio,
+)
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+def _variant(name: str) -> str:
+    try:
+        return get_variant(name).name
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+VariantName = Annotated[Name, AfterValidator(_variant)]
+
+
+@dataclass(frozen=True, slots=True)
+class NonTargetChange:
+    """Change over the domains that were not steered for.
+
+    Attributes:
+        pooled: mean change of all items, so each domain weighs by its items.
+        macro: mean of the domains' changes.
+        worst: the lowest change of a domain, which is below 0 by chance alone; see `regressions`.
+        worst_domain: its name.
+    """
+
+    pooled: float
+    macro: float
+    worst: float
+    worst_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """Shares of items whose score changed either way."""
+
+    target: float
+    non_target: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllHold:
+    """The intersection-union test that every non-target domain is non-inferior."""
+
+    p_value: float
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Generalization:
+    """What an arm gained and cost, as it follows from its comparisons."""
+
+    arm: Arm
+
+    @property
+    def target_gain(self) -> float:
+        """Change on the target."""
+        return self.arm.target_result.delta
+
+    @property
+    def non_target_change(self) -> NonTargetChange:
+        """Change on all else."""
+        rows = dict(zip(self.arm.domain_names, self.arm.domains, strict=True))
+        worst = min(rows, key=lambda name: rows[name].delta)
+        return NonTargetChange(
+            pooled=self.arm.non_target_result.delta,
+            macro=sum(row.delta for row in rows.values()) / len(rows),
+            worst=rows[worst].delta,
+            worst_domain=worst,
+        )
+
+    @property
+    def retention(self) -> float | None:
+        """Share of base's score on the non-targets that is kept; None where base has none."""
+        both = self.arm.non_target_result
+        return both.score_b / both.score_a if both.score_a > 0 else None
+
+    @property
+    def flipped(self) -> Flipped:
+        """Items whose score changed: an equal mean can hide many."""
+        return Flipped(self.arm.target_result.flipped, self.arm.non_target_result.flipped)
+
+    @property
+    def tokens_ratio(self) -> float | None:
+        """Generated tokens over base's; see `paired.tokens_ratio`."""
+        rows = (self.arm.target_result, *self.arm.domains)
+        return tokens_ratio([row.answers for row in rows if row.answers is not None])
+
+    @property
+    def invalid(self) -> float:
+        """Share of generated answers that are none, on the target or all else, the larger."""
+        return max((rates.invalid for rates in self._rates), default=0.0)
+
+    @property
+    def truncated(self) -> float:
+        """Share of generated answers that were cut off, likewise."""
+        return max((rates.truncated for rates in self._rates), default=0.0)
+
+    @property
+    def _rates(self) -> list[Rates]:
+        rows = (self.arm.target_result, self.arm.non_target_result)
+        return [row.answers.b for row in rows if row.answers is not None]
+
+    @property
+    def all_hold(self) -> AllHold:
+        """Whether every domain is non-inferior (Berger 1982, Technometrics 24:295)."""
+        tests = [row.non_inferiority for row in self.arm.domains]
+        return AllHold(max(one.p_value for one in tests), all(one.holds for one in tests))
+
+    @property
+    def regressions(self) -> tuple[str, ...]:
+        """Domains that fell, the chance of any false one being at most alpha."""
+        rows = [row.as_result() for row in self.arm.domains]
+        fell = regressions(rows, self.arm.levels.alpha)
+        return tuple(n for n, lost in zip(self.arm.domain_names, fell, strict=True) if lost)
+
+    @property
+    def over_placebo(self) -> Paired | None:
+        """Against its placebo on the target; None where the plan has none."""
+        return self.arm.over_placebo
+
+    @property
+    def specificity(self) -> Paired | None:
+        """Against its wrong-domain control, likewise."""
+        return self.arm.specificity
+
+
+class Settings(Record):
+    """What tuning chose for a steered arm."""
+
+    experts: Number
+    strength: Annotated[float, Field(ge=0)]
+    activation_share: Score
+    qualified_on_tuning: bool
+    sizes_unavailable: tuple[int, ...] = ()
+
+
+class Training(Record):
+    """How a fine-tuned arm was trained."""
+
+    rank: Number
+    alpha: float
+    learning_rate: float
+    epochs: Number
+    batch_size: Number
+
+
+class Probe(Record):
+    """The figures of the null and the effect probe."""
+
+    null_max_difference: Annotated[float, Field(ge=0)]
+    logit_max_change: Annotated[float, Field(ge=0)]
+    selection_changed: Score | None = None
+    weight_max_change: Annotated[float, Field(ge=0)] | None = None
+    active_experts: Number | None = None
+    tokens: Number | None = None
+
+
+class Arm(Record):
+    """A variant on one target.
+
+    Attributes:
+        cells: task name -> the cell that answered it.
+        target_result: with base, on the target.
+        non_targets: with base, on all non-targets together.
+        domains: with base, on each non-target task, in the order of the suite.
+        over_placebo: with its placebo on the target; None where the plan has none.
+        specificity: with its wrong-domain control on the target; likewise.
+    """
+
+    variant: VariantName
+    target: Name
+    settings: Settings | Training | None
+    profile: Hash | None
+    probe: Probe | None
+    cells: dict[str, Hash]
+    target_result: Paired
+    non_targets: Pooled
+    domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    over_placebo: Paired | None
+    specificity: Paired | None
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> Self:
+        tasks = {row.task for row in self.domains}
+        if not (tasks < set(self.cells) and len(tasks) == len(self.domains) == len(self.cells) - 1):
+            raise ValueError(
+                f"the domains of arm {self.variant} on {self.target} are not those that it answered"
+            )
+        return self
+
+    def judge(self, levels: Levels) -> None:
+        """Take the levels of the run that this arm is part of."""
+        for row in (self.target_result, self.non_targets, *self.domains):
+            row.judge(levels)
+        for over in (self.over_placebo, self.specificity):
+            if over is not None:
+                over.judge(levels)
+
+    @property
+    def levels(self) -> Levels:
+        """By which the run judges its comparisons."""
+        return self.non_targets.levels
+
+    @property
+    def non_target_result(self) -> Paired:
+        """With base, on all non-targets together."""
+        return pool(self.non_targets, self.domains)
+
+    @property
+    def generalization(self) -> Generalization:
+        """What it gained and cost."""
+        return Generalization(self)
+
+    @property
+    def comparisons(self) -> dict[str, Paired]:
+        """Every comparison, by where it stands."""
+        rows = {"target_result": self.target_result, "non_target_result": self.non_target_result}
+        rows |= {f"domains[{row.task}]": row for row in self.domains}
+        over = {"over_placebo": self.over_placebo, "specificity": self.specificity}
+        return rows | {name: row for name, row in over.items() if row is not None}
+
+    @property
+    def control_of(self) -> str | None:
+        """The variant whose control it is."""
+        return get_variant(self.variant).control_of
+
+    @property
+    def target_task(self) -> str:
+        """The task that it answered and that is no domain's."""
+        (task,) = set(self.cells) - {row.task for row in self.domains}
+        return task
+
+    @property
+    def domain_names(self) -> list[str]:
+        """Its domains, or its tasks where a domain has several."""
+        names = [row.domain for row in self.domains]
+        return names if len(set(names)) == len(names) else [row.task for row in self.domains]
+
+    @property
+    def equal_to_base(self) -> bool:
+        """Whether every item of every task has base's score."""
+        return not any(row.gained or row.lost for row in (self.target_result, *self.domains))

@@ -1,0 +1,278 @@
+"""Two variants on the same items: what is stored of a comparison, and what follows from it.
+
+What follows (a difference, a claim and its words, a share) is computed when it is read, so a file
+cannot contradict itself. P-values, intervals and smallest effects are stored: of graded or
+clustered scores they need every item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+
+from ..stats import Claim, PairedResult, claim
+
+Score = Annotated[float, Field(ge=0, le=1)]
+Change = Annotated[float, Field(ge=-1, le=1)]
+Number = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
+BINARY_TEST = "mid-p McNemar"
+"""The test of single right or wrong answers, of which four counts tell everything."""
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the interval ends at {ends[1]:g}, before it begins at {ends[0]:g}")
+    return ends
+
+
+Interval = Annotated[tuple[Change, Change], AfterValidator(_ordered)]
+
+
+class Record(BaseModel):
+    """Base of all that is stored: immutable; unknown keys and numbers that are none are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """By what a run judges its comparisons.
+
+    Attributes:
+        alpha: two-sided level of a claim; non-inferiority takes half of it, one-sided.
+        margin: changes below it do not matter, a fraction.
+    """
+
+    alpha: float
+    margin: float
+
+
+class Rates(Record):
+    """Of generated answers: mean tokens, shares truncated and invalid; answers to an item."""
+
+    mean_tokens: Annotated[float, Field(ge=0)]
+    truncated: Score
+    invalid: Score
+    samples: Number | None = None
+
+
+class WholeAnswers(Record):
+    """Items that base and the arm both answered with no answer truncated or invalid.
+
+    A gain that is not there among those is one of format or length.
+    """
+
+    n: Number
+    delta: Change | None
+
+
+class Answers(Record):
+    """What generated answers took, base's (a) and the other's (b).
+
+    Attributes:
+        n: items whose answers were generated.
+        count: answers to them, of each side.
+    """
+
+    a: Rates
+    b: Rates
+    n: Number
+    count: Annotated[int, Field(ge=1)]
+    both_whole: WholeAnswers
+
+
+class Judged(Record):
+    """Something that the levels of its run judge; the run sets them, for they are its settings."""
+
+    _levels: Levels | None = PrivateAttr(default=None)
+
+    def judge(self, levels: Levels) -> None:
+        """Take the levels of the run that this is part of."""
+        self._levels = levels
+
+    @property
+    def levels(self) -> Levels:
+        """By which it is judged.
+
+        Raises:
+            ValueError: it is part of no run.
+        """
+        if self._levels is None:
+            raise ValueError("the comparison is part of no run, whose levels would judge it")
+        return self._levels
+
+
+class NonInferiority(Judged):
+    """The one-sided test that a change is no drop of the margin or more, at half of alpha."""
+
+    lower_bound: Change
+    p_value: Score
+
+    @property
+    def holds(self) -> bool:
+        """Whether non-inferiority is shown; if not, no drop is proven."""
+        return self.p_value < self.alpha
+
+    @property
+    def alpha(self) -> float:
+        """One-sided level."""
+        return self.levels.alpha / 2
+
+    @property
+    def margin(self) -> float:
+        """The drop that would still be tolerated."""
+        return self.levels.margin
+
+
+class Tested(Judged):
+    """What only the items of a comparison can tell.
+
+    Attributes:
+        ci95: of the difference; -1 and 1 where the items are one cluster, which tells nothing.
+        mde80: the smallest difference found with 80 % power; None where none is large enough.
+        clusters: of items that share luck; the number of items where each stands alone.
+        p_adjusted: for its family of claims, by Holm; None where nothing is claimed.
+    """
+
+    ci95: Interval
+    p_value: Score
+    test: str
+    mde80: Annotated[float, Field(ge=0)] | None
+    clusters: Number
+    p_adjusted: Score | None = None
+    non_inferiority: NonInferiority | None = None
+
+    def judge(self, levels: Levels) -> None:
+        """Take the levels of the run that this is part of."""
+        super().judge(levels)
+        if self.non_inferiority is not None:
+            self.non_inferiority.judge(levels)
+
+
+class Paired(Tested):
+    """A comparison of an arm (b) with base or a control (a); see `stats.PairedResult`."""
+
+    n: Annotated[int, Field(ge=1)]
+    score_a: Score
+    score_b: Score
+    gained: Number
+    lost: Number
+    answers: Answers | None = None
+
+    @property
+    def delta(self) -> float:
+        """Score of b less that of a; of right or wrong answers from the counts, which are exact."""
+        if self.test == BINARY_TEST:
+            return (self.gained - self.lost) / self.n
+        return self.score_b - self.score_a
+
+    @property
+    def flipped(self) -> float:
+        """Share of items whose score changed either way."""
+        return (self.gained + self.lost) / self.n
+
+    @property
+    def claim(self) -> Claim | None:
+        """What may be said; None where nothing is claimed, as of a null arm."""
+        if self.p_adjusted is None:
+            return None
+        levels = self.levels
+        return claim(self.as_result(), levels.margin, levels.alpha, self.p_adjusted)
+
+    def as_result(self) -> PairedResult:
+        """The same as `stats` gave it, with NaN for what is not known."""
+        unknown = self.clusters == 1 and self.test != BINARY_TEST and self.ci95 == (-1.0, 1.0)
+        return PairedResult(
+            n=self.n,
+            score_a=self.score_a,
+            score_b=self.score_b,
+            delta=self.delta,
+            ci95=(math.nan, math.nan) if unknown else self.ci95,
+            p_value=self.p_value,
+            test=self.test,
+            gained=self.gained,
+            lost=self.lost,
+            mde80=math.nan if self.mde80 is None else self.mde80,
+            clusters=self.clusters,
+        )
+
+
+class Domain(Paired):
+    """A non-target task of an arm."""
+
+    domain: Name
+    task: Name
+    non_inferiority: NonInferiority
+
+
+class Pooled(Tested):
+    """All non-target items of an arm as one: what does not follow from its domains."""
+
+    non_inferiority: NonInferiority
+
+
+def pool(tested: Pooled, domains: Sequence[Domain]) -> Paired:
+    """Return the comparison of all domains' items together."""
+    items = sum(row.n for row in domains)
+    score_a, score_b = (
+        sum(_total(getattr(row, name), row.n) for row in domains) / items
+        for name in ("score_a", "score_b")
+    )
+    pooled = Paired(
+        **{name: getattr(tested, name) for name in Pooled.model_fields},
+        n=items,
+        score_a=min(score_a, 1.0),
+        score_b=min(score_b, 1.0),
+        gained=sum(row.gained for row in domains),
+        lost=sum(row.lost for row in domains),
+        answers=_pool_answers([row.answers for row in domains if row.answers is not None]),
+    )
+    if tested._levels is not None:
+        pooled.judge(tested._levels)
+    return pooled
+
+
+def _pool_answers(parts: Sequence[Answers]) -> Answers | None:
+    if not parts:
+        return None
+    count = sum(part.count for part in parts)
+    whole = sum(part.both_whole.n for part in parts)
+    change = sum((part.both_whole.delta or 0.0) * part.both_whole.n for part in parts)
+    a, b = (_pool_rates([(getattr(p, side), p.count) for p in parts]) for side in "ab")
+    whole_answers = WholeAnswers(n=whole, delta=change / whole if whole else None)
+    return Answers(a=a, b=b, n=sum(p.n for p in parts), count=count, both_whole=whole_answers)
+
+
+def _pool_rates(parts: Sequence[tuple[Rates, int]]) -> Rates:
+    count = sum(own for _, own in parts)
+    mean_tokens, truncated, invalid = (
+        sum(_total(getattr(rates, name), own) for rates, own in parts) / count
+        for name in ("mean_tokens", "truncated", "invalid")
+    )
+    return Rates(mean_tokens=mean_tokens, truncated=truncated, invalid=invalid)
+
+
+def tokens_ratio(parts: Sequence[Answers]) -> float | None:
+    """Return generated tokens over base's, of answers to several tasks.
+
+    1 where options are scored, since both read the same; None where base generated nothing. Time
+    would differ from one run of the same plan to the next.
+    """
+    before, after = (
+        sum(_total(getattr(part, side).mean_tokens, part.count) for part in parts) for side in "ab"
+    )
+    if not parts:
+        return 1.0
+    return after / before if before > 0 else None
+
+
+def _total(mean: float, count: int) -> float:
+    """The sum behind a mean: a whole number where it is one but for the rounding of the mean."""
+    total = mean * count
+    whole = round(total)
+    return float(whole) if math.isclose(total, whole, rel_tol=1e-8, abs_tol=1e-9) else total
