@@ -42,7 +42,7 @@ def gate_command(
         traceback.print_exc()
         sys.exit(EXIT_UNDECIDED)
     if as_json:
-        click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
+        click.echo(json.dumps(verdict.model_dump(mode="json"), allow_nan=False))
     else:
         _print(verdict)
     sys.exit(verdict.exit_code)

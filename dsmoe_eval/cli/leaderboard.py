@@ -40,8 +40,7 @@ def add_command(
     runs: tuple[Path, ...], root: Path, by: str | None, on: str | None, why: str | None
 ) -> None:
     """File finished runs: a JSON file a variant, appended to and never changed."""
-    from ..leaderboards import add_run, today
-    from ..results import Filed
+    from ..leaderboards import Filed, add_run, today
 
     try:
         filed = Filed(date=today(), by=by or _user(), on=on or _machine(), why=why)

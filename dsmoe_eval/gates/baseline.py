@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -52,10 +50,10 @@ def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
         UserError: the earlier run is of another model or suite.
     """
     for key, now, before in (
-        ("model", run.data["run"].get("fingerprint"), earlier.data["run"].get("fingerprint")),
-        ("suite", run.data.get("suite"), earlier.data.get("suite")),
+        ("model", run.result.run.fingerprint, earlier.result.run.fingerprint),
+        ("suite", run.result.suite, earlier.result.suite),
     ):
-        if now is None or now != before:
+        if now != before:
             raise UserError(
                 f"baseline {earlier.name} is of another {key}; give a run of the same one"
             )
@@ -121,17 +119,17 @@ def _item_by_item(paired: pd.DataFrame) -> Figure:
     return Figure(scale * found.delta, scale * low, scale * high, words)
 
 
-def _items(result: FinishedRun, metric: str, arm: Key) -> pd.DataFrame | None:
+def _items(run: FinishedRun, metric: str, key: Key) -> pd.DataFrame | None:
     """Columns task, item, cluster, a (base's score), b; None where cells are not there."""
-    row = result.arms[arm]
-    others = [one["task"] for one in row["domains"]]
-    tasks = others if metric == "non_target_change" else sorted(set(row["cells"]) - set(others))
-    base = _base_cells(result.data.get("base"))
-    if result.folder is None:
+    arm = run.arms[key]
+    others = [row.task for row in arm.domains]
+    tasks = others if metric == "non_target_change" else [arm.target_task]
+    base = {row.task: row.cell for row in run.result.base}
+    if run.folder is None or not base.keys() >= set(tasks):
         return None
     parts = []
     for task in tasks:
-        found = _samples(result.folder, [base.get(task), row["cells"][task]])
+        found = _samples(run.folder, [base[task], arm.cells[task]])
         if found is None:
             return None
         merged = found[0].merge(found[1], on="item", suffixes=("_a", "_b"), validate="one_to_one")
@@ -151,16 +149,8 @@ def _items(result: FinishedRun, metric: str, arm: Key) -> pd.DataFrame | None:
     return pd.concat(parts)
 
 
-def _base_cells(rows: Any) -> dict[Any, Any]:
-    known = rows if isinstance(rows, list) else []
-    return {row.get("task"): row.get("cell") for row in known if isinstance(row, dict)}
-
-
-def _samples(folder: RunFolder, cells: Sequence[Any]) -> list[pd.DataFrame] | None:
+def _samples(folder: RunFolder, cells: Sequence[str]) -> list[pd.DataFrame] | None:
     """Of cells that are on disk; one that is damaged is an error."""
-    for cell in cells:
-        if not re.fullmatch(r"[0-9a-f]{16}", str(cell)):
-            return None
-        if not (folder.cell(str(cell)) / "samples.parquet").is_file():
-            return None
-    return [read_samples(folder, str(cell)) for cell in cells]
+    if not all((folder.cell(cell) / "samples.parquet").is_file() for cell in cells):
+        return None
+    return [read_samples(folder, cell) for cell in cells]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
+from ..results.paired import Domain, Paired
 from ..variants import control_for, get_variant
 
 _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
 }
-_LARGEST = 1e300
 
 
 class MissingFigureError(Exception):
-    """A figure that a rule needs is not there, or is no figure; says which."""
+    """A figure that a rule needs does not exist for this run or arm; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,197 +56,155 @@ class Check:
 Reading = Figure | Claims | Check
 
 
-def read_figure(result: FinishedRun, metric: str, key: Key | None) -> Reading:
-    """A figure of an arm, or of the run where `key` is None.
+def read_figure(run: FinishedRun, metric: str, key: Key | None) -> Reading:
+    """Return a figure of an arm, or of the run where `key` is None.
 
     Raises:
-        MissingFigureError: it is not there or is none.
+        MissingFigureError: it does not exist.
     """
     if key is None:
-        return _OF_RUN[metric](result)
-    if key not in result.arms:
+        return _OF_RUN[metric](run)
+    if key not in run.arms:
         raise MissingFigureError(f"the run has no arm {key[0]} on {key[1]}")
-    return _OF_ARM[metric](result, key)
+    return _OF_ARM[metric](run, key)
 
 
-def at(row: Any, *path: str) -> Any:
-    """What stands at a path of keys.
-
-    Raises:
-        MissingFigureError: nothing does.
-    """
-    for place, name in enumerate(path):
-        if row is None and path[place - 1] in _CONTROLS:
-            raise MissingFigureError(f"the plan has no {_CONTROLS[path[place - 1]]}")
-        if not isinstance(row, Mapping) or name not in row:
-            raise MissingFigureError(f"{'.'.join(path[: place + 1])} is missing")
-        row = row[name]
-    return row
+def _target(arm: Arm) -> Paired:
+    return arm.target_result
 
 
-def number(row: Any, *path: str) -> float:
-    """A finite number at a path of keys.
+def _over(name: str) -> Callable[[Arm], Paired]:
+    """The comparison with a control, which a plan need not have."""
 
-    Raises:
-        MissingFigureError: there is none.
-    """
-    return _as_number(at(row, *path), ".".join(path))
-
-
-def _as_number(value: Any, where: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= _LARGEST:  # as NaN, and integers that are no float
-        raise MissingFigureError(f"{where} is {value!r:.30}, which is no number")
-    return float(value)
-
-
-def interval(row: Any, *path: str) -> tuple[float, float]:
-    """The 95 % interval of a comparison at a path of keys.
-
-    Raises:
-        MissingFigureError: there is none.
-    """
-    ends = at(row, *path, "ci95")
-    where = ".".join((*path, "ci95"))
-    if not isinstance(ends, list | tuple) or len(ends) != 2:
-        raise MissingFigureError(f"{where} is {ends!r:.30}, which is no interval")
-    return _ordered(_as_number(ends[0], where), _as_number(ends[1], where), where)
-
-
-def _ordered(low: float, high: float, where: str) -> tuple[float, float]:
-    if low > high:
-        raise MissingFigureError(f"{where} ends before it begins")
-    return low, high
-
-
-def _change(*path: str) -> Callable[[FinishedRun, Key], Reading]:
-    def read(result: FinishedRun, key: Key) -> Reading:
-        arm = result.arms[key]
-        return Figure(number(arm, *path, "delta"), *interval(arm, *path))
+    def read(arm: Arm) -> Paired:
+        row: Paired | None = getattr(arm.generalization, name)
+        if row is None:
+            raise MissingFigureError(f"the plan has no {_CONTROLS[name]}")
+        return row
 
     return read
 
 
-def _held(row: Any, *path: str) -> tuple[float, float]:
+def _change(comparison: Callable[[Arm], Paired]) -> Callable[[FinishedRun, Key], Reading]:
+    def read(run: FinishedRun, key: Key) -> Reading:
+        row = comparison(run.arms[key])
+        return Figure(row.delta, *row.ci95)
+
+    return read
+
+
+def _held(row: Paired) -> tuple[float, float]:
     """The interval of a non-target change; its lower end no higher than the plan's own bound."""
-    low, high = interval(row, *path)
-    return min(low, number(row, *path, "non_inferiority", "lower_bound")), high
+    low, high = row.ci95
+    return (low if row.non_inferiority is None else min(low, row.non_inferiority.lower_bound)), high
 
 
-def _non_target_change(result: FinishedRun, key: Key) -> Reading:
-    arm, where = result.arms[key], "non_target_result"
-    return Figure(number(arm, where, "delta"), *_held(arm, where))
+def _non_target_change(run: FinishedRun, key: Key) -> Reading:
+    row = run.arms[key].non_target_result
+    return Figure(row.delta, *_held(row))
 
 
-def _worst_domain_change(result: FinishedRun, key: Key) -> Reading:
+def _worst_domain_change(run: FinishedRun, key: Key) -> Reading:
     """All domains hold where each does (intersection-union); one fell only where Holm says so."""
-    rows, alpha = result.arms[key]["domains"], number(result.data, "alpha")
-    changes = {number(row, "delta"): str(row.get("domain")) for row in rows}
+    rows = run.arms[key].domains
     ends = [_held(row) for row in rows]
-    fell = [number(row, "p_adjusted") <= alpha and number(row, "delta") < 0 for row in rows]
-    highs = [high for (_, high), has in zip(ends, fell, strict=True) if has]
+    highs = [high for row, (_, high) in zip(rows, ends, strict=True) if _fell(row)]
     high = min(highs) if highs else max(high for _, high in ends)
-    worst = min(changes)
-    return Figure(worst, min(low for low, _ in ends), high, words=f"worst: {changes[worst]}")
+    worst = min(reversed(rows), key=lambda row: row.delta)
+    return Figure(worst.delta, min(low for low, _ in ends), high, words=f"worst: {worst.domain}")
 
 
-def _retention(result: FinishedRun, key: Key) -> Reading:
+def _fell(row: Domain) -> bool:
+    if row.p_adjusted is None:
+        raise MissingFigureError("p_adjusted is missing")
+    return row.p_adjusted <= row.levels.alpha and row.delta < 0
+
+
+def _retention(run: FinishedRun, key: Key) -> Reading:
     """Near 1 the delta method's interval of the ratio: that of the change, over base's score."""
-    arm, where = result.arms[key], "non_target_result"
-    base = number(arm, where, "score_a")
-    if not base > 0:
+    arm = run.arms[key]
+    row, value = arm.non_target_result, arm.generalization.retention
+    if value is None:
         raise MissingFigureError(
             "base scores nothing on the non-targets, so nothing can be retained"
         )
-    low, high = interval(arm, where)
-    value = number(arm, "generalization", "retention")
-    return Figure(value, 1 + low / base, 1 + high / base)
+    low, high = row.ci95
+    return Figure(value, 1 + low / row.score_a, 1 + high / row.score_a)
 
 
-def _placebo_gain(result: FinishedRun, key: Key) -> Reading:
-    placebo = control_for(get_variant(key[0]), "matched", result.variants)
+def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
+    placebo = control_for(get_variant(key[0]), "matched", run.variants)
     if placebo is None:
         raise MissingFigureError(f"the plan has no placebo of {key[0]}")
-    return _change("target_result")(result, (placebo.name, key[1]))
+    return _change(_target)(run, (placebo.name, key[1]))
 
 
-def _mde80(result: FinishedRun, key: Key) -> Reading:
-    value = at(result.arms[key], "target_result", "mde80")
-    if value is None:  # as comparisons.json says "no effect is large enough"
+def _mde80(run: FinishedRun, key: Key) -> Reading:
+    value = run.arms[key].target_result.mde80
+    if value is None:
         return Figure(math.inf, words="no change, however large, could have been shown")
-    return Figure(number(result.arms[key], "target_result", "mde80"))
+    return Figure(value)
 
 
-def _of_generalization(*path: str) -> Callable[[FinishedRun, Key], Reading]:
-    return lambda result, key: Figure(number(result.arms[key], "generalization", *path))
+def _tokens_ratio(run: FinishedRun, key: Key) -> Reading:
+    value = run.arms[key].generalization.tokens_ratio
+    if value is None:
+        raise MissingFigureError("generalization.tokens_ratio is None, which is no number")
+    return Figure(value)
 
 
-def _claim(*path: str) -> Callable[[FinishedRun, Key], Reading]:
-    return lambda result, key: Claims((_said(result, result.arms[key], *path),))
+def _of_arm(read: Callable[[Arm], float]) -> Callable[[FinishedRun, Key], Reading]:
+    return lambda run, key: Figure(read(run.arms[key]))
 
 
-def _domain_claims(result: FinishedRun, key: Key) -> Reading:
-    rows = result.arms[key]["domains"]
-    said = [(str(row.get("domain")), *_said(result, row)) for row in rows]
+def _claim(
+    where: str, comparison: Callable[[Arm], Paired]
+) -> Callable[[FinishedRun, Key], Reading]:
+    return lambda run, key: Claims((_said(comparison(run.arms[key]), f"{where}.claim"),))
+
+
+def _domain_claims(run: FinishedRun, key: Key) -> Reading:
+    said = [(row.domain, *_said(row, "claim")) for row in run.arms[key].domains]
     return Claims(tuple((verdict, f"{domain}: {words}") for domain, verdict, words in said))
 
 
-def _said(result: FinishedRun, row: Any, *path: str) -> tuple[str, str]:
-    """A claim, which the figures beside it must bear out."""
-    verdict, words = (at(row, *path, "claim", name) for name in ("verdict", "words"))
-    alpha, margin = (number(result.data, name) for name in ("alpha", "margin"))
-    delta, p_value = (number(row, *path, name) for name in ("delta", "p_adjusted"))
-    low, high = interval(row, *path)
-    borne_out = "equivalent" if -margin < low and high < margin else "inconclusive"
-    if p_value <= alpha and delta != 0:
-        borne_out = "improves" if delta > 0 else "harms"
-    if verdict != borne_out:
-        raise MissingFigureError(
-            f"{'.'.join((*path, 'claim.verdict'))} is {verdict!r:.30}, but its figures say "
-            f"{borne_out}"
-        )
-    return verdict, str(words)
+def _said(row: Paired, where: str) -> tuple[str, str]:
+    claim = row.claim
+    if claim is None:
+        raise MissingFigureError(f"{where} is missing")
+    return claim.verdict, claim.words
 
 
-def _probes_passed(result: FinishedRun, key: Key) -> Reading:
+def _probes_passed(run: FinishedRun, key: Key) -> Reading:
     if get_variant(key[0]).kind != "steered":
         return Check(True, "nothing is steered")
-    arm = result.arms[key]
-    null, effect = (
-        number(arm, "probe", name) for name in ("null_max_difference", "logit_max_change")
-    )
+    probe = run.arms[key].probe
+    if probe is None:
+        raise MissingFigureError("probe.null_max_difference is missing")
+    null, effect = probe.null_max_difference, probe.logit_max_change
     words = f"strength zero differs by {null:g}, the profile moves logits by up to {effect:.3g}"
     return Check(null == 0 and effect > 0, words)
 
 
-def _sham_equals_base(result: FinishedRun) -> Reading:
-    shams = [variant.name for variant in result.variants if variant.null]
+def _sham_equals_base(run: FinishedRun) -> Reading:
+    shams = [variant.name for variant in run.variants if variant.null]
     if not shams:
         raise MissingFigureError("the plan has no sham")
-    wrong = []
-    for variant, target in ((v, t) for v in shams for t in result.targets):
-        equal = at(result.arms[variant, target], "equal_to_base")
-        if not isinstance(equal, bool):
-            raise MissingFigureError(f"equal_to_base of {variant} on {target} is {equal!r:.30}")
-        wrong += [] if equal else [f"{variant} on {target}"]
-    words = f"differs: {', '.join(wrong)}" if wrong else f"on {len(result.targets)} targets"
-    return Check(not wrong, words)
+    keys = [(variant, target) for variant in shams for target in run.result.targets]
+    wrong = [" on ".join(key) for key in keys if not run.arms[key].equal_to_base]
+    number = len(run.result.targets)
+    return Check(not wrong, f"differs: {', '.join(wrong)}" if wrong else f"on {number} targets")
 
 
-def _whole_run(result: FinishedRun) -> Reading:
-    rehearsal = at(result.data, "rehearsal")
-    if not isinstance(rehearsal, bool):
-        raise MissingFigureError(f"rehearsal is {rehearsal!r:.30}")
-    limit = at(result.data, "run", "limit")
-    passed = not rehearsal and limit is None
-    return Check(passed, "every item" if passed else f"a rehearsal of {limit!r:.30} items a task")
+def _whole_run(run: FinishedRun) -> Reading:
+    limit = run.result.run.limit
+    return Check(
+        limit is None, "every item" if limit is None else f"a rehearsal of {limit} items a task"
+    )
 
 
-def _leaked_items(result: FinishedRun) -> Reading:
-    items, checked = (at(result.data, "leakage", name) for name in ("items", "checked"))
-    if not isinstance(items, list) or not isinstance(checked, list) or not checked:
-        raise MissingFigureError("leakage was not checked")
-    return Figure(max(number(result.data, "leakage", "pairs"), float(len(items))))
+def _leaked_items(run: FinishedRun) -> Reading:
+    return Figure(float(run.result.leakage.pairs))
 
 
 _OF_RUN: Mapping[str, Callable[[FinishedRun], Reading]] = {
@@ -255,23 +213,23 @@ _OF_RUN: Mapping[str, Callable[[FinishedRun], Reading]] = {
     "leaked_items": _leaked_items,
 }
 _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
-    "target_claim": _claim("target_result"),
-    "non_target_claim": _claim("non_target_result"),
+    "target_claim": _claim("target_result", _target),
+    "non_target_claim": _claim("non_target_result", lambda arm: arm.non_target_result),
     "domain_claims": _domain_claims,
-    "placebo_claim": _claim("generalization", "over_placebo"),
-    "specificity_claim": _claim("generalization", "specificity"),
-    "target_gain": _change("target_result"),
+    "placebo_claim": _claim("generalization.over_placebo", _over("over_placebo")),
+    "specificity_claim": _claim("generalization.specificity", _over("specificity")),
+    "target_gain": _change(_target),
     "non_target_change": _non_target_change,
     "worst_domain_change": _worst_domain_change,
     "retention": _retention,
-    "gain_over_placebo": _change("generalization", "over_placebo"),
+    "gain_over_placebo": _change(_over("over_placebo")),
     "placebo_gain": _placebo_gain,
-    "specificity": _change("generalization", "specificity"),
+    "specificity": _change(_over("specificity")),
     "target_mde80": _mde80,
-    "flipped_target": _of_generalization("flipped", "target"),
-    "flipped_non_target": _of_generalization("flipped", "non_target"),
-    "tokens_ratio": _of_generalization("tokens_ratio"),
-    "invalid_rate": _of_generalization("invalid"),
-    "truncated_rate": _of_generalization("truncated"),
+    "flipped_target": _of_arm(lambda arm: arm.generalization.flipped.target),
+    "flipped_non_target": _of_arm(lambda arm: arm.generalization.flipped.non_target),
+    "tokens_ratio": _tokens_ratio,
+    "invalid_rate": _of_arm(lambda arm: arm.generalization.invalid),
+    "truncated_rate": _of_arm(lambda arm: arm.generalization.truncated),
     "probes_passed": _probes_passed,
 }

@@ -30,7 +30,7 @@ def clear(folder: Path) -> None:
 def write_verdict(verdict: Verdict, folder: Path) -> None:
     """Write the three files, and append the summary to the job's where there is one."""
     summary = to_markdown(verdict)
-    write_json(folder / "verdict.json", verdict.to_dict())
+    write_json(folder / "verdict.json", verdict.model_dump(mode="json"))
     write_text(folder / "junit.xml", to_junit(verdict))
     write_text(folder / "summary.md", summary)
     if job := os.environ.get(SUMMARY_VARIABLE):

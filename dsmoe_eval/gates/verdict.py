@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import computed_field
 
 from ..cards import Policy, Rule
 from ..cards.policies import RUN_METRICS, Tier
 from ..errors import UserError
 from ..results.finished import FinishedRun, Key
+from ..results.paired import Record
 from .baseline import Baseline
 from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
 
 State = Literal["met", "unmet", "undecided", "missing"]
 Outcome = Literal["pass", "fail", "inconclusive"]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 """Of `verdict.json`."""
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(Record):
     """What came of one rule on one arm, or on the run.
 
     Attributes:
@@ -45,6 +46,7 @@ class Ruling:
     wanted: str
     reason: str
 
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic has it
     @property
     def weighs(self) -> Outcome:
         """What this ruling alone makes of the run."""
@@ -55,9 +57,8 @@ class Ruling:
         return "inconclusive"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the gate says of a run, and all of why.
+class Verdict(Record):
+    """What the gate says of a run, and all of why: the content of `verdict.json`.
 
     Attributes:
         outcome: the worst that a ruling makes of it.
@@ -68,6 +69,7 @@ class Verdict:
         not_applied: names of rules that wait for a baseline.
     """
 
+    schema_version: Literal[1] = SCHEMA_VERSION
     outcome: Outcome
     run: str
     plan: str
@@ -78,19 +80,14 @@ class Verdict:
     rulings: tuple[Ruling, ...]
     not_applied: tuple[str, ...]
 
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic has it
     @property
     def exit_code(self) -> int:
         """0 pass, 1 fail, 2 inconclusive."""
         return EXIT_CODES[self.outcome]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `verdict.json`."""
-        rulings = [asdict(one) | {"weighs": one.weighs} for one in self.rulings]
-        own = {"schema_version": SCHEMA_VERSION, "exit_code": self.exit_code, "rulings": rulings}
-        return asdict(self) | own
 
-
-def decide(result: FinishedRun, policy: Policy, baseline: Baseline | None = None) -> Verdict:
+def decide(run: FinishedRun, policy: Policy, baseline: Baseline | None = None) -> Verdict:
     """Hold a run against a policy.
 
     A rule about no arm at all is missing its figure. The rules must all be met, so no level is
@@ -103,9 +100,7 @@ def decide(result: FinishedRun, policy: Policy, baseline: Baseline | None = None
         raise UserError(f"policy {policy.name!r} requires a baseline; give --baseline RUN")
     applied = [rule for rule in policy.rules if rule.against == "bound" or baseline is not None]
     rulings = tuple(
-        _rule(result, rule, key, baseline)
-        for rule in applied
-        for key in _subjects(rule, policy, result)
+        _rule(run, rule, key, baseline) for rule in applied for key in _subjects(rule, policy, run)
     )
     weights = {ruling.weighs for ruling in rulings}
     outcome: Outcome = "pass"
@@ -113,10 +108,10 @@ def decide(result: FinishedRun, policy: Policy, baseline: Baseline | None = None
         outcome = worse if worse in weights else outcome
     return Verdict(
         outcome=outcome,
-        run=result.name,
-        plan=str(result.data.get("plan")),
-        suite=str(result.data.get("suite")),
-        model=str(result.data["run"].get("model")),
+        run=run.name,
+        plan=run.result.plan,
+        suite=run.result.suite,
+        model=run.result.run.model,
         policy=policy.name,
         baseline=None if baseline is None else baseline.name,
         rulings=rulings,
@@ -124,26 +119,26 @@ def decide(result: FinishedRun, policy: Policy, baseline: Baseline | None = None
     )
 
 
-def _subjects(rule: Rule, policy: Policy, result: FinishedRun) -> Iterator[Key | None]:
+def _subjects(rule: Rule, policy: Policy, run: FinishedRun) -> Iterator[Key | None]:
     """The arms that a rule is about; None: the run; an arm without names: there is none."""
     if rule.metric in RUN_METRICS:
         yield None
         return
-    steered = [v.name for v in result.variants if v.is_tuned and not v.null]
+    steered = [v.name for v in run.variants if v.is_tuned and not v.null]
     variants = rule.variants or policy.variants or steered
-    targets = rule.targets or policy.targets or result.targets
+    targets = rule.targets or policy.targets or run.result.targets
     if not variants:
         yield "", ""
     yield from ((variant, target) for variant in variants for target in targets)
 
 
-def _rule(result: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None) -> Ruling:
+def _rule(run: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None) -> Ruling:
     state: State = "missing"
     value, interval = None, None
     try:
         if key == ("", ""):
             raise MissingFigureError("the run has no steered arm that is no control")
-        found = _reading(result, rule, key, baseline)
+        found = _reading(run, rule, key, baseline)
     except MissingFigureError as error:
         reason = str(error)
     else:
@@ -165,11 +160,9 @@ def _rule(result: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline |
     )
 
 
-def _reading(
-    result: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None
-) -> Reading:
+def _reading(run: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | None) -> Reading:
     if rule.against == "bound":
-        return read_figure(result, rule.metric, key)
+        return read_figure(run, rule.metric, key)
     if baseline is None or key is None:
         raise MissingFigureError("there is no baseline")
     return baseline.change(rule.metric, key)

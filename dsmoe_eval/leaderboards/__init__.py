@@ -3,12 +3,12 @@
 Entries are appended to and never changed; what is rendered follows from them.
 """
 
-from ..results.schema import Filed
 from .build import Built, build
 from .changes import Change, Difference, differences, read_result
 from .checks import Finding, check_leaderboards
 from .filing import Added, add_run, today
 from .ranking import Standing, rank
+from .schema import Filed
 
 __all__ = [
     "Added",

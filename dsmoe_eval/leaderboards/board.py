@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..reports.page import Cell, Column, DataTable, Forest, Interval, Plane, Point, Row
-from ..results.schema import Paired
+from ..results.paired import Paired
 from ..variants import BASE, get_variant
 from .entries import Filing
 from .ranking import Estimate, Standing, base_of, rank

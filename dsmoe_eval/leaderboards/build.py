@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -16,7 +15,7 @@ from ..reports.items import clear_items, write_item_files
 from ..reports.page import DataTable, ItemFile, environment
 from ..results import RunFolder
 from .board import TRUST, Board, boards
-from .checks import check_leaderboards, entries_hash, read_entries
+from .checks import check_entries, read_entries
 from .entries import Filing, filings
 from .filing import identity_of, samples_hash
 from .ranking import model_names
@@ -51,10 +50,11 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
         UserError: `check_leaderboards` finds figures that are wrong, or a run's samples are not
             those that were filed.
     """
-    wrong = [one for one in check_leaderboards(root) if one.rule not in _HARMLESS]
+    files = read_entries(root)
+    wrong = [one for one in check_entries(files) if one.rule not in _HARMLESS]
     if wrong:
         raise UserError(f"{root}: {wrong[0]}; {len(wrong)} finding(s), see leaderboard check")
-    filed = filings(read_entries(root)[0])
+    filed = filings(files.entries)
     if not filed:
         raise UserError(f"{root}: holds no result; file a run first: leaderboard add")
     shown = boards(filed)
@@ -72,7 +72,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
     values = {
         "boards": shown,
         "trust": TRUST,
-        "stamp": entries_hash(root),
+        "stamp": files.stamp,
         "facets": _facets(shown),
         "items": items,
         "without": without,
@@ -85,7 +85,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
     return Built(root / "index.html", items, without)
 
 
-def _html(values: Mapping[str, Any]) -> str:
+def _html(values: Mapping[str, object]) -> str:
     page = environment()
     page.loader = jinja2.ChoiceLoader(
         [jinja2.PackageLoader("dsmoe_eval.leaderboards"), page.loader or jinja2.BaseLoader()]
@@ -93,7 +93,7 @@ def _html(values: Mapping[str, Any]) -> str:
     return page.get_template("index.html.j2").render(values)
 
 
-def _markdown(values: Mapping[str, Any]) -> str:
+def _markdown(values: Mapping[str, object]) -> str:
     text = jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.leaderboards"),
         autoescape=False,  # noqa: S701 - Markdown, where it would spoil the text
@@ -160,4 +160,4 @@ def _items(run: Path, filing: Filing, model: str, root: Path) -> tuple[ItemFile,
                     f"{filing.folder}; restore them, or file the run again: leaderboard add --why"
                 )
     name = f"{model}, plan {filing.header.plan}, seed {filing.header.seed}"
-    return write_item_files(folder, filing.as_comparisons(), root, name)
+    return write_item_files(folder, filing.run.result.model_dump(mode="json"), root, name)

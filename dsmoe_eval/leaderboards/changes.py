@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scipy.special import ndtr
@@ -12,7 +11,6 @@ from ..errors import UserError
 from ..gates import CHANGING, changes_between
 from ..gates.figures import Figure
 from ..results import FinishedRun, read_finished
-from ..results.finished import as_finished
 from ..stats import holm
 from .checks import read_entries
 from .entries import filings
@@ -78,16 +76,16 @@ def read_result(source: str) -> FinishedRun:
     if not (Path(folder) / "base.json").is_file():
         return read_finished(Path(source))
     place = Path(folder).resolve()
-    entries, faults = read_entries(place.parents[2])
+    files = read_entries(place.parents[2])
     own = place.relative_to(place.parents[2])
-    broken = [one for one in faults if Path(one.file).parent == own]
+    broken = [one for one in files.faults if Path(one.file).parent == own]
     if broken:
         raise UserError(f"{folder}: {broken[0]}; see leaderboard check")
-    runs = [one for one in filings(entries) if one.folder == own]
+    runs = [one for one in filings(files.entries) if one.folder == own]
     found = [one for one in runs if one.run_id.startswith(wanted)]
     if not found:
         raise UserError(f"{source}: no such run; there are {', '.join(o.run_id for o in runs)}")
-    return as_finished(found[-1].as_comparisons(), f"{folder}:{found[-1].run_id[:8]}")
+    return replace(found[-1].run, name=f"{folder}:{found[-1].run_id[:8]}")
 
 
 def differences(before: FinishedRun, after: FinishedRun) -> Difference:
@@ -122,12 +120,10 @@ def differences(before: FinishedRun, after: FinishedRun) -> Difference:
 
 
 def _check_suites(before: FinishedRun, after: FinishedRun) -> None:
-    names = [str(one.data.get("suite")) for one in (before, after)]
+    names = [one.result.suite for one in (before, after)]
     if names[0] != names[1]:
         raise UserError(f"{before.name} is of suite {names[0]}, {after.name} of {names[1]}")
-    versions = [
-        {row["task"]: row.get("version") for row in r.data["base"]} for r in (before, after)
-    ]
+    versions = [{row.task: row.version for row in one.result.base} for one in (before, after)]
     for task in versions[0].keys() & versions[1].keys():
         if versions[0][task] != versions[1][task]:
             raise UserError(
@@ -149,8 +145,8 @@ def _values(
     before: FinishedRun, after: FinishedRun, key: tuple[str, str], metric: str
 ) -> tuple[float, float]:
     name = "target_result" if metric == "target_gain" else "non_target_result"
-    then, now = (float(one.arms[key][name]["delta"]) for one in (before, after))
-    return (then, now) if math.isfinite(then + now) else (math.nan, math.nan)
+    then, now = (getattr(one.arms[key], name).delta for one in (before, after))
+    return then, now
 
 
 def _named(keys: set[tuple[str, str]]) -> tuple[str, ...]:

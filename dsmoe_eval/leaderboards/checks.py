@@ -7,13 +7,16 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import UserError
-from ..results.schema import Arm, Base, Entry, Result
+from ..results.arms import Arm
+from ..results.schema import Base
 from ..variants import control_for, get_variant
 from .consistency import adjustment_faults, arm_faults
 from .entries import Filing, entry_paths, filings, folder_name, run_id
 from .filing import Unreadable, parse_entry, today
+from .schema import Entry, Result
 
 RENDERED = ("README.md", "index.html", "*.png", "items/*.js")
 """What `build` writes, beside the entries."""
@@ -41,24 +44,46 @@ class Finding:
         return f"{self.rule}: {place}: {self.words}"
 
 
-def read_entries(root: Path) -> tuple[dict[Path, Entry], list[Finding]]:
-    """All files that can be read, by their place, and what is wrong with the others."""
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a folder of leaderboards holds, each file read once.
+
+    Attributes:
+        entries: that can be read, by their place in the folder.
+        faults: of the others.
+        stamp: hash of all files' bytes; the rendered pages name it.
+    """
+
+    root: Path
+    entries: Mapping[Path, Entry]
+    faults: tuple[Finding, ...]
+    stamp: str
+
+
+def read_entries(root: Path) -> Files:
+    """Read all files of a folder of leaderboards.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not root.is_dir():
         raise UserError(f"{root}: no folder of leaderboards; file a run first: leaderboard add")
-    entries, faults = {}, []
+    entries, faults, total = {}, [], hashlib.sha256()
     for path in entry_paths(root):
         place = path.relative_to(root)
         try:
-            entries[place] = parse_entry(path.read_bytes())
+            content = path.read_bytes()
+            total.update(str(place).encode() + b"\0" + content)
+            entries[place] = parse_entry(content)
         except Unreadable as error:
             faults.append(Finding(error.rule, str(place), error.where, error.words))
         except OSError as error:
             faults.append(Finding("unreadable", str(place), "", str(error.strerror)))
-    return entries, faults
+    return Files(root, entries, tuple(faults), total.hexdigest()[:16])
 
 
 def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
-    """Everything that is wrong with the leaderboards of a folder.
+    """Return everything that is wrong with the leaderboards of a folder.
 
     Args:
         root: the folder.
@@ -67,7 +92,14 @@ def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
     Raises:
         UserError: there is no such folder or revision.
     """
-    entries, found = read_entries(root)
+    files = read_entries(root)
+    found = check_entries(files)
+    return found if since is None else [*found, *_rewritten(root, files.entries, since)]
+
+
+def check_entries(files: Files) -> list[Finding]:
+    """Return everything that is wrong with files that were read: each alone, and together."""
+    root, entries, found = files.root, files.entries, list(files.faults)
     known = {root / place for place in entries} | {root / one.file for one in found}
     rendered = {path for pattern in RENDERED for path in root.glob(pattern)}
     for path in sorted(root.rglob("*")):
@@ -81,9 +113,7 @@ def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
     for run in runs:
         found += _run_findings(run)
     found += _suite_findings(runs)
-    found += _stale(root, entries)
-    if since is not None:
-        found += _rewritten(root, entries, since)
+    found += _stale(files)
     return found
 
 
@@ -124,7 +154,7 @@ def _result_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str
             yield "interval", f"base[{row.task}].ci95", f"excludes its estimate {row.score:g}"
     for arm in result.arms:
         name = f"arms[{arm.target}]"
-        yield from ((r, f"{name}.{w}", t) for r, w, t in arm_faults(arm, header, base))
+        yield from ((r, f"{name}.{w}", t) for r, w, t in arm_faults(arm, base))
 
 
 def _outline_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str]]:
@@ -165,12 +195,18 @@ def _run_findings(run: Filing) -> Iterator[Finding]:
             yield finding("control", arm.variant, f"arms[{arm.target}].generalization", words)
 
 
+_CONTROLS: tuple[tuple[Literal["matched", "wrong"], str], ...] = (
+    ("matched", "over_placebo"),
+    ("wrong", "specificity"),
+)
+
+
 def _control_faults(run: Filing, arm: Arm) -> Iterator[str]:
     """A gain over a control is the difference of the two arms' scores on the target."""
     variants = [get_variant(name) for name in run.header.variants]
-    for kind, name in (("matched", "over_placebo"), ("wrong", "specificity")):
-        control = control_for(get_variant(arm.variant), kind, variants)  # type: ignore[arg-type]
-        figures = getattr(arm.generalization, name)
+    for kind, name in _CONTROLS:
+        control = control_for(get_variant(arm.variant), kind, variants)
+        figures = arm.comparisons.get(name)
         other = None if control is None else run.arms.get((control.name, arm.target))
         if control is None or other is None:
             if figures is not None and control is None:
@@ -215,16 +251,8 @@ def _wanted(run: Filing, asked: Mapping[str, Base]) -> set[str]:
     }
 
 
-def entries_hash(root: Path) -> str:
-    """Of all entries' bytes: the rendered pages name it."""
-    total = hashlib.sha256()
-    for path in entry_paths(root):
-        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()[:16]
-
-
-def _stale(root: Path, entries: Mapping[Path, Entry]) -> Iterator[Finding]:
-    expected = entries_hash(root) if entries else ""
+def _stale(files: Files) -> Iterator[Finding]:
+    root, expected = files.root, files.stamp if files.entries else ""
     for name in ("README.md", "index.html"):
         path = root / name
         if not path.is_file():

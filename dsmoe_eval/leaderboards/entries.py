@@ -8,13 +8,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from ..results.schema import Arm, Base, Entry, Header, Result
+from ..results.arms import Arm
+from ..results.finished import FinishedRun, sound
+from ..results.schema import SCHEMA_VERSION, Base, Outline, RunResult
+from .schema import Entry, Header, Result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Filing:
     """One run in a leaderboard, put together again from the files of its variants.
 
@@ -37,29 +40,29 @@ class Filing:
         """Base's scores."""
         return next(iter(self.results.values())).base
 
-    @property
+    @cached_property
     def arms(self) -> dict[tuple[str, str], Arm]:
         """By variant and target."""
         return {(a.variant, a.target): a for one in self.results.values() for a in one.arms}
 
-    def as_comparisons(self) -> dict[str, Any]:
-        """As the run's `comparisons.json` had it, without leaked items and questions."""
-        from ..results.comparisons import SCHEMA_VERSION as VERSION
+    @cached_property
+    def run(self) -> FinishedRun:
+        """The run, without its samples and without the items that leaked.
 
-        header = self.header.model_dump(mode="json", exclude={"plan_hash"})
-        first = next(iter(self.results.values()))
-        return header | {
-            "schema_version": VERSION,
-            "suite": self.folder.parts[0],
-            "leakage": first.leakage.model_dump(mode="json") | {"items": []},
-            "base": [row.model_dump(mode="json", exclude_unset=True) for row in self.base],
-            "arms": [
-                self.arms[variant, target].model_dump(mode="json", exclude_unset=True)
-                for target in self.header.targets
-                for variant in self.header.variants
-                if (variant, target) in self.arms
-            ],
-        }
+        Raises:
+            UserError: an arm is missing.
+        """
+        first, arms = next(iter(self.results.values())), self.arms
+        order = [(v, t) for t in self.header.targets for v in self.header.variants]
+        with sound(str(self.folder)):
+            result = RunResult(
+                **{name: getattr(self.header, name) for name in Outline.model_fields},
+                schema_version=SCHEMA_VERSION,
+                leakage=first.leakage,
+                base=self.base,
+                arms=tuple(arms[key] for key in order if key in arms),
+            )
+        return FinishedRun(str(self.folder), result)
 
 
 def run_id(header: Header, base: tuple[Base, ...]) -> str:

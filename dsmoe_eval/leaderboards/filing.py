@@ -6,23 +6,24 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from ..errors import UserError
 from ..files import read_json, write_text
-from ..results import FinishedRun, RunFolder, read_finished
-from ..results.schema import Arm, Base, Entry, Filed, Header, Leakage, Record, Result
+from ..results import RunFolder, read_finished
+from ..results.arms import Arm
+from ..results.finished import first_fault, sound
+from ..results.schema import Base, Outline, RunResult
 from ..variants import BASE
 from .entries import folder_name, run_id
+from .schema import SCHEMA_VERSION, Entry, Filed, Header, Result
 
 _DIGITS = 9
 _WIDEST = 900
-Kind = TypeVar("Kind", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,7 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
         UserError: the run is not finished or lacks samples, or a result of the same identity is
             there with other figures and `filed.why` does not say why.
     """
-    finished = read_finished(run)
-    if finished.folder is None:
-        raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
-    results = _results(finished, finished.folder, filed)
+    results = _results(*_read(run), filed)
     header = next(iter(results.values())).header
     folder = Path(header.run.suite) / folder_name(header.run.model) / header.run.fingerprint[:12]
     written, same = {}, []
@@ -69,7 +67,7 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
             written[path] = entry
     _write_all(
         {
-            path: to_text(entry.model_dump(mode="json", exclude_unset=True))
+            path: to_text(entry.model_dump(mode="json", exclude_defaults=True))
             for path, entry in written.items()
         }
     )
@@ -82,11 +80,18 @@ def identity_of(run: Path) -> str:
     Raises:
         UserError: it is not finished, or not of this version.
     """
+    result, folder = _read(run)
+    return run_id(_header(result, folder), result.base)
+
+
+def _read(run: Path) -> tuple[RunResult, RunFolder]:
+    """A finished run's result, to the digits that are kept, and its folder."""
     finished = read_finished(run)
     if finished.folder is None:
         raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
-    header, base, _, _ = _parsed(finished, finished.folder)
-    return run_id(header, base)
+    shown = json.dumps(_rounded(finished.result.model_dump(mode="json")))
+    with sound(str(finished.folder.comparisons)):
+        return RunResult.model_validate_json(shown), finished.folder
 
 
 def _write_all(texts: Mapping[Path, str]) -> None:
@@ -121,7 +126,8 @@ def parse_entry(text: bytes) -> Entry:
         Unreadable: it is no JSON or not of the schema; of several faults the first.
     """
     try:
-        json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text, object_pairs_hook=_once)
+        _check_version(content)
         return Entry.model_validate_json(text)
     except ValidationError as error:
         kind = error.errors()[0]["type"]
@@ -131,6 +137,17 @@ def parse_entry(text: bytes) -> Entry:
         raise Unreadable("unreadable", "", "is nested too deeply") from error
     except ValueError as error:
         raise Unreadable("unreadable", "", f"is no JSON ({str(error)[:120]})") from error
+
+
+def _check_version(content: object) -> None:
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise Unreadable(
+            "other-version",
+            "schema_version",
+            f"is {version}, and this version reads {SCHEMA_VERSION}; remove the file and file its "
+            "run again: leaderboard add",
+        )
 
 
 def read_entry(path: Path) -> Entry:
@@ -144,17 +161,11 @@ def read_entry(path: Path) -> Entry:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Unreadable as error:
-        raise UserError(f"{path}: {error}; restore it from git") from error
+        way_out = "" if error.rule == "other-version" else "; restore it from git"
+        raise UserError(f"{path}: {error}{way_out}") from error
 
 
-def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Where and what, of the first of pydantic's complaints, and how many more there are."""
-    faults = error.errors(include_url=False, include_input=False)
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ".".join(map(str, faults[0]["loc"])), f"{faults[0]['msg']}{more}"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -163,73 +174,44 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _parsed(
-    finished: FinishedRun, folder: RunFolder
-) -> tuple[Header, tuple[Base, ...], Leakage, dict[str, list[Arm]]]:
-    """What a run's `comparisons.json` says, to the digits that are kept; arms by variant."""
-    data = _rounded(finished.data)
-    try:
-        header = _header(data, folder)
-        base = tuple(_validated(Base, row) for row in data["base"])
-        kept = {name: data["leakage"][name] for name in ("pairs", "allowed_by", "checked")}
-        leakage = _validated(Leakage, kept)
-        arms: dict[str, list[Arm]] = {BASE: [], **{name: [] for name in header.variants}}
-        for row in data["arms"]:
-            arms[row["variant"]].append(_validated(Arm, row))
-    except ValidationError as error:
-        fault = ": ".join(first_fault(error))
-        raise UserError(f"{folder.comparisons}: {fault}; run it again") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder.comparisons}: lacks {error}; run it again") from error
-    if data.get("suite") != header.run.suite:
-        raise UserError(
-            f"{folder.comparisons}: is of suite {data.get('suite')!r} and of {header.run.suite!r}; "
-            "run it again"
-        )
-    return header, base, leakage, arms
-
-
-def _results(finished: FinishedRun, folder: RunFolder, filed: Filed) -> dict[str, Result]:
+def _results(result: RunResult, folder: RunFolder, filed: Filed) -> dict[str, Result]:
     """A result for base, and one for each variant."""
-    header, base, leakage, arms = _parsed(finished, folder)
-    name = run_id(header, base)
+    header = _header(result, folder)
+    arms: dict[str, tuple[Arm, ...]] = {
+        variant: tuple(arm for arm in result.arms if arm.variant == variant)
+        for variant in (BASE, *result.variants)
+    }
+    checked = result.leakage.model_copy(update={"rules": (), "items": ()})
     return {
         variant: Result(
-            run_id=name,
+            run_id=run_id(header, result.base),
             filed=filed,
             header=header,
-            leakage=leakage,
-            base=base,
-            arms=tuple(own),
-            samples=_hashes(folder, base, own),
+            leakage=checked,
+            base=result.base,
+            arms=own,
+            samples=_hashes(folder, result.base, own),
         )
         for variant, own in arms.items()
     }
 
 
-def _header(data: Mapping[str, Any], folder: RunFolder) -> Header:
+def _header(result: RunResult, folder: RunFolder) -> Header:
     plan = json.dumps(read_json(folder.identity)["plan"], sort_keys=True)
-    names = set(Header.model_fields) - {"plan_hash", "run"}
-    shown = {name: data[name] for name in names}
-    shown |= {"plan_hash": hashlib.sha256(plan.encode()).hexdigest()[:16], "run": data["run"]}
-    return _validated(Header, shown)
+    shared = {name: getattr(result, name) for name in Outline.model_fields}
+    return Header(**shared, plan_hash=hashlib.sha256(plan.encode()).hexdigest()[:16])
 
 
-def _validated(kind: type[Kind], row: Any) -> Kind:
-    """By way of JSON, in which a tuple is a list and a date a string."""
-    return kind.model_validate_json(json.dumps(row))
-
-
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     """Floats to nine significant digits: more says nothing, and makes diffs hard to read."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, Mapping):
         return {name: _rounded(one) for name, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
-def _hashes(folder: RunFolder, base: tuple[Base, ...], arms: list[Arm]) -> dict[str, str]:
+def _hashes(folder: RunFolder, base: tuple[Base, ...], arms: Sequence[Arm]) -> dict[str, str]:
     """Cell id -> SHA-256 of its samples: base's for base, else the arms' own."""
     cells = [cell for arm in arms for cell in arm.cells.values()] or [row.cell for row in base]
     return {cell: samples_hash(folder, cell) for cell in dict.fromkeys(cells)}
@@ -255,7 +237,7 @@ def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry |
     if not path.is_file():
         suite, model, revision = folder.parts
         return Entry(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             suite=suite,
             model=model,
             revision=revision,
@@ -276,12 +258,12 @@ def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry |
     return entry.model_copy(update={"results": (*entry.results, result)})
 
 
-def to_text(value: Any) -> str:
+def to_text(value: object) -> str:
     """JSON in which whatever fits is on one line, so that a figure that changed is a line."""
     return _lines(value, "") + "\n"
 
 
-def _lines(value: Any, indent: str) -> str:
+def _lines(value: object, indent: str) -> str:
     flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if not isinstance(value, dict | list) or not value or len(flat) + len(indent) <= _WIDEST:
         return flat

@@ -6,18 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
-from ..results.finished import FinishedRun, as_finished
-from ..results.schema import Arm, Base, Paired
+from ..results.arms import Arm
+from ..results.finished import FinishedRun, Key
+from ..results.paired import Paired
+from ..results.schema import Base
 from ..variants import BASE, control_for, get_variant
 from .entries import Filing
 
 POWER = 0.1
 """Fraction: a result has adequate power if every target could have shown a smaller effect."""
 
-_SHAM: tuple[str, Any] = ("sham_equals_base", None)
+_SHAM: tuple[str, Key | None] = ("sham_equals_base", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def trust_marks(filing: Filing, variant: str, every: Sequence[Filing]) -> tuple[
         variant: one of its variants.
         every: all runs of the suite, to count seeds.
     """
-    run = as_finished(filing.as_comparisons(), str(filing.folder))
+    run = filing.run
     keys = [(variant, target) for target in filing.header.targets]
     return (
         _mark("probes passed", run, [*(("probes_passed", k) for k in keys), _SHAM]),
@@ -213,7 +214,7 @@ def trust_marks(filing: Filing, variant: str, every: Sequence[Filing]) -> tuple[
     )  # fmt: skip
 
 
-def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Any]]) -> Mark:
+def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Key | None]]) -> Mark:
     words = []
     for metric, key in figures:
         try:
@@ -272,10 +273,5 @@ def _complete_mark(filing: Filing) -> Mark:
 
 def base_of(filing: Filing, target: str) -> Base:
     """Base's row of a target's task."""
-    (task,) = {
-        task
-        for (_, name), arm in filing.arms.items()
-        if name == target
-        for task in set(arm.cells) - {row.task for row in arm.domains}
-    }
+    (task,) = {arm.target_task for (_, name), arm in filing.arms.items() if name == target}
     return next(row for row in filing.base if row.task == task)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,12 +77,23 @@ def as_finished(data: object, name: str, folder: RunFolder | None = None) -> Fin
             f"{name}: comparisons.json is of another version (schema {version!r:.20}, this one "
             f"reads {SCHEMA_VERSION}); run it again"
         )
-    try:
+    with sound(f"{name}: comparisons.json"):
         return FinishedRun(name, RunResult.model_validate_json(json.dumps(data)), folder)
+
+
+@contextmanager
+def sound(name: str) -> Iterator[None]:
+    """Turn what is wrong with a result into one sentence.
+
+    Raises:
+        UserError: a model is made of something that it refuses; names the first fault.
+    """
+    try:
+        yield
     except ValidationError as error:
         where, words = first_fault(error)
-        place = f" at {where}" if where else ""
-        raise UserError(f"{name}: comparisons.json{place}: {words}; run it again") from error
+        place = f"{name}: {where}" if where else name
+        raise UserError(f"{place}: {words}; run it again") from error
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

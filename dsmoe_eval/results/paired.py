@@ -147,6 +147,14 @@ class Tested(Judged):
     p_adjusted: Score | None = None
     non_inferiority: NonInferiority | None = None
 
+    @property
+    def bound_test(self) -> str:
+        """The test behind `non_inferiority`: the one-sided partner of `test`."""
+        if self.test == BINARY_TEST:
+            return "Tango score test"
+        clustered = self.test.startswith("clustered ")
+        return "clustered BCa bootstrap" if clustered else "BCa bootstrap"
+
     def judge(self, levels: Levels) -> None:
         """Take the levels of the run that this is part of."""
         super().judge(levels)

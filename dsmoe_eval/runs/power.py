@@ -7,9 +7,8 @@ showing that there is no drop of the margin where there is none, one-sided at 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import beta, chi2
@@ -71,7 +70,7 @@ class TaskPower:
     samples: int
     needs: tuple[Need, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For programs."""
         return asdict(self)
 
@@ -89,7 +88,7 @@ def plan_power(suite: Suite, margin: float, pilot: FinishedRun | None = None) ->
     """
     if not 0 < margin < 1:
         raise UserError(f"margin is {margin}; give a fraction such as 0.01 for one point")
-    if pilot is not None and pilot.data.get("suite") != suite.name:
+    if pilot is not None and pilot.result.suite != suite.name:
         raise UserError(f"pilot {pilot.name} is no run of suite {suite.name!r}")
     unread: set[str] = set()
     return [
@@ -143,16 +142,12 @@ def _measured(task: Task, pilot: FinishedRun) -> Iterator[tuple[str, int, int]]:
     """Steered arms that are no controls, or all but null ones: (name, items changed, items)."""
     steered = {one.name for one in pilot.variants if one.is_tuned}
     names = steered or {one.name for one in pilot.variants if not one.null}
-    for (variant, target), row in pilot.arms.items():
-        if variant not in names or task.name not in row["cells"]:
+    for (variant, target), arm in pilot.arms.items():
+        if variant not in names or task.name not in arm.cells:
             continue
-        parts = [part for part in row["domains"] if part["task"] == task.name]
-        found: Any = parts[0] if parts else row.get("target_result")
-        try:
-            counts = [int(found[name]) for name in ("gained", "lost", "n")]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"pilot {pilot.name}: {variant} on {target} is damaged") from error
-        yield f"{variant} on {target}", counts[0] + counts[1], counts[2]
+        rows = [row for row in arm.domains if row.task == task.name]
+        row = rows[0] if rows else arm.target_result
+        yield f"{variant} on {target}", row.gained + row.lost, row.n
 
 
 def _variance(task: Task, pilot: FinishedRun, arm: str) -> tuple[SampleVariance, int]:
@@ -162,8 +157,8 @@ def _variance(task: Task, pilot: FinishedRun, arm: str) -> tuple[SampleVariance,
             f"pilot {pilot.name}: task {task.name!r} has samples; give the run's folder"
         )
     variant, _, target = arm.partition(" on ")
-    base = {row["task"]: row["cell"] for row in pilot.data["base"]}[task.name]
-    cells = (base, pilot.arms[variant, target]["cells"][task.name])
+    base = {row.task: row.cell for row in pilot.result.base}[task.name]
+    cells = (base, pilot.arms[variant, target].cells[task.name])
     first, second = (read_samples(pilot.folder, cell).set_index("item")["scores"] for cell in cells)
     try:
         stacked = [np.stack(list(part)) for part in (first, second.loc[first.index])]
@@ -193,7 +188,7 @@ def _of_samples(
     )
 
 
-def _fewest_samples(needed: Any, items: int) -> int | None:
+def _fewest_samples(needed: Callable[[int], int], items: int) -> int | None:
     """Of items that there are, by bisection: more samples never need more items."""
     counts: Sequence[int] = range(1, _MOST_SAMPLES + 1)
     if needed(counts[-1]) > items:

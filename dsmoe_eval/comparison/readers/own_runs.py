@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ...errors import UserError
-from ...files import read_json
 from ...results.cells import read_cell, read_samples
+from ...results.finished import read_finished
 from ...results.folder import RunFolder
 from ...tasks.items import digest
 from .results import Results, Selection, finish, first_few
@@ -32,37 +31,23 @@ def read_run(root: Path, which: str | None, selection: Selection) -> Results:
         selection: the task, if only one is to be read.
 
     Raises:
-        UserError: the run has no such variant, or `which` fits several.
+        UserError: the run is not finished or damaged, has no such variant, or `which` fits several.
     """
-    folder = RunFolder(root)
-    found = _arms(read_json(folder.comparisons), folder.comparisons)
+    run = read_finished(root)
+    found = {"base": [row.cell for row in run.result.base]}
+    found |= {":".join(key): list(arm.cells.values()) for key, arm in run.arms.items()}
     if which is None:
         raise UserError(f"{root}: a run; name what to compare: {root}:base, {first_few(found)}")
     named = [name for name in found if which in (name, name.partition(":")[0])]
     if len(named) != 1:
         problem = "has several targets" if named else "was not run"
         raise UserError(f"{root}: {which!r} {problem}; there are {', '.join(named or found)}")
-    return _read(f"{root}:{which}", folder, found[named[0]], selection)
-
-
-def _arms(comparisons: Any, path: Path) -> dict[str, list[str]]:
-    """`base` or `<variant>:<target>` -> its cells."""
-    try:
-        base = [str(row["cell"]) for row in comparisons["base"]]
-        arms = {
-            f"{arm['variant']}:{arm['target']}": [str(cell) for cell in arm["cells"].values()]
-            for arm in comparisons["arms"]
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a run's comparisons; run the plan again") from error
-    return {"base": base, **arms}
+    return _read(f"{root}:{which}", RunFolder(root), found[named[0]], selection)
 
 
 def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selection) -> Results:
     tables, measures, prompts = [], {}, {}
     for cell in dict.fromkeys(cells):
-        if Path(cell).name != cell:
-            raise UserError(f"{folder.root}: {cell!r} names no cell")
         about = read_cell(folder, cell)
         identity = about.get("identity") if isinstance(about, dict) else None
         if not isinstance(identity, dict) or "task" not in identity:

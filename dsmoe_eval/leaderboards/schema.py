@@ -1,0 +1,85 @@
+"""The files of a leaderboard: what is kept of a run, one variant of one model a file.
+
+    leaderboards/<suite>/<org__model>/<revision>/<variant>.json
+
+A file is appended to and never changed: each of its results is one run's, with the figures of
+`comparisons.json` to nine digits, and the hashes of the samples that they came from.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ..results.arms import Arm, Hash, VariantName
+from ..results.paired import Name, Record
+from ..results.schema import Base, Leakage, Outline, Plain
+
+SCHEMA_VERSION: Literal[2] = 2
+"""Of an entry."""
+
+
+class Header(Outline):
+    """What all variants of a run share; its hash is the run's id."""
+
+    plan_hash: Hash
+
+
+class Filed(Record):
+    """Who filed a result, when, and what it ran on; `why` it differs from an earlier one."""
+
+    date: Annotated[datetime.date, Field(strict=False)]
+    by: Plain
+    on: Plain
+    why: Plain | None = None
+
+
+class Result(Record):
+    """One run's figures of one variant; base's own file has no arms."""
+
+    run_id: Hash
+    filed: Filed
+    header: Header
+    leakage: Leakage
+    base: Annotated[tuple[Base, ...], Field(min_length=1)]
+    arms: tuple[Arm, ...]
+    samples: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+
+    @model_validator(mode="after")
+    def _judge(self) -> Self:
+        for arm in self.arms:
+            arm.judge(self.header.levels)
+        return self
+
+    def same_figures(self, other: Result) -> bool:
+        """Whether all scores came out alike; another machine may round a probe otherwise."""
+
+        def figures(result: Result) -> object:
+            arms = [arm.model_dump(exclude={"cells", "probe"}) for arm in result.arms]
+            base = [row.model_dump(exclude={"cell"}) for row in result.base]
+            return result.run_id, result.header, result.leakage, base, arms
+
+        return figures(self) == figures(other)
+
+    def same(self, other: Result) -> bool:
+        """Whether they came from the very same samples, too."""
+        return self.same_figures(other) and self.samples == other.samples
+
+
+class Entry(Record):
+    """A file: every result of one variant of one model in one suite."""
+
+    schema_version: Literal[2]
+    suite: Name
+    model: Plain
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    variant: VariantName
+    results: Annotated[tuple[Result, ...], Field(min_length=1)]
+
+    @property
+    def place(self) -> Path:
+        """Where it belongs, from the leaderboards' folder."""
+        return Path(self.suite) / self.model / self.revision / f"{self.variant}.json"
