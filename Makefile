@@ -8,7 +8,7 @@ STAMP := .venv/.complete
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
-.PHONY: lab test test-core test-slow test-vllm browser support check reports leaderboards clean
+.PHONY: lab test test-core test-slow test-vllm browser support check schemas reports leaderboards clean
 
 lab: $(STAMP)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -54,6 +54,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The JSON Schemas of the files that the program writes, from the models of the code as it stands.
+schemas: $(STAMP)
+	$(BIN)/python -m dsmoe_eval.schemas
 
 # The reports that are kept in the repository, of the code as it stands.
 reports: $(STAMP)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dsmoe_eval"
 # An import only points down this list; rooms on one line may not import each other.
 ORDER = (
     ("__main__",),
-    ("cli", "inspect_plugin"),
+    ("cli", "inspect_plugin", "schemas"),
     ("leaderboards",),
     ("reports",),
     ("studies", "adapters", "gates"),

@@ -28,8 +28,7 @@ import click
 from synthetic_run import Spec, make_run
 
 from dsmoe_eval.files import write_json
-from dsmoe_eval.leaderboards import add_run, build, check_leaderboards
-from dsmoe_eval.results import Filed
+from dsmoe_eval.leaderboards import Filed, add_run, build, check_leaderboards
 
 MIB = 2**20
 BARS = {"build_seconds": 60.0, "peak_gib": 2.0, "page_mib": 5.0}

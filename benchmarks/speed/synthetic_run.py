@@ -22,6 +22,7 @@ from dsmoe_eval.results import RunFolder
 from dsmoe_eval.results.cells import Identity, answer_rates
 from dsmoe_eval.results.comparisons import ArmCells, compare_arms
 from dsmoe_eval.results.folder import open_folder
+from dsmoe_eval.tasks.leakage import Leakage, Overlap
 from dsmoe_eval.variants import BASE, get_variant
 
 Flips = tuple[float, float]
@@ -109,8 +110,8 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
         for name in spec.variants
         if name != BASE
     ]
-    result = compare_arms(folder, plan, suite, base, arms, identity)
-    write_json(folder.comparisons, result | {"leakage": _leakage(spec)})
+    result = compare_arms(folder, plan, suite, base, arms, identity, _leakage(spec))
+    write_json(folder.comparisons, result.model_dump(mode="json"))
     return root
 
 
@@ -147,13 +148,13 @@ def _identity(spec: Spec) -> dict[str, Any]:
     )
 
 
-def _leakage(spec: Spec) -> dict[str, Any]:
-    items = [{"split": "test", "other_split": "tuning", "item": str(n)} for n in range(spec.leaked)]
-    checked = [{"split": "test", "items": spec.items * len(spec.domains)}]
-    allowed = "overlap: paper" if items else None
-    return {
-        "allowed_by": allowed, "checked": checked, "rules": [], "pairs": len(items), "items": items,
-    }  # fmt: skip
+def _leakage(spec: Spec) -> Leakage:
+    overlaps = tuple(
+        Overlap("content", "test", "t", str(n), "", "tuning", "t", str(n), 1.0)
+        for n in range(spec.leaked)
+    )
+    allowed = "overlap: paper" if overlaps else None
+    return Leakage({"test": spec.items * len(spec.domains)}, overlaps, allowed)
 
 
 def _settings(name: str) -> dict[str, Any]:

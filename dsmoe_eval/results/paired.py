@@ -36,7 +36,13 @@ Interval = Annotated[tuple[Change, Change], AfterValidator(_ordered)]
 class Record(BaseModel):
     """Base of all that is stored: immutable; unknown keys and numbers that are none are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dsmoe_eval.leaderboards import add_run, build
+from dsmoe_eval.leaderboards import Filed, add_run, build
 from dsmoe_eval.leaderboards.checks import read_entries
 from dsmoe_eval.leaderboards.entries import filings
-from dsmoe_eval.results import Filed
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "synthetic_run.py"
 FILED = Filed(date=datetime.date(2026, 1, 2), by="A. Nother", on="a machine")
@@ -84,9 +83,9 @@ def runs_of():
     """The runs that a folder of leaderboards holds."""
 
     def read(root):
-        entries, faults = read_entries(root)
-        assert not faults
-        return filings(entries)
+        files = read_entries(root)
+        assert not files.faults
+        return filings(files.entries)
 
     return read
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.leaderboards import add_run, build, check_leaderboards
 from dsmoe_eval.leaderboards.build import aligned
-from dsmoe_eval.leaderboards.checks import entries_hash
+from dsmoe_eval.leaderboards.checks import read_entries
 from dsmoe_eval.reports.page import Cell, Column, DataTable, Row
 
 from .conftest import SMALL
@@ -35,7 +35,7 @@ def test_the_same_entries_give_the_same_bytes(board, run, make_run, tmp_path):
 
 def test_pages_name_the_entries_that_they_are_of(board):
     for name in ("README.md", "index.html"):
-        assert f"entries {entries_hash(board)}" in (board / name).read_text()
+        assert f"entries {read_entries(board).stamp}" in (board / name).read_text()
 
 
 def test_runs_that_are_not_at_hand_are_named(board, run):

@@ -15,13 +15,14 @@ from .conftest import SMALL
 FREE = (
     r"arms\.\d+\.(settings|probe)\..*",  # facts that no other figure repeats
     # Of binary answers it would follow, at a cost; the target's is checked, as it decides a mark.
-    r".*(non_target_result|domains\.\d+|over_placebo|specificity)\.mde80",
+    r".*(non_targets|domains\.\d+|over_placebo|specificity)\.mde80",
+    r".*\.answers\.(b|both_whole)\..*",  # they follow from the samples alone
 )
 """Figures that may change alone, by their path within a result."""
 SAMPLED_FREE = (
     *FREE,
     # Of means of samples and of clusters nothing follows without the samples.
-    r".*\.(ci95\.\d|p_value|mde80|clusters|lower_bound)",
+    r".*\.(ci95\.\d|p_value|mde80|clusters|lower_bound|score_b|gained|lost)",
 )
 
 

@@ -6,10 +6,9 @@ import shutil
 import pytest
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.leaderboards import add_run
+from dsmoe_eval.leaderboards import Filed, add_run
 from dsmoe_eval.leaderboards import filing as filing_module
 from dsmoe_eval.leaderboards.filing import Unreadable, identity_of, parse_entry, read_entry
-from dsmoe_eval.results import Filed
 
 VARIANTS = {"base", "sham", "contrast", "random", "wrong-domain", "sft-lora"}
 
@@ -146,7 +145,7 @@ def full_after(count):
     ("changes", "words"),
     [
         ({"run": {"fingerprint": "../../../../x"}}, "fingerprint"),
-        ({"suite": "../../elsewhere"}, "suite"),
+        ({"run": {"suite": "../../elsewhere"}}, "suite"),
         ({"plan": "a plan | <b>"}, "plan"),
         ({"seed": "0"}, "seed"),
         ({"margin": 2.0}, "margin"),
@@ -174,6 +173,7 @@ def test_a_result_that_is_none_of_ours_is_refused(run, tmp_path, filed, changes,
         (b'{"a": {"b": 1, "b": 1}}', "duplicate-key"),
         (b"{}", "missing-key"),
         (b"[]", "wrong-type"),
+        (b'{"schema_version": 1}', "other-version"),
     ],
 )
 def test_what_is_no_entry(text, rule):
@@ -188,3 +188,11 @@ def test_whoever_cannot_read_a_file_is_told_which(tmp_path):
     (tmp_path / "y.json").write_text("{")
     with pytest.raises(UserError, match=r"y\.json: is no JSON.*restore it from git"):
         read_entry(tmp_path / "y.json")
+
+
+def test_an_entry_of_another_version_says_the_way_out(tmp_path):
+    path = tmp_path / "z.json"
+    path.write_text('{"schema_version": 1}')
+    words = r"z\.json: schema_version: is 1, and this version reads 2; remove the file and file"
+    with pytest.raises(UserError, match=words):
+        read_entry(path)

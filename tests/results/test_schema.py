@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dsmoe_eval.results.schema import Arm, Filed
+from dsmoe_eval.leaderboards import Filed
+from dsmoe_eval.results.arms import Arm
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1.01, "0.5", True, None])
