@@ -1,8 +1,9 @@
 """Reads what was rendered back: tables of Markdown and of HTML, and figures at their traces."""
 
-import json
 import re
 from html.parser import HTMLParser
+
+from dsmoe_eval.leaderboards.filing import read_entry
 
 
 class _Page(HTMLParser):
@@ -61,18 +62,17 @@ def read_markdown(path):
 
 
 def figure_at(root, trace):
-    """The figure that a trace leads to, read from the file itself; of `[*]` the mean."""
+    """The figure that a trace leads to in the entry, or that follows from it; of `[*]` the mean."""
     file, run, path = re.match(r"(\S+\.json): run (\w+), ([^;]+)", trace).groups()
-    entry = json.loads((root / file).read_text())
-    (result,) = (one for one in entry["results"] if one["run_id"] == run)
+    (result,) = (one for one in read_entry(root / file).results if one.run_id == run)
     kind, key, *_ = re.match(r"(\w+)\[([^\]]+)\]", path).groups()
     below = path.partition("].")[2].split(".")
     name = "task" if kind == "base" else "target"
-    rows = [row for row in result[kind] if key in ("*", row[name])]
+    rows = [row for row in getattr(result, kind) if key in ("*", getattr(row, name))]
     values = []
     for row in rows:
         value = row
         for part in below:
-            value = value[part]
+            value = getattr(value, part)
         values.append(value)
     return sum(values) / len(values)

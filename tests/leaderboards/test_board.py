@@ -1,6 +1,5 @@
 """Every figure that is shown comes from an entry, and says which."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import pytest
 
 from dsmoe_eval.leaderboards import build
 from dsmoe_eval.leaderboards.board import TRUST, boards, targets_of
+from dsmoe_eval.leaderboards.filing import read_entry
 from dsmoe_eval.leaderboards.ranking import model_names, rank
 
 from .conftest import SMALL
@@ -19,8 +19,8 @@ def number(text):
 
 
 def read(folder, variant, seed=1):
-    results = json.loads((folder / f"{variant}.json").read_text())["results"]
-    return next(one for one in results if one["header"]["seed"] == seed)
+    results = read_entry(folder / f"{variant}.json").results
+    return next(one for one in results if one.header.seed == seed)
 
 
 def test_every_figure_of_the_page_is_where_its_trace_says(board):
@@ -46,31 +46,31 @@ def test_every_figure_of_the_readme_is_in_an_entry(board, folder):
     found = {row[2]: dict(zip(header, row, strict=True)) for row in rows}
     assert set(found) == {"contrast", "sft-lora", "random", "wrong-domain", "base"}
     for variant in set(found) - {"base"}:
-        arms = {arm["target"]: arm for arm in read(folder, variant)["arms"]}
-        gains = {target: arm["target_result"]["delta"] for target, arm in arms.items()}
+        arms = {arm.target: arm for arm in read(folder, variant).arms}
+        gains = {target: arm.target_result.delta for target, arm in arms.items()}
         for target, gain in gains.items():
             assert number(found[variant][target]) == pytest.approx(gain, abs=0.00051)
-            verdict = arms[target]["target_result"]["claim"]["verdict"]
+            verdict = arms[target].target_result.claim.verdict
             mark = {"improves": "▲", "harms": "▼"}.get(verdict, "")
             assert found[variant][target].endswith(mark)
             assert bool(mark) == bool(set(found[variant][target]) & set("▲▼"))
         assert number(found[variant]["over base"]) == pytest.approx(
             sum(gains.values()) / 2, abs=0.00051
         )
-        lost = [arm["non_target_result"]["delta"] for arm in arms.values()]
+        lost = [arm.non_target_result.delta for arm in arms.values()]
         assert number(found[variant]["non-targets"]) == pytest.approx(sum(lost) / 2, abs=0.00051)
-        over = [arm["generalization"]["over_placebo"] for arm in arms.values()]
+        over = [arm.generalization.over_placebo for arm in arms.values()]
         if all(over):
-            mean = sum(one["delta"] for one in over) / 2
+            mean = sum(one.delta for one in over) / 2
             assert number(found[variant]["over placebo"]) == pytest.approx(mean, abs=0.00051)
         else:
             assert found[variant]["over placebo"] == "-"
-        held = all(arm["non_target_result"]["non_inferiority"]["holds"] for arm in arms.values())
+        held = all(arm.non_target_result.non_inferiority.holds for arm in arms.values())
         assert found[variant]["hold"] == ("yes" if held else "no")
-    scores = {row["domain"]: row for row in read(folder, "base")["base"]}
+    scores = {row.domain: row for row in read(folder, "base").base}
     for target in ("math", "law"):
-        ends = [100 * end for end in scores[target]["ci95"]]
-        score = 100 * scores[target]["score"]
+        ends = [100 * end for end in scores[target].ci95]
+        score = 100 * scores[target].score
         assert found["base"][target] == f"{score:.1f} % [{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
@@ -81,18 +81,18 @@ def test_every_arm_stands_in_the_page_with_its_claim(board, folder):
     assert len(rows) == 2 * len(variants)
     for row in rows:
         found = dict(zip(names, (text for text, _, _ in row), strict=True))
-        arms = {arm["target"]: arm for arm in read(folder, found["variant"])["arms"]}
+        arms = {arm.target: arm for arm in read(folder, found["variant"]).arms}
         arm = arms[found["target"]]
-        own, more = arm["target_result"], arm["generalization"]
-        assert found["n"] == str(own["n"])
-        assert found["claim"] == own["claim"]["verdict"]
-        assert found["smallest effect"] == f"{100 * own['mde80']:.1f}"
-        assert found["worst domain"].endswith(f"({more['non_target_change']['worst_domain']})")
+        own, more = arm.target_result, arm.generalization
+        assert found["n"] == str(own.n)
+        assert found["claim"] == own.claim.verdict
+        assert found["smallest effect"] == f"{100 * own.mde80:.1f}"
+        assert found["worst domain"].endswith(f"({more.non_target_change.worst_domain})")
         for column, name in (
             ("over placebo", "over_placebo"),
             ("over wrong domain", "specificity"),
         ):
-            assert (found[column] == "no control") == (more[name] is None)
+            assert (found[column] == "no control") == (getattr(more, name) is None)
 
 
 def test_plots_have_the_rows_of_the_table(board, runs_of):

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.leaderboards.ranking import Estimate, base_of, is_better, latest, mean_of, rank
-from dsmoe_eval.results.schema import Paired, Result
+from dsmoe_eval.leaderboards.schema import Result
+from dsmoe_eval.results.paired import Paired
 from dsmoe_eval.stats import PairedCounts, tango_interval
 
 from .conftest import SMALL
@@ -25,7 +26,7 @@ MARKS = [
 
 def paired(delta, low, high):
     return Paired(
-        n=100, score_a=0.5, score_b=0.5, delta=delta, ci95=(low, high), p_value=1.0, test="none",
+        n=100, score_a=0.5, score_b=0.5 + delta, ci95=(low, high), p_value=1.0, test="none",
         gained=0, lost=0, mde80=None, clusters=100,
     )  # fmt: skip
 
@@ -34,7 +35,7 @@ def altered(filing, change, variant=None):
     """A filing of which one variant's result, or every one, is changed as the corruptions are."""
     results = dict(filing.results)
     for name in results if variant is None else [variant]:
-        content = {"results": [results[name].model_dump(mode="json", exclude_unset=True)]}
+        content = {"results": [results[name].model_dump(mode="json", exclude_defaults=True)]}
         change(content)
         results[name] = Result.model_validate_json(json.dumps(content["results"][0]))
     return replace(filing, results=results)
@@ -105,8 +106,9 @@ def test_a_rank_is_one_more_than_the_rows_that_are_better(small, figures):
     filings = []
     for number, (value, down, up) in enumerate(figures):
         value, down, up = value / 100, down / 100, up / 100
-        row = {"delta": value, "ci95": [value - down, value + up]}
-        change = put(f"{ARM}.generalization.over_placebo", lambda old, row=row: old | row)
+        row = {"score_a": 0.5, "score_b": 0.5 + value, "test": "none"}
+        row |= {"ci95": [value - down, value + up]}
+        change = put(f"{ARM}.over_placebo", lambda old, row=row: old | row)
         folder = Path("subjects") / f"model-{number}" / "0"
         filings.append(replace(altered(small, change, "contrast"), folder=folder))
     rows = [row for row in rank(filings) if row.rank is not None]
@@ -142,14 +144,14 @@ def test_what_is_ranked_and_why_the_rest_is_not(pair_of_seeds):
 
 
 def test_what_does_not_hold_is_not_ranked(small):
-    change = put(f"{ARM}.non_target_result.non_inferiority.holds", False)
+    change = put(f"{ARM}.non_targets.non_inferiority.p_value", 0.1)
     row = row_of(rank([altered(small, change, "contrast")]), "contrast")
     assert (row.rank, row.unranked) == (None, "non-targets not shown to hold")
     assert row_of(rank([small]), "contrast").rank == 1
 
 
 def test_a_rehearsal_is_not_ranked_and_gives_way_to_a_whole_run(small):
-    rehearsal = altered(small, put(f"{FIRST}.header.rehearsal", True))
+    rehearsal = altered(small, put(f"{FIRST}.header.run.limit", 8))
     assert row_of(rank([rehearsal]), "contrast").unranked == "a rehearsal"
     for order in ([rehearsal, small], [small, rehearsal]):
         assert set(map(id, latest(order).values())) == {id(small)}
@@ -176,20 +178,19 @@ def test_all_marks_can_be_earned(pair_of_seeds):
     assert found["several seeds"].words == "seeds 0, 1"
 
 
-PLACEBO = {"delta": 0.1, "p_adjusted": 0.01}
+PLACEBO = {"gained": 60, "lost": 3, "p_adjusted": 0.01}
 LOST = [
     ("probes passed", "contrast", put(f"{ARM}.probe.null_max_difference", 0.1), "differs by 0.1"),
     ("probes passed", "contrast", put("results.0.arms.1.probe.logit_max_change", 0.0), "up to 0"),
-    ("probes passed", "sham", put(f"{ARM}.equal_to_base", False), "sham on math"),
-    ("placebo flat", "random", put(f"{ARM}.target_result", lambda old: old | PLACEBO | {
-        "claim": {"verdict": "improves", "words": "w"}}), "random improves math"),
-    ("placebo flat", "random", put(f"{ARM}.target_result", lambda old: old | PLACEBO), "say"),
+    ("probes passed", "sham", put(f"{ARM}.target_result.gained", 1), "sham on math"),
+    ("placebo flat", "random", put(f"{ARM}.target_result", lambda old: old | PLACEBO),
+     "random improves math"),
     ("no leakage", None, put(f"{FIRST}.leakage.pairs", 2), "leaked_items is 2"),
     ("adequate power", "contrast", put(f"{ARM}.target_result.mde80", 0.1001), "on math is 0.1"),
     ("adequate power", "contrast", put("results.0.arms.1.target_result.mde80", None), "on law"),
     ("complete suite", None, put(f"{FIRST}.header.suite_targets", ["math", "law", "art"]), "art"),
     ("complete suite", None, put(f"{FIRST}.header.suite_tasks", ["new_task"]), "new_task"),
-    ("complete suite", None, put(f"{FIRST}.header.rehearsal", True), "a rehearsal"),
+    ("complete suite", None, put(f"{FIRST}.header.run.limit", 8), "a rehearsal"),
 ]  # fmt: skip
 
 
@@ -216,7 +217,7 @@ def test_adequate_power_ends_at_ten_points(pair_of_seeds):
 def test_one_seed_is_not_several(pair_of_seeds):
     found = marks(pair_of_seeds[0])["several seeds"]
     assert (found.earned, found.words) == (False, "seed 0")
-    rehearsed = altered(pair_of_seeds[1], put(f"{FIRST}.header.rehearsal", True))
+    rehearsed = altered(pair_of_seeds[1], put(f"{FIRST}.header.run.limit", 8))
     assert not marks(None, [rehearsed, pair_of_seeds[0]])["several seeds"].earned
 
 
