@@ -1,6 +1,6 @@
 """JSON Schemas of the files that the program writes, from the models that write and read them.
 
-    python -m dsmoe_eval.schemas [FOLDER]
+python -m dsmoe_eval.schemas [FOLDER]
 """
 
 from __future__ import annotations

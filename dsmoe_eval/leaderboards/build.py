@@ -12,9 +12,11 @@ from ..errors import UserError
 from ..files import write_text
 from ..reports import figures
 from ..reports.items import clear_items, write_item_files
-from ..reports.page import DataTable, ItemFile, environment
+from ..reports.page import ItemFile, environment
+from ..reports.table import Table
 from ..results import RunFolder
-from .board import TRUST, Board, boards
+from .board import Board, boards
+from .board_tables import TRUST
 from .checks import check_entries, read_entries
 from .entries import Filing, filings
 from .filing import identity_of, samples_hash
@@ -105,7 +107,7 @@ def _markdown(values: Mapping[str, object]) -> str:
     return text.get_template("README.md.j2").render(values)
 
 
-def aligned(table: DataTable) -> str:
+def aligned(table: Table) -> str:
     """A Markdown table whose columns line up in the source too."""
     header = [_plain(column.name) for column in table.columns]
     lines = [header, *([_plain(cell.text) for cell in row.cells] for row in table.rows)]
@@ -159,5 +161,6 @@ def _items(run: Path, filing: Filing, model: str, root: Path) -> tuple[ItemFile,
                     f"{folder.cell(cell)}: its samples are not those that were filed in "
                     f"{filing.folder}; restore them, or file the run again: leaderboard add --why"
                 )
-    name = f"{model}, plan {filing.header.plan}, seed {filing.header.seed}"
-    return write_item_files(folder, filing.run.result.model_dump(mode="json"), root, name)
+    whole = filing.run.result
+    name = f"{model}, plan {whole.plan}, seed {whole.seed}"
+    return write_item_files(folder, whole.base, whole.arms, root, name)

@@ -5,24 +5,26 @@ Text and figure follow from the result and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..files import write_json, write_text
-from . import figures
+from ..studies.results import DomainExistenceRow, ExistenceResult, SpecificExpertRow
+from . import formats, study_figures
+from .figures import style
 from .render import environment
-from .tables import Grid
+from .table import Figure, Table, Value, make_table, words
 
 EXPERTS_SHOWN = 5
 """A domain, in the page."""
 
 
-def render_existence(result: dict[str, Any], to: Path) -> Path:
+def render_existence(result: ExistenceResult, to: Path) -> Path:
     """Write the result of `existence_of` into a folder and return the path of `existence.md`."""
     to.mkdir(parents=True, exist_ok=True)
     write_json(to / "existence.json", result)
-    figures.style()
-    figures.existence_map(result, to / "existence.png")
+    style()
+    study_figures.existence_map(result, to / "existence.png")
     page = environment().get_template("existence.md.j2")
     values = {
         "result": result,
@@ -35,7 +37,7 @@ def render_existence(result: dict[str, Any], to: Path) -> Path:
     return to / "existence.md"
 
 
-def findings(result: dict[str, Any]) -> list[str]:
+def findings(result: ExistenceResult) -> list[str]:
     """The verdict: what exists, what of it exceeds random weights, what could not be seen."""
     rows = result["domains"]
     found = sum(len(row["specific"]) for row in rows)
@@ -63,7 +65,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     return [*said, *_limited(result)]
 
 
-def _beyond(result: dict[str, Any]) -> str:
+def _beyond(result: ExistenceResult) -> str:
     beyond = {row["domain"]: row["exceeding"] for row in result["domains"] if row["exceeding"]}
     if not beyond:
         return (
@@ -79,7 +81,7 @@ def _beyond(result: dict[str, Any]) -> str:
     )
 
 
-def _untrained(result: dict[str, Any], found: int) -> str:
+def _untrained(result: ExistenceResult, found: int) -> str:
     rows, seeds = result["domains"], range(len(result["random_seeds"]))
     totals = [sum(row["random_specific"][seed] for row in rows) for seed in seeds]
     return (
@@ -88,47 +90,71 @@ def _untrained(result: dict[str, Any], found: int) -> str:
     )
 
 
-def _limited(result: dict[str, Any]) -> list[str]:
+def _limited(result: ExistenceResult) -> list[str]:
     if result["limit"] is None:
         return []
     return [f"Limited to {result['limit']} texts a task: a rehearsal, not a result."]
 
 
-def by_domain(result: dict[str, Any]) -> Grid:
-    """One row a domain."""
-    header = (
-        "domain", "documents", "tokens", "specific experts", "beyond random weights",
-        "specific in random weights", "largest excess use, pp", "largest in random weights, pp",
+_DOMAINS: tuple[Figure[DomainExistenceRow], ...] = (
+    words("domain", lambda row: row["domain"]),
+    Figure("documents", lambda row: row["documents"], formats.thousands),
+    Figure("tokens", lambda row: row["tokens"], formats.thousands),
+    Figure("specific experts", lambda row: len(row["specific"])),
+    Figure("beyond random weights", lambda row: row["exceeding"]),
+    words("specific in random weights", lambda row: ", ".join(map(str, row["random_specific"]))),
+    Figure(
+        "largest excess use, pp",
+        lambda row: row["specific"][0]["difference"] if row["specific"] else None,
+        formats.size,
+    ),
+    Figure("largest in random weights, pp", lambda row: row["random_largest"], formats.size),
+    Figure(
         "stability",
-    )  # fmt: skip
-    rows = []
-    for row in result["domains"]:
-        specific, random = row["specific"], row["random_specific"]
-        rows.append((
-            row["domain"], f"{row['documents']:,}", f"{row['tokens']:,}", str(len(specific)),
-            str(row["exceeding"]), ", ".join(map(str, random)),
-            f"{100 * specific[0]['difference']:.1f}" if specific else "",
-            f"{100 * row['random_largest']:.1f}",
-            f"{row['stability']:.2f} ({row['stability_by_chance']:.2f})" if specific else "",
-        ))  # fmt: skip
-    return Grid(header, tuple(rows))
+        lambda row: _stability(row) if row["specific"] else None,
+        "{:.2f} ({:.2f})".format,
+    ),
+)
 
 
-def top_experts(result: dict[str, Any]) -> Grid:
-    """The specific experts with the largest excess use, a few of each domain."""
-    header = (
-        "domain", "layer", "expert", "rate", "rest's rate", "excess use, pp", "95 % interval",
-        "lift", "95 % interval", "p (adjusted)", "beyond random weights",
-    )  # fmt: skip
-    rows = [
-        (
-            row["domain"], str(one["layer"]), str(one["expert"]),
-            f"{one['rate']:.1%}", f"{one['rest_rate']:.1%}", f"{100 * one['difference']:.1f}",
-            "{:.1f} to {:.1f}".format(*(100 * bound for bound in one["difference_ci95"])),
-            f"{one['lift']:.2f}", "{:.2f} to {:.2f}".format(*one["lift_ci95"]),
-            f"{one['p_adjusted']:.4f}", "yes" if one["exceeds_random"] else "no",
-        )
-        for row in result["domains"]
-        for one in row["specific"][:EXPERTS_SHOWN]
-    ]  # fmt: skip
-    return Grid(header, tuple(rows))
+def _stability(row: DomainExistenceRow) -> Value | None:
+    own, by_chance = row["stability"], row["stability_by_chance"]
+    return None if own is None or by_chance is None else (own, by_chance)
+
+
+def by_domain(result: ExistenceResult) -> Table:
+    """Return one row per domain."""
+    return make_table("domains", "", _DOMAINS, result["domains"])
+
+
+Specific = tuple[str, SpecificExpertRow]
+"""A domain, and an expert that is specific to it."""
+
+
+def _expert(
+    name: str, value: Callable[[SpecificExpertRow], Value], show: Callable[..., str] = str
+) -> Figure[Specific]:
+    return Figure(name, lambda subject: value(subject[1]), show)
+
+
+_EXPERTS: tuple[Figure[Specific], ...] = (
+    words("domain", lambda subject: subject[0]),
+    _expert("layer", lambda one: one["layer"]),
+    _expert("expert", lambda one: one["expert"]),
+    _expert("rate", lambda one: one["rate"], formats.percent),
+    _expert("rest's rate", lambda one: one["rest_rate"], formats.percent),
+    _expert("excess use, pp", lambda one: one["difference"], formats.size),
+    _expert("95 % interval", lambda one: tuple(one["difference_ci95"]), formats.sizes),
+    _expert("lift", lambda one: one["lift"], formats.hundredths),
+    _expert("95 % interval", lambda one: tuple(one["lift_ci95"]), "{:.2f} to {:.2f}".format),
+    _expert("p (adjusted)", lambda one: one["p_adjusted"], "{:.4f}".format),
+    words("beyond random weights", lambda subject: "yes" if subject[1]["exceeds_random"] else "no"),
+)
+
+
+def top_experts(result: ExistenceResult) -> Table:
+    """Return the specific experts with the largest excess use, a few of each domain."""
+    shown = [
+        (row["domain"], one) for row in result["domains"] for one in row["specific"][:EXPERTS_SHOWN]
+    ]
+    return make_table("experts", "", _EXPERTS, shown)

@@ -15,14 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ..errors import UserError
 from ..files import write_text
 from ..results import RunFolder
+from ..results.arms import Arm
 from ..results.cells import GENERATED, read_samples
+from ..results.schema import Base
 from ..variants import BASE
 from .page import ItemFile
 
@@ -43,15 +44,16 @@ class _Answers:
 
 
 def write_item_files(
-    folder: RunFolder, result: Mapping[str, Any], to: Path, name: str | None = None
+    folder: RunFolder, base: Sequence[Base], arms: Sequence[Arm], to: Path, name: str
 ) -> tuple[ItemFile, ...]:
     """Write the items of every task of a run.
 
     Args:
         folder: of the run, with its cells.
-        result: its `comparisons.json`.
+        base: the run's tasks, with base's cells.
+        arms: the run's arms, with their cells.
         to: the page's folder; the files lie in `items/` in it.
-        name: what the page calls the run; by default its model. Two runs on one page need two.
+        name: what the page calls the run, such as its model. Two runs on one page need two.
 
     Returns:
         A file a task, in the order of the run's base.
@@ -59,8 +61,7 @@ def write_item_files(
     Raises:
         UserError: a cell is missing or damaged, or holds other items than base's.
     """
-    own = result["run"]["model"] if name is None else name
-    return tuple(_write_task(folder, result, to, own, row) for row in result["base"])
+    return tuple(_write_task(folder, row, arms, to, name) for row in base)
 
 
 def clear_items(to: Path) -> None:
@@ -70,18 +71,18 @@ def clear_items(to: Path) -> None:
 
 
 def _write_task(
-    folder: RunFolder, result: Mapping[str, Any], to: Path, own: str, base: Mapping[str, Any]
+    folder: RunFolder, base: Base, arms: Sequence[Arm], to: Path, name: str
 ) -> ItemFile:
-    answers = _read_task(folder, result, base)
-    key = _key(own, base["task"])
+    answers = _read_task(folder, base, arms)
+    key = _key(name, base.task)
     parts = [] if answers.items["options"].str.len().all() else list(_parts(answers))
     shas = [_write(to, f"{key}-{number}", part) for number, part in enumerate(parts)]
     index = _index(answers) | {"starts": [part["start"] for part in parts], "parts": shas}
     return ItemFile(
         path=f"items/{key}.js",
-        set=own,
-        task=base["task"],
-        domain=base["domain"],
+        set=name,
+        task=base.task,
+        domain=base.domain,
         n=len(answers.items),
         arms=answers.arms,
         sha256=_write(to, key, index),
@@ -94,7 +95,7 @@ def _key(own: str, task: str) -> str:
     return f"{readable}-{hashlib.sha256(json.dumps([own, task]).encode()).hexdigest()[:12]}"
 
 
-def _write(to: Path, key: str, payload: Mapping[str, Any]) -> str:
+def _write(to: Path, key: str, payload: Mapping[str, object]) -> str:
     text = json.dumps(payload, allow_nan=False, separators=(",", ":"))  # ASCII, so no U+2028
     text = text.replace("<", "\\u003c")  # only strings have one; a script must not hold </script>
     sha = hashlib.sha256(text.encode()).hexdigest()
@@ -102,14 +103,12 @@ def _write(to: Path, key: str, payload: Mapping[str, Any]) -> str:
     return sha
 
 
-def _read_task(folder: RunFolder, result: Mapping[str, Any], base: Mapping[str, Any]) -> _Answers:
-    task = base["task"]
-    named = {BASE: base["cell"]} | {
-        f"{arm['variant']} on {arm['target']}": arm["cells"][task]
-        for arm in result["arms"]
-        if task in arm["cells"]
+def _read_task(folder: RunFolder, base: Base, arms: Sequence[Arm]) -> _Answers:
+    task = base.task
+    named = {BASE: base.cell} | {
+        f"{arm.variant} on {arm.target}": arm.cells[task] for arm in arms if task in arm.cells
     }
-    items = read_samples(folder, base["cell"], _QUESTIONS)
+    items = read_samples(folder, base.cell, _QUESTIONS)
     cells = dict.fromkeys(named.values())  # two arms may share one
     read = {cell: _aligned(folder, cell, items["item"], task) for cell in cells}
     rows = tuple(read[cell] for cell in named.values())
@@ -123,7 +122,7 @@ def _aligned(folder: RunFolder, cell: str, items: pd.Series[str], task: str) -> 
     return rows.reindex(items)
 
 
-def _index(answers: _Answers) -> dict[str, Any]:
+def _index(answers: _Answers) -> dict[str, object]:
     items = answers.items
     options = [own.tolist() for own in items["options"]]
     gold = [_place(own, right) for own, right in zip(options, items["gold"], strict=True)]
@@ -172,7 +171,7 @@ def _short(scores: pd.Series[float]) -> list[float]:
     return (values.astype(int) if (values == values.round()).all() else values).tolist()
 
 
-def _parts(answers: _Answers) -> Iterator[dict[str, Any]]:
+def _parts(answers: _Answers) -> Iterator[dict[str, object]]:
     """What was generated, a few items at a time: [arm][item][sample], `answer` [arm][item]."""
     columns = {
         name: [[own.tolist() for own in rows[name]] for rows in answers.rows] for name in GENERATED

@@ -1,9 +1,9 @@
-"""What a page of ours is made of: tables, intervals, planes, item files; and how it is rendered.
+"""What a page of ours is made of beside tables: intervals, planes, item files; how it is rendered.
 
 A page is one file that needs nothing else: `templates/page.html.j2` has a macro for each of these
-classes, `page.css` and `page.js` stand inside the page. Only items lie beside it, as scripts that
-the page loads when they are looked at (`items.py`). The page's own policy lets no other script
-run and nothing be fetched from elsewhere.
+classes and for `Table`, `page.css` and `page.js` stand inside the page. Only items lie beside it,
+as scripts that the page loads when they are looked at (`items.py`). The page's own policy lets no
+other script run and nothing be fetched from elsewhere.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import base64
 import hashlib
 import io
 import math
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -23,75 +21,11 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-Facets = dict[str, tuple[str, ...]]
-"""By what something can be filtered, as `{"variant": ("contrast",)}`; a facet that is not named
-does not concern it, and never hides it."""
+from .formats import points_with_interval, pp_with_interval
+from .table import Facets
 
 LARGE_PICTURE = 500_000
 """Bytes of a picture above which its colours are reduced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: as shown.
-        sort: what it is sorted by; None: by its text, or, in a numeric column, after all numbers.
-        trace: file, place in it and test that the number comes from.
-        kind: `good`, `bad` or `mark`, a CSS class; the text says the same without colour.
-    """
-
-    text: str
-    sort: float | str | None = None
-    trace: str = ""
-    kind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column; `help` is its hover text."""
-
-    name: str
-    numeric: bool = False
-    help: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row; `dim` is one that is shown greyed."""
-
-    cells: tuple[Cell, ...]
-    facets: Facets = field(default_factory=dict)
-    dim: bool = False
-
-    @property
-    def trace_ends(self) -> tuple[str, str]:
-        """How all traces of the row begin and end; the page holds both once."""
-        traces = [cell.trace for cell in self.cells if cell.trace]
-        # By characters, as is wanted here: these are no paths.
-        start = os.path.commonprefix(traces)  # noqa: RUF071
-        rest = [trace[len(start) :][::-1] for trace in traces]
-        return start, os.path.commonprefix(rest)[::-1]  # noqa: RUF071
-
-
-@dataclass(frozen=True, slots=True)
-class DataTable:
-    """A table that can be sorted and filtered; `id` is unique in its page.
-
-    Raises:
-        ValueError: a row has more or fewer cells than there are columns.
-    """
-
-    id: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row.cells) != len(self.columns):
-                raise ValueError(f"table {self.id}: a row has {len(row.cells)} cells")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +51,7 @@ class Interval:
     @property
     def words(self) -> str:
         """The figures as text."""
-        low, high = (f"{100 * bound:+.1f}" for bound in (self.low, self.high))
-        return f"{100 * self.value:+.1f} [{low}, {high}]"
+        return points_with_interval(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +96,8 @@ class Point:
     @property
     def words(self) -> str:
         """The figures as text."""
-        x, y = (f"{100 * value:+.1f} pp" for value in (self.x, self.y))
-        ends = (self.x_low, self.x_high, self.y_low, self.y_high)
-        x_low, x_high, y_low, y_high = (f"{100 * end:+.1f}" for end in ends)
-        return f"across {x} [{x_low}, {x_high}], up {y} [{y_low}, {y_high}]"
+        across = pp_with_interval(self.x, self.x_low, self.x_high)
+        return f"across {across}, up {pp_with_interval(self.y, self.y_low, self.y_high)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +196,6 @@ class Picture:
     alt: str
     title: str
     caption: str
-
-
-def collect_facets(parts: Iterable[Facets]) -> Facets:
-    """All facets of what a page shows, and each one's values in the order in which they come."""
-    found: dict[str, dict[str, None]] = {}
-    for facets in parts:
-        for name, values in facets.items():
-            found.setdefault(name, {}).update(dict.fromkeys(values))
-    return {name: tuple(values) for name, values in found.items()}
 
 
 def embed(path: Path) -> str:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from . import tables
+from ..results.arms import Arm
+from ..results.schema import RunResult
 from .page import Forest, Interval, Plane, Point
-from .run_page import facets_of, kind_of, trace_of
-from .tables import Arm
+from .run_arms import (
+    Part,
+    facets_of,
+    holds,
+    kind_of,
+    non_target_part,
+    target_part,
+    targets_of,
+)
 
 
-def forests(result: dict[str, Any]) -> tuple[Forest, Forest]:
-    """Every arm's change of its target and of the pooled non-targets, grouped by target."""
-    alpha = result["alpha"]
-    ordered = [a for t in tables.targets_of(result) for a in result["arms"] if a["target"] == t]
-    own = tuple(_interval(arm, "target_result", alpha, kind_of(arm, alpha)) for arm in ordered)
+def forests(result: RunResult) -> tuple[Forest, Forest]:
+    """Return every arm's change of its target and of the pooled non-targets, grouped by target."""
+    alpha = result.alpha
+    ordered = [arm for name in targets_of(result) for arm in result.arms if arm.target == name]
+    own = tuple(
+        _interval(target_part(arm), arm.target, alpha, kind_of(arm, alpha)) for arm in ordered
+    )
     rest = tuple(
-        _interval(arm, "non_target_result", alpha, "mark" if tables.holds(arm) else "")
+        _interval(
+            non_target_part(arm),
+            f"all else, steered for {arm.target}",
+            alpha,
+            "mark" if holds(arm) else "",
+        )
         for arm in ordered
     )
     return (
@@ -34,23 +47,28 @@ def forests(result: dict[str, Any]) -> tuple[Forest, Forest]:
             "A filled dot is non-inferior at the margin.",
             "change of non-target score, percentage points",
             rest,
-            result["margin"],
+            result.margin,
         ),
     )
 
 
-def _interval(arm: Arm, part: str, alpha: float, kind: str) -> Interval:
-    figures = arm[part]
-    low, high = figures["ci95"]
-    group = arm["target"] if part == "target_result" else f"all else, steered for {arm['target']}"
+def _interval(part: Part, group: str, alpha: float, kind: str) -> Interval:
+    low, high = part.figures.ci95
     return Interval(
-        arm["variant"], figures["delta"], low, high, figures["n"], trace_of(arm, f"{part}.delta"),
-        group, kind, facets_of(arm, alpha),
-    )  # fmt: skip
+        label=part.arm.variant,
+        value=part.figures.delta,
+        low=low,
+        high=high,
+        n=part.figures.n,
+        trace=part.source("delta"),
+        group=group,
+        kind=kind,
+        facets=facets_of(part.arm, alpha),
+    )
 
 
-def plane(result: dict[str, Any]) -> Plane:
-    """Every arm's gain against what it cost elsewhere, on the test split."""
+def plane(result: RunResult) -> Plane:
+    """Return every arm's gain against what it cost elsewhere, on the test split."""
     return Plane(
         "plane",
         "Gain against loss on the test split.",
@@ -58,17 +76,24 @@ def plane(result: dict[str, Any]) -> Plane:
         "the broken line it cost more than the margin elsewhere. Controls are greyed.",
         "change of non-target score, percentage points",
         "change of target score, percentage points",
-        tuple(_point(arm, result["alpha"]) for arm in result["arms"]),
-        result["margin"],
+        tuple(_point(arm, result.alpha) for arm in result.arms),
+        result.margin,
     )
 
 
 def _point(arm: Arm, alpha: float) -> Point:
-    own, rest = arm["target_result"], arm["non_target_result"]
-    traces = (trace_of(arm, f"{part}.delta") for part in ("target_result", "non_target_result"))
-    (x_low, x_high), (y_low, y_high) = rest["ci95"], own["ci95"]
+    own, rest = target_part(arm), non_target_part(arm)
+    (x_low, x_high), (y_low, y_high) = rest.figures.ci95, own.figures.ci95
     return Point(
-        f"{arm['variant']} on {arm['target']}", rest["delta"], own["delta"],
-        x_low, x_high, y_low, y_high, "; ".join(traces),
-        arm["variant"], arm["control_of"] is not None, facets_of(arm, alpha),
-    )  # fmt: skip
+        label=f"{arm.variant} on {arm.target}",
+        x=rest.figures.delta,
+        y=own.figures.delta,
+        x_low=x_low,
+        x_high=x_high,
+        y_low=y_low,
+        y_high=y_high,
+        trace="; ".join(part.source("delta") for part in (own, rest)),
+        group=arm.variant,
+        dim=arm.control_of is not None,
+        facets=facets_of(arm, alpha),
+    )

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from ..experts.similarity import ALIKE, KERNELS
+from ..experts.similarity import ALIKE, KERNELS, Kernel
 from ..files import write_json, write_text
-from . import figures
-from .tables import Grid
+from ..studies.results import (
+    CkaRow,
+    ContrastRow,
+    KernelRow,
+    LayerRow,
+    ProfileKernelRow,
+    ProfileRow,
+    SimilarityResult,
+)
+from . import formats, study_figures
+from .figures import style
+from .table import Figure, Table, Value, make_table, markdown, otherwise, words
 
 NAMES = {"linear": "Linear", "rbf": "RBF"}
 PICTURE = "similarity.png"
 
 
-def render_similarity(result: dict[str, Any], target: Path) -> Path:
+def render_similarity(result: SimilarityResult, target: Path) -> Path:
     """Write `similarity.json`, `similarity.md` and `similarity.png`; the path of the page."""
     write_json(target / "similarity.json", result)
-    figures.style()
-    figures.similarity(result, target / PICTURE)
+    style()
+    study_figures.similarity(result, target / PICTURE)
     page = target / "similarity.md"
     write_text(page, similarity_page(result, picture=True))
     return page
 
 
-def similarity_page(result: dict[str, Any], *, picture: bool = False) -> str:
+def similarity_page(result: SimilarityResult, *, picture: bool = False) -> str:
     """The page, in Markdown; everything in it follows from `similarity.json`."""
     parts = [
         f"# How alike the experts of {result['model']['name']} are",
@@ -39,12 +50,21 @@ def similarity_page(result: dict[str, Any], *, picture: bool = False) -> str:
     if picture:
         parts.append(f"![CKA and effective rank by layer]({PICTURE})")
     for kernel in KERNELS:
-        parts += [f"## {NAMES[kernel]} kernel", _markdown(_layers(result, kernel))]
+        parts += [f"## {NAMES[kernel]} kernel", markdown(_layers(result, kernel)).rstrip()]
     if result["profile"]:
-        parts += [_profile_title(result["profile"]), _markdown(_profile(result["profile"]))]
+        parts += [_profile_title(result["profile"]), markdown(_profile(result["profile"])).rstrip()]
         parts.append(_PROFILE_NOTE.format(draws=result["profile"]["draws"]))
     parts += ["## How to read this", _bullets(_NOTES), _how(result)]
     return "\n\n".join(parts) + "\n"
+
+
+def _round(value: float) -> str:
+    """Three decimals, and no minus before a zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{_round(low)} to {_round(high)}"
 
 
 _NOTES = (
@@ -73,7 +93,7 @@ _PROFILE_NOTE = (
 )
 
 
-def _findings(result: dict[str, Any]) -> list[str]:
+def _findings(result: SimilarityResult) -> list[str]:
     layers, found = result["layers"], []
     for kernel in KERNELS:
         means = {
@@ -100,7 +120,7 @@ def _findings(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def _mean(layer: dict[str, Any], kernel: str) -> float:
+def _mean(layer: LayerRow, kernel: Kernel) -> float:
     return float(layer[kernel]["experts"]["mean"])
 
 
@@ -109,63 +129,81 @@ def _named(layers: list[int], total: int) -> str:
     return f"{len(layers)} of {total} layers{listed}"
 
 
-def _layers(result: dict[str, Any], kernel: str) -> Grid:
-    header = (
-        "layer", "never selected", "mean CKA", "random", "shuffled", f"pairs > {ALIKE:g}",
-        "random's", "most alike", "effective rank", "random's", "shuffled",
-    )  # fmt: skip
-    rows = []
-    for layer in result["layers"]:
-        own, random, shuffled = (layer[kernel][n] for n in ("experts", "random", "shuffled"))
-        one, other = own["pair"]
-        rows.append(
-            (
-                str(layer["layer"]),
-                str(sum(share == 0 for share in layer["used"])),
-                _round(own["mean"]),
-                _round(random["mean"]),
-                _round(shuffled["mean"]),
-                f"{own['alike']:.1%}",
-                f"{random['alike']:.1%}",
-                f"{one} and {other}: {own['largest']:.2f}",
-                *(f"{x['effective_rank']:.1f}" for x in (own, random, shuffled)),
-            )
-        )
-    return Grid(header, tuple(rows))
+def _layers(result: SimilarityResult, kernel: Kernel) -> Table:
+    rows = [(layer["layer"], layer["used"], layer[kernel]) for layer in result["layers"]]
+    return make_table(f"layers-{kernel}", "", _LAYERS, rows)
 
 
-def _profile_title(profile: dict[str, Any]) -> str:
+Layer = tuple[int, list[float], KernelRow]
+"""A layer, how often its experts are used, and how alike they are."""
+_LAYERS: tuple[Figure[Layer], ...] = (
+    Figure("layer", lambda row: row[0]),
+    Figure("never selected", lambda row: sum(share == 0 for share in row[1])),
+    Figure("mean CKA", lambda row: row[2]["experts"]["mean"], _round),
+    Figure("random", lambda row: row[2]["random"]["mean"], _round),
+    Figure("shuffled", lambda row: row[2]["shuffled"]["mean"], _round),
+    Figure(f"pairs > {ALIKE:g}", lambda row: row[2]["experts"]["alike"], formats.percent),
+    Figure("random's", lambda row: row[2]["random"]["alike"], formats.percent),
+    Figure("most alike", lambda row: _most_alike(row[2]["experts"]), "{} and {}: {:.2f}".format),
+    Figure("effective rank", lambda row: row[2]["experts"]["effective_rank"], formats.decimal),
+    Figure("random's", lambda row: row[2]["random"]["effective_rank"], formats.decimal),
+    Figure("shuffled", lambda row: row[2]["shuffled"]["effective_rank"], formats.decimal),
+)
+
+
+def _most_alike(experts: CkaRow) -> Value:
+    one, other = experts["pair"]
+    return one, other, experts["largest"]
+
+
+def _profile_title(profile: ProfileRow) -> str:
     return (
         f"## The {profile['experts']} experts of profile {profile['id']} "
         f"({profile['method']}, {profile['domain']})"
     )
 
 
-def _profile(profile: dict[str, Any]) -> Grid:
-    header = ("kernel", "pairs of", "n", "mean CKA", "random sets", "95 % of them", "p")
-    rows = []
-    for kernel in KERNELS:
-        for key, name in (("within", "two chosen"), ("across", "a chosen and another")):
-            rows.append((NAMES[kernel], name, *_contrast(profile[kernel][key])))
-        others = profile[kernel]["others"]
-        value = "none" if others is None else _round(others)
-        rows.append((NAMES[kernel], "two others", "", value, "", "", ""))
-    return Grid(header, tuple(rows))
+class Pairs(NamedTuple):
+    """Pairs of experts of a profile's layers, by one kernel; without `contrast` only their mean."""
+
+    kernel: str
+    name: str
+    contrast: ContrastRow | None
+    size: int | None
+    mean: float | None
 
 
-def _contrast(figures_of: dict[str, Any] | None) -> tuple[str, ...]:
-    if figures_of is None:
-        return ("0", "none", "", "", "")
-    return (
-        str(figures_of["pairs"]),
-        _round(figures_of["mean"]),
-        _round(figures_of["null_mean"]),
-        f"{_round(figures_of['null_low'])} to {_round(figures_of['null_high'])}",
-        f"{figures_of['p_value']:.4f}",
-    )
+_PAIRS: tuple[Figure[Pairs], ...] = (
+    words("kernel", lambda pairs: pairs.kernel),
+    words("pairs of", lambda pairs: pairs.name),
+    Figure("n", lambda pairs: pairs.size),
+    Figure("mean CKA", lambda pairs: otherwise(pairs.mean, "none"), _round),
+    Figure("random sets", lambda pairs: pairs.contrast and pairs.contrast["null_mean"], _round),
+    Figure("95 % of them", lambda pairs: pairs.contrast and _null(pairs.contrast), _interval),
+    Figure("p", lambda pairs: pairs.contrast and pairs.contrast["p_value"], "{:.4f}".format),
+)
 
 
-def _how(result: dict[str, Any]) -> str:
+def _profile(profile: ProfileRow) -> Table:
+    rows = [row for kernel in KERNELS for row in _pairs(NAMES[kernel], profile[kernel])]
+    return make_table("profile", "", _PAIRS, rows)
+
+
+def _pairs(kernel: str, figures: ProfileKernelRow) -> Iterator[Pairs]:
+    within, across = figures["within"], figures["across"]
+    for name, contrast in (("two chosen", within), ("a chosen and another", across)):
+        if contrast is None:
+            yield Pairs(kernel, name, None, 0, None)
+        else:
+            yield Pairs(kernel, name, contrast, contrast["pairs"], contrast["mean"])
+    yield Pairs(kernel, "two others", None, None, figures["others"])
+
+
+def _null(contrast: ContrastRow) -> Value:
+    return contrast["null_low"], contrast["null_high"]
+
+
+def _how(result: SimilarityResult) -> str:
     check = max(layer["check"] for layer in result["layers"])
     return (
         f"{result['dtype']} on {result['device']}, seed {result['seed']}. Single experts, weighted "
@@ -173,15 +211,5 @@ def _how(result: dict[str, Any]) -> str:
     )
 
 
-def _round(value: float) -> str:
-    """Three decimals, and no minus before a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
-
-
-def _bullets(lines: Any) -> str:
+def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _markdown(grid: Grid) -> str:
-    rule = ("---", *("---:" for _ in grid.header[1:]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (grid.header, rule, *grid.rows))

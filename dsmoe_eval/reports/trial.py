@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..files import read_json, write_json, write_text
-from . import figures
+from ..studies.results import AgreementRow, GainRow, MethodRow, TrialResult
+from . import formats, study_figures
+from .figures import style
+from .table import Figure, Value, make_table, markdown, words
 
 FIGURE = "methods.png"
+_INTERVAL = "{:.2f} [{:.2f}, {:.2f}]".format
+_POINTS = formats.points_with_interval
 
 
 def render_trial(run_folder: Path, to: Path) -> Path:
@@ -21,16 +25,16 @@ def render_trial(run_folder: Path, to: Path) -> Path:
     path = run_folder / "trial.json"
     if not path.is_file():
         raise UserError(f"{run_folder} has no trial.json; finish the trial first")
-    result = read_json(path)
+    result: TrialResult = read_json(path)
     to.mkdir(parents=True, exist_ok=True)
-    figures.style()
-    figures.trial(result, to / FIGURE)
+    style()
+    study_figures.trial(result, to / FIGURE)
     write_json(to / "trial.json", result)
     write_text(to / "README.md", _page(result))
     return to / "README.md"
 
 
-def verdict(result: dict[str, Any]) -> str:
+def verdict(result: TrialResult) -> str:
     """Which method won, by the rules that `studies/trial.py` fixed."""
     methods = result["methods"]
     agreeing = max(methods, key=lambda row: row["agreement_specific"]["value"])
@@ -51,19 +55,14 @@ def verdict(result: dict[str, Any]) -> str:
     ]
     return (
         f"{sentence}By steering gain over matched random experts `{best['method']}` wins "
-        f"({_points(best['gain_over_placebo'])}), which {sure}. "
+        f"({_in_words(best['gain_over_placebo'])}), which {sure}. "
         + (f"Its interval meets those of {', '.join(near)}." if near else "No other comes near.")
     )
 
 
-def _page(result: dict[str, Any]) -> str:
+def _page(result: TrialResult) -> str:
     rows = sorted(result["methods"], key=lambda row: -row["gain_over_placebo"]["delta"])
-    table = [
-        "| method | agreement, specific | agreement, plain | gain over placebo, pp | "
-        "gain over base, pp | placebo over base, pp | non-targets, pp | non-inferior |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_row(row) for row in rows),
-    ]
+    table = make_table("methods", "", _METHODS, rows)
     gain = result["methods"][0]["gain"]
     lines = [
         "# The trial of identification methods",
@@ -72,8 +71,7 @@ def _page(result: dict[str, Any]) -> str:
         "",
         f"![methods]({FIGURE})",
         "",
-        *table,
-        "",
+        markdown(table),
         "**The truth by force.** Each of the "
         f"{result['experts']} experts in turn was masked, and the fall of the gold answer's "
         f"log-probability measured on {result['items']:,} answered questions (tuning split) of "
@@ -98,25 +96,25 @@ def _page(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(row: dict[str, Any]) -> str:
-    cells = [
-        row["method"],
-        _interval(row["agreement_specific"]),
-        _interval(row["agreement_plain"]),
-        _points(row["gain_over_placebo"]),
-        _points(row["gain"]),
-        _points(row["placebo_gain"]),
-        f"{100 * row['non_target_delta']:+.1f}",
-        "yes" if row["holds"] else "no",
-    ]
-    return f"| {' | '.join(cells)} |"
+def _in_words(gain: GainRow) -> str:
+    return formats.points_with_interval(gain["delta"], *gain["ci95"])
 
 
-def _interval(figures: dict[str, Any]) -> str:
-    low, high = figures["ci95"]
-    return f"{figures['value']:.2f} [{low:.2f}, {high:.2f}]"
+def _agreement(figures: AgreementRow) -> Value:
+    return figures["value"], *figures["ci95"]
 
 
-def _points(gain: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in gain["ci95"])
-    return f"{100 * gain['delta']:+.1f} [{low:+.1f}, {high:+.1f}]"
+def _points(gain: GainRow) -> Value:
+    return gain["delta"], *gain["ci95"]
+
+
+_METHODS: tuple[Figure[MethodRow], ...] = (
+    words("method", lambda row: row["method"]),
+    Figure("agreement, specific", lambda row: _agreement(row["agreement_specific"]), _INTERVAL),
+    Figure("agreement, plain", lambda row: _agreement(row["agreement_plain"]), _INTERVAL),
+    Figure("gain over placebo, pp", lambda row: _points(row["gain_over_placebo"]), _POINTS),
+    Figure("gain over base, pp", lambda row: _points(row["gain"]), _POINTS),
+    Figure("placebo over base, pp", lambda row: _points(row["placebo_gain"]), _POINTS),
+    Figure("non-targets, pp", lambda row: row["non_target_delta"], formats.points),
+    words("non-inferior", lambda row: "yes" if row["holds"] else "no"),
+)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from ..stats import (
     top_stability,
 )
 from .documents import DocumentRouting, route_documents
+from .results import ExistenceResult
 
 LEVEL = 0.05
 """Of false discovery, over the whole model."""
@@ -282,7 +283,7 @@ def existence_of(
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> ExistenceResult:
     """Test a model on a suite's identification text; see `route_documents` and `existence`.
 
     Returns:
@@ -300,4 +301,4 @@ def existence_of(
         result = existence(
             routing.model, routing.random, permutations=permutations, on_block=advance
         )
-    return routing.about | result.to_dict()
+    return cast(ExistenceResult, routing.about | result.to_dict())

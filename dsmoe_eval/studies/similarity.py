@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from rich.console import Console
 
@@ -16,6 +16,7 @@ from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Profile, check_fits
 from ..tasks.loading import load_tasks
+from .results import SimilarityResult
 
 TOKENS = 512
 
@@ -57,7 +58,7 @@ def similarity(
     tokens: int = TOKENS,
     profile: Profile | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> SimilarityResult:
     """How alike the experts of each layer are; with a profile, its experts against the others.
 
     Args:
@@ -103,4 +104,4 @@ def similarity(
             "draws": DRAWS,
             **{kernel: figures.to_dict() for kernel, figures in by_kernel.items()},
         }
-    return result
+    return cast(SimilarityResult, result)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..errors import UserError
 from .items import Item
@@ -91,7 +91,7 @@ class Leakage:
 
     def __str__(self) -> str:
         """The counts, in words."""
-        return " and ".join(leakage_counts(self.to_dict())) or "none"
+        return " and ".join(leakage_counts(self.checked, self.overlaps)) or "none"
 
     def to_dict(self) -> dict[str, Any]:
         """For `comparisons.json`: hashes and no question, which may not be free to publish."""
@@ -107,10 +107,26 @@ class Leakage:
         }
 
 
-def leakage_counts(leakage: Mapping[str, Any]) -> list[str]:
-    """How many items of which split repeat some of which other, from a `to_dict`."""
-    counts = Counter((item["split"], item["other_split"]) for item in leakage["items"])
-    checked = {row["split"]: row["items"] for row in leakage["checked"]}
+class Repeated(Protocol):
+    """An item of one split that repeats one of another."""
+
+    @property
+    def split(self) -> str:
+        """The item's split."""
+
+    @property
+    def other_split(self) -> str:
+        """The split of the item that it repeats."""
+
+
+def leakage_counts(checked: Mapping[str, int], overlaps: Iterable[Repeated]) -> list[str]:
+    """Return how many items of which split repeat some of which other.
+
+    Args:
+        checked: items of each split.
+        overlaps: one per item and earlier split.
+    """
+    counts = Counter((one.split, one.other_split) for one in overlaps)
     return [
         f"{count:,} of {checked[split]:,} {split} items repeat items of the {other} split"
         for (split, other), count in counts.items()

@@ -33,17 +33,13 @@ if (theme) {
 
 // Traces: where a number comes from, by hover, by click, and by Enter on a number that has focus.
 const shownTrace = find("trace");
-function traceOf(cell) {
-  const row = cell.closest("tr")?.dataset; // what all of a row's traces share stands with the row
-  return (row?.p ?? "") + cell.dataset.t + (row?.q ?? "");
-}
 function showTrace(cell) {
   if (!shownTrace.matches(":popover-open")) shownTrace.showPopover();
-  shownTrace.textContent = `${cell.textContent.trim() && cell.tagName !== "g" ? `${cell.textContent.trim()}: ` : ""}${traceOf(cell)}`;
+  shownTrace.textContent = `${cell.textContent.trim() && cell.tagName !== "g" ? `${cell.textContent.trim()}: ` : ""}${cell.dataset.t}`;
 }
 document.addEventListener("pointerover", (event) => {
   const cell = event.target.closest?.("td[data-t], th[data-t], span[data-t]");
-  if (cell && !cell.title) cell.title = traceOf(cell);
+  if (cell && !cell.title) cell.title = cell.dataset.t;
 });
 document.addEventListener("click", (event) => {
   const cell = event.target.closest?.("[data-t]");

@@ -1,0 +1,144 @@
+"""The arms of a run as reports see them: judged, traced to `comparisons.json`, filtered by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ..results.arms import Arm
+from ..results.paired import Paired
+from ..results.schema import RunResult
+from .table import Facets, Figure, Table, collect_facets, make_table, words
+
+MARKS = ("gain ▲", "loss ▼", "neither", "held", "not held")
+"""What arms are filtered by, in the order in which a page lists them."""
+_SIGNS = {"good": "▲", "bad": "▼", "": ""}
+_GAINS = {"good": "gain ▲", "bad": "loss ▼", "": "neither"}
+
+ARM: tuple[Figure[Arm], ...] = (
+    words("variant", lambda arm: arm.variant),
+    words("target", lambda arm: arm.target),
+)
+"""The first columns of a table with one row per arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A comparison of an arm with base: on its target, on its non-targets, or on one domain.
+
+    Attributes:
+        arm: the arm.
+        name: what it is a comparison of, as tables name it.
+        place: of the comparison, within the arm in `comparisons.json`.
+        figures: the comparison.
+    """
+
+    arm: Arm
+    name: str
+    place: str
+    figures: Paired
+
+    def source(self, place: str) -> str:
+        """Return where a figure of the comparison is, and its test."""
+        return f"{arm_source(self.arm, f'{self.place}.{place}')}; {self.figures.test}"
+
+
+def arm_source(arm: Arm, place: str) -> str:
+    """Return where a figure of an arm is."""
+    return f"comparisons.json: arms[{arm.variant}, {arm.target}].{place}"
+
+
+def non_inferiority_source(arm: Arm, place: str) -> str:
+    """Return where a figure of the non-inferiority of an arm's non-targets is, and its test."""
+    source = arm_source(arm, f"non_target_result.non_inferiority.{place}")
+    return f"{source}; {arm.non_targets.bound_test}"
+
+
+def target_part(arm: Arm) -> Part:
+    """Return the comparison on the arm's target."""
+    return Part(arm, "target", "target_result", arm.target_result)
+
+
+def non_target_part(arm: Arm) -> Part:
+    """Return the comparison on all non-targets together."""
+    return Part(arm, "non-targets", "non_target_result", arm.non_target_result)
+
+
+def domain_parts(arm: Arm) -> tuple[Part, ...]:
+    """Return the comparisons on the arm's non-target domains."""
+    return tuple(Part(arm, row.domain, f"domains[{row.domain}]", row) for row in arm.domains)
+
+
+def variants_of(result: RunResult) -> list[str]:
+    """Return the compared variants, in the order of the plan."""
+    return list(dict.fromkeys(arm.variant for arm in result.arms))
+
+
+def targets_of(result: RunResult) -> list[str]:
+    """Return the targets, in the order of the plan."""
+    return list(dict.fromkeys(arm.target for arm in result.arms))
+
+
+def arms_of(result: RunResult, variant: str) -> list[Arm]:
+    """Return a variant's arms, one per target."""
+    return [arm for arm in result.arms if arm.variant == variant]
+
+
+def kind_of(arm: Arm, alpha: float) -> Literal["good", "bad", ""]:
+    """Return `good` for a target gain significant after Holm's correction, `bad` for a loss."""
+    figures = arm.target_result
+    if figures.p_adjusted is None or figures.p_adjusted >= alpha or figures.delta == 0:
+        return ""
+    return "good" if figures.delta > 0 else "bad"
+
+
+def improves(arm: Arm, alpha: float) -> bool:
+    """Return whether the target gained, significantly after Holm's correction."""
+    return kind_of(arm, alpha) == "good"
+
+
+def harms(arm: Arm, alpha: float) -> bool:
+    """Return whether the target lost, significantly after Holm's correction."""
+    return kind_of(arm, alpha) == "bad"
+
+
+def holds(arm: Arm) -> bool:
+    """Return whether the pooled non-targets are non-inferior at the plan's margin."""
+    return arm.non_targets.non_inferiority.holds
+
+
+def sign_of(arm: Arm, alpha: float) -> str:
+    """Return the mark beside the arm's gain; empty where neither gain nor loss is significant."""
+    return _SIGNS[kind_of(arm, alpha)]
+
+
+def marks_of(arm: Arm, alpha: float) -> tuple[str, str]:
+    """Return which of `MARKS` an arm has."""
+    return _GAINS[kind_of(arm, alpha)], "held" if holds(arm) else "not held"
+
+
+def facets_of(arm: Arm, alpha: float) -> Facets:
+    """Return what an arm's rows are filtered by."""
+    return {"variant": (arm.variant,), "domain": (arm.target,), "mark": marks_of(arm, alpha)}
+
+
+def run_facets(result: RunResult) -> Facets:
+    """Return what a run's page can be filtered by, with each facet's values."""
+    domains = {"domain": tuple(row.domain for row in result.base)}
+    arms = (facets_of(arm, result.alpha) for arm in result.arms)
+    found = collect_facets([*arms, domains])
+    return found | {"mark": tuple(mark for mark in MARKS if mark in found["mark"])}
+
+
+def table_of_arms(
+    name: str,
+    caption: str,
+    figures: Sequence[Figure[Arm]],
+    result: RunResult,
+    arms: Sequence[Arm] | None = None,
+) -> Table:
+    """Return a table with one row for each of these arms, or of all."""
+    shown = result.arms if arms is None else arms
+    return make_table(name, caption, figures, shown, partial(facets_of, alpha=result.alpha))

@@ -1,0 +1,138 @@
+"""The pictures of a run's report, drawn from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+
+from ..files import read_json
+from ..results import RunFolder
+from ..results.arms import Settings
+from ..results.schema import RunResult
+from ..runs.tuning import Tuned
+from . import figures
+from .figures import Shifts
+from .page import Picture, embed
+
+
+class Identification(TypedDict):
+    """What the pictures need of `identification.json`; scores by method and domain, by layer."""
+
+    layers: list[int]
+    scores: dict[str, dict[str, list[list[float]]]]
+
+
+class Routing(TypedDict):
+    """Shares of the target's tuning tokens that experts got: [layers, experts]."""
+
+    base: list[list[float]]
+    steered: list[list[float]]
+
+
+FIGURES = (
+    (
+        "forest.png",
+        "What each variant changed, with 95 % intervals",
+        "Left: the target's questions; right: all non-target questions of the same arm, pooled. A "
+        "filled dot on the left is a gain that stands after Holm's correction. Look for rows that "
+        "are right of zero on the left and right of the red line (the margin) on the right.",
+    ),
+    (
+        "tradeoff.png",
+        "Gain against loss as strength grows (tuning split)",
+        "Each line is one number of experts; strength grows along it. Steering that helps climbs "
+        "before it drifts left; left of the red line it costs more than the margin. The star is "
+        "the setting that the plan's rule chose and the test split was asked with.",
+    ),
+    (
+        "experts.png",
+        "Experts' scores by layer and domain",
+        "Every column is one expert. A domain that has experts of its own shows red cells that no "
+        "other row shares; a method that finds the same columns for every domain has found busy "
+        "experts, not domain experts.",
+    ),
+    (
+        "routing.png",
+        "Where the routing went",
+        "Change of each expert's share of the target's tuning questions, steered minus base. "
+        "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
+    ),
+)
+"""File, title, caption."""
+
+
+def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
+    """Draw those of `FIGURES` that the run has data for, and return their files' names."""
+    figures.style()
+    figures.forest(result, to / "forest.png")
+    identification: Identification = read_json(folder.identification)
+    scores, layers = identification["scores"], identification["layers"]
+    figures.expert_map(scores, layers, to / "experts.png")
+    shown = ["forest.png", "experts.png"]
+    trials = pd.DataFrame(_trials(folder, result))
+    if not trials.empty:
+        figures.tradeoff(trials, result.margin, to / "tradeoff.png")
+        shown.append("tradeoff.png")
+    shifts = _shifts(folder, result)
+    if shifts:
+        figures.routing_shift(shifts, layers, to / "routing.png")
+        shown.append("routing.png")
+    return shown
+
+
+def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:
+    """Return the pictures that are not drawn in the page itself."""
+    alts = {"experts.png": experts_in_words(read_json(folder.identification))}
+    return [
+        Picture(embed(to / file), alts.get(file, title), title, caption)
+        for file, title, caption in FIGURES
+        if file in shown and file != "forest.png"
+    ]
+
+
+def experts_in_words(identification: Identification) -> str:
+    """The map of experts for who does not see it: what it shows, and each row's highest score."""
+    layers, found = identification["layers"], []
+    for method, by_domain in identification["scores"].items():
+        best = []
+        for domain, scores in by_domain.items():
+            table = np.asarray(scores)
+            row, expert = np.unravel_index(int(table.argmax()), table.shape)
+            best.append(f"{domain} layer {layers[row]} expert {expert} ({table.max():.3g})")
+        found.append(f"method {method}: {', '.join(best)}")
+    return (
+        "Heat maps, one a method: a row a domain, a column an expert of a layer, red above zero, "
+        f"blue below. The highest score of each row, by {'; by '.join(found)}."
+    )
+
+
+def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]:
+    """Return one row per setting that tuning tried."""
+    for arm in result.arms:
+        path = folder.tuning(arm.variant, arm.target)
+        if not path.is_file():
+            continue
+        tuned = Tuned.from_dict(read_json(path))
+        for trial in tuned.trials:
+            chosen = (trial.experts, trial.strength) == (
+                tuned.chosen.experts,
+                tuned.chosen.strength,
+            )
+            yield asdict(trial) | {"variant": arm.variant, "target": arm.target, "chosen": chosen}
+
+
+def _shifts(folder: RunFolder, result: RunResult) -> Shifts:
+    """Return the change of shares for every steered arm whose strength is not zero."""
+    shifts = {}
+    for arm in result.arms:
+        path = folder.routing(arm.variant, arm.target)
+        if path.is_file() and isinstance(arm.settings, Settings) and arm.settings.strength > 0:
+            shares: Routing = read_json(path)
+            shift = np.array(shares["steered"]) - np.array(shares["base"])
+            shifts[arm.variant, arm.target] = shift
+    return shifts

@@ -1,0 +1,123 @@
+"""What tuning chose for the steered arms of a run, and what their probes saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..results.arms import Arm, Probe, Settings
+from ..results.schema import RunResult
+from . import formats
+from .run_arms import arm_source, facets_of
+from .table import Facets, Figure, Table, Value, make_table, otherwise, words
+
+Tuned = tuple[Arm, Settings]
+Probed = tuple[Arm, Probe]
+
+
+def settings(result: RunResult) -> Table:
+    """Return what tuning chose for each steered arm."""
+    caption = (
+        "Chosen on the tuning split by the plan's rule, before the test split was read. Share of "
+        "activations: how much of all routing, over the identification text of every domain, falls "
+        "on the chosen experts; a placebo whose share is far from that of the arm it controls is a "
+        "weak placebo."
+    )
+    tuned = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Settings)]
+
+    def facets(subject: Tuned) -> Facets:
+        return facets_of(subject[0], result.alpha)
+
+    return make_table("settings", caption, _SETTINGS, tuned, facets)
+
+
+def _setting(
+    name: str, value: Callable[[Settings], Value], place: str, show: Callable[..., str] = str
+) -> Figure[Tuned]:
+    return Figure(
+        name, lambda tuned: value(tuned[1]), show, lambda tuned: arm_source(tuned[0], place)
+    )
+
+
+def _qualified(tuned: Tuned) -> str:
+    return "yes" if tuned[1].qualified_on_tuning else "no: the weakest setting was used"
+
+
+_SETTINGS: tuple[Figure[Tuned], ...] = (
+    words("variant", lambda tuned: tuned[0].variant),
+    words("target", lambda tuned: tuned[0].target),
+    _setting("experts", lambda own: own.experts, "settings.experts"),
+    _setting(
+        "share of activations",
+        lambda own: own.activation_share,
+        "settings.activation_share",
+        formats.percent,
+    ),
+    _setting("strength", lambda own: own.strength, "settings.strength", formats.significant),
+    _setting("alpha", lambda own: 1 + own.strength, "1 + settings.strength", formats.significant),
+    words(
+        "qualified", _qualified, lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")
+    ),
+    words(
+        "profile",
+        lambda tuned: tuned[0].profile or "",
+        lambda tuned: arm_source(tuned[0], "profile"),
+    ),
+)
+
+
+def probes(result: RunResult) -> Table:
+    """Return the probes' figures, one row per steered arm, by name."""
+    caption = (
+        "Null: strength zero must give the same bits. Effect: a profile must change what the "
+        "experts receive and move the outputs. A run whose probe fails stops."
+    )
+    probed = [(arm, arm.probe) for arm in result.arms if arm.probe is not None]
+    probed.sort(key=lambda both: (both[0].variant, both[0].target))
+
+    def facets(subject: Probed) -> Facets:
+        return facets_of(subject[0], result.alpha)
+
+    return make_table("probes", caption, _PROBES, probed, facets)
+
+
+def _probe(
+    name: str, value: Callable[[Probe], float | None], place: str, show: Callable[..., str] = str
+) -> Figure[Probed]:
+    """Return a column of a figure that some engines' probes lack."""
+    return Figure(
+        name,
+        lambda probed: otherwise(value(probed[1]), "-"),
+        show,
+        lambda probed: arm_source(probed[0], f"probe.{place}"),
+    )
+
+
+_PROBES: tuple[Figure[Probed], ...] = (
+    words("variant", lambda probed: probed[0].variant),
+    words("target", lambda probed: probed[0].target),
+    _probe(
+        "null: largest difference",
+        lambda probe: probe.null_max_difference,
+        "null_max_difference",
+        "{:g}".format,
+    ),
+    _probe(
+        "selections changed",
+        lambda probe: probe.selection_changed,
+        "selection_changed",
+        formats.percent,
+    ),
+    _probe(
+        "largest change of a weight",
+        lambda probe: probe.weight_max_change,
+        "weight_max_change",
+        "{:.3f}".format,
+    ),
+    _probe(
+        "largest change of a logit",
+        lambda probe: probe.logit_max_change,
+        "logit_max_change",
+        formats.hundredths,
+    ),
+    _probe("experts a token", lambda probe: probe.active_experts, "active_experts"),
+)

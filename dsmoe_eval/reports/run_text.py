@@ -1,0 +1,159 @@
+"""What a run's report says in sentences, each of which follows from `comparisons.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ..lab import EMBEDDED_MODELS
+from ..results.arms import Arm, Settings
+from ..results.schema import RunResult
+from ..tasks.leakage import leakage_counts
+from ..variants import BASE, get_variant
+from . import formats
+from .run_arms import arms_of, harms, holds, improves, variants_of
+
+_UNREAD = 0.5
+"""Share of a task's answers."""
+
+
+def findings(result: RunResult) -> list[str]:
+    """Return one sentence per variant, in the order of the plan, after what spoils the run."""
+    found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
+    return unread_answers(result) + found + format_gains(result)
+
+
+def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
+    alpha, margin = result.alpha, result.margin
+    if all(arm.target_result.p_adjusted is None for arm in arms):
+        equal = sum(arm.equal_to_base for arm in arms)
+        verdict = "as it must" if equal == len(arms) else "WHICH IT MUST; nothing here holds"
+        return f"{variant} equals base on every item in {equal} of {len(arms)} arms, {verdict}."
+    improved = [arm.target for arm in arms if improves(arm, alpha)]
+    harmed = [arm.target for arm in arms if harms(arm, alpha)]
+    held = sum(holds(arm) for arm in arms)
+    low = min(arm.non_target_result.delta for arm in arms)
+    high = max(arm.non_target_result.delta for arm in arms)
+    return (
+        f"{variant} improves {_named(improved, len(arms))}"
+        + (f" and harms {_named(harmed, len(arms))}" if harmed else "")
+        + f"; non-targets change by {formats.points_interval(low, high)} pp and are "
+        f"non-inferior at {formats.margin(margin)} pp for {held} of {len(arms)} targets."
+    )
+
+
+def _named(targets: list[str], total: int) -> str:
+    return f"{len(targets)} of {total} targets" + (f" ({', '.join(targets)})" if targets else "")
+
+
+def unread_answers(result: RunResult) -> list[str]:
+    """Return the tasks on which most of base's answers could not be read."""
+    shares = {
+        row.domain: max(row.answers.invalid, row.answers.truncated)
+        for row in result.base
+        if row.answers is not None
+    }
+    unread = [f"{domain} ({share:.0%})" for domain, share in shares.items() if share > _UNREAD]
+    if not unread:
+        return []
+    return [
+        f"Most of base's answers were cut off by their limit, or hold none that the task's rule "
+        f"finds: {', '.join(unread)}. Scores there tell of format and length, not of knowledge."
+    ]
+
+
+def format_gains(result: RunResult) -> list[str]:
+    """Return the target gains of which less than half remains where both answered in full."""
+    found = []
+    for arm in result.arms:
+        figures = arm.target_result
+        if figures.answers is None or not improves(arm, result.alpha):
+            continue
+        whole = figures.answers.both_whole
+        if whole.delta is None or whole.delta < figures.delta / 2:
+            rest = "there is none that"
+            if whole.delta is not None:
+                rest = f"{formats.pp(whole.delta)} over the {whole.n} that"
+            found.append(
+                f"{arm.variant} on {arm.target}: a gain of format or length. It is "
+                f"{formats.pp(figures.delta)} over all {figures.n} items, and {rest} base and "
+                "variant both answered with a valid answer within the limit."
+            )
+    return found
+
+
+def caveats(result: RunResult) -> list[str]:
+    """Return what the figures do not show."""
+    found = [
+        "One model, one training seed, one draw of random experts and one seed of fine-tuning: the "
+        "intervals hold for items, not for new models or new draws.",
+        "Non-inferior at the margin is not “no loss”: read the one-sided bound for what could "
+        "still be lost.",
+        "A change that is not significant is not shown to be zero: read the smallest effect that "
+        "could have been seen.",
+        "Settings were chosen on a tuning split of the same source; how they carry over to other "
+        "text was not asked.",
+        "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
+    ]
+    found += [words for arm in result.arms for words in _untried(arm)]
+    if result.run.model in EMBEDDED_MODELS:
+        found.insert(
+            0,
+            f"{result.run.model} is a test bed with a known kind of effect. Nothing here is "
+            "evidence about real language models.",
+        )
+    return found
+
+
+def _untried(arm: Arm) -> Iterator[str]:
+    settings = arm.settings
+    if isinstance(settings, Settings) and settings.sizes_unavailable and arm.control_of is None:
+        sizes = " or ".join(map(str, settings.sizes_unavailable))
+        yield (
+            f"{arm.variant} on {arm.target}: its method does not name {sizes} experts "
+            "with a positive score, or they are all experts; those sizes were not tried."
+        )
+
+
+def glossary(result: RunResult) -> tuple[tuple[str, str], ...]:
+    """Return base and each compared variant, with what it is."""
+    names = [BASE, *variants_of(result)]
+    return tuple((name, get_variant(name).summary) for name in names)
+
+
+def overlap_warning(result: RunResult) -> str:
+    """Return the warning at the head of a report whose splits overlap; empty where they do not."""
+    leakage = result.leakage
+    if not leakage.pairs:
+        return ""
+    meaning = (
+        "Experts or settings were chosen on what they are tested on: nothing here is evidence of "
+        "generalisation to new questions."
+        if any(item.split == "test" for item in leakage.items)
+        else "No test item is among them, but settings were chosen on text by which experts were "
+        "identified: they need not be those that generalise."
+    )
+    return (
+        f"The splits overlap, as this plan asks ({leakage.allowed_by}, the paper's own set-up): "
+        f"{'; '.join(_overlaps(result))}. {meaning}"
+    )
+
+
+def _overlaps(result: RunResult) -> list[str]:
+    checked = {row.split: row.items for row in result.leakage.checked}
+    return leakage_counts(checked, result.leakage.items)
+
+
+def leakage_check(result: RunResult) -> str:
+    """Return what was compared for leakage, and the outcome."""
+    leakage = result.leakage
+    checked = ", ".join(f"{row.items:,} {row.split}" for row in leakage.checked)
+    found = "; ".join(_overlaps(result)) or "no item repeats one of another split"
+    return f"Of {checked} items: {found}."
+
+
+def leakage_rules(result: RunResult) -> list[str]:
+    """Return each rule by which two items are the same, with the number of such pairs."""
+    leakage = result.leakage
+    counts = Counter(item.rule for item in leakage.items)
+    return [f"{row.rule} ({counts[row.rule]:,}): {row.same}" for row in leakage.rules]
