@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,11 +74,8 @@ def compare_strata(
     def compared(own: NDArray[np.bool_]) -> PairedResult:
         return compare_paired(a[own], b[own], None if nested is None else nested[own], seed)
 
-    everything = np.ones(a.size, dtype=bool)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy draws outside of Python's lock
-        pooled, *results = threads.map(
-            compared, (everything, *(stratum == index for index in range(names.size)))
-        )
+    pooled = compared(np.ones(a.size, dtype=bool))
+    results = [compared(stratum == index) for index in range(names.size)]
     adjusted = holm([result.p_value for result in results])
     signs = {
         math.copysign(1, result.delta)

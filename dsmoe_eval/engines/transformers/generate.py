@@ -6,12 +6,19 @@ it is batched with changes no more than the last bits of its logits.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import (
+    LogitsProcessor,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.cache_utils import DynamicCache
 
 from ...models.loading import LoadedModel
@@ -153,24 +160,19 @@ def _draw(
 
 
 def _kept(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """Over the temperature, without what `top_k` and `top_p` leave out."""
-    width = logits.shape[1]
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
-
-    logits = logits / column([one.temperature for one in settings])
-    most = [min(one.top_k or width, width) for one in settings]
-    share = column([1.0 if one.top_p is None else one.top_p for one in settings])
-    if min(most) == width and bool((share >= 1).all()):
-        return logits
-    ordered, places = logits.sort(descending=True)
-    smallest = ordered.gather(1, torch.tensor(most, device=logits.device)[:, None] - 1)
-    ordered = ordered.masked_fill(ordered < smallest, -torch.inf)
-    shares = ordered.softmax(-1)
-    beyond = (shares.cumsum(-1) - shares >= share) & (share < 1)  # the likeliest always stays
-    ordered = ordered.masked_fill(beyond, -torch.inf)
-    return torch.empty_like(ordered).scatter_(1, places, ordered)
+    """Divide by the temperature, and leave out what `top_k` and `top_p` leave out."""
+    rows: dict[tuple[float, int | None, float | None], list[int]] = defaultdict(list)
+    for row, one in enumerate(settings):
+        rows[one.temperature, one.top_k, one.top_p].append(row)
+    kept = torch.empty_like(logits)
+    for (temperature, top_k, top_p), own in rows.items():
+        warped = TemperatureLogitsWarper(float(temperature))(None, logits[own])
+        if top_k:
+            warped = TopKLogitsWarper(top_k)(None, warped)
+        if top_p is not None and top_p < 1:
+            warped = TopPLogitsWarper(top_p)(None, warped)
+        kept[own] = warped
+    return kept
 
 
 def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:

@@ -1,15 +1,18 @@
-"""What does not fit into memory is tried again in halves."""
+"""What does not fit into memory is tried again in halves.
+
+Accelerate says what a lack of memory is. Its `find_executable_batch_size` starts the whole work
+again, and collects garbage before each call; here what is done stays done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from ...errors import UserError
 
-_CPU_SAYS = ("DefaultCPUAllocator", "not enough memory")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -35,7 +38,7 @@ def in_halves(
         try:
             result = work(part)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not should_reduce_batch_size(error):
                 raise
             if len(part) == 1:
                 raise UserError(
@@ -48,10 +51,4 @@ def in_halves(
             start += len(part)
             continue
         # Out of the handler: the error's frames held the tensors.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error and for that of torch's CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in _CPU_SAYS)
+        clear_device_cache()

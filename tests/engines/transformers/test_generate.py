@@ -1,11 +1,11 @@
-"""One batch of unlike requests, against the model run plainly and transformers' own filters."""
+"""One batch of unlike requests, against the model run plainly and filters counted by hand."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from dsmoe_eval.engines.requests import Request, Sampling
 from dsmoe_eval.engines.transformers.generate import (
@@ -99,15 +99,26 @@ def test_draws_follow_the_softmax():
     assert chisquare(seen, expected).pvalue > 0.001
 
 
-@pytest.mark.parametrize("value", [0.05, 0.5, 0.8, 0.95, 1.0])
-def test_top_p_and_top_k_leave_what_transformers_leaves(value):
-    generator = torch.Generator().manual_seed(0)
-    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_p=value)], [generator])[0]
-    theirs = TopPLogitsWarper(value)(None, LOGITS[None])[0]
-    assert torch.equal(ours.isinf(), theirs.isinf())
-    count = max(1, int(value * 6))
-    ours = _draw(LOGITS[None], [Sampling(1.0, seed=0, top_k=count)], [generator])[0]
-    assert torch.equal(ours.isinf(), TopKLogitsWarper(count)(None, LOGITS[None])[0].isinf())
+def left_over(temperature, top_k, top_p):
+    """Tokens that may be drawn, counted by hand: the likeliest k, of these the smallest nucleus."""
+    shares = (LOGITS.double() / temperature).softmax(-1)
+    order = sorted(range(len(LOGITS)), key=lambda token: -shares[token])[:top_k]
+    whole, kept = sum(shares[token] for token in order), 0.0
+    for count, token in enumerate(order, 1):
+        kept += shares[token] / whole
+        if top_p is not None and kept >= top_p:
+            return set(order[:count])
+    return set(order)
+
+
+def test_each_row_leaves_out_what_its_settings_say():
+    choices = itertools.product([0.7, 2.0], [None, 1, 3, 9], [None, 0.05, 0.5, 0.8, 0.95, 1.0])
+    asked = list(choices)
+    settings = [Sampling(t, seed=0, top_k=k, top_p=p) for t, k, p in asked]
+    generators = [torch.Generator().manual_seed(0) for _ in asked]
+    drawn = _draw(LOGITS.repeat(len(asked), 1), settings, generators)
+    for row, one in zip(drawn, asked, strict=True):
+        assert set(row.isfinite().nonzero().flatten().tolist()) == left_over(*one), one
 
 
 def test_greedy_logits_are_left_as_they_are():

@@ -173,7 +173,7 @@ class _Crowded:
         size = given["input_ids"].numel()
         self.seen.append(size)
         if size > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
 
 
 @pytest.mark.parametrize("shares", [True, False])
