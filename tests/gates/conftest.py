@@ -11,14 +11,14 @@ TARGETS = ("math", "law")
 DOMAINS = ("biology", "physics")
 
 
-def tested(delta=0.0, reach=0.01, p_value=1.0, **more):
+def figures_of(delta=0.0, reach=0.01, p_value=1.0, **more):
     figures = {"ci95": [delta - reach, delta + reach], "p_value": p_value, "p_adjusted": p_value}
     return figures | {"test": "sign-flip permutation", "mde80": 0.03, "clusters": 400} | more
 
 
 def comparison(delta=0.0, reach=0.01, p_value=1.0, **more):
     scores = {"n": 400, "score_a": 0.5, "score_b": 0.5 + delta, "gained": 10, "lost": 10}
-    return tested(delta, reach, p_value) | scores | {"answers": None} | more
+    return figures_of(delta, reach, p_value) | scores | {"answers": None} | more
 
 
 def held(reach):
@@ -44,7 +44,7 @@ def arm(variant, target):
         "probe": {"null_max_difference": 0.0, "logit_max_change": 2.5 if gains else 0.0},
         "cells": {f"{target}_task": "0" * 16} | dict.fromkeys(names, "1" * 16),
         "target_result": own | {"answers": answers()},
-        "non_targets": tested(reach=0.008) | held(0.008),
+        "non_targets": figures_of(reach=0.008) | held(0.008),
         "domains": [
             comparison(reach=0.019, domain=domain, task=name) | held(0.019)
             for domain, name in zip(DOMAINS, names, strict=True)

@@ -33,7 +33,7 @@ def held(scores):
 
 
 def arm_of(target, others, answers=None, domains=None):
-    """An arm on math of the scores of base and of itself; `domains` where they are not the tasks."""
+    """An arm on math of the scores of base and its own; `domains` where they are not the tasks."""
     rows = [
         Domain(**(stored(own) | held(own)), task=task, domain=(domains or {}).get(task, task))
         for task, own in others.items()

@@ -117,7 +117,7 @@ def test_a_damaged_file(tmp_path, content):
 def test_text_that_is_none_is_refused(tmp_path):
     text = json.dumps(whole_result() | {"plan": "a lone \ud800"})
     (tmp_path / "comparisons.json").write_text(text)
-    with pytest.raises(UserError, match="comparisons.json: .*run it again"):
+    with pytest.raises(UserError, match=r"comparisons\.json: .*run it again"):
         read_finished(tmp_path)
 
 
