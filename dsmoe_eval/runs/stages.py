@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..cards import Variant
-from ..engines.base import Figures
+from ..engines.base import Figures, Prober
 from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
@@ -62,12 +62,19 @@ class Tuner:
     def __init__(self, job: Job, counts: RoutingCounts) -> None:
         self.job = job
         self.counts = counts
+        self._probers: dict[str, Prober] = {}
 
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
         asked = [name for name in self.job.base_tasks() if name in self.job.tuning]
         return _tuning_scores(self.job, asked, BASE)
+
+    def _prober(self, target: str) -> Prober:
+        """The probes on the target's questions; before any answer of a steered model counts."""
+        if target not in self._probers:
+            self._probers[target] = self.job.serving.prober(_probed(self.job, target))
+        return self._probers[target]
 
     def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
         """The settings of an arm, from the folder or by trying the grid."""
@@ -84,7 +91,7 @@ class Tuner:
         def scores_at(settings: Settings) -> Scores:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
-            run_probes(job, target, profile)
+            self._prober(target).probe(profile)
             with job.serving.steer(profile):
                 return _tuning_scores(job, asked, f"{variant.name}-{target}-{profile.id}")
 
@@ -243,7 +250,11 @@ def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
 
 def run_probes(job: Job, target: str, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    return job.serving.probe(profile, _tuning_questions(job, target)[:PROBE_TEXTS])
+    return job.serving.probe(profile, _probed(job, target))
+
+
+def _probed(job: Job, target: str) -> list[str]:
+    return _tuning_questions(job, target)[:PROBE_TEXTS]
 
 
 def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
