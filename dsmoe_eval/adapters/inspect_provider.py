@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from inspect_ai._util.error import PrerequisiteError  # what Inspect shows without a trace
 from inspect_ai.model import (
@@ -33,6 +33,7 @@ from inspect_ai.model import (
 from ..engines.requests import Answer, Request, Sampling, Tokens, cut, thought_and_said
 from ..engines.transformers.generate import end_tokens, generate, positions
 from ..errors import UserError
+from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..steering import SteeringError
 from .batching import Batcher
@@ -87,7 +88,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         device: str | int | None = None,
         chat_template: bool | None = None,
         do_sample: bool = False,
-        **others: Any,
+        **others: object,
     ) -> None:
         given = {**others, "base_url": base_url, "api_key": api_key}
         unknown = [name for name, value in given.items() if value is not None]
@@ -115,8 +116,8 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
     async def generate(
         self,
         input: list[ChatMessage],  # noqa: A002 - Inspect's name
-        tools: list[Any],
-        tool_choice: Any,
+        tools: list[object],
+        tool_choice: object,
         config: GenerateConfig,
     ) -> ModelOutput:
         """Answer one conversation, batched with whatever else is being asked.
@@ -173,7 +174,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return len(await self.tokenize(text))
 
     @property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         return self._steered.loaded.tokenizer
 
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
@@ -280,7 +281,7 @@ def _split(model_name: str) -> tuple[str, str | None]:
     return found.group(1), found.group(2)
 
 
-def _format(name: str, tokenizer: Any, asked: bool | None) -> PromptFormat:
+def _format(name: str, tokenizer: Tokenizer, asked: bool | None) -> PromptFormat:
     wanted: Literal["auto", "plain", "chat"] = "plain" if asked is False else "auto"
     try:
         return prompt_format(name, tokenizer, "chat" if asked else wanted)
@@ -288,7 +289,7 @@ def _format(name: str, tokenizer: Any, asked: bool | None) -> PromptFormat:
         raise PrerequisiteError(f"dsmoe: {error}") from error
 
 
-def _check_served(tools: list[Any], config: GenerateConfig) -> None:
+def _check_served(tools: list[object], config: GenerateConfig) -> None:
     asked = [name for name in _NOT_SERVED if getattr(config, name, None)]
     asked += ["num_choices"] if (config.num_choices or 1) > 1 else []
     asked += ["tools"] if tools else []
@@ -305,7 +306,7 @@ def _text(message: ChatMessage) -> str:
     return str(message.text)
 
 
-def _sample() -> tuple[str, tuple[Any, ...]]:
+def _sample() -> tuple[str, tuple[object, ...]]:
     """Which run of a sample asks, and its id and epoch, which are the same when it is run again."""
     from inspect_ai.solver._task_state import sample_state
 

@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from ..cards import Variant
-from ..engines.base import Figures
+from ..engines.base import Figures, Prober
 from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
 from ..files import new_folder, read_json, write_json, write_text
 from ..models import LoadedModel
-from ..results.cells import is_done
+from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
@@ -62,12 +62,19 @@ class Tuner:
     def __init__(self, job: Job, counts: RoutingCounts) -> None:
         self.job = job
         self.counts = counts
+        self._probers: dict[str, Prober] = {}
 
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
         asked = [name for name in self.job.base_tasks() if name in self.job.tuning]
         return _tuning_scores(self.job, asked, BASE)
+
+    def _prober(self, target: str) -> Prober:
+        """The probes on the target's questions; before any answer of a steered model counts."""
+        if target not in self._probers:
+            self._probers[target] = self.job.serving.prober(_probed(self.job, target))
+        return self._probers[target]
 
     def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
         """The settings of an arm, from the folder or by trying the grid."""
@@ -84,7 +91,7 @@ class Tuner:
         def scores_at(settings: Settings) -> Scores:
             advance(1)
             profile = make_profile(job, self.counts, variant, target, settings)
-            run_probes(job, target, profile)
+            self._prober(target).probe(profile)
             with job.serving.steer(profile):
                 return _tuning_scores(job, asked, f"{variant.name}-{target}-{profile.id}")
 
@@ -100,8 +107,8 @@ class Tuner:
 
 def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
     """On the tuning split; a killed run does not ask again for answers that were generated."""
-    with job.serving.lm.remembering(job.folder.answers(f"tuning-{who}")):
-        return score_tasks(job.serving.lm, [job.tuning[name] for name in tasks])
+    remembered = job.folder.answers(f"tuning-{who}")
+    return score_tasks(job.lm, [job.tuning[name] for name in tasks], remembered)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
@@ -176,7 +183,7 @@ def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
     path = job.folder.adapter(arm.variant.name, arm.target)
-    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.serving.lm)
+    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.lm)
     if path.is_dir():
         advance(step_count(len(pairs), job.plan.sft))
     else:
@@ -209,25 +216,25 @@ def answer_arm(job: Job, arm: Arm, advance: Advance) -> ArmCells:
 
 
 def _answer(
-    job: Job, arm: Arm, tasks: list[str], figures: dict[str, Any] | None, advance: Advance
+    job: Job, arm: Arm, tasks: list[str], figures: Figures | None, advance: Advance
 ) -> dict[str, str]:
     cells = {}
     for name in tasks:
         identity = _identity(job, arm, name)
         cells[name] = identity.id
         if not is_done(job.folder, identity):
-            run_cell(job.folder, identity, job.serving.lm, job.test[name], figures)
+            run_cell(job.folder, identity, job.lm, job.test[name], figures)
         advance(1)
     return cells
 
 
-def _identity(job: Job, arm: Arm, task: str) -> Any:
+def _identity(job: Job, arm: Arm, task: str) -> Identity:
     profile = None if arm.profile is None else arm.profile.id
     return job.cell_identity(task, arm.variant, arm.target or None, profile, arm.adapter)
 
 
 @contextmanager
-def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
+def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
     if arm.profile is None:
         from ..variants.sft import adapter
@@ -235,7 +242,7 @@ def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
         with adapter(_modules(job).model, job.folder.adapter(arm.variant.name, arm.target)):
             yield None
         return
-    figures = run_probes(job, arm.target, arm.profile).to_dict()
+    figures = run_probes(job, arm.target, arm.profile)
     _keep_routing(job, arm, arm.profile)
     with job.serving.steer(arm.profile):
         yield figures
@@ -243,7 +250,11 @@ def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
 
 def run_probes(job: Job, target: str, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    return job.serving.probe(profile, _tuning_questions(job, target)[:PROBE_TEXTS])
+    return job.serving.probe(profile, _probed(job, target))
+
+
+def _probed(job: Job, target: str) -> list[str]:
+    return _tuning_questions(job, target)[:PROBE_TEXTS]
 
 
 def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
