@@ -134,7 +134,7 @@ CORRUPTIONS = [
     ("control", "contrast", add(f"{ARM}.specificity.score_a", 0.01)),
     ("control", "sft-lora", put(f"{ARM}.over_placebo", {
         "n": 9, "score_a": 0.0, "score_b": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0,
-        "test": "none", "gained": 0, "lost": 0, "mde80": None, "clusters": 9})),
+        "test": "none", "gained": 0, "lost": 0, "mde80": None, "clusters": 9, "answers": None})),
     ("leakage", "contrast", put(f"{FIRST}.leakage.pairs", 1)),
 ]  # fmt: skip
 

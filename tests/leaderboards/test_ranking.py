@@ -27,7 +27,7 @@ MARKS = [
 def paired(delta, low, high):
     return Paired(
         n=100, score_a=0.5, score_b=0.5 + delta, ci95=(low, high), p_value=1.0, test="none",
-        gained=0, lost=0, mde80=None, clusters=100,
+        gained=0, lost=0, mde80=None, clusters=100, answers=None,
     )  # fmt: skip
 
 
