@@ -91,32 +91,6 @@ def test_the_pool_is_its_domains_items(graded):
     assert arm.generalization.all_hold.p_value == max(p_values)
 
 
-def test_a_claim_is_that_of_the_scores():
-    draw = np.random.default_rng(8)
-    for share in (0.35, 0.5, 0.65):
-        scores = draw.random(200) < 0.5, draw.random(200) < share
-        result = compare_paired(*scores)
-        for p in (result.p_value, 0.04, 0.06):
-            paired = Paired(**stored(scores, p_adjusted=p))
-            paired.judge(LEVELS)
-            assert paired.claim == claim(result, LEVELS.margin, LEVELS.alpha, p)
-            assert paired.delta == result.delta
-    assert Paired(**stored(scores)).claim is None
-    with pytest.raises(ValueError, match="part of no run"):
-        _ = Paired(**stored(scores, p_adjusted=0.5)).claim
-
-
-def test_of_one_cluster_no_interval_is_said():
-    scores = [0.5, 0.25, 0.0], [0.5, 0.5, 0.5]
-    result = compare_paired(*scores, clusters=["one"] * 3)
-    assert math.isnan(result.ci95[0])
-    figures = {name: getattr(result, name) for name in (*TESTED, *COUNTS)} | {"answers": None}
-    paired = Paired(**(figures | {"ci95": (-1.0, 1.0), "mde80": None, "p_adjusted": 1.0}))
-    paired.judge(LEVELS)
-    assert paired.claim.words == claim(result, LEVELS.margin, LEVELS.alpha, 1.0).words
-    assert "no interval" in paired.claim.words
-
-
 def answers_of(before, after, n=4, count=4):
     sides = (Rates(mean_tokens=m, truncated=t, invalid=i) for m, t, i in (before, after))
     a, b = sides

@@ -1,10 +1,9 @@
-"""What is no score, and what is no name, is not read as one."""
+"""What is no score is not read as one."""
 
 import json
 
 import pytest
 
-from dsmoe_eval.leaderboards import Filed
 from dsmoe_eval.results.arms import Arm
 
 
@@ -16,9 +15,3 @@ def test_a_score_is_a_number_from_0_to_1(runs_of, board, bad):
     data["target_result"]["score_a"] = bad
     with pytest.raises(ValueError, match="score_a"):
         Arm.model_validate_json(json.dumps(data))
-
-
-@pytest.mark.parametrize("by", ["", "x" * 201])
-def test_a_filers_name_has_a_length(filed, by):
-    with pytest.raises(ValueError, match="by"):
-        Filed(**(filed.model_dump() | {"by": by}))
