@@ -56,9 +56,11 @@ def _list_policies() -> list[tuple[str, str]]:
 
 
 def _list_variants() -> list[tuple[str, str]]:
-    from ..variants import VARIANTS
+    from ..variants import all_variants, get_variant
 
-    return [(name, variant.summary) for name, variant in VARIANTS.items()]
+    own = sorted(path.stem for path in Path("variants").glob("*.yaml"))
+    names = dict.fromkeys([*all_variants(), *own])
+    return [(name, get_variant(name).summary) for name in names]
 
 
 def _list_methods() -> list[tuple[str, str]]:
