@@ -25,7 +25,9 @@ ORDER = (
     ("registry",),
     ("cards",),
     ("files",),
-    ("progress", "errors"),
+    ("progress",),
+    ("log",),
+    ("errors",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -114,8 +116,9 @@ def test_modules_have_their_tests():
         "engines/transformers/engine.py",
         "engines/vllm/faults.py",
         "cli/main.py", "cli/runs.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
-        "runs/job.py", "runs/plan_checks.py", "runs/run.py", "results/cells.py", "tasks/splits.py",
-        "reports/tables.py", "reports/figures.py", "errors.py", "progress.py", "__main__.py",
+        "runs/job.py", "runs/options.py", "runs/plan_checks.py", "runs/run.py",
+        "results/cells.py", "tasks/splits.py", "reports/tables.py", "reports/figures.py",
+        "errors.py", "__main__.py",
     }  # fmt: skip
     for path in FILES:
         name = path.relative_to(PACKAGE)

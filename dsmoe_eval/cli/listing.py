@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .main import main
+from .main import main, progress_console
 
 LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 
@@ -91,7 +91,7 @@ def lab_train_command(model: str, out: Path | None) -> None:
     """Train MODEL from its seed and say how close it came to the one that ships."""
     from ..lab.train import train_and_compare
 
-    click.echo(train_and_compare(model, out or Path("out") / model))
+    click.echo(train_and_compare(model, out or Path("out") / model, progress_console()))
 
 
 @lab_group.command("data")

@@ -6,12 +6,17 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UserError
-from .main import EXIT_FAILED, main
+from .main import EXIT_FAILED, main, progress_console
+
+if TYPE_CHECKING:
+    from ..runs import RunOptions
 
 
 def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:
@@ -62,16 +67,18 @@ def run_command(
         _show_estimate(plan, models, limit, as_json)
         return
     from ..registry import load_plan
+    from ..runs import RunOptions
 
     names = models or load_plan(plan)[0].models
     root = out or Path("out") / Path(plan).stem
+    options = RunOptions(limit=limit, device=device, seed=seed)
     if len(names) < 2:
-        _run_one(plan, root, limit, device, names[0] if names else None, seed)
+        _run_one(plan, root, replace(options, model=names[0] if names else None))
         return
     failed = {}
     for name in names:
         try:
-            _run_one(plan, root / _folder_name(name), limit, device, name, seed)
+            _run_one(plan, root / _folder_name(name), replace(options, model=name))
         except UserError as error:
             failed[name] = str(error)
             click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
@@ -83,18 +90,11 @@ def _folder_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "--", model.strip("/"))
 
 
-def _run_one(
-    plan: str,
-    out: Path,
-    limit: int | None,
-    device: str | None,
-    model: str | None,
-    seed: int | None,
-) -> None:
+def _run_one(plan: str, out: Path, options: RunOptions) -> None:
     from ..reports import render
-    from ..runs import run
+    from ..runs.run import run_with
 
-    folder = run(plan, out, limit=limit, device=device, model=model, seed=seed)
+    folder = run_with(plan, out, options, progress_console())
     page = render(folder)
     click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     click.echo(f"\nreport: {folder.report / 'index.html'}")
@@ -106,7 +106,7 @@ def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_jso
     from ..reports.estimate import estimate_tables
     from ..runs.estimate import estimate
 
-    with Console(stderr=True).status("reading tasks"):
+    with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
@@ -158,12 +158,13 @@ def trial_command(
 ) -> None:
     """Put the identification methods of PLAN on trial against masking each expert in turn."""
     from ..reports import render_trial
-    from ..runs import prepared
+    from ..runs import RunOptions, prepared
     from ..studies import run_trial
 
-    job = prepared(plan, out, limit, device)
+    console = progress_console()
+    job = prepared(plan, out, RunOptions(limit=limit, device=device), console)
     try:
-        run_trial(job)
+        run_trial(job, console)
     finally:
         job.serving.close()
     click.echo(render_trial(job.folder.root, to or job.folder.root / "trial"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,13 +15,17 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..cards import MAX_NEW_TOKENS
-from ..errors import UserError
+from ..errors import QuotingError, UserError
 from ..models.prompt_format import PromptFormat
 from ..steering import ModelIdentity
 from .requests import Answer, Completion, Request, Sampling, cut, thought_and_said
 from .response_log import Journal, request_key
 
 Tokens = Sequence[int]
+
+
+def _nobody(_count: int) -> None:
+    """Follows nothing."""
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
@@ -44,6 +48,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self.seed = 0
         self._identity = identity
         self._journal: Journal | None = None
+        self._answered: Callable[[int], object] = _nobody
         self._encoded: dict[str, list[int]] = {}
 
     @abstractmethod
@@ -55,16 +60,18 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """(place in `requests`, answer), some at a time, as they come."""
 
     @contextmanager
-    def remembering(self, path: Path) -> Iterator[None]:
+    def remembering(self, path: Path, advance: Callable[[int], object] = _nobody) -> Iterator[None]:
         """Keep generated answers in a file inside the context, and take those that it holds.
 
-        Its name must tell who answers: it is asked for requests alone.
+        Args:
+            path: its name must tell who answers: it is asked for requests alone.
+            advance: called with the number of requests just answered, as they are.
         """
-        self._journal = Journal(path)
+        self._journal, self._answered = Journal(path), advance
         try:
             yield
         finally:
-            self._journal = None
+            self._journal, self._answered = None, _nobody
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -164,7 +171,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         for texts, _context, continuation in requests:
             if not continuation:
                 # Its log-likelihood would be 0, better than that of any other option.
-                raise UserError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
+                raise QuotingError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
         return self._score([(context, continuation) for _, context, continuation in requests])
 
     def loglikelihood_rolling(
@@ -210,8 +217,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         kept = self._journal.read() if self._journal else {}
         keys = [request_key(request) for request in wanted] if kept else []
         answers = {place: kept[key] for place, key in enumerate(keys) if key in kept}
+        self._answered(len(answers))
         missing = [place for place in range(len(wanted)) if place not in answers]
         for some in self._answer([wanted[place] for place in missing]):
+            self._answered(len(some))
             answers |= {missing[place]: answer for place, answer in some}
             if self._journal is not None:
                 self._journal.add([(wanted[missing[place]], answer) for place, answer in some])

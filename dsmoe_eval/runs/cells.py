@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..errors import UserError
 from ..files import new_folder, write_json
+from ..progress import counted_as
 from ..results.cells import GENERATED, Identity, answer_rates
 from ..results.folder import RunFolder
 from ..tasks.items import Item
@@ -20,7 +21,12 @@ from ..tasks.scoring import Judged, item_scores, judge
 
 
 def run_cell(
-    folder: RunFolder, identity: Identity, lm: Any, task: LoadedTask, probe: dict[str, Any] | None
+    folder: RunFolder,
+    identity: Identity,
+    lm: Any,
+    task: LoadedTask,
+    probe: dict[str, Any] | None,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> None:
     """Have lm-eval run one task on the LM as it stands, and keep every item's answer.
 
@@ -33,12 +39,16 @@ def run_cell(
         lm: steered, adapted or plain, as `identity` says.
         task: on the test split.
         probe: figures of the null and effect probe, for steered variants.
+        advance: called with the number of answers just given.
 
     Raises:
         UserError: lm-eval did not answer every item, or the metric is not binary.
     """
     started, tokens = time.perf_counter(), lm.forward_tokens
-    with lm.remembering(folder.answers(identity.id)):
+    with (
+        counted_as(advance, task.answers_asked, task.requests_asked) as count,
+        lm.remembering(folder.answers(identity.id), count),
+    ):
         judged = _evaluate(lm, task)
     samples = _samples(task, judged)
     rates = answer_rates(samples)

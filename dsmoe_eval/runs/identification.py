@@ -105,7 +105,9 @@ def identify(
     wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
     tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
     texts = sum(len(task.items) for task in tasks.values())
-    with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
+    with progress_bar(
+        console or Console(stderr=True), "identify experts", texts, "texts"
+    ) as advance:
         counts = count_domains(
             serving, tasks, wanted, root or Path("out") / "observations", advance
         )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from ...errors import EvalWarning
 from ...models.loading import LoadedModel
 from ..lm import EngineLM, Tokens
 from ..requests import Answer, Request
@@ -111,9 +112,10 @@ class TransformersLM(EngineLM):
                     f"model {self._identity.name!r}: what texts share cannot be computed once "
                     f"({reason or type(reason).__name__}); each text is computed whole from here "
                     "on, which is slower",
+                    EvalWarning,
                     stacklevel=3,
                 )
-        return self._score_whole(pairs)
+        return self._score_whole(pairs, self._answered)
 
     def _score_shared(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         model = self.loaded.model
@@ -128,6 +130,7 @@ class TransformersLM(EngineLM):
                     if kind not in self._trusted:
                         self._compare(pairs, scores)
                         self._trusted.add(kind)
+                    self._answered(len(scores.requests))
                     totals[scores.requests] = scores.totals
                     greedy[scores.requests] = scores.greedy
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
@@ -160,12 +163,15 @@ class TransformersLM(EngineLM):
                 f"log-likelihoods are then off by up to {float(difference.max()):.3g}"
             )
 
-    def _score_whole(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+    def _score_whole(
+        self, pairs: Sequence[Pair], advance: Callable[[int], object] = lambda _count: None
+    ) -> list[tuple[float, bool]]:
         totals = torch.zeros(len(pairs))
         greedy = torch.ones(len(pairs), dtype=torch.bool)
         forwards = sorted(_plan_forwards(pairs), key=_longest)
         for whole in self._batches(forwards):
             for batch, logits in self._halving(whole, self._last_logits):
+                advance(sum(len(forward.continuations) for forward in batch))
                 request, row, position, token = _wanted(batch, logits.shape[1])
                 totals.index_add_(0, request, logits[row, position, token])
                 missed = request[logits.argmax(-1)[row, position] != token]
@@ -235,6 +241,7 @@ class TransformersLM(EngineLM):
                     f"model {self._identity.name!r}: answers are not the same where the beginning "
                     "of their prompts is computed once; each prompt is computed whole from here "
                     "on, which is slower",
+                    EvalWarning,
                     stacklevel=4,
                 )
         return self._continues

@@ -28,6 +28,7 @@ class VllmLM(EngineLM):
         unique = list(dict.fromkeys(sequences))
         self.forward_tokens += sum(map(len, unique))
         scores = dict(zip(unique, self.engine.score(unique), strict=True))
+        self._answered(len(pairs))
         answers = []
         for sequence, (_, continuation) in zip(sequences, pairs, strict=True):
             values, ranks = (part[-len(continuation) :] for part in scores[sequence])
