@@ -71,12 +71,10 @@ def search_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Pa
 
 def _folders(kind: Kind, beside: Path | None) -> list[Path]:
     """Return where cards of a kind are looked for, a user's own folders first."""
-    own = []
-    if beside is not None:
-        here = beside.resolve().parent
-        own = [here / kind, here.parent / kind]
+    here = [] if beside is None else [beside.resolve().parent]
     if kind == "variants":  # results have their names alone, and lie beside no plan
-        own.append(Path.cwd() / kind)
+        here.append(Path.cwd())
+    own = [folder / kind for one in here for folder in (one, one.parent)]
     return [*own, builtin_folder() / kind]
 
 

@@ -58,7 +58,8 @@ def _list_policies() -> list[tuple[str, str]]:
 def _list_variants() -> list[tuple[str, str]]:
     from ..variants import all_variants, get_variant
 
-    own = sorted(path.stem for path in Path("variants").glob("*.yaml"))
+    folders = (Path.cwd() / "variants", Path.cwd().parent / "variants")
+    own = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
     names = dict.fromkeys([*all_variants(), *own])
     return [(name, get_variant(name).summary) for name in names]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..cards import Plan, Suite, Variant
 from ..registry import load_suite
-from ..variants import BASE, Settings, get_variant
+from ..variants import BASE, Settings, planned_variant
 from .plan_checks import check_plan
 
 
@@ -71,7 +71,7 @@ def plan_run(plan: Plan, path: Path) -> PlannedRun:
         UserError: something does not exist, or does not go with the rest.
     """
     suite = load_suite(plan.suite, beside=path)
-    variants = tuple(get_variant(name, beside=path) for name in plan.variants)
+    variants = tuple(planned_variant(name, path) for name in plan.variants)
     targets = plan.targets or suite.targets
     check_plan(plan, suite, variants, targets)
     arms = plan_arms(plan, suite, variants, targets)

@@ -1,6 +1,6 @@
 """What is compared: base, fine-tuned and steered variants, and their controls."""
 
-from .catalog import BASE, all_variants, control_for, get_variant, own_file
+from .catalog import BASE, all_variants, control_for, get_variant, own_file, planned_variant
 from .profile_builder import Settings, build_profile, variant_experts
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "control_for",
     "get_variant",
     "own_file",
+    "planned_variant",
     "variant_experts",
 ]

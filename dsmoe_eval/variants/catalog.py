@@ -1,8 +1,8 @@
 """The variants that there are. A steering claim without its controls is not a claim.
 
 A built-in variant is a file in `benchmarks/variants`. A user's is one in a folder `variants` beside
-the plan, one level above it, or where the command is started; a result tells variants by name
-alone, so it is also from there that a finished run is read.
+the plan or one level above it, or where the command is started or one level above that. A result
+tells variants by name alone: it is read where the latter are, and only what is seen there is run.
 """
 
 from __future__ import annotations
@@ -52,6 +52,29 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
             "and +wrong; or your own, as a .yaml file in a folder variants beside the plan, or "
             "where the command is started"
         )
+    return variant
+
+
+def planned_variant(name: str, plan: Path) -> Variant:
+    """Return a variant that a plan names, once it is sure that its results can be read.
+
+    Args:
+        name: a name, or the path of a YAML file from the plan's folder.
+        plan: the plan's file.
+
+    Raises:
+        UserError: as `get_variant`; or the plan's results would be of an unknown variant here.
+    """
+    variant = get_variant(name, plan)
+    own = own_file(name, plan)
+    if own is not None and own_file(variant.name) is None:
+        raise UserError(
+            f"{own}: results tell variants by name, and {variant.name!r} is not found from where "
+            f"the command is started; start it in {own.resolve().parent.parent}, with the file in "
+            "its folder variants"
+        )
+    if own is not None and get_variant(variant.name) != variant:
+        raise UserError(f"{own}: {own_file(variant.name)} is another variant of the same name")
     return variant
 
 

@@ -61,6 +61,12 @@ MINE |= {"method": "frequency", "intervention": "bias"}
 HALVED = MINE | {"name": "half-mine", "experts": "matched", "control_of": "mine"}
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """We are where the user's folders are."""
+    monkeypatch.chdir(tmp_path)
+
+
 def write(folder, *variants, **changes):
     (folder / "variants").mkdir()
     for variant in variants:
@@ -85,6 +91,20 @@ def test_a_plan_takes_a_users_own_variants(tmp_path):
 def test_the_estimate_knows_a_users_own_variants(tmp_path):
     path = write(tmp_path, MINE, targets=["math"])
     assert estimate(str(path), limit=2).variants == ("base", "mine")
+
+
+def test_what_results_could_not_be_read_of_is_refused_before_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    path = write(tmp_path / "project", MINE, targets=["math"])
+    with pytest.raises(UserError, match=r"mine.yaml: results tell .*; start it in .*project, with"):
+        plan_run(*load_plan(str(path)))
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "mine.yaml").write_text(yaml.safe_dump(MINE | {"summary": "other"}))
+    with pytest.raises(UserError, match="is another variant of the same name"):
+        plan_run(*load_plan(str(path)))
+    (tmp_path / "project" / "plans").mkdir()
+    monkeypatch.chdir(tmp_path / "project" / "plans")
+    assert plan_run(*load_plan(str(path))).variants[1].name == "mine"
 
 
 def test_a_control_of_a_control_is_refused(tmp_path):

@@ -69,8 +69,8 @@ intervention: amplify
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     """A user's folders: `plans/p.yaml` and `variants/mine.yaml`; we are somewhere else."""
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "else" / "where")
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "mine.yaml").write_text(OWN)
     return tmp_path
