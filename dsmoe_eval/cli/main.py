@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +16,13 @@ EXIT_FAILED = 1
 """What was asked was done, and the answer is no."""
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
+
+
+data_option = click.option(
+    "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
+    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
+)  # fmt: skip
+"""Of every command that loads tasks."""
 
 
 class _Commands(click.Group):

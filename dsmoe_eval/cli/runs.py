@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -11,28 +10,14 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
-from .main import EXIT_FAILED, main
-
-
-def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:
-    from ..tasks.local_data import DATA_VARIABLE
-
-    if folders:
-        os.environ[DATA_VARIABLE] = os.pathsep.join(map(str, folders))
-
-
-_data_option = click.option(
-    "--data", multiple=True, type=click.Path(path_type=Path),
-    callback=_use_data, expose_value=False,
-    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
-)  # fmt: skip
+from .main import EXIT_FAILED, data_option, main
 
 
 @main.command("run")
 @click.argument("plan")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
 @click.option("--model", "models", multiple=True, help="Instead of the plan's; may be repeated.")
-@_data_option
+@data_option
 @click.option(
     "--limit", type=click.IntRange(min=1),
     help="To try it out: at most N items a task, answers of at most 2 N tokens.",
@@ -45,6 +30,7 @@ def run_command(
     plan: str,
     out: Path | None,
     models: tuple[str, ...],
+    data: tuple[Path, ...],
     limit: int | None,
     device: str | None,
     seed: int | None,
@@ -59,19 +45,19 @@ def run_command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
     if dry_run:
-        _show_estimate(plan, models, limit, as_json)
+        _show_estimate(plan, models, limit, data, as_json)
         return
     from ..registry import load_plan
 
     names = models or load_plan(plan)[0].models
     root = out or Path("out") / Path(plan).stem
     if len(names) < 2:
-        _run_one(plan, root, limit, device, names[0] if names else None, seed)
+        _run_one(plan, root, limit, device, names[0] if names else None, seed, data)
         return
     failed = {}
     for name in names:
         try:
-            _run_one(plan, root / _folder_name(name), limit, device, name, seed)
+            _run_one(plan, root / _folder_name(name), limit, device, name, seed, data)
         except UserError as error:
             failed[name] = str(error)
             click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
@@ -90,24 +76,31 @@ def _run_one(
     device: str | None,
     model: str | None,
     seed: int | None,
+    data: tuple[Path, ...],
 ) -> None:
     from ..reports import render
     from ..runs import run
 
-    folder = run(plan, out, limit=limit, device=device, model=model, seed=seed)
+    folder = run(plan, out, limit=limit, device=device, model=model, seed=seed, data=data)
     page = render(folder)
     click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     click.echo(f"\nreport: {folder.report / 'index.html'}")
 
 
-def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+def _show_estimate(
+    plan: str,
+    models: tuple[str, ...],
+    limit: int | None,
+    data: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     from rich.console import Console
 
     from ..reports.estimate import estimate_tables
     from ..runs.estimate import estimate
 
     with Console(stderr=True).status("reading tasks"):
-        found = estimate(plan, models, limit)
+        found = estimate(plan, models, limit, data)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -127,16 +120,16 @@ def report_command(run_folder: Path, to: Path | None) -> None:
 
 @main.command("leakage")
 @click.argument("plan")
-@_data_option
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def leakage_command(plan: str, as_json: bool) -> None:
+def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
     """List the items that PLAN's splits share, near-duplicates included; exit code 1 if any.
 
     Every item is that of the later split, with the first of the earlier split that it repeats.
     """
     from ..tasks.splits import plan_leakage
 
-    found = plan_leakage(plan)
+    found = plan_leakage(plan, data)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -152,16 +145,22 @@ def leakage_command(plan: str, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
+@data_option
 @click.option("--to", type=click.Path(path_type=Path), help="Where to render [RUN_FOLDER/trial].")
 def trial_command(
-    plan: str, out: Path | None, limit: int | None, device: str | None, to: Path | None
+    plan: str,
+    out: Path | None,
+    limit: int | None,
+    device: str | None,
+    data: tuple[Path, ...],
+    to: Path | None,
 ) -> None:
     """Put the identification methods of PLAN on trial against masking each expert in turn."""
     from ..reports import render_trial
     from ..runs import prepared
     from ..studies import run_trial
 
-    job = prepared(plan, out, limit, device)
+    job = prepared(plan, out, limit, device, data=data)
     try:
         run_trial(job)
     finally:

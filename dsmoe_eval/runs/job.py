@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..cards import Plan, Suite, Variant
 from ..engines.base import Serving
+from ..engines.lm import EngineLM
 from ..engines.load import load_serving
 from ..errors import UserError
 from ..models.loading import locate
@@ -36,6 +37,7 @@ class Job:
     targets: tuple[str, ...]
     variants: tuple[Variant, ...]
     serving: Serving
+    lm: EngineLM
     identification: Mapping[str, LoadedTask]
     tuning: Mapping[str, LoadedTask]
     test: Mapping[str, LoadedTask]
@@ -99,7 +101,7 @@ class Job:
             engine_settings=tuple(sorted(self.serving.settings.items())),
             versions=tuple(sorted(self.identity["versions"].items())),
             batch_tokens=self.plan.batch_tokens,
-            prompt_format=self.serving.lm.format.name,
+            prompt_format=self.lm.format.name,
             decoding=test.card.decoding,
             task=task,
             task_version=test.version,
@@ -120,6 +122,7 @@ def prepare(
     device: str | None,
     model: str | None = None,
     seed: int | None = None,
+    data: Sequence[Path] = (),
 ) -> Job:
     """Check the plan, load model and tasks, and open the run's folder.
 
@@ -130,6 +133,7 @@ def prepare(
         device: a torch device.
         model: instead of the plan's, or which one where it has several.
         seed: instead of the plan's.
+        data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
         UserError: anything in the plan that cannot be met; nothing has been written then.
@@ -142,15 +146,18 @@ def prepare(
     check_plan(plan, suite, variants, targets)
     check_engine(plan)
     locate(plan.model)
-    splits = load_splits(suite, limit)
+    splits = load_splits(suite, limit, data)
     leakage = check_leakage(splits, plan.overlap)
     serving = _serve(plan, device)
     try:
         wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
-        serving.lm.seed, serving.lm.format = plan.seed, _rehearsed(wanted, limit)
-        tuning = {name: in_format(task, serving.lm) for name, task in splits["tuning"].items()}
-        for task in (*tuning.values(), *splits["test"].values()):
-            check_room(task, serving.lm)
+        lm = serving.language_model(_rehearsed(wanted, limit), plan.seed)
+        tuning, test = (
+            {name: in_format(task, lm) for name, task in splits[part].items()}
+            for part in ("tuning", "test")
+        )
+        for task in (*tuning.values(), *test.values()):
+            check_room(task, lm)
         identity = _run_identity(suite, serving, limit)
         plan_text = path.read_text(encoding="utf-8")
         folder = open_folder(out, plan_text, identity | {"plan": plan.model_dump(mode="json")})
@@ -163,9 +170,10 @@ def prepare(
         targets=targets,
         variants=variants,
         serving=serving,
+        lm=lm,
         identification=splits["identification"],
         tuning=tuning,
-        test=splits["test"],
+        test=test,
         folder=folder,
         identity=identity,
         leakage=leakage,

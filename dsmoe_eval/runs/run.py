@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,7 @@ def run(
     device: str | None = None,
     model: str | None = None,
     seed: int | None = None,
+    data: Sequence[Path] = (),
     console: Console | None = None,
 ) -> RunFolder:
     """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
@@ -36,13 +38,14 @@ def run(
         device: a torch device.
         model: instead of the plan's, or which one where it has several.
         seed: instead of the plan's.
+        data: folders that hold the data sets; none: they come from the hub.
         console: where the plan and the progress are shown.
 
     Raises:
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    job = prepared(plan, out, limit, device, console, model, seed)
+    job = prepared(plan, out, limit, device, console, model, seed, data)
     try:
         return run_job(job, console).folder
     finally:
@@ -57,10 +60,12 @@ def prepared(
     console: Console | None = None,
     model: str | None = None,
     seed: int | None = None,
+    data: Sequence[Path] = (),
 ) -> Job:
     """The run in memory, once the user has been told that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
-        return prepare(plan, out or Path("out") / Path(plan).stem, limit, device, model, seed)
+        folder = out or Path("out") / Path(plan).stem
+        return prepare(plan, folder, limit, device, model, seed, data)
 
 
 def run_job(job: Job, console: Console | None = None) -> Job:

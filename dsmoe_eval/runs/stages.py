@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
 from ..files import new_folder, read_json, write_json, write_text
 from ..models import LoadedModel
-from ..results.cells import is_done
+from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
@@ -100,8 +100,8 @@ class Tuner:
 
 def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
     """On the tuning split; a killed run does not ask again for answers that were generated."""
-    with job.serving.lm.remembering(job.folder.answers(f"tuning-{who}")):
-        return score_tasks(job.serving.lm, [job.tuning[name] for name in tasks])
+    remembered = job.folder.answers(f"tuning-{who}")
+    return score_tasks(job.lm, [job.tuning[name] for name in tasks], remembered)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
@@ -176,7 +176,7 @@ def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
     path = job.folder.adapter(arm.variant.name, arm.target)
-    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.serving.lm)
+    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.lm)
     if path.is_dir():
         advance(step_count(len(pairs), job.plan.sft))
     else:
@@ -209,25 +209,25 @@ def answer_arm(job: Job, arm: Arm, advance: Advance) -> ArmCells:
 
 
 def _answer(
-    job: Job, arm: Arm, tasks: list[str], figures: dict[str, Any] | None, advance: Advance
+    job: Job, arm: Arm, tasks: list[str], figures: Figures | None, advance: Advance
 ) -> dict[str, str]:
     cells = {}
     for name in tasks:
         identity = _identity(job, arm, name)
         cells[name] = identity.id
         if not is_done(job.folder, identity):
-            run_cell(job.folder, identity, job.serving.lm, job.test[name], figures)
+            run_cell(job.folder, identity, job.lm, job.test[name], figures)
         advance(1)
     return cells
 
 
-def _identity(job: Job, arm: Arm, task: str) -> Any:
+def _identity(job: Job, arm: Arm, task: str) -> Identity:
     profile = None if arm.profile is None else arm.profile.id
     return job.cell_identity(task, arm.variant, arm.target or None, profile, arm.adapter)
 
 
 @contextmanager
-def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
+def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
     if arm.profile is None:
         from ..variants.sft import adapter
@@ -235,7 +235,7 @@ def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
         with adapter(_modules(job).model, job.folder.adapter(arm.variant.name, arm.target)):
             yield None
         return
-    figures = run_probes(job, arm.target, arm.profile).to_dict()
+    figures = run_probes(job, arm.target, arm.profile)
     _keep_routing(job, arm, arm.profile)
     with job.serving.steer(arm.profile):
         yield figures

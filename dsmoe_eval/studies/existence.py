@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,7 @@ def existence_of(
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
+    data: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Test a model on a suite's identification text; see `route_documents` and `existence`.
 
@@ -293,7 +295,7 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console
+        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
     )
     total = (1 + len(routing.random)) * permutations
     with progress_bar(console, "shuffle labels", total) as advance:
