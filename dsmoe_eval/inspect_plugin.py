@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from inspect_ai import Task, task
@@ -19,13 +20,14 @@ def dsmoe() -> Any:
 
 
 @task  # type: ignore[untyped-decorator]
-def suite_task(suite: str, name: str, part: PartName = "test") -> Task:
+def suite_task(suite: str, name: str, part: PartName = "test", data: str | None = None) -> Task:
     """One generative task of a suite: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.
 
     Args:
         suite: name or path of a suite.
         name: of one of its tasks.
         part: of its items: `test`, `tuning` or `identification`.
+        data: a folder that holds its data set; none: it comes from the hub.
     """
     from .adapters.inspect_task import inspect_task
     from .errors import UserError
@@ -36,7 +38,7 @@ def suite_task(suite: str, name: str, part: PartName = "test") -> Task:
     cards = [card for card in loaded.tasks if card.name == name]
     if not cards:
         raise UserError(f"suite {suite!r} has no task {name!r}")
-    found = load_tasks(loaded, cards[:1], part, None)
+    found = load_tasks(loaded, cards[:1], part, None, () if data is None else (Path(data),))
     if name not in found:
         raise UserError(f"task {name!r} has no items for {part} in suite {suite!r}")
     return inspect_task(found[name])

@@ -143,7 +143,7 @@ def test_leakage_is_listed_whether_a_plan_allows_it_or_not(run, one_split_plan, 
     from dsmoe_eval.tasks import splits
 
     honest = splits.load_splits
-    monkeypatch.setattr(splits, "load_splits", lambda suite, _all: honest(suite, 4))
+    monkeypatch.setattr(splits, "load_splits", lambda suite, _all, data: honest(suite, 4, data))
     done = run("leakage", one_split_plan(overlap="paper"))
     *items, last = done.stdout.splitlines()
     assert done.returncode == 1

@@ -33,6 +33,7 @@ from inspect_ai.model import (
 from ..engines.requests import Answer, Request, Sampling, Tokens, cut, thought_and_said
 from ..engines.transformers.generate import end_tokens, generate, positions
 from ..errors import UserError
+from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..steering import SteeringError
 from .batching import Batcher
@@ -280,7 +281,7 @@ def _split(model_name: str) -> tuple[str, str | None]:
     return found.group(1), found.group(2)
 
 
-def _format(name: str, tokenizer: Any, asked: bool | None) -> PromptFormat:
+def _format(name: str, tokenizer: Tokenizer, asked: bool | None) -> PromptFormat:
     wanted: Literal["auto", "plain", "chat"] = "plain" if asked is False else "auto"
     try:
         return prompt_format(name, tokenizer, "chat" if asked else wanted)

@@ -21,12 +21,13 @@ import lm_eval.models  # noqa: F401
 import torch
 from lm_eval.api.registry import register_model
 
-from ..engines.lm import Tokens
+from ..engines.lm import Arranged
 from ..engines.requests import Answer, Request
 from ..engines.transformers.lm import TransformersLM
 from ..errors import UserError
 from ..models.loading import LoadedModel
 from ..steering import Profile, SteeringError
+from ..tasks.language_model import Advance, LogLikelihood, unwatched
 from .steered_model import SteeredModel
 
 _MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
@@ -125,9 +126,9 @@ class SteeredLM(TransformersLM):
                 f"{self.steered.fingerprint} is to answer; give each its own --use_cache"
             )
 
-    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+    def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
         with self.steered.answering():
-            return super()._score(pairs)
+            return super()._score(arranged, advance)
 
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         with self.steered.answering():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import main, progress_console
+from .main import data_option, main, progress_console
 
 if TYPE_CHECKING:
     from ..steering import Intervention
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--observations", type=click.Path(path_type=Path), help="Kept passes [out/observations]."
 )
+@data_option
 @click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Profile.")
@@ -73,6 +74,7 @@ def identify_command(
         root=rest["observations"],
         experts=rest["experts"],
         limit=rest["limit"],
+        data=rest["data"],
         console=progress_console(),
     )
     write_text(output, profile.to_json())
@@ -115,6 +117,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
     "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
     help="Shuffles of the documents' labels.",
 )  # fmt: skip
+@data_option
 @click.option("--limit", type=click.IntRange(min=2), help="At most N texts of each task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
@@ -138,6 +141,7 @@ def existence_command(
 @main.command("similarity")
 @click.argument("model")
 @click.option("--suite", help="Read the identification texts of this suite.")
+@data_option
 @click.option("--text", type=click.Path(path_type=Path), help="Read this file, a text a line.")
 @click.option("--tokens", type=click.IntRange(min=100), default=512, show_default=True)
 @click.option("--profile", type=click.Path(path_type=Path), help="Compare its experts with others.")
@@ -157,7 +161,7 @@ def similarity_command(
     from ..studies.similarity import read_texts, similarity
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
-    texts = read_texts(suite, text)
+    texts = read_texts(suite, text, rest["data"])
     result = similarity(
         load_model(model, rest["device"]), texts, tokens, profile, progress_console()
     )

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -25,6 +26,11 @@ EXIT_UNDECIDED = 3
 
 
 LEVELS = ("debug", "info", "warning", "error")
+data_option = click.option(
+    "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
+    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
+)  # fmt: skip
+"""Of every command that loads tasks."""
 
 
 class _Commands(click.Group):

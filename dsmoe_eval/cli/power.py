@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import main
+from .main import data_option, main
 
 if TYPE_CHECKING:
     from ..runs.power import TaskPower
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 @click.option(
     "--pilot", type=click.Path(path_type=Path), help="A run of the suite, by which to plan."
 )
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def power_command(suite: str, margin: float, pilot: Path | None, as_json: bool) -> None:
+def power_command(
+    suite: str, margin: float, pilot: Path | None, data: tuple[Path, ...], as_json: bool
+) -> None:
     """Say how many items, and samples of each, the tasks of a suite need.
 
     To find a change of the margin, or to rule out a drop of it where there is none, with 80 %
@@ -35,7 +38,7 @@ def power_command(suite: str, margin: float, pilot: Path | None, as_json: bool) 
     from ..runs import plan_power
 
     card = load_suite(suite)
-    found = plan_power(card, margin, None if pilot is None else read_finished(pilot))
+    found = plan_power(card, margin, None if pilot is None else read_finished(pilot), data)
     if as_json:
         tasks = [task.to_dict() for task in found]
         click.echo(json.dumps({"suite": card.name, "margin": margin, "tasks": tasks}))

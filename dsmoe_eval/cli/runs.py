@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from dataclasses import replace
@@ -13,31 +12,17 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .main import EXIT_FAILED, main, progress_console
+from .main import EXIT_FAILED, data_option, main, progress_console
 
 if TYPE_CHECKING:
     from ..runs import RunOptions
-
-
-def _use_data(_context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]) -> None:
-    from ..tasks.local_data import DATA_VARIABLE
-
-    if folders:
-        os.environ[DATA_VARIABLE] = os.pathsep.join(map(str, folders))
-
-
-_data_option = click.option(
-    "--data", multiple=True, type=click.Path(path_type=Path),
-    callback=_use_data, expose_value=False,
-    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
-)  # fmt: skip
 
 
 @main.command("run")
 @click.argument("plan")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
 @click.option("--model", "models", multiple=True, help="Instead of the plan's; may be repeated.")
-@_data_option
+@data_option
 @click.option(
     "--limit", type=click.IntRange(min=1),
     help="To try it out: at most N items a task, answers of at most 2 N tokens.",
@@ -50,6 +35,7 @@ def run_command(
     plan: str,
     out: Path | None,
     models: tuple[str, ...],
+    data: tuple[Path, ...],
     limit: int | None,
     device: str | None,
     seed: int | None,
@@ -64,14 +50,14 @@ def run_command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
     if dry_run:
-        _show_estimate(plan, models, limit, as_json)
+        _show_estimate(plan, models, limit, data, as_json)
         return
     from ..registry import load_plan
     from ..runs import RunOptions
 
     names = models or load_plan(plan)[0].models
     root = out or Path("out") / Path(plan).stem
-    options = RunOptions(limit=limit, device=device, seed=seed)
+    options = RunOptions(limit=limit, device=device, seed=seed, data=data)
     if len(names) < 2:
         _run_one(plan, root, replace(options, model=names[0] if names else None))
         return
@@ -100,14 +86,20 @@ def _run_one(plan: str, out: Path, options: RunOptions) -> None:
     click.echo(f"\nreport: {folder.report / 'index.html'}")
 
 
-def _show_estimate(plan: str, models: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+def _show_estimate(
+    plan: str,
+    models: tuple[str, ...],
+    limit: int | None,
+    data: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     from rich.console import Console
 
     from ..reports.estimate import estimate_tables
     from ..runs.estimate import estimate
 
     with progress_console().status("reading tasks"):
-        found = estimate(plan, models, limit)
+        found = estimate(plan, models, limit, data)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -127,16 +119,16 @@ def report_command(run_folder: Path, to: Path | None) -> None:
 
 @main.command("leakage")
 @click.argument("plan")
-@_data_option
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def leakage_command(plan: str, as_json: bool) -> None:
+def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
     """List the items that PLAN's splits share, near-duplicates included; exit code 1 if any.
 
     Every item is that of the later split, with the first of the earlier split that it repeats.
     """
     from ..tasks.splits import plan_leakage
 
-    found = plan_leakage(plan)
+    found = plan_leakage(plan, data)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
     else:
@@ -152,9 +144,15 @@ def leakage_command(plan: str, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
+@data_option
 @click.option("--to", type=click.Path(path_type=Path), help="Where to render [RUN_FOLDER/trial].")
 def trial_command(
-    plan: str, out: Path | None, limit: int | None, device: str | None, to: Path | None
+    plan: str,
+    out: Path | None,
+    limit: int | None,
+    device: str | None,
+    data: tuple[Path, ...],
+    to: Path | None,
 ) -> None:
     """Put the identification methods of PLAN on trial against masking each expert in turn."""
     from ..reports import render_trial
@@ -162,7 +160,8 @@ def trial_command(
     from ..studies import run_trial
 
     console = progress_console()
-    job = prepared(plan, out, RunOptions(limit=limit, device=device), console)
+    options = RunOptions(limit=limit, device=device, data=data)
+    job = prepared(plan, out, options, console)
     try:
         run_trial(job, console)
     finally:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..experts import Document, Observations
+from ..experts.tokenizer import Tokenizer
 from ..models.loading import Reader
+from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity, Profile
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Serving(Protocol):
         """Of the model."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """Of the model."""
 
     @property
@@ -76,9 +78,13 @@ class Serving(Protocol):
     def parameters(self) -> int | None:
         """How many the model has; None where that is not known."""
 
-    @property
-    def lm(self) -> EngineLM:
-        """The model for lm-eval, as it stands: steered within `steer`."""
+    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+        """Return the model as lm-eval asks it; it answers steered within `steer`.
+
+        Args:
+            prompt_format: how prompts stand, and where answers begin.
+            seed: of what is drawn where a task asks for sampling.
+        """
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer by `profile` inside the context.

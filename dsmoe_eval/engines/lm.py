@@ -5,76 +5,129 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..cards import MAX_NEW_TOKENS
 from ..errors import QuotingError, UserError
-from ..models.prompt_format import PromptFormat
+from ..experts.tokenizer import Tokenizer
+from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity
-from .requests import Answer, Completion, Request, Sampling, cut, thought_and_said
+from ..tasks.language_model import (
+    Advance,
+    Completion,
+    GenerationSettings,
+    LogLikelihood,
+    Message,
+    TaskRequest,
+    unwatched,
+)
+from .requests import Answer, Request, Sampling, cut, thought_and_said
 from .response_log import Journal, request_key
 
 Tokens = Sequence[int]
+Pair = tuple[Tokens, Tokens]
+_ARRANGED = 64
+"""Sets of texts whose tokens and arrangement are remembered: each arm asks for the same ones."""
 
 
-def _nobody(_count: int) -> None:
-    """Follows nothing."""
+class _Pairs(Protocol):
+    """One of lm-eval's requests to score a continuation, or a whole text."""
+
+    @property
+    def args(self) -> tuple[str, str]:
+        """(context, continuation)."""
+
+
+class _Whole(Protocol):
+    @property
+    def args(self) -> tuple[str]:
+        """(text,)."""
+
+
+class _Generation(Protocol):
+    @property
+    def args(self) -> tuple[str, GenerationSettings]:
+        """(prompt, settings)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """(context, continuation) pairs, none of them empty, as an engine scores them.
+
+    An engine that plans how to score them keeps its plan here, so that it is made once.
+    """
+
+    pairs: Sequence[Pair]
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     """lm-eval's LM; an engine says how token ids are scored and continued.
 
+    Args:
+        tokenizer: the model's.
+        identity: the model's.
+        prompt_format: how prompts stand, and where answers begin.
+        seed: of what is drawn where a task asks for sampling.
+
     Attributes:
         forward_tokens: tokens that the model has computed, generated ones and padding left out.
         max_length: tokens that the model has positions for; None where that is not known.
-        format: how prompts stand, and where answers begin; plain unless set.
-        seed: of what is drawn where a task asks for sampling.
     """
 
     max_length: int | None = None
 
-    def __init__(self, tokenizer: Any, identity: ModelIdentity) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        identity: ModelIdentity,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.forward_tokens = 0
-        self.format = PromptFormat()
-        self.seed = 0
+        self._format, self._seed = prompt_format, seed
         self._identity = identity
-        self._journal: Journal | None = None
-        self._answered: Callable[[int], object] = _nobody
         self._encoded: dict[str, list[int]] = {}
+        self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
+
+    @property
+    def format(self) -> PromptFormat:
+        """How prompts stand, and where answers begin."""
+        return self._format
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn where a task asks for sampling."""
+        return self._seed
+
+    @property
+    def uses_chat_template(self) -> bool:
+        """Whether questions are put into the tokenizer's chat template."""
+        return self._format.chat
+
+    def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
+        """Prepare pairs to be scored, perhaps many times."""
+        return Arranged(pairs)
 
     @abstractmethod
-    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
-        """(log-likelihood, is greedy) of each (context, continuation); none of them is empty."""
+    def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
+        """(log-likelihood, is greedy) of each (context, continuation)."""
 
     @abstractmethod
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         """(place in `requests`, answer), some at a time, as they come."""
 
-    @contextmanager
-    def remembering(self, path: Path, advance: Callable[[int], object] = _nobody) -> Iterator[None]:
-        """Keep generated answers in a file inside the context, and take those that it holds.
-
-        Args:
-            path: its name must tell who answers: it is asked for requests alone.
-            advance: called with the number of requests just answered, as they are.
-        """
-        self._journal, self._answered = Journal(path), advance
-        try:
-            yield
-        finally:
-            self._journal, self._answered = None, _nobody
-
     def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        self, chat_history: list[Message], add_generation_prompt: bool = True
     ) -> str:
         """A conversation in the tokenizer's template, as lm-eval asks for it.
 
@@ -92,7 +145,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             )
         )
 
-    def check_room(self, requests: Sequence[Any]) -> None:
+    def check_room(self, requests: Sequence[TaskRequest]) -> None:
         """Try the longest of lm-eval's requests for room, before anything is computed.
 
         Of each kind that in characters: what it misses is refused when its turn comes.
@@ -103,11 +156,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         generated = [one for one in requests if one.request_type == "generate_until"]
         scored = [one for one in requests if one.request_type == "loglikelihood"]
         if generated:
-            (wanted,) = self._requests([max(generated, key=_room_taken)])
+            (wanted,) = self._requests([max(generated, key=_room_taken).args])
             self._check_fits([len(wanted.prompt)], wanted.limit)
         if scored:
             longest = max(scored, key=lambda one: len(one.args[0]) + len(one.args[1]))
-            context, continuation = self._encode_pair(*longest.args)
+            context, continuation = self._encode_texts(*longest.args)
             self._check_fits([len(context) + len(continuation) - 1], 0)
 
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:
@@ -140,7 +193,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._identity.fingerprint
 
     def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: Any
+        self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
         """Token ids of a text; remembered, since every variant asks for the same texts."""
         special = add_special_tokens is not False
@@ -154,28 +207,50 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._encoded[key]
 
     def loglikelihood(
-        self, requests: Sequence[Any], disable_tqdm: bool = True
-    ) -> list[tuple[float, bool]]:
-        """(log-likelihood, is greedy) of each (context, continuation); no bar of lm-eval's own.
+        self, requests: Sequence[_Pairs], disable_tqdm: bool = True
+    ) -> list[LogLikelihood]:
+        """Answer lm-eval's requests; see `log_likelihoods`."""
+        del disable_tqdm
+        return self.log_likelihoods([request.args for request in requests])
+
+    def log_likelihoods(
+        self, texts: Sequence[tuple[str, str]], advance: Advance = unwatched
+    ) -> list[LogLikelihood]:
+        """Score each (context, continuation): natural log-likelihood, and whether it is greedy.
+
+        The tokens of texts, and how they are arranged, are remembered for the next call.
 
         Raises:
-            UserError: the tokenizer gives no token for a continuation.
+            UserError: a text does not fit, or the tokenizer gives no token for a continuation.
         """
-        del disable_tqdm
-        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return result
+        return self._score(self._arranged(tuple(texts)), advance)
+
+    def _arrange_texts(self, texts: tuple[tuple[str, str], ...]) -> Arranged:
+        return self._arrange([self._encode_texts(*pair) for pair in texts])
+
+    def _encode_texts(self, context: str, continuation: str) -> Pair:
+        """Token ids as lm-eval has them; an empty context is the `prefix_token_id`."""
+        if context:
+            before, after = self._encode_pair(context, continuation)
+        else:
+            before, after = [], self.tok_encode(continuation, add_special_tokens=False)
+            if after[:1] != [self.prefix_token_id]:
+                before = [self.prefix_token_id]
+            else:
+                before, after = after[:1], after[1:]
+        if not after:
+            # Its log-likelihood would be 0, better than that of any other option.
+            raise QuotingError(f"the tokenizer gives no token for the answer {continuation!r:.60}")
+        return before, after
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
-    ) -> list[tuple[float, bool]]:
-        for texts, _context, continuation in requests:
-            if not continuation:
-                # Its log-likelihood would be 0, better than that of any other option.
-                raise QuotingError(f"the tokenizer gives no token for the answer {texts[1]!r:.60}")
-        return self._score([(context, continuation) for _, context, continuation in requests])
+        self, requests: Sequence[tuple[object, list[int], list[int]]], **_: object
+    ) -> list[LogLikelihood]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        return self._score(self._arrange(pairs))
 
     def loglikelihood_rolling(
-        self, requests: Sequence[Any], disable_tqdm: bool = True
+        self, requests: Sequence[_Whole], disable_tqdm: bool = True
     ) -> list[float]:
         """Log-likelihood of each whole text, in windows of the model's length.
 
@@ -189,7 +264,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             raise UserError(
                 "rolling log-likelihood (perplexity tasks) is not served by this engine"
             )
-        pairs: list[tuple[Tokens, Tokens]] = []
+        pairs: list[Pair] = []
         counts = []
         for request in requests:
             windows = get_rolling_token_windows(
@@ -198,38 +273,53 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             before = len(pairs)
             pairs += map(make_disjoint_window, windows)
             counts.append(len(pairs) - before)
-        values = iter([value for value, _ in self._score(pairs)])
+        values = iter([value for value, _ in self._score(self._arrange(pairs))])
         return [sum(islice(values, count)) for count in counts]
 
     def generate_until(
-        self, requests: Sequence[Any], disable_tqdm: bool = True
+        self, requests: Sequence[_Generation], disable_tqdm: bool = True
+    ) -> list[str]:
+        """Answer lm-eval's requests with the texts alone; see `complete`."""
+        del disable_tqdm
+        return [completion.text for completion in self.complete([one.args for one in requests])]
+
+    def complete(
+        self,
+        prompts: Sequence[tuple[str, GenerationSettings]],
+        remembered: Path | None = None,
+        advance: Advance = unwatched,
     ) -> list[Completion]:
-        """Continuations, cut at the first stop string; greedy where no temperature is asked for.
+        """Continue prompts up to a first stop string; greedy where no temperature is asked for.
 
         What is drawn depends on `seed`, the prompt and how often that prompt came before in this
         call, and so is the same for every variant and batch.
 
+        Args:
+            prompts: with lm-eval's settings of each.
+            remembered: a file of answers: those that it has are taken, new ones are added as they
+                come. Its name must tell who answers, since it tells apart requests alone.
+            advance: called with the number of requests just answered.
+
         Raises:
             UserError: a prompt and its answer do not fit into the model.
         """
-        del disable_tqdm
-        wanted = list(self._requests(requests))
-        kept = self._journal.read() if self._journal else {}
+        wanted = list(self._requests(prompts))
+        journal = None if remembered is None else Journal(remembered)
+        kept = {} if journal is None else journal.read()
         keys = [request_key(request) for request in wanted] if kept else []
         answers = {place: kept[key] for place, key in enumerate(keys) if key in kept}
-        self._answered(len(answers))
+        advance(len(answers))
         missing = [place for place in range(len(wanted)) if place not in answers]
         for some in self._answer([wanted[place] for place in missing]):
-            self._answered(len(some))
+            advance(len(some))
             answers |= {missing[place]: answer for place, answer in some}
-            if self._journal is not None:
-                self._journal.add([(wanted[missing[place]], answer) for place, answer in some])
+            if journal is not None:
+                journal.add([(wanted[missing[place]], answer) for place, answer in some])
         return [self._completion(request, answers[p]) for p, request in enumerate(wanted)]
 
-    def _requests(self, requests: Sequence[Any]) -> Iterator[Request]:
+    def _requests(self, prompts: Iterable[tuple[str, GenerationSettings]]) -> Iterator[Request]:
         drawn: Counter[tuple[int, ...]] = Counter()
-        for request in requests:
-            text, settings = request.args
+        for text, settings in prompts:
             prompt = tuple(self.tok_encode(text))
             until = settings.get("until") or []
             yield Request(
@@ -241,7 +331,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             )
             drawn[prompt] += 1
 
-    def _limit(self, prompt: int, settings: dict[str, Any]) -> int:
+    def _limit(self, prompt: int, settings: GenerationSettings) -> int:
         """The task's limit, or what the model needs to think, as far as there are positions."""
         asked = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
         room = self.format.answer_tokens or 0
@@ -256,13 +346,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return Completion(text, len(answer.tokens), answer.reason == "max_tokens")
 
 
-def _room_taken(request: Any) -> tuple[int, int]:
+def _room_taken(request: TaskRequest) -> tuple[int, int]:
     """Characters of a prompt, and among equal ones the longest answer."""
     prompt, settings = request.args
     return len(prompt), int(settings.get("max_gen_toks") or MAX_NEW_TOKENS)
 
 
-def _sampling(settings: dict[str, Any], content: str) -> Sampling | None:
+def _sampling(settings: GenerationSettings, content: str) -> Sampling | None:
     """As transformers reads them: `do_sample` alone is temperature 1; False, or 0, is greedy."""
     temperature = settings.get("temperature")
     if temperature is None:

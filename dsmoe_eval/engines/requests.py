@@ -68,29 +68,6 @@ class Answer:
     scores: tuple[ScoredToken, ...] = ()
 
 
-class Completion(str):
-    """An answer's text, as lm-eval passes it on, with what it took.
-
-    Attributes:
-        tokens: generated, thinking and the end of text included.
-        truncated: ended by its limit.
-    """
-
-    __slots__ = ("tokens", "truncated")
-    tokens: int
-    truncated: bool
-
-    def __new__(cls, text: object, tokens: int = 0, truncated: bool = False) -> Completion:
-        """From its parts; lm-eval makes a gold answer one, by its text alone."""
-        made = super().__new__(cls, text)
-        made.tokens, made.truncated = tokens, truncated
-        return made
-
-    def __getnewargs__(self) -> tuple[str, int, bool]:  # type: ignore[override]  # str's is (str,)
-        """For copies."""
-        return str(self), self.tokens, self.truncated
-
-
 def thought_and_said(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
     """Tokens before and behind the last marker; no thought where the model did not think.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
+
+from .tokenizer import Tokenizer
 
 Phase = Literal["prompt", "generated"]
 
@@ -29,7 +31,7 @@ class Document:
 
 
 def encode_documents(
-    tokenizer: Any, texts: Mapping[str, Sequence[str]], *, chat_template: bool = False
+    tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]], *, chat_template: bool = False
 ) -> tuple[Document, ...]:
     """Texts by domain as documents, in the order given.
 
@@ -80,13 +82,13 @@ def documents_hash(documents: Sequence[Document]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _encode_plain(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def _encode_plain(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     encoded = tokenizer(text, return_special_tokens_mask=True)
     kept = tuple(not special for special in encoded["special_tokens_mask"])
     return tuple(encoded["input_ids"]), kept
 
 
-def _encode_message(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def _encode_message(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the tokenizer has no chat template; identify without one")
     message = [{"role": "user", "content": text}]

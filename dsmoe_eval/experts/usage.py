@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +12,20 @@ from torch import Tensor, nn
 from ..steering import capture_routing, find_routers
 from .documents import encode_documents
 from .observations import batches, pad, token_budget
+from .tokenizer import Tokenizer
 
 
 def encode_batch(
-    tokenizer: Any, texts: Sequence[str], device: torch.device
+    tokenizer: Tokenizer, texts: Sequence[str], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Token ids and mask of texts, [texts, length], right-padded; needs no pad token."""
     return pad(tokenizer(list(texts))["input_ids"], device)
 
 
 @torch.no_grad()
-def expert_usage(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float64]:
+def expert_usage(
+    model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]
+) -> NDArray[np.float64]:
     """Share of the texts' tokens that each expert is selected for, special tokens left out.
 
     Returns:

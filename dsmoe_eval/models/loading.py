@@ -9,6 +9,7 @@ from typing import Any
 
 from ..cards import ModelCard
 from ..errors import UserError
+from ..experts.tokenizer import Tokenizer
 from ..lab import EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
@@ -19,7 +20,7 @@ class LoadedModel:
     """A model in memory with its tokenizer and identity."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     identity: ModelIdentity
 
     @property
@@ -38,7 +39,7 @@ class Reader:
     """A causal language model, MoE or not, that reads text and says which tokens mattered."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     fingerprint: str
 
 
@@ -52,7 +53,7 @@ def load_reader(name: str, device: str | None = None) -> Reader:
     return Reader(model, tokenizer, fingerprint(place, model.config))
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of anything that `load_model` takes, without its weights.
 
     Raises:
@@ -62,9 +63,10 @@ def load_tokenizer(name: str) -> Any:
 
     place = locate(name)
     try:
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
+    return tokenizer
 
 
 def load_model(name: str, device: str | None = None) -> LoadedModel:
@@ -91,7 +93,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, identity)
 
 
-def _load(name: str, device: str | None) -> tuple[str, Any, Any]:
+def _load(name: str, device: str | None) -> tuple[str, Any, Tokenizer]:
     """Where it is, the model, its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..cards import ModelCard
 from ..errors import UserError
+from ..experts.tokenizer import Tokenizer
 from ..registry import builtin_names, load_model_card
 
 Asked = Literal["auto", "plain", "chat"]
@@ -36,7 +37,11 @@ class PromptFormat:
         return ("chat" if self.chat else "plain") + thinking
 
 
-def prompt_format(model: str, tokenizer: Any, asked: Asked = "auto") -> PromptFormat:
+PLAIN = PromptFormat()
+"""Prompts as tasks have them; the whole text is the answer."""
+
+
+def prompt_format(model: str, tokenizer: Tokenizer, asked: Asked = "auto") -> PromptFormat:
     """By the model's card and its tokenizer.
 
     Args:

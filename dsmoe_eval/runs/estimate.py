@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
@@ -108,13 +109,19 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = None) -> Estimate:
+def estimate(
+    plan_name: str,
+    models: Sequence[str] = (),
+    limit: int | None = None,
+    data: Sequence[Path] = (),
+) -> Estimate:
     """What a plan would take.
 
     Args:
         plan_name: a built-in plan's name or the path of a YAML file.
         models: instead of the plan's.
         limit: at most so many items of each task and part.
+        data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
         UserError: the plan cannot be met.
@@ -124,7 +131,7 @@ def estimate(plan_name: str, models: Sequence[str] = (), limit: int | None = Non
     suite, arms = planned.suite, planned.arms
     claims = sum(not arm.variant.null for arm in arms)
     level, unread = plan.alpha / max(1, claims), dict[str, str]()
-    tasks = {task.name: _task(suite, task, level, limit, unread) for task in suite.tasks}
+    tasks = {task.name: _task(suite, task, level, limit, data, unread) for task in suite.tasks}
     asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
     cells = Counter(name for names in asked for name in names)
     tried = _tried(planned)
@@ -166,14 +173,19 @@ def _answers(task: TaskEstimate, part: PartName, times: int) -> int:
 
 
 def _task(
-    suite: Suite, task: Task, level: float, limit: int | None, unread: dict[str, str]
+    suite: Suite,
+    task: Task,
+    level: float,
+    limit: int | None,
+    data: Sequence[Path],
+    unread: dict[str, str],
 ) -> TaskEstimate:
     """One task; `unread` remembers data sets, since a hub that does not answer takes its time."""
     parts: dict[str, LoadedTask] = {}
     note = unread.get(task.data or task.name)
     try:
         for part in get_args(PartName) if note is None else ():
-            for loaded in load_tasks(suite, [task], part, limit).values():
+            for loaded in load_tasks(suite, [task], part, limit, data).values():
                 parts[part] = loaded
     except UserError as error:
         parts, note = {}, str(error)

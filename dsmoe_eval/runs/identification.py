@@ -26,6 +26,7 @@ from ..experts import (
     get_method,
     with_answer,
 )
+from ..experts.tokenizer import Tokenizer
 from ..files import read_json, write_json
 from ..models import Reader, load_reader
 from ..progress import progress_bar
@@ -79,6 +80,7 @@ def identify(
     markers: Mapping[str, float] | None = None,
     root: Path | None = None,
     console: Console | None = None,
+    data: Sequence[Path] = (),
 ) -> Profile:
     """Find a domain's experts and make a profile of them.
 
@@ -94,6 +96,7 @@ def identify(
         markers: for `npmi`; by default those of the suite.
         root: where passes are kept, for the next method or after a crash.
         console: where progress is shown.
+        data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
         UserError: unknown suite, domain or method, too few experts with a positive score, or the
@@ -103,7 +106,7 @@ def identify(
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
     wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
     texts = sum(len(task.items) for task in tasks.values())
     with progress_bar(
         console or Console(stderr=True), "identify experts", texts, "texts"
@@ -251,7 +254,7 @@ def _reader(serving: Serving, texts: Mapping[str, list[str]], name: str | None) 
     return reader
 
 
-def _marker_token(tokenizer: Any, text: str) -> int:
+def _marker_token(tokenizer: Tokenizer, text: str) -> int:
     vocabulary = tokenizer.get_vocab()
     if text in vocabulary:
         return int(vocabulary[text])

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..cards import Plan, Suite
 from ..engines.base import Serving
+from ..engines.lm import EngineLM
 from ..engines.load import load_serving
 from ..errors import UserError
 from ..models.loading import locate
@@ -34,6 +35,7 @@ class Job(PlannedRun):
 
     Attributes:
         serving: the model in its engine.
+        lm: the same model, to be asked.
         identification: the tasks of this part, by name; `tuning` and `test` likewise.
         folder: of the run.
         identity: what was run, for `comparisons.json`.
@@ -41,6 +43,7 @@ class Job(PlannedRun):
     """
 
     serving: Serving
+    lm: EngineLM
     identification: Mapping[str, LoadedTask]
     tuning: Mapping[str, LoadedTask]
     test: Mapping[str, LoadedTask]
@@ -65,15 +68,18 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     plan, limit = planned.plan, options.limit
     check_engine(plan)
     locate(plan.model)
-    splits = load_splits(planned.suite, limit)
+    splits = load_splits(planned.suite, limit, options.data)
     leakage = check_leakage(splits, plan.overlap)
     serving = _serve(plan, options.device)
     try:
         wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
-        serving.lm.seed, serving.lm.format = plan.seed, _rehearsed(wanted, limit)
-        tuning = {name: in_format(task, serving.lm) for name, task in splits["tuning"].items()}
-        for task in (*tuning.values(), *splits["test"].values()):
-            check_room(task, serving.lm)
+        lm = serving.language_model(_rehearsed(wanted, limit), plan.seed)
+        tuning, test = (
+            {name: in_format(task, lm) for name, task in splits[part].items()}
+            for part in ("tuning", "test")
+        )
+        for task in (*tuning.values(), *test.values()):
+            check_room(task, lm)
         identity = _run_identity(planned.suite, serving, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
@@ -83,9 +89,10 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     return Job(
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
         serving=serving,
+        lm=lm,
         identification=splits["identification"],
         tuning=tuning,
-        test=splits["test"],
+        test=test,
         folder=folder,
         identity=identity,
         leakage=leakage,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +16,14 @@ class RunOptions:
         device: a torch device; by default the first GPU, else the CPU.
         model: instead of the plan's, or which one where it has several.
         seed: instead of the plan's.
+        data: folders that hold the data sets; none: they come from the hub.
     """
 
     limit: int | None = None
     device: str | None = None
     model: str | None = None
     seed: int | None = None
+    data: Sequence[Path] = ()
 
 
 AS_PLANNED = RunOptions()

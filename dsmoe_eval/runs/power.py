@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta, chi2
@@ -75,13 +76,16 @@ class TaskPower:
         return asdict(self)
 
 
-def plan_power(suite: Suite, margin: float, pilot: FinishedRun | None = None) -> list[TaskPower]:
+def plan_power(
+    suite: Suite, margin: float, pilot: FinishedRun | None = None, data: Sequence[Path] = ()
+) -> list[TaskPower]:
     """What each target and non-target task needs.
 
     Args:
         suite: whose tasks.
         margin: the change to be shown or ruled out, a fraction in (0, 1).
         pilot: a run of the suite; a task that it lacks is planned as without one.
+        data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
         UserError: the margin is out of range, or the pilot is of another suite or lacks samples.
@@ -96,7 +100,7 @@ def plan_power(suite: Suite, margin: float, pilot: FinishedRun | None = None) ->
             task=task.name,
             domain=task.domain,
             roles=task.roles,
-            items=(items := _items(suite, task, unread)),
+            items=(items := _items(suite, task, unread, data)),
             samples=task.samples,
             needs=_needs(task, items, margin, pilot),
         )
@@ -105,11 +109,11 @@ def plan_power(suite: Suite, margin: float, pilot: FinishedRun | None = None) ->
     ]
 
 
-def _items(suite: Suite, task: Task, unread: set[str]) -> int | None:
+def _items(suite: Suite, task: Task, unread: set[str], data: Sequence[Path]) -> int | None:
     """In the data, or by the suite's figures; a hub that does not answer is asked once."""
     if (task.data or task.name) not in unread:
         try:
-            return len(load_tasks(suite, [task], "test", None)[task.name].items)
+            return len(load_tasks(suite, [task], "test", None, data)[task.name].items)
         except UserError:
             unread.add(task.data or task.name)
     return published_items(suite, task).get("test") or None

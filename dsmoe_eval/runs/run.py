@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def run(
     device: str | None = None,
     model: str | None = None,
     seed: int | None = None,
+    data: Sequence[Path] = (),
     console: Console | None = None,
 ) -> RunFolder:
     """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
@@ -48,17 +49,18 @@ def run(
     Args:
         plan: a built-in plan's name or the path of a YAML file.
         out: the run's folder; by default `out/<plan>`.
-        limit: this and the next three are those of `RunOptions`: items of each task and split.
+        limit: this and the next four are those of `RunOptions`: items of each task and split.
         device: a torch device.
         model: instead of the plan's, or which one where it has several.
         seed: instead of the plan's.
+        data: folders that hold the data sets; none: they come from the hub.
         console: where the plan and the progress are shown; by default stderr.
 
     Raises:
         UserError: the request cannot be met; what was done so far is kept.
         SteeringError: a probe failed, so nothing that follows could be believed.
     """
-    options = RunOptions(limit=limit, device=device, model=model, seed=seed)
+    options = RunOptions(limit=limit, device=device, model=model, seed=seed, data=data)
     return run_with(plan, out, options, console)
 
 

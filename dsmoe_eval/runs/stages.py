@@ -137,11 +137,9 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
     asked = [job.tuning[name] for name in _tuning_tasks(job, tasks)]
     answers = sum(task.answers_asked for task in asked)
     requests = sum(task.requests_asked for task in asked)
-    with (
-        counted_as(advance, answers, requests) as count,
-        job.serving.lm.remembering(job.folder.answers(f"tuning-{who}"), count),
-    ):
-        return score_tasks(job.serving.lm, asked)
+    remembered = job.folder.answers(f"tuning-{who}")
+    with counted_as(advance, answers, requests) as count:
+        return score_tasks(job.lm, asked, remembered, count)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
@@ -231,7 +229,7 @@ def fine_tune(job: Job, arm: Arm, steps: Steps) -> Arm:
         steps.skip(_training_steps(job, arm.planned))
     else:
         model, tokenizer = _modules(job).model, _modules(job).tokenizer
-        pairs = job.tuning[arm.planned.tasks[0]].answers(job.serving.lm)
+        pairs = job.tuning[arm.planned.tasks[0]].answers(job.lm)
         with new_folder(path) as draft:
             train_adapter(
                 model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: steps(1)
@@ -262,15 +260,14 @@ def answer_arm(job: Job, arm: Arm, steps: Steps) -> ArmCells:
     return ArmCells(planned.variant, planned.target, arm.settings, profile, ids)
 
 
-def _answer(
-    job: Job, cells: Mapping[str, Identity], figures: dict[str, Any] | None, steps: Steps
-) -> None:
+def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, steps: Steps) -> None:
     for name, identity in cells.items():
         task, started = job.test[name], time.perf_counter()
         if is_done(job.folder, identity):
             steps.skip(task.answers_asked)
             continue
-        run_cell(job.folder, identity, job.serving.lm, task, figures, steps)
+        with counted_as(steps, task.answers_asked, task.requests_asked) as count:
+            run_cell(job.folder, identity, job.lm, task, figures, count)
         note(
             "cell done",
             logging.DEBUG,
@@ -301,7 +298,7 @@ def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
         engine_settings=tuple(sorted(serving.settings.items())),
         versions=tuple(sorted(job.identity["versions"].items())),
         batch_tokens=job.plan.batch_tokens,
-        prompt_format=serving.lm.format.name,
+        prompt_format=job.lm.format.name,
         decoding=test.card.decoding,
         task=task,
         task_version=test.version,
@@ -316,7 +313,7 @@ def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
 
 
 @contextmanager
-def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
+def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
     planned = arm.planned
     if arm.profile is None:
@@ -326,7 +323,7 @@ def _equipped(job: Job, arm: Arm) -> Iterator[dict[str, Any] | None]:
         with adapter(_modules(job).model, path):
             yield None
         return
-    figures = run_probes(job, planned, arm.profile).to_dict()
+    figures = run_probes(job, planned, arm.profile)
     _keep_routing(job, planned, arm.profile)
     with job.serving.steer(arm.profile):
         yield figures

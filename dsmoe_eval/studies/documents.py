@@ -16,6 +16,7 @@ from rich.console import Console
 from ..cards import Suite
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
+from ..experts.tokenizer import Tokenizer
 from ..models import load_model, random_weights
 from ..progress import progress_bar
 from ..registry import load_suite
@@ -71,6 +72,7 @@ def route_documents(
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
+    data: Sequence[Path] = (),
 ) -> ComparedRouting:
     """Route a suite's identification text through a model and through random weights.
 
@@ -81,12 +83,13 @@ def route_documents(
         limit: at most so many texts of each task.
         device: a torch device.
         console: where progress is shown.
+        data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
     """
     suite = load_suite(suite_name)
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
     _check_documents(suite, tasks)
     loaded = load_model(name, device)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
@@ -116,7 +119,10 @@ def route_documents(
 
 
 def document_routing(
-    model: Any, tokenizer: Any, tasks: Mapping[str, LoadedTask], advance: Callable[[int], None]
+    model: Any,
+    tokenizer: Tokenizer,
+    tasks: Mapping[str, LoadedTask],
+    advance: Callable[[int], None],
 ) -> DocumentRouting:
     """Route every question, without its answer; a document is a question."""
     documents = encode_documents(tokenizer, domain_texts(tasks))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -283,6 +284,7 @@ def existence_of(
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
+    data: Sequence[Path] = (),
 ) -> ExistenceResult:
     """Test a model on a suite's identification text; see `route_documents` and `existence`.
 
@@ -294,7 +296,7 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console
+        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
     )
     total = (1 + len(routing.random)) * permutations
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:

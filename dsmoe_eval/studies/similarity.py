@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,7 +30,7 @@ class Texts:
     texts: tuple[str, ...]
 
 
-def read_texts(suite_name: str | None, file: Path | None) -> Texts:
+def read_texts(suite_name: str | None, file: Path | None, data: Sequence[Path] = ()) -> Texts:
     """The questions of a suite's identification split, or the lines of a file that are not blank.
 
     Raises:
@@ -39,7 +40,7 @@ def read_texts(suite_name: str | None, file: Path | None) -> Texts:
         raise UserError("give the texts by --suite or by --text, one of the two")
     if suite_name is not None:
         suite = load_suite(suite_name)
-        tasks = load_tasks(suite, suite.identification_tasks, "identification", None)
+        tasks = load_tasks(suite, suite.identification_tasks, "identification", None, data)
         questions = (item.question for task in tasks.values() for item in task.items)
         return Texts(f"suite {suite.name}, split {suite.splits.identification}", tuple(questions))
     assert file is not None  # noqa: S101 - one of the two is given

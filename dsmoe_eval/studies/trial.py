@@ -33,6 +33,7 @@ from ..runs.job import Job
 from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
 from ..steering import ChosenExpert, Intervention, Profile
+from ..tasks.language_model import LanguageModel
 
 Floats = NDArray[np.float64]
 RESAMPLES = 500
@@ -123,25 +124,22 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
         advance(len(job.serving.identity.layers) * job.serving.identity.experts + 1)
         return CausalEffects(domains, np.array(owner), np.load(path)["loss"])
     pairs = [answer for task in tasks for answer in task.answers()]
-    before = gold_log_probabilities(job.serving.lm, pairs)
+    before = gold_log_probabilities(job.lm, pairs)
     advance(1)
     identity = job.serving.identity
     loss = np.zeros((len(identity.layers), identity.experts, len(pairs)))
     for row, layer in enumerate(identity.layers):
         for expert in range(identity.experts):
             with job.serving.steer(_mask(job, layer, expert)):
-                loss[row, expert] = before - gold_log_probabilities(job.serving.lm, pairs)
+                loss[row, expert] = before - gold_log_probabilities(job.lm, pairs)
             advance(1)
     np.savez(path, loss=loss)
     return CausalEffects(domains, np.array(owner), loss)
 
 
-def gold_log_probabilities(lm: Any, pairs: list[tuple[str, str]]) -> Floats:
+def gold_log_probabilities(lm: LanguageModel, pairs: list[tuple[str, str]]) -> Floats:
     """[pairs] log-probability of each continuation given its prompt, in nats."""
-    from lm_eval.api.instance import Instance
-
-    requests = [Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)]
-    return np.array([value for value, _ in lm.loglikelihood(requests)])
+    return np.array([value for value, _ in lm.log_likelihoods(pairs)])
 
 
 def rank_agreements(

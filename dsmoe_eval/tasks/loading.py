@@ -9,13 +9,15 @@ import logging
 import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
 from ..errors import UserError
 from .items import Item, check_options, read_items, share_of
+from .language_model import LanguageModel, LmEvalFilters, LmEvalTask, TaskRequest
 from .local_data import local_data
 
 ANSWER_TOKENS_A_LIMIT = 2
@@ -23,13 +25,50 @@ ANSWER_TOKENS_A_LIMIT = 2
 model that does not think would else take all of its time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedTask:
-    """A task of the suite on one split, ready to be asked."""
+    """A task of the suite on one split, ready to be asked.
+
+    Attributes:
+        card: the suite's.
+        task: lm-eval's, of which `items` are the test documents.
+        items: in their order.
+        chat: in whose chat template questions are put; None: as the task has them.
+    """
 
     card: Task
-    task: Any
+    task: LmEvalTask
     items: tuple[Item, ...]
+    chat: LanguageModel | None = None
+
+    @cached_property
+    def requests(self) -> tuple[TaskRequest, ...]:
+        """lm-eval's requests, those of an item side by side; built once, for every arm."""
+        options: dict[str, object] = {"limit": len(self.items), "rank": 0, "world_size": 1}
+        if self.chat is not None:
+            options |= {
+                "apply_chat_template": True,
+                "chat_template": self.chat.apply_chat_template,
+                "tokenizer_name": self.chat.tokenizer_name,
+            }
+        with quiet_lm_eval():
+            self.task.build_all_requests(**options)
+        return tuple(sorted(self.task.instances, key=lambda one: (one.doc_id, one.idx)))
+
+    @cached_property
+    def filters(self) -> LmEvalFilters:
+        """The task's filters that count.
+
+        Raises:
+            UserError: there are several, and the card names none of them.
+        """
+        named = {filters.name: filters for filters in self.task._filters}
+        name = self.card.filter or (next(iter(named)) if len(named) == 1 else None)
+        if name not in named:
+            raise UserError(
+                f"task {self.card.name!r}: name one of its filters in the suite: {', '.join(named)}"
+            )
+        return named[name]
 
     @property
     def version(self) -> str:
@@ -56,19 +95,19 @@ class LoadedTask:
     @property
     def requests_asked(self) -> int:
         """To an LM, for all answers: one for each option where options are scored."""
-        return len(self.task.instances) * self.card.samples
+        return len(self.requests) * self.card.samples
 
     @property
     def items_hash(self) -> str:
         """One hash over all items, in order."""
         return hashlib.sha256("".join(item.id for item in self.items).encode()).hexdigest()[:16]
 
-    def answers(self, lm: Any = None) -> list[tuple[str, str]]:
+    def answers(self, lm: LanguageModel | None = None) -> list[tuple[str, str]]:
         """(prompt, right continuation) of every item, as the task joins them, or `lm`'s template.
 
         Without examples before the question.
         """
-        if lm is not None and lm.format.chat:
+        if lm is not None and lm.uses_chat_template:
             return [
                 (lm.apply_chat_template([{"role": "user", "content": i.question}]), i.gold)
                 for i in self.items
@@ -78,11 +117,20 @@ class LoadedTask:
 
 
 def load_tasks(
-    suite: Suite, cards: Sequence[Task], part: PartName, limit: int | None
+    suite: Suite,
+    cards: Sequence[Task],
+    part: PartName,
+    limit: int | None,
+    data: Sequence[Path] = (),
 ) -> dict[str, LoadedTask]:
     """Load through lm-eval the items that are a part of a run, of each task that has any in it.
 
-    The data come from the hub, or from a local folder (see `local_data.py`).
+    Args:
+        suite: whose tasks they are.
+        cards: of the tasks.
+        part: of the run.
+        limit: at most so many items of each task.
+        data: folders that hold the data sets (see `local_data.py`); none: they come from the hub.
 
     Raises:
         UserError: a task, its data or a split does not exist or may not be read, a package that a
@@ -93,7 +141,7 @@ def load_tasks(
     if unknown:
         raise UserError(f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}")
     places = {card.name: suite.part(card, part) for card in cards}
-    with quiet_lm_eval(), local_data():
+    with quiet_lm_eval(), local_data(data):
         return {
             card.name: _load(manager, card, place, limit)
             for card in cards
@@ -101,16 +149,26 @@ def load_tasks(
         }
 
 
+class _Manager(Protocol):
+    """lm-eval's `TaskManager`."""
+
+    all_subtasks: Collection[str]
+
+    def load(self, specification: Sequence[object]) -> dict[str, dict[str, LmEvalTask]]:
+        """Make the tasks that are specified."""
+
+
 @functools.cache
-def _manager(folder: Path | None) -> Any:
+def _manager(folder: Path | None) -> _Manager:
     """lm-eval's index of a suite's own tasks, or of the 14,000 that it brings: that takes long."""
     from lm_eval.tasks import TaskManager
 
     include = None if folder is None else str(folder)
-    return TaskManager(include_path=include, include_defaults=folder is None)
+    manager: _Manager = TaskManager(include_path=include, include_defaults=folder is None)
+    return manager
 
 
-def _open(manager: Any, card: Task, split: str) -> tuple[Any, Any]:
+def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Any]:
     """lm-eval's task, its test split being `split`, and the documents in that."""
     group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
     try:
@@ -126,7 +184,7 @@ def _open(manager: Any, card: Task, split: str) -> tuple[Any, Any]:
         raise UserError(_unreadable(card, error)) from error
 
 
-def _load(manager: Any, card: Task, place: str, limit: int | None) -> LoadedTask:
+def _load(manager: _Manager, card: Task, place: str, limit: int | None) -> LoadedTask:
     split, share = read_part(place)
     task, documents = _open(manager, card, split)
     if card.few_shot is not None:
@@ -157,40 +215,29 @@ def most_tokens(limit: int | None) -> int | None:
 
 
 def _with_items(
-    card: Task, task: Any, documents: Any, items: Sequence[Item], chosen: Sequence[int]
+    card: Task, task: LmEvalTask, documents: Any, items: Sequence[Item], chosen: Sequence[int]
 ) -> LoadedTask:
     """Some documents of a task, in a fixed order: shuffling tasks draw anew at every reading."""
     if not chosen:
         raise UserError(f"task {card.name!r}: no item is left in one of its parts")
     kept = documents.select(chosen)
     task.test_docs = lambda: kept
-    task.build_all_requests(limit=len(kept), rank=0, world_size=1)
     return LoadedTask(card, task, tuple(items[index] for index in chosen))
 
 
-def in_format(loaded: LoadedTask, lm: Any) -> LoadedTask:
-    """The task with its requests in the LM's chat template, where it has one to be used."""
-    if lm.format.chat:
-        with quiet_lm_eval():
-            loaded.task.build_all_requests(
-                limit=len(loaded.items),
-                rank=0,
-                world_size=1,
-                apply_chat_template=True,
-                chat_template=lm.apply_chat_template,
-                tokenizer_name=lm.tokenizer_name,
-            )
-    return loaded
+def in_format(loaded: LoadedTask, lm: LanguageModel) -> LoadedTask:
+    """Return the task with its requests in the LM's chat template, where it uses one."""
+    return replace(loaded, chat=lm) if lm.uses_chat_template else loaded
 
 
-def check_room(loaded: LoadedTask, lm: Any) -> None:
+def check_room(loaded: LoadedTask, lm: LanguageModel) -> None:
     """Look whether the longest of the task's texts, as they stand now, fits into the LM's model.
 
     Raises:
         UserError: it does not.
     """
     try:
-        lm.check_room(loaded.task.instances)
+        lm.check_room(loaded.requests)
     except UserError as error:
         raise UserError(f"task {loaded.card.name!r}: {error}") from error
 
@@ -201,7 +248,7 @@ def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
     return _with_items(loaded.card, loaded.task, loaded.task.test_docs(), loaded.items, chosen)
 
 
-def _shuffled_by_content(task: Any) -> Any:
+def _shuffled_by_content(task: LmEvalTask) -> Any:
     """The test documents, each prepared with a seed of its own content.
 
     Tasks that order options by chance do so with Python's one global generator, so that the order

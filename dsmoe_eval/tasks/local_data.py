@@ -1,4 +1,4 @@
-"""Data sets from local folders instead of the hub: `--data DIR`, or the variable `DATA_VARIABLE`.
+"""Data sets from local folders instead of the hub: `--data DIR`.
 
 A hub data set `organisation/name` is looked for in two places: its snapshot in
 `DIR/organisation/name`, and, for those in `LAYOUTS`, the files as their authors published them.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,26 +19,25 @@ from typing import Any
 
 from ..errors import UserError
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 Read = Callable[[Path, str | None], Mapping[str, Rows]]
-DATA_VARIABLE = "DSMOE_EVAL_DATA"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @contextmanager
-def local_data() -> Iterator[None]:
-    """Inside, lm-eval's tasks load their data from the folder that `DATA_VARIABLE` names, if any.
+def local_data(folders: Sequence[Path]) -> Iterator[None]:
+    """Have lm-eval's tasks load their data from folders inside the context, if there are any.
 
     Raises:
-        UserError: there is no such folder; inside, where it does not hold a data set.
+        UserError: there is no such folder; inside, where none of them holds a data set.
     """
-    if not os.environ.get(DATA_VARIABLE):
+    if not folders:
         yield
         return
     import datasets
     import lm_eval.api.task as module
 
-    folders = [Path(one) for one in os.environ[DATA_VARIABLE].split(os.pathsep)]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--data {folder}: no such folder")
@@ -145,7 +143,7 @@ def _science(file: str, config: str, question: str) -> Read:
         rows = [one(row) for row in _json_lines(folder / "mcqa" / file)]
         return {"train": [], "validation": [], "test": rows}
 
-    def one(row: dict[str, Any]) -> dict[str, Any]:
+    def one(row: Row) -> Row:
         labels = list(LETTERS[: len(row["choices"])])
         return {
             question: row["query"].removeprefix("Question: "),

@@ -2,132 +2,240 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, SupportsFloat, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cards import Task
 from ..errors import UserError
+from .language_model import (
+    Advance,
+    Completion,
+    GenerationSettings,
+    LanguageModel,
+    LogLikelihood,
+    TaskRequest,
+    unwatched,
+)
 from .loading import LoadedTask
 
 INVALID = "[invalid]"
 """What lm-eval's filters give where they find no answer."""
+Answer = TypeVar("Answer", Completion, LogLikelihood)
+Answers = Sequence[Sequence[Completion | LogLikelihood]]
+"""Of each of a task's requests, in their order, one for each sample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One answer to an item.
+class Verdict:
+    """What a task says of one answer to an item.
 
     Attributes:
         results: what the task's filter left of the response to each of the item's requests: one
             text, or (log-likelihood, is greedy) of each option.
         score: the task's metric, 0 or 1.
-        text: as generated; None where options were scored.
-        tokens: generated, thinking included; 0 where options were scored.
-        truncated: whether its limit ended it.
         invalid: whether no answer was found in it, by the task's filter or its card's `valid`.
     """
 
     results: tuple[Any, ...]
     score: float
-    text: str | None = None
-    tokens: int = 0
-    truncated: bool = False
     invalid: bool = False
 
 
-def score_tasks(lm: Any, tasks: Sequence[LoadedTask]) -> dict[str, NDArray[np.float64]]:
-    """Item scores, by lm-eval's own metrics, all tasks in common batches; means over samples.
+@dataclass(frozen=True, slots=True)
+class Judged(Verdict):
+    """One answer to an item, and what it took.
 
-    The lean path for tuning, where the same questions are asked many times; `cells.py` has
-    lm-eval run the test split itself. Both give the same scores.
+    Attributes:
+        text: as generated; None where options were scored.
+        tokens: generated, thinking included; 0 where options were scored.
+        truncated: whether its limit ended it.
     """
-    requests: dict[str, list[Any]] = {}
+
+    text: str | None = None
+    tokens: int = 0
+    truncated: bool = False
+
+
+@dataclass(slots=True)
+class _Responded:
+    """A request with one response, as lm-eval's filters read it and write into it."""
+
+    doc: Mapping[str, object]
+    resps: list[str | LogLikelihood]
+    filtered_resps: dict[str, object] = field(default_factory=dict)
+
+
+def score_tasks(
+    lm: LanguageModel,
+    tasks: Sequence[LoadedTask],
+    remembered: Path | None = None,
+    advance: Advance = unwatched,
+) -> dict[str, NDArray[np.float64]]:
+    """Score items by lm-eval's own metrics, all tasks in common batches; means over samples.
+
+    Args:
+        lm: steered, adapted or plain.
+        tasks: whose requests are asked.
+        remembered: as in `LanguageModel.complete`.
+        advance: called with the number of requests just answered.
+
+    Returns:
+        Task name -> [items].
+    """
+    answers = answer_tasks(lm, tasks, remembered, advance)
+    return {
+        task.card.name: item_scores(judge(task, given))
+        for task, given in zip(tasks, answers, strict=True)
+    }
+
+
+def answer_tasks(
+    lm: LanguageModel,
+    tasks: Sequence[LoadedTask],
+    remembered: Path | None = None,
+    advance: Advance = unwatched,
+) -> list[Answers]:
+    """Have an LM answer the requests of tasks, as often as their cards say; see `score_tasks`.
+
+    Raises:
+        UserError: a task asks for something else than scored options or generated answers.
+    """
+    generated: list[tuple[str, GenerationSettings]] = []
+    scored: list[tuple[str, str]] = []
     for task in tasks:
-        for request in task.task.instances:
-            request.resps, request.filtered_resps = [], {}
-            requests.setdefault(request.request_type, []).extend([request] * task.card.samples)
-    for kind, members in requests.items():
-        for request, answer in zip(members, getattr(lm, kind)(members), strict=True):
-            request.resps.append(answer)
-    return {task.card.name: item_scores(judge(task)) for task in tasks}
+        if _generates(task):
+            generated += _repeated(task)
+        else:
+            scored += _repeated(task)
+    completions = iter(lm.complete(generated, remembered, advance) if generated else ())
+    likelihoods = iter(lm.log_likelihoods(scored, advance) if scored else ())
+    return [
+        _take(task, completions) if _generates(task) else _take(task, likelihoods) for task in tasks
+    ]
+
+
+def _repeated(task: LoadedTask) -> list[Any]:
+    """What lm-eval has put into the requests, once for each sample."""
+    return [request.args for request in task.requests for _ in range(task.card.samples)]
+
+
+def _take(task: LoadedTask, answers: Iterator[Answer]) -> list[list[Answer]]:
+    return [[next(answers) for _ in range(task.card.samples)] for _ in task.requests]
+
+
+def _generates(task: LoadedTask) -> bool:
+    kinds = {request.request_type for request in task.requests}
+    if kinds <= {"generate_until"}:
+        return True
+    if kinds == {"loglikelihood"}:
+        return False
+    raise UserError(
+        f"task {task.card.name!r} asks for {', '.join(sorted(kinds))}; a suite's tasks score "
+        "options or generate answers"
+    )
 
 
 def item_scores(judged: Sequence[Sequence[Judged]]) -> NDArray[np.float64]:
-    """Of each item the mean over its samples."""
-    return np.array([np.mean([one.score for one in samples]) for samples in judged], dtype=float)
+    """Return the mean over each item's samples, [items]."""
+    scores = np.array([[one.score for one in samples] for samples in judged])
+    mean: NDArray[np.float64] = scores.mean(axis=1)
+    return mean
 
 
-def judge(task: LoadedTask) -> list[tuple[Judged, ...]]:
-    """Judge the responses that the task's requests hold: of each item, every sample.
+def judge(task: LoadedTask, answers: Answers) -> list[tuple[Judged, ...]]:
+    """Judge the answers to a task's requests: of each item, every sample.
 
     Raises:
         UserError: an item was not answered as often as its task's card says, or the metric is not 0
             or 1.
     """
-    requests = sorted(task.task.instances, key=lambda request: (request.doc_id, request.idx))
-    if {len(request.resps) for request in requests} != {task.card.samples}:
+    if {len(given) for given in answers} != {task.card.samples}:
         raise UserError(f"task {task.card.name!r}: not every item has {task.card.samples} answers")
-    rounds = [_judge_once(task, requests, sample) for sample in range(task.card.samples)]
+    rounds = [
+        _judge_once(task, [given[sample] for given in answers])
+        for sample in range(task.card.samples)
+    ]
     return list(zip(*rounds, strict=True))
 
 
-def judge_response(task: LoadedTask, request: Any, response: str) -> Judged:
-    """Judge one response to an item that is one request."""
-    own = copy.copy(request)
-    own.resps = [response]
-    (judged,) = _judge_once(task, [own], 0)
-    return judged
+def judge_response(task: LoadedTask, request: TaskRequest, response: str) -> Verdict:
+    """Judge one generated text that answers an item of one request."""
+    (verdict,) = _verdicts(task, [request], [response])
+    return verdict
 
 
-def _judge_once(task: LoadedTask, requests: Sequence[Any], sample: int) -> list[Judged]:
-    own = [copy.copy(request) for request in requests]
-    for copied, request in zip(own, requests, strict=True):
-        copied.resps, copied.filtered_resps = [request.resps[sample]], {}
-    ensembles = task.task._filters
-    for ensemble in ensembles:
-        if ensemble.name == (task.card.filter or ensembles[0].name):
-            ensemble.apply(own)
-    by_document: dict[int, list[Any]] = {}
-    for request in own:
-        by_document.setdefault(request.doc_id, []).append(request)
-    return [_judged(task, members) for members in by_document.values()]
+def _judge_once(task: LoadedTask, answers: Sequence[Completion | LogLikelihood]) -> list[Judged]:
+    """Judge one answer to each of the task's requests."""
+    responses = [one if isinstance(one, tuple) else one.text for one in answers]
+    verdicts = _verdicts(task, task.requests, responses)
+    firsts = (answers[start] for start in _items(task.requests))
+    return [_judged(verdict, first) for verdict, first in zip(verdicts, firsts, strict=True)]
 
 
-def _judged(task: LoadedTask, requests: Sequence[Any]) -> Judged:
-    results = [next(iter(request.filtered_resps.values())) for request in requests]
-    score = task.task.process_results(requests[0].doc, results)[task.card.metric]
-    score = as_binary(score, task.card)
-    if task.task.OUTPUT_TYPE != "generate_until":
-        return Judged(tuple(results), score)
-    (response,) = requests[0].resps
+def _judged(verdict: Verdict, answer: Completion | LogLikelihood) -> Judged:
+    if isinstance(answer, tuple):
+        return Judged(verdict.results, verdict.score)
     return Judged(
-        results=tuple(results),
-        score=score,
-        text=str(response),
-        tokens=getattr(response, "tokens", 0),
-        truncated=getattr(response, "truncated", False),
-        invalid=_is_invalid(task.card, str(response), results[0]),
+        verdict.results,
+        verdict.score,
+        verdict.invalid,
+        answer.text,
+        answer.tokens,
+        answer.truncated,
     )
 
 
-def _is_invalid(card: Task, text: str, found: Any) -> bool:
+def _verdicts(
+    task: LoadedTask, requests: Sequence[TaskRequest], responses: Sequence[str | LogLikelihood]
+) -> list[Verdict]:
+    """Judge the items of requests that have one response each; those of an item are neighbours."""
+    responded = [
+        _Responded(request.doc, [response])
+        for request, response in zip(requests, responses, strict=True)
+    ]
+    filters = task.filters
+    filters.apply(responded)
+    left = [one.filtered_resps[filters.name] for one in responded]
+    bounds = _items(requests)
+    return [
+        _verdict(task, requests[start].doc, left[start:end], responses[start])
+        for start, end in zip(bounds, [*bounds[1:], len(requests)], strict=True)
+    ]
+
+
+def _items(requests: Sequence[TaskRequest]) -> list[int]:
+    """Return where each item's requests begin."""
+    owners = [request.doc_id for request in requests]
+    return [place for place, owner in enumerate(owners) if not place or owner != owners[place - 1]]
+
+
+def _verdict(
+    task: LoadedTask, document: Mapping[str, object], results: list[Any], response: object
+) -> Verdict:
+    score = as_binary(task.task.process_results(document, results)[task.card.metric], task.card)
+    invalid = isinstance(response, str) and _is_invalid(task.card, response, results[0])
+    return Verdict(tuple(results), score, invalid)
+
+
+def _is_invalid(card: Task, text: str, found: object) -> bool:
     if not text.strip() or found == INVALID or not str(found).strip():
         return True
     return card.valid is not None and re.search(card.valid, text) is None
 
 
-def as_binary(score: Any, card: Task) -> float:
-    """A score as 0.0 or 1.0.
+def as_binary(score: SupportsFloat, card: Task) -> float:
+    """Return a score as 0.0 or 1.0.
 
     Raises:
         UserError: the metric gives anything else.
     """
-    if float(score) not in (0.0, 1.0):
+    value = float(score)
+    if value not in (0.0, 1.0):
         raise UserError(f"task {card.name!r}: metric {card.metric!r} is not 0 or 1 on every item")
-    return float(score)
+    return value

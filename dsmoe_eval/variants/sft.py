@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..cards import Sft
 from ..errors import UserError
+from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
 
 _IGNORED = -100
@@ -19,7 +20,7 @@ _IGNORED = -100
 
 def train_adapter(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     settings: Sft,
     seed: int,
@@ -116,7 +117,7 @@ def _expert_parameters(model: nn.Module) -> list[str]:
     return sorted(names)
 
 
-def _encode(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+def _encode(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
     """(tokens of prompt, answer and end of text; length of the prompt)."""
     rows = []
     for prompt, answer in pairs:

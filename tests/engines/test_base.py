@@ -13,6 +13,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import expert_usage
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
+from dsmoe_eval.models.prompt_format import PromptFormat
 from dsmoe_eval.steering import Intervention, find_routers, steer
 
 TEXTS = ["What is the sign of the root?", "In law, the keeper of the charge is"]
@@ -28,8 +29,10 @@ def test_a_model_in_transformers(loaded):
     assert serving.identity == loaded.identity
     assert (serving.dtype, serving.device) == ("float32", "cpu")
     assert serving.parameters == sum(parameter.numel() for parameter in loaded.model.parameters())
-    assert serving.lm is serving.lm
-    assert serving.lm.batch_tokens == 64
+    lm = serving.language_model(PromptFormat(chat=True), 3)
+    assert (lm.batch_tokens, lm.seed, lm.format.chat, lm.uses_chat_template) == (64, 3, True, True)
+    with pytest.raises(AttributeError):
+        lm.seed = 4
     assert serving.reader().model is loaded.model
     serving.close()
 

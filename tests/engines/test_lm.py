@@ -1,6 +1,5 @@
 """What the LMs share, on an engine that only notes what it is asked."""
 
-import copy
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,8 @@ from dsmoe_eval.engines import lm as lm_module
 from dsmoe_eval.engines.lm import EngineLM
 from dsmoe_eval.engines.requests import Answer
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.models.prompt_format import PromptFormat
+from dsmoe_eval.models.prompt_format import PLAIN, PromptFormat
+from dsmoe_eval.tasks.language_model import Completion, unwatched
 
 
 class Letters:
@@ -32,12 +32,15 @@ class Letters:
 class Noting(EngineLM):
     """Scores by what it was asked, continues a prompt by itself, twice."""
 
-    def __init__(self):
-        super().__init__(Letters(), SimpleNamespace(fingerprint="f" * 64, name="noting"))
+    def __init__(self, *settings):
+        identity = SimpleNamespace(fingerprint="f" * 64, name="noting")
+        super().__init__(Letters(), identity, *settings)
         self.asked = []
 
-    def _score(self, pairs):
+    def _score(self, arranged, advance=unwatched):
+        pairs = arranged.pairs
         self.asked.append(pairs)
+        advance(len(pairs))
         return [(-float(len(context)), len(continuation) == 1) for context, continuation in pairs]
 
     def _answer(self, requests):
@@ -60,6 +63,15 @@ def test_pairs_are_scored_in_one_call_and_in_order():
     assert lm.tokenizer_name == "f" * 64
 
 
+def test_texts_asked_again_are_neither_encoded_nor_arranged_again(monkeypatch):
+    lm, texts, told = Noting(), [("ab", "c"), ("abc", "de")], []
+    first = lm.log_likelihoods(texts, told.append)
+    monkeypatch.setattr(lm, "tok_encode", None)
+    assert lm.log_likelihoods(list(texts), told.append) == first
+    assert lm.asked[0] is lm.asked[1]
+    assert told == [2, 2]
+
+
 def test_a_text_does_not_get_its_first_token_twice(monkeypatch):
     seen = []
     monkeypatch.setattr(Letters, "bos_token", "<s>")
@@ -80,20 +92,19 @@ def test_an_answer_without_tokens_is_refused():
 
 def test_texts_are_cut_before_their_stop_and_tell_what_they_took():
     lm = Noting()
-    texts = lm.generate_until(
-        requests(
-            "generate_until",
-            ("abc", {"until": ["."], "max_gen_toks": 9}),
-            ("abc", {"until": "", "max_new_tokens": 5}),
-            ("xyz", {"until": ["zz", "y"], "temperature": 0.0}),
-        )
-    )
-    assert texts == ["abc", "abc.a", "x"]
-    assert [text.tokens for text in texts] == [7, 5, 7]
-    assert [text.truncated for text in texts] == [False, True, False]
+    prompts = [
+        ("abc", {"until": ["."], "max_gen_toks": 9}),
+        ("abc", {"until": "", "max_new_tokens": 5}),
+        ("xyz", {"until": ["zz", "y"], "temperature": 0.0}),
+    ]
+    told = []
+    assert lm.complete(prompts, advance=told.append) == [
+        Completion("abc", 7, False), Completion("abc.a", 5, True), Completion("x", 7, False),
+    ]  # fmt: skip
+    assert sum(told) == 3
     assert [request.limit for request in lm.asked] == [9, 5, lm_module.MAX_NEW_TOKENS]
     assert [request.sampling for request in lm.asked] == [None] * 3
-    assert copy.deepcopy(texts[1]).truncated
+    assert lm.generate_until(requests("generate_until", *prompts)) == ["abc", "abc.a", "x"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +127,7 @@ def test_each_repeat_draws_anew_and_every_call_the_same():
     settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
     seeds = []
     for seed in (0, 0, 1):
-        lm = Noting()
-        lm.seed = seed
+        lm = Noting(PLAIN, seed)
         lm.generate_until(requests("generate_until", *[(p, settings) for p in ("ab", "b", "ab")]))
         assert {request.sampling.top_p for request in lm.asked} == {0.9}
         seeds.append([request.sampling.seed for request in lm.asked])
@@ -126,31 +136,27 @@ def test_each_repeat_draws_anew_and_every_call_the_same():
 
 
 def test_an_answer_is_what_follows_the_thinking():
-    lm = Noting()
-    lm.format = PromptFormat(think_end=(26,), answer_tokens=50)
-    asked = requests("generate_until", ("abc", {"until": ["c"], "max_gen_toks": 2}))
-    assert lm.generate_until(asked) == ["ab"]
+    lm = Noting(PromptFormat(think_end=(26,), answer_tokens=50))
+    asked = [("abc", {"until": ["c"], "max_gen_toks": 2})]
+    assert [one.text for one in lm.complete(asked)] == ["ab"]
     assert (lm.asked[0].limit, lm.asked[0].after) == (50, (26,))
     lm.max_length = 5
-    (text,) = lm.generate_until(asked)
+    (answer,) = lm.complete(asked)
     assert lm.asked[1].limit == 2  # what there are positions for
-    assert text == ""
-    assert text.truncated
+    assert answer.text == ""
+    assert answer.truncated
 
 
 def test_answers_are_remembered_and_a_torn_line_is_asked_again(tmp_path):
     path = tmp_path / "some" / "answers.jsonl"
-    asked = requests("generate_until", *[(p, {"max_gen_toks": 9}) for p in ("ab", "b", "ab")])
+    asked = [(p, {"max_gen_toks": 9}) for p in ("ab", "b", "ab")]
     first, again, other = Noting(), Noting(), Noting()
-    with first.remembering(path):
-        texts = first.generate_until(asked)
+    answers = first.complete(asked, path)
     path.write_bytes(path.read_bytes()[:-4])
-    with again.remembering(path):
-        assert again.generate_until(asked) == texts
-        assert again.generate_until(asked) == texts
+    assert again.complete(asked, path) == answers
+    assert again.complete(asked, path) == answers
     assert (len(first.asked), len(again.asked)) == (3, 0)  # "ab" was there twice
-    with other.remembering(path):
-        other.generate_until(requests("generate_until", ("ab", {"max_gen_toks": 8})))
+    other.complete([("ab", {"max_gen_toks": 8})], path)
     assert len(other.asked) == 1
 
 

@@ -44,7 +44,6 @@ def test_questions_stand_in_the_template_or_none(plan, chatting, tmp_path, monke
         return encode(lm, text, *rest, **options)
 
     monkeypatch.setattr(EngineLM, "tok_encode", noting)
-    monkeypatch.setattr(EngineLM, "check_room", lambda *_: None)  # of questions not yet in it
     settings = {"limit": 3, "device": "cpu", "model": chatting, "console": Console(quiet=True)}
     folder = run(str(plan), tmp_path / "run", **settings)
     questions = [text for text in encoded if "?" in text]

@@ -15,7 +15,6 @@ from dsmoe_eval.results.cells import read_samples
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import run
 from dsmoe_eval.tasks.loading import load_tasks
-from dsmoe_eval.tasks.local_data import DATA_VARIABLE
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [
@@ -87,9 +86,9 @@ def plan(tmp_path_factory):
     return str(path)
 
 
-def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, tmp_path, monkeypatch):
-    monkeypatch.setenv(DATA_VARIABLE, f"{SHARED}:{gpqa}")
-    settings = {"limit": 2, "device": "cpu", "model": model, "console": QUIET}
+def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, tmp_path):
+    data = [SHARED, Path(gpqa)]
+    settings = {"data": data, "limit": 2, "device": "cpu", "model": model, "console": QUIET}
     first = run(plan, tmp_path / "run", **settings)
     result = json.loads(first.comparisons.read_text())
     arm = next(arm for arm in result["arms"] if arm["variant"] == "contrast")
@@ -127,8 +126,7 @@ tasks:
 """
 
 
-def test_every_kind_of_task_runs_on_local_files(model, tmp_path, monkeypatch):
-    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
+def test_every_kind_of_task_runs_on_local_files(model, tmp_path):
     (tmp_path / "kinds.yaml").write_text(KINDS)
     content = {
         "name": "kinds", "description": "kinds", "models": ["lab-poly"], "suite": "kinds.yaml",
@@ -137,7 +135,7 @@ def test_every_kind_of_task_runs_on_local_files(model, tmp_path, monkeypatch):
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     plan = str(tmp_path / "plan.yaml")
-    settings = {"limit": 2, "device": "cpu", "model": model, "console": QUIET}
+    settings = {"limit": 2, "device": "cpu", "model": model, "data": [SHARED], "console": QUIET}
     done = run(plan, tmp_path / "run", **settings)
     result = json.loads(done.comparisons.read_text())
     assert len(result["base"]) == 7
@@ -145,13 +143,12 @@ def test_every_kind_of_task_runs_on_local_files(model, tmp_path, monkeypatch):
     assert all(a["equal_to_base"] for a in result["arms"] if a["variant"] == "sham")
 
 
-def test_every_item_of_the_local_suites_shows_its_options(monkeypatch):
+def test_every_item_of_the_local_suites_shows_its_options():
     """A question may mention the words of an option; no item may be refused for that."""
-    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
     suite = load_suite("retention")
     tasks = [task for task in suite.tasks if task.name in {"arc_challenge", "openbookqa"}]
     for part in ("identification", "tuning", "test"):
-        loaded = load_tasks(suite, tasks, part, None)
+        loaded = load_tasks(suite, tasks, part, None, [SHARED])
         assert {name: len(one.items) > 20 for name, one in loaded.items()} == {
             "arc_challenge": True, "openbookqa": True,
         }  # fmt: skip

@@ -85,10 +85,11 @@ def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
 
 
 def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
-    asked = []
+    asked, told = [], []
+    lm = SimpleNamespace(check_room=lambda _: None)
     serving = SimpleNamespace(
         tokenizer=SimpleNamespace(chat_template=None),
-        lm=SimpleNamespace(format=None, seed=None, check_room=lambda _: None),
+        language_model=lambda *settings: told.append(settings) or lm,
     )
 
     def load(*arguments, **options):
@@ -103,7 +104,8 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     job.prepare(path, tmp_path / "run", RunOptions(limit=2))
     options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
     assert asked == [(("lab-poly", "vllm", None), options)]
-    assert (serving.lm.seed, serving.lm.format.name) == (3, "plain")
+    ((wanted, seed),) = told
+    assert (seed, wanted.name) == (3, "plain")
 
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_shares_of_a_split_are_disjoint_whole_and_by_question():
     assert sorted(found) == sorted(item.id for item in whole.items)
     assert len(parts[0].items) < len(parts[1].items) < len(parts[2].items)
     for part in parts:
-        assert len(part.task.instances) == sum(len(item.options) for item in part.items)
+        assert len(part.requests) == sum(len(item.options) for item in part.items)
     few = load_tasks(SUITE, [card], "test", 3)[task.name]
     assert few.items == parts[2].items[:3]
 
@@ -100,7 +100,7 @@ def test_items_are_left_out_by_id():
     second = task.items[1].id
     left = without(task, {second})
     assert [item.id for item in left.items] == [i.id for i in task.items if i.id != second]
-    assert len(left.task.instances) == sum(len(item.options) for item in left.items)
+    assert len(left.requests) == sum(len(item.options) for item in left.items)
     with pytest.raises(UserError, match="no item is left"):
         without(left, {item.id for item in left.items})
 
@@ -165,8 +165,8 @@ def drawn(**settings):
 def test_a_task_is_asked_as_often_and_as_hot_as_its_card_says():
     card = drawn(samples=3, top_p=0.9)
     task = load_tasks(SUITE, [card], "test", 2)[card.name]
-    assert {request.repeats for request in task.task.instances} == {3}
-    settings = task.task.instances[0].args[1]
+    assert {request.repeats for request in task.requests} == {3}
+    settings = task.requests[0].args[1]
     assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
     assert settings["max_gen_toks"] == task.answer_tokens <= most_tokens(2)
     assert card.decoding == "3 samples at temperature 0.6, top-p 0.9"
@@ -178,14 +178,12 @@ def test_requests_stand_in_the_template_and_items_stay_what_they_are():
     def template(messages, **_):
         return "".join(f"[{m['role']}] {m['content']}" for m in messages) + " [you]"
 
-    lm = SimpleNamespace(
-        format=SimpleNamespace(chat=True), apply_chat_template=template, tokenizer_name="t"
-    )
+    lm = SimpleNamespace(uses_chat_template=True, apply_chat_template=template, tokenizer_name="t")
     task = load_tasks(SUITE, [SUITE.task("lab_arithmetic")], "test", 2)["lab_arithmetic"]
     before = task.items_hash
-    for item, request in zip(task.items, in_format(task, lm).task.instances, strict=True):
+    for item, request in zip(task.items, in_format(task, lm).requests, strict=True):
         assert request.args[0] == f"[user] {item.question} [you]"
     assert task.items_hash == before
     assert task.answers(lm)[0] == (f"[user] {task.items[0].question} [you]", task.items[0].gold)
-    lm.format.chat = False
+    lm.uses_chat_template = False
     assert task.answers(lm)[0][0] == task.items[0].question

@@ -9,7 +9,7 @@ import pytest
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.tasks.loading import load_tasks
-from dsmoe_eval.tasks.local_data import DATA_VARIABLE, local_data, local_dataset
+from dsmoe_eval.tasks.local_data import local_data, local_dataset
 
 from .made_up import write_snapshots
 
@@ -34,13 +34,12 @@ def test_several_folders_are_gone_through(tmp_path):
     assert len(local_dataset(folders, "HuggingFaceH4/MATH-500", None)["test"]) == 1
 
 
-def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match=r"no data set 'a/b'; put its snapshot into .*/a/b"):
         local_dataset([tmp_path], "a/b", None)
     with pytest.raises(UserError, match=r"'TIGER-Lab/MMLU-Pro': no .*test.parquet"):
         local_dataset([tmp_path], "TIGER-Lab/MMLU-Pro", None)
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "no"))
-    with pytest.raises(UserError, match="no such folder"), local_data():
+    with pytest.raises(UserError, match="no such folder"), local_data([tmp_path / "no"]):
         pass
 
 
@@ -74,17 +73,18 @@ def test_published_files_are_whole(path, name, sizes):
 
 @needs_data
 @pytest.mark.slow
-def test_the_paper_s_questions_come_with_their_prompts(monkeypatch):
-    monkeypatch.setenv(DATA_VARIABLE, str(SHARED))
+def test_the_paper_s_questions_come_with_their_prompts():
     suite = load_suite("paper")
     cards = [task for task in suite.tasks if not task.gated]
-    parts = {p: load_tasks(suite, cards, p, 8) for p in ("identification", "tuning", "test")}
+    parts = {
+        p: load_tasks(suite, cards, p, 8, [SHARED]) for p in ("identification", "tuning", "test")
+    }
     assert set(parts["test"]) == {task.name for task in cards}
     assert set(parts["tuning"]) == {f"mmlu_pro_{d}" for d in suite.targets}
     for name in parts["tuning"]:
         ids = [{item.id for item in part[name].items} for part in parts.values() if name in part]
         assert len(set.union(*ids)) == sum(map(len, ids)) == 24
-    prompt = parts["test"]["mmlu_pro_math"].task.instances[0].args[0]
+    prompt = parts["test"]["mmlu_pro_math"].requests[0].args[0]
     assert prompt.count("Answer: Let's think step by step.") == 6  # five examples and the question
     aime = parts["test"]["aime25"].items[0]
     assert aime.gold == "70"
@@ -93,13 +93,13 @@ def test_the_paper_s_questions_come_with_their_prompts(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["retention", "medicine", "multilingual"])
-def test_what_nobody_here_has_loads_in_its_published_columns(name, tmp_path, monkeypatch):
+def test_what_nobody_here_has_loads_in_its_published_columns(name, tmp_path):
     """Made-up rows: every task of these suites whose data were never seen, in every part."""
-    monkeypatch.setenv(DATA_VARIABLE, str(write_snapshots(tmp_path)))
+    data = [write_snapshots(tmp_path)]
     suite = load_suite(name)
     cards = [card for card in suite.tasks if (tmp_path / card.data).is_dir()]
     assert len(cards) >= 3
-    parts = {part: load_tasks(suite, cards, part, None) for part in PARTS}
+    parts = {part: load_tasks(suite, cards, part, None, data) for part in PARTS}
     assert set(parts["test"]) == {card.name for card in cards}
     for tasks in parts.values():
         for task in tasks.values():

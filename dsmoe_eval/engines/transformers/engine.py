@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...experts import Document, Observations, encode_batch, expert_usage, observe
+from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, Reader
+from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, ProbeReport, Profile, probe, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..lm import EngineLM
@@ -35,7 +35,7 @@ class TransformersServing:
         return self.loaded.identity
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """Of the model."""
         return self.loaded.tokenizer
 
@@ -69,10 +69,9 @@ class TransformersServing:
         """How many the model has."""
         return sum(parameter.numel() for parameter in self.loaded.model.parameters())
 
-    @cached_property
-    def lm(self) -> EngineLM:
-        """The model for lm-eval."""
-        return TransformersLM(self.loaded, self.batch_tokens)
+    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+        """Return the model as lm-eval asks it."""
+        return TransformersLM(self.loaded, self.batch_tokens, prompt_format, seed)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer inside the context."""

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 
+from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
 from ..requests import Answer, Request, Sampling, ScoredToken
 
@@ -190,7 +191,9 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
     the beginning of what it decodes may find in a tail what is not in the text.
     """
 
-    def __init__(self, requests: Sequence[Request], tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(
+        self, requests: Sequence[Request], tokenizer: Tokenizer, ends: frozenset[int]
+    ) -> None:
         self._requests, self._tokenizer, self._ends = requests, tokenizer, ends
         self._tokens: list[list[int]] = [[] for _ in requests]
         self._starts = [None if request.after else 0 for request in requests]

@@ -22,11 +22,13 @@ from transformers.cache_utils import DynamicCache
 
 from ...errors import EvalWarning
 from ...models.loading import LoadedModel
-from ..lm import EngineLM, Tokens
+from ...models.prompt_format import PLAIN, PromptFormat
+from ...tasks.language_model import Advance, LogLikelihood, unwatched
+from ..lm import Arranged, EngineLM, Pair, Tokens
 from ..requests import Answer, Request
 from .generate import gaps, generate, positions
 from .memory import in_halves
-from .prefix_tree import plan_groups, plan_headers
+from .prefix_tree import Group, plan_groups, plan_headers
 from .shared_prefix_forward import Scores, grown_from, make_cache, refusal, score_rows
 
 CPU_TOKENS = 2048
@@ -37,7 +39,6 @@ _COMPARED = 4
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-6
 _ROUNDINGS, _SPREADS = 8, 4
 
-Pair = tuple[Tokens, Tokens]
 Item = TypeVar("Item", bound=Sized)
 Result = TypeVar("Result")
 
@@ -81,6 +82,22 @@ class _Asked:
         return -len(self), self.request.prompt
 
 
+@dataclass(frozen=True, eq=False)
+class _Planned(Arranged):
+    """Pairs with the groups in which what they share is computed once.
+
+    Attributes:
+        room: most tokens in a row of theirs.
+    """
+
+    room: int
+
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        """Planned at first use, which a model that cannot share never comes to."""
+        return plan_groups(self.pairs, self.room)
+
+
 class TransformersLM(EngineLM):
     """lm-eval's LM over a loaded model.
 
@@ -89,8 +106,14 @@ class TransformersLM(EngineLM):
         shares: whether beginnings that texts share are computed once.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
-        super().__init__(loaded.tokenizer, loaded.identity)
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batch_tokens: int,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(loaded.tokenizer, loaded.identity, prompt_format, seed)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
         self.max_length = positions(loaded)
@@ -100,12 +123,16 @@ class TransformersLM(EngineLM):
         self._trusted: set[tuple[bool, bool]] = set()
         self._continues: bool | None = None
 
-    @torch.no_grad()
-    def _score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+    def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
         self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
-        if self.shares:
+        return _Planned(pairs, self._room)
+
+    @torch.no_grad()
+    def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
+        pairs = arranged.pairs
+        if self.shares and isinstance(arranged, _Planned):
             try:
-                return self._score_shared(pairs)
+                return self._score_shared(pairs, arranged.groups, advance)
             except _UNSHARED as reason:
                 self.shares = False
                 warnings.warn(
@@ -115,13 +142,15 @@ class TransformersLM(EngineLM):
                     EvalWarning,
                     stacklevel=3,
                 )
-        return self._score_whole(pairs, self._answered)
+        return self._score_whole(pairs, advance)
 
-    def _score_shared(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+    def _score_shared(
+        self, pairs: Sequence[Pair], groups: Sequence[Group], advance: Advance
+    ) -> list[LogLikelihood]:
         model = self.loaded.model
         totals = torch.zeros(len(pairs), dtype=torch.float64)
         greedy = torch.zeros(len(pairs), dtype=torch.bool)
-        for group in plan_groups(pairs, self._room):
+        for group in groups:
             ((_, cache),) = self._halving([group.header], lambda one: make_cache(model, one[0]))
             work = functools.partial(score_rows, model, cache=cache)
             for batch in self._batches(group.rows):
@@ -130,7 +159,7 @@ class TransformersLM(EngineLM):
                     if kind not in self._trusted:
                         self._compare(pairs, scores)
                         self._trusted.add(kind)
-                    self._answered(len(scores.requests))
+                    advance(len(scores.requests))
                     totals[scores.requests] = scores.totals
                     greedy[scores.requests] = scores.greedy
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
@@ -164,8 +193,8 @@ class TransformersLM(EngineLM):
             )
 
     def _score_whole(
-        self, pairs: Sequence[Pair], advance: Callable[[int], object] = lambda _count: None
-    ) -> list[tuple[float, bool]]:
+        self, pairs: Sequence[Pair], advance: Advance = unwatched
+    ) -> list[LogLikelihood]:
         totals = torch.zeros(len(pairs))
         greedy = torch.ones(len(pairs), dtype=torch.bool)
         forwards = sorted(_plan_forwards(pairs), key=_longest)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from ..lm import EngineLM, Tokens
+from ...experts.tokenizer import Tokenizer
+from ...models.prompt_format import PLAIN, PromptFormat
+from ...tasks.language_model import Advance, LogLikelihood, unwatched
+from ..lm import Arranged, EngineLM, Pair
 from ..requests import Answer, Request
 from .engine import VllmEngine
 
@@ -16,19 +18,29 @@ REQUESTS_AT_ONCE = 1024
 class VllmLM(EngineLM):
     """lm-eval's LM over a running engine; steer it around the calls."""
 
-    def __init__(self, engine: VllmEngine, tokenizer: Any) -> None:
-        super().__init__(tokenizer, engine.identity)
+    def __init__(
+        self,
+        engine: VllmEngine,
+        tokenizer: Tokenizer,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, engine.identity, prompt_format, seed)
         self.engine = engine
         # vLLM adds a token to all that it scores, and a text is scored with its last token in it.
         self.max_length = engine.max_length - 2
 
-    def _score(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+    def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
         self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
+        return Arranged(pairs)
+
+    def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
+        pairs = arranged.pairs
         sequences = [(*context, *continuation) for context, continuation in pairs]
         unique = list(dict.fromkeys(sequences))
         self.forward_tokens += sum(map(len, unique))
         scores = dict(zip(unique, self.engine.score(unique), strict=True))
-        self._answered(len(pairs))
+        advance(len(pairs))
         answers = []
         for sequence, (_, continuation) in zip(sequences, pairs, strict=True):
             values, ranks = (part[-len(continuation) :] for part in scores[sequence])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...experts import Document, Observations, Shape, encode_documents, observe_routed
+from ...experts.tokenizer import Tokenizer
 from ...models.loading import Reader, count_parameters
+from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, Profile
 from ..base import Advance, Settings, pass_identity
 from .engine import VllmEngine, VllmProbeReport
@@ -32,7 +33,7 @@ class VllmServing:
     """A running engine; it has no gradients and shows no experts' outputs."""
 
     engine: VllmEngine
-    tokenizer: Any
+    tokenizer: Tokenizer
     name: str = "vllm"
 
     @property
@@ -70,12 +71,11 @@ class VllmServing:
         """As transformers counts them: vLLM packs weights, and spreads them over devices."""
         return count_parameters(self.identity.name)
 
-    @cached_property
-    def lm(self) -> EngineLM:
-        """The model for lm-eval."""
+    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+        """Return the model as lm-eval asks it."""
         from .lm import VllmLM
 
-        return VllmLM(self.engine, self.tokenizer)
+        return VllmLM(self.engine, self.tokenizer, prompt_format, seed)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer inside the context; nothing is loaded again."""
@@ -160,7 +160,7 @@ class VllmServing:
         self.engine.close()
 
 
-def start(model: str, tokenizer: Any, batch_tokens: int, **options: Any) -> VllmServing:
+def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -> VllmServing:
     """Start an engine whose routing is seen.
 
     Args:

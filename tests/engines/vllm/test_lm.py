@@ -53,23 +53,17 @@ def test_both_give_the_same():
     expected = theirs.loglikelihood(_requests("loglikelihood", pairs))
     settings = {"until": ["."], "max_gen_toks": 8}
     prompts = [(prompt, settings) for prompt in PROMPTS]
+    answers, wanted = ours.complete(prompts), theirs.complete(prompts)
     texts = ours.generate_until(_requests("generate_until", prompts))
-    wanted = theirs.generate_until(_requests("generate_until", prompts))
     stops = {"until": [texts[0].strip()[-1]], "max_gen_toks": 40}
-    cut = [
-        lm.generate_until(_requests("generate_until", [(PROMPTS[0], stops)]))
-        for lm in (ours, theirs)
-    ]
+    cut = [lm.complete([(PROMPTS[0], stops)]) for lm in (ours, theirs)]
     drawn = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 16}
-    twice = [
-        ours.generate_until(_requests("generate_until", [(PROMPTS[0], drawn)] * 2)) for _ in "ab"
-    ]
+    twice = [ours.complete([(PROMPTS[0], drawn)] * 2) for _ in "ab"]
     engine.close()
     cleanup_dist_env_and_memory()
     assert engine.identity == loaded.identity
-    assert texts == wanted
-    assert [text.tokens for text in texts] == [text.tokens for text in wanted]
-    assert [text.truncated for text in texts] == [text.truncated for text in wanted]
+    assert answers == wanted
+    assert texts == [answer.text for answer in wanted]
     assert cut[0] == cut[1]
     assert cut[0][0].tokens == cut[1][0].tokens < 40
     assert twice[0] == twice[1]

@@ -106,14 +106,15 @@ def test_texts_as_long_as_fit_are_scored(ours, theirs):
         Instance("loglikelihood_rolling", {}, (" the root" * times,), index)
         for index, times in enumerate((3, 60))
     ]
-    longest = theirs.lm.max_length
-    assert longest == ours.lm.max_length - 2
-    theirs.lm._score([([3], [4] * longest)])
+    own, other = ours.language_model(), theirs.language_model()
+    longest = other.max_length
+    assert longest == own.max_length - 2
+    other._score(other._arrange([([3], [4] * longest)]))
     with pytest.raises(UserError, match=re.escape(f"do not fit into the model's {longest}")):
-        theirs.lm._score([([3], [4] * (longest + 1))])
+        other._score(other._arrange([([3], [4] * (longest + 1))]))
     with pytest.raises(UserError, match="2 for its answer do not fit"):
-        list(theirs.lm._answer([Request((3,) * (longest - 1), 2)]))
-    (one, _), (two, two_long) = (s.lm.loglikelihood_rolling(requests) for s in (ours, theirs))
+        list(other._answer([Request((3,) * (longest - 1), 2)]))
+    (one, _), (two, two_long) = (lm.loglikelihood_rolling(requests) for lm in (own, other))
     assert two == pytest.approx(one, abs=1e-4)
     assert two_long < two
 

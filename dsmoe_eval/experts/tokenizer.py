@@ -1,0 +1,39 @@
+"""What is used of a transformers tokenizer, which is not typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """A tokenizer of transformers (`PreTrainedTokenizerBase`)."""
+
+    bos_token: str | None
+    bos_token_id: int | None
+    eos_token: str | None
+    eos_token_id: int
+    pad_token_id: int | None
+    unk_token_id: int | None
+    chat_template: str | Mapping[str, str] | None
+
+    def __call__(self, text: str | list[str], **options: object) -> Mapping[str, Any]:
+        """Return columns such as `input_ids`, of one text or of each."""
+
+    def __len__(self) -> int:
+        """Return the number of tokens, added ones included."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text."""
+
+    def decode(self, token_ids: int | Sequence[int], **options: object) -> str:
+        """Return the text of token ids."""
+
+    def apply_chat_template(self, conversation: object, **options: object) -> Any:
+        """Return a conversation as text or as token ids."""
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return tokens as the vocabulary has them."""
+
+    def get_vocab(self) -> Mapping[str, int]:
+        """Return the vocabulary."""
