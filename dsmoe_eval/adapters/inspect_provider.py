@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from inspect_ai._util.error import PrerequisiteError  # what Inspect shows without a trace
 from inspect_ai.model import (
@@ -88,7 +88,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         device: str | int | None = None,
         chat_template: bool | None = None,
         do_sample: bool = False,
-        **others: Any,
+        **others: object,
     ) -> None:
         given = {**others, "base_url": base_url, "api_key": api_key}
         unknown = [name for name, value in given.items() if value is not None]
@@ -116,8 +116,8 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
     async def generate(
         self,
         input: list[ChatMessage],  # noqa: A002 - Inspect's name
-        tools: list[Any],
-        tool_choice: Any,
+        tools: list[object],
+        tool_choice: object,
         config: GenerateConfig,
     ) -> ModelOutput:
         """Answer one conversation, batched with whatever else is being asked.
@@ -174,7 +174,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return len(await self.tokenize(text))
 
     @property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         return self._steered.loaded.tokenizer
 
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
@@ -289,7 +289,7 @@ def _format(name: str, tokenizer: Tokenizer, asked: bool | None) -> PromptFormat
         raise PrerequisiteError(f"dsmoe: {error}") from error
 
 
-def _check_served(tools: list[Any], config: GenerateConfig) -> None:
+def _check_served(tools: list[object], config: GenerateConfig) -> None:
     asked = [name for name in _NOT_SERVED if getattr(config, name, None)]
     asked += ["num_choices"] if (config.num_choices or 1) > 1 else []
     asked += ["tools"] if tools else []
@@ -306,7 +306,7 @@ def _text(message: ChatMessage) -> str:
     return str(message.text)
 
 
-def _sample() -> tuple[str, tuple[Any, ...]]:
+def _sample() -> tuple[str, tuple[object, ...]]:
     """Which run of a sample asks, and its id and epoch, which are the same when it is run again."""
     from inspect_ai.solver._task_state import sample_state
 

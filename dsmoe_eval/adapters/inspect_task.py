@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cards import MAX_NEW_TOKENS
 from ..errors import UserError
+from ..tasks.language_model import TaskRequest
 from ..tasks.loading import LoadedTask
 from ..tasks.scoring import judge_response
 
@@ -58,13 +59,13 @@ def inspect_task(task: LoadedTask) -> Any:
     )
 
 
-def _requests(task: LoadedTask) -> list[Any]:
+def _requests(task: LoadedTask) -> list[TaskRequest]:
     """lm-eval's request of each item, in their order.
 
     Raises:
         UserError: there is not exactly one of each item, to be generated and filtered once.
     """
-    requests = sorted(task.task.instances, key=lambda request: int(request.doc_id))
+    requests = sorted(task.requests, key=lambda request: int(request.doc_id))
     single = len({request.doc_id for request in requests}) == len(requests)
     kinds = {request.request_type for request in requests}
     filtered = task.card.filter is not None or len(task.task._filters) <= 1
@@ -76,14 +77,14 @@ def _requests(task: LoadedTask) -> list[Any]:
     return requests
 
 
-def _limits(request: Any) -> tuple[int, list[str]]:
+def _limits(request: TaskRequest) -> tuple[int, list[str]]:
     settings = request.args[1]
     until = settings.get("until") or []
     limit = settings.get("max_gen_toks") or settings.get("max_new_tokens")
     return int(limit or MAX_NEW_TOKENS), [until] if isinstance(until, str) else list(until)
 
 
-def _scorer(task: LoadedTask, requests: dict[str, Any]) -> Any:
+def _scorer(task: LoadedTask, requests: dict[str, TaskRequest]) -> Any:
     from inspect_ai.scorer import Score, Target, accuracy, scorer, stderr
     from inspect_ai.solver import TaskState
 

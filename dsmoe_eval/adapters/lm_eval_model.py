@@ -95,7 +95,7 @@ class SteeredLM(TransformersLM):
             arg_dict["delta"] = lm.steered.name
         return lm
 
-    def get_model_info(self) -> dict[str, Any]:
+    def get_model_info(self) -> dict[str, object]:
         """For the `config` of lm-eval's results."""
         profile = self.steered.profile
         return {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import UserError
 from ..models.loading import load_model, load_tokenizer
 from .base import BATCH_TOKENS, Serving
@@ -15,7 +13,7 @@ def load_serving(
     device: str | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    **vllm_options: Any,
+    **vllm_options: object,
 ) -> Serving:
     """Load a model into an engine.
 

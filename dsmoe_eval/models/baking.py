@@ -41,7 +41,7 @@ class BakeReport:
     logit_max_difference: float
     logit_max_change: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For `--json`."""
         return asdict(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..cards import ModelCard
 from ..errors import UserError
@@ -14,12 +14,15 @@ from ..lab import EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in memory with its tokenizer and identity."""
 
-    model: Any
+    model: PreTrainedModel
     tokenizer: Tokenizer
     identity: ModelIdentity
 
@@ -38,7 +41,7 @@ class LoadedModel:
 class Reader:
     """A causal language model, MoE or not, that reads text and says which tokens mattered."""
 
-    model: Any
+    model: PreTrainedModel
     tokenizer: Tokenizer
     fingerprint: str
 
@@ -93,7 +96,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, identity)
 
 
-def _load(name: str, device: str | None) -> tuple[str, Any, Tokenizer]:
+def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
     """Where it is, the model, its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -134,7 +137,7 @@ def model_folder(name: str) -> Path:
     return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
 
 
-def bare_config(name: str) -> Any | None:
+def bare_config(name: str) -> PreTrainedConfig | None:
     """The configuration behind a name that comes without weights, or None where there are weights.
 
     Args:
@@ -177,7 +180,7 @@ def count_parameters(name: str) -> int | None:
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
-def card_config(card: ModelCard) -> Any:
+def card_config(card: ModelCard) -> PreTrainedConfig:
     """The transformers configuration that a model card describes.
 
     Raises:
@@ -190,7 +193,7 @@ def card_config(card: ModelCard) -> Any:
     return AutoConfig.for_model(card.architecture, **card.config)
 
 
-def identify_model(name: str, fingerprint: str, model: Any) -> ModelIdentity:
+def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> ModelIdentity:
     """The identity of a model in memory.
 
     Raises:
@@ -246,7 +249,7 @@ def locate(name: str) -> str:
     return name
 
 
-def fingerprint(place: str, config: Any) -> str:
+def fingerprint(place: str, config: PreTrainedConfig) -> str:
     """The hub commit of `config`, or the hash of the folder's configuration and weights."""
     commit = getattr(config, "_commit_hash", None)
     if commit:

@@ -6,11 +6,14 @@ It answers in seconds, without weights, whether steering works on an architectur
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..steering import SteeringError, find_routers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _SEED = 0
 _MIN_MOE_LAYERS = 2
@@ -41,7 +44,7 @@ _WIDTHS = {
 _FEED_FORWARD = 32
 
 
-def miniature(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model of `config`'s architecture with at least two MoE layers.
 
     Args:
@@ -71,7 +74,7 @@ def miniature(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     )
 
 
-def _build(config: Any, dtype: torch.dtype) -> Any:
+def _build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(_SEED)
@@ -84,7 +87,7 @@ def _build(config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _shrink(config: Any, layers: int) -> Any:
+def _shrink(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
     small = copy.deepcopy(config)
     text = small.get_text_config()
     every_head_has_its_own_keys = _heads(text) == getattr(text, "num_key_value_heads", None)
@@ -105,17 +108,17 @@ def _shrink(config: Any, layers: int) -> Any:
     return small
 
 
-def _kinds(config: Any) -> set[str]:
+def _kinds(config: PreTrainedConfig) -> set[str]:
     """Kinds of layers, such as full and linear attention."""
     return set(getattr(config.get_text_config(), "layer_types", None) or ())
 
 
-def _heads(config: Any) -> int | None:
+def _heads(config: PreTrainedConfig) -> int | None:
     heads: int | None = getattr(config, "num_attention_heads", None)
     return heads
 
 
-def _cut(config: Any, name: str, most: int) -> None:
+def _cut(config: PreTrainedConfig, name: str, most: int) -> None:
     value = getattr(config, name, None)
     if isinstance(value, int) and not isinstance(value, bool):
         setattr(config, name, min(value, most))

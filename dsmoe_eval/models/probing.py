@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from ..steering import (
     find_routers,
     probe,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TEXTS, _LENGTH, _SEED = 16, 32, 0
 
@@ -69,12 +72,14 @@ class ModelProbe:
         rows = self.interventions
         return all(row.failed is None for row in rows) and any(row.figures for row in rows)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For `--json`."""
         return {**asdict(self), "passed": self.passed}
 
 
-def probe_model(model: Any, identity: ModelIdentity, profile: Profile | None = None) -> ModelProbe:
+def probe_model(
+    model: PreTrainedModel, identity: ModelIdentity, profile: Profile | None = None
+) -> ModelProbe:
     """Probe every kind of intervention, or one profile, on random tokens with padding.
 
     Args:
@@ -142,7 +147,7 @@ def _profiles(identity: ModelIdentity, scoring: Scoring | None) -> Iterator[tupl
 
 
 def _probe_one(
-    model: Any, name: str, profile: Profile, batch: tuple[Tensor, Tensor]
+    model: PreTrainedModel, name: str, profile: Profile, batch: tuple[Tensor, Tensor]
 ) -> InterventionProbe:
     try:
         return InterventionProbe(name, figures=probe(model, profile, *batch))
@@ -152,7 +157,7 @@ def _probe_one(
         return InterventionProbe(name, refused=str(error))
 
 
-def random_batch(model: Any) -> tuple[Tensor, Tensor]:
+def random_batch(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Input ids and mask, [texts, length]; every other text is half padding, on the left."""
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = model.get_input_embeddings().num_embeddings

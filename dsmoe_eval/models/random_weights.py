@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..steering import find_routers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 _USUAL_SPREAD = 0.02
 """Standard deviation of weights where a configuration names none."""
 
 
-def random_weights(config: Any, dtype: torch.dtype, device: torch.device | str, seed: int) -> Any:
+def random_weights(
+    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str, seed: int
+) -> PreTrainedModel:
     """A model as it is before training, drawn by its own initialisation.
 
     Routers that the initialisation leaves at zero, as Ernie's, are drawn as well: they would send

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from ..cards import Task
 from ..errors import UserError
+from .language_model import LmEvalTask
 from .text_normalization import letters, normalise
 
+Document = Mapping[str, object]
+"""A row of a data set."""
 QUESTION_COLUMNS = (
     "question", "question_stem", "problem", "query", "goal", "sentence", "sent1", "input", "text",
     "prompt",
@@ -49,7 +51,7 @@ class Item:
 
 
 def read_items(
-    task: Any, documents: Iterable[Any], limit: int | None, key: str | None = None
+    task: LmEvalTask, documents: Iterable[Document], limit: int | None, key: str | None = None
 ) -> Iterator[Item]:
     """The items of an lm-eval task's documents; `key` is the column of `Task.key`."""
     seen: Counter[str] = Counter()
@@ -64,7 +66,7 @@ def read_items(
         yield Item(content + copy, question, tuple(options), gold, stem, choices, cluster)
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """16 hex digits of SHA-256 over JSON: of (question, options, gold) it is `Item.id`."""
     return _hash(json.dumps(parts, ensure_ascii=False, default=str))
 
@@ -78,7 +80,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
+def _options_and_gold(task: LmEvalTask, document: Document) -> tuple[list[str], str]:
     target = task.doc_to_target(document)
     if task.OUTPUT_TYPE != "multiple_choice":
         return [], str(target)
@@ -86,7 +88,7 @@ def _options_and_gold(task: Any, document: Any) -> tuple[list[str], str]:
     return options, options[target] if isinstance(target, int) else str(target)
 
 
-def quoted_stem(document: Mapping[str, Any], prompt: str) -> str:
+def quoted_stem(document: Document, prompt: str) -> str:
     """The first question column that the prompt quotes, behind what it asks about."""
     columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
 
@@ -98,7 +100,7 @@ def quoted_stem(document: Mapping[str, Any], prompt: str) -> str:
     return question and f"{quoted(CONTEXT_COLUMNS)} {question}".strip()
 
 
-def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tuple[str, ...]:
+def _choices(document: Document, prompt: str, options: list[str]) -> tuple[str, ...]:
     """What the options say; where only their letters are known, the prompt that holds them."""
     return (
         _option_texts(document)
@@ -107,7 +109,7 @@ def _choices(document: Mapping[str, Any], prompt: str, options: list[str]) -> tu
     )
 
 
-def _option_texts(document: Mapping[str, Any]) -> tuple[str, ...]:
+def _option_texts(document: Document) -> tuple[str, ...]:
     """The options in full, where a column of the data holds them."""
     for column in OPTION_COLUMNS:
         value = document.get(column)
@@ -121,7 +123,7 @@ def _are_letters(options: Sequence[str]) -> bool:
     return all(len(option.strip(" ().")) == 1 for option in options)
 
 
-def check_options(card: Task, document: Mapping[str, Any], item: Item) -> None:
+def check_options(card: Task, document: Document, item: Item) -> None:
     """Hold the options of the data against those of the prompt and its letters.
 
     Raises:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 LogLikelihood = tuple[float, bool]
 """Of a continuation: natural log-likelihood, and whether each of its tokens is the likeliest."""
@@ -124,9 +127,9 @@ class LmEvalTask(Protocol):
     VERSION: object
     OUTPUT_TYPE: str
     config: Any
-    dataset: Any
-    instances: list[Any]
-    test_docs: Callable[[], Any]
+    dataset: DatasetDict
+    instances: list[TaskRequest]
+    test_docs: Callable[[], Dataset]
     _filters: Sequence[LmEvalFilters]
 
     def set_config(self, key: str, value: object) -> None:
@@ -138,11 +141,11 @@ class LmEvalTask(Protocol):
     def process_results(self, doc: Mapping[str, object], results: list[Any]) -> dict[str, Any]:
         """Return every metric's value for one document."""
 
-    def doc_to_text(self, doc: Any) -> object:
+    def doc_to_text(self, doc: Mapping[str, object]) -> object:
         """Return the document's question."""
 
-    def doc_to_target(self, doc: Any) -> object:
+    def doc_to_target(self, doc: Mapping[str, object]) -> object:
         """Return the document's right answer, or its index among the choices."""
 
-    def doc_to_choice(self, doc: Any) -> Sequence[object]:
+    def doc_to_choice(self, doc: Mapping[str, object]) -> Sequence[object]:
         """Return the document's choices."""

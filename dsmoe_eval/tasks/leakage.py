@@ -93,7 +93,7 @@ class Leakage:
         """The counts, in words."""
         return " and ".join(leakage_counts(self.checked, self.overlaps)) or "none"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For `comparisons.json`: hashes and no question, which may not be free to publish."""
         items = [asdict(overlap) for overlap in self.overlaps]
         for item in items:

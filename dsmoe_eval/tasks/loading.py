@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
 from ..errors import UserError
 from .items import Item, check_options, read_items, share_of
 from .language_model import LanguageModel, LmEvalFilters, LmEvalTask, TaskRequest
 from .local_data import local_data
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ANSWER_TOKENS_A_LIMIT = 2
 """A rehearsal with `limit` items a task lets answers have so many times as many tokens: those of a
@@ -168,7 +171,7 @@ def _manager(folder: Path | None) -> _Manager:
     return manager
 
 
-def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Any]:
+def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Dataset]:
     """lm-eval's task, its test split being `split`, and the documents in that."""
     group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
     try:
@@ -215,7 +218,7 @@ def most_tokens(limit: int | None) -> int | None:
 
 
 def _with_items(
-    card: Task, task: LmEvalTask, documents: Any, items: Sequence[Item], chosen: Sequence[int]
+    card: Task, task: LmEvalTask, documents: Dataset, items: Sequence[Item], chosen: Sequence[int]
 ) -> LoadedTask:
     """Some documents of a task, in a fixed order: shuffling tasks draw anew at every reading."""
     if not chosen:
@@ -248,7 +251,7 @@ def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
     return _with_items(loaded.card, loaded.task, loaded.task.test_docs(), loaded.items, chosen)
 
 
-def _shuffled_by_content(task: LmEvalTask) -> Any:
+def _shuffled_by_content(task: LmEvalTask) -> Dataset:
     """The test documents, each prepared with a seed of its own content.
 
     Tasks that order options by chance do so with Python's one global generator, so that the order

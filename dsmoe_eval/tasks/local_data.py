@@ -15,9 +15,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -42,7 +45,7 @@ def local_data(folders: Sequence[Path]) -> Iterator[None]:
         if not folder.is_dir():
             raise UserError(f"--data {folder}: no such folder")
 
-    def load_dataset(path: str, name: str | None = None, **given: Any) -> Any:
+    def load_dataset(path: str, name: str | None = None, **given: object) -> DatasetDict:
         if path in {"json", "csv", "parquet", "arrow"}:
             return datasets.load_dataset(path, name, **given)
         return local_dataset(folders, path, name)
@@ -54,7 +57,7 @@ def local_data(folders: Sequence[Path]) -> Iterator[None]:
         module.datasets = datasets
 
 
-def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Any:
+def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> DatasetDict:
     """A `datasets.DatasetDict`.
 
     Args:
@@ -85,7 +88,7 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Any:
     raise UserError(f"--data: no data set {path!r}: {missing}")
 
 
-def _dataset(splits: Mapping[str, Rows]) -> Any:
+def _dataset(splits: Mapping[str, Rows]) -> DatasetDict:
     import datasets
 
     filled = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items() if rows}

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +153,7 @@ def _run_sets(
     ]
 
 
-def _incidence(sets: Sequence[set[int]], columns: int) -> Any:
+def _incidence(sets: Sequence[set[int]], columns: int) -> sparse.csr_matrix:
     """Matrix [sets, columns] of 0 and 1."""
     pointers = np.cumsum([0, *map(len, sets)])
     members = np.fromiter((run for runs in sets for run in runs), dtype=np.int64)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +104,7 @@ def gaps(requests: Sequence[Request]) -> list[int]:
 
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     """Tokens that end a text: the generation configuration's and the tokenizer's."""
-    told: Any = loaded.model.generation_config.eos_token_id
+    told: int | list[int | None] | None = loaded.model.generation_config.eos_token_id
     found = told if isinstance(told, list) else [told]
     both = (*found, loaded.tokenizer.eos_token_id)
     return frozenset(int(token) for token in both if token is not None)
@@ -200,7 +199,7 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
         self.lengths: list[int | None] = [None] * len(requests)
         self.stopped = [False] * len(requests)
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
         del scores
         for row, token in enumerate(input_ids[:, -1].tolist()):
             self._tokens[row].append(token)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .prefix_tree import Ints, Row
@@ -40,7 +40,7 @@ class Scores:
     greedy: Tensor
 
 
-def refusal(model: Any) -> str | None:
+def refusal(model: PreTrainedModel) -> str | None:
     """Why trees of tokens cannot be run on a model; None where they can.
 
     A tree needs attention that takes any mask and sees the whole text or a window of it, positions
@@ -68,19 +68,19 @@ def refusal(model: Any) -> str | None:
 class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """One layer's keys and values of a header, shown to each row and not added to."""
 
-    def __init__(self, filled: Any) -> None:
+    def __init__(self, filled: DynamicLayer) -> None:
         super().__init__()
         self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
         self.dtype, self.device = filled.keys.dtype, filled.keys.device
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         keys, values = (old.expand(len(key_states), -1, -1, -1) for old in (self.keys, self.values))
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
-def make_cache(model: Any, header: Ints) -> DynamicCache | None:
+def make_cache(model: PreTrainedModel, header: Ints) -> DynamicCache | None:
     """The header's keys and values, in batch 1; None for an empty header."""
     if not len(header):
         return None
@@ -91,7 +91,7 @@ def make_cache(model: Any, header: Ints) -> DynamicCache | None:
     return cache
 
 
-def grown_from(model: Any, cache: DynamicCache, gaps: Sequence[int]) -> DynamicCache:
+def grown_from(model: PreTrainedModel, cache: DynamicCache, gaps: Sequence[int]) -> DynamicCache:
     """A cache of rows padded on the left, each added to on its own.
 
     A row has its gap's pads and behind them the header, and of that as many columns as the header
@@ -114,7 +114,7 @@ def grown_from(model: Any, cache: DynamicCache, gaps: Sequence[int]) -> DynamicC
     return grown
 
 
-def score_rows(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Scores:
+def score_rows(model: PreTrainedModel, rows: Sequence[Row], cache: DynamicCache | None) -> Scores:
     """Log-likelihoods of all that is asked of some rows.
 
     Args:
@@ -137,7 +137,9 @@ def score_rows(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> S
     return Scores(owners, totals, missed == 0)
 
 
-def _judge(model: Any, states: Tensor, which: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _judge(
+    model: PreTrainedModel, states: Tensor, which: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target, and whether it is the most likely token.
 
     Args:
@@ -165,7 +167,7 @@ def _judge(model: Any, states: Tensor, which: Tensor, targets: Tensor) -> tuple[
     return likely, hit
 
 
-def _states(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Tensor:
+def _states(model: PreTrainedModel, rows: Sequence[Row], cache: DynamicCache | None) -> Tensor:
     """The trunk's last hidden states, [rows, longest, width]; rows are padded on the right."""
     longest = max(map(len, rows))
     device = model.device
@@ -173,16 +175,16 @@ def _states(model: Any, rows: Sequence[Row], cache: DynamicCache | None) -> Tens
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row.tokens
         positions[index, : len(row)] = row.positions
-    given: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(device), "use_cache": False}
-    chains = all(row.is_chain for row in rows)
+    given: dict[str, object] = {"input_ids": torch.from_numpy(ids).to(device), "use_cache": False}
+    chains, places = all(row.is_chain for row in rows), torch.from_numpy(positions).to(device)
     if cache is not None or not chains:
-        given["position_ids"] = torch.from_numpy(positions).to(device)
+        given["position_ids"] = places
     if cache is not None:
         given |= {"past_key_values": cache, "use_cache": True}
     if not chains:
         header = 0 if cache is None else cache.get_seq_length()
         seen = _seen(rows, longest, header).to(device)
-        given["attention_mask"] = _masks(model, seen, given["position_ids"])
+        given["attention_mask"] = _masks(model, seen, places)
     states: Tensor = model.base_model(**given).last_hidden_state
     return states
 
@@ -197,7 +199,7 @@ def _seen(rows: Sequence[Row], longest: int, header: int) -> Tensor:
     return torch.from_numpy(seen)
 
 
-def _masks(model: Any, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+def _masks(model: PreTrainedModel, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
     """What is seen, as the model takes it: one mask, or one for each kind of its layers.
 
     Args:
@@ -216,7 +218,7 @@ def _masks(model: Any, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Te
     return {_FULL: _added(model, seen), _SLIDING: windowed} if kinds else windowed
 
 
-def _added(model: Any, seen: Tensor) -> Tensor:
+def _added(model: PreTrainedModel, seen: Tensor) -> Tensor:
     """A mask that is added to attention's logits."""
     lowest = torch.finfo(model.dtype).min
     return seen.new_zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, lowest)

@@ -8,26 +8,27 @@ emptied at each change.
 from __future__ import annotations
 
 import gc
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...models.loading import fingerprint, locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ..requests import Answer, Request
+from .launch import start_llm
 from .routing import RoutedSequence, assemble
 
-EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
-"""For `vllm serve --worker-extension-cls`."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from vllm import RequestOutput
 
+Settings = dict[str, object]
 Prompts = Sequence[Sequence[int]]
 
 
@@ -74,7 +75,7 @@ class VllmEngine:
 
     def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
         place = locate(name)
-        self._llm = _start(name, place, dtype, options)
+        self._llm = start_llm(name, place, dtype, options)
         self._eager = bool(options.get("enforce_eager"))
         self._decodes = not options.get("skip_tokenizer_init", True)
         self._steered = False
@@ -88,8 +89,8 @@ class VllmEngine:
         from vllm import __version__
 
         config = self._llm.llm_engine.vllm_config
-        self.config: Any = config.model_config.hf_config
-        self.dtype: Any = config.model_config.dtype
+        self.config: PreTrainedConfig = config.model_config.hf_config
+        self.dtype: torch.dtype = config.model_config.dtype
         self.max_length = int(config.model_config.max_model_len)
         """Tokens of a prompt and its answer together, of which the answer has at least one."""
         self.device = str(config.device_config.device_type)
@@ -263,8 +264,8 @@ class VllmEngine:
         return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
     def _generate(
-        self, prompts: Prompts, settings: dict[str, Any] | Sequence[dict[str, Any]]
-    ) -> Sequence[Any]:
+        self, prompts: Prompts, settings: Settings | Sequence[Settings]
+    ) -> Sequence[RequestOutput]:
         """By the settings of all, or of each."""
         from vllm import SamplingParams
 
@@ -272,7 +273,7 @@ class VllmEngine:
         each = [settings] * len(prompts) if isinstance(settings, dict) else settings
         parameters = [SamplingParams(**{**fixed, **one}) for one in each]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs: Sequence[Any] = self._llm.generate(requests, parameters, use_tqdm=False)
+        outputs: Sequence[RequestOutput] = self._llm.generate(requests, parameters, use_tqdm=False)
         return outputs
 
     def _forget(self) -> None:
@@ -293,46 +294,19 @@ class VllmEngine:
         return answers[0]
 
 
-def _stopping(request: Request) -> dict[str, Any]:
+def _stopping(request: Request) -> Settings:
     """The settings of a request that ends at strings, for which vLLM must decode."""
     if not request.stops or request.after:
         return {}
     return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
 
 
-def _drawing(request: Request) -> dict[str, Any]:
+def _drawing(request: Request) -> Settings:
     """The settings, in vLLM's words, of a request that is not greedy."""
     if request.sampling is None:
         return {}
     told = asdict(request.sampling)
     return {name: value for name, value in told.items() if value is not None}
-
-
-def _start(name: str, place: str, dtype: str, options: dict[str, Any]) -> Any:
-    try:
-        import vllm
-        from vllm.platforms import current_platform
-    except ImportError as error:
-        raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
-    # With a scheduler in a process of its own, what is batched together, and so the last bits,
-    # depend on which requests get there first; in this one it is always the same.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    if options.get("enable_expert_parallel") and current_platform.is_cpu():
-        # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
-        raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
-    fixed = {
-        "trust_remote_code": False,
-        "load_format": "safetensors",
-        "worker_extension_cls": EXTENSION,
-        "max_logprobs": -1,
-        "logprobs_mode": "raw_logprobs",
-    }
-    try:
-        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
-        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
-        return vllm.LLM(model=place, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:
@@ -347,20 +321,3 @@ def _active(routing: Sequence[Tensor]) -> int | None:
         return None
     counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
     return counts.pop() if len(counts) == 1 else 0
-
-
-def _precision(place: str, asked: str) -> str:
-    """For vLLM, whose own `auto` takes a float32 checkpoint down to 16 bits."""
-    from transformers import PreTrainedConfig
-
-    if asked != "auto":
-        return asked
-    config, _ = PreTrainedConfig.get_config_dict(place)
-    return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
-
-
-def _reason(error: Exception) -> str:
-    """The line that says what is wrong; pydantic's first only counts."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("Value error, ")]
-    return (told or lines or [type(error).__name__])[0].removeprefix("Value error, ")

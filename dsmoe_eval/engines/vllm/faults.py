@@ -9,15 +9,13 @@ ERNIE 4.5 on CPUs is told of, and refused, where the router is described (`layer
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.model_executor.models.phimoe import PhiMoEForCausalLM
 
 from ...steering.errors import SteeringError
 
 
-def _phimoe_logits(model: Any, hidden_states: Tensor) -> Tensor | None:
+def _phimoe_logits(model: PhiMoEForCausalLM, hidden_states: Tensor) -> Tensor | None:
     bias = model.lm_head.bias if model.config.lm_head_bias else None
     logits: Tensor | None = model.logits_processor(model.lm_head, hidden_states, bias)
     return logits
@@ -26,7 +24,7 @@ def _phimoe_logits(model: Any, hidden_states: Tensor) -> Tensor | None:
 PhiMoEForCausalLM.compute_logits = _phimoe_logits
 
 
-def check_model(model: Any) -> None:
+def check_model(model: nn.Module) -> None:
     """Refuse a model that this vLLM would compute wrongly.
 
     Raises:

@@ -71,7 +71,7 @@ if not current_platform.is_cpu():
 class SteerableMoERunner(MoERunner):  # type: ignore[misc]
     """One routed layer. Everything that is not about steering is vLLM's."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         _mark_as_steerable()
         experts = self.moe_config.num_logical_experts
@@ -93,7 +93,9 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         route = self.router._compute_routing
         self.router._compute_routing = partial(self._dsmoe_route, route)
 
-    def _dsmoe_route(self, route: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _dsmoe_route(
+        self, route: Callable[..., tuple[Tensor, Tensor]], *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         weights, indices = route(*args, **kwargs)
         edited = steer_weights(weights, indices, self.dsmoe_factor, self.dsmoe_keep_sum)
         if self.dsmoe_note is not None:
@@ -101,7 +103,7 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         return edited, indices
 
     def _apply_quant_method(
-        self, hidden_states: Tensor, router_logits: Tensor, *args: Any, **kwargs: Any
+        self, hidden_states: Tensor, router_logits: Tensor, *args: object, **kwargs: object
     ) -> Any:
         self.dsmoe_calls.add_(1)
         logits = steer_logits(router_logits, self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin)

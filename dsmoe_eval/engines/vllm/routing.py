@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 Rows = dict[str, Tensor]
 """By row: `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""
@@ -50,7 +53,7 @@ class _Batch:
     """What a forward computes, row by row: requests one after the other, `counts` rows each."""
 
     requests: tuple[str, ...]
-    counts: NDArray[np.integer[Any]]
+    counts: NDArray[np.int32]
     positions: Tensor
     tokens: Tensor
 
@@ -63,7 +66,7 @@ class Recorder:
         layers: those with experts, in order.
     """
 
-    def __init__(self, runner: Any, layers: Sequence[int]) -> None:
+    def __init__(self, runner: GPUModelRunner, layers: Sequence[int]) -> None:
         self._layers = tuple(layers)
         self._requests: dict[str, int] = {}
         self._steps: list[Rows] = []
@@ -80,7 +83,7 @@ class Recorder:
         # A layer that runs in pieces would give too few rows, which is found at the step's end.
         self._seen[layer] = weights.float().clone(), indices.to(torch.int16)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, object]:
         """All that was seen, as JSON: names of `requests`, and `rows` (safetensors in base64).
 
         Raises:
@@ -119,7 +122,7 @@ class Recorder:
         self._steps.append({name: tensor.cpu() for name, tensor in step.items()})
 
 
-def _watch(runner: Any) -> tuple[Callable[[], _Batch], Callable[[], None]]:
+def _watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
     """How to learn what a runner's current forward computes, and how to leave the runner again.
 
     vLLM's first model runner keeps the batch in its own buffers, its second (V2) hands a new object
@@ -131,7 +134,7 @@ def _watch(runner: Any) -> tuple[Callable[[], _Batch], Callable[[], None]]:
         raise SteeringError(f"vLLM's {type(runner).__name__} is not known; routing is not watched")
     prepare, latest = runner.prepare_inputs, dict[str, Any]()
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def watched(*args: object, **kwargs: object) -> object:
         latest["batch"] = prepare(*args, **kwargs)
         return latest["batch"]
 
@@ -139,7 +142,7 @@ def _watch(runner: Any) -> tuple[Callable[[], _Batch], Callable[[], None]]:
     return lambda: _second_runners_batch(latest["batch"]), lambda: delattr(runner, "prepare_inputs")
 
 
-def _first_runners_batch(runner: Any) -> _Batch:
+def _first_runners_batch(runner: GPUModelRunner) -> _Batch:
     bounds, requests = runner.query_start_loc.np, runner.input_batch.req_ids
     return _cut(requests, bounds, runner.positions, runner.input_ids.gpu)
 
@@ -148,7 +151,9 @@ def _second_runners_batch(batch: Any) -> _Batch:
     return _cut(batch.req_ids, batch.query_start_loc_np, batch.positions, batch.input_ids)
 
 
-def _cut(requests: Sequence[str], bounds: Any, positions: Tensor, tokens: Tensor) -> _Batch:
+def _cut(
+    requests: Sequence[str], bounds: NDArray[np.int32], positions: Tensor, tokens: Tensor
+) -> _Batch:
     """Buffers are longer than a batch, and written again for the next."""
     bounds = bounds[: len(requests) + 1]
     rows = int(bounds[-1])

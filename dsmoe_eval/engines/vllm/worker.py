@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial, wraps
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from pydantic import ValidationError
@@ -37,14 +37,17 @@ _SELECTS_INSIDE = (
     "moe_backend that is not monolithic, such as triton or marlin"
 )
 
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
-def _refusing(method: Callable[..., Any]) -> Callable[..., Any]:
+
+def _refusing(method: Callable[Given, Answer]) -> Callable[Given, Answer]:
     """Errors lose their class on the way out of a worker; the mark stays."""
 
     @wraps(method)
-    def marked(*args: Any) -> Any:
+    def marked(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         try:
-            return method(*args)
+            return method(*args, **kwargs)
         except SteeringError as error:
             raise SteeringError(REFUSED.format(error)) from error
 
@@ -60,14 +63,14 @@ class SteeringExtension:
     parallel_config: Any
 
     @_refusing
-    def dsmoe_routers(self) -> dict[str, Any]:
+    def dsmoe_routers(self) -> dict[str, object]:
         """The model's routers: `hash` (see `router_hash`) and, by layer, what is known of each."""
         check_model(self.model_runner.get_model())
         layers = self._dsmoe_layers()
         return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
 
     @_refusing
-    def dsmoe_steer(self, profile_json: str) -> dict[str, Any]:
+    def dsmoe_steer(self, profile_json: str) -> dict[str, object]:
         """Steer by a profile from the next forward on, instead of any before; all or nothing.
 
         Raises:
@@ -124,7 +127,7 @@ class SteeringExtension:
             layer.dsmoe_note = partial(self._dsmoe_recorder.note, index)
 
     @_refusing
-    def dsmoe_recorded(self) -> dict[str, Any]:
+    def dsmoe_recorded(self) -> dict[str, object]:
         """What was seen since `dsmoe_record`, for `routing.assemble`; ends it.
 
         Raises:
@@ -154,7 +157,7 @@ class SteeringExtension:
         return router_hash({i: _gate_weight(model, i, x) for i, x in layers.items()})
 
 
-def _describe(index: int, layer: SteerableMoERunner) -> dict[str, Any]:
+def _describe(index: int, layer: SteerableMoERunner) -> dict[str, object]:
     try:
         scoring = describe_scoring(layer)
     except SteeringError as error:

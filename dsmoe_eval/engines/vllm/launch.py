@@ -1,0 +1,70 @@
+"""How vLLM is started, so that routers are steered and the same question has the same answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...errors import UserError
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
+"""For `vllm serve --worker-extension-cls`."""
+
+
+def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) -> LLM:
+    """Return a running `vllm.LLM` whose workers can be steered.
+
+    Args:
+        name: the model's, for errors.
+        place: its folder or hub id.
+        dtype: as for `VllmEngine`.
+        options: more of vLLM's own.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run this model.
+    """
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+    # With a scheduler in a process of its own, what is batched together, and so the last bits,
+    # depend on which requests get there first; in this one it is always the same.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if options.get("enable_expert_parallel") and current_platform.is_cpu():
+        # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
+        raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
+    fixed = {
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "worker_extension_cls": EXTENSION,
+        "max_logprobs": -1,
+        "logprobs_mode": "raw_logprobs",
+    }
+    try:
+        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
+        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
+        return vllm.LLM(model=place, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+
+
+def _precision(place: str, asked: str) -> str:
+    """For vLLM, whose own `auto` takes a float32 checkpoint down to 16 bits."""
+    from transformers import PreTrainedConfig
+
+    if asked != "auto":
+        return asked
+    config, _ = PreTrainedConfig.get_config_dict(place)
+    return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong; pydantic's first only counts."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("Value error, ")]
+    return (told or lines or [type(error).__name__])[0].removeprefix("Value error, ")
