@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from ..errors import UserError
 from .items import Item
