@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from .cards import Card, ModelCard, Plan, Policy, Suite, Variant
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Kind = Literal["models", "suites", "plans", "policies", "variants"]
 _SINGULAR = {
@@ -113,7 +116,7 @@ def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
 
 def _load(card: type[AnyCard], path: Path) -> AnyCard:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -129,7 +132,7 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
         raise UserError(f"{path}: {faults}") from error
 
 
-def _describe(fault: Any) -> str:
+def _describe(fault: ErrorDetails) -> str:
     where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
     given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
     return f"{where}: {fault['msg']}{given}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..cards import Plan, Suite, Variant
 from ..registry import load_suite
+from ..steering import Profile
 from ..variants import BASE, Settings, planned_variant
 from .plan_checks import check_plan
 
@@ -41,6 +42,16 @@ class PlannedArm:
     def tuned(self) -> PlannedArm:
         """The arm that is tuned: this one, or the one that it controls."""
         return self.control_of or self
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A planned arm with its settings fixed and its profile or adapters made."""
+
+    planned: PlannedArm
+    settings: Mapping[str, object] | None = None
+    profile: Profile | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
 from ..errors import UserError
@@ -104,7 +104,7 @@ class Estimate:
     claims: int
     models: tuple[ModelEstimate, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For programs."""
         return asdict(self)
 

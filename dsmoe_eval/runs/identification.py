@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -210,7 +209,7 @@ def source_of(
     )
 
 
-def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, Any]:
+def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
     """Counts by domain and the methods' scores, for the run's folder."""
     sums = [counts.of(domain) for domain in counts.domains]
     scores = {

@@ -17,10 +17,10 @@ from ..progress import progress_bar
 from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder
 from ..steering import SteeringError
+from .arms import Arm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
 from .stages import (
-    Arm,
     answer_arm,
     answer_base,
     count_experts,

@@ -7,9 +7,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
 
 from ..engines.base import Advance, Figures
 from ..engines.transformers.engine import TransformersServing
@@ -24,23 +23,13 @@ from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
 from ..variants import BASE, Settings, build_profile, variant_experts
-from .arms import PlannedArm
-from .cells import run_cell
+from .arms import Arm, PlannedArm
+from .cells import cell_identity, run_cell
 from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A planned arm with its settings fixed and its profile or adapters made."""
-
-    planned: PlannedArm
-    settings: dict[str, Any] | None = None
-    profile: Profile | None = None
-    adapter: str | None = None
 
 
 def count_experts(job: Job, advance: Advance) -> RoutingCounts:
@@ -279,37 +268,6 @@ def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, st
             answers=task.answers_asked,
             seconds=_seconds_since(started),
         )
-
-
-def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
-    """Return the identity of a cell: an arm, or base, on a task."""
-    test, serving = job.test[task], job.serving
-    return Identity(
-        model=serving.identity.name,
-        fingerprint=serving.identity.fingerprint,
-        variant=BASE if arm is None else arm.planned.variant.name,
-        target=None if arm is None else arm.planned.target,
-        profile=None if arm is None or arm.profile is None else arm.profile.id,
-        adapter=None if arm is None else arm.adapter,
-        dtype=serving.dtype,
-        device=serving.device,
-        experts_implementation=serving.experts_implementation,
-        engine=serving.name,
-        engine_settings=tuple(sorted(serving.settings.items())),
-        versions=tuple(sorted(job.identity["versions"].items())),
-        batch_tokens=job.plan.batch_tokens,
-        prompt_format=job.lm.format.name,
-        decoding=test.card.decoding,
-        task=task,
-        task_version=test.version,
-        few_shot=test.few_shot,
-        answer_tokens=test.answer_tokens,
-        filter=test.card.filter,
-        metric=test.card.metric,
-        split=str(job.suite.part(test.card, "test")),
-        items=test.items_hash,
-        seed=job.plan.seed,
-    )
 
 
 @contextmanager
