@@ -1,16 +1,16 @@
 """A run as a process of its own, stderr in a file: what is said of it, and what its log holds."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+from dsmoe_eval.cli.main import _shown_records
+from dsmoe_eval.log import log_file, note
 from dsmoe_eval.registry import find_card
-
-OWN = {"name": "mine", "summary": "s", "kind": "steered", "method": "frequency"}
-OWN |= {"intervention": "bias"}
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +96,18 @@ def test_a_second_start_appends_to_the_log(finished, plan):
     out = finished[0]
     before = (out / "log.jsonl").read_text()
     code, said = start(plan, out, "--log-level", "error")
-    assert (code, said) == (0, [])
+    assert (code, "\n".join(said)) == (0, "")
     after = (out / "log.jsonl").read_text()
     assert after.startswith(before)
     assert "cell done" not in after[len(before) :]
     assert rows(out)[-1]["message"] == "run ends"
 
 
-def test_debug_says_every_cell(plan, tmp_path):
-    code, said = start(plan, tmp_path / "out", "--log-level", "debug")
-    assert code == 0
-    assert len([line for line in said if line.startswith("cell done: cell=")]) == 3 * 7
-    assert "tune arms: begins, 42 answers" in said
+def test_debug_says_what_else_only_the_log_holds(tmp_path, capsys):
+    with _shown_records(logging.DEBUG), log_file(tmp_path / "log.jsonl"):
+        note("stage begins", total=3)  # a console says it
+        note("cell done", logging.DEBUG, task="a", items=2)
+    assert capsys.readouterr().err == "cell done: task=a items=2\n"
+    with _shown_records(logging.INFO), log_file(tmp_path / "log.jsonl"):
+        note("cell done", logging.DEBUG, task="a", items=2)
+    assert capsys.readouterr().err == ""
