@@ -19,7 +19,7 @@ from dsmoe_eval.cards import ModelCard
 from dsmoe_eval.registry import builtin_names, load_model_card
 
 ROOT = Path(__file__).resolve().parent.parent
-REPORTS = [ROOT / "out" / f"tests{part}.xml" for part in ("", "-slow", "-vllm")]
+REPORTS = [ROOT / "out" / f"tests-{part}.xml" for part in ("core", "rest", "slow", "vllm")]
 BEGIN, END = "<!-- made by make support -->", "<!-- end -->"
 KINDS = ("reweight", "bias", "amplify", "force", "mask")
 # Column -> (module, test, its parameters), where {card} and {vllm} stand for the row's.

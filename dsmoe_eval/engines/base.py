@@ -39,6 +39,13 @@ class Figures(Protocol):
         """For `cell.json`."""
 
 
+class Prober(Protocol):
+    """Probes many profiles on the same texts; what they share is computed once."""
+
+    def probe(self, profile: Profile) -> Figures:
+        """Run the null probe and the effect probe; see `Serving.probe`."""
+
+
 class Serving(Protocol):
     """A model in an engine."""
 
@@ -99,6 +106,9 @@ class Serving(Protocol):
         Raises:
             SteeringError: the profile is not possible on this model, or a probe failed.
         """
+
+    def prober(self, texts: Sequence[str]) -> Prober:
+        """Return what probes many profiles on texts, as tuning does; see `steering.Prober`."""
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Share of the texts' tokens that each expert is selected for; see `expert_usage`."""

@@ -7,7 +7,6 @@ from .choose import (
     best_experts,
     choose_experts,
     matched_experts,
-    matched_share,
     signed_experts,
     smallest_sets,
 )
@@ -16,7 +15,6 @@ from .documents import Document, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import LayerTokens, check_outputs, record_tokens, sample_tokens
-from .saliency import token_saliency
 from .scores import activation_share, exposure
 from .set_similarity import SetSimilarity, set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
@@ -49,7 +47,6 @@ __all__ = [
     "exposure",
     "get_method",
     "matched_experts",
-    "matched_share",
     "observe",
     "observe_routed",
     "record_tokens",
@@ -57,6 +54,5 @@ __all__ = [
     "set_similarity",
     "signed_experts",
     "smallest_sets",
-    "token_saliency",
     "with_answer",
 ]

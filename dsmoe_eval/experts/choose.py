@@ -119,22 +119,6 @@ def signed_experts(
     return tuple(chosen)
 
 
-def matched_share(
-    chosen: Sequence[ChosenExpert],
-    matched: Sequence[ChosenExpert],
-    exposure: Scores,
-    layers: Sequence[int],
-) -> float:
-    """Share of matched experts whose exposure is within `MATCH_TOLERANCE` of their partner's."""
-    rows = {layer: row for row, layer in enumerate(layers)}
-    near = [
-        abs(two.score - exposure[rows[one.layer], one.expert])
-        <= MATCH_TOLERANCE * exposure[rows[one.layer], one.expert]
-        for one, two in zip(chosen, matched, strict=True)
-    ]
-    return float(np.mean(near))
-
-
 def matched_experts(
     chosen: Sequence[ChosenExpert], exposure: Scores, layers: Sequence[int], seed: int
 ) -> tuple[ChosenExpert, ...]:

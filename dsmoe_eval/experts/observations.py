@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..steering import Routing, capture_routing, find_routers
+from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
 from .documents import Document, documents_hash
 from .saliency import Saliency
@@ -164,7 +165,7 @@ def _observer(
                 with torch.no_grad():
                     model(input_ids=ids, use_cache=False, logits_to_keep=1)
         if salient is not None and saliency_model is not model:
-            saliency = salient(*_on(entrance(saliency_model), ids, mask))
+            saliency = salient(*on_device(entrance(saliency_model), ids, mask))
         return _rows(documents, batch, routing, saliency, None if added is None else added())
 
     return rows
@@ -236,9 +237,7 @@ def _write_pass(
 ) -> Observations:
     """Have the workers observe batches of documents, and keep what is not kept yet."""
     plan = batches(documents, budget)
-    content = [identity, asdict(shape), columns, documents_hash(documents), budget]
-    folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(root, [identity, asdict(shape), columns, documents_hash(documents), budget])
     free: SimpleQueue[Rows] = SimpleQueue()
     for rows in workers:
         free.put(rows)
@@ -267,6 +266,13 @@ def _write_pass(
         has_saliency="saliency" in columns,
         has_contributions="contributions" in columns,
     )
+
+
+def _folder(root: Path, content: Sequence[object]) -> Path:
+    """Make the folder that is named by all that a pass depends on."""
+    folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
@@ -309,22 +315,6 @@ def _columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, T
     return {"document": document, "generated": generated.bool(), "token": token}
 
 
-def token_budget(device: torch.device) -> int:
-    """Tokens of a batch. On a CPU its states should stay in cache: 4096 took 1.7 times as long."""
-    return 1024 if device.type == "cpu" else 16384
-
-
-def batches(documents: Sequence[Document], budget: int) -> list[list[int]]:
-    """Longest first, so that memory is tried at once; padded size within the budget."""
-    order = sorted(range(len(documents)), key=lambda index: -len(documents[index].tokens))
-    found, start = [], 0
-    while start < len(order):
-        count = max(1, budget // len(documents[order[start]].tokens))
-        found.append(order[start : start + count])
-        start += count
-    return found
-
-
 def _path(folder: Path, index: int) -> Path:
     return folder / f"batch-{index:06}.safetensors"
 
@@ -336,42 +326,3 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def entrance(model: Any) -> torch.device:
-    """Where the model takes its tokens, also when it is spread over devices."""
-    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    return torch.device(model.get_input_embeddings().weight.device if device is None else device)
-
-
-def _on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(device) for tensor in tensors)
-
-
-def pad(
-    sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, [sequences, length], right-padded."""
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    padded = nn.utils.rnn.pad_sequence(
-        [torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=0
-    )
-    mask = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).long()
-    return padded.to(device), mask.to(device)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without trainable parameters; as it was afterwards."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
-    model.eval()
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train(training)
-        for parameter in trainable:
-            parameter.requires_grad_(True)

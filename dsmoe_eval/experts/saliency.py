@@ -80,11 +80,6 @@ class Saliency:
         return whole.shape == again.shape and float((whole - again).abs().max()) <= step
 
 
-def token_saliency(model: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """`Saliency` of one batch."""
-    return Saliency(model)(input_ids, mask)
-
-
 def _forward(model: Any, embeddings: Tensor) -> Tensor:
     logits: Tensor = model(inputs_embeds=embeddings, use_cache=False).logits
     return logits

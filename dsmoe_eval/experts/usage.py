@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..steering import capture_routing, find_routers
+from .batching import batches, pad, token_budget
 from .documents import encode_documents
-from .observations import batches, pad, token_budget
 from .tokenizer import Tokenizer
 
 

@@ -108,15 +108,20 @@ def decide(run: FinishedRun, policy: Policy, baseline: Baseline | None = None) -
         outcome = worse if worse in weights else outcome
     return Verdict(
         outcome=outcome,
-        run=run.name,
+        run=_text(run.name),
         plan=run.result.plan,
         suite=run.result.suite,
         model=run.result.run.model,
         policy=policy.name,
-        baseline=None if baseline is None else baseline.name,
+        baseline=None if baseline is None else _text(baseline.name),
         rulings=rulings,
         not_applied=tuple(rule.name for rule in policy.rules if rule not in applied),
     )
+
+
+def _text(path: str) -> str:
+    """A path that is no text, as names of files need not be, with marks for what is none."""
+    return path.encode(errors="replace").decode()
 
 
 def _subjects(rule: Rule, policy: Policy, run: FinishedRun) -> Iterator[Key | None]:

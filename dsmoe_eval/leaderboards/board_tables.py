@@ -105,51 +105,27 @@ def _model_source(row: Standing) -> str:
 
 
 _NAMES: tuple[Figure[Standing], ...] = (
-    Figure(
-        "rank", lambda row: row.rank, blank="-", help="1 plus the rows that are better beyond noise"
-    ),
+    Figure("rank", lambda row: row.rank, blank="-",
+        help="1 plus the rows that are better beyond noise"),
     words("model", lambda row: row.model, _model_source),
     words("variant", lambda row: row.variant),
-    _estimate(
-        "over placebo",
-        lambda row: row.over_placebo,
-        "gains over placebo",
-        "generalization.over_placebo",
-        "mean gain over its own random experts",
-    ),
-)
+    _estimate("over placebo", lambda row: row.over_placebo, "gains over placebo",
+        "generalization.over_placebo", "mean gain over its own random experts"),
+)  # fmt: skip
 _SUMMARY: tuple[Figure[Standing], ...] = (
-    _estimate(
-        "over base",
-        lambda row: row.gain,
-        "gains over base",
-        "target_result",
-        "mean gain over base on the targets",
-    ),
-    _estimate(
-        "non-targets",
-        lambda row: row.non_target,
-        "pooled changes",
-        "non_target_result",
-        "mean change of all else, pooled by arm",
-    ),
-    Figure(
-        "hold",
-        lambda row: "yes" if row.holds else "no",
-        numeric=False,
+    _estimate("over base", lambda row: row.gain, "gains over base", "target_result",
+        "mean gain over base on the targets"),
+    _estimate("non-targets", lambda row: row.non_target, "pooled changes", "non_target_result",
+        "mean change of all else, pooled by arm"),
+    Figure("hold", lambda row: "yes" if row.holds else "no", numeric=False,
         kind=lambda row: "" if row.holds else "bad",
-        help="the pooled non-targets are non-inferior for every target",
-    ),
-    Figure(
-        "marks",
-        lambda row: (sum(mark.earned for mark in row.marks), len(row.marks)),
-        formats.share_of,
-        lambda row: f"{source_of(row, 'marks')}: {_mark_words(row)}",
+        help="the pooled non-targets are non-inferior for every target"),
+    Figure("marks", lambda row: (sum(mark.earned for mark in row.marks), len(row.marks)),
+        formats.share_of, lambda row: f"{source_of(row, 'marks')}: {_mark_words(row)}",
         kind=lambda _: "mark",
-        help="; ".join(f"{name}: {meaning}" for name, meaning in TRUST.items()),
-    ),
+        help="; ".join(f"{name}: {meaning}" for name, meaning in TRUST.items())),
     words("not ranked for", lambda row: row.unranked),
-)
+)  # fmt: skip
 
 
 def _mark_words(row: Standing) -> str:

@@ -103,18 +103,12 @@ _DOMAINS: tuple[Figure[DomainExistenceRow], ...] = (
     Figure("specific experts", lambda row: len(row["specific"])),
     Figure("beyond random weights", lambda row: row["exceeding"]),
     words("specific in random weights", lambda row: ", ".join(map(str, row["random_specific"]))),
-    Figure(
-        "largest excess use, pp",
-        lambda row: row["specific"][0]["difference"] if row["specific"] else None,
-        formats.size,
-    ),
+    Figure("largest excess use, pp",
+        lambda row: row["specific"][0]["difference"] if row["specific"] else None, formats.size),
     Figure("largest in random weights, pp", lambda row: row["random_largest"], formats.size),
-    Figure(
-        "stability",
-        lambda row: _stability(row) if row["specific"] else None,
-        "{:.2f} ({:.2f})".format,
-    ),
-)
+    Figure("stability", lambda row: _stability(row) if row["specific"] else None,
+        "{:.2f} ({:.2f})".format),
+)  # fmt: skip
 
 
 def _stability(row: DomainExistenceRow) -> Value | None:
@@ -149,7 +143,7 @@ _EXPERTS: tuple[Figure[Specific], ...] = (
     _expert("95 % interval", lambda one: tuple(one["lift_ci95"]), "{:.2f} to {:.2f}".format),
     _expert("p (adjusted)", lambda one: one["p_adjusted"], "{:.4f}".format),
     words("beyond random weights", lambda subject: "yes" if subject[1]["exceeds_random"] else "no"),
-)
+)  # fmt: skip
 
 
 def top_experts(result: ExistenceResult) -> Table:

@@ -59,53 +59,25 @@ def _flipped(arm: Arm) -> Value:
 
 
 _CLAIMS: tuple[Figure[Arm], ...] = (
-    words(
-        "on it",
-        lambda arm: _verdict(arm.target_result.claim),
-        lambda arm: target_part(arm).source("claim"),
-    ),
-    words(
-        "on non-targets",
-        lambda arm: _verdict(arm.non_target_result.claim),
-        lambda arm: non_target_part(arm).source("claim"),
-    ),
-    Figure(
-        "beyond placebo",
-        lambda arm: _over_control(arm.generalization.over_placebo),
-        formats.pp_and,
-        _at("over_placebo"),
-    ),
-    Figure(
-        "beyond wrong domain",
-        lambda arm: _over_control(arm.generalization.specificity),
-        formats.pp_and,
-        _at("specificity"),
-    ),
+    words("on it", lambda arm: _verdict(arm.target_result.claim),
+        lambda arm: target_part(arm).source("claim")),
+    words("on non-targets", lambda arm: _verdict(arm.non_target_result.claim),
+        lambda arm: non_target_part(arm).source("claim")),
+    Figure("beyond placebo", lambda arm: _over_control(arm.generalization.over_placebo),
+        formats.pp_and, _at("over_placebo")),
+    Figure("beyond wrong domain", lambda arm: _over_control(arm.generalization.specificity),
+        formats.pp_and, _at("specificity")),
     Figure("worst domain", _worst, formats.pp_of, _at("non_target_change.worst")),
-    words(
-        "domains all hold",
-        lambda arm: "yes" if arm.generalization.all_hold.holds else "not shown",
-        _at("all_hold"),
-    ),
-    words(
-        "domains that fell",
-        lambda arm: ", ".join(arm.generalization.regressions) or "none",
-        _at("regressions"),
-    ),
-    Figure(
-        "retention",
-        lambda arm: otherwise(arm.generalization.retention, "-"),
-        formats.percent,
-        _at("retention"),
-    ),
+    words("domains all hold",
+        lambda arm: "yes" if arm.generalization.all_hold.holds else "not shown", _at("all_hold")),
+    words("domains that fell", lambda arm: ", ".join(arm.generalization.regressions) or "none",
+        _at("regressions")),
+    Figure("retention", lambda arm: otherwise(arm.generalization.retention, "-"), formats.percent,
+        _at("retention")),
     Figure("flipped", _flipped, formats.percents, _at("flipped")),
-    Figure(
-        "tokens",
-        lambda arm: otherwise(arm.generalization.tokens_ratio, "-"),
-        formats.hundredths,
-        _at("tokens_ratio"),
-    ),
-)
+    Figure("tokens", lambda arm: otherwise(arm.generalization.tokens_ratio, "-"),
+        formats.hundredths, _at("tokens_ratio")),
+)  # fmt: skip
 
 
 def answers(result: RunResult) -> Table:
@@ -151,35 +123,15 @@ _ANSWERS: tuple[Figure[Generated], ...] = (
     words("target", lambda both: both[0].arm.target),
     words("of", lambda both: both[0].name),
     _answers("n", lambda _, told: told.n, "answers.n"),
-    _answers(
-        "tokens",
-        lambda _, told: _sides(told, lambda rates: rates.mean_tokens),
-        "answers.a and .b.mean_tokens",
-        formats.decimals,
-    ),
-    _answers(
-        "truncated",
-        lambda _, told: _sides(told, lambda rates: rates.truncated),
-        "answers.a and .b.truncated",
-        formats.percent_to_percent,
-    ),
-    _answers(
-        "invalid",
-        lambda _, told: _sides(told, lambda rates: rates.invalid),
-        "answers.a and .b.invalid",
-        formats.percent_to_percent,
-    ),
-    _answers(
-        "change",
-        lambda part, told: part.figures.delta if told.n == part.figures.n else None,
-        "delta",
-        formats.pp,
-    ),
+    _answers("tokens", lambda _, told: _sides(told, lambda rates: rates.mean_tokens),
+        "answers.a and .b.mean_tokens", formats.decimals),
+    _answers("truncated", lambda _, told: _sides(told, lambda rates: rates.truncated),
+        "answers.a and .b.truncated", formats.percent_to_percent),
+    _answers("invalid", lambda _, told: _sides(told, lambda rates: rates.invalid),
+        "answers.a and .b.invalid", formats.percent_to_percent),
+    _answers("change", lambda part, told: part.figures.delta if told.n == part.figures.n else None,
+        "delta", formats.pp),
     _answers("both in full", lambda _, told: told.both_whole.n, "answers.both_whole.n"),
-    _answers(
-        "change of these",
-        lambda _, told: told.both_whole.delta,
-        "answers.both_whole.delta",
-        formats.pp,
-    ),
-)
+    _answers("change of these", lambda _, told: told.both_whole.delta, "answers.both_whole.delta",
+        formats.pp),
+)  # fmt: skip

@@ -5,15 +5,7 @@ from __future__ import annotations
 from ..results.arms import Arm
 from ..results.schema import RunResult
 from .page import Forest, Interval, Plane, Point
-from .run_arms import (
-    Part,
-    facets_of,
-    holds,
-    kind_of,
-    non_target_part,
-    target_part,
-    targets_of,
-)
+from .run_arms import Part, facets_of, holds, kind_of, non_target_part, target_part, targets_of
 
 
 def forests(result: RunResult) -> tuple[Forest, Forest]:
@@ -24,13 +16,8 @@ def forests(result: RunResult) -> tuple[Forest, Forest]:
         _interval(target_part(arm), arm.target, alpha, kind_of(arm, alpha)) for arm in ordered
     )
     rest = tuple(
-        _interval(
-            non_target_part(arm),
-            f"all else, steered for {arm.target}",
-            alpha,
-            "mark" if holds(arm) else "",
-        )
-        for arm in ordered
+        _interval(non_target_part(arm), f"all else, steered for {arm.target}", alpha, mark)
+        for arm, mark in ((arm, "mark" if holds(arm) else "") for arm in ordered)
     )
     return (
         Forest(
@@ -55,16 +42,9 @@ def forests(result: RunResult) -> tuple[Forest, Forest]:
 def _interval(part: Part, group: str, alpha: float, kind: str) -> Interval:
     low, high = part.figures.ci95
     return Interval(
-        label=part.arm.variant,
-        value=part.figures.delta,
-        low=low,
-        high=high,
-        n=part.figures.n,
-        trace=part.source("delta"),
-        group=group,
-        kind=kind,
-        facets=facets_of(part.arm, alpha),
-    )
+        part.arm.variant, part.figures.delta, low, high, part.figures.n, part.source("delta"),
+        group, kind, facets_of(part.arm, alpha),
+    )  # fmt: skip
 
 
 def plane(result: RunResult) -> Plane:
@@ -85,15 +65,7 @@ def _point(arm: Arm, alpha: float) -> Point:
     own, rest = target_part(arm), non_target_part(arm)
     (x_low, x_high), (y_low, y_high) = rest.figures.ci95, own.figures.ci95
     return Point(
-        label=f"{arm.variant} on {arm.target}",
-        x=rest.figures.delta,
-        y=own.figures.delta,
-        x_low=x_low,
-        x_high=x_high,
-        y_low=y_low,
-        y_high=y_high,
-        trace="; ".join(part.source("delta") for part in (own, rest)),
-        group=arm.variant,
-        dim=arm.control_of is not None,
-        facets=facets_of(arm, alpha),
-    )
+        f"{arm.variant} on {arm.target}", rest.figures.delta, own.figures.delta,
+        x_low, x_high, y_low, y_high, f"{own.source('delta')}; {rest.source('delta')}",
+        arm.variant, arm.control_of is not None, facets_of(arm, alpha),
+    )  # fmt: skip

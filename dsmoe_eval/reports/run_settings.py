@@ -46,23 +46,15 @@ _SETTINGS: tuple[Figure[Tuned], ...] = (
     words("variant", lambda tuned: tuned[0].variant),
     words("target", lambda tuned: tuned[0].target),
     _setting("experts", lambda own: own.experts, "settings.experts"),
-    _setting(
-        "share of activations",
-        lambda own: own.activation_share,
-        "settings.activation_share",
-        formats.percent,
-    ),
+    _setting("share of activations", lambda own: own.activation_share, "settings.activation_share",
+        formats.percent),
     _setting("strength", lambda own: own.strength, "settings.strength", formats.significant),
     _setting("alpha", lambda own: 1 + own.strength, "1 + settings.strength", formats.significant),
-    words(
-        "qualified", _qualified, lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")
-    ),
-    words(
-        "profile",
-        lambda tuned: tuned[0].profile or "",
-        lambda tuned: arm_source(tuned[0], "profile"),
-    ),
-)
+    words("qualified", _qualified,
+        lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")),
+    words("profile", lambda tuned: tuned[0].profile or "",
+        lambda tuned: arm_source(tuned[0], "profile")),
+)  # fmt: skip
 
 
 def probes(result: RunResult) -> Table:
@@ -95,29 +87,13 @@ def _probe(
 _PROBES: tuple[Figure[Probed], ...] = (
     words("variant", lambda probed: probed[0].variant),
     words("target", lambda probed: probed[0].target),
-    _probe(
-        "null: largest difference",
-        lambda probe: probe.null_max_difference,
-        "null_max_difference",
-        "{:g}".format,
-    ),
-    _probe(
-        "selections changed",
-        lambda probe: probe.selection_changed,
-        "selection_changed",
-        formats.percent,
-    ),
-    _probe(
-        "largest change of a weight",
-        lambda probe: probe.weight_max_change,
-        "weight_max_change",
-        "{:.3f}".format,
-    ),
-    _probe(
-        "largest change of a logit",
-        lambda probe: probe.logit_max_change,
-        "logit_max_change",
-        formats.hundredths,
-    ),
+    _probe("null: largest difference", lambda probe: probe.null_max_difference,
+        "null_max_difference", "{:g}".format),
+    _probe("selections changed", lambda probe: probe.selection_changed, "selection_changed",
+        formats.percent),
+    _probe("largest change of a weight", lambda probe: probe.weight_max_change, "weight_max_change",
+        "{:.3f}".format),
+    _probe("largest change of a logit", lambda probe: probe.logit_max_change, "logit_max_change",
+        formats.hundredths),
     _probe("experts a token", lambda probe: probe.active_experts, "active_experts"),
-)
+)  # fmt: skip

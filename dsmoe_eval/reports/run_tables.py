@@ -101,25 +101,14 @@ def _held_source(place: str) -> Callable[[Part], str]:
 
 
 _NON_TARGETS: tuple[Figure[Part], ...] = (
-    Figure(
-        "non-target n",
-        lambda part: part.arm.non_target_result.n,
-        source=lambda part: non_target_part(part.arm).source("n"),
-    ),
-    Figure(
-        "non-target change",
-        lambda part: part.arm.non_target_result.delta,
-        formats.pp,
-        lambda part: non_target_part(part.arm).source("delta"),
-    ),
-    Figure(
-        "one-sided bound",
-        lambda part: part.arm.non_targets.non_inferiority.lower_bound,
-        formats.pp,
-        _held_source("lower_bound"),
-    ),
+    Figure("non-target n", lambda part: part.arm.non_target_result.n,
+        source=lambda part: non_target_part(part.arm).source("n")),
+    Figure("non-target change", lambda part: part.arm.non_target_result.delta, formats.pp,
+        lambda part: non_target_part(part.arm).source("delta")),
+    Figure("one-sided bound", lambda part: part.arm.non_targets.non_inferiority.lower_bound,
+        formats.pp, _held_source("lower_bound")),
     words("held", lambda part: "yes" if holds(part.arm) else "no", _held_source("holds")),
-)
+)  # fmt: skip
 
 
 def domain_details(result: RunResult) -> Table:

@@ -148,7 +148,7 @@ _LAYERS: tuple[Figure[Layer], ...] = (
     Figure("effective rank", lambda row: row[2]["experts"]["effective_rank"], formats.decimal),
     Figure("random's", lambda row: row[2]["random"]["effective_rank"], formats.decimal),
     Figure("shuffled", lambda row: row[2]["shuffled"]["effective_rank"], formats.decimal),
-)
+)  # fmt: skip
 
 
 def _most_alike(experts: CkaRow) -> Value:
@@ -181,7 +181,7 @@ _PAIRS: tuple[Figure[Pairs], ...] = (
     Figure("random sets", lambda pairs: pairs.contrast and pairs.contrast["null_mean"], _round),
     Figure("95 % of them", lambda pairs: pairs.contrast and _null(pairs.contrast), _interval),
     Figure("p", lambda pairs: pairs.contrast and pairs.contrast["p_value"], "{:.4f}".format),
-)
+)  # fmt: skip
 
 
 def _profile(profile: ProfileRow) -> Table:

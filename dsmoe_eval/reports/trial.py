@@ -117,4 +117,4 @@ _METHODS: tuple[Figure[MethodRow], ...] = (
     Figure("placebo over base, pp", lambda row: _points(row["placebo_gain"]), _POINTS),
     Figure("non-targets, pp", lambda row: row["non_target_delta"], formats.points),
     words("non-inferior", lambda row: "yes" if row["holds"] else "no"),
-)
+)  # fmt: skip

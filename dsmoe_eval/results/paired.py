@@ -169,14 +169,18 @@ class Tested(Judged):
 
 
 class Paired(Tested):
-    """A comparison of an arm (b) with base or a control (a); see `stats.PairedResult`."""
+    """A comparison of an arm (b) with base or a control (a); see `stats.PairedResult`.
+
+    Attributes:
+        answers: None where nothing was generated, and against a control.
+    """
 
     n: Annotated[int, Field(ge=1)]
     score_a: Score
     score_b: Score
     gained: Number
     lost: Number
-    answers: Answers | None = None
+    answers: Answers | None
 
     @property
     def delta(self) -> float:

@@ -153,7 +153,8 @@ class RunResult(Outline):
         known = [(arm.variant, arm.target) for arm in self.arms]
         for key in known:
             if key not in expected or known.count(key) > 1:
-                raise ValueError(f"arm {key!r} is not one of the run's, or is there twice")
+                name = " on ".join(key)
+                raise ValueError(f"the arm {name} is not one of the run's, or is there twice")
         for key in expected:
             if key not in known:
                 raise ValueError(f"lacks the arm {' on '.join(key)}")

@@ -226,7 +226,7 @@ def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[
 
 
 def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
-    requests = task.task.instances
+    requests = task.requests
     characters = sum(len(str(request.args[0])) for request in requests) / len(requests)
     settings = requests[0].args[1]
     generated = isinstance(settings, dict)

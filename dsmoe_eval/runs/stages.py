@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 
-from ..engines.base import Advance, Figures
+from ..engines.base import Advance, Figures, Prober
 from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
@@ -71,11 +71,18 @@ class Tuner:
         self.counts = counts
         self.steps = steps
         self._tuned: dict[PlannedArm, Tuned] = {}
+        self._probers: dict[str, Prober] = {}
 
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
         return _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
+
+    def _prober(self, arm: PlannedArm) -> Prober:
+        """The probes on the target's questions; before any answer of a steered model counts."""
+        if arm.target not in self._probers:
+            self._probers[arm.target] = self.job.serving.prober(_probed(self.job, arm))
+        return self._probers[arm.target]
 
     def tuned(self, arm: PlannedArm) -> Tuned:
         """The settings of an arm that is tuned, from the folder or by trying the grid."""
@@ -108,7 +115,7 @@ class Tuner:
     def _scores_at(self, arm: PlannedArm, settings: Settings) -> Scores:
         job, started = self.job, time.perf_counter()
         profile = make_profile(job, self.counts, arm, settings)
-        run_probes(job, arm, profile)
+        _note_probes(arm, profile, self._prober(arm).probe(profile))
         with job.serving.steer(profile):
             scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
         note(
@@ -289,9 +296,17 @@ def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
 
 def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    figures = job.serving.probe(profile, _tuning_questions(job, arm)[:PROBE_TEXTS])
-    note("probes passed", logging.DEBUG, **_about(arm), profile=profile.id, **figures.to_dict())
+    figures = job.serving.probe(profile, _probed(job, arm))
+    _note_probes(arm, profile, figures)
     return figures
+
+
+def _probed(job: Job, arm: PlannedArm) -> list[str]:
+    return _tuning_questions(job, arm)[:PROBE_TEXTS]
+
+
+def _note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
+    note("probes passed", logging.DEBUG, **_about(arm), profile=profile.id, **figures.to_dict())
 
 
 def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:

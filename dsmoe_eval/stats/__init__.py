@@ -9,10 +9,8 @@ from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, 
 from .claims import Claim, all_hold, claim, regressions
 from .generalization import (
     NonTargetChange,
-    flip_rate,
     gain_over_control,
     non_target_change,
-    overhead_ratio,
     retention,
     target_gain,
 )
@@ -43,7 +41,7 @@ from .power import (
     smallest_effect,
 )
 from .scores import score_interval
-from .strata import ModelsSummary, StrataResult, combine_models, compare_strata, mean_of_seeds
+from .strata import ModelsSummary, StrataResult, combine_models, compare_strata
 
 __all__ = [
     "Claim",
@@ -68,17 +66,14 @@ __all__ = [
     "count_pairs",
     "excess_use",
     "fewest_discoveries",
-    "flip_rate",
     "gain_over_control",
     "holm",
     "items_needed",
     "items_needed_of_samples",
     "mcnemar_midp",
-    "mean_of_seeds",
     "midp_power",
     "non_inferiority",
     "non_target_change",
-    "overhead_ratio",
     "permutation_p_values",
     "regressions",
     "retention",

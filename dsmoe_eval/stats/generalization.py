@@ -92,30 +92,3 @@ def gain_over_control(
         The comparison; ``delta`` is the difference of gains.
     """
     return compare_paired(control, variant, clusters, seed)
-
-
-def flip_rate(result: PairedResult) -> float:
-    """Share of items whose score changed either way, in [0, 1]: an equal mean can hide many.
-
-    Dutta et al. (2024), arXiv 2407.09141.
-    """
-    return (result.gained + result.lost) / result.n
-
-
-def overhead_ratio(base: ArrayLike, variant: ArrayLike) -> float:
-    """Cost of a variant over that of base, both summed over the same items: 1 is no overhead.
-
-    Args:
-        base: Shape (n,), seconds, tokens or whatever is paid, at least 0.
-        variant: The same for the variant.
-
-    Returns:
-        The ratio of sums.
-
-    Raises:
-        ValueError: If a cost is negative or base costs nothing.
-    """
-    a, b, _ = as_pairs(base, variant)
-    if min(a.min(), b.min()) < 0 or not a.sum() > 0:
-        raise ValueError("a cost is below 0, or base costs nothing; give costs of at least 0.")
-    return float(b.sum(dtype=np.float64) / a.sum(dtype=np.float64))

@@ -99,28 +99,6 @@ def _nested(stratum: NDArray[np.int64], clusters: ArrayLike) -> NDArray[np.int64
     return np.asarray(stratum * (int(cluster.max()) + 1) + cluster, dtype=np.int64)
 
 
-def mean_of_seeds(scores: ArrayLike) -> NDArray[np.float64]:
-    """Average the seeds' scores of each item: items are crossed with seeds, so the item stays one.
-
-    Compare two systems on these means: seeds are samples of an item, not more items.
-
-    Args:
-        scores: Shape (seeds, n), every seed on the same items in the same order.
-
-    Returns:
-        Shape (n,).
-
-    Raises:
-        ValueError: If the shape is another or a score is not finite.
-    """
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"scores has shape {array.shape}; give (seeds, n), each at least 1.")
-    if not np.isfinite(array).all():
-        raise ValueError("scores holds a NaN or infinity; give every seed's score of every item.")
-    return np.asarray(array.mean(axis=0))
-
-
 @dataclass(frozen=True, slots=True)
 class ModelsSummary:
     """A random-effects summary over models (or other replications of the whole comparison).

@@ -10,7 +10,7 @@ Needs torch and transformers and nothing of the harness:
 from .capture import Routing, capture_routing
 from .errors import ProbeError, SteeringError
 from .folding import fold
-from .probes import ProbeReport, probe
+from .probes import Prober, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, check_meaning, describe_scoring
@@ -22,6 +22,7 @@ __all__ = [
     "ModelIdentity",
     "ProbeError",
     "ProbeReport",
+    "Prober",
     "Profile",
     "Router",
     "Routing",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from .steer import Steering, steer
 
 _LOGITS_AT_ONCE = 2**28
 """Of a part of the texts; three passes are compared, in 16 bits of half a GiB each."""
+_LOGITS_KEPT = 2**25
+"""Of base's pass over a part: one with more is computed anew for each profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,24 @@ class _Pass:
     choice: _Choice | None
 
 
+@dataclass(slots=True)
+class _Part:
+    """Some texts of a batch, and what is known of them from profiles before."""
+
+    input_ids: Tensor
+    mask: Tensor
+    base: _Pass | None = None
+    nulls: dict[str, float] = field(default_factory=dict)  # by the id at strength zero
+
+    def base_of(self, model: nn.Module) -> _Pass:
+        if self.base is not None:
+            return self.base
+        base = _forward(model, self.input_ids, self.mask)
+        if base.logits.numel() <= _LOGITS_KEPT:
+            self.base = base
+        return base
+
+
 def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -> ProbeReport:
     """Run the probes on a batch of text, in parts where its logits would need much memory.
 
@@ -74,20 +94,41 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
         mask: [batch, length], 1 on tokens, 0 on padding.
 
     Raises:
-        ProbeError: strength zero changes an output bit; a profile that is not null moves
-            nothing, or a null one moves something; the number of active experts changed; the
-            intervention did not do what its kind says; the experts of a layer received something
-            else than its router gave.
-        SteeringError: the profile is for another model, or the model cannot be steered.
+        ProbeError, SteeringError: as `Prober.probe`.
     """
-    steering = steer(model, profile)
-    parts = [
-        _probe_part(model, profile, steering, ids, own)
-        for ids, own in _parts(model, input_ids, mask)
-    ]
-    report = _joined(parts)
-    check_effect(profile, report.logit_max_change, report.weight_max_change)
-    return report
+    return Prober(model, input_ids, mask).probe(profile)
+
+
+class Prober:
+    """Probes many profiles on one batch of text, with everything that they share computed once.
+
+    Base's pass, where it is small enough to be kept, is that of the first profile: a model that is
+    not as it was then, by steering that was left behind, fails the next null probe. The null probe
+    is run once for all profiles that differ in strength alone: at strength zero they are one.
+
+    Args:
+        model: as for `probe`, and so `input_ids` and `mask`.
+    """
+
+    def __init__(self, model: nn.Module, input_ids: Tensor, mask: Tensor) -> None:
+        self._model = model
+        self._parts = [_Part(ids, own) for ids, own in _parts(model, input_ids, mask)]
+
+    def probe(self, profile: Profile) -> ProbeReport:
+        """Run the probes on one profile.
+
+        Raises:
+            ProbeError: strength zero changes an output bit; a profile that is not null moves
+                nothing, or a null one moves something; the number of active experts changed; the
+                intervention did not do what its kind says; the experts of a layer received
+                something else than its router gave.
+            SteeringError: the profile is for another model, or the model cannot be steered.
+        """
+        steering = steer(self._model, profile)
+        parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
+        report = _joined(parts)
+        check_effect(profile, report.logit_max_change, report.weight_max_change)
+        return report
 
 
 def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -101,16 +142,17 @@ def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[
         yield ids[:, columns], own[:, columns]
 
 
-def _probe_part(
-    model: nn.Module, profile: Profile, steering: Steering, input_ids: Tensor, mask: Tensor
-) -> ProbeReport:
-    base = _forward(model, input_ids, mask)
-    with steering.with_strength(0.0):
-        null = _forward(model, input_ids, mask)
-    null_difference = _largest(null.logits - base.logits)
-    check_null(null_difference, _same_choice(null.choice, base.choice))
+def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _Part) -> ProbeReport:
+    base, zero = part.base_of(model), steering.with_strength(0.0)
+    if zero.profile.id not in part.nulls:
+        with zero:
+            null = _forward(model, part.input_ids, part.mask)
+        difference = _largest(null.logits - base.logits)
+        check_null(difference, _same_choice(null.choice, base.choice))
+        part.nulls[zero.profile.id] = difference
+    null_difference = part.nulls[zero.profile.id]
     with steering:
-        steered = _forward(model, input_ids, mask)
+        steered = _forward(model, part.input_ids, part.mask)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
         _check_kind(profile, base.choice, steered.choice)
     return _report(base, steered, null_difference)

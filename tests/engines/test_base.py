@@ -40,7 +40,9 @@ def test_a_model_in_transformers(loaded):
 def test_steered_within_the_context_only(loaded):
     serving = TransformersServing(loaded)
     profile = trial_profile(loaded.identity, Intervention(kind="mask", strength=1.0), [0, 5])
-    assert serving.probe(profile, TEXTS).logit_max_change > 0
+    report = serving.probe(profile, TEXTS)
+    assert report.logit_max_change > 0
+    assert serving.prober(TEXTS).probe(profile) == report
     with steer(loaded.model, profile):
         expected = expert_usage(loaded.model, loaded.tokenizer, TEXTS)
     base = serving.usage(TEXTS)

@@ -15,7 +15,6 @@ from dsmoe_eval.experts import (
     count_routing,
     exposure,
     matched_experts,
-    matched_share,
     signed_experts,
     smallest_sets,
 )
@@ -74,12 +73,11 @@ def test_a_layer_with_no_expert_left_is_refused():
         matched_experts(chosen, np.ones((1, 2)), (0,), 0)
 
 
-def test_how_many_were_matched_is_told():
+def test_an_expert_that_was_chosen_is_no_match_however_near():
     exposure = np.array([[0.50, 0.52, 0.90, 0.40]])
     chosen = best_experts(np.array([[2.0, 0, 1.0, 0]]), (0,), 2)
     matched = matched_experts(chosen, exposure, (0,), 0)
     assert [one.expert for one in matched] == [1, 3]
-    assert matched_share(chosen, matched, exposure, (0,)) == 0.5
 
 
 @given(SEEDS, st.floats(0.05, 1.2))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dsmoe_eval.experts import token_saliency
+from dsmoe_eval.experts.saliency import Saliency
 from dsmoe_eval.steering import capture_routing, find_routers
 from tests.conftest import make_model
 
@@ -26,7 +26,7 @@ def one_by_one(model, ids):
 
 def test_batched_saliency_equals_eq_5_of_each_text_alone(model, batch):
     ids, mask = batch
-    got = token_saliency(model, ids, mask)
+    got = Saliency(model)(ids, mask)
     for row, length in enumerate(mask.sum(1).tolist()):
         expected, _, _ = one_by_one(model, ids[row, :length].tolist())
         np.testing.assert_allclose(got[row, :length], expected, rtol=2e-4, atol=1e-7)
@@ -60,16 +60,16 @@ class Capped(torch.nn.Module):
 def test_logits_that_are_not_the_heads_alone_are_gone_through_whole(batch):
     model = make_model("qwen3_moe")
     capped, (ids, mask) = Capped(model), batch
-    got = token_saliency(capped, ids, mask)
+    got = Saliency(capped)(ids, mask)
     for row, length in enumerate(mask.sum(1).tolist()):
         expected = by_loss(capped, ids[row, :length].tolist())
         np.testing.assert_allclose(got[row, :length], expected, rtol=2e-4, atol=1e-7)
-    plain = token_saliency(model, ids, mask)
+    plain = Saliency(model)(ids, mask)
     assert not torch.allclose(got, plain, rtol=1e-2)
 
 
 def test_the_size_of_a_piece_changes_nothing(batch, monkeypatch):
     model = make_model("gpt_oss")
-    whole = token_saliency(model, *batch)
+    whole = Saliency(model)(*batch)
     monkeypatch.setattr("dsmoe_eval.experts.saliency._LOGITS_AT_ONCE", 1)
-    torch.testing.assert_close(token_saliency(model, *batch), whole)
+    torch.testing.assert_close(Saliency(model)(*batch), whole)

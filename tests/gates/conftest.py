@@ -4,69 +4,91 @@ import copy
 
 import pytest
 
-from dsmoe_eval.results.comparisons import SCHEMA_VERSION
+from dsmoe_eval.results.schema import SCHEMA_VERSION
 
 VARIANTS = ("sham", "contrast", "random", "wrong-domain")
 TARGETS = ("math", "law")
 DOMAINS = ("biology", "physics")
 
 
-def comparison(delta=0.0, reach=0.01, verdict="equivalent", **more):
-    ends = [delta - reach, delta + reach]
-    figures = {"n": 400, "score_a": 0.5, "score_b": 0.5 + delta, "delta": delta, "ci95": ends}
-    p_value = 1.0 if verdict in ("equivalent", "inconclusive") else 0.01
-    figures |= {"p_value": p_value, "p_adjusted": p_value, "gained": 10, "lost": 10, "mde80": 0.03}
-    return figures | {"claim": {"verdict": verdict, "words": f"{verdict}, it is said"}} | more
+def figures_of(delta=0.0, reach=0.01, p_value=1.0, **more):
+    figures = {"ci95": [delta - reach, delta + reach], "p_value": p_value, "p_adjusted": p_value}
+    return figures | {"test": "sign-flip permutation", "mde80": 0.03, "clusters": 400} | more
 
 
-def held(delta=0.0, reach=0.01):
-    return {"delta": delta, "lower_bound": delta - reach, "holds": True}
+def comparison(delta=0.0, reach=0.01, p_value=1.0, **more):
+    scores = {"n": 400, "score_a": 0.5, "score_b": 0.5 + delta, "gained": 10, "lost": 10}
+    return figures_of(delta, reach, p_value) | scores | {"answers": None} | more
+
+
+def held(reach):
+    return {"non_inferiority": {"lower_bound": -reach, "p_value": 0.001}}
+
+
+def answers():
+    rates = {"mean_tokens": 10.0, "truncated": 0.0, "invalid": 0.0}
+    whole = {"n": 400, "delta": 0.0}
+    return {"a": dict(rates), "b": dict(rates), "n": 400, "count": 400, "both_whole": whole}
 
 
 def arm(variant, target):
-    gain = 0.2 if variant == "contrast" else 0.0
-    gained = comparison(0.2, 0.04, "improves") if gain else comparison(reach=0.015)
-    over = comparison(0.2, 0.05, "improves") if variant == "contrast" else None
+    gains = variant == "contrast"
+    own = comparison(0.2, 0.04, 0.01) if gains else comparison(reach=0.015)
+    over = comparison(0.2, 0.05, 0.01) if gains else None
     names = [f"{domain}_task" for domain in DOMAINS]
-    return {
+    row = {
         "variant": variant,
         "target": target,
-        "probe": {"null_max_difference": 0.0, "logit_max_change": 0.0 if not gain else 2.5},
+        "settings": None,
+        "profile": None,
+        "probe": {"null_max_difference": 0.0, "logit_max_change": 2.5 if gains else 0.0},
         "cells": {f"{target}_task": "0" * 16} | dict.fromkeys(names, "1" * 16),
-        "equal_to_base": variant == "sham",
-        "target_result": gained,
-        "non_target_result": comparison(reach=0.008, non_inferiority=held(reach=0.008)),
+        "target_result": own | {"answers": answers()},
+        "non_targets": figures_of(reach=0.008) | held(0.008),
         "domains": [
-            comparison(reach=0.019, domain=domain, task=name, non_inferiority=held(reach=0.019))
+            comparison(reach=0.019, domain=domain, task=name) | held(0.019)
             for domain, name in zip(DOMAINS, names, strict=True)
         ],
-        "generalization": {
-            "retention": 1.0,
-            "flipped": {"target": 0.2, "non_target": 0.01},
-            "tokens_ratio": 1.0,
-            "invalid": 0.0,
-            "truncated": 0.0,
-            "over_placebo": over,
-            "specificity": copy.deepcopy(over),
-        },
+        "over_placebo": over,
+        "specificity": copy.deepcopy(over),
     }
+    if variant == "sham":
+        for one in (row["target_result"], *row["domains"]):
+            one |= {"gained": 0, "lost": 0}
+    return row
+
+
+def base(task, domain):
+    return {
+        "task": task, "domain": domain, "role": "target" if domain in TARGETS else "non-target",
+        "cell": "2" * 16, "n": 400, "score": 0.5, "ci95": None, "version": "3" * 16,
+        "answers": None,
+    }  # fmt: skip
 
 
 def whole_result():
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": "p",
-        "suite": "s",
-        "variants": list(VARIANTS),
-        "targets": list(TARGETS),
-        "rehearsal": False,
+        "seed": 0,
         "alpha": 0.05,
         "margin": 0.02,
-        "run": {"model": "m", "fingerprint": "f", "limit": None},
-        "base": [],
+        "variants": list(VARIANTS),
+        "targets": list(TARGETS),
+        "suite_targets": list(TARGETS),
+        "suite_tasks": [f"{domain}_task" for domain in (*TARGETS, *DOMAINS)],
+        "run": {
+            "model": "m", "fingerprint": "f" * 12, "parameters": None, "engine": "transformers",
+            "engine_settings": {}, "dtype": "float32", "device": "cpu",
+            "experts_implementation": "eager", "suite": "s", "limit": None, "versions": {},
+        },
+        "base": [base(f"{domain}_task", domain) for domain in (*TARGETS, *DOMAINS)],
         "arms": [arm(variant, target) for target in TARGETS for variant in VARIANTS],
-        "leakage": {"pairs": 0, "items": [], "checked": [{"split": "test", "items": 400}]},
-    }
+        "leakage": {
+            "pairs": 0, "allowed_by": None, "checked": [{"split": "test", "items": 400}],
+            "rules": [], "items": [],
+        },
+    }  # fmt: skip
 
 
 @pytest.fixture

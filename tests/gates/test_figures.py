@@ -1,44 +1,23 @@
-"""Figures are read as they stand, or are missing with the path that lacks them."""
+"""Figures are those of the result, or are missing with the reason."""
 
 import pytest
 
-from dsmoe_eval.gates.figures import MissingFigureError, interval, number, read_figure
+from dsmoe_eval.gates.figures import MissingFigureError, read_figure
 from dsmoe_eval.results.finished import as_finished
 
 KEY = ("contrast", "math")
 
 
-def test_a_path_that_breaks_is_named():
-    for row, words in (
-        ({}, "a is missing"),
-        ({"a": None}, r"a\.b is missing"),
-        ({"a": {"b": "x"}}, r"a\.b is 'x', which is no number"),
-        ({"a": {"b": False}}, "no number"),
-        ({"a": {"b": float("nan")}}, "no number"),
-        ({"a": {"b": 10**400}}, "no number"),
-        ({"a": [1]}, r"a\.b is missing"),
-    ):
-        with pytest.raises(MissingFigureError, match=words):
-            number(row, "a", "b")
-    assert number({"a": {"b": 3}}, "a", "b") == 3.0
-
-
-@pytest.mark.parametrize("ends", [None, [], [1], [1, 2, 3], "ab", [0, None], [0.2, 0.1], {}])
-def test_what_is_no_interval(ends):
-    with pytest.raises(MissingFigureError):
-        interval({"ci95": ends})
-
-
 def test_retention_and_its_interval_are_those_of_the_scores(data, contrast):
-    figures = contrast["non_target_result"]
-    figures |= {"score_a": 0.8, "score_b": 0.76, "delta": -0.04, "ci95": [-0.06, -0.02]}
-    contrast["generalization"]["retention"] = 0.76 / 0.8
+    for row in contrast["domains"]:
+        row |= {"score_a": 0.8, "score_b": 0.76}
+    contrast["non_targets"]["ci95"] = [-0.06, -0.02]
     found = read_figure(as_finished(data, "r"), "retention", KEY)
     assert (found.value, found.low, found.high) == pytest.approx((0.95, 0.74 / 0.8, 0.78 / 0.8))
 
 
 def test_the_lower_end_is_no_higher_than_the_plans_bound(data, contrast):
-    figures = contrast["non_target_result"]
+    figures = contrast["non_targets"]
     figures["ci95"] = [-0.03, 0.01]
     for bound, low in ((-0.02, -0.03), (-0.04, -0.04)):
         figures["non_inferiority"]["lower_bound"] = bound
@@ -46,10 +25,28 @@ def test_the_lower_end_is_no_higher_than_the_plans_bound(data, contrast):
 
 
 def test_the_worst_domain_is_named(data, contrast):
-    contrast["domains"][1] |= {"delta": -0.03, "ci95": [-0.05, -0.01]}
+    contrast["domains"][1] |= {"score_b": 0.47, "ci95": [-0.05, -0.01]}
     found = read_figure(as_finished(data, "r"), "worst_domain_change", KEY)
-    assert (found.value, found.low, found.high) == (-0.03, -0.05, 0.019)
+    assert (found.value, found.low, found.high) == (pytest.approx(-0.03), -0.05, 0.019)
     assert found.words == "worst: physics"
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "words"),
+    [
+        ("target_claim", {"target_result": {"p_adjusted": None}}, "target_result.claim is missing"),
+        ("placebo_claim", {"over_placebo": None}, "the plan has no placebo of this arm: VARIANT"),
+        ("specificity", {"specificity": None}, "the plan has no wrong-domain control of this arm"),
+        ("probes_passed", {"probe": None}, "probe.null_max_difference is missing"),
+    ],
+)
+def test_what_is_missing_says_why(data, contrast, metric, changes, words):
+    for name, change in changes.items():
+        contrast[name] = contrast[name] | change if isinstance(change, dict) else change
+    with pytest.raises(MissingFigureError, match=words):
+        read_figure(as_finished(data, "r"), metric, KEY)
+    with pytest.raises(MissingFigureError, match="the run has no arm rice on math"):
+        read_figure(as_finished(data, "r"), metric, ("rice", "math"))
 
 
 def test_fine_tuning_has_no_probes(data):

@@ -31,11 +31,9 @@ def counted(text):
 
 
 def test_the_files_say_what_the_verdict_says(data, contrast, tmp_path, monkeypatch):
-    harms = {"delta": -0.2, "ci95": [-0.3, -0.1], "claim": {"verdict": "harms", "words": "w"}}
-    contrast["target_result"] |= harms
-    unsure = {"p_adjusted": 0.2, "claim": {"verdict": "inconclusive", "words": "w"}}
-    contrast["generalization"]["over_placebo"] |= unsure
-    contrast["generalization"]["tokens_ratio"] = 9
+    contrast["target_result"] |= {"score_b": 0.3, "ci95": [-0.3, -0.1]}
+    contrast["over_placebo"]["p_adjusted"] = 0.2
+    contrast["target_result"]["answers"]["b"]["mean_tokens"] = 90.0
     job = tmp_path / "step.md"
     job.write_text("before\n")
     monkeypatch.setenv(SUMMARY_VARIABLE, str(job))
@@ -65,10 +63,10 @@ def hostile_verdict(data, text):
         {"name": "claim", "tier": "critical", "metric": "target_claim", "one_of": ["harms"]},
     ]
     policy = Policy.model_validate({"name": "p", "description": "d", "rules": rules})
-    data["plan"] = data["suite"] = data["run"]["model"] = text
-    for row in data["arms"]:
-        row["target_result"]["claim"]["words"] = text
-    return decide(as_finished(data, text), policy)
+    verdict = decide(as_finished(data, text), policy)
+    names = dict.fromkeys(("plan", "suite", "model"), name)
+    rulings = tuple(one.model_copy(update={"reason": name}) for one in verdict.rulings)
+    return verdict.model_copy(update=names | {"rulings": rulings})
 
 
 @given(st.one_of(st.just(HOSTILE), st.text()))

@@ -39,114 +39,113 @@ def state(data, wanted_rule):
     return next(one.state for one in found if one.subject in ("contrast on math", "the run"))
 
 
-def put(row, path, value):
-    *steps, last = path.split(".")
-    for step in steps:
-        row = row[int(step) if step.isdigit() else step]
-    if last.endswith("|"):  # figures that go together
-        own = last.removesuffix("|")
-        row[int(own) if own.isdigit() else own] |= copy.deepcopy(value)
-    elif value is DELETE:
-        del row[last]
-    else:
-        row[last] = value
+def put(row, changes):
+    """Change values by their paths."""
+    for path, value in changes.items():
+        inner, *steps, last = row, *(int(p) if p.isdigit() else p for p in path.split("."))
+        for step in steps:
+            inner = inner[step]
+        spoil(inner, (last,), value if value is DELETE else copy.deepcopy(value))
 
 
 DELETE = object()
 
 
-def claimed(verdict, delta, p_value):
-    words = {"verdict": verdict, "words": "it is said"}
-    ends = [delta - 0.1, delta + 0.1]
-    return {"delta": delta, "ci95": ends, "p_adjusted": p_value, "claim": words}
+def claimed(where, delta, p_value, reach=0.1):
+    ends = [delta - reach, delta + reach]
+    return {
+        f"{where}.score_b": 0.5 + delta, f"{where}.ci95": ends, f"{where}.p_adjusted": p_value
+    }  # fmt: skip
 
 
-HARMS, UNSURE = claimed("harms", -0.2, 0.05), claimed("inconclusive", 0.0, 0.051)
-ALIKE = claimed("equivalent", 0.0, 1.0) | {"ci95": [-0.01, 0.01]}
+def harms(where):
+    return claimed(where, -0.2, 0.05)
+
+
+def unsure(where):
+    return claimed(where, 0.0, 0.051)
+
+
+def silent(where):
+    return {f"{where}.p_adjusted": None}
+
+
+POOL_FALLS = {
+    "domains.0.score_b": 0.3, "domains.1.score_b": 0.3, "non_targets.ci95": [-0.3, -0.1],
+    "non_targets.p_adjusted": 0.05,
+}  # fmt: skip
+POOL_UNSURE = {"non_targets.ci95": [-0.1, 0.1], "non_targets.p_adjusted": 0.051}
+BASE_SCORES_NOTHING = {
+    f"domains.{n}.{name}": 0.0 for n in (0, 1) for name in ("score_a", "score_b")
+}
+ANSWERS = "target_result.answers"
 MOST_BELOW = {"at_most": 0.1}
-# metric, bounds; changes that leave it unmet, undecided, missing: path in the arm and value.
+# metric, bounds; changes that leave it unmet, undecided, missing: paths in the arm and values.
 TABLE = [
     ("target_claim", {"one_of": ["improves"]}, {
-        "unmet": ("target_result|", HARMS),
-        "undecided": ("target_result|", UNSURE),
-        "missing": ("target_result.claim", DELETE),
+        "unmet": harms("target_result"),
+        "undecided": unsure("target_result"),
+        "missing": silent("target_result"),
     }),
     ("non_target_claim", {"one_of": ["improves", "equivalent"]}, {
-        "unmet": ("non_target_result|", HARMS),
-        "undecided": ("non_target_result|", UNSURE),
-        "missing": ("non_target_result.claim.verdict", "splendid"),
+        "unmet": POOL_FALLS,
+        "undecided": POOL_UNSURE,
+        "missing": silent("non_targets"),
     }),
     ("domain_claims", {"one_of": ["improves", "equivalent"]}, {
-        "unmet": ("domains.1|", HARMS),
-        "undecided": ("domains.0|", UNSURE),
-        "missing": ("domains.1.claim", DELETE),
+        "unmet": harms("domains.1"),
+        "undecided": unsure("domains.0"),
+        "missing": silent("domains.1"),
     }),
     ("placebo_claim", {"one_of": ["improves"]}, {
-        "unmet": ("generalization.over_placebo|", ALIKE),
-        "undecided": ("generalization.over_placebo|", UNSURE),
-        "missing": ("generalization.over_placebo", None),
+        "unmet": claimed("over_placebo", 0.0, 1.0, reach=0.01),
+        "undecided": unsure("over_placebo"),
+        "missing": {"over_placebo": None},
     }),
     ("specificity_claim", {"one_of": ["improves"]}, {
-        "unmet": ("generalization.specificity|", HARMS),
-        "undecided": ("generalization.specificity|", UNSURE),
-        "missing": ("generalization.specificity", None),
+        "unmet": harms("specificity"),
+        "undecided": unsure("specificity"),
+        "missing": {"specificity": None},
     }),
     ("target_gain", {"at_least": 0.1}, {
-        "unmet": ("target_result.ci95", [0.0, 0.09]),
-        "undecided": ("target_result.ci95", [0.1, 0.2]),
-        "missing": ("target_result.delta", math.nan),
+        "unmet": {"target_result.ci95": [0.0, 0.09]},
+        "undecided": {"target_result.ci95": [0.1, 0.2]},
     }),
     ("non_target_change", {"at_least": -0.02}, {
-        "unmet": ("non_target_result.ci95", [-0.1, -0.03]),
-        "undecided": ("non_target_result.non_inferiority.lower_bound", -0.02),
-        "missing": ("non_target_result.ci95", [0.1, -0.1]),
+        "unmet": {"non_targets.ci95": [-0.1, -0.03]},
+        "undecided": {"non_targets.non_inferiority.lower_bound": -0.02},
     }),
     ("retention", {"at_least": 0.95}, {
-        "unmet": ("non_target_result.ci95", [-0.1, -0.05]),
-        "undecided": ("non_target_result.ci95", [-0.1, 0.0]),
-        "missing": ("non_target_result.score_a", 0.0),
+        "unmet": {"non_targets.ci95": [-0.1, -0.05]},
+        "undecided": {"non_targets.ci95": [-0.1, 0.0]},
+        "missing": BASE_SCORES_NOTHING,
     }),
     ("worst_domain_change", {"at_least": -0.05}, {
-        "undecided": ("domains.1.non_inferiority.lower_bound", -0.06),
-        "missing": ("domains.0.p_adjusted", DELETE),
+        "undecided": {"domains.1.non_inferiority.lower_bound": -0.06},
+        "missing": silent("domains.0"),
     }),
     ("gain_over_placebo", {"at_least": 0.1}, {
-        "unmet": ("generalization.over_placebo.ci95", [-0.1, 0.05]),
-        "undecided": ("generalization.over_placebo.ci95", [-0.1, 0.3]),
-        "missing": ("generalization.over_placebo.ci95", [0.2]),
+        "unmet": {"over_placebo.ci95": [-0.1, 0.05]},
+        "undecided": {"over_placebo.ci95": [-0.1, 0.3]},
+        "missing": {"over_placebo": None},
     }),
     ("specificity", {"at_least": 0.1}, {
-        "unmet": ("generalization.specificity.ci95", [-0.1, 0.05]),
-        "undecided": ("generalization.specificity.ci95", [-0.1, 0.3]),
-        "missing": ("generalization.specificity.delta", "0.2"),
+        "unmet": {"specificity.ci95": [-0.1, 0.05]},
+        "undecided": {"specificity.ci95": [-0.1, 0.3]},
+        "missing": {"specificity": None},
     }),
-    ("target_mde80", {"at_most": 0.05}, {
-        "undecided": ("target_result.mde80", None),
-        "missing": ("target_result.mde80", DELETE),
-    }),
-    ("flipped_target", {"at_most": 0.3}, {
-        "unmet": ("generalization.flipped.target", 0.31),
-        "missing": ("generalization.flipped", DELETE),
-    }),
-    ("flipped_non_target", MOST_BELOW, {
-        "unmet": ("generalization.flipped.non_target", 0.11),
-        "missing": ("generalization.flipped.non_target", True),
-    }),
+    ("target_mde80", {"at_most": 0.05}, {"undecided": {"target_result.mde80": None}}),
+    ("flipped_target", MOST_BELOW, {"unmet": {"target_result.gained": 31}}),
+    ("flipped_non_target", MOST_BELOW, {"unmet": {"domains.0.gained": 71}}),
     ("tokens_ratio", {"at_most": 1.1}, {
-        "unmet": ("generalization.tokens_ratio", 1.2),
-        "missing": ("generalization.tokens_ratio", None),
+        "unmet": {f"{ANSWERS}.b.mean_tokens": 12.0},
+        "missing": {f"{ANSWERS}.a.mean_tokens": 0.0},
     }),
-    ("invalid_rate", MOST_BELOW, {
-        "unmet": ("generalization.invalid", 0.2),
-        "missing": ("generalization.invalid", math.inf),
-    }),
-    ("truncated_rate", MOST_BELOW, {
-        "unmet": ("generalization.truncated", 0.2),
-        "missing": ("generalization.truncated", 10**400),
-    }),
+    ("invalid_rate", MOST_BELOW, {"unmet": {f"{ANSWERS}.b.invalid": 0.2}}),
+    ("truncated_rate", MOST_BELOW, {"unmet": {f"{ANSWERS}.b.truncated": 0.2}}),
     ("probes_passed", {}, {
-        "unmet": ("probe.null_max_difference", 1e-9),
-        "missing": ("probe", None),
+        "unmet": {"probe.null_max_difference": 1e-9},
+        "missing": {"probe": None},
     }),
 ]  # fmt: skip
 
@@ -157,8 +156,8 @@ def test_a_rule_of_an_arm(data, contrast, metric, bounds, changes):
     assert state(data, wanted) == "met"
     assert outcome(data, policy(wanted, targets=["math"])) == "pass"
     before = copy.deepcopy(contrast)
-    for expected, (path, value) in changes.items():
-        put(contrast, path, value)
+    for expected, values in changes.items():
+        put(contrast, values)
         assert state(data, wanted) == expected
         told = {"unmet": "fail", "missing": "fail", "undecided": "inconclusive"}[expected]
         assert outcome(data, policy(wanted)) == told
@@ -167,24 +166,19 @@ def test_a_rule_of_an_arm(data, contrast, metric, bounds, changes):
 
 
 RUN_TABLE = [
-    ("leaked_items", {"at_most": 0}, "leakage.pairs", 1, "unmet"),
-    ("leaked_items", {"at_most": 0}, "leakage.items", ["x"], "unmet"),
-    ("leaked_items", {"at_most": 0}, "leakage.items", DELETE, "missing"),
-    ("leaked_items", {"at_most": 0}, "leakage.checked", [], "missing"),
-    ("whole_run", {}, "rehearsal", True, "unmet"),
-    ("whole_run", {}, "run.limit", 8, "unmet"),
-    ("whole_run", {}, "rehearsal", None, "missing"),
-    ("sham_equals_base", {}, "arms.0.equal_to_base", False, "unmet"),
-    ("sham_equals_base", {}, "arms.0.equal_to_base", "yes", "missing"),
+    ("leaked_items", {"at_most": 0}, {"leakage.pairs": 1}),
+    ("whole_run", {}, {"run.limit": 8}),
+    ("sham_equals_base", {}, {"arms.0.target_result.gained": 1}),
+    ("sham_equals_base", {}, {"arms.0.domains.1.lost": 1}),
 ]
 
 
-@pytest.mark.parametrize(("metric", "bounds", "path", "value", "expected"), RUN_TABLE)
-def test_a_rule_of_the_run(data, metric, bounds, path, value, expected):
+@pytest.mark.parametrize(("metric", "bounds", "changes"), RUN_TABLE)
+def test_a_rule_of_the_run(data, metric, bounds, changes):
     wanted = rule(metric, **bounds)
     assert state(data, wanted) == "met"
-    put(data, path, value)
-    assert state(data, wanted) == expected
+    put(data, changes)
+    assert state(data, wanted) == "unmet"
     assert outcome(data, policy(wanted)) == "fail"
 
 
@@ -212,7 +206,7 @@ def test_a_placebo_that_gains_is_not_flat(data):
 def test_the_worst_domain_fell_only_where_holm_says_so(data, contrast):
     wanted = rule("worst_domain_change", at_least=-0.05)
     row = contrast["domains"][1]
-    row |= {"delta": -0.1, "ci95": [-0.14, -0.06]}
+    row |= {"score_b": 0.4, "ci95": [-0.14, -0.06]}
     row["non_inferiority"]["lower_bound"] = -0.14
     assert state(data, wanted) == "undecided"
     row["p_adjusted"] = 0.05
@@ -228,24 +222,16 @@ def test_the_worst_domain_fell_only_where_holm_says_so(data, contrast):
     ],
 )
 def test_what_a_tier_weighs(data, contrast, tier, unmet, undecided, missing):
-    wanted = policy(rule("whole_run"), rule("target_gain", at_least=0.1, tier=tier))
-    figures = contrast["target_result"]
-    for ends, told in (([0.0, 0.05], unmet), ([0.0, 0.2], undecided), (None, missing)):
-        figures["ci95"] = ends
+    wanted = policy(rule("whole_run"), rule("gain_over_placebo", at_least=0.1, tier=tier))
+    for ends, told in (([0.0, 0.05], unmet), ([0.0, 0.2], undecided)):
+        contrast["over_placebo"]["ci95"] = ends
         assert outcome(data, wanted) == told
-
-
-@pytest.mark.parametrize(
-    "figures",
-    [{"delta": -0.1}, {"p_adjusted": 0.06}, {"claim": {"verdict": "harms", "words": ""}}],
-)
-def test_a_claim_that_its_figures_do_not_bear_out_is_none(data, contrast, figures):
-    contrast["target_result"] |= figures
-    assert state(data, rule("target_claim", one_of=["improves", "harms"])) == "missing"
+    contrast["over_placebo"] = None
+    assert outcome(data, wanted) == missing
 
 
 def test_a_bound_of_a_figure_without_interval_is_within(data, contrast):
-    contrast["generalization"]["invalid"] = 0.1
+    contrast["target_result"]["answers"]["b"]["invalid"] = 0.1
     assert state(data, rule("invalid_rate", at_most=0.1)) == "met"
 
 
@@ -331,10 +317,16 @@ def spoil(data, path, value):
 
 
 FAILING = [
-    *(("arms.1." + path, value) for _, _, changes in TABLE for path, value in changes.values()),
-    *((path, value) for _, _, path, value, _ in RUN_TABLE),
+    *(
+        {f"arms.1.{path}": value for path, value in values.items()}
+        for _, _, changes in TABLE
+        for values in changes.values()
+    ),
+    *(changes for _, _, changes in RUN_TABLE),
 ]
 """Each alone keeps a result from passing some rule."""
+SAYS_SOMETHING_ELSE = {("run", "limit"), ("answers",)}
+"""Ends of paths where null is no loss: every item was asked, nothing was generated."""
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -346,10 +338,10 @@ def test_the_policies_that_ship_pass_a_result_in_which_all_is_well(make_data, na
 @given(st.data(), st.sampled_from([DELETE, None, math.nan, math.inf, "", "x", "0.5", [], {}]))
 def test_nothing_lost_or_spoiled_turns_anything_into_a_pass(make_data, drawn, value):
     data = make_data()
-    put(data, *drawn.draw(st.sampled_from(FAILING)))
+    put(data, drawn.draw(st.sampled_from(FAILING)))
     wanted = POLICIES[drawn.draw(st.sampled_from(sorted(POLICIES)))]
     before = outcome(data, wanted)
-    paths = [path for path in leaves(data) if path != ("run", "limit")]
+    paths = [p for p in leaves(data) if not {p[-1:], p[-2:]} & SAYS_SOMETHING_ELSE]
     path = drawn.draw(st.sampled_from(paths))
     spoil(data, path, value)
     after = outcome(data, wanted)
@@ -359,26 +351,31 @@ def test_nothing_lost_or_spoiled_turns_anything_into_a_pass(make_data, drawn, va
 @pytest.mark.parametrize("value", [DELETE, None, math.nan, "0.5"], ids=str)
 def test_a_figure_that_a_policy_needs_cannot_be_lost(make_data, value):
     """Of the arm in question every number that strict reads: without it there is no pass."""
-    claims = ("target_result", "generalization.over_placebo", "generalization.specificity")
-    held = ("non_target_result", "domains.0", "domains.1")
+    claims = ("target_result", "over_placebo", "specificity")
+    held = ("non_targets", "domains.0", "domains.1")
     needed = [
-        *(f"{one}.{name}" for one in claims for name in ("delta", "p_adjusted", "ci95", "claim")),
-        *(f"{one}.{name}" for one in held for name in ("delta", "ci95", "non_inferiority")),
+        *(
+            f"{one}.{name}"
+            for one in claims
+            for name in ("score_a", "score_b", "p_adjusted", "ci95")
+        ),
+        *(f"{one}.{name}" for one in held for name in ("ci95", "non_inferiority")),
         *(f"{one}.non_inferiority.lower_bound" for one in held),
-        *("domains.0.p_adjusted", "domains.1.p_adjusted", "target_result.mde80"),
+        *(f"domains.{n}.{name}" for n in (0, 1) for name in ("p_adjusted", "score_a", "score_b")),
+        "target_result.mde80",
         *(f"probe.{name}" for name in ("null_max_difference", "logit_max_change")),
-        *(f"generalization.{name}" for name in ("retention", "invalid", "truncated", "flipped")),
-        "generalization.tokens_ratio",
+        *(f"{ANSWERS}.b.{name}" for name in ("mean_tokens", "invalid", "truncated")),
+        *(f"{one}.{name}" for one in ("target_result", "domains.0") for name in ("gained", "lost")),
     ]
     for path in needed:
         data = make_data()
-        put(data["arms"][1], path, value)
+        put(data["arms"][1], {path: value})
         assert outcome(data, POLICIES["strict"]) != "pass", path
 
 
 ENDS = [
-    ("target_result", "ci95"), ("non_target_result", "ci95"), ("domains", 0, "ci95"),
-    ("generalization", "over_placebo", "ci95"), ("generalization", "specificity", "ci95"),
+    ("target_result", "ci95"), ("non_targets", "ci95"), ("domains", 0, "ci95"),
+    ("over_placebo", "ci95"), ("specificity", "ci95"),
 ]  # fmt: skip
 
 
@@ -402,14 +399,14 @@ def test_a_wider_interval_never_makes_a_pass(make_data, drawn, path, centre, rea
 
 
 WORSE = {
-    "target_gain": [("target_result", "delta"), ("target_result", "ci95")],
-    "gain_over_placebo": [("generalization", "over_placebo", "ci95")],
-    "retention": [("non_target_result", "ci95")],
+    "target_gain": [("target_result", "score_b"), ("target_result", "ci95")],
+    "gain_over_placebo": [("over_placebo", "ci95")],
+    "retention": [("non_targets", "ci95")],
     "non_target_change": [
-        ("non_target_result", "ci95"), ("non_target_result", "non_inferiority", "lower_bound"),
+        ("non_targets", "ci95"), ("non_targets", "non_inferiority", "lower_bound"),
     ],
     "worst_domain_change": [
-        ("domains", 0, "ci95"), ("domains", 0, "delta"),
+        ("domains", 0, "ci95"), ("domains", 0, "score_b"),
         ("domains", 0, "non_inferiority", "lower_bound"),
     ],
 }  # fmt: skip
@@ -442,8 +439,8 @@ def test_a_worse_figure_never_gives_a_better_verdict(make_data, metric, up, down
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_cost_never_gives_a_better_verdict(make_data, low, more):
     data, wanted = make_data(), policy(rule("invalid_rate", at_most=0.5))
-    figures = data["arms"][1]["generalization"]
+    figures = data["arms"][1]["target_result"]["answers"]["b"]
     figures["invalid"] = low
     better = RANK[outcome(data, wanted)]
-    figures["invalid"] = low + more
+    figures["invalid"] = min(1.0, low + more)
     assert RANK[outcome(data, wanted)] <= better

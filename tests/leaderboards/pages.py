@@ -19,10 +19,8 @@ class _Page(HTMLParser):
             self._rows = self.tables[found["id"]] = []
         elif tag == "tr" and self._rows is not None:
             self._rows.append([])
-            self._shared = found.get("data-p", "")
         elif tag in ("td", "th") and self._rows is not None:
-            trace = self._shared + found["data-t"] if "data-t" in found else ""
-            self._cell = ["", trace, found.get("data-s")]
+            self._cell = ["", found.get("data-t", ""), found.get("data-s")]
         elif "data-t" in found:
             self.traced.append(found["data-t"])
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from dsmoe_eval.leaderboards import build
-from dsmoe_eval.leaderboards.board import TRUST, boards, targets_of
+from dsmoe_eval.leaderboards.board import boards
+from dsmoe_eval.leaderboards.board_tables import TRUST, targets_of
 from dsmoe_eval.leaderboards.filing import read_entry
 from dsmoe_eval.leaderboards.ranking import model_names, rank
 

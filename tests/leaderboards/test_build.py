@@ -12,7 +12,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.leaderboards import add_run, build, check_leaderboards
 from dsmoe_eval.leaderboards.build import aligned
 from dsmoe_eval.leaderboards.checks import read_entries
-from dsmoe_eval.reports.page import Cell, Column, DataTable, Row
+from dsmoe_eval.reports.table import Cell, Column, Row, Table
 
 from .conftest import SMALL
 
@@ -110,7 +110,7 @@ TEXT = st.text(st.sampled_from("ab|\\<\n `&"), max_size=8)
 def test_no_text_ends_a_column_early_or_is_markup(rows):
     columns = (Column("a"), Column("b", numeric=True), Column("c|d"))
     cells = tuple(Row(tuple(Cell(text) for text in row)) for row in rows)
-    lines = aligned(DataTable("t", "", columns, cells)).split("\n")
+    lines = aligned(Table("t", "", columns, cells)).split("\n")
     assert len(lines) == len(rows) + 2
     assert len({len(line) for line in lines}) == 1
     for line in lines:

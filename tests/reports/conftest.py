@@ -13,6 +13,9 @@ from rich.console import Console
 
 from dsmoe_eval.registry import find_card
 from dsmoe_eval.results import RunFolder
+from dsmoe_eval.results.arms import Arm
+from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.results.schema import Base, RunResult
 from dsmoe_eval.runs import run
 
 
@@ -26,6 +29,12 @@ def folder(tmp_path_factory):
     path.write_text(yaml.safe_dump(plan))
     out = tmp_path_factory.mktemp("runs") / "r"
     return run(str(path), out, limit=6, device="cpu", console=Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def result(folder):
+    """The result of the small run."""
+    return read_finished(folder.root).result
 
 
 def _chosen(rng: Any, questions: list[str]) -> dict[str, Any]:
@@ -69,13 +78,15 @@ def write_cell(folder: RunFolder, cell: str, rows: dict[str, Any]) -> None:
 def make_run():
     """`make_run(root, tasks, arms)`: a run's folder and as much of its result as items need.
 
+    The result holds the tasks and cells of base and of the arms.
+
     `tasks` has for each task its questions, and the texts that are generated, or none where options
     are chosen; the arms are of variants v1, v2 ... on `math`.
     """
 
     def make(
         root: Path, tasks: dict[str, tuple[list[str], list[str]]], arms: int
-    ) -> tuple[RunFolder, dict[str, Any]]:
+    ) -> tuple[RunFolder, RunResult]:
         folder, rng = RunFolder(root), np.random.default_rng(0)
         cells = {
             (arm, task): f"cell-{arm}-{place}"
@@ -90,17 +101,19 @@ def make_run():
             # Cells need not agree in the order of their items.
             order = rng.permutation(len(questions)) if arm else np.arange(len(questions))
             write_cell(folder, cell, {name: [rows[name][k] for k in order] for name in rows})
-        return folder, {
-            "run": {"model": "made-up"},
-            "base": [
-                {"task": task, "cell": cells[0, task], "domain": "math", "role": "target"}
+        return folder, RunResult.model_construct(
+            base=tuple(
+                Base.model_construct(task=task, cell=cells[0, task], domain="math", role="target")
                 for task in tasks
-            ],
-            "arms": [
-                {"variant": f"v{arm}", "target": "math",
-                 "cells": {task: cells[arm, task] for task in tasks}}
+            ),
+            arms=tuple(
+                Arm.model_construct(
+                    variant=f"v{arm}",
+                    target="math",
+                    cells={task: cells[arm, task] for task in tasks},
+                )
                 for arm in range(1, arms + 1)
-            ],
-        }  # fmt: skip
+            ),
+        )
 
     return make

@@ -12,16 +12,9 @@ import pandas as pd
 import pytest
 
 from dsmoe_eval.reports import page, render, write_item_files
-from dsmoe_eval.reports.page import (
-    Cell,
-    Column,
-    DataTable,
-    Forest,
-    Interval,
-    Plane,
-    Point,
-    Row,
-)
+from dsmoe_eval.reports.formats import pp
+from dsmoe_eval.reports.page import Forest, Interval, Plane, Point
+from dsmoe_eval.reports.table import Cell, Column, Row, Table, collect_facets
 
 PARTS = """{% import 'page.html.j2' as page %}
 <!doctype html><html lang="en"><head>{{ page.head("Parts") }}</head><body>
@@ -46,8 +39,7 @@ def _rows(n):
 
 def _row(name, value, facets, columns):
     trace = f"comparisons.json: arms[{name}, math].c{{}}; mid-p McNemar"
-    shown = f"{100 * value:+.1f} pp"
-    cells = (Cell(shown, 100 * value, trace.format(k), "good") for k in range(columns))
+    cells = (Cell(value, pp, trace.format(k), "good") for k in range(columns))
     return Row((Cell(name), *cells), facets)
 
 
@@ -55,7 +47,7 @@ def _parts(n=20, columns=1):
     heads = (Column("name"), *(Column(f"c{k}", True, "Helps") for k in range(columns)))
     rows = [_row(*row, columns) for row in _rows(n)]
     rows.append(Row((Cell("none"), *(Cell("-") for _ in range(columns))), {"mark": ("held",)}))
-    table = DataTable("t", "Caption", heads, tuple(rows))
+    table = Table("t", "Caption", heads, tuple(rows))
     forest = Forest("f", "A forest.", "", "pp", tuple(
         Interval(name, value, value - 0.1, value + 0.1, 9, f"a.json: {name}", "", "", facets)
         for name, value, facets in _rows(n)
@@ -65,7 +57,7 @@ def _parts(n=20, columns=1):
               facets["variant"][0], facets=facets)
         for name, value, facets in _rows(n)
     ), 0.02)  # fmt: skip
-    facets = page.collect_facets(facets for _, _, facets in _rows(n))
+    facets = collect_facets(facets for _, _, facets in _rows(n))
     return {"table": table, "forest": forest, "plane": plane, "facets": facets}
 
 
@@ -84,7 +76,9 @@ def parts(make_run, tmp_path_factory):
     tasks = {"mc": (questions, []), "gen": (questions[:9], ["right", *HOSTILE]),
              "../<b>" + "long" * 40: (["Q"], [])}  # fmt: skip
     folder, result = make_run(to / "run", tasks, 3)
-    return _write(to / "page", write_item_files(folder, result, to / "page"))
+    return _write(
+        to / "page", write_item_files(folder, result.base, result.arms, to / "page", "made-up")
+    )
 
 
 def _column(watched, row="tbody tr:visible"):
@@ -320,9 +314,9 @@ def test_a_large_page_opens_and_answers_at_once(opened, make_run, tmp_path, reco
     """12,000 items, 20 variants on 10 targets; the bounds are wide, what it took is recorded."""
     tasks = {"mc": ([f"Question {k}, {'some words ' * 30}" for k in range(12_000)], [])}
     folder, result = make_run(tmp_path / "run", tasks, 5)
-    result["arms"] = [arm | {"variant": f"w{k}"} for k, arm in enumerate(4 * result["arms"])]
+    arms = [arm.model_copy(update={"variant": f"w{k}"}) for k, arm in enumerate(4 * result.arms)]
     start = time.perf_counter()
-    files = write_item_files(folder, result, tmp_path / "page")
+    files = write_item_files(folder, result.base, arms, tmp_path / "page", "made-up")
     path = _write(tmp_path / "page", files, n=200, columns=17)
     built, size = time.perf_counter() - start, path.stat().st_size
     assert size < 5_000_000

@@ -9,6 +9,8 @@ import pytest
 from dsmoe_eval.reports import render_existence
 from dsmoe_eval.reports.existence import by_domain, findings, top_experts
 
+from .made import shown
+
 
 def expert(difference, *, beyond):
     return {
@@ -65,10 +67,10 @@ def test_nothing_at_all(result):
 
 
 def test_tables_show_the_figures(result):
-    math = by_domain(result).rows[0]
+    math = shown(by_domain(result))[0]
     assert math == ("math", "1,234", "5,678", "3", "2", "1, 2", "50.0", "20.0", "0.75 (0.10)")
-    assert by_domain(result).rows[2][6:] == ("", "20.0", "")
-    first = top_experts(result).rows[0]
+    assert shown(by_domain(result))[2][6:] == ("", "20.0", "")
+    first = shown(top_experts(result))[0]
     assert first == (
         "math", "3", "7", "60.0%", "10.0%", "50.0", "49.0 to 51.0", "6.00", "1.10 to 3.00",
         "0.0123", "yes",

@@ -38,7 +38,7 @@ def _cell(folder, name):
 
 def test_choices_are_those_of_the_cells(make_run, tmp_path):
     folder, result = make_run(tmp_path / "run", {"mc": ([f"Q{k}" for k in range(50)], [])}, 3)
-    (file,) = write_item_files(folder, result, tmp_path / "page")
+    (file,) = write_item_files(folder, result.base, result.arms, tmp_path / "page", "made-up")
     assert (file.set, file.task, file.domain, file.n) == ("made-up", "mc", "math", 50)
     assert file.arms == ("base", "v1 on math", "v2 on math", "v3 on math")
     data, sha = _read(tmp_path / "page" / file.path)
@@ -61,7 +61,7 @@ def test_choices_are_those_of_the_cells(make_run, tmp_path):
 def test_generated_texts_lie_in_parts(make_run, tmp_path, monkeypatch):
     monkeypatch.setattr(items, "PART_CHARACTERS", 40_000)
     folder, result = make_run(tmp_path / "run", {"gen": ([f"Q{k}" for k in range(20)], HOSTILE)}, 2)
-    (file,) = write_item_files(folder, result, tmp_path)
+    (file,) = write_item_files(folder, result.base, result.arms, tmp_path, "made-up")
     index, _ = _read(tmp_path / file.path)
     assert len(index["parts"]) == len(index["starts"]) > 1
     assert index["gold"] == ["right"] * 20
@@ -111,7 +111,10 @@ def test_parts_hold_every_item_once_and_fill_up(sizes):
 
 def test_two_runs_do_not_share_a_file(make_run, tmp_path):
     folder, result = make_run(tmp_path / "run", {"../../etc/<b>": (["Q"], [])}, 1)
-    one, two = (write_item_files(folder, result, tmp_path / "p", name)[0] for name in ("a", "b"))
+    one, two = (
+        write_item_files(folder, result.base, result.arms, tmp_path / "p", name)[0]
+        for name in ("a", "b")
+    )
     assert one.path != two.path
     assert (one.set, two.set) == ("a", "b")
     assert {path.name for path in (tmp_path / "p" / "items").iterdir()} == {
@@ -124,4 +127,4 @@ def test_other_items_than_base_are_refused(make_run, tmp_path):
     path = folder.cell("cell-1-0") / "samples.parquet"
     pd.read_parquet(path).iloc[:1].to_parquet(path, index=False)
     with pytest.raises(UserError, match="cell cell-1-0 holds other items than base's"):
-        write_item_files(folder, result, tmp_path)
+        write_item_files(folder, result.base, result.arms, tmp_path, "made-up")

@@ -92,12 +92,12 @@ def test_files(result, tmp_path):
 
 
 def test_the_picture_shows_every_series(result, tmp_path, monkeypatch):
-    from dsmoe_eval.reports import figures
+    from dsmoe_eval.reports import study_figures
 
     seen = {}
-    monkeypatch.setattr(figures, "_save", lambda figure, _path: seen.update(figure=figure))
+    monkeypatch.setattr(study_figures, "save", lambda figure, _path: seen.update(figure=figure))
     many = result_of([layer(n, 0.1 + n / 100, 0.2) for n in range(48)])
-    figures.similarity(many, tmp_path / "x.png")
+    study_figures.similarity(many, tmp_path / "x.png")
     axes = seen["figure"].axes
     assert len(axes) == 4
     for axis, key in zip(axes, ("mean", "mean", "effective_rank", "effective_rank"), strict=True):

@@ -56,7 +56,7 @@ def test_the_page_shows_every_method_and_its_picture(tmp_path):
     text = page.read_text()
     assert verdict(found) in text
     names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert names == ["method", "costly", "clear", "close", "nothing"]
+    assert names == ["method", "---", "costly", "clear", "close", "nothing"]
     assert (tmp_path / "page" / "methods.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "page" / "trial.json").read_text()) == found
 

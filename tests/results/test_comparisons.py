@@ -5,6 +5,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.results.comparisons import compare_answers, pair
+from dsmoe_eval.results.paired import Rates, WholeAnswers
 
 
 def samples(**scores):
@@ -45,9 +46,9 @@ def test_a_gain_of_format_is_told_from_one_of_knowledge():
         a=[(1, 4, False, False)], b=[(1, 4, False, False)], c=[(1, 4, 0, 0)], d=[(0, 4, 0, 0)]
     )
     told = compare_answers(pair(base, other, "t"))
-    assert told["a"] == {"mean_tokens": 5.0, "truncated": 0.25, "invalid": 0.5}
-    assert told["b"] == {"mean_tokens": 4.0, "truncated": 0.0, "invalid": 0.0}
-    assert told["both_whole"] == {"n": 2, "delta": -0.5}
+    assert told.a == Rates(mean_tokens=5.0, truncated=0.25, invalid=0.5)
+    assert told.b == Rates(mean_tokens=4.0, truncated=0.0, invalid=0.0)
+    assert told.both_whole == WholeAnswers(n=2, delta=-0.5)
 
 
 def test_items_whose_options_are_scored_have_no_answers_to_count():
@@ -55,6 +56,6 @@ def test_items_whose_options_are_scored_have_no_answers_to_count():
     assert compare_answers(pair(scored, scored, "t")) is None
     mixed = generated(a=[], b=[(1, 2, True, False), (0, 4, False, False)])
     told = compare_answers(pair(mixed, mixed, "t"))
-    assert told["n"] == 1
-    assert told["a"] == {"mean_tokens": 3.0, "truncated": 0.5, "invalid": 0.0}
-    assert told["both_whole"] == {"n": 0, "delta": None}
+    assert (told.n, told.count) == (1, 2)
+    assert told.a == Rates(mean_tokens=3.0, truncated=0.5, invalid=0.0)
+    assert told.both_whole == WholeAnswers(n=0, delta=None)

@@ -10,13 +10,16 @@ from dsmoe_eval.cards import Suite
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.results import RunFolder
-from dsmoe_eval.results.finished import FinishedRun
+from dsmoe_eval.results.finished import as_finished
 from dsmoe_eval.runs import plan_power
 from dsmoe_eval.runs import power as power_module
 from dsmoe_eval.stats import midp_power
 
+from ..gates.conftest import whole_result
+
 LAB = load_suite("lab")
 TASK = "lab_math_unnamed"
+BASE, STEERED = "0" * 16, "3" * 16
 
 
 @pytest.fixture
@@ -34,19 +37,21 @@ def sized(monkeypatch):
     monkeypatch.setattr(power_module, "_items", lambda *_: 300)
 
 
-def pilot_of(gained, n, folder=None, **cells):
+def pilot_of(gained, n, folder=None, suite="lab", **cells):
+    data = whole_result()
+    own = {TASK: "1" * 16, "lab_biology_named": "2" * 16} | cells
     row = {"gained": gained, "lost": 0, "n": n}
-    arms = {}
-    for variant in ("contrast", "random"):
-        more = 0 if variant == "contrast" else n - gained  # a control, which does not count
-        arms[variant, "math"] = {
-            "cells": {TASK: "x", "lab_biology_named": "y"} | cells,
-            "target_result": row | {"lost": more},
-            "domains": [row | {"task": "lab_biology_named"}]
-            + [row | {"task": name} for name in cells],
-        }
-    data = {"suite": "lab", "variants": ["contrast", "random"], "targets": ["math"], "base": []}
-    return FinishedRun("pilot", data, arms, folder)
+    for arm in data["arms"]:  # a control's changes do not count
+        more = 0 if arm["variant"] == "contrast" else n - gained
+        domain = arm["domains"][0] | row
+        arm["cells"] = own
+        arm["target_result"] |= row | {"lost": more}
+        arm["domains"] = [domain | {"task": name} for name in list(own)[1:]]
+    wanted = [arm for arm in data["arms"] if arm["target"] == "math" and arm["variant"] != "sham"]
+    data |= {"variants": [arm["variant"] for arm in wanted], "targets": ["math"], "arms": wanted}
+    data["base"] = [data["base"][0] | {"task": name, "cell": BASE} for name in own]
+    data["run"]["suite"] = suite
+    return as_finished(data, "pilot", folder)
 
 
 def test_without_a_pilot_two_discordances_are_assumed(suite):
@@ -88,10 +93,9 @@ def write(folder, cell, scores):
 def test_samples_by_their_variance(suite, tmp_path):
     draw, folder, task = np.random.default_rng(5), RunFolder(tmp_path), "lab_biology_unnamed"
     sides = [(draw.random((40, 4)) < draw.random((40, 1))).astype(float) for _ in range(2)]
-    for cell, scores in zip(("base", "steered"), sides, strict=True):
+    for cell, scores in zip((BASE, STEERED), sides, strict=True):
         write(folder, cell, scores)
-    pilot = pilot_of(10, 40, folder, **{task: "steered"})
-    pilot.data["base"].append({"task": task, "cell": "base"})
+    pilot = pilot_of(10, 40, folder, **{task: STEERED})
     found = next(one for one in plan_power(suite, 0.05, pilot) if one.task == task)
     (need,) = found.needs
     within = sum(side.var(axis=1, ddof=1).mean() for side in sides)
@@ -115,10 +119,9 @@ def test_samples_by_their_variance(suite, tmp_path):
 
 def test_where_the_items_own_spread_is_too_large_no_samples_help(suite, tmp_path):
     folder, task = RunFolder(tmp_path), "lab_biology_unnamed"
-    write(folder, "base", np.zeros((20, 4)))
-    write(folder, "steered", np.repeat([[1.0], [0.0]], 10, axis=0) * np.ones((1, 4)))
-    pilot = pilot_of(10, 20, folder, **{task: "steered"})
-    pilot.data["base"].append({"task": task, "cell": "base"})
+    write(folder, BASE, np.zeros((20, 4)))
+    write(folder, STEERED, np.repeat([[1.0], [0.0]], 10, axis=0) * np.ones((1, 4)))
+    pilot = pilot_of(10, 20, folder, **{task: STEERED})
     found = next(one for one in plan_power(suite, 0.01, pilot) if one.task == task)
     assert found.needs[0].samples is None
     assert found.needs[0].items > 300
@@ -128,9 +131,8 @@ def test_what_cannot_be_planned(suite):
     for margin in (0.0, 1.0, -0.1):
         with pytest.raises(UserError, match="give a fraction such as"):
             plan_power(suite, margin)
-    pilot = pilot_of(10, 20, lab_biology_unnamed="steered")
+    pilot = pilot_of(10, 20, lab_biology_unnamed=STEERED)
     with pytest.raises(UserError, match="has samples; give the"):
         plan_power(suite, 0.01, pilot)
-    pilot.data["suite"] = "paper"
     with pytest.raises(UserError, match="is no run of suite 'lab'"):
-        plan_power(suite, 0.01, pilot)
+        plan_power(suite, 0.01, pilot_of(10, 20, suite="paper"))

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from dsmoe_eval.registry import find_card
+from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs import cells, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.steering import Profile
@@ -47,17 +48,20 @@ def comparisons(folder):
     return folder.comparisons.read_text()
 
 
+def arms_of(folder):
+    return read_finished(folder.root).result.arms
+
+
 def test_what_a_run_leaves(finished):
-    result = json.loads(comparisons(finished))
-    assert [arm["variant"] for arm in result["arms"]] == [
+    assert [arm.variant for arm in arms_of(finished)] == [
         "sham", "dsmoe", "dsmoe-bias", "contrast", "random", "wrong-domain", "sft-lora", *RIVALS
     ]  # fmt: skip
     assert len(list(finished.root.glob("profiles/*.json"))) == 6 + len(RIVALS)
     assert finished.plan.is_file()
-    for arm in result["arms"]:
-        assert arm["target_result"]["n"] == 8
-        assert arm["non_target_result"]["n"] == 8 * 6
-        assert {row["domain"] for row in arm["domains"]} >= {"math", "law", "arithmetic"}
+    for arm in arms_of(finished):
+        assert arm.target_result.n == 8
+        assert arm.non_target_result.n == 8 * 6
+        assert {row.domain for row in arm.domains} >= {"math", "law", "arithmetic"}
 
 
 def test_cells_hold_identity_probes_and_one_row_an_item(finished):
@@ -89,10 +93,9 @@ def test_scores_follow_from_the_rows(finished):
 
 
 def test_sham_equals_base_on_every_item(finished):
-    result = json.loads(comparisons(finished))
-    (sham,) = [arm for arm in result["arms"] if arm["variant"] == "sham"]
-    assert sham["equal_to_base"]
-    assert sham["target_result"]["gained"] == sham["target_result"]["lost"] == 0
+    (sham,) = [arm for arm in arms_of(finished) if arm.variant == "sham"]
+    assert sham.equal_to_base
+    assert sham.target_result.gained == sham.target_result.lost == 0
 
 
 def test_controls_take_the_settings_of_what_they_control(finished):
@@ -193,22 +196,39 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_the_positive_control_shows_its_known_effect(tmp_path):
-    """lab-poly is the harness's positive control: the whole job, on the test split."""
-    folder = run("lab", tmp_path / "lab", device="cpu", console=QUIET)
-    result = json.loads(comparisons(folder))
-    arms = {(arm["variant"], arm["target"]): arm for arm in result["arms"]}
+@pytest.fixture
+def control_plan(tmp_path):
+    """The lab's plan without the arms that its control does not need, and one setting to try."""
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan["variants"] = ["base", "sham", "contrast", "random", "sft-lora"]
+    plan["tuning"] = {"experts": [16], "strengths": {"bias": [1.7183]}}
+    path = tmp_path / "control.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param(False, marks=pytest.mark.slow, id="its-arms"),
+        pytest.param(True, marks=pytest.mark.full, id="whole-plan"),
+    ],
+)
+def test_the_positive_control_shows_its_known_effect(tmp_path, control_plan, whole):
+    """lab-poly is the harness's positive control: every item of the test split."""
+    plan = "lab" if whole else control_plan
+    folder = run(plan, tmp_path / "lab", device="cpu", console=QUIET)
+    arms = read_finished(folder.root).arms
     targets = sorted({target for _, target in arms})
     assert len(targets) == 4
 
     def improved(variant):
-        figures = [arms[variant, target]["target_result"] for target in targets]
-        return [f["delta"] > 0 and f["p_adjusted"] < 0.05 for f in figures]
+        results = [arms[variant, target].target_result for target in targets]
+        return [one.delta > 0 and one.p_adjusted < 0.05 for one in results]
 
     assert sum(improved("contrast")) >= 3
     assert not any(improved("random"))
     assert all(improved("sft-lora"))
     for target in targets:
-        assert arms["contrast", target]["non_target_result"]["non_inferiority"]["holds"]
-        assert arms["sham", target]["equal_to_base"]
+        assert arms["contrast", target].non_target_result.non_inferiority.holds
+        assert arms["sham", target].equal_to_base

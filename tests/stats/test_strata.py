@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from dsmoe_eval.stats import combine_models, compare_paired, compare_strata, mean_of_seeds
+from dsmoe_eval.stats import combine_models, compare_paired, compare_strata
 
 
 def domains(rng, shifts, n=40):
@@ -67,13 +67,6 @@ def test_false_conflicts_are_rare() -> None:
 def test_strata_need_a_label_for_each_item() -> None:
     with pytest.raises(ValueError, match=r"strata has shape \(1,\)"):
         compare_strata([1, 0], [0, 1], ["x"])
-
-
-def test_seeds_are_averaged_by_item() -> None:
-    assert mean_of_seeds([[1, 0, 1], [0, 0, 1]]).tolist() == [0.5, 0.0, 1.0]
-    for bad in ([1, 0], [[]], [[np.nan]]):
-        with pytest.raises(ValueError, match="scores"):
-            mean_of_seeds(bad)
 
 
 def paule_mandel(effects, errors):

@@ -5,7 +5,14 @@ import sys
 import pytest
 import torch
 
-from dsmoe_eval.steering import ProbeError, SteeringError, find_routers, probe, router_patch
+from dsmoe_eval.steering import (
+    ProbeError,
+    Prober,
+    SteeringError,
+    find_routers,
+    probe,
+    router_patch,
+)
 
 from .test_steer import run
 
@@ -43,6 +50,37 @@ def test_texts_in_parts_give_the_figures_of_all(model, batch, make_profile, monk
     assert widths == [(2, 9)] * 3 + [(1, 4)] * 3
     assert parts.to_dict() == pytest.approx(whole.to_dict(), abs=1e-5)
     assert parts.selection_changed > 0
+
+
+def test_a_prober_computes_once_what_profiles_share_and_gives_the_same_figures(
+    model, batch, make_profile, monkeypatch
+):
+    pairs = [(0, expert) for expert in range(4)]
+    profiles = [make_profile(model, pairs, "bias", strength) for strength in (1.0, 4.0, 0.0)]
+    profiles.append(make_profile(model, pairs[:2], "bias", 4.0))
+    alone, forwards, forward = [probe(model, one, *batch) for one in profiles], [], PROBES._forward
+    monkeypatch.setattr(PROBES, "_forward", lambda *a: forwards.append(1) or forward(*a))
+    prober = Prober(model, *batch)
+    assert [prober.probe(one) for one in profiles] == alone
+    assert len(forwards) == 1 + 2 + len(profiles)  # base, two null probes, the profiles
+    monkeypatch.setattr(PROBES, "_LOGITS_KEPT", 0)
+    wary = Prober(model, *batch)
+    assert [wary.probe(one) for one in profiles] == alone
+    assert len(forwards) == 7 + len(profiles) + 2 + len(profiles)
+
+
+def test_a_prober_finds_a_model_that_is_no_longer_as_it_was(model, batch, make_profile):
+    prober = Prober(model, *batch)
+    prober.probe(make_profile(model, [(0, 1)], "bias", 4.0))
+    (router, *_) = find_routers(model)
+    with torch.no_grad():
+        kept = router.module.weight.clone()
+        router.module.weight.add_(0.1 * torch.randn_like(kept))
+    try:
+        with pytest.raises((ProbeError, SteeringError)):
+            prober.probe(make_profile(model, [(0, 2)], "bias", 4.0))
+    finally:
+        router.module.weight.data.copy_(kept)
 
 
 def test_an_expert_that_only_one_part_uses_is_no_silent_no_op(

@@ -14,7 +14,7 @@ from ...experts import Document, Observations, encode_batch, expert_usage, obser
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, Reader
 from ...models.prompt_format import PLAIN, PromptFormat
-from ...steering import ModelIdentity, ProbeReport, Profile, probe, steer
+from ...steering import ModelIdentity, Prober, ProbeReport, Profile, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..lm import EngineLM
 from .generate import greedy_answers
@@ -79,8 +79,12 @@ class TransformersServing:
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> ProbeReport:
         """The probes, on one batch of all texts."""
+        return self.prober(texts).probe(profile)
+
+    def prober(self, texts: Sequence[str]) -> Prober:
+        """Return what probes many profiles on one batch of all texts."""
         model = self.loaded.model
-        return probe(model, profile, *encode_batch(self.tokenizer, texts, model.device))
+        return Prober(model, *encode_batch(self.tokenizer, texts, model.device))
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """As `expert_usage`."""

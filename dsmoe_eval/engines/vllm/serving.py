@@ -28,6 +28,18 @@ _SEQUENCES = 256
 """At once, at most: vLLM's default for small GPUs, so that batches are alike on all."""
 
 
+@dataclass(frozen=True, slots=True)
+class VllmProber:
+    """Probes profiles on the same prompts."""
+
+    engine: VllmEngine
+    prompts: Sequence[Sequence[int]]
+
+    def probe(self, profile: Profile) -> VllmProbeReport:
+        """As `VllmEngine.probe`."""
+        return self.engine.probe(profile, self.prompts)
+
+
 @dataclass(frozen=True)
 class VllmServing:
     """A running engine; it has no gradients and shows no experts' outputs."""
@@ -83,7 +95,11 @@ class VllmServing:
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> VllmProbeReport:
         """The probes, at the texts' next tokens."""
-        return self.engine.probe(profile, self.tokenizer(list(texts))["input_ids"])
+        return self.prober(texts).probe(profile)
+
+    def prober(self, texts: Sequence[str]) -> VllmProber:
+        """Return what probes many profiles, each whole: vLLM's own batching is what is probed."""
+        return VllmProber(self.engine, self.tokenizer(list(texts))["input_ids"])
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """As `expert_usage`.

@@ -11,6 +11,9 @@ from dsmoe_eval.comparison.pairing import pair
 from dsmoe_eval.comparison.readers import read_results
 from dsmoe_eval.errors import UserError
 
+from ...gates.conftest import whole_result
+
+BASE_X = "b" * 16
 IDENTITY = {"metric": "acc", "filter": None, "prompt_format": "plain", "few_shot": 0}
 
 
@@ -32,15 +35,21 @@ def cell(root, name, task, scores, **identity):
 
 @pytest.fixture
 def root(tmp_path):
-    """A run of two tasks, steered for two targets."""
-    base = [{"cell": cell(tmp_path, f"b{t}", t, [1, 0, 1])} for t in "xy"]
-    arms = [
-        {"variant": variant, "target": target, "cells": {
-            t: cell(tmp_path, f"{variant}{target}{t}", t, [1, 1, 0.5]) for t in "xy"
-        }}
-        for variant, target in (("dsmoe", "x"), ("dsmoe", "y"), ("sham", "x"))
+    """A run of two tasks and variants, steered for two targets."""
+    data = whole_result() | {"variants": ["dsmoe", "sham"], "targets": ["x", "y"]}
+    names = iter(f"{number:016x}" for number in range(99))
+    base = {t: cell(tmp_path, name, t, [1, 0, 1]) for t, name in (("x", BASE_X), ("y", "f" * 16))}
+    data["base"] = [data["base"][0] | {"task": t, "cell": name} for t, name in base.items()]
+    arm, other = data["arms"][0], {"x": "y", "y": "x"}
+    data["arms"] = [
+        arm | {
+            "variant": variant, "target": target,
+            "cells": {t: cell(tmp_path, next(names), t, [1, 1, 0.5]) for t in "xy"},
+            "domains": [arm["domains"][0] | {"task": other[target]}],
+        }
+        for variant in data["variants"] for target in data["targets"]
     ]  # fmt: skip
-    (tmp_path / "comparisons.json").write_text(json.dumps({"base": base, "arms": arms}))
+    (tmp_path / "comparisons.json").write_text(json.dumps(data))
     return tmp_path
 
 
@@ -50,9 +59,9 @@ def test_variants_of_a_run(root):
     assert (len(pairs.table), pairs.a.n, pairs.b.n, pairs.warnings) == (6, 0, 0, ())
     assert set(pairs.table["domain"]) == {"X", "Y"}
     assert pairs.table["score_b"].sum() == 5
-    assert len(read_results(f"{root}:sham").table) == 6
-    assert len(read_results(f"{root}:sham", Selection(task="x")).table) == 3
-    assert len(read_results(root / "cells" / "bx").table) == 3
+    assert len(read_results(f"{root}:sham:x").table) == 6
+    assert len(read_results(f"{root}:sham:x", Selection(task="x")).table) == 3
+    assert len(read_results(root / "cells" / BASE_X).table) == 3
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,7 @@ def test_what_is_left_open_is_asked(root, which, message):
 def test_cells_asked_in_another_way_are_refused(root):
     other = cell(root, "chat", "x", [1, 1, 1], prompt_format="chat")
     metric = cell(root, "f1", "x", [1, 1, 1], metric="f1")
-    one, two, three = (read_results(root / "cells" / name) for name in ("bx", other, metric))
+    one, two, three = (read_results(root / "cells" / name) for name in (BASE_X, other, metric))
     with pytest.raises(UserError, match="other prompts: x: prompt of A is plain"):
         pair(one, two, by_id=False)
     with pytest.raises(UserError, match=r"by metric 'acc'.*by 'f1'"):
@@ -79,7 +88,7 @@ def test_cells_asked_in_another_way_are_refused(root):
 
 
 def test_damage_is_told(root):
-    folder = root / "cells" / "bx"
+    folder = root / "cells" / BASE_X
     rows = pd.read_parquet(folder / "samples.parquet")
     rows.iloc[:2].to_parquet(folder / "samples.parquet")
     with pytest.raises(UserError, match="holds 2 of 3 items"):
@@ -97,5 +106,5 @@ def test_damage_is_told(root):
     with pytest.raises(UserError, match="does not exist"):
         read_results(folder)
     (root / "comparisons.json").write_text('{"base": [1], "arms": []}')
-    with pytest.raises(UserError, match="not a run's comparisons"):
+    with pytest.raises(UserError, match="another version"):
         read_results(f"{root}:base")
