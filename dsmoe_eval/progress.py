@@ -1,7 +1,12 @@
-"""Progress bars with the time left, for people at a terminal; plain lines elsewhere."""
+"""Stages as they go on: bars with the time left at a terminal, plain lines elsewhere, log records.
+
+Off a terminal there is a line when a stage begins and one when it ends, and at least one a minute.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,13 +19,104 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from .log import STAGE, note
+
+EVERY = 50.0
+"""Seconds between two lines; a minute has room for one that comes late."""
+
+
+class Steps:
+    """Counts the steps of a stage: call it with the number of steps just done.
+
+    Attributes:
+        label: of the stage.
+        total: steps of the whole stage.
+        unit: of what they are, in the plural.
+        done: steps so far, those of an earlier start included.
+    """
+
+    def __init__(
+        self, label: str, total: int, unit: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._skipped = 0
+        self._clock = clock
+        self._began = clock()
+        self._show: Callable[[int], object] = lambda _count: None
+
+    def __call__(self, count: int) -> None:
+        """Count steps that were just done."""
+        self.done += count
+        self._show(count)
+
+    def skip(self, count: int) -> None:
+        """Count steps that need not be done: they say nothing of how long the others take."""
+        self._skipped += count
+        self(count)
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return self._clock() - self._began
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the mean time of the steps done so far; None before the first."""
+        fresh = self.done - self._skipped
+        return self.seconds / fresh * (self.total - self.done) if fresh > 0 else None
+
+    def shown_by(self, show: Callable[[int], object]) -> None:
+        """Have a bar follow: `show` is called with every count."""
+        self._show = show
 
 
 @contextmanager
-def progress_bar(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar; call what it gives with the number of steps just done."""
+def progress_bar(console: Console, label: str, total: int, unit: str = "steps") -> Iterator[Steps]:
+    """Show and log a stage; call what it gives with the number of steps just done."""
+    steps = Steps(label, total, unit)
+    stage = STAGE.set(label)
+    try:
+        if console.is_terminal:
+            with _bar(console, steps), _told(steps, lambda _line: None):
+                yield steps
+        else:
+            with _told(steps, lambda line: console.print(Text(line), soft_wrap=True)):
+                yield steps
+    finally:
+        STAGE.reset(stage)
+
+
+@contextmanager
+def counted_as(
+    advance: Callable[[int], None], answers: int, requests: int
+) -> Iterator[Callable[[int], None]]:
+    """Count requests to an engine as answers, each of which may take several of them.
+
+    Args:
+        advance: called with numbers of answers; with all of them where the context ends well.
+        answers: that the requests make.
+        requests: in all.
+    """
+    asked = told = 0
+
+    def count(done: int) -> None:
+        nonlocal asked, told
+        asked = min(asked + done, requests)
+        fresh = asked * answers // max(1, requests) - told
+        told += fresh
+        advance(fresh)
+
+    yield count
+    advance(answers - told)
+
+
+@contextmanager
+def _bar(console: Console, steps: Steps) -> Iterator[None]:
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TextColumn("elapsed"),
@@ -29,5 +125,71 @@ def progress_bar(console: Console, label: str, total: int) -> Iterator[Callable[
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.advance(task, done)
+        task = progress.add_task(steps.label, total=steps.total)
+        steps.shown_by(lambda count: progress.advance(task, count))
+        yield
+
+
+@contextmanager
+def _told(steps: Steps, say: Callable[[str], object]) -> Iterator[None]:
+    """Say and log when the stage begins, where it stands from time to time, and how it ends."""
+    stop = threading.Event()
+
+    def tell(message: str, words: str) -> None:
+        say(f"{steps.label}: {words}")
+        left = steps.seconds_left
+        note(
+            message,
+            unit=steps.unit,
+            done=steps.done,
+            total=steps.total,
+            seconds=round(steps.seconds, 3),
+            seconds_left=None if left is None else round(left),
+        )
+
+    def repeat() -> None:
+        STAGE.set(steps.label)  # a thread has a context of its own
+        tell_repeatedly(lambda: tell("stage goes on", _so_far(steps)), stop.wait)
+
+    tell("stage begins", f"begins, {steps.total:,} {steps.unit}")
+    thread = threading.Thread(target=repeat, name=f"progress of {steps.label}", daemon=True)
+    thread.start()
+    ended = "stage stopped", "stopped, "
+    try:
+        yield
+        ended = "stage ends", "done, "
+    finally:
+        stop.set()
+        thread.join()
+        tell(ended[0], ended[1] + _counts(steps))
+
+
+def tell_repeatedly(tell: Callable[[], None], stopped_within: Callable[[float], bool]) -> None:
+    """Tell every `EVERY` seconds until it is over.
+
+    Args:
+        tell: says where a stage stands.
+        stopped_within: waits so many seconds at most; True once the stage is over.
+    """
+    while not stopped_within(EVERY):
+        tell()
+
+
+def _counts(steps: Steps) -> str:
+    of = "" if steps.done == steps.total else f" of {steps.total:,}"
+    return f"{steps.done:,}{of} {steps.unit} in {_clock_time(steps.seconds)}"
+
+
+def _so_far(steps: Steps) -> str:
+    left = steps.seconds_left
+    words = "time left not known yet" if left is None else f"about {_clock_time(left)} left"
+    return (
+        f"{steps.done:,} of {steps.total:,} {steps.unit} in {_clock_time(steps.seconds)}, {words}"
+    )
+
+
+def _clock_time(seconds: float) -> str:
+    """Return hours, minutes and seconds, such as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -33,6 +33,15 @@ class Variant(Card):
     control_of: Name | None = None
     null: bool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> Variant:
+        steered = (self.method, self.intervention)
+        if self.kind == "steered" and None in steered:
+            raise ValueError("a steered variant needs `method` and `intervention`")
+        if self.kind != "steered" and (steered != (None, None) or self.control_of):
+            raise ValueError(f"{self.kind} takes no method, intervention or control_of")
+        return self
+
     @property
     def is_tuned(self) -> bool:
         """True for arms whose number of experts and strength are chosen on the tuning split."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import data_option, main
+from .main import data_option, main, progress_console
 
 if TYPE_CHECKING:
     from ..steering import Intervention
@@ -75,6 +75,7 @@ def identify_command(
         experts=rest["experts"],
         limit=rest["limit"],
         data=rest["data"],
+        console=progress_console(),
     )
     write_text(output, profile.to_json())
     click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
@@ -126,7 +127,9 @@ def existence_command(
     from ..reports import render_existence
     from ..studies import existence_of
 
-    result = existence_of(model, suite, permutations=permutations, **rest)
+    result = existence_of(
+        model, suite, permutations=permutations, console=progress_console(), **rest
+    )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:
         click.echo(json.dumps(result))
@@ -159,7 +162,9 @@ def similarity_command(
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
     texts = read_texts(suite, text, rest["data"])
-    result = similarity(load_model(model, rest["device"]), texts, tokens, profile)
+    result = similarity(
+        load_model(model, rest["device"]), texts, tokens, profile, progress_console()
+    )
     page = None if out is None else render_similarity(result, out)
     if rest["as_json"]:
         click.echo(json.dumps(result))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .main import main
+from .main import main, progress_console
 
 LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 
@@ -56,9 +56,12 @@ def _list_policies() -> list[tuple[str, str]]:
 
 
 def _list_variants() -> list[tuple[str, str]]:
-    from ..variants import VARIANTS
+    from ..variants import all_variants, get_variant
 
-    return [(name, variant.summary) for name, variant in VARIANTS.items()]
+    folders = (Path.cwd() / "variants", Path.cwd().parent / "variants")
+    own = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+    names = dict.fromkeys([*all_variants(), *own])
+    return [(name, get_variant(name).summary) for name in names]
 
 
 def _list_methods() -> list[tuple[str, str]]:
@@ -89,7 +92,7 @@ def lab_train_command(model: str, out: Path | None) -> None:
     """Train MODEL from its seed and say how close it came to the one that ships."""
     from ..lab.train import train_and_compare
 
-    click.echo(train_and_compare(model, out or Path("out") / model))
+    click.echo(train_and_compare(model, out or Path("out") / model, progress_console()))
 
 
 @lab_group.command("data")

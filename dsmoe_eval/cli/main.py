@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..errors import UserError
+from ..log import LOGGER
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_FAILED = 1
 """What was asked was done, and the answer is no."""
@@ -18,6 +25,7 @@ EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 
 
+LEVELS = ("debug", "info", "warning", "error")
 data_option = click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
     help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
@@ -55,11 +63,51 @@ def _stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def progress_console() -> Console:
+    """Return the console on which a command shows its progress: quiet above --log-level info."""
+    from rich.console import Console
+
+    level = click.get_current_context().find_root().obj
+    return Console(stderr=True, quiet=level > logging.INFO)
+
+
+class _Stderr(logging.Handler):
+    """Shows records other than those of stages, which a console shows; a warning shows itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message, fields = record.getMessage(), getattr(record, "fields", {})
+        if record.levelno < logging.WARNING and not message.startswith("stage "):
+            said = " ".join(f"{name}={value}" for name, value in fields.items())
+            click.echo(f"{message}: {said}", err=True)
+
+
+@contextmanager
+def _shown_records(level: int) -> Iterator[None]:
+    """Show what is only told at --log-level debug."""
+    handler = _Stderr(level)
+    if level <= logging.DEBUG:
+        LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dsmoe-eval")
-def main() -> None:
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="info", show_default=True,
+    help="What is said on stderr. info: the plan and the progress. debug: every cell, too. "
+    "A run's log.jsonl has all.",
+)  # fmt: skip
+@click.pass_context
+def main(context: click.Context, log_level: str) -> None:
     """What steering a mixture-of-experts model towards a domain gains, and what it costs."""
+    context.obj = logging.getLevelNamesMapping()[log_level.upper()]
+    context.with_resource(_shown_records(context.obj))
     # Third parties' notes on their own future are not for our users.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if context.obj > logging.WARNING:
+        warnings.filterwarnings("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UserError
-from .main import EXIT_FAILED, data_option, main
+from .main import EXIT_FAILED, data_option, main, progress_console
+
+if TYPE_CHECKING:
+    from ..runs import RunOptions
 
 
 @main.command("run")
@@ -48,16 +53,18 @@ def run_command(
         _show_estimate(plan, models, limit, data, as_json)
         return
     from ..registry import load_plan
+    from ..runs import RunOptions
 
     names = models or load_plan(plan)[0].models
     root = out or Path("out") / Path(plan).stem
+    options = RunOptions(limit=limit, device=device, seed=seed, data=data)
     if len(names) < 2:
-        _run_one(plan, root, limit, device, names[0] if names else None, seed, data)
+        _run_one(plan, root, replace(options, model=names[0] if names else None))
         return
     failed = {}
     for name in names:
         try:
-            _run_one(plan, root / _folder_name(name), limit, device, name, seed, data)
+            _run_one(plan, root / _folder_name(name), replace(options, model=name))
         except UserError as error:
             failed[name] = str(error)
             click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
@@ -69,19 +76,11 @@ def _folder_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "--", model.strip("/"))
 
 
-def _run_one(
-    plan: str,
-    out: Path,
-    limit: int | None,
-    device: str | None,
-    model: str | None,
-    seed: int | None,
-    data: tuple[Path, ...],
-) -> None:
+def _run_one(plan: str, out: Path, options: RunOptions) -> None:
     from ..reports import render
-    from ..runs import run
+    from ..runs.run import run_with
 
-    folder = run(plan, out, limit=limit, device=device, model=model, seed=seed, data=data)
+    folder = run_with(plan, out, options, progress_console())
     page = render(folder)
     click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     click.echo(f"\nreport: {folder.report / 'index.html'}")
@@ -99,7 +98,7 @@ def _show_estimate(
     from ..reports.estimate import estimate_tables
     from ..runs.estimate import estimate
 
-    with Console(stderr=True).status("reading tasks"):
+    with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit, data)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
@@ -157,12 +156,14 @@ def trial_command(
 ) -> None:
     """Put the identification methods of PLAN on trial against masking each expert in turn."""
     from ..reports import render_trial
-    from ..runs import prepared
+    from ..runs import RunOptions, prepared
     from ..studies import run_trial
 
-    job = prepared(plan, out, limit, device, data=data)
+    console = progress_console()
+    options = RunOptions(limit=limit, device=device, data=data)
+    job = prepared(plan, out, options, console)
     try:
-        run_trial(job)
+        run_trial(job, console)
     finally:
         job.serving.close()
     click.echo(render_trial(job.folder.root, to or job.folder.root / "trial"))

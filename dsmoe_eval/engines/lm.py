@@ -16,7 +16,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..cards import MAX_NEW_TOKENS
-from ..errors import UserError
+from ..errors import QuotingError, UserError
 from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity
@@ -240,7 +240,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
                 before, after = after[:1], after[1:]
         if not after:
             # Its log-likelihood would be 0, better than that of any other option.
-            raise UserError(f"the tokenizer gives no token for the answer {continuation!r:.60}")
+            raise QuotingError(f"the tokenizer gives no token for the answer {continuation!r:.60}")
         return before, after
 
     def _loglikelihood_tokens(

@@ -100,12 +100,12 @@ def train(recipe: Recipe, world: World, console: Console) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def train_and_compare(name: str, out: Path) -> str:
+def train_and_compare(name: str, out: Path, console: Console | None = None) -> str:
     """Train a lab model into `out` and say how close it came to the one that ships."""
     from safetensors.torch import load_file
 
     started = time.perf_counter()
-    model, tokenizer = train(RECIPES[name], build_world(), Console(stderr=True))
+    model, tokenizer = train(RECIPES[name], build_world(), console or Console(stderr=True))
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     minutes = (time.perf_counter() - started) / 60

@@ -37,6 +37,11 @@ class RunFolder:
         return self.root / "identification.json"
 
     @property
+    def log(self) -> Path:
+        """What happened when, as JSON lines."""
+        return self.root / "log.jsonl"
+
+    @property
     def comparisons(self) -> Path:
         """The result: every arm against base."""
         return self.root / "comparisons.json"

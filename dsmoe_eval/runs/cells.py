@@ -18,6 +18,9 @@ from ..tasks.items import Item
 from ..tasks.language_model import Advance, unwatched
 from ..tasks.loading import LoadedTask
 from ..tasks.scoring import Judged, answer_tasks, item_scores, judge
+from ..variants import BASE
+from .arms import Arm
+from .job import Job
 
 
 def run_cell(
@@ -65,6 +68,37 @@ def run_cell(
             },
         )
     folder.answers(identity.id).unlink(missing_ok=True)
+
+
+def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
+    """Return the identity of a cell: an arm, or base, on a task."""
+    test, serving = job.test[task], job.serving
+    return Identity(
+        model=serving.identity.name,
+        fingerprint=serving.identity.fingerprint,
+        variant=BASE if arm is None else arm.planned.variant.name,
+        target=None if arm is None else arm.planned.target,
+        profile=None if arm is None or arm.profile is None else arm.profile.id,
+        adapter=None if arm is None else arm.adapter,
+        dtype=serving.dtype,
+        device=serving.device,
+        experts_implementation=serving.experts_implementation,
+        engine=serving.name,
+        engine_settings=tuple(sorted(serving.settings.items())),
+        versions=tuple(sorted(job.identity["versions"].items())),
+        batch_tokens=job.plan.batch_tokens,
+        prompt_format=job.lm.format.name,
+        decoding=test.card.decoding,
+        task=task,
+        task_version=test.version,
+        few_shot=test.few_shot,
+        answer_tokens=test.answer_tokens,
+        filter=test.card.filter,
+        metric=test.card.metric,
+        split=str(job.suite.part(test.card, "test")),
+        items=test.items_hash,
+        seed=job.plan.seed,
+    )
 
 
 def _samples(task: LoadedTask, judged: Sequence[Sequence[Judged]]) -> pd.DataFrame:

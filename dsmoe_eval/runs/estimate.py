@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from ..cards import MAX_NEW_TOKENS, PartName, Plan, Suite, Task, Variant, read_part
+from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
 from ..errors import UserError
-from ..registry import builtin_names, load_model_card, load_plan, load_suite
+from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
 from ..tasks.loading import LoadedTask, load_tasks, most_tokens
-from ..variants import BASE, get_variant
-from .plan_checks import check_plan
+from .arms import PlannedRun, plan_run
 
 PEAK_FLOPS = 989e12
 """Of one H100 SXM in bfloat16, dense, by its data sheet."""
@@ -105,7 +104,7 @@ class Estimate:
     claims: int
     models: tuple[ModelEstimate, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For programs."""
         return asdict(self)
 
@@ -128,18 +127,14 @@ def estimate(
         UserError: the plan cannot be met.
     """
     plan, path = load_plan(plan_name)
-    suite = load_suite(plan.suite, beside=path)
-    variants = tuple(get_variant(name) for name in plan.variants)
-    targets = plan.targets or suite.targets
-    check_plan(plan, suite, variants, targets)
-    arms = [(v, t) for t in targets for v in variants if v.kind != BASE]
-    claims = sum(not variant.null for variant, _ in arms)
+    planned = plan_run(plan, path)
+    suite, arms = planned.suite, planned.arms
+    claims = sum(not arm.variant.null for arm in arms)
     level, unread = plan.alpha / max(1, claims), dict[str, str]()
     tasks = {task.name: _task(suite, task, level, limit, data, unread) for task in suite.tasks}
-    asked = [[t.name for t in suite.tasks_for(target)] for _, target in arms]
-    base = list(dict.fromkeys(name for names in asked for name in names))
-    cells = Counter(name for names in [base, *asked] for name in names)
-    tried = _tried(plan, suite, arms)
+    asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
+    cells = Counter(name for names in asked for name in names)
+    tried = _tried(planned)
     answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
     tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
     counts = {name: answers[name] + tuning[name] for name in tasks}
@@ -149,7 +144,7 @@ def estimate(
         engine=plan.engine,
         devices=plan.tensor_parallel,
         variants=plan.variants,
-        targets=targets,
+        targets=planned.targets,
         tasks=tuple(tasks.values()),
         cells=cells.total(),
         answers=answers.total(),
@@ -163,16 +158,13 @@ def estimate(
     )
 
 
-def _tried(plan: Plan, suite: Suite, arms: Sequence[tuple[Variant, str]]) -> dict[str, int]:
+def _tried(planned: PlannedRun) -> Counter[str]:
     """How often tuning asks a task's items, once by base."""
-    if plan.tuning is None:
-        return {}
-    times = {task.name: 1 for target in {t for _, t in arms} for task in suite.tasks_for(target)}
-    for variant, target in arms:
-        if variant.is_tuned and variant.intervention is not None:
-            grid = len(plan.tuning.experts) * len(plan.tuning.strengths[variant.intervention])
-            for task in suite.tasks_for(target):
-                times[task.name] += grid
+    if planned.plan.tuning is None:
+        return Counter()
+    times = Counter(planned.base_tasks)
+    for arm in planned.arms:
+        times.update({name: len(arm.grid) for name in arm.tasks})
     return times
 
 

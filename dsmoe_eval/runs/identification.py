@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -108,7 +107,9 @@ def identify(
     wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
     tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
     texts = sum(len(task.items) for task in tasks.values())
-    with progress_bar(console or Console(stderr=True), "identify experts", texts) as advance:
+    with progress_bar(
+        console or Console(stderr=True), "identify experts", texts, "texts"
+    ) as advance:
         counts = count_domains(
             serving, tasks, wanted, root or Path("out") / "observations", advance
         )
@@ -208,7 +209,7 @@ def source_of(
     )
 
 
-def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, Any]:
+def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
     """Counts by domain and the methods' scores, for the run's folder."""
     sums = [counts.of(domain) for domain in counts.domains]
     scores = {

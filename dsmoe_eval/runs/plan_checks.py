@@ -28,8 +28,9 @@ def check_plan(
             f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
             f"targets: {', '.join(suite.targets)}"
         )
+    tuned = [variant.name for variant in variants if variant.is_tuned]
     for variant in variants:
-        fault = _variant_fault(variant, plan, suite, names)
+        fault = _variant_fault(variant, plan, suite, tuned)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
 
@@ -47,8 +48,8 @@ def check_engine(plan: Plan) -> None:
         )
 
 
-def _variant_fault(variant: Variant, plan: Plan, suite: Suite, names: Sequence[str]) -> str | None:
-    if variant.control_of is not None and variant.control_of not in names:
+def _variant_fault(variant: Variant, plan: Plan, suite: Suite, tuned: Sequence[str]) -> str | None:
+    if variant.control_of is not None and variant.control_of not in tuned:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
     if variant.is_tuned and (
         plan.tuning is None or variant.intervention not in plan.tuning.strengths

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
 
-from ..cards import Variant
-from ..engines.base import Figures, Prober
+from ..engines.base import Advance, Figures, Prober
 from ..engines.transformers.engine import TransformersServing
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
 from ..files import new_folder, read_json, write_json, write_text
+from ..log import note
 from ..models import LoadedModel
+from ..progress import Steps, counted_as
 from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
-from ..variants import BASE, Settings, build_profile, get_variant, variant_experts
-from .cells import run_cell
+from ..variants import BASE, Settings, build_profile, variant_experts
+from .arms import Arm, PlannedArm
+from .cells import cell_identity, run_cell
 from .identification import Wanted, count_domains, counts_to_json, source_of
 from .job import Job
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
-Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A variant for a target with its settings fixed and its profile or adapters made."""
-
-    variant: Variant
-    target: str
-    settings: dict[str, Any] | None
-    profile: Profile | None = None
-    adapter: str | None = None
 
 
 def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     """Routing counts over the identification text of all domains; what the arms' methods need."""
-    methods = [get_method(name) for name in job.methods]
+    names = dict.fromkeys(arm.variant.method for arm in job.arms)
+    methods = [get_method(name) for name in names if name is not None]
     wanted = Wanted.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
     counts = count_domains(job.serving, job.identification, wanted, root, advance)
@@ -56,213 +48,273 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     return counts
 
 
-class Tuner:
-    """Tunes arms; base is asked once, and only when something is left to tune."""
+def tuning_answers(job: Job) -> int:
+    """Return how many answers tuning takes: of base once, of each arm at each of its settings."""
+    base = sum(job.tuning[name].answers_asked for name in _tuning_tasks(job, job.base_tasks))
+    return base + sum(_answers_a_setting(job, arm) * len(arm.grid) for arm in job.arms)
 
-    def __init__(self, job: Job, counts: RoutingCounts) -> None:
+
+def _answers_a_setting(job: Job, arm: PlannedArm) -> int:
+    return sum(job.tuning[name].answers_asked for name in _tuning_tasks(job, arm.tasks))
+
+
+def _tuning_tasks(job: Job, tasks: Sequence[str]) -> list[str]:
+    """Those of the tasks that have a tuning part."""
+    return [name for name in tasks if name in job.tuning]
+
+
+class Tuner:
+    """Tunes arms, each once; base is asked once, and only when something is left to tune."""
+
+    def __init__(self, job: Job, counts: RoutingCounts, steps: Steps) -> None:
         self.job = job
         self.counts = counts
+        self.steps = steps
+        self._tuned: dict[PlannedArm, Tuned] = {}
         self._probers: dict[str, Prober] = {}
 
     @cached_property
     def base(self) -> Scores:
         """Base's scores on the tuning split of every task."""
-        asked = [name for name in self.job.base_tasks() if name in self.job.tuning]
-        return _tuning_scores(self.job, asked, BASE)
+        return _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
 
-    def _prober(self, target: str) -> Prober:
+    def _prober(self, arm: PlannedArm) -> Prober:
         """The probes on the target's questions; before any answer of a steered model counts."""
-        if target not in self._probers:
-            self._probers[target] = self.job.serving.prober(_probed(self.job, target))
-        return self._probers[target]
+        if arm.target not in self._probers:
+            self._probers[arm.target] = self.job.serving.prober(_probed(self.job, arm))
+        return self._probers[arm.target]
 
-    def tuned(self, variant: Variant, target: str, advance: Advance) -> Tuned:
-        """The settings of an arm, from the folder or by trying the grid."""
-        job, path = self.job, self.job.folder.tuning(variant.name, target)
-        if path.is_file():
-            advance(len(job.grid(variant)))
-            return Tuned.from_dict(read_json(path))
+    def tuned(self, arm: PlannedArm) -> Tuned:
+        """The settings of an arm that is tuned, from the folder or by trying the grid."""
+        if arm not in self._tuned:
+            path = self.job.folder.tuning(arm.variant.name, arm.target)
+            if path.is_file():
+                self.steps.skip(_answers_a_setting(self.job, arm) * len(arm.grid))
+                self._tuned[arm] = Tuned.from_dict(read_json(path))
+            else:
+                self._tuned[arm] = self._tune(arm)
+                write_json(path, self._tuned[arm].to_dict())
+                for answers in self.job.folder.answers("").parent.glob(f"tuning-{arm.name}-*"):
+                    answers.unlink()
+        return self._tuned[arm]
 
-        unavailable = _unavailable(job, self.counts, variant, target)
-        grid = [one for one in job.grid(variant) if one.experts not in unavailable]
-        advance(len(job.grid(variant)) - len(grid))
-        asked = [name for name in job.arm_tasks(target) if name in job.tuning]
+    def _tune(self, arm: PlannedArm) -> Tuned:
+        job = self.job
+        unavailable = _unavailable(job, self.counts, arm)
+        grid = [one for one in arm.grid if one.experts not in unavailable]
+        self.steps.skip(_answers_a_setting(job, arm) * (len(arm.grid) - len(grid)))
+        target_task, *others = _tuning_tasks(job, arm.tasks)
+        clusters = {name: [i.cluster for i in job.tuning[name].items] for name in others}
 
         def scores_at(settings: Settings) -> Scores:
-            advance(1)
-            profile = make_profile(job, self.counts, variant, target, settings)
-            self._prober(target).probe(profile)
-            with job.serving.steer(profile):
-                return _tuning_scores(job, asked, f"{variant.name}-{target}-{profile.id}")
+            return self._scores_at(arm, settings)
 
-        target_task, *others = asked
-        clusters = {name: [i.cluster for i in job.tuning[name].items] for name in others}
         tuned = tune(job.plan, grid, self.base, target_task, others, scores_at, clusters)
-        tuned = replace(tuned, unavailable=unavailable)
-        write_json(path, tuned.to_dict())
-        for answers in job.folder.answers("").parent.glob(f"tuning-{variant.name}-{target}-*"):
-            answers.unlink()
-        return tuned
+        return replace(tuned, unavailable=unavailable)
+
+    def _scores_at(self, arm: PlannedArm, settings: Settings) -> Scores:
+        job, started = self.job, time.perf_counter()
+        profile = make_profile(job, self.counts, arm, settings)
+        _note_probes(arm, profile, self._prober(arm).probe(profile))
+        with job.serving.steer(profile):
+            scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
+        note(
+            "setting tried",
+            logging.DEBUG,
+            **_about(arm),
+            **asdict(settings),
+            seconds=_seconds_since(started),
+        )
+        return scores
 
 
-def _tuning_scores(job: Job, tasks: list[str], who: str) -> Scores:
+def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -> Scores:
     """On the tuning split; a killed run does not ask again for answers that were generated."""
+    asked = [job.tuning[name] for name in _tuning_tasks(job, tasks)]
+    answers = sum(task.answers_asked for task in asked)
+    requests = sum(task.requests_asked for task in asked)
     remembered = job.folder.answers(f"tuning-{who}")
-    return score_tasks(job.lm, [job.tuning[name] for name in tasks], remembered)
+    with counted_as(advance, answers, requests) as count:
+        return score_tasks(job.lm, asked, remembered, count)
 
 
-def _unavailable(job: Job, counts: RoutingCounts, variant: Variant, target: str) -> tuple[int, ...]:
+def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
     """Sizes of the grid for which the method cannot name as many experts, or which leave none out.
 
     Raises:
         UserError: it can name none of them.
     """
     missing, reason = [], None
-    sizes = sorted({settings.experts for settings in job.grid(variant)})
+    sizes = sorted({settings.experts for settings in arm.grid})
     identity = job.serving.identity
     for size in sizes:
         try:
             if size >= identity.experts * len(identity.layers):
                 raise ValueError(f"{size} experts are all that the model has")
-            variant_experts(variant, counts, target, target, size, job.plan.seed)
+            variant_experts(arm.variant, counts, arm.domain, size, job.plan.seed)
         except ValueError as error:
             missing.append(size)
             reason = error
     if len(missing) == len(sizes):
         raise UserError(
-            f"variant {variant.name!r}, target {target!r}: {reason}; take fewer in tuning.experts"
+            f"variant {arm.variant.name!r}, target {arm.target!r}: {reason}; "
+            "take fewer in tuning.experts"
         ) from reason
     return tuple(missing)
 
 
-def make_profile(
-    job: Job, counts: RoutingCounts, variant: Variant, target: str, settings: Settings
-) -> Profile:
-    """The profile of a steered variant at some settings."""
-    wrong = job.wrong_domain(target) if variant.experts == "wrong" else target
+def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Settings) -> Profile:
+    """The profile of a steered arm at some settings."""
+    variant, identification = arm.variant, job.plan.identification
     try:
-        experts = variant_experts(variant, counts, target, wrong, settings.experts, job.plan.seed)
+        experts = variant_experts(variant, counts, arm.domain, settings.experts, job.plan.seed)
     except ValueError as error:  # a control, of an arm that could name as many
-        raise UserError(f"variant {variant.name!r}, target {target!r}: {error}") from error
-    source = source_of(
-        job.suite, job.identification, wrong, job.plan.identification, job.serving.name
-    )
+        raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
+    source = source_of(job.suite, job.identification, arm.domain, identification, job.serving.name)
     return build_profile(variant, job.serving.identity, experts, settings.strength, source)
 
 
-def make_arms(job: Job, counts: RoutingCounts, advance: Advance) -> list[Arm]:
+def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[Arm]:
     """Tune what is tuned, give controls the settings of what they control, write profiles."""
-    tuner = Tuner(job, counts)
-    arms: list[Arm] = []
-    for variant, target in job.arms:
-        if variant.kind != "steered":
-            arms.append(Arm(variant, target, None))
-            continue
-        leading = variant if variant.is_tuned else get_variant(variant.control_of or "")
-        tuned = tuner.tuned(leading, target, advance if variant.is_tuned else lambda _: None)
-        profile = make_profile(job, counts, variant, target, tuned.chosen)
-        path = job.folder.profile(variant.name, target, profile.id)
-        if not path.is_file():
-            write_text(path, profile.to_json())
-        settings = {
-            "experts": tuned.chosen.experts,
-            "strength": profile.intervention.strength,
-            "qualified_on_tuning": tuned.qualified,
-            "sizes_unavailable": tuned.unavailable,
-            "activation_share": activation_share(counts, profile.experts),
-        }
-        arms.append(Arm(variant, target, settings, profile))
+    tuner = Tuner(job, counts, steps)
+    arms = [_made(job, counts, tuner, arm) for arm in job.arms]
+    steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
     job.folder.answers(f"tuning-{BASE}").unlink(missing_ok=True)
     return arms
 
 
-def fine_tune(job: Job, arm: Arm, advance: Advance) -> Arm:
-    """Train the adapters of a fine-tuned arm, where they are not there yet."""
-    from ..variants.sft import step_count, train_adapter
+def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Arm:
+    if arm.variant.kind != "steered":
+        return Arm(arm)
+    tuned = tuner.tuned(arm.tuned)
+    profile = make_profile(job, counts, arm, tuned.chosen)
+    path = job.folder.profile(arm.variant.name, arm.target, profile.id)
+    if not path.is_file():
+        write_text(path, profile.to_json())
+    settings = {
+        "experts": tuned.chosen.experts,
+        "strength": profile.intervention.strength,
+        "qualified_on_tuning": tuned.qualified,
+        "sizes_unavailable": tuned.unavailable,
+        "activation_share": activation_share(counts, profile.experts),
+    }
+    return Arm(arm, settings, profile)
+
+
+def training_steps(job: Job) -> int:
+    """Return how many optimizer steps the fine-tuned arms take; 0 where there are none."""
+    return sum(_training_steps(job, arm) for arm in job.arms if arm.variant.kind == "sft")
+
+
+def _training_steps(job: Job, arm: PlannedArm) -> int:
+    from ..variants.sft import step_count
 
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
-    path = job.folder.adapter(arm.variant.name, arm.target)
-    pairs = job.tuning[job.suite.target_task(arm.target).name].answers(job.lm)
+    return step_count(len(job.tuning[arm.tasks[0]].items), job.plan.sft)
+
+
+def fine_tune(job: Job, arm: Arm, steps: Steps) -> Arm:
+    """Train the adapters of a fine-tuned arm, where they are not there yet."""
+    from ..variants.sft import train_adapter
+
+    if job.plan.sft is None:
+        raise ValueError("the plan has no sft section")
+    path = job.folder.adapter(arm.planned.variant.name, arm.planned.target)
     if path.is_dir():
-        advance(step_count(len(pairs), job.plan.sft))
+        steps.skip(_training_steps(job, arm.planned))
     else:
         model, tokenizer = _modules(job).model, _modules(job).tokenizer
+        pairs = job.tuning[arm.planned.tasks[0]].answers(job.lm)
         with new_folder(path) as draft:
             train_adapter(
-                model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: advance(1)
+                model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: steps(1)
             )
     weights = (path / "adapter_model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()[:16]
-    return Arm(arm.variant, arm.target, job.plan.sft.model_dump(mode="json"), adapter=digest)
+    return Arm(arm.planned, job.plan.sft.model_dump(mode="json"), adapter=digest)
 
 
-def answer_base(job: Job, advance: Advance) -> dict[str, str]:
+def answer_base(job: Job, steps: Steps) -> dict[str, str]:
     """Base on every task; task name -> cell id."""
-    return _answer(job, Arm(get_variant(BASE), "", None), job.base_tasks(), None, advance)
+    cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
+    _answer(job, cells, None, steps)
+    return {name: identity.id for name, identity in cells.items()}
 
 
-def answer_arm(job: Job, arm: Arm, advance: Advance) -> ArmCells:
+def answer_arm(job: Job, arm: Arm, steps: Steps) -> ArmCells:
     """An arm on its tasks, with the probes run first where it is steered."""
-    tasks = job.arm_tasks(arm.target)
-    cells = {name: _identity(job, arm, name).id for name in tasks}
-    if all(is_done(job.folder, _identity(job, arm, name)) for name in tasks):
-        advance(len(tasks))
+    planned = arm.planned
+    cells = {name: cell_identity(job, arm, name) for name in planned.tasks}
+    if all(is_done(job.folder, identity) for identity in cells.values()):
+        steps.skip(sum(job.test[name].answers_asked for name in cells))
     else:
         with _equipped(job, arm) as figures:
-            _answer(job, arm, tasks, figures, advance)
+            _answer(job, cells, figures, steps)
     profile = None if arm.profile is None else arm.profile.id
-    return ArmCells(arm.variant, arm.target, arm.settings, profile, cells)
+    ids = {name: identity.id for name, identity in cells.items()}
+    return ArmCells(planned.variant, planned.target, arm.settings, profile, ids)
 
 
-def _answer(
-    job: Job, arm: Arm, tasks: list[str], figures: Figures | None, advance: Advance
-) -> dict[str, str]:
-    cells = {}
-    for name in tasks:
-        identity = _identity(job, arm, name)
-        cells[name] = identity.id
-        if not is_done(job.folder, identity):
-            run_cell(job.folder, identity, job.lm, job.test[name], figures)
-        advance(1)
-    return cells
-
-
-def _identity(job: Job, arm: Arm, task: str) -> Identity:
-    profile = None if arm.profile is None else arm.profile.id
-    return job.cell_identity(task, arm.variant, arm.target or None, profile, arm.adapter)
+def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, steps: Steps) -> None:
+    for name, identity in cells.items():
+        task, started = job.test[name], time.perf_counter()
+        if is_done(job.folder, identity):
+            steps.skip(task.answers_asked)
+            continue
+        with counted_as(steps, task.answers_asked, task.requests_asked) as count:
+            run_cell(job.folder, identity, job.lm, task, figures, count)
+        note(
+            "cell done",
+            logging.DEBUG,
+            cell=identity.id,
+            variant=identity.variant,
+            target=identity.target,
+            task=name,
+            items=len(task.items),
+            answers=task.answers_asked,
+            seconds=_seconds_since(started),
+        )
 
 
 @contextmanager
 def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
+    planned = arm.planned
     if arm.profile is None:
         from ..variants.sft import adapter
 
-        with adapter(_modules(job).model, job.folder.adapter(arm.variant.name, arm.target)):
+        path = job.folder.adapter(planned.variant.name, planned.target)
+        with adapter(_modules(job).model, path):
             yield None
         return
-    figures = run_probes(job, arm.target, arm.profile)
-    _keep_routing(job, arm, arm.profile)
+    figures = run_probes(job, planned, arm.profile)
+    _keep_routing(job, planned, arm.profile)
     with job.serving.steer(arm.profile):
         yield figures
 
 
-def run_probes(job: Job, target: str, profile: Profile) -> Figures:
+def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    return job.serving.probe(profile, _probed(job, target))
+    figures = job.serving.probe(profile, _probed(job, arm))
+    _note_probes(arm, profile, figures)
+    return figures
 
 
-def _probed(job: Job, target: str) -> list[str]:
-    return _tuning_questions(job, target)[:PROBE_TEXTS]
+def _probed(job: Job, arm: PlannedArm) -> list[str]:
+    return _tuning_questions(job, arm)[:PROBE_TEXTS]
 
 
-def _keep_routing(job: Job, arm: Arm, profile: Profile) -> None:
+def _note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
+    note("probes passed", logging.DEBUG, **_about(arm), profile=profile.id, **figures.to_dict())
+
+
+def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
     """Where the target's tuning questions were routed, before and after."""
     path = job.folder.routing(arm.variant.name, arm.target)
     if path.is_file():
         return
-    texts = _tuning_questions(job, arm.target)
+    texts = _tuning_questions(job, arm)
     before = job.serving.usage(texts)
     with job.serving.steer(profile):
         after = job.serving.usage(texts)
@@ -276,6 +328,14 @@ def _modules(job: Job) -> LoadedModel:
     return job.serving.loaded
 
 
-def _tuning_questions(job: Job, target: str) -> list[str]:
-    task = job.tuning[job.suite.target_task(target).name]
-    return [item.question for item in task.items]
+def _tuning_questions(job: Job, arm: PlannedArm) -> list[str]:
+    return [item.question for item in job.tuning[arm.tasks[0]].items]
+
+
+def _about(arm: PlannedArm) -> dict[str, str]:
+    """For log records."""
+    return {"variant": arm.variant.name, "target": arm.target}
+
+
+def _seconds_since(started: float) -> float:
+    return round(time.perf_counter() - started, 3)

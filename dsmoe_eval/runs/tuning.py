@@ -51,7 +51,7 @@ class Tuned:
     qualified: bool
     unavailable: tuple[int, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For the run's folder."""
         return asdict(self)
 

@@ -95,7 +95,9 @@ def route_documents(
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     dtype, place = loaded.model.dtype, loaded.model.device
     total = (1 + len(seeds)) * sum(len(task.items) for task in tasks.values())
-    with progress_bar(console or Console(stderr=True), "route documents", total) as advance:
+    with progress_bar(
+        console or Console(stderr=True), "route documents", total, "documents"
+    ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
         # Two of a large model may not fit: each goes before the next one comes.
         del loaded

@@ -299,7 +299,7 @@ def existence_of(
         name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
     )
     total = (1 + len(routing.random)) * permutations
-    with progress_bar(console, "shuffle labels", total) as advance:
+    with progress_bar(console, "shuffle labels", total, "shuffles") as advance:
         result = existence(
             routing.model, routing.random, permutations=permutations, on_block=advance
         )

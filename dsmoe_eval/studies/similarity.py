@@ -83,7 +83,9 @@ def similarity(
             raise UserError(f"profile {profile.id} holds no expert to be compared with the others")
     ids = loaded.tokenizer(list(texts.texts))["input_ids"] if texts.texts else []
     layers = len(identity.layers)
-    with progress_bar(console or Console(stderr=True), "compare experts", layers) as advance:
+    with progress_bar(
+        console or Console(stderr=True), "compare experts", layers, "layers"
+    ) as advance:
         try:
             found = expert_similarity(loaded.model, ids, tokens, on_layer=advance)
         except ValueError as error:

@@ -30,7 +30,7 @@ from ..results.cells import read_samples
 from ..results.comparisons import pair
 from ..runs.identification import source_of
 from ..runs.job import Job
-from ..runs.run import run_job
+from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
 from ..steering import ChosenExpert, Intervention, Profile
 from ..tasks.language_model import LanguageModel
@@ -82,10 +82,14 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
     Raises:
         UserError: as `run`.
     """
-    console = console or Console(stderr=True)
+    with logged(job):
+        return _trial(job, console or Console(stderr=True))
+
+
+def _trial(job: Job, console: Console) -> dict[str, Any]:
     run_job(job, console)
     experts = len(job.serving.identity.layers) * job.serving.identity.experts
-    with progress_bar(console, "mask each expert in turn", experts + 1) as advance:
+    with progress_bar(console, "mask each expert in turn", experts + 1, "experts") as advance:
         effects = causal_effects(job, advance)
     counts = count_experts(job, lambda _: None)
     methods = [variant.method or "" for variant in job.variants if variant.is_tuned]

@@ -96,6 +96,11 @@ class LoadedTask:
         return len(self.items) * self.card.samples
 
     @property
+    def requests_asked(self) -> int:
+        """To an LM, for all answers: one for each option where options are scored."""
+        return len(self.requests) * self.card.samples
+
+    @property
     def items_hash(self) -> str:
         """One hash over all items, in order."""
         return hashlib.sha256("".join(item.id for item in self.items).encode()).hexdigest()[:16]

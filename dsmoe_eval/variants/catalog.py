@@ -1,143 +1,128 @@
-"""The variants that there are. A steering claim without its controls is not a claim."""
+"""The variants that there are. A steering claim without its controls is not a claim.
+
+A built-in variant is a file in `benchmarks/variants`. A user's is one in a folder `variants` beside
+the plan or one level above it, or where the command is started or one level above that. A result
+tells variants by name alone: it is read where the latter are, and only what is seen there is run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Literal, get_args
 
 from ..cards import Kind, Variant
 from ..errors import UserError
 from ..experts import all_methods
+from ..registry import builtin_folder, builtin_names, load_variant, search_card
 
 BASE = "base"
 
-_VARIANTS = (
-    Variant(name=BASE, kind="base", summary="the model as it is"),
-    Variant(
-        name="sham",
-        kind="steered",
-        method="risk-difference",
-        intervention="bias",
-        control_of="contrast",
-        null=True,
-        summary="contrast at strength zero: must equal base on every item",
-    ),
-    Variant(
-        name="dsmoe",
-        kind="steered",
-        method="dsmoe",
-        intervention="reweight",
-        summary="the paper: experts by Eq. 8, weights multiplied by alpha (Eq. 11)",
-    ),
-    Variant(
-        name="dsmoe-bias",
-        kind="steered",
-        method="dsmoe",
-        intervention="bias",
-        summary="the paper's published code: experts by Eq. 8, logits raised by log(1 + strength)",
-    ),
-    Variant(
-        name="contrast",
-        kind="steered",
-        method="risk-difference",
-        intervention="bias",
-        summary="experts by risk difference against the other domains, logits raised",
-    ),
-    Variant(
-        name="random",
-        kind="steered",
-        method="risk-difference",
-        intervention="bias",
-        experts="matched",
-        control_of="contrast",
-        summary="placebo: random experts matched to contrast's on layer and exposure",
-    ),
-    Variant(
-        name="wrong-domain",
-        kind="steered",
-        method="risk-difference",
-        intervention="bias",
-        experts="wrong",
-        control_of="contrast",
-        summary="another domain's contrast experts, on this target",
-    ),
-    Variant(
-        name="frequency",
-        kind="steered",
-        method="frequency",
-        intervention="bias",
-        summary="the domain's most used experts, logits raised: what any domain score must beat",
-    ),
-    Variant(
-        name="rice",
-        kind="steered",
-        method="npmi",
-        intervention="amplify",
-        summary="RICE: experts by nPMI with marker tokens, weights multiplied, no sum restored",
-    ),
-    Variant(
-        name="steermoe",
-        kind="steered",
-        method="risk-difference",
-        intervention="force",
-        summary="SteerMoE: largest risk differences of either sign, forced in or out",
-    ),
-    Variant(
-        name="suppress",
-        kind="steered",
-        method="risk-difference",
-        intervention="mask",
-        control_of="contrast",
-        summary="contrast's experts switched off: what the domain loses without them",
-    ),
-    Variant(
-        name="suppress-random",
-        kind="steered",
-        method="risk-difference",
-        intervention="mask",
-        experts="matched",
-        control_of="contrast",
-        summary="experts matched to contrast's on layer and exposure switched off",
-    ),
-    Variant(
-        name="sft-lora",
-        kind="sft",
-        summary="LoRA on the target's tuning items, attention and expert weights",
-    ),
-)
 
-VARIANTS = {variant.name: variant for variant in _VARIANTS}
-"""Built-in variants by name, in the order of reports."""
+@functools.cache
+def all_variants() -> Mapping[str, Variant]:
+    """Return the built-in variants by name."""
+    folder = builtin_folder() / "variants"
+    return {name: load_variant(folder / f"{name}.yaml") for name in builtin_names("variants")}
 
 
-def get_variant(name: str) -> Variant:
-    """A variant by name, or any method with any intervention as `METHOD+INTERVENTION`.
+def get_variant(name: str, beside: Path | None = None) -> Variant:
+    """Return a variant by name, or any method with any intervention as `METHOD+INTERVENTION`.
 
     `METHOD+INTERVENTION+matched` and `...+wrong` are its controls: random experts of the same
     layers and exposure, and another domain's experts.
 
+    Args:
+        name: a name, or the path of a YAML file.
+        beside: a file, such as a plan, near which a user's own variants may be.
+
     Raises:
-        UserError: unknown; the message lists what there is.
+        UserError: unknown; the message lists what there is. Or a user's file is not valid, or has
+            the name of another variant.
     """
-    if name in VARIANTS:
-        return VARIANTS[name]
+    own = own_file(name, beside)
+    if own is not None:
+        return _own_variant(own)
+    variant = all_variants().get(name) or _combination(name)
+    if variant is None:
+        raise UserError(
+            f"no variant {name!r}; there are: {', '.join(all_variants())}; or "
+            "METHOD+INTERVENTION, such as frequency+bias, and its controls frequency+bias+matched "
+            "and +wrong; or your own, as a .yaml file in a folder variants beside the plan, or "
+            "where the command is started"
+        )
+    return variant
+
+
+def planned_variant(name: str, plan: Path) -> Variant:
+    """Return a variant that a plan names, once it is sure that its results can be read.
+
+    Args:
+        name: a name, or the path of a YAML file from the plan's folder.
+        plan: the plan's file.
+
+    Raises:
+        UserError: as `get_variant`; or the plan's results would be of an unknown variant here.
+    """
+    variant = get_variant(name, plan)
+    own = own_file(name, plan)
+    if own is not None and own_file(variant.name) is None:
+        raise UserError(
+            f"{own}: results tell variants by name, and {variant.name!r} is not found from where "
+            f"the command is started; start it in {own.resolve().parent.parent}, with the file in "
+            "its folder variants"
+        )
+    if own is not None and get_variant(variant.name) != variant:
+        raise UserError(f"{own}: {own_file(variant.name)} is another variant of the same name")
+    return variant
+
+
+def own_file(name: str, beside: Path | None = None) -> Path | None:
+    """Return the file of a user's own variant; None where the name is built in or combined.
+
+    Raises:
+        UserError: the name is a path, and there is no such file.
+    """
+    path = search_card("variants", name, beside)
+    builtin = (builtin_folder() / "variants").resolve()
+    return None if path is None or path.resolve().parent == builtin else path
+
+
+def _own_variant(path: Path) -> Variant:
+    variant = load_variant(path)
+    if variant.name != path.stem:
+        raise UserError(f"{path}: its name is {variant.name!r}; name file and variant alike")
+    known = all_variants().get(variant.name) or _combination(variant.name)
+    if known not in (None, variant):
+        raise UserError(
+            f"{path}: {variant.name!r} is a variant of dsmoe-eval's; results tell variants by "
+            "name alone, so give yours another"
+        )
+    if variant.method is not None and variant.method not in all_methods():
+        raise UserError(
+            f"{path}: no method {variant.method!r}; there are: {', '.join(all_methods())}"
+        )
+    return variant
+
+
+def _combination(name: str) -> Variant | None:
     method, _, rest = name.partition("+")
     kind, _, experts = rest.partition("+")
-    if method in all_methods() and kind in get_args(Kind) and experts in ("", "matched", "wrong"):
-        return Variant.model_validate(
-            {
-                "name": name,
-                "kind": "steered",
-                "method": method,
-                "intervention": kind,
-                "experts": experts or "own",
-                "control_of": f"{method}+{kind}" if experts else None,
-                "summary": f"{experts or 'best'} experts by {method}, {kind}",
-            }
-        )
-    raise UserError(
-        f"no variant {name!r}; there are: {', '.join(VARIANTS)}; or METHOD+INTERVENTION, such as "
-        "frequency+bias, and its controls frequency+bias+matched and +wrong"
+    whole = f"{method}+{kind}" + (f"+{experts}" if experts else "")
+    known = method in all_methods() and kind in get_args(Kind)
+    if name != whole or not known or experts not in ("", "matched", "wrong"):
+        return None
+    return Variant.model_validate(
+        {
+            "name": name,
+            "kind": "steered",
+            "method": method,
+            "intervention": kind,
+            "experts": experts or "own",
+            "control_of": f"{method}+{kind}" if experts else None,
+            "summary": f"{experts or 'best'} experts by {method}, {kind}",
+        }
     )
 
 

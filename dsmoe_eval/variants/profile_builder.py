@@ -18,15 +18,14 @@ class Settings:
 
 
 def variant_experts(
-    variant: Variant, counts: RoutingCounts, target: str, wrong: str, size: int, seed: int
+    variant: Variant, counts: RoutingCounts, domain: str, size: int, seed: int
 ) -> tuple[ChosenExpert, ...]:
-    """E* of a variant for a target.
+    """E* of a variant.
 
     Args:
         variant: a steered one.
         counts: routing counts over the identification text of all domains.
-        target: the domain steered for.
-        wrong: the domain whose experts a wrong-domain control takes.
+        domain: whose experts: the target, or another domain for a wrong-domain control.
         size: how many experts.
         seed: of the draw of random experts.
 
@@ -34,7 +33,6 @@ def variant_experts(
         ValueError: the method cannot name `size` experts.
     """
     method = get_method(variant.method or "")
-    domain = wrong if variant.experts == "wrong" else target
     signed = variant.intervention == "force"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
     if variant.experts == "matched":

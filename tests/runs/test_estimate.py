@@ -10,7 +10,9 @@ from dsmoe_eval.registry import load_model_card
 from dsmoe_eval.runs import estimate as dry_run
 from dsmoe_eval.runs.estimate import PEAK_FLOPS, estimate
 from dsmoe_eval.runs.job import prepare
+from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.run import plan_table
+from dsmoe_eval.runs.stages import tuning_answers
 from dsmoe_eval.stats import midp_power
 
 
@@ -20,7 +22,7 @@ def lab():
 
 
 def test_it_counts_what_the_run_counts(lab, tmp_path):
-    job = prepare("lab", tmp_path / "run", None, "cpu")
+    job = prepare("lab", tmp_path / "run", RunOptions(device="cpu"))
     said = dict(zip(*[list(column.cells) for column in plan_table(job).columns], strict=True))
     assert said["test"] == f"{lab.cells} cells, {lab.answers:,} answers"
     for task in lab.tasks:
@@ -28,10 +30,11 @@ def test_it_counts_what_the_run_counts(lab, tmp_path):
         assert task.test == len(job.test[task.task].items)
         assert task.tuning == len(job.tuning[task.task].items)
     assert (lab.engine, lab.devices) == (job.serving.name, 1)
-    settings = sum(len(job.grid(v)) for v, t in job.arms if v.is_tuned and t == "math")
-    per_target = {t: sum(len(job.tuning[n].items) for n in job.arm_tasks(t)) for t in job.targets}
-    base = sum(len(job.tuning[name].items) for name in job.base_tasks())
+    settings = sum(len(arm.grid) for arm in job.arms if arm.target == "math")
+    per_target = {arm.target: sum(len(job.tuning[n].items) for n in arm.tasks) for arm in job.arms}
+    base = sum(len(job.tuning[name].items) for name in job.base_tasks)
     assert lab.tuning_answers == base + settings * sum(per_target.values())
+    assert tuning_answers(job) == lab.tuning_answers
 
 
 def test_models_cost_by_their_cards(lab):

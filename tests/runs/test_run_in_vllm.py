@@ -15,6 +15,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run
 from dsmoe_eval.runs import stages as stages_module
+from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
 from dsmoe_eval.variants import get_variant
 
@@ -100,7 +101,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "check_engine", lambda _: None)
     monkeypatch.setattr(job, "_run_identity", lambda *_: {})
     path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, seed=3)
-    job.prepare(path, tmp_path / "run", 2, None)
+    job.prepare(path, tmp_path / "run", RunOptions(limit=2))
     options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
     assert asked == [(("lab-poly", "vllm", None), options)]
     ((wanted, seed),) = told

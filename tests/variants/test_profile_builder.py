@@ -5,7 +5,7 @@ import pytest
 
 from dsmoe_eval.experts import RoutingCounts
 from dsmoe_eval.steering import ModelIdentity, Source
-from dsmoe_eval.variants import VARIANTS, build_profile, get_variant, variant_experts
+from dsmoe_eval.variants import build_profile, get_variant, variant_experts
 
 MODEL = ModelIdentity(name="m", fingerprint="f", routers="r", layers=(0, 1), experts=6)
 SOURCE = Source(suite="s", domain="math", split="i", items=())
@@ -25,7 +25,9 @@ def counts():
 
 
 def chosen(name):
-    experts = variant_experts(get_variant(name), counts(), "math", "law", 2, seed=0)
+    variant = get_variant(name)
+    domain = "law" if variant.experts == "wrong" else "math"
+    experts = variant_experts(variant, counts(), domain, 2, seed=0)
     return {(expert.layer, expert.expert) for expert in experts}
 
 
@@ -37,30 +39,31 @@ def test_own_wrong_and_matched_experts():
 
 
 def test_a_null_variant_has_strength_zero_and_says_whose_experts():
-    experts = variant_experts(VARIANTS["sham"], counts(), "math", "law", 2, seed=0)
-    sham = build_profile(VARIANTS["sham"], MODEL, experts, 7.0, SOURCE)
+    experts = variant_experts(get_variant("sham"), counts(), "math", 2, seed=0)
+    sham = build_profile(get_variant("sham"), MODEL, experts, 7.0, SOURCE)
     assert sham.is_null
-    random = build_profile(VARIANTS["random"], MODEL, experts, 7.0, SOURCE)
+    random = build_profile(get_variant("random"), MODEL, experts, 7.0, SOURCE)
     assert random.intervention.strength == 7.0
     assert random.method == "risk-difference, matched"
     with pytest.raises(ValueError, match="is not steered"):
-        build_profile(VARIANTS["base"], MODEL, experts, 7.0, SOURCE)
+        build_profile(get_variant("base"), MODEL, experts, 7.0, SOURCE)
 
 
 def test_force_names_experts_to_keep_out_and_its_placebo_does_too():
-    experts = variant_experts(VARIANTS["steermoe"], counts(), "math", "law", 4, seed=0)
+    experts = variant_experts(get_variant("steermoe"), counts(), "math", 4, seed=0)
     assert sum(one.activate for one in experts) == 2
-    profile = build_profile(VARIANTS["steermoe"], MODEL, experts, 0.01, SOURCE)
+    profile = build_profile(get_variant("steermoe"), MODEL, experts, 0.01, SOURCE)
     assert profile.intervention.kind == "force"
     placebo = get_variant("risk-difference+force+matched")
-    matched = variant_experts(placebo, counts(), "math", "law", 4, seed=0)
+    matched = variant_experts(placebo, counts(), "math", 4, seed=0)
     assert [one.activate for one in matched] == [one.activate for one in experts]
 
 
 def test_a_mask_has_one_strength():
-    experts = variant_experts(VARIANTS["suppress"], counts(), "math", "law", 2, seed=0)
+    experts = variant_experts(get_variant("suppress"), counts(), "math", 2, seed=0)
     assert {(one.layer, one.expert) for one in experts} == chosen("contrast")
-    assert build_profile(VARIANTS["suppress"], MODEL, experts, 7.0, SOURCE).is_null is False
+    assert build_profile(get_variant("suppress"), MODEL, experts, 7.0, SOURCE).is_null is False
     assert (
-        build_profile(VARIANTS["suppress"], MODEL, experts, 7.0, SOURCE).intervention.strength == 1
+        build_profile(get_variant("suppress"), MODEL, experts, 7.0, SOURCE).intervention.strength
+        == 1
     )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from ...errors import EvalWarning
 from ...models.loading import LoadedModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...tasks.language_model import Advance, LogLikelihood, unwatched
@@ -138,6 +139,7 @@ class TransformersLM(EngineLM):
                     f"model {self._identity.name!r}: what texts share cannot be computed once "
                     f"({reason or type(reason).__name__}); each text is computed whole from here "
                     "on, which is slower",
+                    EvalWarning,
                     stacklevel=3,
                 )
         return self._score_whole(pairs, advance)
@@ -268,6 +270,7 @@ class TransformersLM(EngineLM):
                     f"model {self._identity.name!r}: answers are not the same where the beginning "
                     "of their prompts is computed once; each prompt is computed whole from here "
                     "on, which is slower",
+                    EvalWarning,
                     stacklevel=4,
                 )
         return self._continues

@@ -1,0 +1,130 @@
+"""A plan with all that it names: its suite, its variants, and the arms that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..cards import Plan, Suite, Variant
+from ..registry import load_suite
+from ..steering import Profile
+from ..variants import BASE, Settings, planned_variant
+from .plan_checks import check_plan
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArm:
+    """A variant for a target, and all that follows from plan and suite.
+
+    Attributes:
+        variant: steered or fine-tuned.
+        target: the domain that it is to help.
+        tasks: names of the tasks that it answers; the target's is the first.
+        domain: whose experts a steered variant takes: the target's, or another one's.
+        grid: the settings that tuning tries; none for controls and fine-tuned variants.
+        control_of: the arm whose tuned settings a control takes.
+    """
+
+    variant: Variant
+    target: str
+    tasks: tuple[str, ...]
+    domain: str
+    grid: tuple[Settings, ...] = ()
+    control_of: PlannedArm | None = None
+
+    @property
+    def name(self) -> str:
+        """Variant and target, for messages and file names."""
+        return f"{self.variant.name}-{self.target}"
+
+    @property
+    def tuned(self) -> PlannedArm:
+        """The arm that is tuned: this one, or the one that it controls."""
+        return self.control_of or self
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A planned arm with its settings fixed and its profile or adapters made."""
+
+    planned: PlannedArm
+    settings: Mapping[str, object] | None = None
+    profile: Profile | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A plan with all that it names, checked before anything is loaded.
+
+    Attributes:
+        plan: as it is to be run.
+        suite: that it names.
+        targets: domains that are steered for.
+        variants: base among them, in the order of the plan.
+        arms: every variant but base for every target, target by target.
+        base_tasks: names of the tasks that some arm answers, in the order of the suite.
+    """
+
+    plan: Plan
+    suite: Suite
+    targets: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    arms: tuple[PlannedArm, ...]
+    base_tasks: tuple[str, ...]
+
+
+def plan_run(plan: Plan, path: Path) -> PlannedRun:
+    """Look up what a plan names, near the file that it came from, and check it.
+
+    Raises:
+        UserError: something does not exist, or does not go with the rest.
+    """
+    suite = load_suite(plan.suite, beside=path)
+    variants = tuple(planned_variant(name, path) for name in plan.variants)
+    targets = plan.targets or suite.targets
+    check_plan(plan, suite, variants, targets)
+    arms = plan_arms(plan, suite, variants, targets)
+    needed = {name for arm in arms for name in arm.tasks}
+    asked = tuple(task.name for task in suite.tasks if task.name in needed)
+    return PlannedRun(plan, suite, targets, variants, arms, asked)
+
+
+def plan_arms(
+    plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]
+) -> tuple[PlannedArm, ...]:
+    """Return every arm that is compared with base, target by target in the order of the plan.
+
+    Args:
+        plan: gives the grid.
+        suite: gives the tasks.
+        variants: of the plan, base among them, as `check_plan` let them pass.
+        targets: domains, a subset of the suite's targets.
+    """
+    return tuple(arm for target in targets for arm in _arms_of(plan, suite, variants, target))
+
+
+def _arms_of(
+    plan: Plan, suite: Suite, variants: Sequence[Variant], target: str
+) -> list[PlannedArm]:
+    tasks = tuple(task.name for task in suite.tasks_for(target))
+    another = suite.targets[(suite.targets.index(target) + 1) % len(suite.targets)]
+
+    def arm(variant: Variant, leading: PlannedArm | None) -> PlannedArm:
+        domain = another if variant.experts == "wrong" else target
+        return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading)
+
+    tuned = {one.name: arm(one, None) for one in variants if one.is_tuned}
+    return [
+        tuned.get(one.name) or arm(one, None if one.control_of is None else tuned[one.control_of])
+        for one in variants
+        if one.kind != BASE
+    ]
+
+
+def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
+    if not variant.is_tuned or plan.tuning is None or variant.intervention is None:
+        return ()
+    strengths = plan.tuning.strengths[variant.intervention]
+    return tuple(Settings(size, s) for size in plan.tuning.experts for s in strengths)

@@ -1,0 +1,113 @@
+"""A run as a process of its own, stderr in a file: what is said of it, and what its log holds."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from dsmoe_eval.cli.main import _shown_records
+from dsmoe_eval.log import log_file, note
+from dsmoe_eval.registry import find_card
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("[b]plan")  # which no markup may take for its own
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan |= {"variants": ["base", "contrast", "sham"], "targets": ["math"], "sft": None}
+    plan |= {"tuning": {"experts": [4, 8], "strengths": {"bias": [1.0]}}}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    return folder / "plan.yaml"
+
+
+def start(plan, out, *options):
+    """Run it; gives exit code and the lines on stderr."""
+    command = [sys.executable, "-m", "dsmoe_eval", *options, "run", str(plan), "--out", str(out)]
+    command += ["--limit", "2", "--device", "cpu"]
+    with out.with_suffix(".err").open("w") as stderr:
+        done = subprocess.run(command, stderr=stderr, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
+    return done.returncode, out.with_suffix(".err").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def finished(plan, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "[i]a"
+    return out, *start(plan, out)
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+STAGES = ("identify experts", "tune arms", "answer test items")
+
+
+def test_each_stage_says_that_it_begins_and_ends_with_its_counts(finished):
+    _out, code, said = finished
+    assert code == 0, said
+    texts, tuning, answers = 7 * 2, 7 * 2 + 2 * 7 * 2, 7 * 2 + 2 * 7 * 2
+    counts = dict(
+        zip(STAGES, (f"{texts} texts", f"{tuning} answers", f"{answers} answers"), strict=True)
+    )
+    lines = [line for line in said if line.startswith(STAGES)]
+    for stage in STAGES:
+        first, *_, last = [line for line in lines if line.startswith(stage)]
+        assert first == f"{stage}: begins, {counts[stage]}"
+        assert last.startswith(f"{stage}: done, {counts[stage]} in ")
+
+
+def test_names_of_folders_are_said_as_they_are(finished):
+    out, _, said = finished
+    assert str(out) in "".join(said).replace("\n", "")
+
+
+def test_the_log_holds_stages_cells_probes_and_figures(finished):
+    out = finished[0]
+    found = rows(out)
+    assert found[0]["message"] == "run begins"
+    assert found[0]["fields"]["model"] == "lab-poly"
+    assert found[-1]["message"] == "run ends"
+    for stage in STAGES:
+        messages = [row["message"] for row in found if row["stage"] == stage]
+        assert (messages[0], messages[-1]) == ("stage begins", "stage ends")
+    done = [row["fields"] for row in found if row["message"] == "cell done"]
+    assert {row["cell"] for row in done} == {path.name for path in (out / "cells").iterdir()}
+    assert all(row["items"] == 2 and row["seconds"] > 0 for row in done)
+    probes = [row["fields"] for row in found if row["message"] == "probes passed"]
+    assert len(probes) == 2 + 2  # settings that were tried, and steered arms
+    assert all(row["null_max_difference"] == 0 for row in probes)
+    assert len([row for row in found if row["message"] == "setting tried"]) == 2
+
+
+def test_the_log_holds_no_question_and_no_answer(finished):
+    import pandas as pd
+
+    out = finished[0]
+    log = (out / "log.jsonl").read_text()
+    for path in out.glob("cells/*/samples.parquet"):
+        for question in pd.read_parquet(path)["question"]:
+            assert question.strip()[:40] not in log
+
+
+def test_a_second_start_appends_to_the_log(finished, plan):
+    out = finished[0]
+    before = (out / "log.jsonl").read_text()
+    code, said = start(plan, out, "--log-level", "error")
+    assert (code, "\n".join(said)) == (0, "")
+    after = (out / "log.jsonl").read_text()
+    assert after.startswith(before)
+    assert "cell done" not in after[len(before) :]
+    assert rows(out)[-1]["message"] == "run ends"
+
+
+def test_debug_says_what_else_only_the_log_holds(tmp_path, capsys):
+    with _shown_records(logging.DEBUG), log_file(tmp_path / "log.jsonl"):
+        note("stage begins", total=3)  # a console says it
+        note("cell done", logging.DEBUG, task="a", items=2)
+    assert capsys.readouterr().err == "cell done: task=a items=2\n"
+    with _shown_records(logging.INFO), log_file(tmp_path / "log.jsonl"):
+        note("cell done", logging.DEBUG, task="a", items=2)
+    assert capsys.readouterr().err == ""
