@@ -96,7 +96,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self.forward_tokens = 0
         self._format, self._seed = prompt_format, seed
         self._identity = identity
-        self._encoded: dict[str, list[int]] = {}
+        self._encoded: dict[tuple[bool, str], list[int]] = {}
+        self._start = tokenizer.bos_token or tokenizer.eos_token
         self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
 
     @property
@@ -198,13 +199,25 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """Token ids of a text; remembered, since every variant asks for the same texts."""
         special = add_special_tokens is not False
         if add_special_tokens is None:
-            # A text that has the first token in words is not given it twice (as lm-eval's `hf`).
-            start = self.tokenizer.bos_token or self.tokenizer.eos_token
-            special = not (start and string.startswith(start))
-        key = f"{int(special)}{string}"
+            special = self._needs_start(string)
+        key = special, string
         if key not in self._encoded:
             self._encoded[key] = self.tokenizer.encode(string, add_special_tokens=special)
         return self._encoded[key]
+
+    def _needs_start(self, string: str) -> bool:
+        """False for a text that has the first token in words (as lm-eval's `hf`)."""
+        return not (self._start and string.startswith(self._start))
+
+    def _encode_together(self, texts: Iterable[str]) -> None:
+        """Encode and remember texts as `tok_encode` would, in half the time."""
+        keys = {(self._needs_start(text), text): None for text in texts}
+        for special in (False, True):
+            missing = [text for own, text in keys if own == special and text]
+            missing = [text for text in missing if (special, text) not in self._encoded]
+            if missing:
+                rows = self.tokenizer(missing, add_special_tokens=special)["input_ids"]
+                self._encoded |= {(special, t): row for t, row in zip(missing, rows, strict=True)}
 
     def loglikelihood(
         self, requests: Sequence[_Pairs], disable_tqdm: bool = True
@@ -226,6 +239,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._score(self._arranged(tuple(texts)), advance)
 
     def _arrange_texts(self, texts: tuple[tuple[str, str], ...]) -> Arranged:
+        self._encode_together(
+            text
+            for context, continuation in texts
+            if context
+            for text in (context + continuation, context.rstrip())
+        )
         return self._arrange([self._encode_texts(*pair) for pair in texts])
 
     def _encode_texts(self, context: str, continuation: str) -> Pair:

@@ -116,6 +116,7 @@ class LmEvalFilters(Protocol):
     """One of a task's named pipelines of filters (`lm_eval.api.filter.FilterEnsemble`)."""
 
     name: str
+    filters: Sequence[Callable[[], object]]
 
     def apply(self, instances: Sequence[object]) -> None:
         """Write what is left of each instance's `resps` into its `filtered_resps`."""

@@ -73,6 +73,13 @@ class LoadedTask:
             )
         return named[name]
 
+    @cached_property
+    def keeps_responses(self) -> bool:
+        """Whether the filters leave a single response as it is, as lm-eval's default does."""
+        from lm_eval.filters.selection import TakeFirstFilter
+
+        return all(isinstance(make(), TakeFirstFilter) for make in self.filters.filters)
+
     @property
     def version(self) -> str:
         """lm-eval's version of the task."""

@@ -195,18 +195,23 @@ def _verdicts(
     task: LoadedTask, requests: Sequence[TaskRequest], responses: Sequence[str | LogLikelihood]
 ) -> list[Verdict]:
     """Judge the items of requests that have one response each; those of an item are neighbours."""
+    left = responses if task.keeps_responses else _filtered(task, requests, responses)
+    bounds = _items(requests)
+    return [
+        _verdict(task, requests[start].doc, list(left[start:end]), responses[start])
+        for start, end in zip(bounds, [*bounds[1:], len(requests)], strict=True)
+    ]
+
+
+def _filtered(
+    task: LoadedTask, requests: Sequence[TaskRequest], responses: Sequence[str | LogLikelihood]
+) -> list[object]:
     responded = [
         _Responded(request.doc, [response])
         for request, response in zip(requests, responses, strict=True)
     ]
-    filters = task.filters
-    filters.apply(responded)
-    left = [one.filtered_resps[filters.name] for one in responded]
-    bounds = _items(requests)
-    return [
-        _verdict(task, requests[start].doc, left[start:end], responses[start])
-        for start, end in zip(bounds, [*bounds[1:], len(requests)], strict=True)
-    ]
+    task.filters.apply(responded)
+    return [one.filtered_resps[task.filters.name] for one in responded]
 
 
 def _items(requests: Sequence[TaskRequest]) -> list[int]:

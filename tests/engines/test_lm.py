@@ -21,6 +21,9 @@ class Letters:
 
     chat_template = None
 
+    def __call__(self, texts, add_special_tokens):
+        return {"input_ids": [self.encode(t, add_special_tokens=add_special_tokens) for t in texts]}
+
     def encode(self, text, **_):
         return [ord(letter) - ord("a") for letter in text if letter.islower()]
 

@@ -150,6 +150,17 @@ def test_a_task_of_another_kind_is_refused(test_split, lm):
         score_tasks(lm, [rolling])
 
 
+def test_the_default_filter_is_passed_by_and_no_other(test_split, lm):
+    tasks = list(test_split.values())
+    passed_by = {task.card.name for task in tasks if task.keeps_responses}
+    assert passed_by == {card.name for card in SUITE.tasks} - {"lab_arithmetic"}
+    task = tasks[0]
+    (answers,) = answer_tasks(lm, [task])
+    filtered = dataclasses.replace(task)
+    vars(filtered)["keeps_responses"] = False
+    assert judge(filtered, answers) == judge(task, answers)
+
+
 def test_of_several_filters_the_card_names_one(test_split):
     task = test_split["lab_arithmetic"]
     first = task.task._filters[0]
