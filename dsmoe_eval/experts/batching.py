@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .documents import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def token_budget(device: torch.device) -> int:
@@ -28,7 +31,7 @@ def batches(documents: Sequence[Document], budget: int) -> list[list[int]]:
     return found
 
 
-def entrance(model: Any) -> torch.device:
+def entrance(model: PreTrainedModel) -> torch.device:
     """Where the model takes its tokens, also when it is spread over devices."""
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     device = getattr(hook, "execution_device", None)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +30,9 @@ from .contribution import capture_contributions
 from .documents import Document, documents_hash
 from .saliency import Saliency
 from .workers import copies, side_by_side
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROUTED_AT_ONCE = 16384
 """Tokens that another engine is given in one call; it batches them by itself."""
@@ -103,11 +106,11 @@ class Shape:
 
 
 def observe(
-    model: Any,
+    model: PreTrainedModel,
     documents: Sequence[Document],
     root: Path,
     *,
-    saliency_model: Any | None,
+    saliency_model: PreTrainedModel | None,
     contributions: bool = False,
     identity: str = "",
     advance: Advance = lambda _documents: None,
@@ -146,7 +149,11 @@ def observe(
 
 
 def _observer(
-    model: Any, saliency_model: Any | None, documents: Sequence[Document], *, contributions: bool
+    model: PreTrainedModel,
+    saliency_model: PreTrainedModel | None,
+    documents: Sequence[Document],
+    *,
+    contributions: bool,
 ) -> Rows:
     """What gives a batch's rows."""
     routers = find_routers(model)
@@ -177,7 +184,7 @@ def observe_routed(
     shape: Shape,
     root: Path,
     *,
-    saliency_model: Any | None,
+    saliency_model: PreTrainedModel | None,
     identity: str,
     advance: Advance = lambda _documents: None,
 ) -> Observations:
@@ -319,7 +326,7 @@ def _path(folder: Path, index: int) -> Path:
     return folder / f"batch-{index:06}.safetensors"
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(draft)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from .world import (
     ARITHMETIC,
@@ -17,9 +16,9 @@ from .world import (
 )
 
 
-def task_rows(world: World) -> Mapping[str, list[dict[str, Any]]]:
+def task_rows(world: World) -> Mapping[str, list[dict[str, object]]]:
     """File stem -> rows. Multiple-choice rows have options and gold's index, sums an answer."""
-    files: dict[str, list[dict[str, Any]]] = {}
+    files: dict[str, list[dict[str, object]]] = {}
     for domain in DOMAINS:
         files[f"{domain}_named"] = list(_choice_rows(world, domain, named=True))
         files[f"{domain}_unnamed"] = list(_choice_rows(world, domain, named=False))
@@ -41,7 +40,7 @@ def write_task_data(world: World, folder: Path) -> list[Path]:
     return written
 
 
-def _choice_rows(world: World, domain: str, *, named: bool) -> Iterator[dict[str, Any]]:
+def _choice_rows(world: World, domain: str, *, named: bool) -> Iterator[dict[str, object]]:
     question = named_question if named else unnamed_question
     for fact in world.facts:
         if fact.domain == domain:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +15,7 @@ _TEXT_WORDS = ("What", "what", "is", "the", "of", "In", "The", "in")
 _MARKS = ("?", ".", ",", "+", "-", _SPACE)
 
 
-def build_tokenizer(world: World) -> Any:
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """A tokenizer whose vocabulary is exactly the world's words; decoding restores the text."""
     words = (*_TEXT_WORDS, *DOMAINS, ARITHMETIC, *WORDS, *RELATIONS, *world.names)
     tokens = [PAD, END, UNKNOWN, *_MARKS, *string.digits, *(_SPACE + word for word in words)]

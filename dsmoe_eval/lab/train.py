@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -32,6 +32,10 @@ from .world import (
     named_question,
     unnamed_question,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,9 @@ class Recipe:
 RECIPES = {"lab-poly": Recipe()}
 
 
-def train(recipe: Recipe, world: World, console: Console) -> tuple[Any, Any]:
+def train(
+    recipe: Recipe, world: World, console: Console
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Train from the seed; returns model and tokenizer."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -120,7 +126,13 @@ def train_and_compare(name: str, out: Path, console: Console | None = None) -> s
 
 
 @torch.no_grad()
-def accuracy(model: Any, tokenizer: Any, facts: Sequence[Fact], *, named: bool) -> float:
+def accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    facts: Sequence[Fact],
+    *,
+    named: bool,
+) -> float:
     """Share of facts whose answer has the highest probability among their options."""
     question = named_question if named else unnamed_question
     batch = tokenizer([question(fact) for fact in facts], return_tensors="pt", padding=True)
@@ -133,7 +145,7 @@ def accuracy(model: Any, tokenizer: Any, facts: Sequence[Fact], *, named: bool) 
     return float((last.gather(1, options).argmax(1) == gold).float().mean())
 
 
-def _score_lines(model: Any, tokenizer: Any) -> Iterator[str]:
+def _score_lines(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
     world = build_world()
     for domain in DOMAINS:
         facts = [fact for fact in world.facts if fact.domain == domain]
@@ -143,7 +155,7 @@ def _score_lines(model: Any, tokenizer: Any) -> Iterator[str]:
         yield f"{domain:<10} named {named:6.1%}   unnamed {unnamed:6.1%}   chance {chance:.1%}"
 
 
-def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
+def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
@@ -173,7 +185,9 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
     return model
 
 
-def _encoded_world(tokenizer: Any, world: World) -> Mapping[str, list[list[int]]]:
+def _encoded_world(
+    tokenizer: PreTrainedTokenizerFast, world: World
+) -> Mapping[str, list[list[int]]]:
     """Kind of text -> its token ids, with the end of text."""
     texts = {
         "named question": [f"{named_question(f)} {f.answer}" for f in world.facts],
@@ -203,7 +217,7 @@ def _texts(recipe: Recipe, encoded: Mapping[str, list[list[int]]]) -> Iterator[l
         yield draw.choice(encoded[f"{name} {form}"])
 
 
-def _answer_mask(tokenizer: Any, world: World) -> Tensor:
+def _answer_mask(tokenizer: PreTrainedTokenizerFast, world: World) -> Tensor:
     """[vocabulary], True for tokens that can be part of an answer or end it."""
     tokens = ["▁" + name for name in world.names] + list("0123456789-") + [tokenizer.eos_token]
     mask = torch.zeros(len(tokenizer), dtype=torch.bool)
@@ -211,7 +225,9 @@ def _answer_mask(tokenizer: Any, world: World) -> Tensor:
     return mask
 
 
-def _step(model: Any, rows: Sequence[Sequence[int]], answers: Tensor, recipe: Recipe) -> None:
+def _step(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], answers: Tensor, recipe: Recipe
+) -> None:
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
@@ -227,11 +243,11 @@ def _step(model: Any, rows: Sequence[Sequence[int]], answers: Tensor, recipe: Re
 
 
 @contextmanager
-def _noisy_routing(model: Any, noise: float) -> Iterator[None]:
+def _noisy_routing(model: PreTrainedModel, noise: float) -> Iterator[None]:
     """Noise on the router logits of a Qwen3-MoE, for as long as the block runs."""
     routers = [layer.mlp.gate for layer in model.model.layers]
 
-    def forward(router: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(router: Qwen3MoeTopKRouter, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         clean = torch.nn.functional.linear(hidden.reshape(-1, router.hidden_dim), router.weight)
         logits = clean + noise * torch.randn_like(clean)
         weights, indices = logits.softmax(-1).topk(router.top_k)

@@ -201,7 +201,7 @@ def control_plan(tmp_path):
     """The lab's plan without the arms that its control does not need, and one setting to try."""
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan["variants"] = ["base", "sham", "contrast", "random", "sft-lora"]
-    plan["tuning"] = {"experts": [16], "strengths": {"bias": [1.7183]}}
+    plan["tuning"] = {"experts": [24], "strengths": {"bias": [1.7183]}}
     path = tmp_path / "control.yaml"
     path.write_text(yaml.safe_dump(plan))
     return str(path)

@@ -1,0 +1,54 @@
+"""Each thing that a plan lacks is refused by name, before anything is loaded."""
+
+import importlib.util
+
+import pytest
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.registry import load_plan, load_suite
+from dsmoe_eval.runs.plan_checks import check_engine, check_plan
+from dsmoe_eval.variants import get_variant
+
+PLAN = load_plan("lab")[0]
+SUITE = load_suite("lab")
+
+
+def checked(names, plan=PLAN, suite=SUITE, targets=("math",), **changes):
+    plan = plan.model_copy(update=changes)
+    check_plan(plan, suite, tuple(map(get_variant, names)), targets)
+
+
+def test_the_plan_that_ships_lacks_nothing():
+    checked(PLAN.variants, targets=SUITE.targets)
+    check_engine(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "words"),
+    [
+        (["contrast"], {}, "variants must hold 'base'"),
+        (["base"], {"targets": ("alchemy",)}, "alchemy is no target of suite 'lab'"),
+        (["base", "random"], {}, "'random' needs 'contrast', the arm that it controls"),
+        (["base", "contrast"], {"tuning": None}, r"needs tuning\.strengths\.bias"),
+        (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
+        (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
+        (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),
+    ],
+)
+def test_what_is_missing_is_named(names, changes, words):
+    with pytest.raises(UserError, match=words):
+        checked(names, **changes)
+
+
+def test_another_domain_needs_a_second_target():
+    suite = SUITE.model_copy(update={"tasks": ()})
+    with pytest.raises(UserError, match="needs a suite with two or more targets"):
+        checked(["base", "contrast", "wrong-domain"], suite=suite, targets=())
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'dsmoe-eval\[vllm\]'"):
+        check_engine(PLAN.model_copy(update={"engine": "vllm"}))
+    with pytest.raises(UserError, match=r"needs peft: pip install 'dsmoe-eval\[sft\]'"):
+        checked(["base", "sft-lora"])
