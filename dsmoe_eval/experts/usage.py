@@ -1,4 +1,4 @@
-"""How much each expert is used by texts, as the model stands: for reports, steered or not."""
+"""Measures how much each expert is used on texts, with or without steering, for reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tokenizer import Tokenizer
 def encode_batch(
     tokenizer: Tokenizer, texts: Sequence[str], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of texts, [texts, length], right-padded; needs no pad token."""
+    """Tokenize texts to ids and mask, [texts, length], right-padded; needs no pad token."""
     return pad(tokenizer(list(texts))["input_ids"], device)
 
 
