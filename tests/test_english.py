@@ -101,9 +101,17 @@ SAME_NAME = {
         ("cards/models.py", "reports/run_pictures.py", "steering/capture.py"),
         "TODO a router's declared rule: RoutingRule; use shares in a picture; a captured pass",
     ),
+    "Prober": (
+        ("engines/base.py", "steering/probes.py"),
+        "TODO the protocol of all engines; its implementation in transformers: ModelProber",
+    ),
     "Row": (
         ("engines/transformers/prefix_tree.py", "reports/table.py"),
         "TODO a row of a batch: PackedRow; a row of a table",
+    ),
+    "Verdict": (
+        ("gates/verdict.py", "tasks/scoring.py"),
+        "TODO a gate's verdict; a task's judgement of one answer: AnswerVerdict",
     ),
     "by_domain": (
         ("reports/existence.py", "reports/run_tables.py"),

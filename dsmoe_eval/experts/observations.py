@@ -273,7 +273,7 @@ def _write_pass(
 
 
 def _folder(root: Path, content: Sequence[object]) -> Path:
-    """Make the folder that is named by all that a pass depends on."""
+    """Make the folder of a pass, named by the hash of all its inputs."""
     folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -26,7 +26,7 @@ def encode_batch(
 def expert_usage(
     model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Share of the texts' tokens that each expert is selected for, special tokens left out.
+    """Compute the share of the texts' tokens that select each expert, without special tokens.
 
     Returns:
         [layers, experts]; each layer sums to k.

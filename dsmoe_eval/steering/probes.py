@@ -26,9 +26,9 @@ from .routers import Router, find_routers
 from .steer import Steering, steer
 
 _LOGITS_AT_ONCE = 2**28
-"""Of a part of the texts; three passes are compared, in 16 bits of half a GiB each."""
+"""Logits of one part of the texts: half a GiB in 16 bits, in each of the three passes."""
 _LOGITS_KEPT = 2**25
-"""Of base's pass over a part: one with more is computed anew for each profile."""
+"""Logits of base's pass over one part; a larger pass is computed again for each profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Pass:
 
 @dataclass(slots=True)
 class _Part:
-    """Some texts of a batch, and what is known of them from profiles before."""
+    """Some texts of a batch, and the results on them that earlier profiles left for reuse."""
 
     input_ids: Tensor
     mask: Tensor
@@ -96,34 +96,36 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
         mask: [batch, length], 1 on tokens, 0 on padding.
 
     Raises:
-        ProbeError, SteeringError: as `Prober.probe`.
+        ProbeError, SteeringError: as in `Prober.probe`.
     """
     return Prober(model, input_ids, mask).probe(profile)
 
 
 class Prober:
-    """Probes many profiles on one batch of text, with everything that they share computed once.
+    """The probes of many profiles on one batch of text; shared results are computed once.
 
-    Base's pass, where it is small enough to be kept, is that of the first profile: a model that is
-    not as it was then, by steering that was left behind, fails the next null probe. The null probe
-    is run once for all profiles that differ in strength alone: at strength zero they are one.
+    Base's pass is reused for all profiles if it is small enough to be kept. If steering was not
+    removed and the model has changed since, the next null probe fails. The null probe is run once
+    for all profiles that differ only in strength, since they are equal at strength zero.
 
     Args:
-        model: as for `probe`, and so `input_ids` and `mask`.
+        model: as in `probe`.
+        input_ids: as in `probe`.
+        mask: as in `probe`.
     """
 
     def __init__(self, model: nn.Module, input_ids: Tensor, mask: Tensor) -> None:
         self._model = model
-        self._parts = [_Part(ids, own) for ids, own in _parts(model, input_ids, mask)]
+        self._parts = [_Part(ids, part_mask) for ids, part_mask in _parts(model, input_ids, mask)]
 
     def probe(self, profile: Profile) -> ProbeReport:
         """Run the probes on one profile.
 
         Raises:
-            ProbeError: strength zero changes an output bit; a profile that is not null moves
-                nothing, or a null one moves something; the number of active experts changed; the
-                intervention did not do what its kind says; the experts of a layer received
-                something else than its router gave.
+            ProbeError: strength zero changes an output bit; a profile that is not null changes
+                nothing, or a null one changes something; the number of active experts changed;
+                the intervention did not do what its kind defines; the experts of a layer
+                received something else than its router returned.
             SteeringError: the profile is for another model, or the model cannot be steered.
         """
         steering = steer(self._model, profile)
