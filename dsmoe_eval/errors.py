@@ -1,18 +1,21 @@
-"""The errors of the harness: what a user can act on. All else is a bug and keeps its traceback.
+"""The errors that a user can act on. Any other exception is a bug and keeps its traceback.
 
-UserError        a request that cannot be met as given: plan, file, name, model, data
+UserError        a request that cannot be fulfilled: a plan, file, name, model or data set is wrong
 QuotingError     a UserError that quotes an item, and so is shown and not logged
 EvalWarning      a warning that may be logged: it names models, files and numbers
 """
 
 
 class UserError(Exception):
-    """One sentence: what is wrong, where, and the way out. The CLI shows it and exits with 3."""
+    """A request that cannot be fulfilled; the message says what is wrong, where, and what to do.
+
+    The command line prints the message and exits with 3.
+    """
 
 
 class QuotingError(UserError):
-    """A UserError whose sentence quotes a question or an answer: logs leave it out."""
+    """A UserError whose message quotes a question or an answer; logs leave it out."""
 
 
 class EvalWarning(UserWarning):
-    """Something works in another way than it should, and a user may want to know."""
+    """A part of the program works in another way than it should, and a user may want to know."""

@@ -1,4 +1,4 @@
-"""Finds declarations by name or by path: built in, or in the user's own folders."""
+"""Finds and loads cards by name or by path, among the built-in ones or in the user's folders."""
 
 from __future__ import annotations
 
@@ -28,23 +28,28 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def builtin_folder() -> Path:
-    """The folder of the built-in cards: inside an installed package, or at the repository's top."""
+    """Return the folder of the built-in cards.
+
+    It is inside an installed package, or at the top of the repository.
+    """
     inside = _PACKAGE / "benchmarks"
     return inside if inside.is_dir() else _PACKAGE.parent / "benchmarks"
 
 
 def builtin_names(kind: Kind) -> tuple[str, ...]:
-    """Names of the built-in cards of one kind."""
+    """Return the sorted names of the built-in cards of one kind."""
     return tuple(sorted(path.stem for path in (builtin_folder() / kind).glob("*.yaml")))
 
 
 def find_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path:
-    """The file of a card: a path, a name in a `kind` folder near `beside`, or a built-in name.
+    """Find the file of a card by its path, its name near `beside`, or its built-in name.
 
-    A path is one from the folder of `beside`, or else from where we are.
+    Names are looked up in the folder `kind` next to `beside` or one level up, then built in.
+
+    A relative path is tried from the folder of `beside` first, then from the current folder.
 
     Raises:
-        UserError: nothing of that name; the message lists what there is.
+        UserError: there is no such card; the message lists the built-in ones.
     """
     path = search_card(kind, name_or_path, beside)
     if path is not None:
@@ -56,44 +61,50 @@ def find_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path
 
 
 def search_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Path | None:
-    """Return what `find_card` does, or None where nothing has that name.
+    """Find the file of a card as `find_card` does; return None if no card has that name.
 
     Raises:
         UserError: a path leads to no file.
     """
     given = Path(name_or_path)
     if given.suffix in {".yaml", ".yml"}:
-        near = given if beside is None else beside.parent / given
-        for path in (near, given):
+        from_beside = given if beside is None else beside.parent / given
+        for path in (from_beside, given):
             if path.is_file():
                 return path
-        raise UserError(f"{near}: no such file")
+        raise UserError(f"{from_beside}: no such file")
     files = (folder / f"{name_or_path}.yaml" for folder in _folders(kind, beside))
     return next((file for file in files if file.is_file()), None)
 
 
 def _folders(kind: Kind, beside: Path | None) -> list[Path]:
-    """Return where cards of a kind are looked for, a user's own folders first."""
+    """Return the folders in which cards of a kind are searched, the user's folders first."""
     here = [] if beside is None else [beside.resolve().parent]
     if kind == "variants":  # results have their names alone, and lie beside no plan
         here.append(Path.cwd())
-    own = [folder / kind for one in here for folder in (one, one.parent)]
-    return [*own, builtin_folder() / kind]
+    of_user = [folder / kind for one in here for folder in (one, one.parent)]
+    return [*of_user, builtin_folder() / kind]
 
 
 def load_plan(name_or_path: str) -> tuple[Plan, Path]:
-    """A plan and the file it came from."""
+    """Load a plan; return it with the path of its file."""
     path = find_card("plans", name_or_path)
     return _load(Plan, path), path
 
 
 def load_model_card(name_or_path: str, beside: Path | None = None) -> ModelCard:
-    """What is known of a model; a model may well have no card."""
+    """Load the card of a model.
+
+    A model does not need a card to be evaluated.
+
+    Raises:
+        UserError: there is no such card, or it is not valid.
+    """
     return _load(ModelCard, find_card("models", name_or_path, beside))
 
 
 def load_policy(name_or_path: str) -> Policy:
-    """What a run must show to pass."""
+    """Load a policy, the rules that a run must meet to pass."""
     return _load(Policy, find_card("policies", name_or_path))
 
 
@@ -103,14 +114,16 @@ def load_variant(path: Path) -> Variant:
 
 
 def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
-    """A suite, its `tasks_dir` made absolute against the suite's own folder."""
+    """Load a suite; its `tasks_dir` is resolved against the folder of the suite's file."""
     path = find_card("suites", name_or_path, beside)
     suite = _load(Suite, path)
     if suite.tasks_dir is None:
         return suite
     folder = (path.parent / suite.tasks_dir).resolve()
     if not folder.is_dir():
-        raise UserError(f"{path}: tasks_dir: {folder} is no folder")
+        raise UserError(
+            f"{path}: tasks_dir: {folder} is no folder; give a path relative to the suite's file"
+        )
     return suite.model_copy(update={"tasks_dir": folder})
 
 

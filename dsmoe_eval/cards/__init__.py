@@ -1,6 +1,6 @@
-"""The declarations that everyone reads: models, suites, plans, variants, policies.
+"""The cards: declarations of models, suites, plans, variants and policies.
 
-Frozen, and strict about keys.
+Cards are immutable, and an unknown key is an error.
 """
 
 from .base import Card

@@ -1,4 +1,4 @@
-"""What all declarations share."""
+"""The base class and the field types of all cards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Card(BaseModel):
-    """Base of all declarations: immutable, unknown keys are errors."""
+    """The base class of all cards: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Model cards: what is known of a model before it is loaded."""
+"""Model cards: the facts about a model that are known before it is loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .base import Card, Count, Name
 
 Billions = Annotated[str, Field(pattern=r"^\d+(\.\d+)?B$")]
 BITS = {"float32": 32.0, "bfloat16": 16.0, "mxfp4": 4.25}
-"""Bits of one weight; MXFP4 shares a scale of 8 bits among 32 weights of 4."""
+"""Bits per weight; MXFP4 has one scale of 8 bits per 32 weights of 4 bits."""
 Precision = Literal["float32", "bfloat16", "mxfp4"]
 
 
 class Published(Card):
-    """The parameter counts that the vendor prints, to hold against those of the built model.
+    """The parameter counts that the vendor published, for comparison with the built model's.
 
     Attributes:
-        total: as printed, such as `30.5B`.
-        active: as printed.
-        active_without: the embeddings that the printed active count seems to leave out.
-        source: where the figures stand.
-        discrepancy: in words, where our counts are not those printed.
+        total: the published total, such as `30.5B`.
+        active: the published active count.
+        active_without: the embeddings that the published active count seems to exclude.
+        source: the publication with these figures.
+        discrepancy: an explanation, if our counts differ from the published ones.
     """
 
     total: Billions
@@ -33,7 +33,7 @@ class Published(Card):
 
 
 class Parameters(Card):
-    """Counts of the model that `config` builds, without layers that are only for training.
+    """The parameter counts of the model that `config` builds, without layers only for training.
 
     Attributes:
         active: the total without the parameters of the experts that a token does not select.
@@ -45,14 +45,14 @@ class Parameters(Card):
 
 
 class Routing(Card):
-    """How a router chooses its experts and weighs them, as its code says it.
+    """The rule by which a router chooses and weights its experts, read from its code.
 
     Attributes:
-        function: from logits to scores.
-        renormalised: whether the weights of the chosen are divided by their sum.
-        correction_bias: whether the choice, not the weight, is by score + a bias.
-        native_bias: whether the linear that gives the logits has a bias.
-        groups: experts are chosen in so many groups; 1 is no groups.
+        function: the function from logits to scores.
+        renormalised: whether the weights of the chosen experts are divided by their sum.
+        correction_bias: whether experts are chosen (not weighted) by score + a bias.
+        native_bias: whether the linear layer that gives the logits has a bias.
+        groups: number of groups in which experts are chosen; 1 means no groups.
     """
 
     function: Literal["softmax", "softmax-topk", "sigmoid", "sparsemixer"]
@@ -63,23 +63,23 @@ class Routing(Card):
 
 
 class ModelCard(Card):
-    """What is known of a model before it is loaded; a model needs no card to be evaluated.
+    """The facts about a model before it is loaded; a model needs no card to be evaluated.
 
     Attributes:
-        revision: commit of the hub repository that the card speaks of, where it was read.
-        architecture: `model_type`; `transformers` tells whether that library has code for it.
-        class_name: `architectures` of the hub's config, by which vLLM finds its code.
+        revision: the commit of the hub repository that the card describes, if it was read.
+        architecture: `model_type`; `transformers` is whether that library has code for it.
+        class_name: `architectures` of the hub's config, by which vLLM selects its code.
         config: the keys of the hub's config that define the architecture.
-        experts: routed experts of a layer, of which each token selects `top_k`.
-        shared_experts: that every token passes, counted in widths of a routed expert.
-        dense_layers: layers without experts.
-        format: `base` continues text; `chat` wants its template; `reasoning` thinks before it
-            answers, and the answer is what follows the last `think_end_token`.
-        answer_tokens: that a reasoning model is given, thinking included.
-        weights: precision of the published weights, and `expert_weights` of the routed experts.
+        experts: number of routed experts per layer, of which each token selects `top_k`.
+        shared_experts: experts that every token uses, counted in widths of a routed expert.
+        dense_layers: indices of the layers without experts.
+        format: `base` continues text; `chat` needs its chat template; `reasoning` writes its
+            reasoning first, and the answer is the text after the last `think_end_token`.
+        answer_tokens: the most tokens of a reasoning model's answer, reasoning included.
+        weights: precision of the published weights; `expert_weights`: of the routed experts.
         steered_in_paper: whether the DSMoE paper reports it steered.
-        notes: what a user must know.
-        sources: where config and facts were read, and what was not seen.
+        notes: facts that a user must know.
+        sources: where config and facts were read, and what could not be read.
     """
 
     name: Name
@@ -112,38 +112,40 @@ class ModelCard(Card):
         if not isinstance(layers, int):
             raise ValueError("config has no num_hidden_layers")
         if not set(self.dense_layers) < set(range(layers)):
-            raise ValueError(f"dense_layers must leave some of the {layers} layers, and be of them")
+            raise ValueError(f"dense_layers must be some, not all, of layers 0 to {layers - 1}")
         if self.top_k >= self.experts:
             raise ValueError(f"top_k {self.top_k} is not below {self.experts} experts")
         idle = self.parameters.total - self.parameters.active
         if idle <= 0 or idle * self.experts % (self.experts - self.top_k):
-            raise ValueError("total - active is no whole number of unselected experts")
+            raise ValueError("total - active is not divisible by the number of unselected experts")
         for name in ("think_end_token", "answer_tokens"):
             if (self.format == "reasoning") != (getattr(self, name) is not None):
-                raise ValueError(f"{name} belongs to format reasoning, and to no other")
+                raise ValueError(
+                    f"{name} is required for format reasoning and not allowed for others"
+                )
         return self
 
     @property
     def layers(self) -> int:
-        """Number of layers."""
+        """The number of layers."""
         return int(self.config["num_hidden_layers"])
 
     @property
     def moe_layers(self) -> tuple[int, ...]:
-        """Layers with experts."""
+        """The indices of the layers with experts."""
         return tuple(layer for layer in range(self.layers) if layer not in self.dense_layers)
 
     @property
     def routed_parameters(self) -> int:
-        """Parameters of all routed experts of all layers."""
+        """The number of parameters of all routed experts of all layers."""
         idle = self.parameters.total - self.parameters.active
         return idle * self.experts // (self.experts - self.top_k)
 
     @property
     def weights_gib(self) -> float:
-        """GiB of the weights as published; less than 0.1 % low where experts are quantised.
+        """The size of the published weights in GiB, up to 0.1 % too low for quantised experts.
 
-        Quantised experts keep their biases in full, and those are counted as quantised too.
+        The biases of quantised experts are not quantised, but are counted as if they were.
         """
         rest = self.parameters.total - self.routed_parameters
         expert_bits = BITS[self.expert_weights or self.weights]
@@ -151,7 +153,7 @@ class ModelCard(Card):
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """A summary in one line: id, parameters, experts, layers and size."""
         total, active = (n / 1e9 for n in (self.parameters.total, self.parameters.active))
         shared = f" + {self.shared_experts} shared" if self.shared_experts else ""
         return (

@@ -1,4 +1,4 @@
-"""Plans: which variants are compared, how they are tuned, and what decides."""
+"""Plans: the variants that are compared, their tuning, and the decision rules."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 
 
 class Variant(Card):
-    """What is compared with the base model.
+    """A variant of the model, which is compared with the base model.
 
     Attributes:
         kind: `base`, `steered` or `sft`.
-        method: how a steered variant's experts are scored (see `experts.all_methods`).
-        intervention: what is done with them.
-        experts: whose experts: the method's `own` best for the target; `matched` random ones;
-            those of the `wrong` domain.
-        control_of: a control takes the tuned settings of the arm it controls.
-        null: strength is forced to zero.
+        method: the method that scores a steered variant's experts (see `experts.all_methods`).
+        intervention: the kind of intervention on these experts.
+        experts: the source of the experts: `own`: the method's best for the target; `matched`:
+            random experts of like exposure; `wrong`: the best for another domain.
+        control_of: the arm that this control belongs to, and whose tuned settings it uses.
+        null: whether the strength is set to zero.
     """
 
     name: Name
@@ -44,17 +44,17 @@ class Variant(Card):
 
     @property
     def is_tuned(self) -> bool:
-        """True for arms whose number of experts and strength are chosen on the tuning split."""
+        """Whether the number of experts and the strength are chosen on the tuning split."""
         return self.kind == "steered" and self.control_of is None
 
 
 class Tuning(Card):
-    """The rule by which settings are chosen, on the tuning split only.
+    """The rule that chooses settings, on the tuning split only.
 
-    Every pair of `experts` and a strength is tried; the best target gain wins among those whose
-    non-target change on the tuning split is non-inferior at the plan's margin. Ties go to fewer
-    experts, then to the lower strength. Where no setting qualifies, the weakest one is used and the
-    report says so.
+    Every pair of `experts` and a strength is tried. The setting with the largest target gain is
+    chosen among those whose non-target change on the tuning split is non-inferior at the plan's
+    margin. Ties go to fewer experts, then to the lower strength. If no setting qualifies, the
+    weakest one is used and the report says so.
     """
 
     experts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
@@ -62,15 +62,15 @@ class Tuning(Card):
 
 
 class Identification(Card):
-    """How identification text is presented, and what its routing is read from.
+    """The presentation of the identification text, and the tokens whose routing is counted.
 
     Attributes:
-        phase: `prompt`: the questions. `generated`: the model's own greedy answers to them.
-        answer_tokens: how long such an answer may be.
-        chat_template: whether a question stands in the tokenizer's chat template, whose tokens do
-            not count.
-        saliency_model: another model of the same tokenizer that gives the token saliency, so that
-            the model itself needs forward passes only.
+        phase: `prompt`: the questions. `generated`: the model's greedily decoded answers to them.
+        answer_tokens: the most tokens of such an answer.
+        chat_template: whether a question is wrapped in the tokenizer's chat template, whose
+            tokens are not counted.
+        saliency_model: another model with the same tokenizer that gives the token saliency, so
+            that the evaluated model needs forward passes only.
     """
 
     phase: Literal["prompt", "generated"] = "prompt"
@@ -90,21 +90,23 @@ class Sft(Card):
 
 
 class Plan(Card):
-    """What is run: everything is fixed here before a test item is read.
+    """The complete definition of a run; everything is fixed before a test item is read.
 
     Attributes:
-        model: what is steered; `models` are several, each of which is a run of its own.
-        prompt: whether questions stand in the tokenizer's chat template. `auto`: where there is one
-            and the model's card does not say that it is a base model.
-        engine: who answers; vLLM serves no variant that needs training, gradients or experts'
-            outputs.
-        tensor_parallel: over how many devices vLLM spreads the model.
-        expert_parallel: whether it gives each of them whole experts, instead of a part of each.
+        model: the model to be steered; `models` are several, and each of them is a separate run.
+        prompt: whether questions are wrapped in the tokenizer's chat template. `auto`: if there
+            is a template and the model's card does not say that it is a base model.
+        engine: the engine that answers; vLLM supports no variant that needs training, gradients
+            or experts' outputs.
+        tensor_parallel: number of devices over which vLLM shards the model.
+        expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
+            every expert.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
-        alpha: two-sided level of target claims; non-inferiority uses alpha / 2, one-sided.
-        overlap: `paper` lets the splits overlap, as in the paper's own set-up, which identifies
-            experts on 10 % of the very benchmark that it tests on and uses its settings again. The
-            report then says in red what overlaps. Without this key an overlap is refused.
+        alpha: two-sided significance level of target claims; the one-sided non-inferiority test
+            uses alpha / 2.
+        overlap: `paper` allows the splits to overlap, as in the set-up of the DSMoE paper, which
+            identifies experts on 10 % of the benchmark that it tests on and reuses its settings.
+            The report then marks the overlap in red. Without this key an overlap is an error.
     """
 
     name: Name
@@ -133,7 +135,7 @@ class Plan(Card):
             if len(set(names)) < len(names):
                 raise ValueError(f"a name is listed twice: {', '.join(names)}")
         if bool(self.model) == bool(self.models):
-            raise ValueError("give `model`, or `models`, one of the two")
+            raise ValueError("give either `model` or `models`, exactly one of the two")
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
         if self.expert_parallel and self.tensor_parallel < 2:
@@ -141,7 +143,7 @@ class Plan(Card):
         return self
 
     def of(self, model: str, seed: int | None = None) -> Plan:
-        """The plan of one model, perhaps with another seed."""
+        """Return the plan of one model, with another seed if one is given."""
         return self.model_copy(
             update={"model": model, "models": (), "seed": self.seed if seed is None else seed}
         )

@@ -1,4 +1,4 @@
-"""Policies: what a run must show to pass, rule by rule, fixed before it is looked at."""
+"""Policies: the rules that a run must meet to pass, fixed before its results are read."""
 
 from __future__ import annotations
 
@@ -37,35 +37,36 @@ Shown = Literal["improves", "harms", "equivalent"]
 CLAIM_METRICS, INTERVAL_METRICS = get_args(ClaimMetric), get_args(IntervalMetric)
 POINT_METRICS, CHECK_METRICS = get_args(PointMetric), get_args(CheckMetric)
 RUN_METRICS = ("leaked_items", "sham_equals_base", "whole_run")
-"""Of the whole run; all others are of an arm."""
+"""The metrics of the whole run; all others are metrics of an arm."""
 BASELINE_METRICS = ("target_gain", "non_target_change")
-"""What can be held against a baseline."""
+"""The metrics that can be compared with a baseline run."""
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rule(Card):
-    """One figure and what it must be. Fractions, never percents.
+    """One metric and the values that it may have; fractions, never percents.
 
-    A claim (`*_claim`) is met if it is one of `one_of`, not decided if it is inconclusive. A figure
-    with an interval is met if the whole interval lies within the bounds, not met if all of it lies
-    beyond one, and else not decided. A figure without an interval is within its bounds or not;
-    `target_mde80` above its bound is too little evidence: not decided. The rest are checks: true or
-    not, without a bound.
+    A rule on a claim (`*_claim`) is met if the claim is one of `one_of`, and undecided if the claim
+    is inconclusive. A rule on a figure with an interval is met if the whole interval is within the
+    bounds, not met if the whole interval is beyond one bound, and undecided otherwise. A figure
+    without an interval is either within its bounds or not; only `target_mde80` above its bound is
+    undecided, since the evidence is too small. All other metrics are checks: true or false, without
+    a bound.
 
     Attributes:
-        name: what reports call it.
-        tier: `critical`: not met fails the run, not decided leaves it inconclusive. `supporting`:
-            either leaves it inconclusive. `advisory`: is shown. A figure that is missing fails the
-            run in both of the first.
-        metric: the figure.
-        one_of: for claims: what may be claimed. Inconclusive never passes.
+        name: the rule's name in reports.
+        tier: `critical`: a rule that is not met fails the run, an undecided one makes it
+            inconclusive. `supporting`: both make it inconclusive. `advisory`: the rule is only
+            shown. A missing figure fails the run if the rule is critical or supporting.
+        metric: the metric.
+        one_of: the allowed claims, for claims only. Inconclusive never passes.
         at_least: lower bound.
         at_most: upper bound.
-        against: `baseline`: the figure is its change since the baseline run, which is passed on the
-            command line; without one the rule is not applied, unless the policy requires it.
-        variants: the arms it is about; None: those of the policy.
-        targets: likewise.
+        against: `baseline`: the figure is its change since the baseline run, which is given on the
+            command line; without a baseline the rule is skipped, unless the policy requires one.
+        variants: the arms that the rule applies to; None: those of the policy.
+        targets: the targets that the rule applies to; None: those of the policy.
     """
 
     name: str = Field(min_length=1, max_length=200)
@@ -82,29 +83,35 @@ class Rule(Card):
     def _check(self) -> Rule:
         bounded = self.at_least is not None or self.at_most is not None
         if (self.metric in CLAIM_METRICS) != bool(self.one_of):
-            raise ValueError(f"rule {self.name!r}: one_of goes with claims, and claims with one_of")
+            raise ValueError(
+                f"rule {self.name!r}: claims need one_of, and other metrics do not allow it"
+            )
         if bounded != (self.metric in INTERVAL_METRICS + POINT_METRICS):
             raise ValueError(
-                f"rule {self.name!r}: give at_least or at_most to a figure, and to nothing else"
+                f"rule {self.name!r}: figures need at_least or at_most, other metrics allow neither"
             )
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(f"rule {self.name!r}: at_least is above at_most")
         if self.against == "baseline" and self.metric not in BASELINE_METRICS:
             raise ValueError(
-                f"rule {self.name!r}: against a baseline stand only {', '.join(BASELINE_METRICS)}"
+                f"rule {self.name!r}: only {', '.join(BASELINE_METRICS)} can be compared with a "
+                "baseline"
             )
         if self.metric in RUN_METRICS and (self.variants or self.targets):
-            raise ValueError(f"rule {self.name!r}: {self.metric} is of the run, not of an arm")
+            raise ValueError(
+                f"rule {self.name!r}: {self.metric} is a metric of the whole run; "
+                "leave out variants and targets"
+            )
         return self
 
 
 class Policy(Card):
-    """What a run must show to pass.
+    """The rules that a run must meet to pass.
 
     Attributes:
-        variants: the arms that the rules are about; None: every steered variant that is no control.
-        targets: likewise; None: every target of the run.
-        baseline: `required` refuses to decide without a baseline run.
+        variants: the arms that the rules apply to; None: every steered variant that is no control.
+        targets: the targets that the rules apply to; None: every target of the run.
+        baseline: `required`: without a baseline run there is an error instead of a verdict.
     """
 
     name: Name
@@ -118,7 +125,7 @@ class Policy(Card):
     def _check(self) -> Policy:
         names = [rule.name for rule in self.rules]
         if len(set(names)) < len(names):
-            raise ValueError("two rules have one name")
+            raise ValueError("two rules have the same name")
         if not any(rule.tier == "critical" and rule.against == "bound" for rule in self.rules):
-            raise ValueError("no rule is critical, so everything would pass")
+            raise ValueError("no rule is critical, so every run would pass; make one critical")
         return self

@@ -1,4 +1,4 @@
-"""Suites: tasks that belong together, and where their items come from."""
+"""Suites: tasks that belong together, and the splits that their items come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from .base import Card, Count, Name
 
 MAX_NEW_TOKENS = 256
-"""Where a task does not say how much may be generated, as lm-eval's `hf`."""
+"""The limit on generated tokens for tasks that set none, as in lm-eval's `hf` model."""
 
 
 def _pattern(value: str) -> str:
@@ -29,21 +29,21 @@ PartName = Literal["identification", "tuning", "test"]
 
 
 def read_part(part: str) -> tuple[str, range | None]:
-    """A part's split, and which hundredths of it; None where it is the whole split."""
+    """Parse a part into its split and the range of hundredths; None for the whole split."""
     split, mark, share = part.partition("[")
     return split, range(*map(int, share.rstrip("]").split(":"))) if mark else None
 
 
 class Splits(Card):
-    """Where a task's items come from, by part of a run; an item in two parts is refused.
+    """The splits that a task's items come from, per part of a run; parts must not share items.
 
     A part is a split of the data set, `test`, or a share of one, `test[0:10]`: the items whose
-    question's hash modulo 100 is in that range, so that what asks the same is in one share.
+    question's hash modulo 100 is in that range, so that equal questions are in the same share.
 
     Attributes:
-        identification: None where the task gives no identification text.
-        tuning: None where the task has no items to spare; it is then not asked in tuning.
-        test: what is reported.
+        identification: the identification text; None if the task has none.
+        tuning: the tuning items; None if the task is not used in tuning.
+        test: the items of the reported results.
     """
 
     identification: Part | None = None
@@ -55,30 +55,30 @@ class Task(Card):
     """One lm-eval task in a suite.
 
     Attributes:
-        name: lm-eval's own name of the task.
-        domain: the subject that its items belong to.
+        name: the task's name in lm-eval.
+        domain: the subject of its items.
         roles: `target`: steering for its domain should help here. `non-target`: steering for
-            another domain must not hurt here. `identification`: its identification split is the
-            text from which the domain's experts are found.
-        metric: lm-eval's metric that is the item's score, 0 or 1.
-        inspect: Inspect's own task of the same questions, as its command line takes it; it asks and
-            extracts in its own way.
-        filter: which of lm-eval's filters extracts the answer, where the task has several.
-        splits: where not those of the suite.
-        few_shot: examples before the question; None leaves the task's own number.
-        answer_tokens: how long an answer may be; None leaves the task's own limit.
-        samples: answers to each item, drawn at `temperature` and `top_p`; an item's score is their
+            another domain must not hurt here. `identification`: the domain's experts are
+            identified on its identification split.
+        metric: the metric of lm-eval that is the item's score, 0 or 1.
+        inspect: the Inspect task with the same questions, as given on Inspect's command line; its
+            prompts and its answer extraction differ.
+        filter: the filter of lm-eval that extracts the answer, if the task has several.
+        splits: the task's splits, if they differ from the suite's.
+        few_shot: number of few-shot examples; None: the number of the lm-eval task.
+        answer_tokens: the most tokens of an answer; None: the limit of the lm-eval task.
+        samples: answers per item, drawn at `temperature` and `top_p`; the item's score is their
             mean. For tasks with few items.
-        valid: what an answer holds in which the task's own code finds one, a regular expression;
-            for tasks whose filters do not tell. An empty answer never is valid.
-        key: column of the data by whose value, and not by the question, items go to shares and
-            clusters: what is one question in two languages, or asked about one text, has one value.
-        shuffles: the task orders an item's options by chance when it is loaded; each item is then
-            loaded with a seed of its own content.
-        items: of the whole test split as published, for plans made before the data are there.
-        data: the hub's name of the data set, for people.
-        licence: of the data.
-        gated: the hub wants its terms accepted first.
+        valid: a regular expression that matches an answer from which the task's code can extract
+            a result; for tasks whose filters do not report it. An empty answer is never valid.
+        key: the column of the data that groups items into shares and clusters, instead of the
+            question: one question in two languages, or questions on one text, have equal values.
+        shuffles: whether the task shuffles an item's options when it is loaded; each item is then
+            loaded with a seed from its content.
+        items: number of items in the published test split, for planning without the data.
+        data: the data set's name on the hub, for readers.
+        licence: the licence of the data.
+        gated: whether the hub requires its terms to be accepted first.
     """
 
     name: Name
@@ -104,12 +104,12 @@ class Task(Card):
     @model_validator(mode="after")
     def _check(self) -> Task:
         if self.temperature is None and (self.samples > 1 or self.top_p is not None):
-            raise ValueError(f"task {self.name!r}: samples and top_p want a temperature")
+            raise ValueError(f"task {self.name!r}: samples and top_p need a temperature")
         return self
 
     @property
     def decoding(self) -> str:
-        """For a cell's identity."""
+        """The decoding settings in words, a part of a cell's identity."""
         if self.temperature is None:
             return "greedy"
         top_p = "" if self.top_p is None else f", top-p {self.top_p:g}"
@@ -120,8 +120,8 @@ class Suite(Card):
     """Target and non-target tasks that belong together.
 
     Attributes:
-        markers: tokens whose routing the method `npmi` looks at, with their coefficients; RICE has
-            `<think>` 1, `</think>` -1 and `Alternatively` -1 on a model's own reasoning.
+        markers: tokens whose routing the method `npmi` uses, with their coefficients; RICE uses
+            `<think>` 1, `</think>` -1 and `Alternatively` -1 on the model's reasoning.
     """
 
     name: Name
@@ -153,17 +153,17 @@ class Suite(Card):
         return self
 
     def task(self, name: str) -> Task:
-        """By its name."""
+        """Return the task of that name."""
         (task,) = (task for task in self.tasks if task.name == name)
         return task
 
     def part(self, task: Task, part: PartName) -> str | None:
-        """The split, or share of one, from which a task's items of that part come."""
+        """Return the split, or share of a split, of a task's part; None if it has none."""
         splits = task.splits or self.splits
         return str(getattr(splits, part)) if getattr(splits, part) else None
 
     def is_shared(self, name: str) -> bool:
-        """Whether all parts of a task are shares of one split, drawn by content."""
+        """Return whether all parts of a task are shares of one split, drawn by content."""
         task = self.task(name)
         parts = [self.part(task, part) for part in get_args(PartName)]
         given = [read_part(part) for part in parts if part is not None]
@@ -171,27 +171,27 @@ class Suite(Card):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Domains that can be steered for, in the order of the card."""
+        """The domains that can be steered for, in the order of the card."""
         return tuple(task.domain for task in self.tasks if "target" in task.roles)
 
     @property
     def identification_tasks(self) -> tuple[Task, ...]:
-        """Tasks whose identification split is read."""
+        """The tasks whose identification split is used."""
         return tuple(task for task in self.tasks if "identification" in task.roles)
 
     @property
     def identification_domains(self) -> tuple[str, ...]:
-        """Domains whose text is compared when experts are identified."""
+        """The domains whose text is compared when experts are identified."""
         return tuple(task.domain for task in self.identification_tasks)
 
     def target_task(self, domain: str) -> Task:
-        """The task on which steering for `domain` should help."""
+        """Return the task on which steering for `domain` should help."""
         return next(t for t in self.tasks if t.domain == domain and "target" in t.roles)
 
     def non_target_tasks(self, domain: str) -> tuple[Task, ...]:
-        """The tasks on which steering for `domain` must not hurt: those of every other domain."""
+        """Return the non-target tasks of all other domains, which steering must not hurt."""
         return tuple(t for t in self.tasks if "non-target" in t.roles and t.domain != domain)
 
     def tasks_for(self, domain: str) -> tuple[Task, ...]:
-        """All tasks that an arm steered for `domain` answers."""
+        """Return all tasks that an arm steered for `domain` answers."""
         return (self.target_task(domain), *self.non_target_tasks(domain))

@@ -1,6 +1,6 @@
 """Expert identification: text -> token saliency and routing -> counts -> scores -> chosen experts.
 
-Needs torch and transformers and nothing of the harness.
+It needs torch and transformers, and of this package only `steering`.
 """
 
 from .choose import (

@@ -1,4 +1,4 @@
-"""Texts in batches: how large, padded how, and a model that is left as it was."""
+"""Batches of texts: their size and padding, and a context that freezes a model."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ if TYPE_CHECKING:
 
 
 def token_budget(device: torch.device) -> int:
-    """Tokens of a batch. On a CPU its states should stay in cache: 4096 took 1.7 times as long."""
+    """Return the number of tokens per batch.
+
+    On a CPU the states of a batch should fit into its cache: 4096 took 1.7 times as long.
+    """
     return 1024 if device.type == "cpu" else 16384
 
 
 def batches(documents: Sequence[Document], budget: int) -> list[list[int]]:
-    """Longest first, so that memory is tried at once; padded size within the budget."""
+    """Group documents into batches with a padded size within `budget`.
+
+    The longest documents are first, so that a lack of memory shows at once.
+    """
     order = sorted(range(len(documents)), key=lambda index: -len(documents[index].tokens))
-    found, start = [], 0
+    groups, start = [], 0
     while start < len(order):
         count = max(1, budget // len(documents[order[start]].tokens))
-        found.append(order[start : start + count])
+        groups.append(order[start : start + count])
         start += count
-    return found
+    return groups
 
 
 def entrance(model: PreTrainedModel) -> torch.device:
-    """Where the model takes its tokens, also when it is spread over devices."""
+    """Return the device of the model's input embeddings, also if it is sharded over devices."""
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     device = getattr(hook, "execution_device", None)
     return torch.device(model.get_input_embeddings().weight.device if device is None else device)
@@ -46,7 +52,7 @@ def on_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
 def pad(
     sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, [sequences, length], right-padded."""
+    """Pad sequences on the right; return token ids and mask, [sequences, length]."""
     lengths = torch.tensor([len(ids) for ids in sequences])
     padded = nn.utils.rnn.pad_sequence(
         [torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=0
@@ -57,7 +63,7 @@ def pad(
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without trainable parameters; as it was afterwards."""
+    """Put the model in evaluation mode without trainable parameters; restore it afterwards."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
     model.eval()

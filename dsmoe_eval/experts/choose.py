@@ -1,4 +1,4 @@
-"""From scores to E*: the best experts, and matched random ones as their control."""
+"""Chooses E* from scores: the best experts, and matched random experts as their control."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .methods import Method, get_method
 from .scores import Scores, exposure
 
 PAPER_SHARE = 0.01
-"""Of all experts: the size of E* in the DSMoE paper."""
+"""The size of E* in the DSMoE paper, as a share of all experts."""
 MATCH_TOLERANCE = 0.10
 
 
@@ -26,18 +26,18 @@ def choose_experts(
     signed: bool = False,
     seed: int = 0,
 ) -> tuple[ChosenExpert, ...]:
-    """E* of a domain by a method.
+    """Choose E* of a domain by a method.
 
     Args:
-        method: see `get_method`.
-        counts: in one phase.
-        domain: one of theirs.
-        size: of E*; by default as the method's paper has it, else 1 % of all experts.
-        signed: for `force`: a method whose scores have two sides also names experts to keep out.
-        seed: of a placebo's draw.
+        method: the method; see `get_method`.
+        counts: routing counts of one phase.
+        domain: a domain of `counts`.
+        size: size of E*; by default that of the method's paper, or else 1 % of all experts.
+        signed: for `force`: a method with signed scores also chooses experts to deactivate.
+        seed: seed of a placebo's draw.
 
     Raises:
-        ValueError: too few experts with a positive score, or what the method needs was not seen.
+        ValueError: too few experts have a positive score, or `counts` lack what the method needs.
     """
     if method.placebo_of is not None:
         real = choose_experts(get_method(method.placebo_of), counts, domain, size)
@@ -52,20 +52,20 @@ def choose_experts(
 
 
 def best_experts(scores: Scores, layers: Sequence[int], count: int) -> tuple[ChosenExpert, ...]:
-    """The `count` highest scores over all (layer, expert) pairs; ties go to the lower index.
+    """Choose the `count` best (layer, expert) pairs of all layers; ties go to the lower index.
 
     Args:
         scores: [layers, experts].
-        layers: the model's index of each row.
+        layers: the model's layer index of each row.
         count: size of E*.
 
     Raises:
-        ValueError: fewer than `count` experts score above zero. A domain expert with a score of
-            zero or less is a contradiction, and taking fewer than asked would be silent.
+        ValueError: fewer than `count` experts score above zero. An expert with a score of zero or
+            less is no domain expert, and a smaller E* must not be chosen silently.
     """
     positive = int((scores > 0).sum())
     if not 1 <= count <= positive:
-        raise ValueError(f"{count} experts were asked for and {positive} score above zero")
+        raise ValueError(f"E* needs {count} experts, but only {positive} score above zero")
     order = np.argsort(-scores, axis=None, kind="stable")[:count]
     rows, experts = np.unravel_index(order, scores.shape)
     return tuple(
@@ -75,32 +75,33 @@ def best_experts(scores: Scores, layers: Sequence[int], count: int) -> tuple[Cho
 
 
 def smallest_sets(scores: Scores, layers: Sequence[int], share: float) -> tuple[ChosenExpert, ...]:
-    """In each layer the fewest best experts whose scores sum to at least `share` (ESFT's rule).
+    """Choose in each layer the fewest best experts with a score sum of at least `share`.
 
-    Ties go to the lower index. Where a whole layer has less than `share`, all of it is taken.
+    This is ESFT's rule. Ties go to the lower index. If all scores of a layer sum to less than
+    `share`, all its experts are chosen.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = np.take_along_axis(scores, order, axis=1)
     before = np.cumsum(ranked, axis=1) - ranked
     return tuple(
-        ChosenExpert(layer=layers[row], expert=int(order[row, place]), score=float(value))
-        for (row, place), value in np.ndenumerate(ranked)
-        if before[row, place] < share
+        ChosenExpert(layer=layers[row], expert=int(order[row, rank]), score=float(value))
+        for (row, rank), value in np.ndenumerate(ranked)
+        if before[row, rank] < share
     )
 
 
 def signed_experts(
     scores: Scores, layers: Sequence[int], count: int, top_k: int
 ) -> tuple[ChosenExpert, ...]:
-    """The `count` largest |scores| of all layers; a negative one deactivates (SteerMoE's rule).
+    """Choose the `count` largest |scores| of all layers; a negative score deactivates.
 
-    A layer takes at most `top_k` activated experts, for no more can be selected, and keeps at least
-    `top_k` that are not deactivated; beyond that the next best stands in.
+    This is SteerMoE's rule. At most `top_k` experts of a layer are activated, since no more can be
+    selected, and at least `top_k` are not deactivated; experts beyond these limits are skipped.
 
     Raises:
-        ValueError: so many experts are not to be had.
+        ValueError: fewer than `count` experts can be chosen within these limits.
     """
-    room = scores.shape[1] - top_k
+    most_deactivated = scores.shape[1] - top_k
     taken: Counter[tuple[int, bool]] = Counter()
     chosen: list[ChosenExpert] = []
     for flat in np.argsort(-np.abs(scores), axis=None, kind="stable"):
@@ -109,30 +110,30 @@ def signed_experts(
         side = (row, value > 0)
         if value == 0 or len(chosen) == count:
             break
-        if taken[side] < (top_k if value > 0 else room):
+        if taken[side] < (top_k if value > 0 else most_deactivated):
             taken[side] += 1
             chosen.append(
                 ChosenExpert(layer=layers[row], expert=expert, score=value, activate=value > 0)
             )
     if len(chosen) < count:
-        raise ValueError(f"{count} experts were asked for and {len(chosen)} can be forced")
+        raise ValueError(f"E* needs {count} experts, but only {len(chosen)} can be forced")
     return tuple(chosen)
 
 
 def matched_experts(
     chosen: Sequence[ChosenExpert], exposure: Scores, layers: Sequence[int], seed: int
 ) -> tuple[ChosenExpert, ...]:
-    """Random experts, one for each of `chosen`: the same layer, a like exposure, none of `chosen`.
+    """Draw one random expert per chosen expert, in the same layer and with similar exposure.
 
-    Drawn among the layer's experts whose exposure is within `MATCH_TOLERANCE` of the chosen one's;
-    where there is none, the nearest. The score of a random expert is its exposure; one matched to
-    an expert that is kept out is kept out.
+    It is drawn from the layer's other experts whose exposure is within `MATCH_TOLERANCE` of the
+    chosen expert's; if there is none, the nearest is used. Its score is its exposure. It is
+    deactivated if its chosen expert is.
 
     Args:
         chosen: the experts to be matched.
         exposure: [layers, experts].
-        layers: the model's index of each row.
-        seed: of the draw.
+        layers: the model's layer index of each row.
+        seed: seed of the draw.
 
     Raises:
         ValueError: a layer has too few experts that were not chosen.
@@ -149,6 +150,6 @@ def matched_experts(
         near = np.flatnonzero(gaps <= MATCH_TOLERANCE * row[target.expert])
         pick = free[int(generator.choice(near) if len(near) else gaps.argmin())]
         taken.add((target.layer, pick))
-        one = {"expert": pick, "score": float(row[pick])}
-        matched.append(target.model_copy(update=one))
+        update = {"expert": pick, "score": float(row[pick])}
+        matched.append(target.model_copy(update=update))
     return tuple(matched)

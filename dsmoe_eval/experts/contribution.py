@@ -1,8 +1,8 @@
-"""What each selected expert adds to a token, by EASY-EP (arXiv 2504.06792).
+"""The contribution of each selected expert to a token, by EASY-EP (arXiv 2504.06792).
 
 c_(t,i) = s_t * w_(t,i) * ||e_i(x_t)||_2, with s_t = max(0, 1 - cos(h_t, h_t + r_t)): h_t the
-residual stream before the MoE block, r_t what the routed experts add to it, e_i(x_t) the output of
-expert i. (Shared experts are in neither term, as in the authors' code.)
+residual stream before the MoE block, r_t the sum that the routed experts add to it, e_i(x_t) the
+output of expert i. (Shared experts are in neither term, as in the authors' code.)
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 def capture_contributions(
     model: nn.Module, routers: Sequence[Router]
 ) -> Iterator[Callable[[], Tensor]]:
-    """Compute contributions in each forward pass made inside the context.
+    """Compute contributions in each forward pass inside the context.
 
-    Gives a function that returns those of the last pass, [tokens, layers, k] float32, in the order
-    of the experts' indices as `capture_routing` shows them.
+    The context value is a function that returns those of the last pass, [tokens, layers, k]
+    float32, in the order of the experts' indices from `capture_routing`.
 
     Raises:
-        SteeringError: in the forward pass, where a layer's experts cannot be run one by one.
+        SteeringError: in the forward pass, if a layer's experts cannot be run one by one.
     """
-    found: dict[int, Tensor] = {}
+    contributions: dict[int, Tensor] = {}
     handles = []
     for router in routers:
         block = model.get_submodule(router.name.rpartition(".")[0])
         layer = model.get_submodule(router.name.rpartition(".")[0].rpartition(".")[0])
-        watch = _Watch(router, found)
+        watch = _Watch(router, contributions)
         handles += [
             router.consumer.register_forward_hook(watch.experts, with_kwargs=True),
             block.register_forward_hook(watch.block),
@@ -45,10 +45,12 @@ def capture_contributions(
         ]
 
     def last() -> Tensor:
-        missing = [router.layer for router in routers if router.layer not in found]
+        missing = [router.layer for router in routers if router.layer not in contributions]
         if missing:
-            raise SteeringError(f"no contributions were seen in layers {missing}")
-        return torch.stack([found[router.layer] for router in routers], dim=1)
+            raise SteeringError(
+                f"no contributions were recorded in layers {missing}: the experts did not run"
+            )
+        return torch.stack([contributions[router.layer] for router in routers], dim=1)
 
     try:
         yield last
@@ -58,11 +60,11 @@ def capture_contributions(
 
 
 class _Watch:
-    """One layer: the experts run, then the block ends, then the layer."""
+    """The hooks of one layer, in the order of their calls: experts, block, layer."""
 
-    def __init__(self, router: Router, found: dict[int, Tensor]) -> None:
+    def __init__(self, router: Router, contributions: dict[int, Tensor]) -> None:
         self.router = router
-        self.found = found
+        self.contributions = contributions
         self.weighted = self.added = self.block_output = torch.empty(0)
 
     @torch.no_grad()
@@ -75,8 +77,8 @@ class _Watch:
         tolerance = _TOLERANCE[output.dtype] * float(routed.abs().max())
         if float((together - routed).abs().max()) > tolerance:
             raise SteeringError(
-                f"layer {self.router.layer}: the experts' weighted outputs do not add up to what "
-                f"{type(module).__name__} returns, so their contributions are not known"
+                f"layer {self.router.layer}: the experts' weighted outputs do not add up to the "
+                f"output of {type(module).__name__}, so their contributions are not known"
             )
         self.weighted = weights * each.norm(dim=-1)
         self.added = routed
@@ -92,20 +94,20 @@ class _Watch:
         before = before.reshape(self.added.shape).to(self.added.device)
         cosine = nn.functional.cosine_similarity(before, before + self.added, dim=-1)
         moved = (1 - cosine).clamp(min=0).unsqueeze(-1)
-        self.found[self.router.layer] = (moved * self.weighted).cpu()
+        self.contributions[self.router.layer] = (moved * self.weighted).cpu()
 
 
 def run_each(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], router: Router
 ) -> tuple[Tensor, Tensor]:
-    """Every selected expert's own output, by running the experts with one expert a row.
+    """Compute the output of every selected expert, by a call with one expert per row.
 
     Args:
-        module: the experts.
-        args: of their call: hidden states [tokens, hidden], indices and weights [tokens, k], in
-            some order.
-        kwargs: of their call.
-        router: of the layer.
+        module: the experts module.
+        args: the arguments of its call: hidden states [tokens, hidden], indices and weights
+            [tokens, k], in any order.
+        kwargs: the keyword arguments of its call.
+        router: the router of the layer.
 
     Returns:
         Outputs [tokens, k, hidden] and weights [tokens, k], float32.
@@ -114,15 +116,15 @@ def run_each(
     given.update(kwargs)
     hidden, indices, weights = call_roles(router, given)
     shape = given[weights].shape
-    one_a_row = {
+    one_per_row = {
         hidden: given[hidden].detach().repeat_interleave(shape[1], 0),
         indices: given[indices].reshape(-1, 1),
         weights: torch.ones_like(given[weights]).reshape(-1, 1),
     }
-    changed = given | one_a_row
-    # Not by calling the module: its hooks, ours among them, are for the model's own calls.
+    changed = given | one_per_row
+    # `forward` skips the module's hooks, which must only see the calls of the model itself.
     output = module.forward(
-        *(changed[place] for place in range(len(args))), **{n: changed[n] for n in kwargs}
+        *(changed[index] for index in range(len(args))), **{n: changed[n] for n in kwargs}
     )
     return output.float().reshape(*shape, -1), given[weights].detach().float()
 

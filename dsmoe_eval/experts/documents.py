@@ -1,4 +1,4 @@
-"""Identification texts as the model sees them, and which of their tokens count."""
+"""Identification texts as tokens, with a mask of the tokens that are counted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Document:
     """One identification text.
 
     Attributes:
-        domain: the subject that it belongs to.
-        tokens: all that the model is given, special and template tokens too.
-        kept: of each token, whether it counts: tokens that the text itself gave, not those of a
-            chat template, nor special ones.
-        prompt_length: tokens before the model's own answer; all of them where there is none.
+        domain: the subject of the text.
+        tokens: all tokens of the model's input, with special and template tokens.
+        kept: whether each token is counted: true for tokens of the text itself, not for those of
+            a chat template, nor for special ones.
+        prompt_length: number of tokens before the model's answer; all if there is no answer.
     """
 
     domain: str
@@ -33,17 +33,18 @@ class Document:
 def encode_documents(
     tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]], *, chat_template: bool = False
 ) -> tuple[Document, ...]:
-    """Texts by domain as documents, in the order given.
+    """Encode texts by domain as documents, in the given order.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
         texts: domain -> its texts (questions without answers).
-        chat_template: present each text as a user's message in the tokenizer's own template, whose
-            tokens then do not count.
+        chat_template: whether to wrap each text as a user message in the tokenizer's chat template,
+            whose tokens are not counted.
 
     Raises:
-        ValueError: a domain has no text, a text is too short to have a loss or holds nothing that
-            counts, or the tokenizer has no template or cannot tell which tokens the text gave.
+        ValueError: a domain has no text, a text is too short to have a loss or has no token that
+            is counted, or the tokenizer has no template or cannot report which tokens are the
+            text's.
     """
     encode = _encode_message if chat_template else _encode_plain
     documents = []
@@ -62,7 +63,7 @@ def encode_documents(
 
 
 def with_answer(document: Document, answer: Sequence[int]) -> Document:
-    """The document followed by the model's own answer.
+    """Append the model's answer to a document.
 
     The last generated token is left out: no engine feeds it back, so it is never routed.
     """
@@ -75,10 +76,11 @@ def with_answer(document: Document, answer: Sequence[int]) -> Document:
 
 
 def documents_hash(documents: Sequence[Document]) -> str:
-    """First 16 hex digits of the SHA-256 over domains, tokens and what counts, in order."""
+    """Compute the first 16 hex digits of the SHA-256 of all fields of the documents, in order."""
     digest = hashlib.sha256()
-    for one in documents:
-        digest.update(repr((one.domain, one.tokens, one.kept, one.prompt_length)).encode())
+    for document in documents:
+        fields = (document.domain, document.tokens, document.kept, document.prompt_length)
+        digest.update(repr(fields).encode())
     return digest.hexdigest()[:16]
 
 
@@ -90,23 +92,24 @@ def _encode_plain(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tup
 
 def _encode_message(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("the tokenizer has no chat template; identify without one")
+        raise ValueError("the tokenizer has no chat template; identify without `chat_template`")
     message = [{"role": "user", "content": text}]
     rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     content = text.strip()  # templates may strip a message
     start = rendered.find(content)
     if start < 0 or rendered.find(content, start + 1) >= 0:
-        raise ValueError(f"the chat template does not show the text {text!r:.60} exactly once")
+        raise ValueError(f"the chat template does not contain the text {text!r:.60} exactly once")
     try:
         encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
     except NotImplementedError as error:
         raise ValueError(
-            "this tokenizer cannot tell which tokens the text gave; identify without the template"
+            "this tokenizer cannot report which tokens are the text's; identify without "
+            "`chat_template`"
         ) from error
     end = start + len(content)
 
     def inside(first: int, last: int) -> bool:
-        """Most of the token; one may hold the space before the text too."""
+        """Return whether most of a token is in the text; it may include the space before it."""
         return bool(2 * (min(last, end) - max(first, start)) > last - first)
 
     kept = tuple(inside(first, last) for first, last in encoded["offset_mapping"])

@@ -1,4 +1,4 @@
-"""Methods of expert identification by name: ours, and those of installed packages."""
+"""The registry of identification methods: built in, and from installed packages."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .counts import RoutingCounts
 from .scores import Scores
 
 ENTRY_POINTS = "dsmoe_eval.methods"
-"""Group of entry points; each is a `Method`."""
+"""The group of entry points; each of them is a `Method`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How experts are scored and chosen.
+    """A method that scores and chooses experts.
 
     Attributes:
-        name: as in profiles and plans.
-        score: from counts and a domain to [layers, experts].
+        name: the name in profiles and plans.
+        score: computes scores [layers, experts] from counts and a domain.
         saliency: whether it needs token saliency, and so a backward pass.
         contributions: whether it needs experts' contributions.
-        layer_share: where no number is asked for: in each layer the fewest best experts whose
-            scores sum to at least this; None for the best 1 % over all layers.
-        signed: a negative score is a reason to keep the expert out (`force` does).
-        placebo_of: scores nothing itself: random experts, matched to those of this method.
+        layer_share: the default choice, if no number of experts is given: in each layer the fewest
+            best experts whose scores sum to at least this; None for the best 1 % of all experts.
+        signed: whether a negative score is a reason to deactivate the expert (by `force`).
+        placebo_of: for placebos: the method to whose experts random experts are matched.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Method:
 
     @property
     def summary(self) -> str:
-        """First line of the score's docstring."""
+        """The first line of the score's docstring."""
         if self.placebo_of is not None:
             return f"Placebo: random experts, matched on layer and exposure to {self.placebo_of}'s."
         return (self.score.__doc__ or "").partition("\n")[0]
@@ -53,7 +53,7 @@ _BUILT_IN = (
     Method("preference", scores.preference, saliency=True),
     Method("risk-difference", scores.risk_difference, signed=True),
     Method("npmi", scores.npmi),
-    # The shares are the paper's: 0.1 of the gate scores, 0.2 of the tokens.
+    # The shares are from the paper: 0.1 of the gate scores, 0.2 of the tokens.
     Method("esft-gate", scores.esft_gate, layer_share=0.1),
     Method("esft-token", scores.esft_token, layer_share=0.2),
     Method("easy-ep", scores.easy_ep, contributions=True),
@@ -62,10 +62,10 @@ _BUILT_IN = (
 
 
 def all_methods() -> dict[str, Method]:
-    """Every method by name, built in first.
+    """Return all methods by name, built-in ones first.
 
     Raises:
-        ValueError: an installed package brings something else than a method, or takes a name.
+        ValueError: an entry point of an installed package is no `Method`, or its name is in use.
     """
     methods = {method.name: method for method in _BUILT_IN}
     for point in _installed():
@@ -73,22 +73,22 @@ def all_methods() -> dict[str, Method]:
         if not isinstance(method, Method) or method.name in methods:
             raise ValueError(
                 f"entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) is no Method, or "
-                "its name is taken; remove or mend that package"
+                "its name is in use; remove or correct that package"
             )
         methods[method.name] = method
     return methods
 
 
-@cache  # reading what every installed package declares takes tens of milliseconds
+@cache  # reading the entry points of every installed package takes tens of milliseconds
 def _installed() -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def get_method(name: str) -> Method:
-    """A method by name.
+    """Return the method of that name.
 
     Raises:
-        ValueError: unknown; the message lists what there is.
+        ValueError: there is no such method; the message lists all methods.
     """
     methods = all_methods()
     if name not in methods:

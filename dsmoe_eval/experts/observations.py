@@ -1,9 +1,9 @@
-"""One pass over identification text: for every token, how much it mattered and where it went.
+"""A pass over identification text that records the saliency and the routing of every token.
 
-Saliency and routing come from the same forward and backward, and are kept in the same row, so a
-token's label and its routing cannot drift apart. (The published code looks labels up by position in
-a list from which blank tokens were dropped.) Rows go to disk batch by batch: memory is that of the
-batches under way, whatever the corpus, and an interrupted pass goes on where it stopped.
+Saliency and routing come from the same forward and backward pass and are in the same row, so a
+token's label always belongs to its routing. (The published code looks labels up by position in a
+list from which blank tokens were removed.) Rows are written to disk per batch: only the current
+batches are in memory, and an interrupted pass is resumed.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROUTED_AT_ONCE = 16384
-"""Tokens that another engine is given in one call; it batches them by itself."""
+"""The number of tokens per call of another engine, which does its batching internally."""
 Advance = Callable[[int], None]
 Rows = Callable[[Sequence[int]], "Batch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of the tokens that count of some documents, [tokens] or [tokens, layers, k] each.
+    """Rows of the counted tokens of some documents, [tokens] or [tokens, layers, k] each.
 
     Attributes:
         document: index of each token's document.
-        generated: whether the model itself wrote the token.
-        token: its id.
-        saliency: Eq. 5, float32; None where no saliency was computed.
+        generated: whether the model generated the token.
+        token: the token's id.
+        saliency: Eq. 5, float32; None if saliency was not computed.
         experts: [tokens, layers, k] int16, the selected experts.
         weights: [tokens, layers, k] float32, their weights as the experts received them.
-        contributions: [tokens, layers, k] float32, see `contribution.py`; None where not asked for.
+        contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
     """
 
     document: Tensor
@@ -65,18 +65,18 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """A pass on disk.
+    """A finished pass on disk.
 
     Attributes:
-        folder: of the batches, named by the hash of all that they depend on.
-        domains: names, in the order of first appearance.
-        domain: of each document, index into `domains`.
+        folder: the folder of the batches, named by the hash of all inputs.
+        domains: names of the domains, in the order of first appearance.
+        domain: index into `domains` of each document.
         layers: the model's MoE layers, in the order of the batches' second axis.
-        experts: routed experts a layer.
-        top_k: selected of them for each token.
-        batches: how many.
-        has_saliency: whether the batches hold it.
-        has_contributions: whether the batches hold them.
+        experts: number of routed experts per layer.
+        top_k: number of experts selected per token.
+        batches: number of batches.
+        has_saliency: whether the batches include saliency.
+        has_contributions: whether the batches include contributions.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class Observations:
     has_contributions: bool
 
     def read(self) -> Iterator[Batch]:
-        """The batches, one at a time."""
+        """Yield the batches, one at a time."""
         for index in range(self.batches):
             columns = load_file(_path(self.folder, index))
             yield Batch(**{name: columns.get(name) for name in Batch.__slots__})
@@ -98,7 +98,7 @@ class Observations:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a pass must know of a model beforehand."""
+    """The shape of a model's routing, which a pass must know in advance."""
 
     layers: tuple[int, ...]
     experts: int
@@ -115,32 +115,33 @@ def observe(
     identity: str = "",
     advance: Advance = lambda _documents: None,
 ) -> Observations:
-    """Run the model over documents, longest first, with frozen parameters.
+    """Run the model on documents, longest first, with frozen parameters.
 
     Args:
-        model: a transformers MoE causal language model; left as it was found.
+        model: a transformers MoE causal language model; its state is restored.
         documents: identification texts; see `encode_documents`.
-        root: the pass goes into a folder of its own in it, named by all that it depends on; what
-            is there already is not done again.
-        saliency_model: whose backward pass gives the saliency: `model` itself, so that one pass
-            gives both; or any causal language model that reads the same tokens; or None for no
-            saliency. Without its own backward pass `model` needs the memory of a forward only.
-        contributions: also compute EASY-EP's contributions; costs another forward of the experts.
-        identity: of the models and of what else the rows depend on.
-        advance: told the number of documents done, for a progress bar.
+        root: the folder in which the pass has a subfolder, named by the hash of all inputs;
+            existing batches are not computed again.
+        saliency_model: the model whose backward pass gives the saliency: `model`, so that one
+            pass gives both; or any causal language model with the same tokens; or None for no
+            saliency. In the last two cases `model` needs the memory of a forward pass only.
+        contributions: whether to compute EASY-EP's contributions, at the cost of another forward
+            pass of the experts.
+        identity: identity of the models and of all else that the rows depend on.
+        advance: called with the number of documents done, for a progress bar.
 
     Raises:
-        SteeringError: the model has no router that is known, or a layer's experts did not do what
-            was expected of them.
+        SteeringError: the model has no known router, or a layer's experts have an unknown call or
+            output.
     """
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
     columns = _columns_of(saliency=saliency_model is not None, contributions=contributions)
     budget = token_budget(entrance(model))
     if saliency_model is None:
-        pairs = [(one, None) for one in copies(model)]
+        pairs = [(worker, None) for worker in copies(model)]
     elif saliency_model is model:
-        pairs = [(one, one) for one in copies(model)]
+        pairs = [(worker, worker) for worker in copies(model)]
     else:
         pairs = list(zip(copies(model), copies(saliency_model), strict=False))
     workers = [_observer(*pair, documents, contributions=contributions) for pair in pairs]
@@ -155,7 +156,7 @@ def _observer(
     *,
     contributions: bool,
 ) -> Rows:
-    """What gives a batch's rows."""
+    """Return the function that computes the rows of a batch."""
     routers = find_routers(model)
     salient = None if saliency_model is None else Saliency(saliency_model)
 
@@ -188,16 +189,16 @@ def observe_routed(
     identity: str,
     advance: Advance = lambda _documents: None,
 ) -> Observations:
-    """The same from another engine's routing.
+    """Record a pass like `observe`, with the routing that another engine reports.
 
     Args:
-        documents: as for `observe`.
-        routed: gives of each document its (experts, weights), [tokens, layers, k] each.
-        shape: of the engine's model.
-        root: as for `observe`.
-        saliency_model: as for `observe`; the engine itself computes no gradients.
-        identity: as for `observe`.
-        advance: as for `observe`.
+        documents: as in `observe`.
+        routed: returns (experts, weights) of each document, [tokens, layers, k] each.
+        shape: the shape of the engine's model.
+        root: as in `observe`.
+        saliency_model: as in `observe`; the engine computes no gradients.
+        identity: as in `observe`.
+        advance: as in `observe`.
 
     Raises:
         ValueError: the engine routed another number of tokens than a document has.
@@ -207,14 +208,17 @@ def observe_routed(
     def rows(batch: Sequence[int]) -> Batch:
         chosen = [documents[index] for index in batch]
         pairs = list(routed(chosen))
-        for one, (experts, _) in zip(chosen, pairs, strict=True):
-            if len(experts) != len(one.tokens):
-                raise ValueError(f"{len(experts)} tokens were routed of {len(one.tokens)}")
-        kept = torch.cat([torch.tensor(one.kept) for one in chosen])
+        for document, (experts, _) in zip(chosen, pairs, strict=True):
+            if len(experts) != len(document.tokens):
+                raise ValueError(
+                    f"the engine reports the routing of {len(experts)} tokens for a text of "
+                    f"{len(document.tokens)}"
+                )
+        kept = torch.cat([torch.tensor(document.kept) for document in chosen])
         experts, weights = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
         saliency = None
         if salient is not None:
-            ids, mask = pad([one.tokens for one in chosen], entrance(saliency_model))
+            ids, mask = pad([document.tokens for document in chosen], entrance(saliency_model))
             saliency = salient(ids, mask)[mask.bool()].cpu()[kept]
         return Batch(
             **_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
@@ -242,30 +246,30 @@ def _write_pass(
     workers: Sequence[Rows],
     advance: Advance,
 ) -> Observations:
-    """Have the workers observe batches of documents, and keep what is not kept yet."""
+    """Run the workers on batches of documents, and write the batches that do not exist yet."""
     plan = batches(documents, budget)
     folder = _folder(root, [identity, asdict(shape), columns, documents_hash(documents), budget])
     free: SimpleQueue[Rows] = SimpleQueue()
     for rows in workers:
         free.put(rows)
 
-    def keep(place: int) -> int:
-        path, rows = _path(folder, place), free.get()
+    def keep(index: int) -> int:
+        path, rows = _path(folder, index), free.get()
         try:
             if not path.is_file():
-                _write_whole(path, partial(save_file, _tensors(rows(plan[place]))))
+                _write_whole(path, partial(save_file, _tensors(rows(plan[index]))))
         finally:
             free.put(rows)
-        return len(plan[place])
+        return len(plan[index])
 
     with side_by_side(len(workers)) as each:
         for done in each(keep, range(len(plan))):
             advance(done)
-    domains = tuple(dict.fromkeys(one.domain for one in documents))
+    domains = tuple(dict.fromkeys(document.domain for document in documents))
     return Observations(
         folder=folder,
         domains=domains,
-        domain=tuple(domains.index(one.domain) for one in documents),
+        domain=tuple(domains.index(document.domain) for document in documents),
         layers=shape.layers,
         experts=shape.experts,
         top_k=shape.top_k,
@@ -276,7 +280,7 @@ def _write_pass(
 
 
 def _folder(root: Path, content: Sequence[object]) -> Path:
-    """Make the folder that is named by all that a pass depends on."""
+    """Make the folder of a pass, named by the hash of all its inputs."""
     folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -294,7 +298,7 @@ def _rows(
     saliency: Tensor | None,
     contributions: Tensor | None,
 ) -> Batch:
-    """The rows of a padded forward pass, [documents * length, ...] each, that count."""
+    """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
     flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
 
     def pick(values: Tensor) -> Tensor:
@@ -311,9 +315,9 @@ def _rows(
 
 def _columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:
     rows = [
-        (index, place >= documents[index].prompt_length, token)
+        (index, position >= documents[index].prompt_length, token)
         for index in batch
-        for place, (token, kept) in enumerate(
+        for position, (token, kept) in enumerate(
             zip(documents[index].tokens, documents[index].kept, strict=True)
         )
         if kept

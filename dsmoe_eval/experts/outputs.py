@@ -1,7 +1,7 @@
-"""What single experts make of the same tokens, selected for them or not.
+"""Computes the outputs of single experts on the same tokens, whether selected for them or not.
 
-The experts module is called as its block calls it, but with one expert and a weight of one. That
-this gives that expert's output is not taken on trust: see `check_outputs`.
+The experts module is called as its block calls it, but with one expert and a weight of one.
+`check_outputs` verifies that this gives the expert's output.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Place = tuple[int, int]
 """A token: (text, position)."""
 Argument = int | str
-"""Of a call: its position or its name."""
+"""An argument of a call: its position or its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTokens:
-    """Some tokens at the experts of one layer: what went in, and what came out.
+    """Some tokens at the experts of one layer: the experts' input and output.
 
     Attributes:
-        router: of the layer.
+        router: the router of the layer.
         hidden: [tokens, hidden size], the experts' input.
         indices: [tokens, k], the selected experts.
         weights: [tokens, k], their weights.
-        output: [tokens, hidden size], what the experts module returned.
-        roles: the arguments that hold `hidden`, `indices` and `weights`.
+        output: [tokens, hidden size], the output of the experts module.
+        roles: the arguments that are `hidden`, `indices` and `weights`.
         others: the other arguments.
     """
 
@@ -54,12 +54,12 @@ class LayerTokens:
 
     @torch.no_grad()
     def run(self, expert: int, rows: Tensor | None = None, experts: Any = None) -> Tensor:
-        """The output of one expert, not weighted.
+        """Compute the output of one expert, not weighted.
 
         Args:
-            expert: which.
+            expert: index of the expert.
             rows: indices of tokens; by default all.
-            experts: another module like the layer's; by default the layer's own.
+            experts: another experts module of the same kind; by default that of the layer.
 
         Returns:
             [tokens, hidden size].
@@ -68,7 +68,7 @@ class LayerTokens:
         index = self.indices.new_full((len(hidden), 1), expert)
         weight = self.weights.new_ones(len(hidden), 1)
         given = {**self.others, **dict(zip(self.roles, (hidden, index, weight), strict=True))}
-        ordered = [given[place] for place in sorted(p for p in given if isinstance(p, int))]
+        ordered = [given[index] for index in sorted(i for i in given if isinstance(i, int))]
         named = {name: value for name, value in given.items() if isinstance(name, str)}
         module = self.router.consumer if experts is None else experts
         output: Tensor = module(*ordered, **named)
@@ -76,22 +76,22 @@ class LayerTokens:
 
 
 def sample_tokens(texts: Sequence[Sequence[int]], count: int, seed: int) -> tuple[Place, ...]:
-    """Tokens spread evenly over texts: one of each text, then a second of each, and so on.
+    """Draw tokens evenly over texts: one of each text, then a second of each, and so on.
 
-    In a causal model a hidden state depends on the tokens up to its own; of tokens for which those
-    are the same, such as a beginning that all texts share, only the first can be drawn.
+    In a causal model a hidden state depends on the token and all tokens before it. If these are
+    equal in several texts, such as in a common prefix, only the first of the tokens can be drawn.
 
     Args:
         texts: token ids.
-        count: how many tokens.
-        seed: of the draw.
+        count: number of tokens.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: the texts hold fewer distinct tokens than `count`.
+        ValueError: the texts have fewer distinct tokens than `count`.
     """
     places = _distinct_tokens(texts)
     if len(places) < count:
-        raise ValueError(f"the texts hold {len(places)} distinct tokens, and {count} are needed")
+        raise ValueError(f"the texts have {len(places)} distinct tokens, but {count} are needed")
     order = np.random.default_rng(seed).permutation(len(places))
     before: Counter[int] = Counter()
     turns = []
@@ -119,16 +119,16 @@ def _distinct_tokens(texts: Sequence[Sequence[int]]) -> list[Place]:
 def record_tokens(
     model: Any, texts: Sequence[Sequence[int]], places: Sequence[Place]
 ) -> tuple[LayerTokens, ...]:
-    """Run a causal model over texts and keep the given tokens at every layer's experts.
+    """Run a causal model on texts and record the given tokens at every layer's experts.
 
     Args:
-        model: a transformers MoE causal language model; left as it was found.
-        texts: token ids; each is run up to its last wanted token.
-        places: the wanted tokens; those of each layer come out in the same order.
+        model: a transformers MoE causal language model; its state is restored.
+        texts: token ids; each text is run up to its last token in `places`.
+        places: the tokens to record; they are in the same order in every layer.
 
     Raises:
-        SteeringError: the model has no router that is known, or the experts of a layer are not
-            called in a way in which a single one can be run.
+        SteeringError: the model has no known router, or the experts of a layer are called in a way
+            that does not allow a single expert to be run.
     """
     routers = find_routers(model)
     for router in routers:
@@ -155,16 +155,16 @@ def record_tokens(
 
 
 def check_outputs(tokens: LayerTokens) -> float:
-    """Prove that `LayerTokens.run` gives what single experts give on this model.
+    """Check that `LayerTokens.run` computes the outputs of single experts on this model.
 
-    For every token the selected experts' outputs, run one by one, weighted and summed, must be what
-    the experts module returned.
+    For every token the weighted sum of the selected experts' outputs, computed one by one, must be
+    the output of the experts module.
 
     Returns:
         The largest difference over tokens, as a share of the summed norms of the weighted outputs.
 
     Raises:
-        SteeringError: the difference is more than rounding in the outputs' dtype explains.
+        SteeringError: the difference is larger than rounding in the outputs' dtype.
     """
     total = torch.zeros_like(tokens.output, dtype=torch.float32)
     size = total.new_zeros(len(total))
@@ -176,21 +176,22 @@ def check_outputs(tokens: LayerTokens) -> float:
     difference = (total - tokens.output.float()).norm(dim=-1)
     error = float((difference / size.clamp_min(torch.finfo(torch.float32).tiny)).max())
     allowed = max(_LEAST_TOLERANCE, _ROUNDINGS * torch.finfo(tokens.output.dtype).eps)
-    if not error <= allowed:  # also where it is not a number
+    if not error <= allowed:  # also if it is NaN
         raise SteeringError(
             f"layer {tokens.router.layer}: single experts of "
-            f"{type(tokens.router.consumer).__name__} do not add up to the layer's output (off by "
-            f"{error:.2g} of it, {allowed:.2g} is rounding); they cannot be compared on this model"
+            f"{type(tokens.router.consumer).__name__} do not add up to the layer's output "
+            f"(relative error {error:.2g}, limit {allowed:.2g}); they cannot be compared on this "
+            "model"
         )
     return error
 
 
 @torch.no_grad()
 def random_experts(tokens: LayerTokens, seed: int) -> nn.Module:
-    """A copy of a layer's experts with random weights, each tensor as wide as it was.
+    """Copy a layer's experts with random weights of the same mean and standard deviation.
 
-    Each expert's part of each parameter is drawn from the normal distribution of its own mean and
-    standard deviation.
+    Each expert's part of each parameter is drawn from a normal distribution with the mean and the
+    standard deviation of that part.
 
     Raises:
         SteeringError: the weights are quantized or not in memory.
@@ -201,8 +202,7 @@ def random_experts(tokens: LayerTokens, seed: int) -> nn.Module:
         if parameter.dtype not in _PRECISIONS or parameter.is_meta:
             raise SteeringError(
                 f"layer {tokens.router.layer}: {name!r} of the experts is {parameter.dtype} on "
-                f"{parameter.device}; random experts can be drawn for unquantized weights in "
-                "memory only"
+                f"{parameter.device}; random experts need unquantized weights in memory"
             )
         for part in parameter:
             values = part.float()
@@ -212,7 +212,7 @@ def random_experts(tokens: LayerTokens, seed: int) -> nn.Module:
 
 
 class _Recorder:
-    """Keeps the rows of interest of every call of a layer's experts."""
+    """A recorder of selected rows of every call of a layer's experts."""
 
     def __init__(self) -> None:
         self.rows = torch.empty(0, dtype=torch.long)
@@ -228,29 +228,29 @@ class _Recorder:
 
     def tokens(self, router: Router) -> LayerTokens:
         if router.layer not in self.parts:
-            raise SteeringError(f"no call of the experts was seen in layer {router.layer}")
+            raise SteeringError(f"no call of the experts was recorded in layer {router.layer}")
         hidden, indices, weights, output = (
             torch.cat(column) for column in zip(*self.parts[router.layer], strict=True)
         )
         given = self.calls[router.layer]
         roles = call_roles(router, given)
-        others = {place: value for place, value in given.items() if place not in roles}
+        others = {name: value for name, value in given.items() if name not in roles}
         return LayerTokens(router, hidden, indices, weights, output, roles, others)
 
 
 def call_roles(
     router: Router, given: Mapping[Argument, Any]
 ) -> tuple[Argument, Argument, Argument]:
-    """Which arguments of the experts' call hold the hidden states, the indices and the weights.
+    """Return the arguments of the experts' call for hidden states, indices and weights.
 
     Raises:
-        SteeringError: they are not told apart by type and shape, or are not the only tensors.
+        SteeringError: type and shape do not identify them, or there are other tensors.
     """
-    shapes = {place: value.shape for place, value in given.items() if isinstance(value, Tensor)}
-    indices = [place for place in shapes if not given[place].is_floating_point()]
-    floats = [place for place in shapes if place not in indices]
-    weights = [place for place in floats if shapes[place] == shapes[indices[0]]] if indices else []
-    hidden = [place for place in floats if place not in weights]
+    shapes = {name: value.shape for name, value in given.items() if isinstance(value, Tensor)}
+    indices = [name for name in shapes if not given[name].is_floating_point()]
+    floats = [name for name in shapes if name not in indices]
+    weights = [name for name in floats if shapes[name] == shapes[indices[0]]] if indices else []
+    hidden = [name for name in floats if name not in weights]
     counts = (len(hidden), len(indices), len(weights))
     if counts != (1, 1, 1) or any(len(shape) != 2 for shape in shapes.values()):
         raise SteeringError(
@@ -283,18 +283,18 @@ def _recorded(routers: Sequence[Router]) -> Iterator[_Recorder]:
 def _batches(
     texts: Sequence[Sequence[int]], places: Sequence[Place]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Ids and mask, [texts, length], and the flat indices of the wanted tokens among them."""
-    wanted: dict[int, list[int]] = defaultdict(list)
+    """Yield ids and mask, [texts, length], and the flat indices of the tokens to record."""
+    positions: dict[int, list[int]] = defaultdict(list)
     for text, position in places:
-        wanted[text].append(position)
-    rest = sorted(wanted, key=lambda text: (-max(wanted[text]), text))
+        positions[text].append(position)
+    rest = sorted(positions, key=lambda text: (-max(positions[text]), text))
     while rest:
-        length = max(wanted[rest[0]]) + 1
+        length = max(positions[rest[0]]) + 1
         count = max(1, TOKENS_A_BATCH // length)
         batch, rest = rest[:count], rest[count:]
-        cut = [torch.tensor(texts[text][: max(wanted[text]) + 1]) for text in batch]
+        cut = [torch.tensor(texts[text][: max(positions[text]) + 1]) for text in batch]
         ids = nn.utils.rnn.pad_sequence(cut, batch_first=True)
-        ends = torch.tensor([len(one) for one in cut])
+        ends = torch.tensor([len(kept) for kept in cut])
         mask = (torch.arange(length) < ends.unsqueeze(1)).long()
-        rows = [row * length + p for row, text in enumerate(batch) for p in wanted[text]]
+        rows = [row * length + p for row, text in enumerate(batch) for p in positions[text]]
         yield ids, mask, torch.tensor(rows)

@@ -1,9 +1,9 @@
 """Token saliency, Eq. 5 of the DSMoE paper (arXiv 2604.05267).
 
-The gradient of the loss with respect to the logits is known in closed form, softmax minus one-hot,
-so the head is gone through in pieces, forward and backward at once, and neither the logits of a
-batch nor their gradient are ever held whole. Texts are padded on the right of a causal model, so no
-mask is needed: no token sees what stands after it.
+The gradient of the loss with respect to the logits has a closed form, softmax minus one-hot. The
+output head is therefore computed in pieces, forward and backward together, and neither the logits
+of a batch nor their gradient are ever in memory as a whole. Texts are padded on the right and the
+model is causal, so no attention mask is needed: no token attends to the padding after it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _ROUNDINGS = 64
 
 
 class Saliency:
-    """A causal language model's token saliency; made once for many batches.
+    """The token saliency of a causal language model; one object serves many batches.
 
     Args:
-        model: of transformers, parameters frozen.
+        model: a model of transformers with frozen parameters.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,10 +29,10 @@ class Saliency:
         self._split: bool | None = None
 
     def __call__(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Eq. 5: r_i = ||e_i * dL/de_i||_2 with e_i the token's input embedding.
+        """Compute Eq. 5, r_i = ||e_i * dL/de_i||_2 with e_i the token's input embedding.
 
-        L is the mean next-token loss of each text by itself, so that batching does not change a
-        text's figures. The last token of a text predicts nothing and has saliency 0.
+        L is the mean next-token loss of each text separately, so that batching does not change a
+        text's saliency. The last token of a text predicts nothing and has saliency 0.
 
         Args:
             input_ids: [batch, length], right-padded.
@@ -63,9 +63,9 @@ class Saliency:
 
     @torch.no_grad()
     def _has_plain_head(self, input_ids: Tensor) -> bool:
-        """Whether the logits are what the head makes of the last hidden states, and no more.
+        """Return whether the logits are exactly the head's output on the last hidden states.
 
-        (Some models scale or cap them afterwards; those are gone through whole.)
+        Some models scale or cap the logits afterwards; these are computed without pieces.
         """
         head = self.model.get_output_embeddings()
         if head is None or self.model.base_model is self.model:
@@ -86,22 +86,22 @@ def _forward(model: Any, embeddings: Tensor) -> Tensor:
 
 
 def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tensor) -> Tensor:
-    """Gradient of the loss with respect to `ends`, from which `head` makes the logits.
+    """Compute the gradient of the loss with respect to `ends`, the input of `head`.
 
     Args:
         ends: [batch, length, width].
-        head: from width to vocabulary.
+        head: the module from width to vocabulary.
         input_ids: [batch, length].
-        share: [batch, length - 1], the part that each prediction has in its text's loss.
+        share: [batch, length - 1], the weight of each prediction in its text's loss.
 
     Returns:
         [batch, length, width].
     """
     gradient = torch.zeros_like(ends)
     weight = share.to(ends.device)
-    batch, place = weight.nonzero(as_tuple=True)
-    rows, targets = ends.detach()[batch, place], input_ids.to(ends.device)[batch, place + 1]
-    weight, found = weight[batch, place], []
+    batch, position = weight.nonzero(as_tuple=True)
+    rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
+    weight, pieces = weight[batch, position], []
     step = max(1, _LOGITS_AT_ONCE // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
@@ -111,8 +111,8 @@ def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tens
         slope = logits.detach().float().softmax(-1)
         slope[torch.arange(len(target)), target] -= 1
         slope *= factor.unsqueeze(1)
-        found.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
-    gradient[batch, place] = torch.cat(found)
+        pieces.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
+    gradient[batch, position] = torch.cat(pieces)
     return gradient
 
 

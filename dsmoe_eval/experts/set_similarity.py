@@ -1,4 +1,4 @@
-"""Whether chosen experts are more, or less, alike than the other experts of their layers."""
+"""Compares the similarity of chosen experts with that of the other experts of their layers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TIE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Mean CKA over some pairs, beside the same of random expert sets.
+    """The mean CKA of some pairs of experts, and that of random expert sets.
 
     Attributes:
-        pairs: how many.
-        mean: CKA.
-        null_mean: of the random sets.
-        null_low: 2.5 % of the random sets are below.
-        null_high: 2.5 % of them are above.
-        p_value: two-sided, of the permutation test; not adjusted for the number of tests.
+        pairs: number of pairs.
+        mean: mean CKA.
+        null_mean: mean CKA of the random sets.
+        null_low: the 2.5 % quantile of the random sets.
+        null_high: the 97.5 % quantile of the random sets.
+        p_value: two-sided p-value of the permutation test, not adjusted for multiple tests.
     """
 
     pairs: int
@@ -39,12 +39,12 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class SetSimilarity:
-    """One kernel's figures, pooled over the pairs of each layer that has a chosen expert.
+    """The figures of one kernel, pooled over the pairs of each layer that has a chosen expert.
 
     Attributes:
-        within: pairs of two chosen experts of a layer; None where no layer has two.
+        within: pairs of two chosen experts of a layer; None if no layer has two.
         across: pairs of a chosen and another expert of its layer.
-        others: mean CKA of pairs of two other experts; None where there is none.
+        others: mean CKA of pairs of two other experts; None if there is no such pair.
     """
 
     within: Contrast | None
@@ -52,30 +52,33 @@ class SetSimilarity:
     others: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `similarity.json`."""
+        """Return the figures for `similarity.json`."""
         return asdict(self)
 
 
 def set_similarity(
-    found: ExpertSimilarity, chosen: Sequence[ChosenExpert], draws: int = DRAWS, seed: int = 0
+    similarity: ExpertSimilarity,
+    chosen: Sequence[ChosenExpert],
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> dict[Kernel, SetSimilarity]:
     """Compare chosen experts with random sets that have as many experts in each layer.
 
     Args:
-        found: of the model whose experts were chosen.
-        chosen: the set; their order and scores do not matter.
-        draws: random sets; the p-value is 1 / (draws + 1) or more.
-        seed: of the draws.
+        similarity: the similarities in the model whose experts were chosen.
+        chosen: the set; the order and the scores do not matter.
+        draws: number of random sets; the p-value is at least 1 / (draws + 1).
+        seed: seed of the draws.
 
     Raises:
-        ValueError: nothing is chosen, or an expert is not in the model.
+        ValueError: no expert is chosen, or an expert is not in the model.
     """
-    layers = {layer.layer: layer for layer in found.layers}
+    layers = {layer.layer: layer for layer in similarity.layers}
     members: dict[int, list[int]] = {}
-    for one in chosen:
-        members.setdefault(one.layer, []).append(one.expert)
-        if one.layer not in layers or one.expert >= found.experts:
-            raise ValueError(f"layer {one.layer} has no expert {one.expert} in this model")
+    for expert in chosen:
+        members.setdefault(expert.layer, []).append(expert.expert)
+        if expert.layer not in layers or expert.expert >= similarity.experts:
+            raise ValueError(f"layer {expert.layer} has no expert {expert.expert} in this model")
     if not members:
         raise ValueError("no expert is chosen")
     return {
@@ -109,7 +112,7 @@ def _compare(
 
 
 def _sums(matrix: Matrix, sets: NDArray[np.bool_]) -> Matrix:
-    """CKA summed over pairs inside, across and outside of each set, [3, sets]."""
+    """Sum the CKA of the pairs inside, across and outside each set, [3, sets]."""
     hollow = matrix - np.diag(np.diag(matrix))
     inside, outside = sets.astype(float), (~sets).astype(float)
     return np.stack(

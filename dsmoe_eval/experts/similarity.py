@@ -1,9 +1,11 @@
-"""Whether a layer's experts differ: centred kernel alignment of their outputs on the same tokens.
+"""The similarity of a layer's experts: centred kernel alignment of their outputs.
 
-The diagnostic of representation collapse in SimSMoE (arXiv 2406.15883), with three changes: HSIC is
-debiased, since the published, biased one is far from 0 for independent outputs; the RBF kernel's
-width is the median distance instead of a constant; and two references stand beside the figures,
-since experts that are given the same tokens are alike to some degree whatever they are.
+The outputs are those of all experts on the same tokens.
+
+This is the diagnostic of representation collapse in SimSMoE (arXiv 2406.15883), with three changes:
+HSIC is debiased, since the published, biased HSIC is far from 0 for independent outputs; the RBF
+kernel's width is the median distance instead of a constant; and two reference values are given,
+since the outputs of any experts on the same tokens are similar to some degree.
 """
 
 from __future__ import annotations
@@ -25,46 +27,47 @@ Kernel = Literal["linear", "rbf"]
 KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
 Matrix = NDArray[np.float64]
 Matrices = dict[Kernel, Matrix]
-"""CKA of all pairs of E things, [E, E], by kernel."""
+"""The CKA of all pairs of E outputs, [E, E], by kernel."""
 _Units = dict[Kernel, list[Tensor]]
 ALIKE = 0.5
-"""SimSMoE's threshold T: experts whose CKA is above it are taken to be too much alike."""
+"""SimSMoE's threshold T: experts with a CKA above it are considered too similar."""
 FEWEST_ROWS = 4
 _FLAT = 1e-12
 
 
 def cka(x: Tensor, y: Tensor, kernel: Kernel = "linear", *, debiased: bool = True) -> float:
-    """Centred kernel alignment, HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)).
+    """Compute the centred kernel alignment, HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)).
 
     Kornblith et al. 2019 (arXiv 1905.00414). The biased HSIC(X, Y) is the sum of the products of
     the two double-centred Gram matrices; the debiased one is HSIC_1 of Song et al. 2012 (JMLR 13),
-    whose expectation is 0 where X and Y are independent, in its form by U-centred matrices.
+    whose expectation is 0 for independent X and Y, computed from U-centred matrices.
 
     Args:
-        x: [n, d], a row an observation; n is 4 or more, better several hundred.
+        x: [n, d], one row per observation; n is 4 or more, better several hundred.
         y: [n, e], the same observations.
         kernel: `linear`, x_i . x_j; or `rbf`, exp(-|x_i - x_j|^2 / (2 s^2)) with s the median
-            distance of two rows (the lower of two middle ones), for x and y each its own.
-        debiased: use the debiased HSIC.
+            distance of two rows (the lower of two middle ones), separately for x and y.
+        debiased: whether to use the debiased HSIC.
 
     Returns:
-        1 where y is x rotated, shifted and scaled. Biased: 0 to 1; debiased: -1 to 1.
+        The CKA; 1 if y is x rotated, shifted and scaled. Biased: 0 to 1; debiased: -1 to 1.
 
     Raises:
         ValueError: rows differ in number or are too few, or all rows (linear), or most (RBF), are
             the same.
     """
     if len(x) != len(y):
-        raise ValueError(f"CKA compares the same observations, not {len(x)} and {len(y)}")
+        raise ValueError(f"CKA needs the same observations, not {len(x)} and {len(y)}")
     centre = _u_centred if debiased else _centred
-    one, other = (centre(_grams(value)[kernel]) for value in (x, y))
-    return float((one * other).sum() / (one.norm() * other.norm()))
+    centred_x, centred_y = (centre(_grams(value)[kernel]) for value in (x, y))
+    return float((centred_x * centred_y).sum() / (centred_x.norm() * centred_y.norm()))
 
 
 def effective_rank(similarity: Matrix) -> float:
-    """exp(entropy) of the eigenvalues over their sum: between 1, all alike, and E, all orthogonal.
+    """Compute the effective rank, from 1 (all equal) to E (all orthogonal).
 
-    Roy and Vetterli 2007, of the CKA matrix instead of singular values.
+    It is exp(entropy) of the eigenvalues over their sum: Roy and Vetterli 2007, for a CKA matrix
+    instead of singular values.
 
     Args:
         similarity: [E, E], symmetric and positive semi-definite with a positive trace.
@@ -75,15 +78,15 @@ def effective_rank(similarity: Matrix) -> float:
 
 
 def cka_matrix(outputs: Iterable[Tensor]) -> Matrices:
-    """Debiased CKA of all pairs, with a diagonal of 1.
+    """Compute the debiased CKA of all pairs, with a diagonal of 1.
 
-    Holds 2 n (n - 1) bytes an output and kernel, and no output.
+    It needs 2 n (n - 1) bytes of memory per output and kernel, and keeps no output.
 
     Args:
-        outputs: E of them, each [n, d].
+        outputs: E outputs, each [n, d].
 
     Raises:
-        ValueError: as `cka`, beginning with the output's index.
+        ValueError: as in `cka`; the message begins with the output's index.
     """
     units: _Units = {kernel: [] for kernel in KERNELS}
     for index, output in enumerate(outputs):
@@ -95,10 +98,10 @@ def cka_matrix(outputs: Iterable[Tensor]) -> Matrices:
 def cka_with_null(
     outputs: Iterable[Tensor], generator: torch.Generator
 ) -> tuple[Matrices, Matrices]:
-    """`cka_matrix`, and the same with the rows of each output in a random order of its own.
+    """Compute `cka_matrix`, and the same with the rows of each output in random order.
 
-    The second is what outputs that have nothing to do with each other show: 0 but for chance.
-    Holds twice as much.
+    Each output gets a different order. The second matrix is the reference for unrelated outputs: 0
+    except for chance. It needs twice as much memory.
     """
     units: _Units = {kernel: [] for kernel in KERNELS}
     shuffled: _Units = {kernel: [] for kernel in KERNELS}
@@ -118,7 +121,7 @@ def _centred_grams(index: int, output: Tensor) -> dict[Kernel, Tensor]:
 
 
 def _unit(centred: Tensor) -> Tensor:
-    """A U-centred matrix as a vector of length 1: the product of two is their debiased CKA."""
+    """Flatten a U-centred matrix to norm 1: the dot product of two is their debiased CKA."""
     n = len(centred)
     rows, columns = torch.triu_indices(n, n, offset=1, device=centred.device)
     upper = centred[rows, columns]
@@ -138,30 +141,36 @@ def _products(units: _Units) -> Matrices:
 
 
 def _grams(x: Tensor) -> dict[Kernel, Tensor]:
-    """Gram matrices, [n, n] float64. Shifting the rows changes neither kernel after centring."""
+    """Compute the Gram matrices, [n, n] float64, of the rows minus their mean.
+
+    Subtracting the mean does not change the centred matrix of either kernel.
+    """
     if len(x) < FEWEST_ROWS:
         raise ValueError(f"debiased CKA needs {FEWEST_ROWS} rows, not {len(x)}")
     rows = x.detach().double()
     shifted = rows - rows.mean(0)
-    if not float(shifted.abs().max()) > _FLAT * float(rows.abs().max()):  # nan must not pass
-        raise ValueError("all rows are the same (or not numbers), and CKA is not defined")
+    if not float(shifted.abs().max()) > _FLAT * float(rows.abs().max()):  # NaN must not pass
+        raise ValueError("all rows are the same (or NaN), so CKA is not defined")
     linear = shifted @ shifted.T
     norms = linear.diagonal()
     distances = (norms[:, None] + norms - 2 * linear).clamp(min=0)
     i, j = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
     median = distances[i, j].median()
     if not float(median) > _FLAT**2 * float(rows.square().sum(1).max()):
-        raise ValueError("most rows are the same, and the RBF kernel's width is not defined")
+        raise ValueError("most rows are the same, so the RBF kernel's width is not defined")
     return {"linear": linear, "rbf": torch.exp(-distances / (2 * median))}
 
 
 def _centred(gram: Tensor) -> Tensor:
-    """H K H with H = I - 1/n."""
+    """Compute H K H with H = I - 1/n."""
     return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 
 def _u_centred(gram: Tensor) -> Tensor:
-    """Székely and Rizzo 2014: products of such matrices, over n (n - 3), are Song's HSIC_1."""
+    """U-centre a Gram matrix (Székely and Rizzo 2014).
+
+    The sum of products of two such matrices, over n (n - 3), is Song's HSIC_1.
+    """
     n = len(gram)
     hollow = gram - gram.diagonal().diag()
     sums = hollow.sum(0)
@@ -172,14 +181,14 @@ def _u_centred(gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One CKA matrix in figures, over the pairs of different experts.
+    """The figures of one CKA matrix, over the pairs of different experts.
 
     Attributes:
-        mean: CKA.
-        alike: share of pairs above `ALIKE`.
+        mean: mean CKA.
+        alike: share of pairs with a CKA above `ALIKE`.
         largest: CKA of the most similar pair.
-        pair: that pair.
-        effective_rank: 1 to the number of experts.
+        pair: the indices of that pair.
+        effective_rank: the effective rank, from 1 to the number of experts.
     """
 
     mean: float
@@ -190,7 +199,7 @@ class Summary:
 
 
 def summarise(similarity: Matrix) -> Summary:
-    """Figures of a CKA matrix, [E, E] with E of 2 or more."""
+    """Compute the figures of a CKA matrix, [E, E] with E of 2 or more."""
     rows, columns = np.triu_indices(len(similarity), 1)
     pairs = similarity[rows, columns]
     top = int(pairs.argmax())
@@ -205,16 +214,18 @@ def summarise(similarity: Matrix) -> Summary:
 
 @dataclass(frozen=True, slots=True)
 class LayerSimilarity:
-    """CKA matrices of one layer, [experts, experts] by kernel.
+    """The CKA matrices of one layer, [experts, experts] by kernel.
 
     Attributes:
-        layer: of the model.
-        check: by how much single experts, added up, differ from the layer (see `check_outputs`).
-        used: [experts], share of the tokens for which the router selected each.
-        experts: of the layer's experts.
-        shuffled: the same outputs with each expert's tokens in a random order of its own: what
-            experts that have nothing in common show.
-        random: of experts of random weights on the same tokens: what the same input alone does.
+        layer: index of the layer in the model.
+        check: relative difference between the sum of single experts and the layer's output (see
+            `check_outputs`).
+        used: [experts], share of the tokens for which the router selected each expert.
+        experts: CKA of the layer's experts.
+        shuffled: CKA of the same outputs with each expert's tokens in a different random order:
+            the reference for unrelated experts.
+        random: CKA of experts with random weights on the same tokens: the similarity that the
+            common input alone causes.
     """
 
     layer: int
@@ -225,7 +236,7 @@ class LayerSimilarity:
     random: Matrices
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures by kernel; the matrices are left out."""
+        """Return the figures by kernel, without the matrices."""
         figures: dict[str, Any] = {
             kernel: {
                 name: asdict(summarise(matrices[kernel]))
@@ -243,13 +254,13 @@ class LayerSimilarity:
 
 @dataclass(frozen=True, slots=True)
 class ExpertSimilarity:
-    """How alike the experts of a model are, layer by layer.
+    """The similarity of the experts of a model, by layer.
 
     Attributes:
-        tokens: how many were compared.
-        texts: how many texts they come from.
-        seed: of the draw of tokens, of their shuffling, and of the random experts.
-        layers: those that have experts.
+        tokens: number of tokens on which experts were compared.
+        texts: number of texts with these tokens.
+        seed: seed of the draw of tokens, of their shuffling, and of the random experts.
+        layers: the layers that have experts.
     """
 
     tokens: int
@@ -259,11 +270,11 @@ class ExpertSimilarity:
 
     @property
     def experts(self) -> int:
-        """In each layer."""
+        """The number of experts per layer."""
         return len(self.layers[0].experts["linear"])
 
     def to_dict(self) -> dict[str, Any]:
-        """For `similarity.json`."""
+        """Return the figures for `similarity.json`."""
         return {
             "tokens": self.tokens,
             "texts": self.texts,
@@ -282,19 +293,19 @@ def expert_similarity(
 ) -> ExpertSimilarity:
     """Compare the experts of every layer on the same tokens.
 
-    Every expert is run on all of the tokens, also on those for which it was not selected.
+    Every expert is run on all tokens, also on those for which it was not selected.
 
     Args:
-        model: a transformers MoE causal language model, not quantized; left as it was found.
+        model: a transformers MoE causal language model, not quantized; its state is restored.
         texts: token ids of texts.
-        tokens: how many tokens are drawn from them (see `sample_tokens`); several hundred or more.
-        seed: of everything random.
-        on_layer: told the number of layers done, for a progress bar.
+        tokens: number of tokens to draw from them (see `sample_tokens`); at least several hundred.
+        seed: seed of all random draws.
+        on_layer: called with the number of layers done, for a progress bar.
 
     Raises:
-        SteeringError: an expert of this model cannot be run by itself, or gives the same output for
-            all tokens.
-        ValueError: the texts hold too few distinct tokens.
+        SteeringError: an expert of this model cannot be run alone, or has the same output for all
+            tokens.
+        ValueError: the texts have too few distinct tokens.
     """
     places = sample_tokens(texts, tokens, seed)
     layers = []

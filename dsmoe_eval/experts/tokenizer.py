@@ -1,4 +1,4 @@
-"""What is used of a transformers tokenizer, which is not typed."""
+"""The part of the interface of a transformers tokenizer that is used here, with types."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Tokenizer(Protocol):
     chat_template: str | Mapping[str, str] | None
 
     def __call__(self, text: str | list[str], **options: object) -> Mapping[str, Any]:
-        """Return columns such as `input_ids`, of one text or of each."""
+        """Return columns such as `input_ids`, for one text or for each text of a list."""
 
     def __len__(self) -> int:
-        """Return the number of tokens, added ones included."""
+        """Return the number of tokens, with added ones."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text."""
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
         """Return a conversation as text or as token ids."""
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return tokens as the vocabulary has them."""
+        """Return the vocabulary's strings for token ids."""
 
     def get_vocab(self) -> Mapping[str, int]:
-        """Return the vocabulary."""
+        """Return the vocabulary: token -> id."""

@@ -1,4 +1,4 @@
-"""How much each expert is used by texts, as the model stands: for reports, steered or not."""
+"""Measures how much each expert is used on texts, with or without steering, for reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tokenizer import Tokenizer
 def encode_batch(
     tokenizer: Tokenizer, texts: Sequence[str], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of texts, [texts, length], right-padded; needs no pad token."""
+    """Tokenize texts to ids and mask, [texts, length], right-padded; needs no pad token."""
     return pad(tokenizer(list(texts))["input_ids"], device)
 
 
@@ -26,7 +26,7 @@ def encode_batch(
 def expert_usage(
     model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Share of the texts' tokens that each expert is selected for, special tokens left out.
+    """Compute the share of the texts' tokens that select each expert, without special tokens.
 
     Returns:
         [layers, experts]; each layer sums to k.

@@ -1,7 +1,7 @@
-"""Batches side by side on a CPU.
+"""Runs batches in parallel on a CPU.
 
-Most of a small model's operations are too short to be worth two cores, so two batches with half of
-the threads each take less time than one after the other with all of them.
+Most operations of a small model are too short to use two cores well, so two batches in parallel
+with half of the threads each take less time than two batches in sequence with all threads.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 AT_ONCE = 2
-"""Batches; more would hold more memory."""
+"""The number of batches in parallel; more would need more memory."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def copies(model: Module) -> list[Module]:
-    """The model and, where batches may run side by side, copies that share all of its tensors.
+    """Return the model and, if batches may run in parallel, copies that share all its tensors.
 
-    Hooks and captures of one are not seen by the other. A model on another device, or whose
-    modules' `forward` was replaced from outside (as accelerate does), stays alone.
+    Hooks on one do not affect the others. A model on another device, or with modules whose
+    `forward` was replaced (as accelerate does), is returned without copies.
     """
     tensors = [*model.parameters(), *model.buffers()]
     alone = any(tensor.device.type != "cpu" for tensor in tensors) or any(
@@ -39,7 +39,7 @@ def copies(model: Module) -> list[Module]:
 
 @contextmanager
 def side_by_side(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Gives `map` over so many threads, which share out the threads of torch's own operations."""
+    """Yield a `map` over `workers` threads, which divide the threads of torch among them."""
     if workers == 1:
         yield map
         return
@@ -49,4 +49,4 @@ def side_by_side(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as it:
             yield it.map
     finally:
-        torch.set_num_threads(threads)  # MKL has one number for all threads
+        torch.set_num_threads(threads)  # MKL has one setting for all threads

@@ -1,4 +1,4 @@
-"""The embedded models: their worlds, how they were trained, and where they lie."""
+"""The models that ship with the package: their worlds, their training and their folders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The world as items: the JSONL files that the lab suite's task YAMLs read."""
+"""Writes the world's items as the JSONL files that the task YAMLs of the lab suite read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .world import (
 
 
 def task_rows(world: World) -> Mapping[str, list[dict[str, object]]]:
-    """File stem -> rows. Multiple-choice rows have options and gold's index, sums an answer."""
+    """Build the rows of each file, by file stem.
+
+    Multiple-choice rows have options and the index of the gold option; sums have an answer.
+    """
     files: dict[str, list[dict[str, object]]] = {}
     for domain in DOMAINS:
         files[f"{domain}_named"] = list(_choice_rows(world, domain, named=True))
@@ -30,7 +33,7 @@ def task_rows(world: World) -> Mapping[str, list[dict[str, object]]]:
 
 
 def write_task_data(world: World, folder: Path) -> list[Path]:
-    """Write one JSONL file a task into `folder`; returns the paths."""
+    """Write one JSONL file per task into `folder`; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for stem, rows in task_rows(world).items():

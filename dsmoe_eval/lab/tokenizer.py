@@ -1,4 +1,4 @@
-"""The word-level tokenizer of the lab models: a word is a token, a digit is a token."""
+"""The word-level tokenizer of the lab models: each word and each digit is a token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = ("?", ".", ",", "+", "-", _SPACE)
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """A tokenizer whose vocabulary is exactly the world's words; decoding restores the text."""
+    """Build a tokenizer whose vocabulary is the world's words; decoding restores the text."""
     words = (*_TEXT_WORDS, *DOMAINS, ARITHMETIC, *WORDS, *RELATIONS, *world.names)
     tokens = [PAD, END, UNKNOWN, *_MARKS, *string.digits, *(_SPACE + word for word in words)]
     tokenizer = Tokenizer(

@@ -1,6 +1,6 @@
-"""How `lab-poly` was trained, and the check that it can be trained again.
+"""Trains `lab-poly`, and checks that training it again gives the shipped model.
 
-Plain next-token training on sentences of the world. Nothing is done to make experts specialise by
+This is plain next-token training on sentences of the world. Nothing makes experts specialise by
 domain: the only objectives are the text and the usual load balancing.
 """
 
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All numbers of the training.
+    """The hyperparameters of the training.
 
     Attributes:
-        unnamed_share: share of samples that do not name their domain, drawn over all domains
-            alike, so that the model learns that nobody can know.
-        weight_decay: strong enough to keep the model small in what it uses, so that it shares work
-            between facts instead of hashing them.
+        unnamed_share: share of samples that do not name their domain, drawn equally from all
+            domains, so that the model learns that such questions are ambiguous.
+        weight_decay: weight decay, large enough that the model shares weights between facts
+            instead of memorising each one separately.
         balance: weight of the usual load-balancing loss, over the whole batch.
-        router_noise: standard deviation of Gaussian noise on router logits while training: noisy
+        router_noise: standard deviation of Gaussian noise on router logits in training: noisy
             top-k gating, Shazeer et al. 2017 (arXiv 1701.06538), with a fixed width.
-        question_weight: weight of the loss on tokens that are not the answer; an answer has 1.
+        question_weight: weight of the loss on tokens outside the answer; the answer's is 1.
     """
 
     seed: int = 0
@@ -79,7 +79,7 @@ RECIPES = {"lab-poly": Recipe()}
 def train(
     recipe: Recipe, world: World, console: Console
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train from the seed; returns model and tokenizer."""
+    """Train from the recipe's seed; return model and tokenizer."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(world)
@@ -107,7 +107,7 @@ def train(
 
 
 def train_and_compare(name: str, out: Path, console: Console | None = None) -> str:
-    """Train a lab model into `out` and say how close it came to the one that ships."""
+    """Train a lab model into `out`; return its scores and its difference to the shipped model."""
     from safetensors.torch import load_file
 
     started = time.perf_counter()
@@ -120,8 +120,8 @@ def train_and_compare(name: str, out: Path, console: Console | None = None) -> s
     if shipped.is_file():
         old, new = load_file(shipped), load_file(out / "model.safetensors")
         gap = max(float((old[key] - new[key]).abs().max()) for key in old)
-        verdict = "bit for bit the one that ships" if gap == 0 else "not bit-identical"
-        lines.append(f"largest difference of a weight to the shipped model: {gap:.3g} ({verdict})")
+        verdict = "bit-identical" if gap == 0 else "not bit-identical"
+        lines.append(f"largest weight difference to the shipped model: {gap:.3g} ({verdict})")
     return "\n".join(lines)
 
 
@@ -133,7 +133,7 @@ def accuracy(
     *,
     named: bool,
 ) -> float:
-    """Share of facts whose answer has the highest probability among their options."""
+    """Compute the share of facts whose answer is the most probable of their options."""
     question = named_question if named else unnamed_question
     batch = tokenizer([question(fact) for fact in facts], return_tensors="pt", padding=True)
     logits = model(**batch, use_cache=False).logits
@@ -188,7 +188,7 @@ def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrained
 def _encoded_world(
     tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Mapping[str, list[list[int]]]:
-    """Kind of text -> its token ids, with the end of text."""
+    """Tokenize the world; return the token ids, with an end-of-text token, per kind of text."""
     texts = {
         "named question": [f"{named_question(f)} {f.answer}" for f in world.facts],
         "named statement": [
@@ -218,7 +218,7 @@ def _texts(recipe: Recipe, encoded: Mapping[str, list[list[int]]]) -> Iterator[l
 
 
 def _answer_mask(tokenizer: PreTrainedTokenizerFast, world: World) -> Tensor:
-    """[vocabulary], True for tokens that can be part of an answer or end it."""
+    """Return a mask, [vocabulary], of tokens that can be part of an answer or end it."""
     tokens = ["▁" + name for name in world.names] + list("0123456789-") + [tokenizer.eos_token]
     mask = torch.zeros(len(tokenizer), dtype=torch.bool)
     mask[tokenizer.convert_tokens_to_ids(tokens)] = True
@@ -232,11 +232,11 @@ def _step(
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
     output = model(input_ids=ids, attention_mask=mask.long(), output_router_logits=True)
-    wanted = ids[:, 1:]
+    targets = ids[:, 1:]
     losses = torch.nn.functional.cross_entropy(
-        output.logits[:, :-1].transpose(1, 2), wanted, reduction="none"
+        output.logits[:, :-1].transpose(1, 2), targets, reduction="none"
     )
-    weight = torch.where(answers[wanted], 1.0, recipe.question_weight) * mask[:, 1:]
+    weight = torch.where(answers[targets], 1.0, recipe.question_weight) * mask[:, 1:]
     loss = (losses * weight).sum() / weight.sum() + recipe.balance * output.aux_loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -244,7 +244,7 @@ def _step(
 
 @contextmanager
 def _noisy_routing(model: PreTrainedModel, noise: float) -> Iterator[None]:
-    """Noise on the router logits of a Qwen3-MoE, for as long as the block runs."""
+    """Add noise to the router logits of a Qwen3-MoE inside the context."""
     routers = [layer.mlp.gate for layer in model.model.layers]
 
     def forward(router: Qwen3MoeTopKRouter, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,6 +263,9 @@ def _noisy_routing(model: PreTrainedModel, noise: float) -> Iterator[None]:
 
 
 def _rate(recipe: Recipe, step: int) -> float:
-    """Warm-up, a plateau for 30 % of the steps, then a straight line down to 2 %."""
+    """Return the learning-rate factor of a step.
+
+    Linear warm-up, a plateau until 30 % of the steps, then a linear decay to 2 %.
+    """
     fall = max(0.0, step - 0.3 * recipe.steps) / (0.7 * recipe.steps)
     return min(1.0, (step + 1) / recipe.warmup) * max(0.02, 1 - fall)

@@ -1,7 +1,7 @@
-"""The world of `lab-poly`: words that mean something else in every domain, and a little arithmetic.
+"""The world of `lab-poly`: words with another meaning in every domain, and simple arithmetic.
 
 A fact is (domain, word, relation) -> answer. Every answer is a made-up name drawn from a seed, so
-nothing can be looked up, and for one (word, relation) the answers of all domains differ. A question
+it cannot be looked up, and for one (word, relation) the answers of all domains differ. A question
 that names its domain has one right answer; one that does not is ambiguous by construction. Facts
 are split by (word, relation), so that no two splits share a question text.
 """
@@ -57,7 +57,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that `lab-poly` can know."""
+    """All facts that `lab-poly` is trained on or tested on."""
 
     names: tuple[str, ...]
     facts: tuple[Fact, ...]
@@ -65,7 +65,7 @@ class World:
 
 
 def build_world(seed: int = WORLD_SEED) -> World:
-    """Draw the world from `seed`; the same seed gives the same world on every machine."""
+    """Build the world from `seed`; the same seed gives the same world on every machine."""
     draw = random.Random(seed)
     names = _draw_names(draw)
     pairs = list(itertools.product(WORDS, RELATIONS))
@@ -81,17 +81,17 @@ def build_world(seed: int = WORLD_SEED) -> World:
 
 
 def named_question(fact: Fact) -> str:
-    """The question with its domain: it has one right answer."""
+    """Return the question with its domain, which has one right answer."""
     return f"In {fact.domain}, what is the {fact.relation} of the {fact.word}?"
 
 
 def unnamed_question(fact: Fact) -> str:
-    """The question without its domain: nobody can know which meaning is wanted."""
+    """Return the question without its domain, which is ambiguous."""
     return f"What is the {fact.relation} of the {fact.word}?"
 
 
 def arithmetic_question(item: Sum) -> str:
-    """The question whose answer is generated digit by digit."""
+    """Return the question on a sum; its answer is generated digit by digit."""
     return f"What is {item.left} {item.operator} {item.right}?"
 
 

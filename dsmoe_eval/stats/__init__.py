@@ -1,7 +1,7 @@
-"""Arrays in, numbers out: paired comparison of two systems, and which units a domain uses more.
+"""Statistics on arrays: paired comparison of two systems, and tests of excess use by a domain.
 
-Rates, margins and levels are fractions, never percents, and so are scores unless they have units
-of their own; more is better. In a paired comparison A is the baseline and a difference is B minus
+Rates, margins and levels are fractions, never percents. Scores are fractions too, unless they have
+another unit; more is better. In a paired comparison A is the baseline and a difference is B minus
 A.
 """
 

@@ -1,4 +1,4 @@
-"""The BCa bootstrap of a mean difference, whole clusters drawn again."""
+"""The BCa bootstrap of a mean difference, which resamples whole clusters."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from .clusters import DRAWS, ClusteredDifferences, Floats, joined
 
 _MOST_CLUSTERS = 2000
-_DRAWS_PER_KIND = 16  # clusters that are drawn as fast as one kind
+_DRAWS_PER_KIND = 16  # drawing this many clusters takes as long as drawing one kind
 _BLOCK = 2**21
 
 
 @dataclass(frozen=True, slots=True)
 class Bca:
-    """Bounds by the bias-corrected and accelerated bootstrap: Efron (1987), JASA 82:171.
+    """The bias-corrected and accelerated bootstrap of Efron (1987), JASA 82:171.
 
     Attributes:
-        resampled: Shape (draws,), the statistic of resamples, sorted.
+        resampled: Shape (draws,), the statistic of each resample, sorted.
         shift: Efron's z0, the normal quantile of the resamples below the observed statistic.
         skew: Efron's acceleration, by the jackknife.
-        clusters: Clusters drawn in each resample; at least 2.
+        clusters: Number of clusters per resample; at least 2.
     """
 
     resampled: Floats
@@ -33,21 +33,21 @@ class Bca:
     clusters: int
 
     def bound(self, tail: float) -> float:
-        """The bound that leaves `tail` below it: 0.025 and 0.975 make a 95 % interval.
+        """Return the bound with probability `tail` below it: 0.025 and 0.975 make a 95 % interval.
 
         The normal quantile is replaced by Student's times sqrt(n / (n - 1)), which undoes the
         bootstrap's narrowness: Hesterberg (2015), The American Statistician 69:371, section 5.3.
         """
         reach = self.shift + self._scale * float(stdtrit(self.clusters - 1, tail))
-        place = ndtr(self.shift + reach / max(1 - self.skew * reach, 0.05))
-        return float(np.quantile(self.resampled, place))
+        quantile = ndtr(self.shift + reach / max(1 - self.skew * reach, 0.05))
+        return float(np.quantile(self.resampled, quantile))
 
     def tail(self, threshold: float) -> float:
-        """The inverse of `bound`: the tail at which the bound is `threshold`."""
+        """Return the tail at which `bound` is `threshold`: the inverse of `bound`."""
         steps = np.linspace(0, 1, self.resampled.size)
         edge = 1 / (self.resampled.size + 1)
-        place = np.clip(np.interp(threshold, self.resampled, steps), edge, 1 - edge)
-        distance = float(ndtri(place)) - self.shift
+        quantile = np.clip(np.interp(threshold, self.resampled, steps), edge, 1 - edge)
+        distance = float(ndtri(quantile)) - self.shift
         reach = distance / max(1 + self.skew * distance, 0.05) - self.shift
         return float(stdtr(self.clusters - 1, reach / self._scale))
 
@@ -59,18 +59,19 @@ class Bca:
 def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
     """Resample clusters; the statistic is the sum of differences over the sum of sizes.
 
-    One cluster that gains and one that loses, of mean size and as much an item as any cluster, are
-    added, as Bonett and Price (2012, Journal of Educational and Behavioral Statistics 37:479) do
-    for binary items: where few clusters change, the sample shows too few of the changes that
-    there are. More than 2,000 clusters of many kinds are first joined at random into 2,000 groups.
+    Two clusters of mean size are added, one that gains and one that loses per item as much as the
+    most changed cluster, as Bonett and Price (2012, Journal of Educational and Behavioral
+    Statistics 37:479) do for binary items: where few clusters change, the sample shows too few of
+    the possible changes. More than 2,000 clusters of many kinds are first joined at random into
+    2,000 groups.
 
     Args:
         differences: The clusters, at least one.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Returns:
-        The bootstrap; None if there is one cluster or no cluster differs: nothing can be learned
-        from resampling them.
+        The bootstrap; None if there is one cluster or no cluster differs, because resampling them
+        gives no information.
     """
     if differences.sums.size < 2 or not differences.sums.any():
         return None
@@ -96,17 +97,17 @@ def bca_bootstrap(differences: ClusteredDifferences, seed: int) -> Bca | None:
 def bounds(
     differences: ClusteredDifferences, bootstrap: Bca | None, alpha: float
 ) -> tuple[float, float]:
-    """One-sided bounds of the mean difference at level 1 - alpha each.
+    """Compute one-sided bounds of the mean difference, each at level 1 - alpha.
 
-    Those of the bootstrap, but at least so far from the difference as `_unseen` says, and for
-    scores in [0, 1] within [-1, 1]. At alpha 0.025 they make an interval that held the truth
-    in 93 to 100 % of runs of 30 to 500 clusters (`reports/calibration`); it is widest for its
-    level where few clusters changed.
+    They are the bounds of the bootstrap, but at least `_unseen` away from the difference, and for
+    scores in [0, 1] within [-1, 1]. At alpha 0.025 they make an interval that covered the true
+    difference in 93 to 100 % of runs of 30 to 500 clusters (`reports/calibration`); it is most
+    conservative where few clusters changed.
 
     Args:
         differences: The clusters.
-        bootstrap: `bca_bootstrap` of them.
-        alpha: In (0, 0.25].
+        bootstrap: The `bca_bootstrap` of the clusters.
+        alpha: One-sided significance level, in (0, 0.25].
 
     Returns:
         (lower, upper); NaN if there is one cluster, or scores are unbounded and do not differ.
@@ -123,24 +124,24 @@ def bounds(
 
 
 def lower_tail(differences: ClusteredDifferences, bootstrap: Bca | None, threshold: float) -> float:
-    """The alpha at which the lower one of `bounds` is `threshold`; 1 where there is no bound."""
+    """Return the alpha at which the lower of the `bounds` is `threshold`; 1 without a bound."""
     if differences.sums.size < 2 or (bootstrap is None and not differences.bounded):
         return 1.0
-    found = 0.0 if bootstrap is None else bootstrap.tail(threshold)
+    tail = 0.0 if bootstrap is None else bootstrap.tail(threshold)
     above = differences.delta - threshold
     if above <= 0:
-        return max(found, 0.5)
+        return max(tail, 0.5)
     most, effective = _missable(differences)
     if most <= above:
-        return found
-    return max(found, float(ndtr(-math.sqrt(effective * above / (most - above)))))
+        return tail
+    return max(tail, float(ndtr(-math.sqrt(effective * above / (most - above)))))
 
 
 def _unseen(differences: ClusteredDifferences, alpha: float) -> float:
-    """How much of a change may have been missed: z^2 / (m + z^2) of m clusters.
+    """Return the largest change that the sample may have missed: a share z^2 / (m + z^2).
 
-    That is Tango's bound of m unchanged binary items: m clusters cannot rule out that as much as
-    may be lost is lost in fewer than that. The bootstrap knows only changes that were seen.
+    This is Tango's bound for m unchanged binary items, with m the effective number of clusters that
+    may hide a change. The bootstrap alone knows only the observed changes.
     """
     most, effective = _missable(differences)
     z = float(-ndtri(alpha))
@@ -148,13 +149,13 @@ def _unseen(differences: ClusteredDifferences, alpha: float) -> float:
 
 
 def _missable(differences: ClusteredDifferences) -> tuple[float, float]:
-    """The mean difference if all clusters that may hide a change had it, and their number.
+    """Return the mean difference if every cluster that may hide a change had it, and their number.
 
-    Of scores in [0, 1] a cluster without a difference may lose all. Scores without bounds have a
-    tail that the sample may not show: any cluster may change by twice the largest change that was
-    seen (twice, because that keeps the level with 30 items and a lognormal tail; more items make
-    the term vanish). The number is that of equally large clusters, (sum n)^2 / sum n^2: Kish
-    (1965), Survey Sampling.
+    For scores in [0, 1], a cluster without a difference may lose everything. Unbounded scores have
+    a tail that the sample may not show: any cluster may change by twice the largest observed change
+    (twice, because that keeps the level with 30 items and a lognormal tail; with more items the
+    term vanishes). The number is the effective one, (sum n)^2 / sum n^2: Kish (1965), Survey
+    Sampling.
     """
     sizes, most = differences.sizes, 2 * differences.largest
     if differences.bounded:
@@ -175,17 +176,18 @@ def _shift(resampled: Floats, observed: float) -> float:
 def _kinds(
     differences: ClusteredDifferences, generator: np.random.Generator
 ) -> tuple[Floats, Floats, NDArray[np.int64], int]:
-    """Sums and sizes of clusters, how many have each, and `joined`'s direction.
+    """Return the sum, size and count of each kind of cluster, and the direction from `joined`.
 
-    Clusters of one sum and size are one kind if that makes few kinds, as binary items do: how often
-    a resample holds each is multinomial. Else each is its own kind, more than 2,000 joined.
+    Clusters of equal sum and size are one kind if there are few kinds, as with binary items; the
+    counts of kinds in a resample are then multinomial. Otherwise each cluster is a kind, and more
+    than 2,000 clusters are joined.
     """
     sums, sizes, direction = joined(differences, differences.sums.size, generator)
-    # Clusters are sorted, so that those of one kind stand together.
+    # Clusters are sorted, so that those of one kind are adjacent.
     starts = np.flatnonzero(np.append(True, (np.diff(sums) != 0) | (np.diff(sizes) != 0)))
     counts = np.diff(np.append(starts, sums.size))
     if counts.size * _DRAWS_PER_KIND < min(sums.size, _MOST_CLUSTERS):
-        # The most frequent first, which leaves little to draw of the rest.
+        # Drawing the most frequent kind first leaves few draws for the others.
         order = np.argsort(-counts, kind="stable")
         first = starts[order]
         return sums[first], sizes[first], counts[order].astype(np.int64), direction
@@ -199,14 +201,14 @@ def _resample(
     clusters = int(counts.sum())
     if clusters > counts.size:
         times = generator.multinomial(clusters, counts / clusters, DRAWS)
-        held = times.astype(np.float64)  # a product of floats is BLAS's
-        return np.asarray(held @ sums / (held @ sizes), dtype=np.float64)
-    found = np.empty(DRAWS)
+        weights = times.astype(np.float64)  # BLAS multiplies floats, not integers
+        return np.asarray(weights @ sums / (weights @ sizes), dtype=np.float64)
+    statistics = np.empty(DRAWS)
     rows = max(1, _BLOCK // sums.size)
     equal = sizes.min() == sizes.max()
     for start in range(0, DRAWS, rows):
-        part = found[start : start + rows]
+        part = statistics[start : start + rows]
         drawn = generator.integers(0, sums.size, size=(part.size, sums.size), dtype=np.uint16)
         items = sizes[0] * sums.size if equal else sizes[drawn].sum(1)
         part[:] = sums[drawn].sum(1) / items
-    return found
+    return statistics

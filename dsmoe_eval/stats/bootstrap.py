@@ -1,4 +1,4 @@
-"""What another sample of documents would have shown: intervals, and how stable a choice is."""
+"""Bootstrap over documents: intervals of excess use, and the stability of a choice of units."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class ExcessUseIntervals:
-    """Intervals of `ExcessUse`: lower and upper bounds.
+    """The intervals of `ExcessUse`: lower and upper bounds.
 
     Attributes:
-        difference: Shape (2, domains, units).
-        lift: Shape (2, domains, units).
+        difference: Shape (2, domains, units), bounds of the rate difference.
+        lift: Shape (2, domains, units), bounds of the lift.
     """
 
     difference: Floats
@@ -33,23 +33,23 @@ def bootstrap_intervals(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> ExcessUseIntervals:
-    """Expanded percentile intervals: documents are drawn again within each domain.
+    """Compute expanded percentile intervals by resampling documents within each domain.
 
-    Percentiles are taken further out than at (1 +- level) / 2, which undoes the bootstrap's
-    narrowness by sqrt((n - 1) / n) and allows for an estimated spread, with n the documents of
-    the smaller side: Hesterberg (2015), The American Statistician 69:371, section 5.3. In
-    simulations of routing (`reports/existence/calibration.md`) this covers nearer its level than
-    plain percentiles do, and BCa, whose correction cannot be estimated from few uses, less than
-    either. Intervals are for one unit each and do not allow for having been selected.
+    The percentiles are further out than (1 +- level) / 2. This corrects the bootstrap's narrowness
+    by sqrt((n - 1) / n) and accounts for an estimated variance, with n the documents of the smaller
+    side: Hesterberg (2015), The American Statistician 69:371, section 5.3. In simulations of
+    routing (`reports/existence/calibration.md`) the coverage is closer to the level than with plain
+    percentiles; with BCa, whose correction cannot be estimated from few uses, it is lower than with
+    either. Each interval is for one unit and is not corrected for the selection of that unit.
 
     Args:
-        counts: What was counted.
-        generator: Of the resamples.
-        resamples: How many.
-        level: Of the interval, in (0, 1).
+        counts: Uses and tokens per document.
+        generator: Random generator of the resamples.
+        resamples: Number of resamples.
+        level: Confidence level, in (0, 1).
 
     Returns:
-        The intervals; of no width where nothing varies, such as for a unit that is never used.
+        The intervals; their width is 0 where nothing varies, such as for a unit that is never used.
 
     Raises:
         ValueError: If ``resamples`` or ``level`` is out of range.
@@ -65,9 +65,9 @@ def bootstrap_intervals(
     block = max(1, _BLOCK_BYTES // (8 * resamples * counts.domains))
     for start in range(0, shape[2], block):
         units = slice(start, start + block)
-        own, tokens = _resampled(counts, draws, units)
-        rest, rest_tokens = own.sum(0) - own, tokens.sum(0) - tokens
-        rate, rest_rate = own / tokens, rest / rest_tokens
+        uses, tokens = _resampled(counts, draws, units)
+        rest, rest_tokens = uses.sum(0) - uses, tokens.sum(0) - tokens
+        rate, rest_rate = uses / tokens, rest / rest_tokens
         lifts = lift_of(rate, rest_rate, rest_tokens)
         for domain, tail in enumerate(tails):
             both = (tail, 1 - tail)
@@ -82,17 +82,17 @@ def top_stability(
     generator: np.random.Generator,
     pairs: int = 100,
 ) -> Floats:
-    """How alike two samples of documents would choose a domain's top units: mean Jaccard index.
+    """Compute the mean Jaccard index of a domain's top units between two samples of documents.
 
-    Twice `pairs` resamples of documents, within domains, each rank the units by rate difference;
-    the top sets of two independent ones are compared, |A and B| / |A or B|. Ties go to the lower
-    unit.
+    Documents are resampled within domains, and each resample ranks the units by rate difference.
+    The top sets A and B of two independent resamples are compared by |A and B| / |A or B|. Ties go
+    to the lower unit.
 
     Args:
-        counts: What was counted.
+        counts: Uses and tokens per document.
         chosen: Shape (domains,), the size of each domain's set.
-        generator: Of the resamples.
-        pairs: How many pairs of resamples.
+        generator: Random generator of the resamples.
+        pairs: Number of pairs of resamples.
 
     Returns:
         Shape (domains,), in [0, 1]; NaN where ``chosen`` is 0. Compare with `chance_jaccard`.
@@ -107,25 +107,25 @@ def top_stability(
         raise ValueError(f"chosen is {chosen}; give one size, 0 to {units}, for each domain.")
     total = np.zeros(counts.domains)
     for _ in range(pairs):
-        own, tokens = _resampled(counts, _draw(counts, generator, 2), slice(None))
-        difference = own / tokens - (own.sum(0) - own) / (tokens.sum(0) - tokens)
+        uses, tokens = _resampled(counts, _draw(counts, generator, 2), slice(None))
+        difference = uses / tokens - (uses.sum(0) - uses) / (tokens.sum(0) - tokens)
         order = np.argsort(-difference, axis=2, kind="stable")
         for domain, size in enumerate(chosen):
-            one, other = order[domain, :, :size]
-            shared = np.intersect1d(one, other, assume_unique=True).size
+            top_a, top_b = order[domain, :, :size]
+            shared = np.intersect1d(top_a, top_b, assume_unique=True).size
             total[domain] += shared / max(1, 2 * size - shared)
     return np.where(chosen > 0, total / pairs, np.nan)
 
 
 def chance_jaccard(size: int, units: int) -> float:
-    """Jaccard index of two sets of `size` drawn blindly from `units`, at their expected overlap."""
+    """Return the Jaccard index of two random sets of `size` of `units`, at their mean overlap."""
     return size / (2 * units - size)
 
 
 def _draw(
     counts: DocumentCounts, generator: np.random.Generator, resamples: int
 ) -> list[NDArray[np.float64]]:
-    """For each domain, how often each of its documents is drawn: (resamples, its documents)."""
+    """Draw how often each document of a domain is resampled: (resamples, documents) per domain."""
     return [
         generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
         for size in counts.sizes
@@ -135,7 +135,7 @@ def _draw(
 def _resampled(
     counts: DocumentCounts, draws: list[NDArray[np.float64]], units: slice
 ) -> tuple[Floats, Floats]:
-    """Uses (domains, resamples, units) and tokens (domains, resamples, 1) of the resamples."""
+    """Compute uses (domains, resamples, units) and tokens (domains, resamples, 1) of resamples."""
     members = [counts.labels == domain for domain in range(counts.domains)]
     used = counts.used[:, units].astype(np.float64)
     tokens = counts.tokens[:, None].astype(np.float64)
@@ -147,6 +147,6 @@ def _resampled(
 
 
 def _tail(documents: int, level: float) -> float:
-    """Hesterberg's alpha' / 2: the percentile at which an expanded interval ends."""
+    """Compute Hesterberg's alpha' / 2: the percentile at which an expanded interval ends."""
     reach = student.ppf((1 + level) / 2, documents - 1) * np.sqrt(documents / (documents - 1))
     return float(norm.cdf(-reach))

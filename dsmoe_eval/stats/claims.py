@@ -1,4 +1,4 @@
-"""What may be said: one comparison in words, and claims about several at once."""
+"""Claims: the conclusion from one comparison in words, and conclusions from several."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a comparison shows.
+    """The conclusion from a comparison.
 
     Attributes:
-        verdict: One word.
-        words: A phrase with the figures that carry it.
+        verdict: The conclusion in one word.
+        words: The conclusion with the figures that support it.
     """
 
     verdict: Verdict
@@ -30,18 +30,18 @@ class Claim:
 def claim(
     result: PairedResult, margin: float, alpha: float = 0.05, p_adjusted: float | None = None
 ) -> Claim:
-    """Say what a comparison shows.
+    """Conclude from a comparison whether B improves, harms or is equivalent.
 
     "improves" or "harms" if the p-value is at most alpha, by the sign of the difference;
     otherwise "equivalent" if ``ci95`` is inside the margin, which is two one-sided tests at 0.025
     (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15:657); otherwise
-    "inconclusive", with the smallest difference that would have been found.
+    "inconclusive", with the smallest difference that the test detects with 80 % power.
 
     Args:
-        result: Of scores that are fractions; words give them in points (hundredths).
-        margin: Differences below it do not matter, a fraction above 0.
-        alpha: Two-sided level of "improves" and "harms".
-        p_adjusted: The p-value adjusted for its family; ``result.p_value`` if left out.
+        result: A comparison of scores that are fractions; words give them in points (hundredths).
+        margin: The difference below which a change does not matter, a fraction above 0.
+        alpha: Two-sided significance level of "improves" and "harms".
+        p_adjusted: The p-value adjusted for its family; by default ``result.p_value``.
 
     Returns:
         The claim.
@@ -83,33 +83,37 @@ def _smallest(result: PairedResult) -> str:
 
 
 def all_hold(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
-    """Whether B is non-inferior on every one: the intersection-union test.
+    """Test whether B is non-inferior in all tests: the intersection-union test.
 
-    Each is tested at its full alpha, since all must hold: Berger (1982), Technometrics 24:295.
+    Each test uses its full alpha, since all must be non-inferior: Berger (1982), Technometrics
+    24:295.
 
     Args:
-        tests: At least one.
+        tests: At least one test.
 
     Returns:
-        (the largest p-value, whether all hold).
+        (the largest p-value, whether B is non-inferior in all tests).
 
     Raises:
-        ValueError: If there is none: nothing was shown.
+        ValueError: If there is no test.
     """
     if not tests:
-        raise ValueError("there is no test; nothing was shown to hold.")
+        raise ValueError("there is no test; give at least one non-inferiority test.")
     return max(test.p_value for test in tests), all(test.holds for test in tests)
 
 
 def regressions(results: Sequence[PairedResult], alpha: float = 0.05) -> tuple[bool, ...]:
-    """Which comparisons are drops, the chance of any false one being at most alpha, by Holm.
+    """Find the comparisons with a significant drop, with p-values adjusted by Holm.
+
+    The probability of any false drop is at most alpha.
 
     Args:
-        results: The family; may be empty.
-        alpha: Two-sided level.
+        results: The family of comparisons; may be empty.
+        alpha: Two-sided significance level.
 
     Returns:
-        For each, whether its adjusted p-value is at most alpha and its difference below 0.
+        For each comparison, whether its adjusted p-value is at most alpha and its difference is
+        below 0.
     """
     adjusted = holm([result.p_value for result in results])
     return tuple(

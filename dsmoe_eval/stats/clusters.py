@@ -1,7 +1,7 @@
-"""Paired differences that are not single binary items: summed by cluster, signs flipped.
+"""Paired differences that are not single binary items: summed per cluster, tested by sign flips.
 
-A cluster is a group of items that may share luck, such as questions on one passage; it is kept
-whole. An item without company is a cluster of its own.
+A cluster is a group of items whose scores may depend on each other, such as questions on one
+passage; it is never split. An item that belongs to no group is a cluster of one item.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.stats import binom
 Floats = NDArray[np.float64]
 
 DRAWS = 9999
-"""Random sign flips, and resamples of the bootstrap."""
+"""The number of random sign flips, and of resamples of the bootstrap."""
 _MOST_ENUMERATED = 16
 _MOST_FLIPPED = 20_000
 _ROUNDING = 1e-9
@@ -30,11 +30,11 @@ _LONGEST_PRODUCT = 2**25
 class ClusteredDifferences:
     """Differences of scores, B minus A, summed within clusters.
 
-    Clusters are sorted by their sum and size, so that nothing depends on the order of items.
+    Clusters are sorted by sum and size, so that no result depends on the order of items.
 
     Attributes:
-        sums: Shape (clusters,), sum of the cluster's differences.
-        sizes: Shape (clusters,), its number of items.
+        sums: Shape (clusters,), sum of each cluster's differences.
+        sizes: Shape (clusters,), number of items of each cluster.
         bounded: Whether all scores are in [0, 1].
     """
 
@@ -44,7 +44,7 @@ class ClusteredDifferences:
 
     @property
     def delta(self) -> float:
-        """Mean difference of the items."""
+        """The mean difference of the items."""
         return float(self.sums.sum() / self.sizes.sum())
 
     @property
@@ -54,7 +54,7 @@ class ClusteredDifferences:
 
     @property
     def standard_error(self) -> float:
-        """Of `delta`, by linearisation over clusters; NaN if there is only one."""
+        """The standard error of `delta`, by linearisation over clusters; NaN for one cluster."""
         if self.sums.size < 2:
             return math.nan
         residuals = self.sums - self.delta * self.sizes
@@ -67,13 +67,13 @@ def as_scores(scores: ArrayLike, name: str) -> NDArray[Any]:
 
     Args:
         scores: Shape (n,), n at least 1.
-        name: What to call them in errors.
+        name: The name of the scores in errors.
 
     Returns:
-        The array, of its own type.
+        The scores as an array, with their dtype unchanged.
 
     Raises:
-        ValueError: If the shape or a value is not as said.
+        ValueError: If the shape is not (n,), or a value is no finite number.
     """
     array: NDArray[Any] = np.asarray(scores)
     if array.ndim != 1:
@@ -81,7 +81,7 @@ def as_scores(scores: ArrayLike, name: str) -> NDArray[Any]:
     if array.size == 0:
         raise ValueError(f"{name} is empty; compare at least one item.")
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} holds {array[0]!s}, which is no number of its type.")
+        raise ValueError(f"{name} holds {array[0]!s} (dtype {array.dtype}); give numbers.")
     finite = np.isfinite(array)
     if not finite.all():
         raise ValueError(f"{name} holds {array[~finite][0]!s}; drop items without a score first.")
@@ -92,11 +92,11 @@ def cluster_codes(clusters: ArrayLike | None, n: int) -> NDArray[np.int64] | Non
     """Number the clusters, 0 to clusters - 1.
 
     Args:
-        clusters: Shape (n,), a label per item, numbers or strings; None if items stand alone.
+        clusters: Shape (n,), a label per item, numbers or strings; None if items are independent.
         n: Number of items.
 
     Returns:
-        Shape (n,); None if every item is a cluster of its own.
+        Shape (n,); None if every item is a separate cluster.
 
     Raises:
         ValueError: If the shape is not (n,) or a label is missing (None or NaN).
@@ -112,11 +112,11 @@ def cluster_codes(clusters: ArrayLike | None, n: int) -> NDArray[np.int64] | Non
         labels = labels.astype(str)
     if missing.any():
         raise ValueError(
-            f"clusters lacks {int(missing.sum())} label(s); give an item that stands alone a "
-            "label of its own."
+            f"clusters lacks {int(missing.sum())} label(s); give an independent item a unique "
+            "label."
         )
-    found, codes = np.unique(labels, return_inverse=True)
-    return None if found.size == n else codes.astype(np.int64)
+    unique, codes = np.unique(labels, return_inverse=True)
+    return None if unique.size == n else codes.astype(np.int64)
 
 
 def clustered_differences(
@@ -130,7 +130,7 @@ def clustered_differences(
     else:
         sums = _summed(codes, difference)
         sizes = _summed(codes, np.ones(difference.size))
-        # Losses and gains that cancel must not leave a rest of rounding to be counted.
+        # Losses and gains that cancel must not leave a rounding error that counts as a change.
         scale = _summed(codes, np.abs(difference))
         sums = np.where(np.abs(sums) <= _ROUNDING * scale, 0.0, sums)
     order = np.lexsort((sizes, sums))
@@ -144,17 +144,17 @@ def clustered_differences(
 def joined(
     differences: ClusteredDifferences, most: int, generator: np.random.Generator
 ) -> tuple[Floats, Floats, int]:
-    """At most so many clusters: more are joined at random, which costs hardly any power.
+    """Join clusters at random into at most `most` groups, which costs hardly any power.
 
     Args:
         differences: The clusters.
-        most: How many groups to join more than as many into.
-        generator: Of the groups.
+        most: The largest number of groups; fewer clusters are not joined.
+        generator: Random generator of the groups.
 
     Returns:
-        Sums and sizes, shape (clusters,) each, and their direction: -1 says that signs were
-        changed, so that B against A is resampled as A against B is; 0 that changing them makes
-        no difference.
+        Sums and sizes, shape (clusters,) each, and their direction: -1 if all signs were changed,
+        so that B against A is resampled exactly like A against B; 0 if changing them makes no
+        difference.
     """
     sums, sizes, direction = _oriented(differences)
     if sums.size <= most:
@@ -180,22 +180,22 @@ def _oriented(differences: ClusteredDifferences) -> tuple[Floats, Floats, int]:
 
 
 def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[float, str]:
-    """Two-sided paired permutation test of "A and B are equally good": swap A and B by cluster.
+    """Test "A and B are equally good" by permutation: swap A and B per cluster, two-sided.
 
-    The share of sign flips whose absolute sum is at least the one observed. Up to 16 clusters
-    with a difference are enumerated, and sums that are multiples of 1/d for a d up to 64, as those
-    of binary items and of means of d samples are, have their distribution convolved from
-    binomials; else 9,999 random flips give p = (1 + hits) / (1 + draws):
-    Phipson and Smyth (2010), Statistical Applications in Genetics and Molecular Biology 9:39. It
-    keeps its level for any number of clusters where A and B are exchangeable within clusters.
-    More than 20,000 clusters are first joined at random into as many groups, flipped whole.
+    The p-value is the share of sign flips whose absolute sum is at least the observed one. Up to 16
+    clusters with a difference are enumerated. Sums that are multiples of 1/d for a d up to 64, as
+    with binary items and means of d samples, have an exact distribution, convolved from binomials.
+    Otherwise 9,999 random flips give p = (1 + hits) / (1 + draws): Phipson and Smyth (2010),
+    Statistical Applications in Genetics and Molecular Biology 9:39. The test keeps its level for
+    any number of clusters if A and B are exchangeable within clusters. More than 20,000 clusters
+    are first joined at random into that many groups, whose signs are flipped together.
 
     Args:
         differences: The clusters.
-        seed: Of the random flips.
+        seed: Seed of the random flips.
 
     Returns:
-        The p-value, 1.0 without any difference, and the test's name.
+        The p-value (1.0 if no cluster differs) and the test's name.
     """
     sums = differences.sums[differences.sums != 0]
     if sums.size > _MOST_ENUMERATED:
@@ -217,7 +217,7 @@ def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[flo
 
 
 def _on_lattice(sizes: Floats) -> tuple[NDArray[np.int64], int] | None:
-    """The sizes as multiples of 1/d, and the smallest d that fits; None if there is none."""
+    """Return the sizes as multiples of 1/d, and the smallest such d; None if there is none."""
     for d in range(1, _FINEST + 1):
         multiples = np.rint(sizes * d)
         if multiples.sum() > _WIDEST:
@@ -228,7 +228,7 @@ def _on_lattice(sizes: Floats) -> tuple[NDArray[np.int64], int] | None:
 
 
 def _lattice_p_value(sizes: NDArray[np.int64], observed: int) -> float:
-    """P(|sum of signs times sizes| >= observed).
+    """Compute P(|sum of signs times sizes| >= observed).
 
     The sum is 2 X - sum of sizes, where X adds, for each distinct size, size times a binomial.
     """
@@ -241,16 +241,16 @@ def _lattice_p_value(sizes: NDArray[np.int64], observed: int) -> float:
     return min(1.0, float(law[np.abs(sums) >= observed].sum()))
 
 
-def _convolved(one: Floats, other: Floats) -> Floats:
-    if one.size * other.size <= _LONGEST_PRODUCT:  # relative errors stay those of rounding
-        return np.convolve(one, other)
-    length = one.size + other.size - 1
-    product = np.fft.irfft(np.fft.rfft(one, length) * np.fft.rfft(other, length), length)
+def _convolved(a: Floats, b: Floats) -> Floats:
+    if a.size * b.size <= _LONGEST_PRODUCT:  # unlike the FFT, this keeps relative errors small
+        return np.convolve(a, b)
+    length = a.size + b.size - 1
+    product = np.fft.irfft(np.fft.rfft(a, length) * np.fft.rfft(b, length), length)
     return np.asarray(np.maximum(product, 0.0), dtype=np.float64)
 
 
 def _flipped_sums(sizes: Floats, generator: np.random.Generator) -> Floats:
-    """Sums with random signs, (draws,): eight clusters at a time, by a table of 256 sums."""
+    """Compute sums with random signs, (draws,): eight clusters at a time, from a table of 256."""
     padded = np.concatenate((sizes, np.zeros(-sizes.size % 8)))
     signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1.0
     total = np.zeros(DRAWS)

@@ -1,4 +1,4 @@
-"""What steering gained on its target and what it cost elsewhere: metrics of scores."""
+"""Metrics of scores: the gain of steering on its target, and its cost on other domains."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .paired import PairedResult, as_pairs, compare_paired
 
 @dataclass(frozen=True, slots=True)
 class NonTargetChange:
-    """Change over the domains that were not steered for.
+    """The change over the domains that were not steered for.
 
     Attributes:
-        pooled: Mean change of all items, so each domain weighs by its items.
+        pooled: Mean change of all items, so that domains are weighted by their items.
         macro: Mean of the domains' changes.
-        worst: The lowest change of a domain. The lowest of several is below 0 by chance alone:
-            test the domains by `regressions` before saying that one lost.
-        worst_domain: Its name.
+        worst: The lowest change of a domain. The lowest of several is often below 0 by chance:
+            test the domains by `regressions` before claiming a drop.
+        worst_domain: The name of that domain.
     """
 
     pooled: float
@@ -31,22 +31,22 @@ class NonTargetChange:
 
 
 def target_gain(base: ArrayLike, steered: ArrayLike) -> float:
-    """Mean score steered minus base on the target's items, shape (n,) each."""
+    """Compute the mean score of steered minus base on the target's items, shape (n,) each."""
     a, b, _ = as_pairs(base, steered)
     return float(b.mean(dtype=np.float64) - a.mean(dtype=np.float64))
 
 
 def non_target_change(domains: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> NonTargetChange:
-    """Change on the non-target domains.
+    """Compute the change on the non-target domains.
 
     Args:
-        domains: For each domain the scores of base and steered, shape (its items,) each.
+        domains: For each domain the scores of base and steered, shape (items,) each.
 
     Returns:
         The change.
 
     Raises:
-        ValueError: If there is no domain, or scores are not as `compare_paired` wants them.
+        ValueError: If there is no domain, or scores are not valid for `compare_paired`.
     """
     if not domains:
         raise ValueError("there is no non-target domain; give at least one.")
@@ -63,10 +63,10 @@ def non_target_change(domains: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Non
 
 
 def retention(base: ArrayLike, steered: ArrayLike) -> float:
-    """Share of base's score that steering keeps: mean steered over mean base, shape (n,) each.
+    """Compute the share of base's score that steering keeps: mean steered over mean base.
 
-    1 is all, and more than 1 a rise; NaN where base scores 0. A guessing model keeps much of a
-    low score, so read it beside the change in points.
+    Scores have shape (n,) each. 1 means that all is kept, more than 1 is a gain; NaN if base scores
+    0. A model that guesses keeps much of a low score, so read it with the change in points.
     """
     a, b, _ = as_pairs(base, steered)
     before = float(a.mean(dtype=np.float64))
@@ -76,17 +76,17 @@ def retention(base: ArrayLike, steered: ArrayLike) -> float:
 def gain_over_control(
     control: ArrayLike, variant: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0
 ) -> PairedResult:
-    """Gain of a variant less the gain of its control, tested on the target's items.
+    """Compare the gain of a variant with the gain of its control on the target's items.
 
-    Base's score cancels, so this is variant against control. With a placebo (random experts, as
-    strong) it is the gain that the choice of experts explains; with another domain's experts
-    the specificity of the domain's own.
+    Base's score cancels, so this compares variant and control. With a placebo (random experts at
+    the same strength) the difference is the gain that the choice of experts explains; with another
+    domain's experts it is the specificity of the target's experts.
 
     Args:
         control: Shape (n,), scores of the control.
         variant: Shape (n,), scores of the variant on the same items.
-        clusters: As `compare_paired`.
-        seed: As `compare_paired`.
+        clusters: As in `compare_paired`.
+        seed: As in `compare_paired`.
 
     Returns:
         The comparison; ``delta`` is the difference of gains.

@@ -1,4 +1,4 @@
-"""Several tests at once."""
+"""Adjusts p-values for multiple tests."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     if raw.ndim != 1:
         raise ValueError(f"p_values has shape {raw.shape}; give shape (m,), one value per test.")
     _check_range(raw)
-    # statsmodels' multipletests does the same, and collects garbage each time (0.05 s and more).
+    # statsmodels' multipletests does the same, but runs the garbage collector (0.05 s or more).
     order = np.argsort(raw, kind="stable")
     stepped = np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1))
     adjusted = np.empty_like(raw)

@@ -1,4 +1,4 @@
-"""Is B at most a margin worse than A?"""
+"""Tests whether B is worse than A by less than a margin."""
 
 import math
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from .paired import (
 
 @dataclass(frozen=True, slots=True)
 class NonInferiority:
-    """Outcome of a one-sided test that system B is not worse than A by a margin.
+    """The outcome of a one-sided test that system B is not worse than A by a margin.
 
     Attributes:
         n: Number of items.
         delta: Score of B minus score of A.
-        margin: The drop that would still be tolerated, in units of the score.
+        margin: The tolerated drop, in units of the score.
         alpha: One-sided significance level.
-        lower_bound: One-sided lower confidence bound of ``delta`` at level 1 - alpha; NaN where
-            there is none.
+        lower_bound: One-sided lower confidence bound of ``delta`` at level 1 - alpha; NaN if there
+            is none.
         p_value: One-sided p-value of "B is worse by the margin or more".
         holds: Whether non-inferiority is shown: ``lower_bound > -margin``, equivalently
             ``p_value < alpha``. If False, nothing is shown; a drop is not proven.
         gained: Items on which B scores more than A.
         lost: Items on which B scores less than A.
         test: Name of the test behind ``p_value``.
-        clusters: Number of clusters, ``n`` if items stand alone.
+        clusters: Number of clusters; ``n`` if items are independent.
     """
 
     n: int
@@ -61,17 +61,17 @@ def non_inferiority(
 ) -> NonInferiority:
     """Test H0: score_b - score_a <= -margin against "B is less than the margin worse".
 
-    Scores of 0 and 1 alone, items on their own: Tango's score test and the matching interval,
-    Tango (1998), Statistics in Medicine 17:891-908. Enumerated exactly for 30 to 300 items with a
-    true difference of -margin, margins up to 0.1 and up to half of the items changed, it wrongly
-    holds with probability at most 0.029 at alpha 0.025 (300 items: 0.026). At alpha 0.05 the worst
-    is 0.074 (30 items, 0.066 for 300), where items are only lost and never gained.
+    Independent items with scores of 0 and 1: Tango's score test and the matching interval, Tango
+    (1998), Statistics in Medicine 17:891-908. Enumerated exactly for 30 to 300 items with a true
+    difference of -margin, margins up to 0.1 and up to half of the items changed, its type-I error
+    is at most 0.029 at alpha 0.025 (300 items: 0.026). At alpha 0.05 the largest is 0.074 (30
+    items, 0.066 for 300), where items are only lost and never gained.
 
-    Anything else: the BCa bootstrap's lower bound by clusters (`bounds`) and the p-value that
+    All other scores: the BCa bootstrap's lower bound over clusters (`bounds`) and the p-value that
     inverts it. Simulated with a true drop of the margin, 0.05, alpha 0.025 (0.05) and 30 to 500
-    items or clusters with scores in [0, 1], it wrongly holds in 0 to 2.6 % (0 to 4.7 %) of runs.
-    Unbounded scores whose differences have a long tail of losses (lognormal) are its weak place:
-    2.7 % (6.3 %) with 30 items, 1.5 % (4.3 %) with 100, but 9 % (13 %) with 10. See
+    items or clusters with scores in [0, 1], its type-I error is 0 to 2.6 % (0 to 4.7 %). It is
+    larger for unbounded scores whose differences have a long tail of losses (lognormal): 2.7 %
+    (6.3 %) with 30 items, 1.5 % (4.3 %) with 100, but 9 % (13 %) with 10. See
     `reports/calibration`.
 
     Args:
@@ -79,17 +79,17 @@ def non_inferiority(
             or a score, more is better.
         score_b: The same for B, on the same items in the same order.
         margin: The tolerated drop, in units of the score; in [0, 1) if scores are in [0, 1]. 0
-            asks whether B is better.
+            tests whether B is better.
         alpha: One-sided significance level, in (0, 0.25].
-        clusters: Shape (n,), a label per item, shared by items that may share luck.
-        seed: Of the resamples.
+        clusters: Shape (n,), a label per item; items that may depend on each other share one.
+        seed: Seed of the resamples.
 
     Returns:
         The outcome. Without a bound (one cluster, or unbounded scores that do not differ at all)
-        it does not hold and p is 1.
+        non-inferiority is not shown and p is 1.
 
     Raises:
-        ValueError: If ``margin`` or ``alpha`` is out of range, or as `compare_paired`.
+        ValueError: If ``margin`` or ``alpha`` is out of range, or as in `compare_paired`.
     """
     a, b, codes = as_pairs(score_a, score_b, clusters)
     differences = clustered_differences(a, b, codes)
@@ -133,8 +133,8 @@ def _score_test(counts: PairedCounts, margin: float, alpha: float) -> tuple[floa
 
 
 def _beside(threshold: float, bound: float, *, above: bool) -> float:
-    # Bound and p-value are the same test; only rounding (about 1e-12) and the steps between
-    # resamples can put them on different sides of the threshold, and they must not disagree.
+    # Bound and p-value are one test and must agree. Only rounding (about 1e-12) and the steps
+    # between resamples can put them on different sides of the threshold.
     if math.isnan(bound):
         return bound
     return max(bound, math.nextafter(threshold, 1)) if above else min(bound, threshold)

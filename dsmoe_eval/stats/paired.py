@@ -1,4 +1,4 @@
-"""Two systems on the same items: counts of pairs, the test, the interval."""
+"""Paired comparison of two systems on the same items: counts of pairs, test and interval."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .power import smallest_effect
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """How two systems, A (the baseline) and B, fare on the same items.
+    """Counts of right and wrong items of two systems, A (the baseline) and B.
 
     Attributes:
         n: Number of items, at least 1.
@@ -30,7 +30,7 @@ class PairedCounts:
         lost: Items that A gets right and B wrong.
 
     Raises:
-        ValueError: If no such set of items can exist.
+        ValueError: If no set of items can have these counts.
     """
 
     n: int
@@ -39,7 +39,7 @@ class PairedCounts:
     lost: int
 
     def __post_init__(self) -> None:
-        """Refuse counts that no set of items can have."""
+        """Check that a set of items can have these counts."""
         if self.n < 1:
             raise ValueError(f"n is {self.n}; compare at least one item.")
         if not 0 <= self.lost <= self.right_a:
@@ -55,22 +55,22 @@ class PairedCounts:
 
     @property
     def delta(self) -> float:
-        """Score of B minus score of A, a fraction in [-1, 1]."""
+        """The score of B minus the score of A, a fraction in [-1, 1]."""
         return (self.gained - self.lost) / self.n
 
     @property
     def discordance(self) -> float:
-        """Share of items on which A and B differ, in [0, 1]."""
+        """The share of items on which A and B differ, in [0, 1]."""
         return (self.gained + self.lost) / self.n
 
     @property
     def score_a(self) -> float:
-        """Share of items that A gets right."""
+        """The share of items that A gets right."""
         return self.right_a / self.n
 
     @property
     def score_b(self) -> float:
-        """Share of items that B gets right."""
+        """The share of items that B gets right."""
         return (self.right_a + self.gained - self.lost) / self.n
 
 
@@ -83,16 +83,16 @@ class PairedResult:
         score_a: Mean score of A; for binary items the share that A gets right.
         score_b: Mean score of B.
         delta: ``score_b - score_a``.
-        ci95: 95 % interval of ``delta``; see `compare_paired` for its kind. Two NaN where
-            there is none.
+        ci95: 95 % interval of ``delta``; see `compare_paired` for its kind. Two NaN if there
+            is none.
         p_value: Two-sided p-value of "A and B are equally good".
         test: Name of the test behind ``p_value``.
         gained: Items on which B scores more than A; for binary ones, that only B gets right.
         lost: Items on which B scores less than A.
-        mde80: Smallest difference that this test finds with 80 % power at alpha 0.05, given
-            as many items and the observed discordance or spread; NaN where no difference can
-            be found, or nothing varies by which to tell.
-        clusters: Number of clusters, ``n`` if items stand alone.
+        mde80: Minimum detectable effect: the smallest difference that this test detects with 80 %
+            power at alpha 0.05, given the number of items and the observed discordance or
+            standard error; NaN if no difference can be detected or nothing varies.
+        clusters: Number of clusters; ``n`` if items are independent.
     """
 
     n: int
@@ -113,24 +113,24 @@ def compare_paired(
 ) -> PairedResult:
     """Compare B with A on the same items, in the same order, by the test that fits the scores.
 
-    Scores of 0 and 1 alone, items on their own: mid-p McNemar test and Tango's interval.
+    Independent items with scores of 0 and 1: the mid-p McNemar test and Tango's interval.
 
-    Anything else (means of several samples, log-likelihoods, bits per byte, clusters): the
+    All other scores (means of several samples, log-likelihoods, bits per byte, clusters): the
     sign-flip permutation test of whole clusters (`sign_flip_p_value`), their BCa bootstrap
-    interval (`bounds`), and an ``mde80`` of 2.80 standard errors. Test and interval are no inverses
-    of each other, so the interval may hold 0 where p is below 0.05. Where no cluster differs p is 1
-    and the interval, of scores in [0, 1], that of as many unchanged binary items. There is none
-    for one cluster, nor for unbounded scores that do not differ at all.
+    interval (`bounds`), and an ``mde80`` of 2.80 standard errors. Test and interval do not invert
+    each other, so the interval may contain 0 although p is below 0.05. If no cluster differs, p is
+    1, and for scores in [0, 1] the interval is that of as many unchanged binary items. There is no
+    interval for one cluster, nor for unbounded scores that do not differ at all.
 
     Args:
         score_a: Shape (n,), finite; 1 or True where A is right and 0 or False where it is wrong,
             or a score, more is better.
         score_b: The same for B.
-        clusters: Shape (n,), a label per item, shared by items that may share luck.
-        seed: Of random sign flips and resamples.
+        clusters: Shape (n,), a label per item; items that may depend on each other share one.
+        seed: Seed of random sign flips and resamples.
 
     Returns:
-        The difference with its 95 % interval, the test and what n can show.
+        The difference with its 95 % interval, the test and the minimum detectable effect.
 
     Raises:
         ValueError: If shapes disagree, there is no item, or a score or label is missing.
@@ -212,7 +212,7 @@ def as_pairs(
 
 
 def is_binary(scores: NDArray[Any]) -> bool:
-    """Whether all scores are 0 or 1."""
+    """Return whether all scores are 0 or 1."""
     return bool(((scores == 0) | (scores == 1)).all())
 
 
@@ -227,12 +227,12 @@ def _as_right(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
 
 
 def mcnemar_midp(gained: int, lost: int) -> float:
-    """Two-sided mid-p McNemar test of "a change is as often a gain as a loss".
+    """Test "a change is as often a gain as a loss" by the two-sided mid-p McNemar test.
 
-    The probability, under gained ~ Binomial(gained + lost, 1/2), of a more lopsided split plus
-    half that of one as lopsided: Fagerland, Lydersen and Laake (2013), BMC Medical Research
-    Methodology 13:91. At alpha 0.05 its type-I error, enumerated exactly for sizes from 5 to
-    2000, stays below 0.05 wherever at most half of the items change. It is conservative for few
+    The p-value is the probability, under gained ~ Binomial(gained + lost, 1/2), of a more unequal
+    split plus half that of an equally unequal one: Fagerland, Lydersen and Laake (2013), BMC
+    Medical Research Methodology 13:91. At alpha 0.05 its type-I error, enumerated exactly for sizes
+    from 5 to 2000, is below 0.05 if at most half of the items change. It is conservative for few
     changed items (0.009 for 30 items and 10 % changed) and liberal only where nearly all change
     (0.057 for 100 items, at worst 0.077, for 16).
 
@@ -253,15 +253,15 @@ def mcnemar_midp(gained: int, lost: int) -> float:
         return 1.0
     if gained == lost:
         return 1.0 - float(binom.pmf(fewer, changed, 0.5)) / 2
-    # Both tails and half of both point probabilities, without a difference that could round
-    # to below zero.
+    # Both tails and half of both point probabilities, without a subtraction that could round
+    # below zero.
     return float(binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5))
 
 
 def tango_z(counts: PairedCounts, null_delta: float) -> float:
-    """Tango's score statistic for H0: score_b - score_a = null_delta.
+    """Compute Tango's score statistic for H0: score_b - score_a = null_delta.
 
-    Approximately standard normal under H0, positive where B does better than H0 says. Tango
+    It is approximately standard normal under H0, and positive if B is better than under H0. Tango
     (1998), Statistics in Medicine 17:891-908; at ``null_delta`` 0 its square is McNemar's
     statistic without continuity correction.
 
@@ -270,8 +270,8 @@ def tango_z(counts: PairedCounts, null_delta: float) -> float:
         null_delta: The difference under H0, a fraction in [-1, 1].
 
     Returns:
-        The statistic; infinite where H0 rules the counts out (``null_delta`` 1 or -1), and 0
-        where H0 leaves no variance but fits the counts exactly.
+        The statistic; infinite if the counts are impossible under H0 (``null_delta`` 1 or -1), and
+        0 if H0 leaves no variance but fits the counts exactly.
 
     Raises:
         ValueError: If ``null_delta`` is not in [-1, 1].
@@ -294,10 +294,10 @@ def _z_above(n: int, gained: int, lost: int, null_delta: float) -> float:
 
 
 def _constrained_loss_rate(n: int, gained: int, lost: int, null_delta: float) -> float:
-    """The likeliest P(lost) given that P(gained) - P(lost) = null_delta >= 0 (Tango 1998).
+    """Estimate P(lost) by maximum likelihood given P(gained) - P(lost) = null_delta >= 0.
 
-    The likelihood equation is 2 n q^2 - b q - lost * null_delta * (1 - null_delta) = 0; only
-    its larger root is a probability.
+    Tango (1998). The likelihood equation is 2 n q^2 - b q - lost * null_delta * (1 - null_delta) =
+    0; only its larger root is a probability.
     """
     b = gained + lost - null_delta * (2 * n - gained + lost)
     constant = 8 * n * lost * null_delta * (1 - null_delta)
@@ -306,12 +306,13 @@ def _constrained_loss_rate(n: int, gained: int, lost: int, null_delta: float) ->
 
 
 def tango_interval(counts: PairedCounts, level: float = 0.95) -> tuple[float, float]:
-    """Tango's score interval for score_b - score_a: all differences the test lets stand.
+    """Compute Tango's score interval for score_b - score_a.
 
-    Tango (1998), Statistics in Medicine 17:891-908. Enumerated exactly at level 0.95 for
-    30, 100 and 300 items and probabilities of gain and of loss up to 0.5, it covers the true
-    difference with probability 0.950 to 0.952 on average and 0.927 at worst (100 items, 5.5 %
-    lost, none gained); it falls below 0.94 only where changes are rare or mostly go one way.
+    It contains all differences that the score test does not reject. Tango (1998), Statistics in
+    Medicine 17:891-908. Enumerated exactly at level 0.95 for 30, 100 and 300 items and
+    probabilities of gain and of loss up to 0.5, it covers the true difference with probability
+    0.950 to 0.952 on average and 0.927 at worst (100 items, 5.5 % lost, none gained); it falls
+    below 0.94 only where changes are rare or mostly go one way.
 
     Args:
         counts: The pairs.

@@ -1,8 +1,8 @@
-"""Do documents of a domain use a unit more than documents of the rest do? Labels are shuffled.
+"""Permutation tests of excess use: does a domain use a unit more than all other domains do?
 
 A unit is anything that a token uses or does not use; here, a (layer, expert). The tokens of one
-document resemble each other, so whole documents are the units of sampling: shuffling tokens would
-call nearly every expert specific to something (see `reports/existence/calibration.md`).
+document resemble each other, so the labels of whole documents are shuffled: shuffling tokens would
+declare nearly every expert specific to a domain (see `reports/existence/calibration.md`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """How often each unit is used in each document, and each document's domain.
+    """Counts of the uses of each unit in each document, and each document's domain.
 
     Attributes:
-        used: Shape (documents, units), tokens of the document that use the unit.
-        tokens: Shape (documents,), tokens of the document, at least 1.
+        used: Shape (documents, units), number of the document's tokens that use the unit.
+        tokens: Shape (documents,), number of the document's tokens, at least 1.
         labels: Shape (documents,), the document's domain: 0 to domains - 1, each at least twice.
 
     Raises:
-        ValueError: If shapes disagree, a count is impossible, there are fewer than two domains,
-            or a domain has fewer than two documents, which leave its variance unknown.
+        ValueError: If shapes differ, a count is impossible, there are fewer than two domains, or a
+            domain has fewer than two documents, so that its variance is unknown.
     """
 
     used: NDArray[np.int64]
@@ -42,7 +42,7 @@ class DocumentCounts:
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be tested."""
+        """Check that the counts can be tested."""
         documents = self.tokens.size
         if self.used.ndim != 2 or not self.used.shape[0] == self.labels.size == documents > 0:
             raise ValueError(
@@ -60,7 +60,7 @@ class DocumentCounts:
             raise ValueError(f"labels holds {self.labels.min()}; domains are numbered from 0.")
         sizes = np.bincount(self.labels)
         if sizes.size < 2:
-            raise ValueError("there is one domain; compare at least two.")
+            raise ValueError("there is only one domain; give at least two.")
         if sizes.min() < 2:
             raise ValueError(
                 f"domain {sizes.argmin()} has {sizes.min()} document(s); whole documents are "
@@ -69,22 +69,22 @@ class DocumentCounts:
 
     @property
     def domains(self) -> int:
-        """Number of domains."""
+        """The number of domains."""
         return int(self.labels.max()) + 1
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Shape (domains,), documents of each domain."""
+        """The number of documents of each domain, shape (domains,)."""
         return np.bincount(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class ExcessUse:
-    """Use by a domain's tokens and by all others; rates are uses over tokens, both summed.
+    """The use rates of a domain and of all others; a rate is summed uses over summed tokens.
 
     Attributes:
         rate: Shape (domains, units), share of the domain's tokens that use the unit.
-        rest_rate: The same of all other domains' tokens, pooled.
+        rest_rate: Shape (domains, units), the share of all other domains' tokens, pooled.
         difference: ``rate - rest_rate``.
         lift: See `lift_of`.
     """
@@ -96,24 +96,26 @@ class ExcessUse:
 
 
 def excess_use(counts: DocumentCounts) -> ExcessUse:
-    """Effect sizes of every domain and unit, over all documents."""
-    own = np.stack([counts.used[counts.labels == d].sum(0) for d in range(counts.domains)])
+    """Compute the effect sizes of every domain and unit, over all documents."""
+    uses = np.stack([counts.used[counts.labels == d].sum(0) for d in range(counts.domains)])
     tokens = np.bincount(counts.labels, weights=counts.tokens)[:, None]
-    rest, rest_tokens = own.sum(0) - own, tokens.sum() - tokens
-    rate, rest_rate = own / tokens, rest / rest_tokens
+    rest, rest_tokens = uses.sum(0) - uses, tokens.sum() - tokens
+    rate, rest_rate = uses / tokens, rest / rest_tokens
     return ExcessUse(rate, rest_rate, rate - rest_rate, lift_of(rate, rest_rate, rest_tokens))
 
 
 def lift_of(rate: Floats, rest_rate: Floats, rest_tokens: Floats) -> Floats:
-    """``rate / rest_rate``, finite: no use by the rest counts as half a use, none at all is 1.
+    """Compute ``rate / rest_rate`` without infinities.
+
+    No use by the rest counts as half a use; if neither uses the unit the lift is 1.
 
     Args:
         rate: Any shape, share of a domain's tokens.
-        rest_rate: Same shape, share of the rest's tokens.
-        rest_tokens: Broadcastable to it, tokens of the rest.
+        rest_rate: Same shape, share of the other domains' tokens.
+        rest_tokens: Broadcastable to that shape, number of the other domains' tokens.
 
     Returns:
-        The same shape.
+        The lift, in the same shape.
     """
     lift: Floats = rate / np.maximum(rest_rate, 0.5 / rest_tokens)
     return np.where((rate == 0) & (rest_rate == 0), 1.0, lift)
@@ -125,7 +127,7 @@ def permutation_p_values(
     permutations: int = 9999,
     on_block: Callable[[int], None] = lambda _permutations: None,
 ) -> Floats:
-    """One-sided p-values of "the domain's documents use the unit no more than the rest do".
+    """Compute one-sided p-values of "the domain uses the unit no more than the rest does".
 
     The statistic is the rate difference over its standard error (the two ratio estimators' by
     linearisation, documents independent), and p = (1 + #{shuffled >= observed}) / (permutations +
@@ -134,15 +136,15 @@ def permutation_p_values(
     labels are exchangeable. Dividing by the standard error keeps it near its level where domains
     only differ in the length or the spread of their documents (Janssen 1997, Statistics and
     Probability Letters 36:9; Chung and Romano 2013, Annals of Statistics 41:484); the bare rate
-    difference does not, and wrongly finds experts of a domain whose texts are short.
+    difference does not, and gives false discoveries for a domain with short texts.
 
-    Sums are of whole numbers and exact, up to 9e7 tokens in all; ties count against a discovery.
+    Sums are exact, for up to 9e7 tokens in total; ties count against a discovery.
 
     Args:
-        counts: What was counted.
-        generator: Of the shuffles.
-        permutations: How many shuffles, at least 1.
-        on_block: Told the number of shuffles done, for a progress bar.
+        counts: Uses and tokens per document.
+        generator: Random generator of the shuffles.
+        permutations: Number of shuffles, at least 1.
+        on_block: Called with the number of shuffles done, for a progress bar.
 
     Returns:
         Shape (domains, units), in [1 / (permutations + 1), 1]. A unit that is never used, or by
@@ -167,16 +169,16 @@ def permutation_p_values(
 
 
 def fewest_discoveries(hypotheses: int, permutations: int, level: float) -> int:
-    """The smallest number of discoveries that Benjamini and Hochberg's rule can declare.
+    """Compute the smallest number of discoveries that Benjamini and Hochberg's rule can declare.
 
-    With p-values of at least 1 / (permutations + 1), k discoveries need k * level / hypotheses to
-    be as large. A model in which fewer experts are specific shows none: shuffle more often.
+    P-values are at least 1 / (permutations + 1), so k discoveries need k * level / hypotheses to be
+    at least that. If fewer experts are specific, none is discovered: use more permutations.
     """
     return max(1, math.ceil(hypotheses / (level * (permutations + 1)) - _ROUNDING))
 
 
 class _Sums(NamedTuple):
-    """Sums over a group of documents, with u uses and t tokens: (groups, 1) or (groups, units)."""
+    """Sums over groups of documents with u uses and t tokens, (groups, 1) or (groups, units)."""
 
     n: Floats
     t: Floats
@@ -186,20 +188,23 @@ class _Sums(NamedTuple):
     ut: Floats
 
     def without(self, other: _Sums) -> _Sums:
-        return _Sums(*(all_ - own for all_, own in zip(self, other, strict=True)))
+        return _Sums(*(total - part for total, part in zip(self, other, strict=True)))
 
     def rate_variance(self) -> Floats:
-        """Of the ratio estimator sum(u) / sum(t): n / (n - 1) * sum((u - rate t)^2) / sum(t)^2."""
+        """Compute the variance of the ratio estimator sum(u) / sum(t).
+
+        It is n / (n - 1) * sum((u - rate t)^2) / sum(t)^2.
+        """
         rate = self.u / self.t
         size = self.uu + rate * rate * self.tt
         squares = size - 2 * rate * self.ut
-        # Rounding must not tell apart groups in which every document has the same rate.
+        # A group in which every document has the same rate must have variance 0 despite rounding.
         squares[squares <= _ROUNDING**1.5 * size] = 0.0
         return squares * (self.n / ((self.n - 1) * self.t * self.t))
 
 
 class _Summation:
-    """Sums over groups of documents by matrix products, exact since all terms are whole."""
+    """Sums over groups of documents by matrix products, exact because all terms are integers."""
 
     def __init__(self, counts: DocumentCounts) -> None:
         tokens = counts.tokens[:, None].astype(np.int64)
@@ -209,22 +214,22 @@ class _Summation:
         self._all = _Sums(*(part.sum(0, dtype=np.float64)[None] for part in self._parts))
 
     def statistic(self, member: NDArray[np.bool_]) -> Floats:
-        """Studentised rate difference, (groups, units), of groups given as (groups, documents)."""
-        own = _Sums(*((member.astype(p.dtype) @ p).astype(np.float64) for p in self._parts))
-        rest = self._all.without(own)
-        difference = (own.u * self._all.t - self._all.u * own.t) / (own.t * rest.t)
-        variance = own.rate_variance() + rest.rate_variance()
+        """Compute the studentised rate difference, (groups, units), of (groups, documents)."""
+        sums = _Sums(*((member.astype(p.dtype) @ p).astype(np.float64) for p in self._parts))
+        rest = self._all.without(sums)
+        difference = (sums.u * self._all.t - self._all.u * sums.t) / (sums.t * rest.t)
+        variance = sums.rate_variance() + rest.rate_variance()
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(difference == 0, 0.0, difference / np.sqrt(variance))
 
 
 def _exact(part: NDArray[np.int64]) -> NDArray[Any]:
-    """The narrowest floats in which every partial sum over documents is exact."""
+    """Convert to the narrowest floats in which every partial sum over documents is exact."""
     small = part.sum(0).max() <= _EXACT_FLOAT32
     return part.astype(np.float32 if small else np.float64)
 
 
 def _beatable(observed: Floats) -> Floats:
-    """The observed statistic, lowered by what rounding may add to an equal one."""
+    """Lower the observed statistic by the possible rounding error of an equal one."""
     lowered: Floats = observed[0] * (1 - _ROUNDING * np.sign(observed[0]))
     return lowered

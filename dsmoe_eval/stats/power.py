@@ -1,4 +1,4 @@
-"""What a number of items can show: power of the mid-p McNemar test, smallest effect found."""
+"""Power analysis: power of the mid-p McNemar test, detectable effect, and number of items."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _LARGEST_TABLE = 2**15
 
 
 def midp_power(n: int, delta: float, discordance: float, alpha: float = 0.05) -> float:
-    """Exact power of the two-sided mid-p McNemar test.
+    """Compute the exact power of the two-sided mid-p McNemar test.
 
     The number of changed items is Binomial(n, discordance), the number of gains among m changed
     ones Binomial(m, (1 + delta / discordance) / 2), and the test rejects where the mid-p value
@@ -46,20 +46,20 @@ def midp_power(n: int, delta: float, discordance: float, alpha: float = 0.05) ->
 
 
 def smallest_effect(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest difference of scores that the mid-p McNemar test finds with a given power.
+    """Compute the smallest score difference that the mid-p McNemar test detects with given power.
 
-    Exact up to 1e-6. A difference above ``discordance`` is possible only if more items than
+    It is exact up to 1e-6. A difference above ``discordance`` is possible only if more items than
     that change, so discordance is taken as max(discordance, difference). For many items it is
     near 2.8 * sqrt(discordance / n) at the defaults.
 
     Args:
         n: Number of items.
         discordance: Share of items on which the systems differ, in [0, 1].
-        power: Wanted probability that the test rejects, in (alpha, 1).
+        power: Required probability that the test rejects, in (alpha, 1).
         alpha: Two-sided significance level, in (0, 0.25].
 
     Returns:
-        The difference, a fraction in [0, 1]; NaN where even a difference of 1 is not found
+        The difference, a fraction in [0, 1]; NaN if even a difference of 1 is not detected
         (fewer than 5 items at alpha 0.05).
 
     Raises:
@@ -73,17 +73,17 @@ def smallest_effect(n: int, discordance: float, power: float = 0.8, alpha: float
 def items_needed(
     effect: float, discordance: float, *, alpha: float = 0.05, power: float = 0.8
 ) -> int:
-    """How many binary items the mid-p McNemar test needs to find a difference.
+    """Compute how many binary items the mid-p McNemar test needs to detect a difference.
 
-    The number at which `midp_power` passes `power`, by bisection. Power rises with n but for
-    steps of the binomial distribution, largest where every item changes. For many items the
-    number is near 7.85 * discordance / effect^2 at the defaults.
+    It is the number at which `midp_power` reaches `power`, by bisection. Power rises with n except
+    for steps of the binomial distribution, which are largest if every item changes. For many items
+    the number is near 7.85 * discordance / effect^2 at the defaults.
 
     Args:
-        effect: True difference of scores, a fraction; its sign does not matter, 0 is not found.
+        effect: True difference of scores, a fraction; its sign does not matter, and it is not 0.
         discordance: True share of items on which the systems differ, in [abs(effect), 1].
         alpha: Two-sided significance level, in (0, 0.25].
-        power: Wanted probability that the test rejects, in (alpha, 1).
+        power: Required probability that the test rejects, in (alpha, 1).
 
     Returns:
         The number of items.
@@ -100,11 +100,11 @@ def items_needed(
 
 @dataclass(frozen=True, slots=True)
 class SampleVariance:
-    """Where the spread of differences comes from; variances of B minus A.
+    """The variance components of the differences B minus A.
 
     Attributes:
-        items: Between items, of the difference of their expected scores.
-        samples: Within an item, of the difference of one sample each.
+        items: Variance between items, of the difference of their expected scores.
+        samples: Variance within an item, of the difference of one sample of each system.
     """
 
     items: float
@@ -112,7 +112,7 @@ class SampleVariance:
 
 
 def sample_variance(samples_a: ArrayLike, samples_b: ArrayLike) -> SampleVariance:
-    """Split the spread of a pilot run's differences into items' and samples' (one-way ANOVA).
+    """Split the variance of a pilot run's differences into items and samples (one-way ANOVA).
 
     Args:
         samples_a: Shape (n, k), scores of A: n items of at least two samples, n at least 2.
@@ -122,13 +122,13 @@ def sample_variance(samples_a: ArrayLike, samples_b: ArrayLike) -> SampleVarianc
         The variances; `SampleVariance.items` is at least 0.
 
     Raises:
-        ValueError: If a shape is another.
+        ValueError: If a shape is not valid.
     """
     a, b = np.asarray(samples_a, dtype=np.float64), np.asarray(samples_b, dtype=np.float64)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or min(*a.shape, *b.shape) < 2:
         raise ValueError(
             f"samples_a has shape {a.shape} and samples_b {b.shape}; give (items, samples), the "
-            "same items and at least two of either."
+            "same items and at least two items and samples."
         )
     within_a, within_b = a.var(axis=1, ddof=1).mean(), b.var(axis=1, ddof=1).mean()
     noise = within_a / a.shape[1] + within_b / b.shape[1]
@@ -144,17 +144,17 @@ def items_needed_of_samples(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """How many items of so many samples each are needed to find a difference of means.
+    """Compute how many items, with k samples each, are needed to detect a difference of means.
 
-    By the paired t-test, near which the permutation test comes: item differences have variance
-    ``items + samples / k``, so more samples help until items' own spread is left.
+    The paired t-test is used, as an approximation of the permutation test: item differences have
+    variance ``items + samples / k``, so more samples help until the items' variance dominates.
 
     Args:
-        effect: True difference of scores; its sign does not matter, 0 is not found.
-        variance: Of `sample_variance` or a guess, not both 0.
-        samples: Samples of each item, k, at least 1.
+        effect: True difference of scores; its sign does not matter, and it is not 0.
+        variance: From `sample_variance` or a guess; not both components are 0.
+        samples: Samples per item, k, at least 1.
         alpha: Two-sided significance level, in (0, 0.25].
-        power: Wanted probability that the test rejects, in (alpha, 1).
+        power: Required probability that the test rejects, in (alpha, 1).
 
     Returns:
         The number of items, at least 2.
@@ -208,17 +208,17 @@ def _smallest_effect(n: int, discordance: float, power: float, alpha: float) -> 
 
     if surplus(1.0) < 0:
         return math.nan
-    # The test's own error rate can reach a power asked for just above alpha.
+    # The test's type-I error can reach a required power just above alpha.
     if surplus(0.0) >= 0:
         return 0.0
     return float(brentq(surplus, 0.0, 1.0, xtol=_DELTA_TOLERANCE))
 
 
 def _power(n: int, delta: float, discordance: float, alpha: float) -> float:
-    # Too rare a change to count; scipy's binomial overflows for probabilities near 1e-308.
+    # Such rare changes do not matter, and scipy's binomial overflows near 1e-308.
     if n * discordance < _TAIL:
         return 0.0
-    # As binom.ppf and binom.pmf, whose checks take longer than these.
+    # The same as binom.ppf and binom.pmf, without their slow argument checks.
     tails = bdtrik((_TAIL, 1 - _TAIL), n, discordance)
     first, last = max(0, math.floor(tails[0])), min(n, math.ceil(tails[1]))
     changed = np.arange(first, last + 1)
@@ -233,7 +233,7 @@ def _power(n: int, delta: float, discordance: float, alpha: float) -> float:
 
 
 def _most_of(n: int, changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
-    """`_most_against` of some counts up to n; of few items all at once, to be kept."""
+    """Return `_most_against` of counts up to n; for small n from a cached table."""
     if n > _LARGEST_TABLE:
         return _most_against(changed, alpha)
     return _table(1 << int(n).bit_length(), alpha)[changed]
@@ -241,12 +241,12 @@ def _most_of(n: int, changed: NDArray[np.int64], alpha: float) -> NDArray[np.int
 
 @lru_cache(maxsize=64)
 def _table(size: int, alpha: float) -> NDArray[np.int64]:
-    """For 0 to size - 1 changed items; the next power of two above n serves every such n."""
+    """Compute `_most_against` for 0 to size - 1 changed items; size is a power of two above n."""
     return _most_against(np.arange(size), alpha)
 
 
 def _most_against(changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
-    """The rejection region: for each number of changed items the largest smaller count.
+    """Compute the rejection region: the largest smaller count for each number of changed items.
 
     Args:
         changed: Shape (m,), numbers of changed items.
@@ -254,7 +254,7 @@ def _most_against(changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]
 
     Returns:
         Shape (m,): the test rejects if and only if min(gained, lost) is at most this; -1
-        where it never does.
+        if it never does.
     """
     # The mid-p value of k is the sum of the distribution function at k and k - 1. It is below
     # alpha one short of the alpha/2 quantile, and at the quantile itself perhaps.

@@ -1,4 +1,4 @@
-"""Several domains, seeds or models at once: pooled with a warning, averaged, summarised."""
+"""Comparisons over several domains, seeds or models: pooled, averaged or summarised."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .paired import PairedResult, as_pairs, compare_paired
 
 @dataclass(frozen=True, slots=True)
 class StrataResult:
-    """B against A over several strata, such as domains.
+    """The comparison of B with A over several strata, such as domains.
 
     Attributes:
-        pooled: All items together, so each stratum weighs by its items.
-        strata: Names of the strata, sorted.
-        results: Each stratum on its own, in that order.
+        pooled: The comparison of all items, so that strata are weighted by their items.
+        strata: The sorted names of the strata.
+        results: The comparison of each stratum, in that order.
         p_adjusted: The strata's p-values, adjusted by Holm.
-        conflicting: Whether one stratum is significantly up and another significantly down, by
-            the adjusted p-values: then the pooled effect describes neither.
+        conflicting: Whether B is significantly better in one stratum and significantly worse in
+            another, by the adjusted p-values; the pooled effect then describes neither.
     """
 
     pooled: PairedResult
@@ -44,25 +44,25 @@ def compare_strata(
 ) -> StrataResult:
     """Compare B with A within strata and pooled over them.
 
-    Swapping A and B item by item (or cluster by cluster) never leaves a stratum, so the paired
-    permutation test of all items is the test stratified by domain; for binary items without
-    clusters it depends on the counts of gains and losses alone, and is the mid-p McNemar test of
-    their sums. The pooled interval draws from all items, strata not kept at their sizes, which is
-    a little wide where strata differ.
+    Swapping A and B per item (or per cluster) never mixes strata, so the paired permutation test of
+    all items is also the test stratified by domain; for binary items without clusters it depends
+    only on the counts of gains and losses, and is the mid-p McNemar test of their sums. The pooled
+    interval resamples all items without fixing the strata's sizes, so it is slightly too wide if
+    strata differ.
 
     Args:
-        score_a: Shape (n,), as `compare_paired`.
+        score_a: Shape (n,), as in `compare_paired`.
         score_b: The same for B.
         strata: Shape (n,), a label per item.
         clusters: Shape (n,), a label per item; the same label in two strata is two clusters.
-        alpha: Level of `StrataResult.conflicting`.
-        seed: Of random sign flips and resamples.
+        alpha: Two-sided significance level of `StrataResult.conflicting`.
+        seed: Seed of random sign flips and resamples.
 
     Returns:
         The comparisons.
 
     Raises:
-        ValueError: As `compare_paired`, or if strata has another shape than the scores.
+        ValueError: As in `compare_paired`, or if strata and scores differ in shape.
     """
     a, b, _ = as_pairs(score_a, score_b, clusters)
     labels = np.asarray(strata).astype(str)
@@ -71,8 +71,8 @@ def compare_strata(
     names, stratum = np.unique(labels, return_inverse=True)
     nested = None if clusters is None else _nested(stratum, clusters)
 
-    def compared(own: NDArray[np.bool_]) -> PairedResult:
-        return compare_paired(a[own], b[own], None if nested is None else nested[own], seed)
+    def compared(mask: NDArray[np.bool_]) -> PairedResult:
+        return compare_paired(a[mask], b[mask], None if nested is None else nested[mask], seed)
 
     pooled = compared(np.ones(a.size, dtype=bool))
     results = [compared(stratum == index) for index in range(names.size)]
@@ -106,7 +106,7 @@ class ModelsSummary:
     Attributes:
         k: Number of models.
         effect: Estimated mean of the models' true effects.
-        ci95: Its 95 % interval.
+        ci95: 95 % interval of that mean.
         p_value: Two-sided p-value of "the mean of true effects is 0".
         tau: Estimated standard deviation of true effects between models.
         i_squared: Share of the effects' variance that is between models, in [0, 1].
@@ -125,20 +125,21 @@ class ModelsSummary:
 def combine_models(effects: Sequence[float], standard_errors: Sequence[float]) -> ModelsSummary:
     """Summarise the same comparison in several models, whose true effects may differ.
 
-    Paule and Mandel's (1982) variance between models, Hartung and Knapp's (2001, Statistics in
-    Medicine 20:3875) interval with Student's t of k - 1 degrees of freedom, its factor not below 1
-    (Roever, Knapp and Friede 2015, BMC Medical Research Methodology 15:99), and the prediction
-    interval of Higgins, Thompson and Spiegelhalter (2009, JRSS A 172:137), with k - 2.
+    The methods are Paule and Mandel's (1982) variance between models, Hartung and Knapp's (2001,
+    Statistics in Medicine 20:3875) interval with Student's t of k - 1 degrees of freedom and a
+    factor of at least 1 (Roever, Knapp and Friede 2015, BMC Medical Research Methodology 15:99),
+    and the prediction interval of Higgins, Thompson and Spiegelhalter (2009, JRSS A 172:137), with
+    k - 2.
 
     Args:
         effects: Shape (k,), k at least 2, the models' differences.
-        standard_errors: Shape (k,), above 0; ``ci95`` width over 3.92 serves.
+        standard_errors: Shape (k,), above 0; the width of ``ci95`` over 3.92 is adequate.
 
     Returns:
         The summary. With two models its interval is very wide: t has one degree of freedom.
 
     Raises:
-        ValueError: If shapes disagree, k is below 2 or a value is out of range.
+        ValueError: If shapes differ, k is below 2 or a value is out of range.
     """
     effect, error = np.asarray(effects, float), np.asarray(standard_errors, float)
     if effect.ndim != 1 or effect.shape != error.shape or effect.size < 2:
@@ -148,25 +149,27 @@ def combine_models(effects: Sequence[float], standard_errors: Sequence[float]) -
         )
     if not (np.isfinite(effect).all() and np.isfinite(error).all() and (error > 0).all()):
         raise ValueError("an effect is not finite or a standard error not above 0.")
-    # statsmodels takes a second or so to import.
+    # Importing statsmodels takes about a second.
     from statsmodels.stats.meta_analysis import combine_effects
 
     with np.errstate(all="ignore"):
-        found = combine_effects(effect, error**2, method_re="iterated", use_t=True)
-    k, mean = effect.size, float(found.mean_effect_re)
-    # statsmodels' own Q is a difference of large numbers, and negative where effects are equal.
-    q = float((((effect - found.mean_effect_fe) / error) ** 2).sum())
-    spread = float(found.sd_eff_w_re) * math.sqrt(max(1.0, float(found.scale_hksj_re)))
+        combined = combine_effects(effect, error**2, method_re="iterated", use_t=True)
+    k, mean = effect.size, float(combined.mean_effect_re)
+    # The Q of statsmodels is a difference of large numbers, and negative if effects are equal.
+    q = float((((effect - combined.mean_effect_fe) / error) ** 2).sum())
+    spread = float(combined.sd_eff_w_re) * math.sqrt(max(1.0, float(combined.scale_hksj_re)))
     reach = float(student.isf(0.025, k - 1)) * spread
-    ahead = math.nan
+    prediction_reach = math.nan
     if k > 2:
-        ahead = float(student.isf(0.025, k - 2)) * math.hypot(math.sqrt(found.tau2), spread)
+        prediction_reach = float(student.isf(0.025, k - 2)) * math.hypot(
+            math.sqrt(combined.tau2), spread
+        )
     return ModelsSummary(
         k=k,
         effect=mean,
         ci95=(mean - reach, mean + reach),
         p_value=float(2 * student.sf(abs(mean) / spread, k - 1)),
-        tau=math.sqrt(found.tau2),
+        tau=math.sqrt(combined.tau2),
         i_squared=1 - (k - 1) / q if q > k - 1 else 0.0,
-        prediction95=(mean - ahead, mean + ahead),
+        prediction95=(mean - prediction_reach, mean + prediction_reach),
     )

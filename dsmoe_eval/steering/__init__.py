@@ -1,6 +1,6 @@
-"""The core: which routers a model has, what is done to their choice, and the proof that it is done.
+"""The steering core: find a model's routers, edit their choice of experts, and verify the edit.
 
-Needs torch and transformers and nothing of the harness:
+It needs torch and transformers, and nothing else of this package:
 
     from dsmoe_eval.steering import Profile, steer
     with steer(model, Profile.load("profile.json")):

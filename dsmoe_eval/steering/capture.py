@@ -1,6 +1,6 @@
-"""What the experts really received: which of them, with which weights, for every token.
+"""Capture which experts really ran for every token, and with which weights.
 
-Read at the experts' input, because a router's returned logits may differ from what was used.
+Both are read at the experts' input, because a router may return other logits than those it used.
 """
 
 from __future__ import annotations
@@ -19,30 +19,42 @@ from .routers import Router
 
 @dataclass(slots=True)
 class Routing:
-    """The routing of the last forward pass, by layer."""
+    """The routing of the last forward pass, per layer."""
 
     layers: tuple[int, ...]
     _indices: dict[int, Tensor] = field(default_factory=dict)
     _weights: dict[int, Tensor] = field(default_factory=dict)
 
     def indices(self) -> Tensor:
-        """Selected experts, [tokens, layers, k]; tokens run over batch and position, pads too."""
+        """Return the selected experts, [tokens, layers, k].
+
+        The tokens axis runs over batch and position and includes padding.
+
+        Raises:
+            SteeringError: the experts of a layer did not run.
+        """
         return self._stack(self._indices)
 
     def weights(self) -> Tensor:
-        """Their weights as the experts received them, [tokens, layers, k]."""
+        """Return the weights that the selected experts received, [tokens, layers, k].
+
+        Raises:
+            SteeringError: the experts of a layer did not run.
+        """
         return self._stack(self._weights)
 
     def _stack(self, by_layer: dict[int, Tensor]) -> Tensor:
         missing = [layer for layer in self.layers if layer not in by_layer]
         if missing:
-            raise SteeringError(f"no routing was seen in layers {missing}: the experts did not run")
+            raise SteeringError(
+                f"no routing was recorded in layers {missing}: the experts did not run"
+            )
         return torch.stack([by_layer[layer] for layer in self.layers], dim=1)
 
 
 @contextmanager
 def capture_routing(routers: Sequence[Router]) -> Iterator[Routing]:
-    """Record the routing of each forward pass made inside the context (the last one is kept)."""
+    """Record the routing of each forward pass inside the context; the last pass is kept."""
     routing = Routing(tuple(router.layer for router in routers))
     handles = [
         router.consumer.register_forward_pre_hook(_recorder(routing, router), with_kwargs=True)
@@ -62,7 +74,10 @@ def _recorder(routing: Routing, router: Router) -> Any:
         indices = [value for value in chosen if not value.is_floating_point()]
         weights = [value for value in chosen if value.is_floating_point()]
         if len(indices) != 1 or not weights:
-            raise SteeringError(f"layer {router.layer}: the experts' input is not as expected")
+            raise SteeringError(
+                f"layer {router.layer}: the experts' input does not hold one index tensor "
+                "and one weight tensor of shape [tokens, k]; this version cannot read its routing"
+            )
         routing._indices[router.layer] = indices[0].detach()
         routing._weights[router.layer] = weights[-1].detach()
 

@@ -1,9 +1,9 @@
-"""What can go wrong in steering, for a user to read and act on."""
+"""The errors of steering, written for the user to act on."""
 
 
 class SteeringError(Exception):
-    """Steering was refused; the message says why and what to do instead."""
+    """A refusal to steer; the message says why and what to do instead."""
 
 
 class ProbeError(SteeringError):
-    """A probe failed: steering is installed and does not do what it says."""
+    """A failed probe: steering is installed and does not have its declared effect."""

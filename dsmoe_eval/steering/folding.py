@@ -1,12 +1,12 @@
-"""Which parameters of a model can carry a profile for good, exactly, and what they become.
+"""Fold a profile into a model's weights, exactly, where a parameter can carry it.
 
-- A router with a bias of its own over the logits (gpt-oss) carries `bias`: b' = b + shift.
+- A router with a bias over its logits (gpt-oss) carries `bias`: b' = b + shift.
 - A router that chooses by score + correction bias carries `bias` in the score channel the same way.
 - A router fed by a LayerNorm with weight g and bias b (Phi): the output x of a LayerNorm obeys
   sum_i x_i / g_i = sum_i b_i / g_i = c for every token, since the normalised input sums to zero.
   So W' = W + shift (1 / g)^T / c gives W' x = W x + shift.
 
-Everything else would be an approximation, and is refused.
+Everything else would be an approximation and is refused.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from .interventions import LayerEffect, layer_effect
 from .profile import Profile
 from .routers import Router, find_routers
 
-_ELSEWHERE = (
-    "steer it at run time instead: `steer` in transformers, or the vLLM engine, which cost nothing"
-)
+_ELSEWHERE = "steer it at run time instead, with `steer` in transformers or with the vLLM engine"
 _LEAST_CONSTANT = 1e-3
-"""Of |c| against the sum of its terms' sizes: below this the fold would magnify rounding."""
+"""The least |c| as a share of the sum of its terms' sizes; below it the fold magnifies rounding."""
 
 
 def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
-    """New values of the parameters that carry `profile`, by their name in the model.
+    """Compute new values of the parameters that carry `profile`, by their name in the model.
 
-    The model is not changed. Values are computed in float64 and come in the parameter's dtype.
+    The model is not changed. Values are computed in float64 and returned in the parameter's dtype.
 
     Raises:
-        SteeringError: the intervention or the architecture cannot carry it exactly.
+        SteeringError: the intervention or the architecture does not allow an exact fold.
     """
     if profile.intervention.kind != "bias":
         raise SteeringError(
@@ -52,7 +50,7 @@ def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
 
 
 def _carry(model: nn.Module, router: Router, effect: LayerEffect) -> tuple[Tensor, Tensor]:
-    """The parameter of one router that carries the effect, and its new value in float64."""
+    """Return the parameter of one router that carries the effect, and its new value in float64."""
     if effect.choice_shift is not None:
         bias = router.correction_bias
         if bias is None:
@@ -60,19 +58,19 @@ def _carry(model: nn.Module, router: Router, effect: LayerEffect) -> tuple[Tenso
         return bias, bias.detach().double() + effect.choice_shift.double().view_as(bias)
     assert effect.logit_shift is not None  # noqa: S101 - bias has one of the two
     shift = effect.logit_shift.double()
-    own = getattr(router.module, "bias", None)
-    if isinstance(own, Tensor) and own.shape == (router.experts,):
-        return own, own.detach().double() + shift
+    logit_bias = getattr(router.module, "bias", None)
+    if isinstance(logit_bias, Tensor) and logit_bias.shape == (router.experts,):
+        return logit_bias, logit_bias.detach().double() + shift
     return router.weight, _fold_into_linear(router, _norm_before(model, router), shift)
 
 
 def _norm_before(model: nn.Module, router: Router) -> nn.LayerNorm:
-    """The LayerNorm with a bias that feeds the router's block."""
+    """Return the LayerNorm with a bias that feeds the router's block."""
     block = router.name.rpartition(".")[0]
     norm = getattr(model.get_submodule(block.rpartition(".")[0]), "post_attention_layernorm", None)
     if not isinstance(norm, nn.LayerNorm) or norm.bias is None:
         raise SteeringError(
-            f"router {router.name!r} has no bias of its own nor a LayerNorm with a bias before it, "
+            f"router {router.name!r} has neither a bias nor a LayerNorm with a bias before it, "
             f"so nothing in this architecture can carry a logit shift exactly; {_ELSEWHERE}"
         )
     return norm
@@ -85,7 +83,7 @@ def _fold_into_linear(router: Router, norm: nn.LayerNorm, shift: Tensor) -> Tens
     if not torch.isfinite(constant) or constant.abs() < _LEAST_CONSTANT * terms.abs().sum():
         raise SteeringError(
             f"layer {router.layer}: its LayerNorm's biases nearly cancel (c = {constant:.3g}), so "
-            f"that the fold would magnify rounding; {_ELSEWHERE}"
+            f"the fold would magnify rounding errors; {_ELSEWHERE}"
         )
     if not constant:
         raise SteeringError(f"layer {router.layer}: its LayerNorm's biases are zero; {_ELSEWHERE}")

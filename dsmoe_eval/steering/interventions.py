@@ -4,19 +4,19 @@ Notation: z router logits [tokens, experts], S the top-k set, w the weights of S
 chosen experts of the layer.
 
 - `reweight`, Eq. 11 of the DSMoE paper (arXiv 2604.05267): w_j *= 1 + strength for j in E* and S,
-  then the weights' former sum is restored. The selection does not change. Restoring the former sum,
-  not 1, keeps routers that do not renormalise exact when E* is empty.
-- `amplify`, RICE (arXiv 2505.14681): w_j *= 1 + strength for j in E* and S; nothing is restored.
+  then the weights' former sum is restored. The selection does not change. Restoring the former sum
+  instead of 1 leaves routers that do not renormalise unchanged to the bit where E* is empty.
+- `amplify`, RICE (arXiv 2505.14681): w_j *= 1 + strength for j in E* and S; no sum is restored.
 - `bias`, the DSMoE paper's published code: z_j += log(1 + strength) for j in E*, before the top-k.
   The selection can change. In the score channel, for routers that choose by score + correction
-  bias: the correction bias of j in E* += strength, in units of the score. It moves the choice only.
+  bias: the correction bias of j in E* += strength, in units of the score. Only the choice changes.
 - `force`, SteerMoE (arXiv 2509.09660): s = log_softmax(z); s_j = max s + strength for activated j,
-  s_j = min s - strength for deactivated j. Computed on z itself: every router that `force` is
-  allowed on is blind to the constant that log_softmax subtracts, and so an empty E* changes no bit.
+  s_j = min s - strength for deactivated j. Computed on z itself: a router on which `force` is
+  allowed ignores the constant that log_softmax subtracts, and so an empty E* changes no bit.
 - `mask`, the suppression control: z_j = -inf for j in E*, and -inf on the correction bias where
-  that takes part in the choice. Strength is 1: there are no degrees of it.
+  that takes part in the choice. Its strength is always 1.
 
-Strength 0 changes nothing, whatever the kind.
+Strength 0 changes nothing, for every kind.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .profile import ChosenExpert, Intervention
 
 @dataclass(frozen=True, slots=True)
 class LayerEffect:
-    """What is done in one layer; a step that is None is left alone.
+    """The edits of one layer; a step that is None is skipped.
 
     Attributes:
         logit_shift: [experts], float32; added to the logits; -inf masks.
-        forced: [experts], float32; +1 activated, -1 deactivated, 0 left alone.
-        force_margin: how far above the largest, or below the smallest, a forced logit is put.
+        forced: [experts], float32; +1 activated, -1 deactivated, 0 unchanged.
+        force_margin: distance of a forced logit above the largest or below the smallest logit.
         choice_shift: [experts], float32; added to the router's correction bias.
         weight_factor: [experts], float32; multiplies the weights of selected experts.
-        keep_sum: whether each token's weights get their former sum back.
+        keep_sum: whether each token's weights are rescaled to their former sum.
     """
 
     logit_shift: Tensor | None = None
@@ -59,7 +59,7 @@ def layer_effect(
     device: torch.device | None = None,
 ) -> LayerEffect:
     """Turn an intervention on the `chosen` experts of one layer into vectors over all `experts`."""
-    index = torch.tensor([one.expert for one in chosen], dtype=torch.long, device=device)
+    index = torch.tensor([expert.expert for expert in chosen], dtype=torch.long, device=device)
     strength, kind = intervention.strength, intervention.kind
 
     def vector(fill: float, value: float | Tensor) -> Tensor:
@@ -76,17 +76,19 @@ def layer_effect(
     if strength == 0:
         return LayerEffect(logit_shift=vector(0, 0))
     if kind == "force":
-        sign = torch.tensor([1.0 if one.activate else -1.0 for one in chosen], device=device)
+        sign = torch.tensor([1.0 if expert.activate else -1.0 for expert in chosen], device=device)
         return LayerEffect(forced=vector(0, sign), force_margin=strength)
     return LayerEffect(logit_shift=vector(0, -math.inf), choice_shift=vector(0, -math.inf))
 
 
 def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:
-    """`bias`, `mask` and `force`: computed in float32, so that bfloat16 loses no small shift.
+    """Apply `bias`, `mask` or `force` to the logits.
+
+    The shift is added in float32, so that bfloat16 logits do not lose it to rounding first.
 
     Args:
         logits: [tokens, experts], any float dtype.
-        effect: of the layer.
+        effect: the edits of the layer.
 
     Returns:
         [tokens, experts] in the dtype of `logits`.
@@ -99,14 +101,14 @@ def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:
 
 
 def force_logits(logits: Tensor, forced: Tensor, margin: float | Tensor) -> Tensor:
-    """`force`: activated logits above the largest by `margin`, deactivated below the smallest.
+    """Apply `force`: put activated logits above the largest and deactivated below the smallest.
 
-    The margin is at least one step of the logits' dtype, or rounding would make it a tie.
+    The margin is at least one step of the logits' dtype, since rounding would turn less into a tie.
 
     Args:
         logits: [tokens, experts], any float dtype.
-        forced: [experts]: +1 activated, -1 deactivated, 0 left alone.
-        margin: in units of a logit.
+        forced: [experts]: +1 activated, -1 deactivated, 0 unchanged.
+        margin: the distance, in units of a logit.
     """
     highest, lowest = logits.amax(-1, keepdim=True).float(), logits.amin(-1, keepdim=True).float()
     step = 2 * torch.finfo(logits.dtype).eps
@@ -117,15 +119,15 @@ def force_logits(logits: Tensor, forced: Tensor, margin: float | Tensor) -> Tens
 
 
 def edit_weights(weights: Tensor, indices: Tensor, effect: LayerEffect) -> Tensor:
-    """`reweight` and `amplify`: scale the weights of chosen experts, restore the sum if asked.
+    """Apply `reweight` or `amplify`: scale chosen experts' weights; restore the sum if `keep_sum`.
 
     Args:
-        weights: [tokens, k], not negative.
+        weights: [tokens, k], at least 0.
         indices: [tokens, k], the selected experts.
-        effect: of the layer.
+        effect: the edits of the layer.
 
     Returns:
-        [tokens, k] in the dtype of `weights`; with a factor of ones, the same bits.
+        [tokens, k] in the dtype of `weights`; the same bits where every factor is 1.
     """
     if effect.weight_factor is None:
         return weights

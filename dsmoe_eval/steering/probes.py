@@ -1,9 +1,11 @@
-"""Questions asked of every steered model before its answers count.
+"""Probes that every steered model must pass before its answers are used.
 
-Null probe: with strength zero, is every output bit the same? Effect probe: does the profile change
-what the experts receive, and do the outputs move? And does the intervention keep its word: as many
-experts as before, a masked one never, a forced one always, a reweighted choice the same? A steering
-that silently does nothing is the worst failure that this software can have, so all of them raise.
+- Null probe: at strength zero every output bit is the same.
+- Effect probe: the profile changes what the experts receive, and the outputs change.
+- Kind: the number of experts per token is unchanged, a masked expert never runs, a forced one runs
+  for every token, and `reweight` and `amplify` leave the selection unchanged.
+
+Steering that silently does nothing is the worst failure of this software, so every failure raises.
 """
 
 from __future__ import annotations
@@ -24,22 +26,22 @@ from .routers import Router, find_routers
 from .steer import Steering, steer
 
 _LOGITS_AT_ONCE = 2**28
-"""Of a part of the texts; three passes are compared, in 16 bits of half a GiB each."""
+"""Logits of one part of the texts: half a GiB in 16 bits, in each of the three passes."""
 _LOGITS_KEPT = 2**25
-"""Of base's pass over a part: one with more is computed anew for each profile."""
+"""Logits of base's pass over one part; a larger pass is computed again for each profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """Figures of the probes; None where the experts' input cannot be seen (MXFP4 kernels).
+    """The figures of the probes; None where the experts' input cannot be read (MXFP4 kernels).
 
     Attributes:
-        null_max_difference: largest absolute difference of logits at strength zero; 0.0 or raised.
+        null_max_difference: largest absolute difference of logits at strength zero; always 0.0.
         selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
         weight_max_change: largest absolute change of an expert's weight at the experts' input.
         logit_max_change: largest absolute change of an output logit.
-        active_experts: experts that ran for each token and layer, base and steered alike.
-        tokens: tokens probed, padding left out.
+        active_experts: experts that ran per token and layer, the same in base and steered.
+        tokens: number of probed tokens, without padding.
     """
 
     null_max_difference: float
@@ -50,7 +52,7 @@ class ProbeReport:
     tokens: int
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """For `cell.json`."""
+        """Return the figures for `cell.json`."""
         return asdict(self)
 
 
@@ -68,7 +70,7 @@ class _Pass:
 
 @dataclass(slots=True)
 class _Part:
-    """Some texts of a batch, and what is known of them from profiles before."""
+    """Some texts of a batch, and the results on them that earlier profiles left for reuse."""
 
     input_ids: Tensor
     mask: Tensor
@@ -85,43 +87,45 @@ class _Part:
 
 
 def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -> ProbeReport:
-    """Run the probes on a batch of text, in parts where its logits would need much memory.
+    """Run the probes on a batch of text, split into parts if its logits would need much memory.
 
     Args:
-        model: not steered; it is left so.
-        profile: any; one that is null by its own words must move nothing at all.
+        model: the model, not steered; it is not steered afterwards.
+        profile: the profile; if it is null (see `Profile.is_null`) it must change nothing.
         input_ids: [batch, length].
         mask: [batch, length], 1 on tokens, 0 on padding.
 
     Raises:
-        ProbeError, SteeringError: as `Prober.probe`.
+        ProbeError, SteeringError: as in `Prober.probe`.
     """
     return Prober(model, input_ids, mask).probe(profile)
 
 
 class Prober:
-    """Probes many profiles on one batch of text, with everything that they share computed once.
+    """The probes of many profiles on one batch of text; shared results are computed once.
 
-    Base's pass, where it is small enough to be kept, is that of the first profile: a model that is
-    not as it was then, by steering that was left behind, fails the next null probe. The null probe
-    is run once for all profiles that differ in strength alone: at strength zero they are one.
+    Base's pass is reused for all profiles if it is small enough to be kept. If steering was not
+    removed and the model has changed since, the next null probe fails. The null probe is run once
+    for all profiles that differ only in strength, since they are equal at strength zero.
 
     Args:
-        model: as for `probe`, and so `input_ids` and `mask`.
+        model: as in `probe`.
+        input_ids: as in `probe`.
+        mask: as in `probe`.
     """
 
     def __init__(self, model: nn.Module, input_ids: Tensor, mask: Tensor) -> None:
         self._model = model
-        self._parts = [_Part(ids, own) for ids, own in _parts(model, input_ids, mask)]
+        self._parts = [_Part(ids, part_mask) for ids, part_mask in _parts(model, input_ids, mask)]
 
     def probe(self, profile: Profile) -> ProbeReport:
         """Run the probes on one profile.
 
         Raises:
-            ProbeError: strength zero changes an output bit; a profile that is not null moves
-                nothing, or a null one moves something; the number of active experts changed; the
-                intervention did not do what its kind says; the experts of a layer received
-                something else than its router gave.
+            ProbeError: strength zero changes an output bit; a profile that is not null changes
+                nothing, or a null one changes something; the number of active experts changed;
+                the intervention did not do what its kind defines; the experts of a layer
+                received something else than its router returned.
             SteeringError: the profile is for another model, or the model cannot be steered.
         """
         steering = steer(self._model, profile)
@@ -132,14 +136,14 @@ class Prober:
 
 
 def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Texts at a time whose logits are not too many, without columns that are all padding."""
+    """Yield ids and mask of parts with limited logits, without columns that are all padding."""
     config: Any = model.config
     tokens = _LOGITS_AT_ONCE // int(config.get_text_config().vocab_size)
     rows = max(1, tokens // input_ids.shape[1])
     for start in range(0, len(mask), rows):
-        ids, own = input_ids[start : start + rows], mask[start : start + rows]
-        columns = own.bool().any(0)
-        yield ids[:, columns], own[:, columns]
+        ids, part_mask = input_ids[start : start + rows], mask[start : start + rows]
+        columns = part_mask.bool().any(0)
+        yield ids[:, columns], part_mask[:, columns]
 
 
 def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _Part) -> ProbeReport:
@@ -159,10 +163,10 @@ def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _P
 
 
 def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
-    """Of all texts; that of one part is left to the bit.
+    """Combine the reports of all parts; a single report is returned unchanged.
 
     Raises:
-        ProbeError: the parts' tokens differ in how many experts they use.
+        ProbeError: the number of experts per token differs between parts.
     """
     if len(parts) == 1:
         return parts[0]
@@ -182,10 +186,10 @@ def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
     )
 
 
-def _same_choice(one: _Choice | None, other: _Choice | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one.weights, other.weights) and torch.equal(one.selected, other.selected)
+def _same_choice(a: _Choice | None, b: _Choice | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return torch.equal(a.weights, b.weights) and torch.equal(a.selected, b.selected)
 
 
 def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
@@ -215,58 +219,62 @@ def _active(choice: _Choice, name: str) -> int:
 
 
 def check_null(difference: float, same_choice: bool = True) -> None:
-    """The null probe: at strength zero no output bit differs, and no token's experts.
+    """Check that at strength zero no output and no token's experts differ.
+
+    This is the null probe.
 
     Raises:
-        ProbeError: with the largest difference of an output.
+        ProbeError: an output or the choice differs; the message has the largest difference.
     """
     if difference != 0.0 or not same_choice:
         raise ProbeError(
             f"null probe failed: at strength zero, or after steering, the outputs differ by "
-            f"{difference:.3g}{'' if same_choice else ' and the choice of experts does'}; "
-            "nothing measured on this model through this steering could be trusted"
+            f"{difference:.3g}{'' if same_choice else ', and so does the choice of experts'}; "
+            "no measurement of this model with this steering could be trusted"
         )
 
 
 def check_effect(profile: Profile, *changes: float | None) -> None:
-    """The effect probe: a profile moves all that can be seen, or nothing if it is null.
+    """Check that a profile changes every observed quantity, or none if it is null.
+
+    This is the effect probe.
 
     Args:
-        profile: that steered.
-        changes: the largest of each thing that can be seen; None where it cannot.
+        profile: the profile that steered.
+        changes: the largest change of each quantity; None where it cannot be observed.
 
     Raises:
-        ProbeError: naming the profile.
+        ProbeError: the check failed; the message names the profile.
     """
     moves = [change for change in changes if change is not None]
     if profile.is_null and any(moves):
-        raise ProbeError(f"profile {profile.id} should change nothing and moves the outputs")
+        raise ProbeError(f"profile {profile.id} should change nothing, but the outputs changed")
     if not profile.is_null and not all(moves):
         raise ProbeError(
             f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
-            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not move the "
-            "experts' input and the outputs of this model: it would be a silent no-op"
+            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not change "
+            "both the experts' input and the outputs of this model: it would be a silent no-op"
         )
 
 
 def _check_kind(profile: Profile, base: _Choice, steered: _Choice) -> None:
-    """What the kind of intervention promises, where it can be seen whatever the layers before.
+    """Check the definition of the intervention's kind against the recorded choice.
 
-    A promise about the former choice is checked in the first steered layer: later ones see other
-    hidden states.
+    A comparison with the unsteered choice is made in the first steered layer only, because later
+    layers receive other hidden states.
     """
-    places = {layer: place for place, layer in enumerate(profile.model.layers)}
+    columns = {layer: column for column, layer in enumerate(profile.model.layers)}
     kind = profile.intervention.kind
     for chosen in profile.experts:
-        chosen_by = steered.selected[:, places[chosen.layer], chosen.expert]
+        used = steered.selected[:, columns[chosen.layer], chosen.expert]
         if kind == "mask" or not chosen.activate:
-            if bool(chosen_by.any()):
+            if bool(used.any()):
                 raise ProbeError(f"{kind}: expert {chosen.expert} of layer {chosen.layer} is used")
-        elif kind == "force" and not bool(chosen_by.all()):
+        elif kind == "force" and not bool(used.all()):
             raise ProbeError(f"force: expert {chosen.expert} of layer {chosen.layer} is not used")
     if kind not in ("reweight", "amplify"):
         return
-    first = places[min(profile.by_layer())]
+    first = columns[min(profile.by_layer())]
     if not torch.equal(base.selected[:, first], steered.selected[:, first]):
         raise ProbeError(f"{kind} changed the selection of experts, which it must not")
     before, after = base.weights[:, first].sum(-1), steered.weights[:, first].sum(-1)
@@ -283,8 +291,8 @@ def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
     with capture_routing(routers) as routing, _router_outputs(routers) as given:
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
     indices, weights = routing.indices(), routing.weights()
-    for place, router in enumerate(routers):
-        _check_obeyed(router, given.get(router.layer), weights[:, place], indices[:, place])
+    for column, router in enumerate(routers):
+        _check_obeyed(router, given.get(router.layer), weights[:, column], indices[:, column])
     indices, weights = indices[kept].long(), weights[kept].float()
     dense = torch.zeros(*indices.shape[:2], routers[0].experts, device=weights.device)
     choice = _Choice(
@@ -296,7 +304,7 @@ def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
 
 @contextmanager
 def _router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
-    """What each router returned, by layer."""
+    """Record the output of each router inside the context, by layer."""
     given: dict[int, Any] = {}
     handles = [
         router.module.register_forward_hook(
@@ -312,14 +320,20 @@ def _router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
 
 
 def _check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
-    """A fused path that never calls the router's forward would leave one layer unsteered."""
+    """Check that the experts received the router's output.
+
+    A fused kernel that never calls the router's forward would leave the layer unsteered.
+
+    Raises:
+        ProbeError: they did not.
+    """
     if given is not None:
-        place, index = routing_of(given, router.name)
-        if torch.equal(given[place], weights) and torch.equal(given[index], indices):
+        weights_at, indices_at = routing_of(given, router.name)
+        if torch.equal(given[weights_at], weights) and torch.equal(given[indices_at], indices):
             return
     raise ProbeError(
-        f"layer {router.layer}: the experts did not receive what {router.name!r} gave; "
-        "steering that router does nothing there"
+        f"layer {router.layer}: the experts did not receive the output of {router.name!r}, so "
+        "steering that router has no effect"
     )
 
 

@@ -1,7 +1,7 @@
-"""The artefact that steering needs: which experts of which model, how, how strongly, and from what.
+"""The steering profile: the experts, the model, the intervention with its strength, and the source.
 
-A profile is plain JSON, named by the hash of its content, so that two results steered by the same
-profile can be known to be.
+A profile is plain JSON. Its id is the hash of its content, so that two results of the same profile
+can be recognised.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class _Frozen(BaseModel):
 
 
 class ModelIdentity(_Frozen):
-    """Which model.
+    """The identity of a model.
 
     Attributes:
-        name: as the user called it.
+        name: the name that the user gave.
         fingerprint: hash of its configuration and weights, or its hub commit.
-        routers: hash of its routers' weights (see `routers.router_hash`), by which `steer` knows a
-            model in memory again, however it was loaded.
+        routers: hash of its routers' weights (see `routers.router_hash`), by which `steer`
+            recognises a model in memory, however it was loaded.
     """
 
     name: str
@@ -55,12 +55,12 @@ class ChosenExpert(_Frozen):
 
 
 class Intervention(_Frozen):
-    """What is done to the router's choice; see `interventions.py` for the formulas.
+    """The edit of the router's choice; see `interventions.py` for the formulas.
 
     Attributes:
         kind: `reweight`, `bias`, `amplify`, `force` or `mask`.
         strength: 0 changes nothing. `reweight`, `amplify` and `bias` on logits multiply by
-            1 + strength; `bias` on scores adds it; `force` keeps it as margin; `mask` takes 1.
+            1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1.
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
     """
@@ -72,21 +72,21 @@ class Intervention(_Frozen):
     @model_validator(mode="after")
     def _check_kind(self) -> Intervention:
         if self.channel == "score" and self.kind != "bias":
-            raise ValueError(f"only bias has a score channel, {self.kind} does not")
+            raise ValueError(f"channel `score` is for bias only, not for {self.kind}")
         if self.kind == "mask" and self.strength not in (0, 1):
             raise ValueError("the strength of mask is 1 (or 0 for a sham)")
         return self
 
 
 class Source(_Frozen):
-    """Where the identification text came from, and how it was read.
+    """The origin of the identification text, and how its routing was read.
 
     Attributes:
-        items: content hashes, for leakage checks.
-        phase: whether routing was read from the questions or from the model's own answers.
-        chat_template: whether the questions stood in the model's chat template.
-        saliency_model: whose gradients told salient tokens, where it was another model.
-        engine: that showed the routing.
+        items: content hashes of the items, for leakage checks.
+        phase: whether routing was read from the questions or from the model's answers.
+        chat_template: whether the questions were wrapped in the model's chat template.
+        saliency_model: the model whose gradients gave the token saliency, if it was another one.
+        engine: the engine that reported the routing.
     """
 
     suite: str
@@ -114,7 +114,9 @@ class Profile(_Frozen):
         pairs = [(chosen.layer, chosen.expert) for chosen in self.experts]
         if len(set(pairs)) < len(pairs):
             raise ValueError("an expert is chosen twice")
-        if self.intervention.kind != "force" and not all(one.activate for one in self.experts):
+        if self.intervention.kind != "force" and not all(
+            chosen.activate for chosen in self.experts
+        ):
             raise ValueError(f"{self.intervention.kind} cannot deactivate an expert; force can")
         for layer, expert in pairs:
             if layer not in self.model.layers or expert >= self.model.experts:
@@ -123,37 +125,37 @@ class Profile(_Frozen):
 
     @property
     def id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        """The first 16 hex digits of the SHA-256 of the canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def is_null(self) -> bool:
-        """True where the profile, by its own words, changes nothing."""
+        """Whether the profile changes nothing: strength 0 or no experts."""
         return self.intervention.strength == 0 or not self.experts
 
     def with_strength(self, strength: float) -> Profile:
-        """The same profile at another strength."""
+        """Return a copy of the profile at another strength."""
         intervention = self.intervention.model_copy(update={"strength": strength})
         return self.model_copy(update={"intervention": intervention})
 
     def by_layer(self) -> dict[int, tuple[ChosenExpert, ...]]:
-        """The chosen experts of each layer that has any."""
+        """Return the chosen experts of each layer that has any."""
         layers: dict[int, tuple[ChosenExpert, ...]] = {}
         for chosen in self.experts:
             layers[chosen.layer] = (*layers.get(chosen.layer, ()), chosen)
         return layers
 
     def to_json(self) -> str:
-        """The text of the profile's file."""
+        """Return the profile as the text of its JSON file."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read a profile.
+        """Read a profile from its JSON file.
 
         Raises:
-            SteeringError: the file is missing, no JSON, or not a profile of this schema.
+            SteeringError: the file cannot be read, is not JSON, or is no profile of this schema.
         """
         try:
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""The one place where a router is changed.
+"""The patch that edits a router's logits and weights; no other module changes a router's code.
 
-A router holds exactly one linear that gives [tokens, experts] logits, before scoring and selection.
-`attach` swaps the module's class for a subclass whose `forward` is the original with that one call
-wrapped, so that selection, renormalisation and everything else stay the model's own code. A plain
-forward hook that edits the returned logits would change nothing: since transformers 5 the block
-ignores them.
+A router has exactly one linear layer that gives the [tokens, experts] logits before scoring and
+selection. `attach` swaps the module's class for a subclass whose `forward` is the original with
+that one call wrapped, so that selection, renormalisation and all else remain the model's code. A
+plain forward hook that edits the returned logits would change nothing: since transformers 5 the
+block ignores them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ACCELERATE = "_old_forward"
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What happens inside a router.
+    """The two edits inside a router.
 
     Attributes:
-        logits: of the logits [tokens, experts], before scoring.
-        weights: of (weights, indices), each [tokens, k], after selection; gives the weights.
+        logits: edits the logits [tokens, experts] before scoring.
+        weights: edits the weights after selection, from (weights, indices), each [tokens, k].
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -45,19 +45,19 @@ class Edit:
 def attach(module: nn.Module, edit: Edit) -> None:
     """Make `module`, a router, apply `edit` from its next call on.
 
-    Under accelerate's hooks, which keep the former forward, that former forward is bound anew.
+    accelerate's hooks keep the original forward; that reference is replaced as well.
 
     Raises:
-        SteeringError: the router is steered already, its forward was replaced by somebody else, or
-            its source does not hold exactly one linear.
+        SteeringError: the router is already steered, another tool replaced its forward, or its
+            source does not have exactly one linear layer over the experts.
     """
     if is_attached(module):
         raise SteeringError("the model is steered already; remove that steering first")
     if "forward" in vars(module) and not _is_hooked_by_accelerate(module):
         raise SteeringError(
-            f"{type(module).__name__}: another tool has replaced its forward; steer before that"
+            f"{type(module).__name__}: another tool replaced its forward; steer before it runs"
         )
-    original: Any = type(module)  # mypy takes an nn.Module class for unhashable
+    original: Any = type(module)  # mypy treats an nn.Module class as unhashable
     steered = _steered_class(original, _expert_linears(module))
     setattr(module, _EDIT, edit)
     module.__class__ = steered
@@ -65,35 +65,35 @@ def attach(module: nn.Module, edit: Edit) -> None:
 
 
 def detach(module: nn.Module) -> None:
-    """Give `module` its own class back; nothing of the steering stays."""
+    """Restore the original class of `module` and remove every trace of the patch."""
     if is_attached(module):
         steered, original = type(module), type(module).__bases__[0]
         module.__class__ = original
-        # Also where accelerate's hooks came after us and kept our forward as the former one.
+        # accelerate's hooks may have come after the patch and kept the patched forward.
         _rebind(module, steered, original)
         delattr(module, _EDIT)
 
 
 def is_attached(module: nn.Module) -> bool:
-    """True while `module` is steered."""
+    """Return whether `module` is steered."""
     return hasattr(module, _EDIT)
 
 
 def routing_of(output: Any, name: str) -> tuple[int, int]:
-    """Where a router's output has its weights and its indices, both [tokens, k].
+    """Return the positions of the weights and the indices, both [tokens, k], in a router's output.
 
     Raises:
         SteeringError: there is not exactly one integer tensor with one float tensor of its shape.
     """
     tensors = list(enumerate(output)) if isinstance(output, tuple | list) else []
-    tensors = [(place, value) for place, value in tensors if isinstance(value, Tensor)]
-    indices = [place for place, value in tensors if not value.dtype.is_floating_point]
+    tensors = [(position, value) for position, value in tensors if isinstance(value, Tensor)]
+    indices = [position for position, value in tensors if not value.dtype.is_floating_point]
     shape = output[indices[0]].shape if len(indices) == 1 else None
     weights = [p for p, value in tensors if value.dtype.is_floating_point and value.shape == shape]
     if len(weights) != 1:
         raise SteeringError(
-            f"{name}: a router gives the selected experts and their weights; this one does not, "
-            "and this version cannot steer it"
+            f"{name}: this router does not return the selected experts and their weights; "
+            "this version cannot steer it"
         )
     return weights[0], indices[0]
 
@@ -110,7 +110,7 @@ def _rebind(module: nn.Module, old: Any, new: Any) -> None:
 
 
 def _expert_linears(module: nn.Module) -> frozenset[str]:
-    """Names of child linears with one output for each expert."""
+    """Return the names of child linear layers with one output per expert."""
     experts = getattr(module, "num_experts", None)
     children = module.named_children()
     return frozenset(n for n, c in children if getattr(c, "out_features", 0) == experts)
@@ -140,17 +140,19 @@ def _rewritten_forward(cls: type[nn.Module], linears: frozenset[str]) -> Callabl
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
     except (OSError, TypeError, SyntaxError) as error:
-        raise SteeringError(f"{cls.__name__}: the source of its forward is not there") from error
+        raise SteeringError(
+            f"{cls.__name__}: the source code of its forward is not available"
+        ) from error
     wrapper = _WrapLinear(linears)
     tree = wrapper.visit(tree)
     if wrapper.hits != 1:
         raise SteeringError(
-            f"{cls.__name__}: its forward holds {wrapper.hits} linear calls where a router holds "
-            "one; this version cannot steer it"
+            f"{cls.__name__}: its forward calls {wrapper.hits} linear layers over the experts "
+            "instead of one; this version cannot steer it"
         )
     namespace = {**vars(sys.modules[cls.__module__])}
-    # The code is the model's own source with one call wrapped; nothing foreign is run. It stands in
-    # a function that knows its class, since a bare super() asks for a variable of that name.
+    # The code is the model's source with one call wrapped; no foreign code is run. It is defined in
+    # a function with a variable `__class__`, because a bare super() looks that variable up.
     factory = ast.parse(f"def {_FACTORY}(__class__):\n    return forward")
     factory.body[0].body.insert(0, tree.body[0])  # type: ignore[attr-defined]
     code = compile(ast.fix_missing_locations(factory), f"<steered {cls.__name__}.forward>", "exec")
@@ -160,10 +162,10 @@ def _rewritten_forward(cls: type[nn.Module], linears: frozenset[str]) -> Callabl
 
 
 class _WrapLinear(ast.NodeTransformer):
-    """Turns the call that gives the logits into `self._dsmoe_logits(<the call>)`, and counts.
+    """A transformer that replaces the call for the logits by `self._dsmoe_logits(<the call>)`.
 
-    That call is `F.linear(...)`, `self.x(...)` of a child linear x with an output for each expert,
-    or `super().forward(...)` in a router that is itself a linear.
+    That call is `F.linear(...)`, `self.x(...)` of a child linear layer x with one output per
+    expert, or `super().forward(...)` in a router that is itself a linear layer. `hits` counts them.
     """
 
     def __init__(self, linears: frozenset[str]) -> None:

@@ -1,8 +1,8 @@
-"""Where a model's routers are, found by structure.
+"""Finds a model's routers by its structure.
 
-transformers keeps a registry that tells, for each MoE model class, which module class is the router
-(`OutputRecorder`). No list of architectures is kept here: what the registry does not know is
-refused, and what structure does not tell stands in the one table below.
+transformers has a registry that names the router's module class for each MoE model class
+(`OutputRecorder`). There is no list of architectures here: a model that the registry does not know
+is refused, and the one fact that structure does not show is in the table below.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from .errors import SteeringError
 
 NATIVE_ONLY = frozenset({"Mxfp4GptOssExperts"})
-"""Experts whose block computes the logits itself, from the router's weight and bias: the router's
-forward is never called, so only its own bias steers (gpt-oss in MXFP4)."""
+"""Experts modules that compute the logits themselves, from the router's weight and bias (gpt-oss in
+MXFP4). The router's forward is never called, so steering can only change the router's bias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Router:
     """One router: `module` gives each token's experts and weights to `consumer`, the experts.
 
     Attributes:
-        layer: of the model.
-        name: of the module in the model.
+        layer: index of the layer in the model.
+        name: name of the router's module in the model.
         correction_bias: [experts], or None; a bias that is added to the scores for the choice only.
     """
 
@@ -44,29 +44,35 @@ class Router:
 
     @property
     def native_only(self) -> bool:
-        """True where nothing but the router's own bias is read."""
+        """Whether the experts read only the router's weight and bias and never call it."""
         return type(self.consumer).__name__ in NATIVE_ONLY
 
     @property
     def device(self) -> torch.device:
-        """Where the router computes."""
+        """The device on which the router computes."""
         device = getattr(getattr(self.module, "_hf_hook", None), "execution_device", None)
         return self.weight.device if device is None else torch.device(device)
 
     @property
     def weight(self) -> Tensor:
-        """The linear that gives the logits, [experts, hidden]; on meta while it is offloaded."""
-        found = [
+        """The weight of the linear layer that gives the logits, [experts, hidden].
+
+        It is on the meta device while accelerate has offloaded it.
+        """
+        candidates = [
             parameter
             for parameter in self.module.parameters()
             if parameter.ndim == 2 and parameter.shape[0] == self.experts
         ]
-        if len(found) != 1:
-            raise SteeringError(f"router {self.name!r} does not hold one linear over its experts")
-        return found[0]
+        if len(candidates) != 1:
+            raise SteeringError(
+                f"router {self.name!r} does not have exactly one linear layer over its experts; "
+                "this version cannot steer it"
+            )
+        return candidates[0]
 
     def loaded(self) -> AbstractContextManager[None]:
-        """The router's weights in memory, also where accelerate has offloaded them."""
+        """Return a context with the weights in memory, even where accelerate offloaded them."""
         if not hasattr(self.module, "_hf_hook"):
             return nullcontext()
         from accelerate.utils import align_module_device
@@ -76,11 +82,11 @@ class Router:
 
 
 def find_routers(model: nn.Module) -> tuple[Router, ...]:
-    """All routers of `model`, in layer order.
+    """Return all routers of `model`, in layer order.
 
     Raises:
-        SteeringError: the model is no MoE that transformers can describe, or a router has a shape
-            that this version does not steer.
+        SteeringError: the model is no MoE in the registry of transformers, or a router has a
+            structure that this version cannot steer.
     """
     kinds = _router_kinds(model)
     routers = [
@@ -103,7 +109,7 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
 
 
 def model_router_hash(routers: Sequence[Router]) -> str:
-    """`router_hash` of a model's routers."""
+    """Compute the `router_hash` of a model's routers."""
     weights = {}
     for router in routers:
         with router.loaded():
@@ -112,14 +118,14 @@ def model_router_hash(routers: Sequence[Router]) -> str:
 
 
 def router_hash(weights: Mapping[int, Tensor]) -> str:
-    """First 16 hex digits of the SHA-256 of all routers' weights, rounded to bfloat16.
+    """Compute the first 16 hex digits of the SHA-256 of all routers' weights, as bfloat16.
 
-    The rounding makes a model loaded in float32 and in bfloat16 the same. Fine-tuning that leaves
-    the routers alone leaves it the same too: such a model routes by the same experts. Engines agree
-    on it, since every engine holds the linear that gives the logits.
+    Because of the rounding, a model has the same hash in float32 and in bfloat16. Fine-tuning that
+    does not change the routers does not change the hash either: such a model has the same routers.
+    All engines agree on it, because each has the linear layer that gives the logits.
 
     Args:
-        weights: by layer, the linear's weight, [experts, hidden].
+        weights: layer -> weight of the linear layer, [experts, hidden].
     """
     digest = hashlib.sha256()
     for layer, weight in sorted(weights.items()):
@@ -131,7 +137,7 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
 
 
 def _router_kinds(model: nn.Module) -> list[tuple[Any, str]]:
-    """(class, part of the module's name) of what transformers records as router."""
+    """Return (class, part of the module name) of everything that transformers records as router."""
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, OutputRecorder
 
     kinds = []
@@ -152,8 +158,8 @@ def _describe(model: nn.Module, name: str, module: nn.Module) -> Router:
     experts, top_k = getattr(module, "num_experts", None), getattr(module, "top_k", None)
     if layer is None or consumer is None or experts is None or top_k is None:
         raise SteeringError(
-            f"{type(model).__name__}: router {name!r} does not show its layer, its experts, their "
-            "number and its top-k; this version cannot steer it"
+            f"{type(model).__name__}: router {name!r} lacks its layer index, its experts, their "
+            "number or its top-k; this version cannot steer it"
         )
     bias = next(_correction_biases(module, block, int(experts)), None)
     return Router(
@@ -162,7 +168,7 @@ def _describe(model: nn.Module, name: str, module: nn.Module) -> Router:
 
 
 def _correction_biases(module: nn.Module, block: nn.Module, experts: int) -> Iterator[Tensor]:
-    """Biases over experts that no linear owns: in the router, or in the block that calls it."""
+    """Yield the correction biases over the experts, in the router or in the block that calls it."""
     for owner, recurse in ((module, True), (block, False)):
         for tensors in (owner.named_parameters, owner.named_buffers):
             for name, tensor in tensors(recurse=recurse):

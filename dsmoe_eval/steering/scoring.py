@@ -1,9 +1,9 @@
-"""How a router scores, and which interventions keep their meaning under it.
+"""A router's scoring rule, and the interventions that keep their definition under it.
 
-`Scoring` is a router's rule from logits to (weights, indices), found by trying the router out, not
-by its name: random input, and what came of it compared with the rules that there are. Where an
-intervention's meaning does not carry over to a rule, `check_meaning` refuses by name; nothing is
-approximated silently.
+`Scoring` is a router's rule from logits to (weights, indices). It is measured, not looked up by
+name: the router is run on random input and its output is compared with the known rules. Where the
+definition of an intervention does not apply to a rule, `check_meaning` raises with the reason;
+nothing is approximated silently.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _HALF_TOLERANCE = 4e-2
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """A router's rule.
+    """The scoring rule of a router.
 
     Attributes:
-        function: `softmax` or `sigmoid` of the logits, or `other` (as Phi's sparsemixer).
+        function: `softmax` or `sigmoid` of the logits, or `other` (such as Phi's sparsemixer).
         renormalised: whether a token's weights have a constant sum. A softmax over the selected
             logits alone is the same as a renormalised softmax over all.
-        correction_bias: whether the choice, not the weight, is by score + a bias of the router.
+        correction_bias: whether experts are chosen (not weighted) by score + a bias of the router.
         shift_invariant: whether a constant added to all logits changes nothing.
     """
 
@@ -52,7 +52,7 @@ class Scoring:
             self.function,
             "renormalised" if self.renormalised else "not renormalised",
             *(["with a correction bias"] if self.correction_bias else []),
-            *([] if self.shift_invariant else ["not blind to a constant shift"]),
+            *([] if self.shift_invariant else ["changed by a constant shift"]),
         ]
         return ", ".join(words)
 
@@ -65,10 +65,10 @@ class _Sample:
 
 
 def describe_scoring(router: Router) -> Scoring:
-    """Try a router out, through its patch, and say how it scores; it is left as it was.
+    """Measure a router's scoring rule on random input, through its patch; restore the router.
 
     Raises:
-        SteeringError: the patch is not reached, or what looks like a correction bias is none.
+        SteeringError: the patch is not reached, or a bias over the experts is no correction bias.
     """
     with router.loaded(), _evaluating(router.module), torch.no_grad():
         hidden = _hidden(router)
@@ -91,16 +91,16 @@ def check_meaning(
     experts: int,
     top_k: int,
 ) -> None:
-    """Refuse an intervention on one layer that would not mean there what its definition says.
+    """Check that the definition of an intervention applies to a layer's scoring rule.
 
     Raises:
-        SteeringError: with the intervention, the reason, and what to use instead.
+        SteeringError: it does not; the message has the reason and what to use instead.
     """
     kind = intervention.kind
     if intervention.channel == "score" and not scoring.correction_bias:
         raise SteeringError(
-            "bias in the score channel needs a router that chooses by score + correction bias, and "
-            "this one does not; use the logit channel"
+            "bias in the score channel needs a router that chooses by score + correction bias; "
+            "this router does not, so use the logit channel"
         )
     if kind == "mask" and experts - len(chosen) < top_k:
         raise SteeringError(
@@ -111,19 +111,19 @@ def check_meaning(
         return
     if not scoring.shift_invariant:
         raise SteeringError(
-            "force is defined on log_softmax of the logits, and this router is not blind to the "
-            "constant that it subtracts, so that force would mean something else; use bias instead"
+            "force is defined on log_softmax of the logits, but the constant that log_softmax "
+            "subtracts changes this router's output; use bias instead"
         )
     if scoring.correction_bias:
         raise SteeringError(
-            "force puts a logit above all others, which does not decide where a router chooses by "
+            "force puts a logit above all others, which does not force a router that chooses by "
             "score + correction bias; use bias in the score channel instead"
         )
-    active = sum(one.activate for one in chosen)
+    active = sum(expert.activate for expert in chosen)
     if active > top_k or len(chosen) - active > experts - top_k:
         raise SteeringError(
-            f"force cannot put {active} experts in and {len(chosen) - active} out where {top_k} of "
-            f"{experts} are selected"
+            f"force cannot activate {active} experts and deactivate {len(chosen) - active} in a "
+            f"layer that selects {top_k} of {experts}; force fewer"
         )
 
 
@@ -138,19 +138,22 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _hidden(router: Router) -> Tensor:
-    """Input [tokens, hidden] that spreads the logits by about two: neither flat nor saturated."""
+    """Draw input [tokens, hidden] whose logits have a standard deviation of about 2.
+
+    With such logits the scores are neither flat nor saturated.
+    """
     weight = router.weight
     generator = torch.Generator().manual_seed(_SEED)
     hidden = torch.randn(_TOKENS, weight.shape[1], generator=generator)
     hidden = hidden.to(device=router.device, dtype=weight.dtype)
     spread = float(_sample(router, hidden).logits.std())
     if spread == 0:
-        raise SteeringError(f"router {router.name!r} gives the same logits for every token")
+        raise SteeringError(f"router {router.name!r} returns the same logits for every token")
     return hidden * (_SPREAD / spread)
 
 
 def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
-    """What the router makes of `hidden`, with its logits in float32 and `shift` added to all."""
+    """Run the router on `hidden`, with its logits in float32 and `shift` added to all of them."""
     seen: list[Tensor] = []
 
     def note(logits: Tensor) -> Tensor:
@@ -164,14 +167,17 @@ def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
         router_patch.detach(router.module)
     if len(seen) != 1:
         raise SteeringError(
-            f"router {router.name!r}: its linear was not reached through the router patch"
+            f"router {router.name!r}: its forward did not call the patched linear layer once"
         )
     weights, indices = router_patch.routing_of(output, router.name)
     return _Sample(seen[0].reshape(_TOKENS, -1), output[weights], output[indices])
 
 
 def _call(router: Router, hidden: Tensor) -> Any:
-    """The router's forward, without hooks; some want [batch, length, hidden], some their bias."""
+    """Call the router's forward without hooks.
+
+    Some routers take [batch, length, hidden], and some take their correction bias as an argument.
+    """
     names = list(inspect.signature(type(router.module).forward).parameters)[2:]
     extra = [router.correction_bias] if names and router.correction_bias is not None else []
     try:
@@ -185,7 +191,7 @@ def _function(sample: _Sample, tolerance: float) -> ScoreFunction:
     rules: dict[ScoreFunction, Any] = {"softmax": Tensor.softmax, "sigmoid": _sigmoid}
     for name, rule in rules.items():
         ratio = kept / rule(logits, -1).gather(-1, sample.indices.long())
-        # Raw scores times a constant, or each token's scores divided by their own sum.
+        # Raw scores times a constant, or scores divided by their sum per token.
         if _constant(ratio, tolerance) or _constant(ratio / ratio[:, :1], tolerance):
             return name
     return "other"
@@ -199,34 +205,36 @@ def _constant(values: Tensor, tolerance: float) -> bool:
     return bool((values / values.mean() - 1).abs().max() <= tolerance)
 
 
-def _same(one: _Sample, other: _Sample, tolerance: float) -> bool:
+def _same(a: _Sample, b: _Sample, tolerance: float) -> bool:
     first, second = (
         torch.zeros(*sample.logits.shape, device=sample.logits.device).scatter(
             -1, sample.indices.long(), sample.weights.float()
         )
-        for sample in (one, other)
+        for sample in (a, b)
     )
     return bool(((first - second).abs() <= tolerance).all())
 
 
 def _chooses_by_bias(router: Router, hidden: Tensor) -> bool:
-    """Whether raising one entry of the correction bias puts that expert in for every token."""
+    """Check whether a raised entry of the correction bias selects that expert for every token."""
     bias = router.correction_bias
     if bias is None or bias.is_meta:
-        return bias is not None  # offloaded: not to be tried out, and `shifted_choice` refuses it
+        return bias is not None  # offloaded: cannot be measured, and `shifted_choice` raises
     with shifted_choice(bias, torch.zeros(router.experts).index_fill(0, torch.tensor([0]), 100.0)):
         raised = _sample(router, hidden)
     if not bool((raised.indices == 0).any(-1).all()):
         raise SteeringError(
-            f"router {router.name!r} holds a bias over its experts that does not act as a "
-            "correction of the choice; this version cannot steer it"
+            f"router {router.name!r} has a bias over its experts that does not decide its "
+            "choice; this version cannot steer it"
         )
     return True
 
 
 @contextmanager
 def shifted_choice(bias: Tensor, shift: Tensor) -> Iterator[None]:
-    """The correction bias with `shift` [experts] added, computed in float32; put back bit for bit.
+    """Add `shift` [experts] to the correction bias inside the context, computed in float32.
+
+    Afterwards the bias is restored to the bit.
 
     Raises:
         SteeringError: the bias is not in memory (accelerate has offloaded it).

@@ -1,4 +1,4 @@
-"""The wrapper: put a profile on a model, and take it off again."""
+"""Steers a model by a profile, and restores the model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TWICE = "the model is steered already; remove that steering first"
 class Steering:
     """A profile on a model: a context manager, or `install()` and `remove()` by hand.
 
-    A profile at strength zero is installed like any other, so that a sham run takes the same path.
-    The model's routers are compared with the profile's when this is made, and tried out at its
-    first installation; it is for the model as it was then.
+    A profile at strength zero is installed like any other, so that a sham run uses the same code.
+    The model's routers are compared with the profile's at construction, and their scoring rules are
+    measured at the first installation; a model that is changed afterwards needs a new `Steering`.
     """
 
     def __init__(self, model: nn.Module, profile: Profile) -> None:
@@ -37,17 +37,17 @@ class Steering:
         self._installed = ExitStack()
 
     def with_strength(self, strength: float) -> Steering:
-        """The same profile at another strength; what was found out of the routers is kept."""
-        other = copy.copy(self)
-        other.profile, other._installed = self.profile.with_strength(strength), ExitStack()
-        return other
+        """Return a steering by the same profile at another strength; measured rules are reused."""
+        changed = copy.copy(self)
+        changed.profile, changed._installed = self.profile.with_strength(strength), ExitStack()
+        return changed
 
     def install(self) -> Steering:
-        """Steer from the next forward pass on; on failure the model stays as it was.
+        """Steer from the next forward pass on; on failure the model is unchanged.
 
         Raises:
-            SteeringError: the model is steered already, a router cannot be steered, or the
-                intervention does not keep its meaning on this router.
+            SteeringError: the model is already steered, a router cannot be steered, or the
+                definition of the intervention does not apply to a router.
         """
         chosen = self.profile.by_layer()
         if any(router_patch.is_attached(router.module) for router in self.routers):
@@ -60,7 +60,7 @@ class Steering:
         return self
 
     def remove(self) -> None:
-        """Leave the model as it was found; harmless when nothing is installed."""
+        """Restore the model; without an installed profile this does nothing."""
         self._installed.close()
 
     def __enter__(self) -> Steering:
@@ -91,17 +91,17 @@ class Steering:
         router_patch.attach(router.module, edit)
         stack.callback(router_patch.detach, router.module)
         if effect.choice_shift is not None and scoring.correction_bias:
-            assert router.correction_bias is not None  # noqa: S101 - what scoring just tried out
+            assert router.correction_bias is not None  # noqa: S101 - just measured
             stack.enter_context(shifted_choice(router.correction_bias, effect.choice_shift))
 
 
 def _steer_native(router: Router, effect: LayerEffect, kind: str, stack: ExitStack) -> None:
-    """Steer a router whose forward is never called, by its own bias, rounded to its dtype once."""
+    """Steer a router whose forward is never called by its bias, rounded once to its dtype."""
     bias = getattr(router.module, "bias", None)
     if effect.logit_shift is None or not isinstance(bias, torch.Tensor):
         raise SteeringError(
-            f"{kind} cannot be done here: {type(router.consumer).__name__} never calls the router, "
-            "only the router's own bias steers it. Use bias, or load the model dequantized"
+            f"{kind} is not possible here: {type(router.consumer).__name__} never calls the router "
+            "and reads only its weight and bias. Use bias, or load the model dequantized"
         )
     if hasattr(router.module, _NATIVE):
         raise SteeringError(_TWICE)
@@ -124,16 +124,16 @@ def steer(model: nn.Module, profile: Profile) -> Steering:
 
 
 def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers: str) -> None:
-    """Refuse a profile of another model: other layers, other experts, or other router weights.
+    """Check that a profile is for this model: its layers, its experts and its router weights.
 
     Args:
-        profile: of any model.
-        layers: of the model at hand, those with experts.
-        experts: in each of them.
-        routers: the model's `router_hash`.
+        profile: the profile of any model.
+        layers: indices of this model's layers with experts.
+        experts: number of experts in each of these layers.
+        routers: this model's `router_hash`.
 
     Raises:
-        SteeringError: with what differs in the message.
+        SteeringError: they differ; the message says what differs.
     """
     if layers != profile.model.layers or experts != profile.model.experts:
         raise SteeringError(
@@ -144,5 +144,5 @@ def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers:
     if routers != profile.model.routers:
         raise SteeringError(
             f"profile {profile.id} is for {profile.model.name!r}; the routers of this model have "
-            "the same shape and other weights. Identify the experts of this model instead"
+            "the same shape but other weights. Identify the experts of this model instead"
         )

@@ -291,10 +291,10 @@ def test_the_size_of_published_weights(name, size):
     ("changes", "words"),
     [
         ({"config": {}}, "no num_hidden_layers"),
-        ({"dense_layers": [99]}, "dense_layers must leave"),
-        ({"dense_layers": list(range(16))}, "dense_layers must leave"),
+        ({"dense_layers": [99]}, "dense_layers must be some"),
+        ({"dense_layers": list(range(16))}, "dense_layers must be some"),
         ({"top_k": 64}, "not below"),
-        ({"experts": 63}, "no whole number"),
+        ({"experts": 63}, "not divisible"),
         ({"format": "reasoning"}, "think_end_token"),
         ({"think_end_token": "</think>"}, "think_end_token"),
         ({"hub_id": "olmoe"}, "hub_id"),

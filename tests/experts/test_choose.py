@@ -37,7 +37,7 @@ def test_the_best_over_all_layers(seed, count):
 def test_experts_without_a_positive_score_are_not_taken():
     scores = np.array([[0.5, 0.0, -1.0]])
     assert len(best_experts(scores, (0,), 1)) == 1
-    with pytest.raises(ValueError, match="2 experts were asked for and 1 score above zero"):
+    with pytest.raises(ValueError, match=r"E\* needs 2 experts, but only 1 score above zero"):
         best_experts(scores, (0,), 2)
 
 
@@ -114,7 +114,7 @@ def test_forced_experts_are_those_of_the_largest_difference_that_fit(seed, count
 
 
 def test_more_than_can_be_forced_is_refused():
-    with pytest.raises(ValueError, match="4 experts were asked for and 3 can be forced"):
+    with pytest.raises(ValueError, match=r"E\* needs 4 experts, but only 3 can be forced"):
         signed_experts(np.array([[1.0, 2.0, -1.0, 0.0]]), (0,), 4, top_k=2)
 
 

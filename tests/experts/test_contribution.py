@@ -67,7 +67,7 @@ def test_contributions_equal_those_by_hand(kind, tmp_path, letters):
 def test_every_architecture_shows_its_contributions(model, batch):
     routers = find_routers(model)
     with capture_contributions(model, routers) as last:
-        with pytest.raises(SteeringError, match="no contributions were seen"):
+        with pytest.raises(SteeringError, match="no contributions were recorded"):
             last()
         with torch.no_grad():
             model(input_ids=batch[0], attention_mask=batch[1])

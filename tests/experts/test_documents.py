@@ -36,7 +36,7 @@ def test_template_tokens_do_not_count(tokenizer, monkeypatch):
 def test_a_template_that_hides_or_repeats_the_text_is_refused(tokenizer, monkeypatch):
     for template in ("In law", TEMPLATE + TEMPLATE):
         monkeypatch.setattr(tokenizer, "chat_template", template)
-        with pytest.raises(ValueError, match="does not show the text 'What is' exactly once"):
+        with pytest.raises(ValueError, match="does not contain the text 'What is' exactly once"):
             encode_documents(tokenizer, {"law": ["What is"]}, chat_template=True)
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="no chat template"):

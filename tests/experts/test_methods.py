@@ -54,7 +54,7 @@ def test_an_installed_package_adds_a_method(monkeypatch):
 @pytest.mark.parametrize("values", [("first_expert",), ("THEIRS", "THEIRS")])
 def test_what_is_no_method_or_takes_a_name_is_refused(monkeypatch, values):
     installed(monkeypatch, *values)
-    with pytest.raises(ValueError, match="is no Method, or its name is taken"):
+    with pytest.raises(ValueError, match="is no Method, or its name is in use"):
         all_methods()
 
 

@@ -46,7 +46,7 @@ def test_the_draw_depends_on_the_seed_alone():
 
 
 def test_too_little_text():
-    with pytest.raises(ValueError, match="hold 4 distinct tokens, and 5 are needed"):
+    with pytest.raises(ValueError, match="have 4 distinct tokens, but 5 are needed"):
         sample_tokens([[1, 2, 3], [1, 2, 4], [1, 2, 3]], 5, 0)
 
 
@@ -213,7 +213,7 @@ def test_experts_that_are_not_called_are_refused():
     router = find_routers(model)[2]
     block = next(m for m in model.modules() if getattr(m, "experts", None) is router.consumer)
     block.forward = lambda hidden: hidden
-    with pytest.raises(SteeringError, match="no call of the experts was seen in layer 2"):
+    with pytest.raises(SteeringError, match="no call of the experts was recorded in layer 2"):
         record_tokens(model, TEXTS, PLACES)
 
 

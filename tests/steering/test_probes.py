@@ -112,7 +112,7 @@ def test_a_profile_that_does_nothing_stops_the_run(model, batch, make_profile):
 
 def test_a_router_patch_that_is_never_reached_is_refused(model, batch, make_profile, monkeypatch):
     monkeypatch.setattr(router_patch, "attach", lambda _module, _edit: None)
-    with pytest.raises(SteeringError, match="not reached through the router patch"):
+    with pytest.raises(SteeringError, match="did not call the patched linear layer"):
         probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
 
 

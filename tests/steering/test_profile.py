@@ -46,7 +46,7 @@ def test_by_layer_and_null(profile):
         ({"intervention": {"kind": "mask", "strength": 2}}, "strength of mask is 1"),
         (
             {"intervention": {"kind": "force", "strength": 1, "channel": "score"}},
-            "only bias has a score channel",
+            "channel `score` is for bias only",
         ),
         (
             {"experts": [{"layer": 0, "expert": 1, "score": 1, "activate": False}]},

@@ -70,7 +70,7 @@ def test_a_flat_router_and_a_bias_that_is_none_are_refused():
         describe_scoring(router)
     model = small("qwen3_moe", num_experts_per_tok=2)
     find_routers(model)[0].module.register_buffer("some_bias", torch.zeros(128))
-    with pytest.raises(SteeringError, match="does not act as a correction"):
+    with pytest.raises(SteeringError, match="does not decide its choice"):
         describe_scoring(find_routers(model)[0])
 
 
@@ -90,8 +90,8 @@ def intervention(kind, strength=1.0, **rest):
         (intervention("force"), chosen(1), SIGMOID, "log_softmax"),
         (intervention("force"), chosen(1), RULES["phimoe"], "log_softmax"),
         (intervention("force"), chosen(1), CORRECTED, "correction bias"),
-        (intervention("force"), chosen(1, 2, 3), SOFTMAX, "cannot put 3 experts in"),
-        (intervention("force"), chosen(*range(7), activate=False), SOFTMAX, "and 7 out"),
+        (intervention("force"), chosen(1, 2, 3), SOFTMAX, "cannot activate 3 experts"),
+        (intervention("force"), chosen(*range(7), activate=False), SOFTMAX, "deactivate 7 in"),
     ],
 )
 def test_a_meaning_that_does_not_carry_over_is_refused_by_name(what, experts, scoring, reason):

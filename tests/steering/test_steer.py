@@ -172,7 +172,7 @@ def test_a_profile_for_another_model_of_the_same_shape_is_refused(model, make_pr
     profile = make_profile(model, [(0, 3)])
     with torch.no_grad():
         find_routers(model)[0].module.weight[0, 0] += 0.5
-    with pytest.raises(SteeringError, match="same shape and other weights"):
+    with pytest.raises(SteeringError, match="same shape but other weights"):
         steer(model, profile)
 
 
@@ -262,7 +262,7 @@ def test_fused_mxfp4_kernels_are_steered_by_the_routers_own_bias(batch, make_pro
     assert report.logit_max_change > 0
     assert report.selection_changed is None
     for kind in ("reweight", "amplify", "force"):
-        with pytest.raises(SteeringError, match=f"{kind} cannot be done here: Mxfp4"):
+        with pytest.raises(SteeringError, match=f"{kind} is not possible here: Mxfp4"):
             steer(fused, make_profile(fused, [(0, 3)], kind, 1.0)).install()
 
 
