@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import binom, norm
+from scipy.special import betainc, ndtri
 
 from .bca import bca_bootstrap, bounds
 from .clusters import (
     as_scores,
     cluster_codes,
     clustered_differences,
+    fair_binomial,
     sign_flip_p_value,
 )
 from .power import smallest_effect
+
+ROUNDING = 1e-9
+"""The largest relative difference of two scores that counts as none, as sums of the same parts in
+another order have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ def compare_paired(
     )
 
 
-_MDE80 = float(norm.isf(0.025) + norm.isf(0.2))
+_MDE80 = -float(ndtri(0.025) + ndtri(0.2))
 
 
 def _compare_counts(counts: PairedCounts) -> PairedResult:
@@ -202,13 +207,35 @@ def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
 def as_pairs(
     score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64] | None]:
-    """Check two score arrays and their clusters: `as_scores`, `cluster_codes`, equal lengths."""
+    """Check two score arrays and their clusters: `as_scores`, `cluster_codes`, equal lengths.
+
+    Rounding is not a difference: scores that differ by at most `ROUNDING`, relative to the larger
+    one or to 1/1000 of the largest score of all (1/1000 if that is above 1), are made equal, and
+    scores as near to 0 or 1 are made 0 or 1.
+    """
     a, b = as_scores(score_a, "score_a"), as_scores(score_b, "score_b")
     if a.size != b.size:
         raise ValueError(
             f"score_a has {a.size} items and score_b {b.size}; align the two by item first."
         )
+    if "f" in (a.dtype.kind, b.dtype.kind):
+        a, b = _without_rounding(a.astype(np.float64), b.astype(np.float64))
     return a, b, cluster_codes(clusters, a.size)
+
+
+def _without_rounding(
+    a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
+
+    def close(x: NDArray[np.float64], y: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+        # Parts that cancel leave a rest which only the size of other scores tells from a score.
+        size = np.maximum(np.maximum(np.abs(x), np.abs(y)), min(largest, 1.0) / 1000)
+        return np.asarray(np.abs(x - y) <= ROUNDING * size)
+
+    for whole in (0.0, 1.0):
+        a, b = np.where(close(a, whole), whole, a), np.where(close(b, whole), whole, b)
+    return a, np.where(close(a, b), a, b)
 
 
 def is_binary(scores: NDArray[Any]) -> bool:
@@ -252,10 +279,12 @@ def mcnemar_midp(gained: int, lost: int) -> float:
     if changed == 0:
         return 1.0
     if gained == lost:
-        return 1.0 - float(binom.pmf(fewer, changed, 0.5)) / 2
+        return 1.0 - float(fair_binomial(changed)[fewer]) / 2
     # Both tails and half of both point probabilities, without a difference that could round
     # to below zero.
-    return float(binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5))
+    # The distribution function of Binomial(changed, 1/2) at k is an incomplete beta function.
+    below = betainc(changed - fewer + 1, fewer, 0.5) if fewer else 0.0
+    return float(betainc(changed - fewer, fewer + 1, 0.5) + below)
 
 
 def tango_z(counts: PairedCounts, null_delta: float) -> float:
@@ -325,7 +354,7 @@ def tango_interval(counts: PairedCounts, level: float = 0.95) -> tuple[float, fl
     """
     if not 0.5 <= level < 1:
         raise ValueError(f"level is {level}; give a fraction in [0.5, 1), such as 0.95.")
-    z = float(norm.isf((1 - level) / 2))
+    z = -float(ndtri((1 - level) / 2))
     return _lower_limit(counts, z), -_lower_limit(_swapped(counts), z)
 
 
