@@ -16,12 +16,9 @@ from .clusters import (
     clustered_differences,
     fair_binomial,
     sign_flip_p_value,
-)
+)  # fmt: skip
 from .power import smallest_effect
-
-ROUNDING = 1e-9
-"""The largest relative difference of two scores that counts as none, as sums of the same parts in
-another order have it."""
+from .rounding import without_rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,35 +204,15 @@ def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
 def as_pairs(
     score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64] | None]:
-    """Check two score arrays and their clusters: `as_scores`, `cluster_codes`, equal lengths.
-
-    Rounding is not a difference: scores that differ by at most `ROUNDING`, relative to the larger
-    one or to 1/1000 of the largest score of all (1/1000 if that is above 1), are made equal, and
-    scores as near to 0 or 1 are made 0 or 1.
-    """
+    """Check two score arrays and their clusters; `without_rounding`, equal scores are equal."""
     a, b = as_scores(score_a, "score_a"), as_scores(score_b, "score_b")
     if a.size != b.size:
         raise ValueError(
             f"score_a has {a.size} items and score_b {b.size}; align the two by item first."
         )
     if "f" in (a.dtype.kind, b.dtype.kind):
-        a, b = _without_rounding(a.astype(np.float64), b.astype(np.float64))
+        a, b = without_rounding(a.astype(np.float64), b.astype(np.float64))
     return a, b, cluster_codes(clusters, a.size)
-
-
-def _without_rounding(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
-
-    def close(x: NDArray[np.float64], y: NDArray[np.float64] | float) -> NDArray[np.bool_]:
-        # Parts that cancel leave a rest which only the size of other scores tells from a score.
-        size = np.maximum(np.maximum(np.abs(x), np.abs(y)), min(largest, 1.0) / 1000)
-        return np.asarray(np.abs(x - y) <= ROUNDING * size)
-
-    for whole in (0.0, 1.0):
-        a, b = np.where(close(a, whole), whole, a), np.where(close(b, whole), whole, b)
-    return a, np.where(close(a, b), a, b)
 
 
 def is_binary(scores: NDArray[Any]) -> bool:

@@ -27,6 +27,8 @@ import dsmoe_eval.comparison
 from dsmoe_eval.comparison import Selection, compare, read_results
 from dsmoe_eval.errors import UserError
 
+from ..gates.conftest import whole_result
+
 ROOM = Path(dsmoe_eval.comparison.__file__).parent
 READERS = "dsmoe_eval.comparison.readers"
 S = Selection
@@ -85,8 +87,8 @@ class Box:
                 archive.writestr(name, "content")
         return path
 
-    def run(self, cell=None, identity=None, samples=None, **comparisons):
-        """A run of one cell `c`, with parts replaced."""
+    def cell(self, cell=None, identity=None, samples=None):
+        """A cell of one item, with parts replaced."""
         about = {"identity": identity or {"task": "t"}, "items": 1}
         self.file("run/cells/c/cell.json", json.dumps(cell or about))
         frame = pd.DataFrame({"item": ["i"], "task": "t", "domain": "d", "question": "q",
@@ -94,10 +96,22 @@ class Box:
         (frame if samples is None else samples(frame)).to_parquet(
             self.root / "run/cells/c/samples.parquet"
         )
-        arms = [{"variant": "v", "target": t, "cells": {"t": "c"}} for t in "xy"]
-        whole = {"base": [{"cell": "c"}], "arms": arms} | comparisons
-        self.file("run/comparisons.json", json.dumps(whole))
-        return f"{self.root}/run"
+        return self.root / "run/cells/c"
+
+    def run(self):
+        """A run of one variant and two targets, without cells."""
+        data = whole_result() | {"variants": ["v"], "targets": ["x", "y"]}
+        base, arm = data["base"][0], data["arms"][0]
+        data["base"] = [base | {"task": t, "cell": c * 16} for t, c in zip("xy", "ab", strict=True)]
+        data["arms"] = [
+            arm | {
+                "variant": "v", "target": target,
+                "cells": {"x": "c" * 16, "y": "d" * 16},
+                "domains": [arm["domains"][0] | {"task": other}],
+            }
+            for target, other in ("xy", "yx")
+        ]  # fmt: skip
+        return self.file("run/comparisons.json", json.dumps(data)).parent
 
 
 def sample(**more):
@@ -143,7 +157,7 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         "metric 'acc'", "--metric",
     ),
     "other prompts": (
-        lambda b: compare(f"{b.run()}:base", other_prompts(b)), "1 examples", "--id id",
+        lambda b: compare(b.cell(), other_prompts(b)), "1 examples", "--id id",
     ),
     "one without questions": (lambda b: two(b, [Q], [ITEM]), "b.jsonl", "--id COLUMN"),
     "no item in common": (lambda b: two(b, [ITEM], [ITEM | {"item": "x"}]), "'i'", "with --id"),
@@ -302,26 +316,22 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda b: read_results(b.rows("s.jsonl", sample()), S(id="x")), "no 'x'", "name one of",
     ),
     # --- our runs ---
-    "a run alone": (lambda b: read_results(b.run()), "run", ":base"),
+    "a run alone": (lambda b: read_results(b.run()), "run: a run", ":base"),
     "several targets": (lambda b: read_results(f"{b.run()}:v"), "'v'", "v:x, v:y"),
-    "no comparisons": (lambda b: read_results(f"{b.run(arms=3)}:base"), "comparisons.json", "run"),
-    "a path as cell": (
-        lambda b: read_results(f"{b.run(base=[{'cell': '../c'}])}:base"), "'../c'", "cell",
-    ),
     "no task in a cell": (
-        lambda b: read_results(f"{b.run(cell={'items': 1})}:base"), "cell.json", "run it again",
+        lambda b: read_results(b.cell(cell={"items": 1})), "cell.json", "run it again",
     ),
     "samples lack": (
-        lambda b: read_results(f"{b.run(samples=lambda f: f.drop(columns='gold'))}:base"),
+        lambda b: read_results(b.cell(samples=lambda f: f.drop(columns="gold"))),
         "'gold'", "run it again",
     ),
     "items lack": (
-        lambda b: read_results(f"{b.run(cell={'identity': {'task': 't'}, 'items': 2})}:base"),
+        lambda b: read_results(b.cell(cell={"identity": {"task": "t"}, "items": 2})),
         "1 of 2 items", "run again",
     ),
-    "no task in a run": (lambda b: read_results(f"{b.run()}:base", S(task="u")), "'u'", "task"),
+    "no task in a run": (lambda b: read_results(b.cell(), S(task="u")), "'u'", "task"),
     "no column in a cell": (
-        lambda b: read_results(f"{b.run()}:base", S(domain="x")), "no column 'x'", "item, task",
+        lambda b: read_results(b.cell(), S(domain="x")), "no column 'x'", "item, task",
     ),
     # --- rows ---
     "no row": (lambda b: table(b, text="item,score\n"), "t.csv", "name another file"),
@@ -379,7 +389,7 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
 def other_prompts(box):
     """The same run with another number of few-shot examples, beside the first."""
     box.root = box.root / "other"
-    return f"{box.run(identity={'task': 't', 'few_shot': 1})}:base"
+    return box.cell(identity={"task": "t", "few_shot": 1})
 
 
 def refused(row, root, log):
