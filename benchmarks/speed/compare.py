@@ -63,7 +63,7 @@ def compare_files(rows: int) -> dict[str, float]:
 def compare_all(table: Path, items: Path | None) -> dict[str, float]:
     """Seconds to compare all pairs of models, and how many there are."""
     selection = Selection(
-        id="question_id", gold="gold", domain="category", absent="MISSING",
+        id="question_id", gold="gold", domain="category", missing_value="MISSING",
         cluster="question" if items else None, items=items,
     )  # fmt: skip
     known = {"question_id", "category", "n_options", "gold"}

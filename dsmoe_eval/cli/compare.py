@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -13,6 +13,7 @@ from .main import main
 if TYPE_CHECKING:
     from ..comparison.compare import Comparison
     from ..comparison.pairing import Unpaired
+    from ..comparison.readers.answers import Match
     from ..stats import PairedResult
 
 _EXAMPLES = """\b
@@ -24,53 +25,86 @@ _EXAMPLES = """\b
 """
 
 
+class _Columns(TypedDict):
+    """The options that are fields of `Selection`."""
+
+    id: str | None
+    score: str | None
+    gold: str | None
+    domain: str | None
+    cluster: str | None
+    sample: str | None
+    task: str | None
+    metric: str | None
+    filter: str | None
+    missing_value: str | None
+    no_missing_value: bool
+    match: Match | None
+    items: Path | None
+
+
 @main.command("compare", epilog=_EXAMPLES)
 @click.argument("a")
 @click.argument("b")
 @click.option("--id", help="Column that names an item, to pair by it and not by content.")
 @click.option("--score", help="Column of the scores, more is better [score].")
-@click.option("--gold", help="Column of right answers; the score columns then hold answers.")
+@click.option("--gold", help="Column of right answers; the score columns then hold answers, which"
+              " must match exactly unless --match says otherwise.")  # fmt: skip
+@click.option("--match", type=click.Choice(["exact", "number", "casefold-strip"]),
+              help="How answers match --gold: the same text [exact]; the same number, however it"
+              " is written; the same text apart from case and blanks.")  # fmt: skip
 @click.option("--domain", help="Column of the domain [domain; of lm-eval the task].")
-@click.option("--cluster", help="Column that items share which are not independent.")
+@click.option("--cluster", help="Column whose value is shared by items that are not independent.")
 @click.option("--sample", help="Column that tells samples of one item apart [sample].")
 @click.option("--items", type=click.Path(path_type=Path),
               help="A table with more of these columns, joined by --id.")  # fmt: skip
-@click.option("--absent", metavar="VALUE", help="Score or answer of an item that was not asked.")
+@click.option("--missing-value", metavar="VALUE",
+              help="Score or answer of an item that was not put to the model.")  # fmt: skip
+@click.option("--no-missing-value", is_flag=True,
+              help='No item is missing: "None", "N/A" and the like are answers.')  # fmt: skip
 @click.option("--task", help="Only this task.")
-@click.option("--metric", help="The metric, where there are several.")
-@click.option("--filter", help="lm-eval's filter, where there are several.")
+@click.option("--metric", help="The metric, if there are several.")
+@click.option("--filter", help="lm-eval's filter, if there are several: its name, or its number"
+              " (from 1) in samples that do not name it.")  # fmt: skip
 @click.option("--margin", type=float, default=0.02, show_default=True,
-              help="Differences below it do not matter: a fraction, as the scores.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def compare_command(a: str, b: str, margin: float, as_json: bool, **columns: Any) -> None:
+              help="The largest difference that does not matter, a fraction.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def compare_command(
+    a: str, b: str, margin: float, as_json: bool, **columns: Unpack[_Columns]
+) -> None:
     """Compare B with the baseline A, item by item: by domain and pooled.
 
     A and B are each a run and its variant (RUN:base, RUN:variant:target), a cell's folder,
     lm-eval's results folder or samples_*.jsonl, an Inspect log (.eval, .json), or a table (Parquet,
-    CSV, TSV, JSONL) with columns item and score, perhaps domain, cluster, sample; FILE:COLUMN names
-    the column of the scores. Items are paired by content, or by the column that --id names.
+    CSV, TSV, JSONL, a JSON list of records; or a folder of tables) with columns item and score,
+    perhaps domain, cluster, sample; FILE:COLUMN names the column of the scores. Items are paired by
+    content, or by the column that --id names.
     """
     from ..comparison import Selection
     from ..comparison.compare import compare
 
-    found = compare(a, b, Selection(**columns), margin=margin)
-    click.echo(json.dumps(found.to_dict(), allow_nan=False) if as_json else as_text(found))
+    comparison = compare(a, b, Selection(**columns), margin=margin)
+    click.echo(
+        json.dumps(comparison.to_dict(), allow_nan=False) if as_json else as_text(comparison)
+    )
 
 
-def as_text(found: Comparison) -> str:
-    """What a person reads."""
-    lines = [f"A  {found.a}", f"B  {found.b}"]
-    lines += [f"unpaired: {_unpaired(found.unpaired_a, 'A')}, {_unpaired(found.unpaired_b, 'B')}"]
-    lines += [f"warning: {warning}" for warning in found.warnings]
-    for one in found.domains:
-        p_value = f"p {one.result.p_value:.2g}, {one.p_adjusted:.2g} by Holm"
-        lines += ["", *_block(one.domain, one.result, p_value, one.words)]
-    lines += ["", *_block("all", found.pooled, f"p {found.pooled.p_value:.2g}", found.words)]
-    if found.conflicting:
+def as_text(comparison: Comparison) -> str:
+    """Return the comparison as text for a person."""
+    lines = [f"A  {comparison.a}", f"B  {comparison.b}"]
+    unpaired_a, unpaired_b = comparison.unpaired_a, comparison.unpaired_b
+    lines += [f"unpaired: {_unpaired(unpaired_a, 'A')}, {_unpaired(unpaired_b, 'B')}"]
+    lines += [f"warning: {warning}" for warning in comparison.warnings]
+    for domain in comparison.domains:
+        p_value = f"p {domain.result.p_value:.2g}, {domain.p_adjusted:.2g} by Holm"
+        lines += ["", *_block(domain.domain, domain.result, p_value, domain.words)]
+    pooled = comparison.pooled
+    lines += ["", *_block("all", pooled, f"p {pooled.p_value:.2g}", comparison.words)]
+    if comparison.conflicting:
         lines.append("warning: domains differ significantly in both directions; the pool describes"
                      " neither")  # fmt: skip
-    elif found.opposed:
-        lines.append(f"warning: against the pool's sign: {', '.join(found.opposed)}")
+    elif comparison.opposed:
+        lines.append(f"warning: against the pool's sign: {', '.join(comparison.opposed)}")
     return "\n".join(lines)
 
 

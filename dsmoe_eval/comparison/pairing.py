@@ -1,16 +1,20 @@
-"""Two results side by side: the same items, by content or by a name that the user trusts."""
+"""Two results side by side: the same items, by content or by ids that the user trusts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..errors import UserError
+from .readers.columns import Strings
 from .readers.results import Results, first_few
+from .settings import differences
+
+Bools = NDArray[np.bool_]
 
 _REASONS = ("gold", "question", "absent")
 _NAMED = 5
@@ -19,11 +23,11 @@ _COMPARED = ["task", "id", "domain", "cluster", "score", "gold", "question", "do
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Items of one side without a partner.
+    """The items of one side that have no partner.
 
     Attributes:
-        n: how many.
-        reasons: how many for each reason: `gold` (the other side holds the item with another right
+        n: their number.
+        reasons: the number for each reason: `gold` (the other side has the item with another right
             answer), `question` (with another prompt or other options), `absent` (not at all) and
             `unscored` (the source itself gives no score).
         first: ids of the first few.
@@ -36,12 +40,12 @@ class Unpaired:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What can be compared.
+    """The items that can be compared.
 
     Attributes:
-        table: columns task, id, domain, cluster, score_a, score_b; one row an item, in A's order.
-        a: items of A without a partner.
-        b: items of B without a partner.
+        table: columns task, id, domain, cluster, score_a, score_b; one row per item, in A's order.
+        a: the items of A without a partner.
+        b: the items of B without a partner.
         warnings: what the user should know.
     """
 
@@ -56,17 +60,18 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
 
     Args:
         a: the baseline.
-        b: what is compared with it.
+        b: the results that are compared with it.
         by_id: pair by `id`, which the user named, whatever the prompts; else by content, and by
-            `id` only where neither source knows the content. An item whose right answers differ is
-            not the same item.
+            `id` only if neither source knows the content. Two items whose right answers differ are
+            never the same item.
 
     Raises:
-        UserError: they were scored by other rules or asked in other ways, or share no item.
+        UserError: the two were scored by different rules, their prompts differ, or they share no
+            item.
     """
     left, right, notes = _same_tasks(a, b)
     _check_measures(a, b)
-    notes += _check_prompts(a, b, by_id)
+    notes += _check_prompts(a, b, by_id) + _other_settings(a, b)
     content = not by_id and _by_content(a, b, left, right)
     left, right = _keyed(left, right, content)
     merged, more = _checked(_matched(left, right), by_id)
@@ -78,11 +83,11 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
     unpaired_a, unpaired_b = _unpaired(alone_a, alone_b, a), _unpaired(alone_b, alone_a, b)
     if merged.empty:
         raise UserError(_nothing(a, b, unpaired_a, unpaired_b, content))
-    for ours, side, other in ((unpaired_a, a, b), (unpaired_b, b, a)):
-        if 2 * ours.n > len(side.table):
+    for unpaired, side, other in ((unpaired_a, a, b), (unpaired_b, b, a)):
+        if 2 * unpaired.n > len(side.table):
             notes.append(
-                f"most items of {side.source} ({ours.n} of {len(side.table)}) have no partner in "
-                f"{other.source}: the figures speak of the rest only"
+                f"most items of {side.source} ({unpaired.n} of {len(side.table)}) have no partner "
+                f"in {other.source}: the figures describe the rest only"
             )
     merged = merged.reset_index(drop=True)
     table = pd.DataFrame(
@@ -103,12 +108,12 @@ def _prefixed(side: str, results: Results) -> list[str]:
 
 
 def _same_tasks(a: Results, b: Results) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Both tables; where each is of one task its name does not matter."""
+    """Return both tables and notes; where each is of one task its name does not matter."""
     names_a, names_b = (sorted(set(r.table["task"].dropna())) for r in (a, b))
     if len(names_a) <= 1 and len(names_b) <= 1:
         known = names_a and names_b and names_a != names_b
         notes = [f"A is of task {names_a[0]}, B of {names_b[0]}"] if known else []
-        return a.table.assign(task=None), b.table.assign(task=None), notes
+        return _untasked(a.table), _untasked(b.table), notes
     if not set(names_a) & set(names_b):
         raise UserError(
             f"no task in common: {a.source} has {first_few(names_a) or 'no names of tasks'}, "
@@ -124,6 +129,13 @@ def _same_tasks(a: Results, b: Results) -> tuple[pd.DataFrame, pd.DataFrame, lis
     return a.table, b.table, only
 
 
+def _untasked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without its task; a domain that only repeats the task goes with it."""
+    if table["domain"].equals(table["task"]):
+        table = table.assign(domain=None)
+    return table.assign(task=None)
+
+
 def _check_measures(a: Results, b: Results) -> None:
     """Refuse scores of different metrics or filters."""
     shared = set(a.measures) & set(b.measures)
@@ -132,23 +144,41 @@ def _check_measures(a: Results, b: Results) -> None:
         ((task, of_a),) = a.measures.items()
         couples = [(task, of_a, next(iter(b.measures.values())))]
     for task, of_a, of_b in couples:
-        for name, own, other in zip(("metric", "filter"), of_a, of_b, strict=True):
-            if own is not None and other is not None and own != other:
+        for name, in_a, in_b in zip(("metric", "filter"), of_a, of_b, strict=True):
+            if in_a is not None and in_b is not None and in_a != in_b:
                 raise UserError(
-                    f"{f'task {task!r}: ' if task else ''}{a.source} is scored by {name} {own!r}, "
-                    f"{b.source} by {other!r}; choose one that both have with --{name}"
+                    f"{f'task {task!r}: ' if task else ''}{a.source} is scored by {name} {in_a!r}, "
+                    f"{b.source} by {in_b!r}; choose one that both have with --{name}"
                 )
 
 
 def _check_prompts(a: Results, b: Results, by_id: bool) -> list[str]:
-    """Refuse items put to the models in other ways, unless the user pairs them on purpose."""
+    """Refuse items whose prompts were built differently, unless the user pairs them by id."""
     for name in sorted(set(a.prompts) & set(b.prompts)):
         if a.prompts[name] != b.prompts[name]:
-            said = f"{name} of A is {a.prompts[name][:100]}, of B {b.prompts[name][:100]}"
+            words = f"{name} of A is {a.prompts[name][:100]}, of B {b.prompts[name][:100]}"
             if not by_id:
-                raise UserError(f"other prompts: {said}; to compare all the same say --id id")
-            return [f"other prompts: {said}"]
+                raise UserError(
+                    f"{a.source} and {b.source}: other prompts: {words}; to compare them "
+                    "nevertheless say --id id"
+                )
+            return [f"other prompts: {words}"]
     return []
+
+
+def _other_settings(a: Results, b: Results) -> list[str]:
+    """Return a note for each task that the two evaluated with different settings."""
+    tasks = [(task, task) for task in sorted(set(a.settings) & set(b.settings))]
+    if not tasks and len(a.settings) == len(b.settings) == 1:
+        tasks = [(next(iter(a.settings)), next(iter(b.settings)))]
+    notes = []
+    for task_a, task_b in tasks:
+        if phrases := differences(a.settings[task_a], b.settings[task_b]):
+            of_task = f" of task {task_a}" if len(tasks) > 1 else ""
+            notes.append(
+                f"other settings{of_task}: {'; '.join(phrases)}: the difference may come from them"
+            )
+    return notes
 
 
 def _by_content(a: Results, b: Results, left: pd.DataFrame, right: pd.DataFrame) -> bool:
@@ -157,7 +187,7 @@ def _by_content(a: Results, b: Results, left: pd.DataFrame, right: pd.DataFrame)
         without, other = (b, a) if known[0] else (a, b)
         raise UserError(
             f"{without.source} does not hold the questions that {other.source} could be paired "
-            "by; name a column that tells the same items apart in both: --id COLUMN"
+            "by; name a column that identifies the same items in both: --id COLUMN"
         )
     return known[0]
 
@@ -165,33 +195,36 @@ def _by_content(a: Results, b: Results, left: pd.DataFrame, right: pd.DataFrame)
 def _keyed(
     left: pd.DataFrame, right: pd.DataFrame, content: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both with a column `key`, unique in each."""
+    """Return both with a column `key`, unique in each."""
     if not content:
-        return tuple(t.assign(key=_joined(t["task"], t["id"])) for t in (left, right))  # type: ignore[return-value]
+        return (
+            left.assign(key=_joined(left["task"], left["id"])),
+            right.assign(key=_joined(right["task"], right["id"])),
+        )
     keyed = [t.assign(key=_joined(t["task"], t["content"])) for t in (left, right)]
-    # An item that the data holds twice: each copy pairs with the one of its own name.
+    # An item that the data holds twice: each copy pairs with the copy of the same id.
     copies = {key for t in keyed for key in t.loc[t["key"].duplicated(), "key"]}
-    for place, table in enumerate(keyed):
+    for side, table in enumerate(keyed):
         copied = table["key"].isin(copies)
         key = table["key"].where(~copied, table["key"] + "\0" + table["id"])
-        keyed[place] = table.assign(key=key)
+        keyed[side] = table.assign(key=key)
     return keyed[0], keyed[1]
 
 
-def _joined(task: pd.Series[Any], name: pd.Series[Any]) -> pd.Series[Any]:
+def _joined(task: Strings, name: Strings) -> Strings:
     return name if task.isna().all() else task.fillna("") + "\0" + name
 
 
 def _matched(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
-    """Rows of equal keys side by side, columns with `_a` and `_b`, and their row numbers."""
+    """Return rows of equal keys side by side, columns with `_a` and `_b`, and row numbers."""
     left, right = left[[*_COMPARED, "key"]], right[[*_COMPARED, "key"]]
     if left["key"].equals(right["key"]):
         row_a = row_b = np.arange(len(left))
     else:
         codes, _ = pd.factorize(pd.concat([left["key"], right["key"]], ignore_index=True))
-        place = np.full(int(codes.max()) + 1, -1)
-        place[codes[: len(left)]] = np.arange(len(left))
-        partner = place[codes[len(left) :]]
+        row_of = np.full(int(codes.max()) + 1, -1)
+        row_of[codes[: len(left)]] = np.arange(len(left))
+        partner = row_of[codes[len(left) :]]
         row_b = np.flatnonzero(partner >= 0)
         row_b = row_b[np.argsort(partner[row_b])]
         row_a = partner[row_b]
@@ -202,39 +235,40 @@ def _matched(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checked(merged: pd.DataFrame, by_id: bool) -> tuple[pd.DataFrame, list[str]]:
-    """Without pairs that are not the same item, and what else differs."""
+    """Return the pairs that are the same item, and notes on what else differs in them."""
     regolded = _differs(merged, "gold")
     if regolded.any():
         merged = merged[~regolded]
-    other = _differs(merged, "question")
-    if other.any() and not by_id:
-        merged = merged[~other]
+    reworded = _differs(merged, "question")
+    if reworded.any() and not by_id:
+        merged = merged[~reworded]
     notes = []
-    if by_id and other.any():
+    if by_id and reworded.any():
         notes.append(
-            f"{int(other.sum())} of {len(merged)} pairs have other prompts or options in A than in "
-            "B; they are compared because --id says that they are the same"
+            f"{int(reworded.sum())} of {len(merged)} pairs have other prompts or options in A than "
+            "in B; they are compared because --id says that they are the same"
         )
     documents = int(_differs(merged, "document").sum())
     if documents:
-        notes.append(f"{documents} of {len(merged)} pairs have other columns in their documents")
+        notes.append(f"{documents} of {len(merged)} pairs have documents that differ "
+                     "(other columns, or other values)")  # fmt: skip
     domains = _differs(merged, "domain")
     if domains.any():
         notes.append(f"{int(domains.sum())} pairs have another domain in B; that of A counts")
     return merged, notes
 
 
-def _differs(merged: pd.DataFrame, name: str) -> Any:
-    own, other = merged[f"{name}_a"], merged[f"{name}_b"]
-    if own.equals(other):
+def _differs(merged: pd.DataFrame, name: str) -> Bools:
+    of_a, of_b = merged[f"{name}_a"], merged[f"{name}_b"]
+    if of_a.equals(of_b):
         return np.zeros(len(merged), dtype=bool)
-    return (own.notna() & other.notna() & (own != other)).to_numpy(dtype=bool)
+    return (of_a.notna() & of_b.notna() & (of_a != of_b)).to_numpy(dtype=bool)
 
 
 def _unpaired(alone: pd.DataFrame, other: pd.DataFrame, side: Results) -> Unpaired:
-    """Why items stand alone, by what of them the other side holds without a partner."""
+    """Count why items have no partner, by what the other side knows of them."""
 
-    def known(name: str) -> Any:
+    def known(name: str) -> Bools:
         if alone.empty or other.empty:  # pandas walks through all strings
             return np.zeros(len(alone), dtype=bool)
         values = alone[name]
@@ -251,7 +285,7 @@ def _unpaired(alone: pd.DataFrame, other: pd.DataFrame, side: Results) -> Unpair
 
 
 def _nothing(a: Results, b: Results, of_a: Unpaired, of_b: Unpaired, content: bool) -> str:
-    """Why nothing can be compared, and the way out."""
+    """Return why nothing can be compared, and the way out."""
     both = f"{a.source} and {b.source} share no item"
     if of_a.reasons.get("gold"):
         return (
@@ -261,11 +295,21 @@ def _nothing(a: Results, b: Results, of_a: Unpaired, of_b: Unpaired, content: bo
     if of_a.reasons.get("question"):
         return (
             f"{both}: {of_a.reasons['question']} have another prompt or other options in B, such "
-            f"as {of_a.first[0]!r}; run both alike, or, to compare all the same, name the column "
-            "that says which items are the same: --id doc_hash"
+            f"as {of_a.first[0]!r}; run both alike, or, to compare them nevertheless, name the "
+            "column that says which items are the same: --id doc_hash"
+        )
+    same = sorted(set(a.table["id"]) & set(b.table["id"]))
+    if content and same:
+        name = a.id_name if a.id_name == b.id_name else "id"
+        return (
+            f"{both} by content: {len(same)} ids are in both, such as {same[0]!r}, but their "
+            "questions, options or right answers differ; if equal ids are the same items say "
+            f"--id {name}"
         )
     way = (
-        "pair them by a name that both share, with --id COLUMN" if content else "name another --id"
+        "pair them by ids that both share, with --id COLUMN"
+        if content
+        else "name another column with --id"
     )
     return (
         f"{both} (A has {of_a.n} such as {first_few(of_a.first[:1])}, B {of_b.n} such as "

@@ -6,7 +6,7 @@ A.
 """
 
 from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, top_stability
-from .claims import Claim, all_hold, claim, regressions
+from .claims import Claim, all_hold, claim, disagreement, regressions
 from .generalization import (
     NonTargetChange,
     gain_over_control,
@@ -64,6 +64,7 @@ __all__ = [
     "compare_paired",
     "compare_strata",
     "count_pairs",
+    "disagreement",
     "excess_use",
     "fewest_discoveries",
     "gain_over_control",

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
 from .permutation import DocumentCounts, Floats, lift_of
 
@@ -148,5 +147,5 @@ def _resampled(
 
 def _tail(documents: int, level: float) -> float:
     """Compute Hesterberg's alpha' / 2: the percentile at which an expanded interval ends."""
-    reach = student.ppf((1 + level) / 2, documents - 1) * np.sqrt(documents / (documents - 1))
-    return float(norm.cdf(-reach))
+    reach = stdtrit(documents - 1, (1 + level) / 2) * np.sqrt(documents / (documents - 1))
+    return float(ndtr(-reach))

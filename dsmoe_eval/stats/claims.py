@@ -58,10 +58,39 @@ def claim(
     if p_value <= alpha and result.delta != 0:
         verdict: Verdict = "improves" if result.delta > 0 else "harms"
         small = f", less than the margin of {_points(margin)}" if inside else ""
-        return Claim(verdict, f"{verdict} by {_points(abs(result.delta))}{small} ({figures})")
+        words = f"{verdict} by {_points(abs(result.delta))}{small} ({figures})"
+        return Claim(verdict, words + disagreement(result, verdict, p_adjusted))
     if inside:
         return Claim("equivalent", f"equivalent within {_points(margin)} ({figures})")
-    return Claim("inconclusive", f"inconclusive ({figures}); {_smallest(result)}")
+    words = f"inconclusive ({figures}); {_smallest(result)}"
+    return Claim("inconclusive", words + disagreement(result, "inconclusive", p_adjusted))
+
+
+def disagreement(result: PairedResult, verdict: str, p_adjusted: float | None) -> str:
+    """Return why a verdict and the interval disagree about zero; empty if they agree.
+
+    Args:
+        result: A comparison.
+        verdict: What `claim` says of it.
+        p_adjusted: The p-value by which it says so; ``result.p_value`` if left out.
+    """
+    lower, upper = result.ci95
+    excludes = lower > 0 or upper < 0
+    if math.isnan(lower) or excludes == (verdict in {"improves", "harms"}):
+        return ""
+    if not excludes:
+        return (
+            "; the interval contains 0, since the verdict is by the p-value of the "
+            f"{result.test} test and the interval by another procedure"
+        )
+    if verdict != "inconclusive":
+        return ""
+    if p_adjusted is not None and p_adjusted != result.p_value:
+        return "; the interval excludes 0, but it is not adjusted for several comparisons as p is"
+    return (
+        "; the interval excludes 0, but the verdict is by the p-value of the "
+        f"{result.test} test and the interval by another procedure"
+    )
 
 
 def _points(fraction: float) -> str:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from .bca import bca_bootstrap, bounds, lower_tail
 from .clusters import clustered_differences
@@ -128,7 +128,7 @@ def _check(margin: float, alpha: float, bounded: bool) -> None:
 
 
 def _score_test(counts: PairedCounts, margin: float, alpha: float) -> tuple[float, float, str]:
-    p_value = float(norm.sf(tango_z(counts, -margin)))
+    p_value = float(ndtr(-tango_z(counts, -margin)))
     return p_value, tango_interval(counts, 1 - 2 * alpha)[0], "Tango score test"
 
 

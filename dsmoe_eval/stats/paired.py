@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import binom, norm
+from scipy.special import betainc, ndtri
 
 from .bca import bca_bootstrap, bounds
 from .clusters import (
     as_scores,
     cluster_codes,
     clustered_differences,
+    fair_binomial,
     sign_flip_p_value,
-)
+)  # fmt: skip
 from .power import smallest_effect
+from .rounding import without_rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ def compare_paired(
     )
 
 
-_MDE80 = float(norm.isf(0.025) + norm.isf(0.2))
+_MDE80 = -float(ndtri(0.025) + ndtri(0.2))
 
 
 def _compare_counts(counts: PairedCounts) -> PairedResult:
@@ -202,12 +204,14 @@ def count_pairs(score_a: ArrayLike, score_b: ArrayLike) -> PairedCounts:
 def as_pairs(
     score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64] | None]:
-    """Check two score arrays and their clusters: `as_scores`, `cluster_codes`, equal lengths."""
+    """Check two score arrays and their clusters; `without_rounding`, equal scores are equal."""
     a, b = as_scores(score_a, "score_a"), as_scores(score_b, "score_b")
     if a.size != b.size:
         raise ValueError(
             f"score_a has {a.size} items and score_b {b.size}; align the two by item first."
         )
+    if "f" in (a.dtype.kind, b.dtype.kind):
+        a, b = without_rounding(a.astype(np.float64), b.astype(np.float64))
     return a, b, cluster_codes(clusters, a.size)
 
 
@@ -252,10 +256,12 @@ def mcnemar_midp(gained: int, lost: int) -> float:
     if changed == 0:
         return 1.0
     if gained == lost:
-        return 1.0 - float(binom.pmf(fewer, changed, 0.5)) / 2
+        return 1.0 - float(fair_binomial(changed)[fewer]) / 2
     # Both tails and half of both point probabilities, without a subtraction that could round
     # below zero.
-    return float(binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5))
+    # The distribution function of Binomial(changed, 1/2) at k is an incomplete beta function.
+    below = betainc(changed - fewer + 1, fewer, 0.5) if fewer else 0.0
+    return float(betainc(changed - fewer, fewer + 1, 0.5) + below)
 
 
 def tango_z(counts: PairedCounts, null_delta: float) -> float:
@@ -326,7 +332,7 @@ def tango_interval(counts: PairedCounts, level: float = 0.95) -> tuple[float, fl
     """
     if not 0.5 <= level < 1:
         raise ValueError(f"level is {level}; give a fraction in [0.5, 1), such as 0.95.")
-    z = float(norm.isf((1 - level) / 2))
+    z = -float(ndtri((1 - level) / 2))
     return _lower_limit(counts, z), -_lower_limit(_swapped(counts), z)
 
 

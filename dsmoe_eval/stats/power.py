@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import bdtr, bdtrik, gammaln, xlog1py, xlogy
-from scipy.stats import binom
 
 _TAIL = 1e-9
 _DELTA_TOLERANCE = 1e-6
@@ -258,7 +257,11 @@ def _most_against(changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]
     """
     # The mid-p value of k is the sum of the distribution function at k and k - 1. It is below
     # alpha one short of the alpha/2 quantile, and at the quantile itself perhaps.
-    quantile = binom.ppf(alpha / 2, changed, 0.5).astype(np.int64)
-    midp = binom.cdf(quantile, changed, 0.5) + binom.cdf(quantile - 1, changed, 0.5)
-    most: NDArray[np.int64] = quantile - (midp >= alpha)
+    tail = alpha / 2
+    with np.errstate(invalid="ignore"):
+        upper = np.nan_to_num(np.ceil(bdtrik(tail, changed, 0.5)))
+    lower = np.maximum(upper - 1, 0)
+    quantile = np.where(bdtr(lower, changed, 0.5) >= tail, lower, upper).astype(np.int64)
+    below = np.where(quantile > 0, bdtr(np.maximum(quantile - 1, 0), changed, 0.5), 0.0)
+    most: NDArray[np.int64] = quantile - (bdtr(quantile, changed, 0.5) + below >= alpha)
     return most

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from .multiplicity import holm
 from .paired import PairedResult, as_pairs, compare_paired
@@ -158,17 +158,17 @@ def combine_models(effects: Sequence[float], standard_errors: Sequence[float]) -
     # The Q of statsmodels is a difference of large numbers, and negative if effects are equal.
     q = float((((effect - combined.mean_effect_fe) / error) ** 2).sum())
     spread = float(combined.sd_eff_w_re) * math.sqrt(max(1.0, float(combined.scale_hksj_re)))
-    reach = float(student.isf(0.025, k - 1)) * spread
+    reach = -float(stdtrit(k - 1, 0.025)) * spread
     prediction_reach = math.nan
     if k > 2:
-        prediction_reach = float(student.isf(0.025, k - 2)) * math.hypot(
+        prediction_reach = -float(stdtrit(k - 2, 0.025)) * math.hypot(
             math.sqrt(combined.tau2), spread
         )
     return ModelsSummary(
         k=k,
         effect=mean,
         ci95=(mean - reach, mean + reach),
-        p_value=float(2 * student.sf(abs(mean) / spread, k - 1)),
+        p_value=float(2 * stdtr(k - 1, -abs(mean) / spread)),
         tau=math.sqrt(combined.tau2),
         i_squared=1 - (k - 1) / q if q > k - 1 else 0.0,
         prediction95=(mean - prediction_reach, mean + prediction_reach),

@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from ..cards import Task
 from ..errors import UserError
 from .language_model import LmEvalTask
 from .text_normalization import letters, normalise
+
+if TYPE_CHECKING:
+    from ..cards import Task
 
 Document = Mapping[str, object]
 """A row of a data set."""

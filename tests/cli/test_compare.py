@@ -1,6 +1,8 @@
 """The command: what it prints, for people and for programs."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -28,7 +30,7 @@ def called(capsys, *arguments):
 
 
 def test_people_get_a_block_a_domain_and_the_pool(table, capsys):
-    wide = ("--id", "q", "--gold", "gold", "--absent", "SKIP")
+    wide = ("--id", "q", "--gold", "gold", "--missing-value", "SKIP")
     code, out, err = called(capsys, f"{table}:M", f"{table}:N", *wide)
     assert (code, err) == (0, "")
     assert "unpaired: A 1 (1 not on the other side: 3), B 1 (1 without a score: 3)" in out
@@ -39,7 +41,7 @@ def test_people_get_a_block_a_domain_and_the_pool(table, capsys):
 
 
 def test_programs_get_what_the_design_promises(table, capsys):
-    wide = ("--id", "q", "--gold", "gold", "--absent", "SKIP", "--json")
+    wide = ("--id", "q", "--gold", "gold", "--missing-value", "SKIP", "--json")
     code, out, _ = called(capsys, f"{table}:M", f"{table}:N", *wide)
     found = json.loads(out)
     assert code == 0
@@ -62,3 +64,35 @@ def test_what_cannot_be_done_is_one_sentence_and_code_3(table, capsys):
     assert err.count("\n") == 1
     assert called(capsys, table)[0] == 3
     assert called(capsys, table, table, "--margin", "0")[0] == 3
+
+
+def test_case_13_two_tables_are_compared_without_heavy_imports(table):
+    """In a process of its own, since others' imports stay."""
+    program = (
+        "import sys; from dsmoe_eval.cli import main\n"
+        "try: main(['compare', *sys.argv[1:]])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lm_eval', 'transformers', 'datasets', 'scipy.stats', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    wide = ("--id", "q", "--gold", "gold", "--missing-value", "SKIP")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program, f"{table}:M", f"{table}:N", *wide],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "gained 19, lost 0" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_case_01_near_misses_are_printed_and_matched(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"item": range(14), "gold": "A", "M": "a ", "N": "A"}).to_csv(path, index=False)
+    code, out, _ = called(capsys, f"{path}:M", f"{path}:N", "--gold", "gold")
+    assert code == 0
+    assert "warning: A: 14 answers differ from the right one only by case, blanks or tho" in out
+    assert "lost 0" in out
+    assert "gained 14" in out
+    folded = called(capsys, f"{path}:M", f"{path}:N", "--gold", "gold", "--match", "casefold-strip")
+    assert "warning: A: 14" not in folded[1]
+    assert "gained 0, lost 0" in folded[1]
+    assert called(capsys, f"{path}:M", f"{path}:N", "--gold", "gold", "--absent", "a")[0] == 3

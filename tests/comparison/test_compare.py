@@ -23,7 +23,7 @@ FILE, QUESTIONS = DATA / "per_item_uniform_strict_29models.csv.gz", DATA / "test
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
 SELECTION = Selection(
     id="question_id", gold="gold", domain="category", cluster="question", items=QUESTIONS,
-    absent="MISSING",
+    missing_value="MISSING",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def test_content_pairs_whatever_the_order_and_the_names():
 
 def test_what_stands_alone_is_counted_by_reason():
     other = [("1", "q1", "other", 1.0), ("2", "p2", "g", 1.0), ("9", "q9", "g", 1.0), BASE[2]]
-    pairs = pair(results("a", BASE), results("b", other, unscored=["7"]), by_id=False)
+    pairs = pair(results("a", BASE), results("b", other, unscored=[(None, "7")]), by_id=False)
     assert pairs.table["id"].tolist() == ["3"]
     assert pairs.a.reasons == {"gold": 1, "question": 1}
     assert pairs.b.reasons == {"gold": 1, "question": 1, "absent": 1, "unscored": 1}
@@ -114,7 +114,7 @@ def test_documents_and_domains_that_differ_are_noted():
     base = finish("a", base.table.assign(domain="math"), base.measures)
     pairs = pair(base, other, by_id=False)
     assert pairs.warnings == (
-        "3 of 3 pairs have other columns in their documents",
+        "3 of 3 pairs have documents that differ (other columns, or other values)",
         "3 pairs have another domain in B; that of A counts",
     )
     assert set(pairs.table["domain"]) == {"math"}

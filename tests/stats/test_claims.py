@@ -98,3 +98,30 @@ def test_false_claims_of_no_regression_are_rare() -> None:
         ]
         alarms += any(regressions(results))
     assert alarms / 300 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def contradicting(ci95, p_value):
+    return PairedResult(
+        n=30, score_a=0.5, score_b=0.55, delta=0.05, ci95=ci95, p_value=p_value,
+        test="sign-flip permutation, exact", gained=4, lost=1, mde80=0.1, clusters=30,
+    )  # fmt: skip
+
+
+def test_case_11_a_verdict_against_its_interval_says_why():
+    words = claim(contradicting((-0.035, 0.135), 0.03), 0.02).words
+    assert words.startswith("improves by 5.0 points (+5.0, 95 % interval -3.5 to +13.5")
+    assert "the interval contains 0, since the verdict is by the p-value of the sign-flip" in words
+    words = claim(contradicting((0.01, 0.135), 0.06), 0.02).words
+    assert "inconclusive" in words
+    assert "the interval excludes 0, but the verdict is by the p-value" in words
+    words = claim(contradicting((0.01, 0.135), 0.03), 0.02, p_adjusted=0.3).words
+    assert "it is not adjusted for several comparisons as p is" in words
+
+
+@pytest.mark.parametrize(
+    ("ci95", "p_value"),
+    [((0.01, 0.1), 0.01), ((-0.03, 0.1), 0.2), ((math.nan, math.nan), 0.01), ((-0.01, 0.01), 0.5)],
+)
+def test_case_11_words_say_nothing_where_both_agree(ci95, p_value):
+    assert "interval contains" not in claim(contradicting(ci95, p_value), 0.02).words
+    assert "interval excludes" not in claim(contradicting(ci95, p_value), 0.02).words

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm, permutation_test
+from scipy.stats import binom, binomtest, norm, permutation_test
 
 from dsmoe_eval.stats.clusters import (
     as_scores,
     cluster_codes,
     clustered_differences,
+    fair_binomial,
     joined,
     sign_flip_p_value,
 )
@@ -158,3 +159,9 @@ def test_labels_of_the_wrong_number_are_refused_and_single_ones_dropped() -> Non
 def test_scores_that_are_no_numbers_are_refused(bad) -> None:
     with pytest.raises(ValueError, match="score_a"):
         as_scores(bad, "score_a")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 101, 5000])
+def test_the_fair_binomial_is_scipys(n):
+    expected = binom.pmf(np.arange(n + 1), n, 0.5)
+    assert fair_binomial(n) == pytest.approx(expected, rel=1e-9, abs=1e-290)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import multinomial, norm
+from scipy.stats import binom, multinomial, norm
 from statsmodels.stats.contingency_tables import mcnemar
 
 from dsmoe_eval.stats import (
@@ -467,3 +467,11 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     a, b = rng.random(50), rng.random(50)
     assert compare_paired(a, b, seed=3) == compare_paired(a, b, seed=3)
     assert compare_paired(a, b, seed=3).p_value != compare_paired(a, b, seed=4).p_value
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (7, 7), (3, 12), (400, 380), (0, 900)])
+def test_the_test_is_scipys_binomial(gained, lost):
+    changed, fewer = gained + lost, min(gained, lost)
+    tails = binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5)
+    expected = 1 - binom.pmf(fewer, changed, 0.5) / 2 if gained == lost else tails
+    assert mcnemar_midp(gained, lost) == pytest.approx(expected, rel=1e-12)

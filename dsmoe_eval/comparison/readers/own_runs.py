@@ -46,7 +46,7 @@ def read_run(root: Path, which: str | None, selection: Selection) -> Results:
 
 
 def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selection) -> Results:
-    tables, measures, prompts = [], {}, {}
+    tables, measures, prompts, settings = [], {}, {}, {}
     for cell in dict.fromkeys(cells):
         about = read_cell(folder, cell)
         identity = about.get("identity") if isinstance(about, dict) else None
@@ -65,12 +65,18 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
             )
         tables.append(_table(rows, selection, folder.cell(cell)))
         measures[task] = (identity.get("metric"), identity.get("filter"))
+        if "decoding" in identity:
+            names = ("decoding", "answer_tokens")
+            recorded = {n: str(identity[n]) for n in names if identity.get(n) is not None}
+            settings[task] = {"generation": recorded}
         prompts[f"{task}: prompt"] = (
             f"{identity.get('prompt_format')}, {identity.get('few_shot', 0)} examples"
         )
     if not tables:
         raise UserError(f"{source}: no task {selection.task!r} in it")
-    return finish(source, pd.concat(tables, ignore_index=True), measures, prompts)
+    return finish(
+        source, pd.concat(tables, ignore_index=True), measures, prompts, settings=settings
+    )
 
 
 def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Inspect's logs: real ones of other people, and ours."""
 
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,11 +9,12 @@ import pytest
 from inspect_ai import Task, eval  # noqa: A004
 from inspect_ai.dataset import Sample
 from inspect_ai.log import EvalPlanStep, read_eval_log, write_eval_log
-from inspect_ai.model import ModelOutput
-from inspect_ai.scorer import Score, includes
+from inspect_ai.model import GenerateConfig, ModelOutput
+from inspect_ai.scorer import Score, includes, value_to_float
 from inspect_ai.solver import solver
 
 from dsmoe_eval.comparison import Selection
+from dsmoe_eval.comparison.compare import compare
 from dsmoe_eval.comparison.pairing import pair
 from dsmoe_eval.comparison.readers import read_results
 from dsmoe_eval.errors import UserError
@@ -115,12 +117,85 @@ def test_samples_without_a_score_are_counted(logs, tmp_path):
     write_eval_log(log, str(tmp_path / "log.eval"))
     found = read_results(tmp_path / "log.eval")
     assert found.table["id"].tolist() == ["1"]
-    assert found.unscored == ("2", "2")
+    assert found.unscored == ("2",)
     assert [note.split(":")[0] for note in found.notes] == [
         "the log's status is cancelled",
         "4 of 6 samples are in the log",
         "2 sample(s) without a score",
     ]
+
+
+def changed(logs, tmp_path, score):
+    """The plain log with other scores: `score(sample)` is the value of each."""
+    log = read_eval_log(str(logs["plain"]))
+    for sample in log.samples:
+        sample.scores = {"s": Score(value=score(sample))}
+    path = tmp_path / f"log{len(list(tmp_path.iterdir()))}.eval"
+    write_eval_log(log, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "scores"),
+    [
+        (("yes", "no", "Yes"), [1, 0, 1]), (("0", "1", "0.5"), [0, 1, 0.5]),
+        (("True", "false", "true"), [1, 0, 1]), (("C", "P", "N"), [1, 0.5, 0]),
+        ((True, False, 1), [1, 0, 1]),
+    ],
+)  # fmt: skip
+def test_case_13_scores_are_what_inspect_counts(logs, tmp_path, values, scores):
+    path = changed(logs, tmp_path, lambda sample: values[sample.id - 1])
+    found = read_results(path).table["score"].tolist()
+    assert found == scores == [value_to_float()(value) for value in values]
+
+
+@pytest.mark.parametrize("value", ["maybe", "inf", "", "0,5"])
+def test_case_13_scores_that_inspect_would_count_as_0_are_refused(logs, tmp_path, value):
+    path = changed(logs, tmp_path, lambda _: value)
+    with pytest.raises(UserError, match=r"sample 1 is scored .* not C, P, I, N, yes.*--metric"):
+        read_results(path)
+
+
+def test_case_11_an_item_with_one_epoch_without_a_score_is_paired_once(logs, tmp_path):
+    def without(missing):
+        return changed(
+            logs,
+            tmp_path,
+            lambda s: math.nan if (s.id, s.epoch) in missing else float(s.epoch == 1),
+        )
+
+    whole, partly, never = without(()), without({(2, 1)}), without({(2, 1), (2, 2), (3, 1)})
+    found = compare(whole, partly)
+    assert (found.pooled.n, found.unpaired_a.n, found.unpaired_b.n) == (3, 0, 0)
+    assert (found.pooled.score_a, found.pooled.score_b) == (0.5, pytest.approx(1 / 3))
+    assert any("left out of their items' means: '2'" in warning for warning in found.warnings)
+    found = compare(whole, never)
+    assert (found.pooled.n, found.unpaired_a.n, found.unpaired_b.n) == (2, 1, 1)
+    assert found.unpaired_b.reasons == {"unscored": 1}
+
+
+def test_case_13_a_folder_of_one_log_is_that_log(logs, tmp_path):
+    shutil.copy(logs["plain"], tmp_path / "log.eval")
+    assert len(read_results(tmp_path).table) == 3
+
+
+def test_case_11_a_table_counts_partly_missing_items_once(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("item,sample,score\na,0,1\na,1,X\nb,0,X\nb,1,X\nc,0,0\nc,1,1\n")
+    found = read_results(path, Selection(missing_value="X"))
+    assert found.table.set_index("id")["score"].to_dict() == {"a": 1, "c": 0.5}
+    assert found.unscored == ("b",)
+
+
+def test_case_11_other_generation_settings_are_flagged(logs, tmp_path):
+    log = read_eval_log(str(logs["plain"]))
+    log.plan.config = GenerateConfig(temperature=0.6, max_tokens=32768)
+    log.eval.config.limit = 10
+    write_eval_log(log, str(tmp_path / "log.eval"))
+    (warning,) = compare(logs["plain"], tmp_path / "log.eval").warnings
+    for part in ("temperature not set in A, 0.6 in B", "limit not set in A, 10 in B",
+                 "max_gen_toks not set in A, 32768 in B"):  # fmt: skip
+        assert part in warning
 
 
 def test_damaged_archives_are_told(logs, tmp_path):

@@ -75,7 +75,9 @@ def test_a_file_that_is_cut_off_between_lines_is_noted(copy):
 def test_a_file_written_twice_is_refused(copy):
     path = samples(copy, "lab_law_named")
     path.write_text(path.read_text() * 2)
-    with pytest.raises(UserError, match="item '0' stands there twice"):
+    with pytest.raises(
+        UserError, match=r"two rows .* for item '0'.*remove the copies, or name another --id"
+    ):
         read_results(path)
 
 
@@ -85,7 +87,7 @@ def test_filters_and_metrics_are_chosen_not_guessed(copy):
     with pytest.raises(UserError, match="several filters; choose one: --filter loose or strict"):
         read_results(path)
     assert read_results(path, Selection(filter="loose")).measures["lab_arithmetic"][1] == "loose"
-    with pytest.raises(UserError, match="of filter 'x'; there are 'loose', 'strict'"):
+    with pytest.raises(UserError, match="of filter 'x'; name one of 'loose', 'strict'"):
         read_results(path, Selection(filter="x"))
     with pytest.raises(UserError, match="line 2: no metric 'f1'"):
         read_results(path, Selection(filter="loose", metric="f1"))

@@ -53,6 +53,13 @@ def root(tmp_path):
     return tmp_path
 
 
+def test_case_11_other_decoding_is_flagged(root):
+    cell(root, "s", "x", [1, 0, 1], decoding="sampled at 0.6", answer_tokens=32768)
+    cell(root, "g", "x", [1, 0, 1], decoding="greedy", answer_tokens=256)
+    (warning,) = pair(*(read_results(root / "cells" / name) for name in "gs"), by_id=False).warnings
+    assert "answer_tokens 256 in A, 32768 in B; decoding greedy in A, sampled at 0.6" in warning
+
+
 def test_variants_of_a_run(root):
     base, steered = read_results(f"{root}:base"), read_results(f"{root}:dsmoe:y")
     pairs = pair(base, steered, by_id=False)

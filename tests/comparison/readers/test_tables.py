@@ -11,7 +11,6 @@ from pyarrow import parquet
 
 from dsmoe_eval.comparison import Selection
 from dsmoe_eval.comparison.readers import read_results
-from dsmoe_eval.comparison.readers.tables import column_names
 from dsmoe_eval.errors import UserError
 
 ROWS = pd.DataFrame(
@@ -61,9 +60,9 @@ def test_answers_are_judged_by_gold_and_what_was_not_asked_is_left_out(tmp_path)
     path = csv(tmp_path, "q,gold,M,N\n1,A,A,A\n2,B,,B\n3,C,MISSING,A\n")
     selection = Selection(id="q", gold="gold")
     assert read_results(f"{path}:N", selection).table["score"].tolist() == [1, 1, 0]
-    with pytest.raises(UserError, match=r"1 answers are 'MISSING'.*--absent MISSING"):
+    with pytest.raises(UserError, match=r"1 answers are 'MISSING'.*--missing-value MISSING"):
         read_results(f"{path}:M", selection)
-    found = read_results(f"{path}:M", Selection(id="q", gold="gold", absent="MISSING"))
+    found = read_results(f"{path}:M", Selection(id="q", gold="gold", missing_value="MISSING"))
     assert found.table["score"].tolist() == [1, 0]
     assert found.unscored == ("3",)
 
@@ -80,7 +79,7 @@ def test_columns_of_items_come_from_another_table(tmp_path):
     with pytest.raises(UserError, match=r"lacks 1 items of .*'2'"):
         read_results(f"{path}:M", Selection(id="q", gold="answer", items=short))
     twice = csv(tmp_path, "q,answer\n1,A\n1,B\n2,A\n", "twice.csv")
-    with pytest.raises(UserError, match="'1' stands there twice"):
+    with pytest.raises(UserError, match="two rows for item '1'"):
         read_results(f"{path}:M", Selection(id="q", gold="answer", items=twice))
 
 
@@ -89,7 +88,7 @@ def test_questions_stand_for_items(tmp_path):
     found = read_results(csv(tmp_path, text)).table
     assert found["content"].nunique() == 3
     assert found["cluster"].nunique() == 2  # the first two ask the same
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="two rows"):
         read_results(csv(tmp_path, text + "How?,,c,1\n"))
 
 
@@ -97,12 +96,12 @@ def test_samples_are_averaged_where_they_are_declared(tmp_path):
     text = "item,sample,score\na,0,1\na,1,0\nb,0,1\n"
     found = read_results(csv(tmp_path, text))
     assert found.table.set_index("id")["score"].to_dict() == {"a": 0.5, "b": 1}
-    assert found.notes == ("1 to 2 samples an item, not all the same",)
+    assert found.notes == ("1 to 2 samples per item, not all the same",)
     undeclared = csv(tmp_path, text.replace("sample", "k"))
-    with pytest.raises(UserError, match=r"item 'a' stands there twice \(rows 1 and 2\).*--sample"):
+    with pytest.raises(UserError, match=r"two rows \(rows 1 and 2\) for item 'a'.*--sample"):
         read_results(undeclared)
     assert len(read_results(undeclared, Selection(sample="k")).table) == 2
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match="two rows"):
         read_results(csv(tmp_path, text + "b,0,1\n"))
 
 
@@ -114,7 +113,7 @@ def test_one_metric_and_one_filter(tmp_path):
     found = read_results(path, Selection(metric="acc"))
     assert found.measures == {"": ("acc", "f")}
     assert len(found.table) == 2
-    with pytest.raises(UserError, match="no filter 'g'; there are 'f'"):
+    with pytest.raises(UserError, match="no filter 'g'; name one of 'f' with --filter"):
         read_results(path, Selection(metric="acc", filter="g"))
 
 
@@ -123,7 +122,7 @@ def test_one_metric_and_one_filter(tmp_path):
     [
         ("", "the file is empty"),
         ("item,score\n", "no scored item"),
-        ("item,score\na,\n", r"row 1 \(empty\).*--absent"),
+        ("item,score\na,\n", r"row 1 \(empty\).*--missing-value"),
         ("item,score\na,1\nb,nan\n", "row 2 .*'nan'"),
         ("item,score\na,1\nb,inf\n", "row 2 .*'inf'"),
         ("item,score\na,yes\n", "'yes'"),
@@ -131,7 +130,7 @@ def test_one_metric_and_one_filter(tmp_path):
         ("item,points\na,1\n", "no column 'score'; name one of item, points"),
         ("score\n1\n", "no column 'item'.*--id"),
         ("item,score,score\na,1,0\n", "two columns 'score'"),
-        ("item,score\na,1\na,1\n", "item 'a' stands there twice"),
+        ("item,score\na,1\na,1\n", "two rows .* for item 'a'"),
     ],
 )
 def test_refusals_say_where_and_what_to_do(tmp_path, text, message):
@@ -167,11 +166,11 @@ def test_text_of_parquet_that_is_no_utf8_is_refused(tmp_path):
         read_results(tmp_path / "t.parquet")
 
 
-def test_column_names_of_jsonl_are_those_of_its_first_row(tmp_path):
-    assert column_names(csv(tmp_path, '{"a": 1, "b": 2}\n', "t.jsonl")) == ["a", "b"]
+def test_case_01_a_score_that_a_row_lacks_is_empty(tmp_path):
     path = csv(tmp_path, '{"item": 1, "score": 2}\n{"item": 2}\n', "u.jsonl")
-    with pytest.raises(UserError, match=r"u.jsonl, line 2: no 'score'"):
+    with pytest.raises(UserError, match=r"u.jsonl: 1 score.* row 2 \(empty\).*--missing-value ''"):
         read_results(path)
+    assert read_results(path, Selection(missing_value="")).unscored == ("2",)
 
 
 def test_numbers_name_items_as_text_does(tmp_path):
