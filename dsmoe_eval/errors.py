@@ -1,4 +1,4 @@
-"""The errors that a user can act on. Any other exception is a bug and keeps its traceback.
+"""The errors that a user can act on. All other exceptions are bugs and keep their traceback.
 
 UserError        a request that cannot be fulfilled: a plan, file, name, model or data set is wrong
 QuotingError     a UserError that quotes an item, and so is shown and not logged

@@ -163,7 +163,7 @@ def test_a_summary_leaves_out_the_diagonal():
     ("x", "message"),
     [
         (torch.ones(9, 3), "all rows are the same"),
-        (torch.full((9, 3), torch.nan), "not numbers"),
+        (torch.full((9, 3), torch.nan), "or NaN"),
         (torch.zeros(9, 3), "all rows are the same"),
         (torch.eye(9)[:, :1].repeat(1, 3) + 5, "most rows are the same"),
         (draw(3, 3), "needs 4 rows, not 3"),
