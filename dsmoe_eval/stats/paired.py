@@ -257,9 +257,7 @@ def mcnemar_midp(gained: int, lost: int) -> float:
         return 1.0
     if gained == lost:
         return 1.0 - float(fair_binomial(changed)[fewer]) / 2
-    # Both tails and half of both point probabilities, without a subtraction that could round
-    # below zero.
-    # The distribution function of Binomial(changed, 1/2) at k is an incomplete beta function.
+    # Sums of tails never round below zero; betainc is a binomial's distribution function.
     below = betainc(changed - fewer + 1, fewer, 0.5) if fewer else 0.0
     return float(betainc(changed - fewer, fewer + 1, 0.5) + below)
 

@@ -100,12 +100,12 @@ class Box:
 
     def run(self):
         """A run of one variant and two targets, without cells."""
-        data = whole_result() | {"variants": ["v"], "targets": ["x", "y"]}
+        data = whole_result() | {"variants": ["dsmoe"], "targets": ["x", "y"]}
         base, arm = data["base"][0], data["arms"][0]
         data["base"] = [base | {"task": t, "cell": c * 16} for t, c in zip("xy", "ab", strict=True)]
         data["arms"] = [
             arm | {
-                "variant": "v", "target": target,
+                "variant": "dsmoe", "target": target,
                 "cells": {"x": "c" * 16, "y": "d" * 16},
                 "domains": [arm["domains"][0] | {"task": other}],
             }
@@ -317,7 +317,7 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     ),
     # --- our runs ---
     "a run alone": (lambda b: read_results(b.run()), "run: a run", ":base"),
-    "several targets": (lambda b: read_results(f"{b.run()}:v"), "'v'", "v:x, v:y"),
+    "several targets": (lambda b: read_results(f"{b.run()}:dsmoe"), "'dsmoe'", "dsmoe:x"),
     "no task in a cell": (
         lambda b: read_results(b.cell(cell={"items": 1})), "cell.json", "run it again",
     ),
