@@ -311,7 +311,7 @@ def test_lab_train_writes_a_model_and_says_how_close_it_came(run, tmp_path, monk
     from dsmoe_eval.lab import train
     from dsmoe_eval.models import load_model
 
-    short = dataclasses.replace(train.RECIPES["lab-poly"], steps=5, batch=8)
+    short = dataclasses.replace(train.RECIPES["lab-poly"], steps=5, batch=8, threads=1)
     monkeypatch.setitem(train.RECIPES, "lab-poly", short)
     accuracy = train.accuracy
     monkeypatch.setattr(
