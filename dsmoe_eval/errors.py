@@ -1,7 +1,7 @@
 """The errors that a user can act on. All other exceptions are bugs and keep their traceback.
 
 UserError        a request that cannot be fulfilled: a plan, file, name, model or data set is wrong
-QuotingError     a UserError that quotes an item, and so is shown and not logged
+QuotingError     a UserError that quotes an item; it is shown but not logged
 EvalWarning      a warning that may be logged: it names models, files and numbers
 """
 
@@ -18,4 +18,4 @@ class QuotingError(UserError):
 
 
 class EvalWarning(UserWarning):
-    """A part of the program works in another way than it should, and a user may want to know."""
+    """A warning that a part of the program works differently from what a user may expect."""

@@ -78,7 +78,7 @@ SAME_NAME = {
     ),
     # TODO group 2: one word for different things; the less public one gets a longer name.
     "Arm": (
-        ("results/arms.py", "runs/stages.py"),
+        ("results/arms.py", "runs/arms.py"),
         "TODO an arm's results; an arm that is ready to run: PreparedArm",
     ),
     "Estimate": (
@@ -120,6 +120,10 @@ SAME_NAME = {
     "describe_scoring": (
         ("engines/vllm/layer.py", "steering/scoring.py"),
         "TODO by reading a vLLM layer; by measuring a router: read_scoring, measure_scoring",
+    ),
+    "differences": (
+        ("comparison/settings.py", "leaderboards/changes.py"),
+        "TODO of two evaluations' settings: setting_differences; between two results",
     ),
     "environment": (
         ("reports/page.py", "reports/render.py"),
