@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -87,9 +87,20 @@ def is_done(folder: RunFolder, identity: Identity) -> bool:
     return (folder.cell(identity.id) / "cell.json").is_file()
 
 
-def read_cell(folder: RunFolder, cell_id: str) -> dict[str, Any]:
+class CellFile(TypedDict):
+    """The content of `cell.json`; see `Identity`, `arms.Probe` and `paired.Rates` for its parts."""
+
+    id: str
+    identity: dict[str, object]
+    probe: dict[str, object] | None
+    items: int
+    score: float
+    answers: dict[str, float] | None
+
+
+def read_cell(folder: RunFolder, cell_id: str) -> CellFile:
     """A cell's `cell.json`."""
-    cell: dict[str, Any] = read_json(folder.cell(cell_id) / "cell.json")
+    cell: CellFile = read_json(folder.cell(cell_id) / "cell.json")
     return cell
 
 

@@ -115,7 +115,7 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
         score=cell["score"],
         ci95=None if math.isnan(low) else (low, high),
         version=digest(*(cell["identity"][key] for key in _VERSION)),
-        answers=cell["answers"],
+        answers=None if cell["answers"] is None else Rates.model_validate(cell["answers"]),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..files import read_json, write_json, write_text
@@ -76,7 +76,7 @@ class RunFolder:
         return self.root / "answers" / f"{owner}.jsonl"
 
 
-def open_folder(root: Path, plan_text: str, identity: dict[str, Any]) -> RunFolder:
+def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> RunFolder:
     """A new run's folder, or the one of an interrupted run of the very same thing.
 
     Raises:

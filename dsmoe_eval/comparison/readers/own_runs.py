@@ -64,7 +64,7 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
                 "and run again"
             )
         tables.append(_table(rows, selection, folder.cell(cell)))
-        measures[task] = (identity.get("metric"), identity.get("filter"))
+        measures[task] = (_text(identity.get("metric")), _text(identity.get("filter")))
         if "decoding" in identity:
             names = ("decoding", "answer_tokens")
             recorded = {n: str(identity[n]) for n in names if identity.get(n) is not None}
@@ -77,6 +77,10 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
     return finish(
         source, pd.concat(tables, ignore_index=True), measures, prompts, settings=settings
     )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame:
