@@ -234,7 +234,7 @@ def make_arms(subject: Subject, requests: list[Instance], settings: Settings) ->
         engine.loglikelihood(requests)
 
     def ours(asked: Sequence[Instance]) -> Answers:
-        engine._encoded.clear()  # tokenised and planned anew in each round, as the others do
+        engine._encoder.forget()  # tokenised and planned anew in each round, as the others do
         engine._arranged.cache_clear()
         return engine.loglikelihood(asked)
 

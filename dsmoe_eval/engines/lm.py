@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -29,6 +28,7 @@ from ..tasks.language_model import (
     TaskRequest,
     unwatched,
 )
+from .encoding import Encoder
 from .requests import Answer, Request, Sampling, cut, thought_and_said
 from .response_log import Journal, request_key
 
@@ -36,26 +36,6 @@ Tokens = Sequence[int]
 Pair = tuple[Tokens, Tokens]
 _ARRANGED = 64
 """Sets of texts whose tokens and arrangement are remembered: each arm asks for the same ones."""
-
-
-class _Pairs(Protocol):
-    """One of lm-eval's requests to score a continuation, or a whole text."""
-
-    @property
-    def args(self) -> tuple[str, str]:
-        """(context, continuation)."""
-
-
-class _Whole(Protocol):
-    @property
-    def args(self) -> tuple[str]:
-        """(text,)."""
-
-
-class _Generation(Protocol):
-    @property
-    def args(self) -> tuple[str, GenerationSettings]:
-        """(prompt, settings)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +76,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self.forward_tokens = 0
         self._format, self._seed = prompt_format, seed
         self._identity = identity
-        self._encoded: dict[tuple[bool, str], list[int]] = {}
-        self._start = tokenizer.bos_token or tokenizer.eos_token
+        self._encoder = Encoder(tokenizer)
         self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
 
     @property
@@ -197,30 +176,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
         """Token ids of a text; remembered, since every variant asks for the same texts."""
-        special = add_special_tokens is not False
-        if add_special_tokens is None:
-            special = self._needs_start(string)
-        key = special, string
-        if key not in self._encoded:
-            self._encoded[key] = self.tokenizer.encode(string, add_special_tokens=special)
-        return self._encoded[key]
-
-    def _needs_start(self, string: str) -> bool:
-        """False for a text that has the first token in words (as lm-eval's `hf`)."""
-        return not (self._start and string.startswith(self._start))
-
-    def _encode_together(self, texts: Iterable[str]) -> None:
-        """Encode and remember texts as `tok_encode` would, in half the time."""
-        keys = {(self._needs_start(text), text): None for text in texts}
-        for special in (False, True):
-            missing = [text for own, text in keys if own == special and text]
-            missing = [text for text in missing if (special, text) not in self._encoded]
-            if missing:
-                rows = self.tokenizer(missing, add_special_tokens=special)["input_ids"]
-                self._encoded |= {(special, t): row for t, row in zip(missing, rows, strict=True)}
+        return self._encoder.encode(string, add_special_tokens)
 
     def loglikelihood(
-        self, requests: Sequence[_Pairs], disable_tqdm: bool = True
+        self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[LogLikelihood]:
         """Answer lm-eval's requests; see `log_likelihoods`."""
         del disable_tqdm
@@ -239,7 +198,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._score(self._arranged(tuple(texts)), advance)
 
     def _arrange_texts(self, texts: tuple[tuple[str, str], ...]) -> Arranged:
-        self._encode_together(
+        self._encoder.encode_together(
             text
             for context, continuation in texts
             if context
@@ -269,7 +228,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._score(self._arrange(pairs))
 
     def loglikelihood_rolling(
-        self, requests: Sequence[_Whole], disable_tqdm: bool = True
+        self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[float]:
         """Log-likelihood of each whole text, in windows of the model's length.
 
@@ -296,7 +255,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return [sum(islice(values, count)) for count in counts]
 
     def generate_until(
-        self, requests: Sequence[_Generation], disable_tqdm: bool = True
+        self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[str]:
         """Answer lm-eval's requests with the texts alone; see `complete`."""
         del disable_tqdm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,15 @@ from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 _IGNORED = -100
 
 
 def train_adapter(
-    model: Any,
+    model: PreTrainedModel,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     settings: Sft,
@@ -69,7 +73,7 @@ def step_count(items: int, settings: Sft) -> int:
 
 
 @contextmanager
-def adapter(model: Any, folder: Path) -> Iterator[Any]:
+def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
     """The model with the adapters of `folder` on it; without them again afterwards."""
     peft = _import_peft()
     with _left_as_found(model):
@@ -130,7 +134,7 @@ def _encode(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tupl
 
 
 def _train(
-    adapted: Any,
+    adapted: PeftModel,
     rows: Sequence[tuple[list[int], int]],
     settings: Sft,
     seed: int,

@@ -1,5 +1,6 @@
 """The model `dsmoe` in lm-eval: its scores against `hf`, its cache, its command line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -175,13 +176,14 @@ def test_conversations_stand_in_the_template(loaded, monkeypatch):
 
 
 def test_a_templated_text_gets_no_second_beginning(loaded):
-    lm, seen = SteeredLM(loaded), []
+    seen = []
 
     def encode(text, add_special_tokens):
         seen.append((text, add_special_tokens))
         return [1]
 
-    lm.tokenizer = SimpleNamespace(bos_token="<s>", encode=encode)  # noqa: S106
+    tokenizer = SimpleNamespace(bos_token="<s>", encode=encode)  # noqa: S106
+    lm = SteeredLM(dataclasses.replace(loaded, tokenizer=tokenizer))
     lm.tok_encode("<s>a")
     lm.tok_encode("a")
     lm.tok_encode("<s>b", add_special_tokens=True)

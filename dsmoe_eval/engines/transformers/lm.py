@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -30,6 +29,7 @@ from .generate import gaps, generate, positions
 from .memory import in_halves
 from .prefix_tree import Group, plan_groups, plan_headers
 from .shared_prefix_forward import Scores, grown_from, make_cache, refusal, score_rows
+from .whole_forward import Forward, longest_first, plan_forwards, wanted_places
 
 CPU_TOKENS = 2048
 """In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
@@ -48,18 +48,6 @@ class _DisagreesError(Exception):
 
 
 _UNSHARED = (_DisagreesError, TypeError, ValueError, AttributeError, IndexError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """One sequence to run, and the continuations that end at its last logits."""
-
-    tokens: tuple[int, ...]
-    continuations: tuple[tuple[int, tuple[int, ...]], ...]  # (request, continuation tokens)
-    kept: int  # logits needed, counted from the end
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +185,11 @@ class TransformersLM(EngineLM):
     ) -> list[LogLikelihood]:
         totals = torch.zeros(len(pairs))
         greedy = torch.ones(len(pairs), dtype=torch.bool)
-        forwards = sorted(_plan_forwards(pairs), key=_longest)
+        forwards = sorted(plan_forwards(pairs), key=longest_first)
         for whole in self._batches(forwards):
             for batch, logits in self._halving(whole, self._last_logits):
                 advance(sum(len(forward.continuations) for forward in batch))
-                request, row, position, token = _wanted(batch, logits.shape[1])
+                request, row, position, token = wanted_places(batch, logits.shape[1])
                 totals.index_add_(0, request, logits[row, position, token])
                 missed = request[logits.argmax(-1)[row, position] != token]
                 greedy[missed] = False
@@ -309,14 +297,14 @@ class TransformersLM(EngineLM):
             self.batch_tokens = min(self.batch_tokens, largest * len(batch[0]))
             self._room = min(self._room, largest * len(batch[0]))
 
-    def _pad_left(self, batch: Sequence[_Forward]) -> tuple[Tensor, Tensor]:
+    def _pad_left(self, batch: Sequence[Forward]) -> tuple[Tensor, Tensor]:
         length = len(batch[0])
         rows = [[0] * (length - len(f)) + list(f.tokens) for f in batch]
         masks = [[0] * (length - len(f)) + [1] * len(f) for f in batch]
         device = self.loaded.model.device
         return torch.tensor(rows, device=device), torch.tensor(masks, device=device)
 
-    def _last_logits(self, batch: Sequence[_Forward]) -> Tensor:
+    def _last_logits(self, batch: Sequence[Forward]) -> Tensor:
         ids, mask = self._pad_left(batch)
         output = self.loaded.model(
             input_ids=ids,
@@ -327,32 +315,3 @@ class TransformersLM(EngineLM):
         )
         logits: Tensor = output.logits
         return logits.float().log_softmax(-1).cpu()
-
-
-def _longest(forward: _Forward) -> tuple[int, tuple[int, ...]]:
-    return -len(forward), forward.tokens
-
-
-def _plan_forwards(pairs: Sequence[Pair]) -> Iterator[_Forward]:
-    groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
-    for index, (context, continuation) in enumerate(pairs):
-        groups[(*context, *continuation[:-1])].append((index, tuple(continuation)))
-    for tokens, continuations in groups.items():
-        kept = max(len(continuation) for _, continuation in continuations)
-        yield _Forward(tokens, tuple(continuations), kept)
-
-
-def _wanted(batch: Sequence[_Forward], kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the continuations' tokens stand in a batch's last `kept` log-probabilities.
-
-    Returns:
-        Four vectors of one length: the request, its row, the position, and the token wanted there.
-    """
-    places = [
-        (request, row, kept - len(continuation) + offset, token)
-        for row, forward in enumerate(batch)
-        for request, continuation in forward.continuations
-        for offset, token in enumerate(continuation)
-    ]
-    request, row, position, token = torch.tensor(places, dtype=torch.long).unbind(1)
-    return request, row, position, token

@@ -1,0 +1,51 @@
+"""Texts as token ids, remembered: every arm asks for the same texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..experts.tokenizer import Tokenizer
+
+
+class Encoder:
+    """Encodes each text once, with the tokenizer's first token before it where it lacks that.
+
+    Args:
+        tokenizer: a model's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._start = tokenizer.bos_token or tokenizer.eos_token
+        self._known: dict[tuple[bool, str], list[int]] = {}
+
+    def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Return the token ids of a text.
+
+        Args:
+            text: to be encoded.
+            add_special_tokens: None: unless the text has the first token in words, which it is not
+                given twice (as lm-eval's `hf`).
+        """
+        special = self._lacks_start(text) if add_special_tokens is None else add_special_tokens
+        key = special, text
+        if key not in self._known:
+            self._known[key] = self._tokenizer.encode(text, add_special_tokens=special)
+        return self._known[key]
+
+    def encode_together(self, texts: Iterable[str]) -> None:
+        """Encode texts in one call, which takes half the time, and remember them."""
+        keys = {(self._lacks_start(text), text): None for text in texts if text}
+        for special in (False, True):
+            missing = [text for own, text in keys if own == special]
+            missing = [text for text in missing if (special, text) not in self._known]
+            if missing:
+                rows = self._tokenizer(missing, add_special_tokens=special)["input_ids"]
+                self._known |= {(special, t): row for t, row in zip(missing, rows, strict=True)}
+
+    def forget(self) -> None:
+        """Encode every text anew from here on."""
+        self._known.clear()
+
+    def _lacks_start(self, text: str) -> bool:
+        return not (self._start and text.startswith(self._start))
