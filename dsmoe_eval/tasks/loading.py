@@ -80,6 +80,20 @@ class LoadedTask:
 
         return all(isinstance(make(), TakeFirstFilter) for make in self.filters.filters)
 
+    @cached_property
+    def likeliest_decides(self) -> bool:
+        """Whether an item's score depends on which option is the likeliest, and on nothing else.
+
+        So it is of lm-eval's accuracy, and of no metric that weighs or that a task brings.
+        """
+        plain = self.task.config.process_results is None and self.keeps_responses
+        return plain and (self.task.OUTPUT_TYPE, self.card.metric) == ("multiple_choice", "acc")
+
+    @cached_property
+    def known_scores(self) -> dict[tuple[int, int], float]:
+        """Scores computed so far: (item, likeliest option) -> score, if `likeliest_decides`."""
+        return {}
+
     @property
     def version(self) -> str:
         """lm-eval's version of the task."""

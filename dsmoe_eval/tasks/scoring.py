@@ -198,7 +198,7 @@ def _verdicts(
     left = responses if task.keeps_responses else _filtered(task, requests, responses)
     bounds = _items(requests)
     return [
-        _verdict(task, requests[start].doc, list(left[start:end]), responses[start])
+        _verdict(task, requests[start], list(left[start:end]), responses[start])
         for start, end in zip(bounds, [*bounds[1:], len(requests)], strict=True)
     ]
 
@@ -221,11 +221,27 @@ def _items(requests: Sequence[TaskRequest]) -> list[int]:
 
 
 def _verdict(
-    task: LoadedTask, document: Mapping[str, object], results: list[Any], response: object
+    task: LoadedTask, request: TaskRequest, results: list[Any], response: object
 ) -> Verdict:
-    score = as_binary(task.task.process_results(document, results)[task.card.metric], task.card)
+    score = _score(task, request, results)
     invalid = isinstance(response, str) and _is_invalid(task.card, response, results[0])
     return Verdict(tuple(results), score, invalid)
+
+
+def _score(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:
+    """The task's metric; computed once for each item and option where that alone decides."""
+    options = len(task.items[request.doc_id].options)
+    if not task.likeliest_decides or len(results) != options:
+        return _metric(task, request, results)
+    key = request.doc_id, int(np.argmax([value for value, _greedy in results]))
+    if key not in task.known_scores:
+        task.known_scores[key] = _metric(task, request, results)
+    return task.known_scores[key]
+
+
+def _metric(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:
+    values = task.task.process_results(request.doc, results)
+    return as_binary(values[task.card.metric], task.card)
 
 
 def _is_invalid(card: Task, text: str, found: object) -> bool:

@@ -161,6 +161,30 @@ def test_the_default_filter_is_passed_by_and_no_other(test_split, lm):
     assert judge(filtered, answers) == judge(task, answers)
 
 
+def test_scores_that_are_remembered_are_the_metric_s(test_split):
+    chance = np.random.default_rng(0)
+    scored = [task for task in test_split.values() if task.likeliest_decides]
+    assert {task.card.name for task in scored} == {c.name for c in SUITE.tasks if c.metric == "acc"}
+    for task in scored:
+        fresh, drawn = dataclasses.replace(task), []
+        for _ in range(3):
+            values = np.round(chance.normal(size=len(task.requests)), 1)  # with ties
+            answers = [[(float(value), False)] for value in values]
+            judged = judge(fresh, answers)
+            by_metric = dataclasses.replace(task)
+            vars(by_metric)["likeliest_decides"] = False
+            assert judged == judge(by_metric, answers)
+            drawn += [one[0].score for one in judged]
+        assert 0 < np.mean(drawn) < 1
+        assert len(fresh.known_scores) <= sum(len(item.options) for item in task.items)
+
+
+def test_a_metric_that_weighs_options_is_computed_each_time(test_split):
+    task = next(task for task in test_split.values() if task.card.metric == "acc")
+    card = task.card.model_copy(update={"metric": "acc_norm"})
+    assert not dataclasses.replace(task, card=card).likeliest_decides
+
+
 def test_of_several_filters_the_card_names_one(test_split):
     task = test_split["lab_arithmetic"]
     first = task.task._filters[0]
