@@ -132,7 +132,7 @@ def _bar(console: Console, steps: Steps) -> Iterator[None]:
 
 @contextmanager
 def _told(steps: Steps, say: Callable[[str], object]) -> Iterator[None]:
-    """Print and log the begin of a stage, its progress at intervals, and its end."""
+    """Print and log the start of a stage, its progress at intervals, and its end."""
     stop = threading.Event()
 
     def tell(message: str, words: str) -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ANSWER_TOKENS_A_LIMIT = 2
-"""Tokens of an answer per item of `limit` in a rehearsal: full answers, also of a model that does not
-think, would take nearly all of its time."""
+"""Tokens of an answer per item of `limit` in a rehearsal: full answers, also of a model that does
+not think, would take nearly all of its time."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def closest(
         others: texts that they are compared with.
 
     Returns:
-        Index in `others`, the first of equals, and Jaccard index, each [len(own)]; -1 and 0 if
+        Index in `others`, the first of equals, and Jaccard index, each `[len(own)]`; -1 and 0 if
         no text is nearly the same.
     """
     index, jaccard = np.full(len(own), -1, dtype=np.int64), np.zeros(len(own))

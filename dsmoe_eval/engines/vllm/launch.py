@@ -36,7 +36,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     # requests arrive first; with the scheduler in this process they are always the same.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if options.get("enable_expert_parallel") and current_platform.is_cpu():
-        # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
+        # 0.32: a worker crashes with signal 11 in the experts' kernel, with or without steering.
         raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
     fixed = {
         "trust_remote_code": False,
