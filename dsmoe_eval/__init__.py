@@ -1,4 +1,4 @@
-"""What steering a mixture-of-experts model gains, what it costs, and whether to believe it."""
+"""Evaluation of steered mixture-of-experts models: gains, costs, and their statistical support."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the face on first use, so that the command line starts fast."""
+    """Import a public name on first use, so that the command line starts fast."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

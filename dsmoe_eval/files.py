@@ -1,4 +1,4 @@
-"""JSON and text files that are whole or absent."""
+"""JSON and text files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old one or the new one."""
+    """Write a file atomically: a reader sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -46,9 +46,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A draft folder that becomes `path` when the block ends well, and goes away when it does not.
+    """Yield a draft folder that is renamed to `path` without an error, and deleted with one.
 
-    A draft that a killed process left behind starts with a dot and is never read.
+    The draft of a killed process remains; its name starts with a dot and it is never read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

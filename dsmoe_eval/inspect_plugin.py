@@ -1,4 +1,4 @@
-"""What Inspect finds when it asks installed packages for extensions. Nothing heavy is imported."""
+"""The extensions that Inspect loads from this package; heavy imports are deferred."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .cards import PartName
 
 @modelapi(name="dsmoe")  # type: ignore[untyped-decorator]  # checked without Inspect too
 def dsmoe() -> Any:
-    """The provider: `--model dsmoe/NAME -M profile=PATH`."""
+    """Return the provider of `--model dsmoe/NAME -M profile=PATH`."""
     from .adapters.inspect_provider import DsmoeAPI
 
     return DsmoeAPI
@@ -21,13 +21,15 @@ def dsmoe() -> Any:
 
 @task  # type: ignore[untyped-decorator]
 def suite_task(suite: str, name: str, part: PartName = "test", data: str | None = None) -> Task:
-    """One generative task of a suite: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.
+    """Load one generative task of a suite.
+
+    Usage: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.
 
     Args:
         suite: name or path of a suite.
-        name: of one of its tasks.
-        part: of its items: `test`, `tuning` or `identification`.
-        data: a folder that holds its data set; none: it comes from the hub.
+        name: name of one of the suite's tasks.
+        part: part of the task's items: `test`, `tuning` or `identification`.
+        data: a folder with the task's data set; None: load it from the hub.
     """
     from .adapters.inspect_task import inspect_task
     from .errors import UserError

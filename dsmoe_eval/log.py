@@ -1,6 +1,6 @@
-"""What happens in a run, as records of the standard library's `logging`, kept as JSON lines.
+"""The log of a run: records of the standard library's `logging`, written as JSON lines.
 
-Nothing is logged but what `note` is given: counts, times, names and hashes; never a question, an
+Only the arguments of `note` are logged: counts, times, names and hashes; never a question, an
 answer, or anything of the environment.
 """
 
@@ -21,21 +21,21 @@ from .errors import EvalWarning, QuotingError, UserError
 
 LOGGER = logging.getLogger("dsmoe_eval")
 STAGE: ContextVar[str | None] = ContextVar("stage", default=None)
-"""The stage in which records are made, for `note`."""
+"""The current stage, which `note` adds to its records."""
 _FRAMES = 5
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def note(message: str, level: int = logging.INFO, **fields: object) -> None:
-    """Log a message with fields that JSON can hold, and the stage in which we are."""
+    """Log a message with the current stage and with fields that JSON can represent."""
     LOGGER.log(level, message, extra={"stage": STAGE.get(), "fields": fields})
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes a JSON object of a record: time (UTC, ISO 8601), level, stage, message, fields."""
+    """The format of a record as JSON: time (UTC, ISO 8601), level, stage, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line."""
+        """Return a record as one line."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         return json.dumps(
             {
@@ -53,8 +53,8 @@ def log_file(path: Path, told: tuple[type[Exception], ...] = ()) -> Iterator[Non
     """Append every record made inside to a file, warnings and the error that ends it included.
 
     Args:
-        path: of JSON lines; a line that a killed process left unfinished is removed.
-        told: further errors whose text may be logged; of most only the place is.
+        path: a file of JSON lines; an unfinished line of a killed process is removed.
+        told: further errors whose text may be logged; for others only the traceback is.
     """
     _remove_unfinished_line(path)
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -85,7 +85,7 @@ def _remove_unfinished_line(path: Path) -> None:
 
 
 def _note_error(error: BaseException, told: tuple[type[Exception], ...]) -> None:
-    """Log what ended a run; the text of an error that nobody foresaw may hold anything."""
+    """Log the error that ended a run; unexpected errors without text, as it may quote data."""
     said = isinstance(error, told) and not isinstance(error, QuotingError)
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     note(
@@ -99,7 +99,7 @@ def _note_error(error: BaseException, told: tuple[type[Exception], ...]) -> None
 
 @contextmanager
 def _noted_warnings() -> Iterator[None]:
-    """Log Python's warnings, which are shown as before; the text of our own alone."""
+    """Log Python's warnings, which are still shown; include the text of `EvalWarning` only."""
     shown = warnings.showwarning
 
     def show(
@@ -127,7 +127,7 @@ def _noted_warnings() -> Iterator[None]:
 
 
 def _place(filename: str) -> str:
-    """Return a path inside our package, and of others' files the last two parts."""
+    """Return the path of a file relative to this package, or the last two parts of its path."""
     path = Path(filename)
     if path.is_relative_to(_PACKAGE):
         return str(path.relative_to(_PACKAGE.parent))

@@ -1,6 +1,6 @@
-"""Stages as they go on: bars with the time left at a terminal, plain lines elsewhere, log records.
+"""Progress of stages: bars with the time left on a terminal, plain lines elsewhere, log records.
 
-Off a terminal there is a line when a stage begins and one when it ends, and at least one a minute.
+Without a terminal a line is printed when a stage begins, when it ends, and at least every minute.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from rich.text import Text
 from .log import STAGE, note
 
 EVERY = 50.0
-"""Seconds between two lines; a minute has room for one that comes late."""
+"""Seconds between two lines: less than a minute, so that a late line is still in time."""
 
 
 class Steps:
-    """Counts the steps of a stage: call it with the number of steps just done.
+    """A counter of a stage's steps: call it with the number of steps just done.
 
     Attributes:
-        label: of the stage.
-        total: steps of the whole stage.
-        unit: of what they are, in the plural.
-        done: steps so far, those of an earlier start included.
+        label: name of the stage.
+        total: number of steps of the whole stage.
+        unit: name of the steps, in the plural.
+        done: number of steps done so far, those of an earlier start included.
     """
 
     def __init__(
@@ -53,29 +53,29 @@ class Steps:
         self._show(count)
 
     def skip(self, count: int) -> None:
-        """Count steps that need not be done: they say nothing of how long the others take."""
+        """Count steps that need not be done; they do not enter the estimate of the time left."""
         self._skipped += count
         self(count)
 
     @property
     def seconds(self) -> float:
-        """Since the stage began."""
+        """Seconds since the stage began."""
         return self._clock() - self._began
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean time of the steps done so far; None before the first."""
+        """Remaining seconds by the mean time of the steps done; None before the first step."""
         fresh = self.done - self._skipped
         return self.seconds / fresh * (self.total - self.done) if fresh > 0 else None
 
     def shown_by(self, show: Callable[[int], object]) -> None:
-        """Have a bar follow: `show` is called with every count."""
+        """Call `show` with every count from now on, such as to update a bar."""
         self._show = show
 
 
 @contextmanager
 def progress_bar(console: Console, label: str, total: int, unit: str = "steps") -> Iterator[Steps]:
-    """Show and log a stage; call what it gives with the number of steps just done."""
+    """Show and log a stage; yield its counter, to be called with the number of steps just done."""
     steps = Steps(label, total, unit)
     stage = STAGE.set(label)
     try:
@@ -93,12 +93,12 @@ def progress_bar(console: Console, label: str, total: int, unit: str = "steps") 
 def counted_as(
     advance: Callable[[int], None], answers: int, requests: int
 ) -> Iterator[Callable[[int], None]]:
-    """Count requests to an engine as answers, each of which may take several of them.
+    """Count requests to an engine as answers; an answer may take several requests.
 
     Args:
-        advance: called with numbers of answers; with all of them where the context ends well.
-        answers: that the requests make.
-        requests: in all.
+        advance: called with numbers of answers; they sum to `answers` if no error occurs.
+        answers: number of answers to all requests.
+        requests: number of requests.
     """
     asked = told = 0
 
@@ -132,7 +132,7 @@ def _bar(console: Console, steps: Steps) -> Iterator[None]:
 
 @contextmanager
 def _told(steps: Steps, say: Callable[[str], object]) -> Iterator[None]:
-    """Say and log when the stage begins, where it stands from time to time, and how it ends."""
+    """Print and log the start of a stage, its progress at intervals, and its end."""
     stop = threading.Event()
 
     def tell(message: str, words: str) -> None:
@@ -148,7 +148,7 @@ def _told(steps: Steps, say: Callable[[str], object]) -> Iterator[None]:
         )
 
     def repeat() -> None:
-        STAGE.set(steps.label)  # a thread has a context of its own
+        STAGE.set(steps.label)  # a thread has a separate context
         tell_repeatedly(lambda: tell("stage goes on", _so_far(steps)), stop.wait)
 
     tell("stage begins", f"begins, {steps.total:,} {steps.unit}")
@@ -165,11 +165,11 @@ def _told(steps: Steps, say: Callable[[str], object]) -> Iterator[None]:
 
 
 def tell_repeatedly(tell: Callable[[], None], stopped_within: Callable[[float], bool]) -> None:
-    """Tell every `EVERY` seconds until it is over.
+    """Call `tell` every `EVERY` seconds until the stage is over.
 
     Args:
-        tell: says where a stage stands.
-        stopped_within: waits so many seconds at most; True once the stage is over.
+        tell: reports the progress of the stage.
+        stopped_within: waits at most the given seconds; returns True once the stage is over.
     """
     while not stopped_within(EVERY):
         tell()

@@ -1,4 +1,4 @@
-"""Requests that come one by one, answered together."""
+"""Batches of requests that arrive one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 _QUIET_S = 0.05
-"""A batch waits for more requests until none came for so long."""
+"""Seconds without a new request after which a batch starts."""
 
 Asked = TypeVar("Asked")
 Given = TypeVar("Given")
@@ -24,12 +24,12 @@ class _Waiting(Generic[Asked, Given]):
 
 
 class Batcher(Generic[Asked, Given]):
-    """Collects what waits and runs it as one batch in a thread, one batch at a time.
+    """A queue that runs waiting requests as one batch in a thread, one batch at a time.
 
-    Whoever comes first runs the batch of all. While it runs, the next ones gather.
+    The first waiting caller runs the batch of all. While it runs, further requests gather.
 
     Args:
-        run: answers a batch, in order; it is never called twice at once.
+        run: answers a batch, in order; there are no concurrent calls of it.
     """
 
     def __init__(self, run: Callable[[Sequence[Asked]], Sequence[Given]]) -> None:
@@ -38,10 +38,10 @@ class Batcher(Generic[Asked, Given]):
         self._turn = anyio.Lock()
 
     async def ask(self, request: Asked, most: int) -> Given:
-        """The answer to one request, batched with at most `most - 1` others.
+        """Answer one request, batched with at most `most - 1` others.
 
         Raises:
-            Exception: what `run` raised; all of its batch get it.
+            Exception: the error of `run`; every request of the batch raises it.
         """
         mine: _Waiting[Asked, Given] = _Waiting(request)
         self._waiting.append(mine)
@@ -68,7 +68,7 @@ class Batcher(Generic[Asked, Given]):
         batch = [mine, *others][: max(1, most)]
         self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
         try:
-            # Waited for even where this request is cancelled, since others are in its batch.
+            # A cancelled request still waits for its batch, since the batch has other requests.
             answers = await anyio.to_thread.run_sync(
                 self._run, [waiting.request for waiting in batch]
             )

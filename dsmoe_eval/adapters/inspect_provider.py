@@ -1,6 +1,7 @@
-"""Inspect's model provider `dsmoe`: any model of ours, base or steered, answering Inspect's tasks.
+"""Inspect's model provider `dsmoe`: base and steered models for Inspect's tasks.
 
-`inspect eval TASK --model dsmoe/NAME -M profile=PATH`. Greedy unless a temperature is asked for.
+`inspect eval TASK --model dsmoe/NAME -M profile=PATH`. Decoding is greedy unless a request sets a
+temperature.
 """
 
 from __future__ import annotations
@@ -40,37 +41,37 @@ from .batching import Batcher
 from .steered_model import SteeredModel
 
 MAX_TOKENS = 2048
-"""Where neither task nor user says how much may be generated; as Inspect's `hf`."""
+"""Default limit of generated tokens, as in Inspect's `hf` provider."""
 
 MAX_CONNECTIONS = 32
-"""Requests of a batch, where the user does not say (`--max-connections`)."""
+"""Default number of requests per batch (`--max-connections`)."""
 
 _CONTEXT = 8
-"""Tokens before one that its text may depend on."""
+"""Number of preceding tokens on which the text of a token may depend."""
 
 _NOT_SERVED = (
     "best_of", "frequency_penalty", "presence_penalty", "logit_bias", "prompt_logprobs",
     "response_schema", "batch",
 )  # fmt: skip
-"""Settings of Inspect's that would change an answer."""
+"""Settings of Inspect that would change an answer and are not supported."""
 
 
 class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
-    """A model of ours as Inspect asks for it.
+    """Inspect's interface to a base or steered model.
 
-    Its name in logs is the model's and, where it is steered, `@` and the profile's id; by it
-    Inspect's response cache and eval sets tell one profile from another.
+    The name in logs is the model's name and, for a steered model, `@` and the profile's id. By
+    this name Inspect's response cache and eval sets distinguish profiles.
 
     Args:
-        model_name: as for `load_model`; from a log, with the profile's id.
-        base_url: refused; so is `api_key`.
+        model_name: as for `load_model`; a name from a log includes the profile's id.
+        base_url: refused, as is `api_key`.
         api_key: see `base_url`.
-        config: Inspect's.
+        config: Inspect's configuration.
         profile: path of a profile.
         device: as for `load_model`.
-        chat_template: whether messages stand in the tokenizer's template. By default where there is
-            one, unless the model's card says that it is a base model.
-        do_sample: draw at temperature 1 where no temperature is given.
+        chat_template: whether messages are put into the tokenizer's chat template. By default they
+            are if there is a template and the model's card does not say that it is a base model.
+        do_sample: sample at temperature 1 if a request has no temperature.
         others: refused.
 
     Raises:
@@ -120,10 +121,10 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         tool_choice: object,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Answer one conversation, batched with whatever else is being asked.
+        """Answer one conversation, batched with the other waiting requests.
 
         Raises:
-            UserError: the request holds what is not served, or does not fit into the model.
+            UserError: the request has an unsupported setting, or does not fit into the model.
         """
         del tool_choice
         _check_served(tools, config)
@@ -154,23 +155,23 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         )
 
     def max_tokens(self) -> int | None:
-        """Tokens of an answer where nobody says."""
+        """Return the default number of tokens per answer."""
         return MAX_TOKENS
 
     def max_connections(self) -> int:
-        """The batch size where nobody says."""
+        """Return the default batch size."""
         return MAX_CONNECTIONS
 
     def connection_key(self) -> str:
-        """One pool for each model and profile."""
+        """Return the key of the connection pool: one pool per model and profile."""
         return str(self.model_name)
 
     async def tokenize(self, text: str) -> list[int]:
-        """Token ids, without those that begin or end a text."""
+        """Tokenize a text, without the tokens that begin or end a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     async def count_text_tokens(self, text: str) -> int:
-        """By the model's own tokenizer."""
+        """Count the tokens of a text by the model's tokenizer."""
         return len(await self.tokenize(text))
 
     @property
@@ -182,7 +183,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
             return generate(loaded, requests)
 
     def _request(self, messages: list[ChatMessage], config: GenerateConfig) -> tuple[Request, int]:
-        """The request, and how many tokens the model has room for behind the prompt."""
+        """Build the request; return it and the number of tokens that fit after the prompt."""
         prompt = self._prompt(messages)
         asked, most = config.max_tokens or MAX_TOKENS, positions(self._steered.loaded)
         room = asked + 1 if most is None else most - len(prompt)
@@ -199,7 +200,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return request, room
 
     def _prompt(self, messages: list[ChatMessage]) -> Tokens:
-        """In the template; or the messages' texts with an empty line between them."""
+        """Encode messages in the chat template, or joined by empty lines without a template."""
         told = [{"role": message.role, "content": _text(message)} for message in messages]
         if not self._format.chat:
             text = "\n\n".join(message["content"] for message in told)
@@ -211,7 +212,10 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _sampling(self, prompt: Tokens, config: GenerateConfig) -> Sampling | None:
-        """Without a temperature, `top_p` and `top_k` leave the likeliest token what it is."""
+        """Choose the sampling settings; None means greedy decoding.
+
+        Without a temperature, `top_p` and `top_k` do not change which token is the likeliest.
+        """
         temperature = config.temperature
         if temperature is None:
             temperature = 1.0 if self._do_sample else 0.0
@@ -237,7 +241,10 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return [ContentReasoning(reasoning=reasoning), ContentText(text=text.lstrip("\n"))]
 
     def _logprobs(self, answer: Answer, request: Request) -> Logprobs | None:
-        """Of the tokens of the text, thinking included; an end of text and a stop string's not."""
+        """Return log-probabilities of the text's tokens, thinking included.
+
+        The end-of-text token and the tokens of a stop string are left out.
+        """
         if request.top_logprobs is None:
             return None
         scores = list(answer.scores)
@@ -265,7 +272,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         )
 
     def _piece(self, before: Tokens, token: int) -> str:
-        """What a token adds to the text; alone, many tokenizers leave out its space."""
+        """Decode the text that a token adds; decoded alone, many tokens lose their space."""
         context = before[-_CONTEXT:]
         text = str(self._tokenizer.decode(context))
         longer = str(self._tokenizer.decode((*context, token)))
@@ -274,7 +281,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
 
 
 def _split(model_name: str) -> tuple[str, str | None]:
-    """The model's name, and the profile's id where the name is from a log."""
+    """Split the name of a log into the model's name and the profile's id; None without an id."""
     found = re.fullmatch(r"(.+)@([0-9a-f]{16})", model_name)
     if found is None or Path(model_name).is_dir():
         return model_name, None
@@ -298,7 +305,7 @@ def _check_served(tools: list[object], config: GenerateConfig) -> None:
 
 
 def _text(message: ChatMessage) -> str:
-    """What a message says; an earlier answer without its thinking."""
+    """Return the text of a message; thinking of an earlier answer is left out."""
     parts = [] if isinstance(message.content, str) else message.content
     kinds = {part.type for part in parts} - {"text", "reasoning"}
     if kinds or message.role == "tool":
@@ -307,7 +314,7 @@ def _text(message: ChatMessage) -> str:
 
 
 def _sample() -> tuple[str, tuple[object, ...]]:
-    """Which run of a sample asks, and its id and epoch, which are the same when it is run again."""
+    """Return the uuid of a sample's current run, and (id, epoch), which are the same in a rerun."""
     from inspect_ai.solver._task_state import sample_state
 
     state = sample_state()

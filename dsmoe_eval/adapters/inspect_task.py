@@ -1,4 +1,4 @@
-"""Our generative tasks as Inspect's, with lm-eval's own prompts, extraction and metric."""
+"""Generative tasks of suites as Inspect tasks, with lm-eval's prompts, extraction and metric."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from ..tasks.scoring import judge_response
 
 
 def inspect_task(task: LoadedTask) -> Any:
-    """An Inspect task that asks and scores as lm-eval does; for `inspect_ai.eval` and `eval_set`.
+    """Build an Inspect task with lm-eval's prompts and scores.
+
+    The task is for `inspect_ai.eval` and `eval_set`.
 
     Samples have the item's id, lm-eval's prompt, the gold answer, and the domain as metadata.
     Limits and stop strings are the task's. The score of the completion is the task's metric after
-    the task's filters, 0 or 1, so that there is one rule of extraction.
+    the task's filters, 0 or 1, so that there is only one extraction rule.
 
     Args:
-        task: of `output_type: generate_until`, with one request an item.
+        task: a task of `output_type: generate_until` with one request per item.
 
     Raises:
-        UserError: Inspect is not installed, or the task is none of that kind.
+        UserError: Inspect is not installed, or the task is of another kind.
     """
     try:
         from inspect_ai import Task
@@ -60,10 +62,11 @@ def inspect_task(task: LoadedTask) -> Any:
 
 
 def _requests(task: LoadedTask) -> list[TaskRequest]:
-    """lm-eval's request of each item, in their order.
+    """Return lm-eval's request of each item, in the order of the items.
 
     Raises:
-        UserError: there is not exactly one of each item, to be generated and filtered once.
+        UserError: an item has more than one request, the task does not generate, or the task has
+            several filters and its card names none.
     """
     requests = sorted(task.requests, key=lambda request: int(request.doc_id))
     single = len({request.doc_id for request in requests}) == len(requests)

@@ -1,10 +1,10 @@
-"""lm-eval's model `dsmoe`: any model of ours, base or steered, on lm-eval's own command line.
+"""lm-eval's model `dsmoe`: base and steered models on lm-eval's command line.
 
     dsmoe-lm-eval --model dsmoe --model_args pretrained=NAME,profile=PATH --tasks ...
 
-is `lm-eval` with this model registered; every other model and option is as there. lm-eval 0.4.13
-looks for no models in installed packages. Those that do find it by the entry point `lm_eval.models`
-and need no command of ours.
+is `lm-eval` with this model registered; every other model and option is the same. lm-eval 0.4.13
+does not search installed packages for models. Versions that do so load this model by the entry
+point `lm_eval.models` and do not need the command `dsmoe-lm-eval`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-# Once anything is registered, lm-eval no longer looks for its own models.
+# Once any model is registered, lm-eval no longer registers its built-in models.
 import lm_eval.models  # noqa: F401
 import torch
 from lm_eval.api.registry import register_model
@@ -33,23 +33,23 @@ from .steered_model import SteeredModel
 _MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
 
 _OWNER = "dsmoe: whose answers these are"
-"""In a response cache; lm-eval's own keys are hashes."""
+"""Key of a response cache under which its model is recorded; lm-eval's keys are hashes."""
 
 
 @register_model("dsmoe")
 class SteeredLM(TransformersLM):
-    """lm-eval's LM over a model and a profile: scores, rolling scores and greedy generation.
+    """lm-eval's LM of a model and a profile: log-likelihoods, rolling ones, greedy generation.
 
     Args:
-        pretrained: as for `load_model`; or a model in memory, which may serve several of these.
+        pretrained: as for `load_model`; or a model in memory, which several LMs may share.
         profile: a profile or its path; by default the base model answers.
         device: as for `load_model`; not for a model in memory.
-        batch_tokens: prompt tokens of a batch, padding included.
-        batch_size: refused but for lm-eval's own default.
+        batch_tokens: prompt tokens per batch, padding included.
+        batch_size: refused, except for lm-eval's default.
         max_batch_size: refused.
 
     Raises:
-        UserError: the model cannot be loaded, or a batch size is asked for.
+        UserError: the model cannot be loaded, or a batch size is given.
         SteeringError: the profile cannot be read, is of another model, or has no meaning on it.
         ProbeError: the profile changes nothing (see `SteeredModel`).
     """
@@ -72,14 +72,14 @@ class SteeredLM(TransformersLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> SteeredLM:
-        """As lm-eval's command line makes it; the name in its results then tells the profile.
+        """Build the LM from lm-eval's command line; its results are then named by the profile.
 
-        lm-eval names results, and their folder, by `delta` (what is put on a model) before
-        `pretrained`, and would put those of base and steered model under one name. Its own default
-        device is the first GPU, there or not.
+        lm-eval names results and their folder by `delta` (weights on top of a model) rather than
+        `pretrained` if it is set; without it, results of the base and the steered model would have
+        the same name. lm-eval's default device is the first GPU even on a machine without GPUs.
 
         Raises:
-            UserError: `pretrained` is missing, or there is another argument than the class's.
+            UserError: `pretrained` is missing, or an argument is not one of the class.
         """
         unknown = sorted({*arg_dict} - {*_MODEL_ARGUMENTS})
         if unknown or "pretrained" not in arg_dict:
@@ -96,7 +96,7 @@ class SteeredLM(TransformersLM):
         return lm
 
     def get_model_info(self) -> dict[str, object]:
-        """For the `config` of lm-eval's results."""
+        """Return the model's identity for the `config` of lm-eval's results."""
         profile = self.steered.profile
         return {
             "model_name": self.steered.name,
@@ -108,10 +108,10 @@ class SteeredLM(TransformersLM):
         }
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Bind lm-eval's response cache to this model and profile; its keys are requests alone.
+        """Bind lm-eval's response cache to this model and profile; its keys are only requests.
 
         Raises:
-            UserError: the cache holds another's answers, or nobody knows whose.
+            UserError: the cache has answers of another or of an unknown model.
         """
         super().set_cache_hook(cache_hook)
         cache = getattr(cache_hook, "dbdict", None)
@@ -136,7 +136,7 @@ class SteeredLM(TransformersLM):
 
 
 def main() -> None:
-    """The command `dsmoe-lm-eval`: lm-eval's own, which also knows `--model dsmoe`."""
+    """Run `dsmoe-lm-eval`: lm-eval's command line with `--model dsmoe` registered."""
     from lm_eval.__main__ import cli_evaluate
 
     try:

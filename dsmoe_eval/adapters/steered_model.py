@@ -1,4 +1,4 @@
-"""A model and the profile that is put on it while it answers, as other tools' adapters serve it."""
+"""A model that is steered by a profile while it answers, for the adapters to other harnesses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..steering import Profile, probe, steer
 
 
 class _Shared:
-    """A loaded model and the lock of whoever steers it."""
+    """A loaded model and the lock that is taken to steer it."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -25,10 +25,10 @@ _IN_MEMORY: WeakValueDictionary[tuple[str, str | None], _Shared] = WeakValueDict
 
 
 class SteeredModel:
-    """A model in memory, steered only while it answers; so one model serves every profile.
+    """A model in memory that is steered only while it answers, so that all profiles share it.
 
-    Before it answers anything the profile is held against the model and probed on random tokens: a
-    steering that does nothing is an error here.
+    Before the first answer the profile is checked against the model and probed on random tokens:
+    a profile without any effect is an error here.
 
     Attributes:
         loaded: the model, not steered outside `answering`.
@@ -36,7 +36,7 @@ class SteeredModel:
 
     Raises:
         SteeringError: the profile is of another model, or has no meaning on it.
-        ProbeError: the profile changes nothing, or something at strength zero.
+        ProbeError: the profile changes nothing, or changes something at strength zero.
     """
 
     def __init__(self, loaded: LoadedModel, profile: Profile | None = None) -> None:
@@ -51,7 +51,7 @@ class SteeredModel:
     def open(
         cls, name: str, profile: str | Path | None = None, device: str | None = None
     ) -> SteeredModel:
-        """By the rules of `load_model` and `Profile.load`; a model in memory is not loaded again.
+        """Load a model and a profile by `load_model` and `Profile.load`; reuse a loaded model.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -67,17 +67,17 @@ class SteeredModel:
 
     @property
     def name(self) -> str:
-        """The model's, and where it is steered `@` and the profile's id."""
+        """The model's name, followed by `@` and the profile's id if it is steered."""
         base = self.loaded.identity.name
         return base if self.profile is None else f"{base}@{self.profile.id}"
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the model's weights, its configuration and the profile."""
+        """An identifier that changes with the weights, the configuration and the profile."""
         return f"{self.loaded.identity.fingerprint}@{self.profile.id if self.profile else 'base'}"
 
     @contextmanager
     def answering(self) -> Iterator[LoadedModel]:
-        """The model as it is to answer; one at a time, whatever its profile."""
+        """Yield the model, steered; only one context per model is active at a time."""
         with self._shared.lock, self._steering or nullcontext():
             yield self.loaded

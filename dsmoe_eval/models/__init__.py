@@ -1,4 +1,4 @@
-"""A model in memory: loaded, shrunk, filled with random weights, probed, baked."""
+"""Models in memory: loading, miniatures, random weights, probing and baking."""
 
 from .baking import BakeReport, bake
 from .loading import (

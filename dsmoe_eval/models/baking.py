@@ -1,4 +1,4 @@
-"""Writes a checkpoint that carries a profile, and proves it against the steered original."""
+"""Baking: a checkpoint that carries a profile, verified against the steered original."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LOGIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class BakeReport:
-    """Baked against steered, on random tokens.
+    """A comparison of the baked model with the steered original on random tokens.
 
     Attributes:
-        folder: of the new checkpoint.
-        parameters: that carry the profile.
+        folder: the folder of the new checkpoint.
+        parameters: names of the parameters that carry the profile.
         selection_agreement: share of (token, MoE layer) pairs with the same experts.
         logit_max_difference: largest absolute difference of an output logit.
-        logit_max_change: the same between the original steered and not steered, for scale.
+        logit_max_change: the same between the steered and the unsteered original, for scale.
     """
 
     folder: str
@@ -42,22 +42,22 @@ class BakeReport:
     logit_max_change: float
 
     def to_dict(self) -> dict[str, object]:
-        """For `--json`."""
+        """Return the report for `--json`."""
         return asdict(self)
 
 
 def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -> BakeReport:
-    """Fold `profile` into a copy of the model's checkpoint and prove that it does the same.
+    """Fold `profile` into a copy of the model's checkpoint and verify the copy.
 
     Args:
-        name: of a model with weights: a folder, an embedded model, a hub id.
-        profile: of that model.
-        folder: to write; it must not exist. Nothing is left there when the proof fails.
-        device: a torch device for the proof.
+        name: a model with weights: a folder, an embedded model or a hub id.
+        profile: a profile of that model.
+        folder: the folder to write; it must not exist. It is not created if verification fails.
+        device: a torch device for the verification.
 
     Raises:
-        SteeringError: the profile is for another model, or cannot be folded exactly, or the baked
-            model does not do what the steered one does.
+        SteeringError: the profile is for another model or cannot be folded exactly, or the baked
+            model differs from the steered one.
         UserError: the model cannot be loaded, or the folder exists.
     """
     if folder.exists():
@@ -76,7 +76,7 @@ def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -
 
 @contextmanager
 def _in_the_making(folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted one, which takes its name only when all went well."""
+    """Yield a draft beside `folder` that is renamed to `folder` if no error occurs."""
     making = folder.parent / f".{folder.name}.making"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
@@ -90,7 +90,7 @@ def _in_the_making(folder: Path) -> Iterator[Path]:
 def _copy_checkpoint(
     source: Path, target: Path, changes: Mapping[str, tuple[Tensor, Tensor]]
 ) -> None:
-    """Copy all files; in the shards, put each change's new value in the old value's place."""
+    """Copy all files; in the shards, replace the old value of each change by the new one."""
     left = dict(changes)
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
@@ -102,7 +102,10 @@ def _copy_checkpoint(
 
 
 def _copy_shard(source: Path, target: Path, left: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Parameters are found by layer and value: names in checkpoints differ from those in models."""
+    """Copy a shard with its changes and remove these from `left`.
+
+    Parameters are matched by layer and value: names in checkpoints differ from those in models.
+    """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -135,7 +138,7 @@ def _is(shard: Any, key: str, value: Tensor) -> bool:
 
 @torch.no_grad()
 def _run(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
-    """Logits and which experts are selected, [tokens, ...], on random tokens."""
+    """Return logits and selected experts on random tokens, [tokens, ...] each."""
     ids, mask = random_batch(loaded.model)
     kept, routers = mask.flatten().bool(), find_routers(loaded.model)
     with capture_routing(routers) as routing:

@@ -1,4 +1,4 @@
-"""Loads a model and says exactly which one it is."""
+"""Loading of models and tokenizers, and the exact identity of a model."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class LoadedModel:
 
     @property
     def dtype(self) -> str:
-        """Such as `float32`."""
+        """The name of the model's dtype, such as `float32`."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def experts_implementation(self) -> str:
-        """How transformers computes the experts; an axis on which numbers may differ."""
+        """The method by which transformers computes the experts; results may differ by it."""
         return str(getattr(self.model.config, "_experts_implementation", None))
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A causal language model, MoE or not, that reads text and says which tokens mattered."""
+    """A causal language model, MoE or not, from which token saliency is computed."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer
@@ -47,20 +47,20 @@ class Reader:
 
 
 def load_reader(name: str, device: str | None = None) -> Reader:
-    """Load any causal language model, by the rules of `load_model`.
+    """Load any causal language model by the rules of `load_model`.
 
     Raises:
-        UserError: as `load_model`, but for "no MoE".
+        UserError: as `load_model`, except for "no MoE".
     """
     place, model, tokenizer = _load(name, device)
     return Reader(model, tokenizer, fingerprint(place, model.config))
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of anything that `load_model` takes, without its weights.
+    """Load the tokenizer of a model that `load_model` accepts, without the weights.
 
     Raises:
-        UserError: there is none.
+        UserError: the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -73,20 +73,20 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def load_model(name: str, device: str | None = None) -> LoadedModel:
-    """Load an embedded model, a card's, a local folder, or a hub id.
+    """Load a model by its embedded name, model card, local folder or hub id.
 
-    Safetensors only, and no remote code: a folder's or hub model's `auto_map` is not followed, so
-    that the classes are those of transformers.
+    Only safetensors are read and no remote code is run: the `auto_map` of a folder or hub model is
+    ignored, so that the classes are those of transformers.
 
     Args:
         name: `lab-poly`, the name of a model card, a folder with `config.json`, or
             `organisation/model`.
-        device: a torch device; by default the first GPU, or the CPU where there is none. `auto`
-            spreads the model over all devices that there are, as accelerate sees fit.
+        device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
+            `auto`, accelerate distributes the model over all available devices.
 
     Raises:
-        UserError: nothing of that name, not a model folder, no safetensors, no code for it in
-            transformers, or no MoE.
+        UserError: there is no model of that name, the folder is no model folder, there are no
+            safetensors, transformers has no code for the model, or the model is no MoE.
     """
     place, model, tokenizer = _load(name, device)
     try:
@@ -97,7 +97,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
 
 
 def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
-    """Where it is, the model, its tokenizer."""
+    """Load a model; return its location, the model and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,10 +124,13 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
 
 
 def model_folder(name: str) -> Path:
-    """The folder with the files of a model that `load_model` takes; a hub model's is its snapshot.
+    """Return the folder with a model's files; for a hub model, download its snapshot.
+
+    Args:
+        name: as for `load_model`.
 
     Raises:
-        UserError: nothing of that name.
+        UserError: there is no model of that name.
     """
     place = locate(name)
     if Path(place).is_dir():
@@ -138,10 +141,11 @@ def model_folder(name: str) -> Path:
 
 
 def bare_config(name: str) -> PreTrainedConfig | None:
-    """The configuration behind a name that comes without weights, or None where there are weights.
+    """Return the configuration of a name without weights, or None if there are weights.
 
     Args:
-        name: of a model card; a `config.json`; or a folder that holds one and no safetensors.
+        name: a model card's name, a `config.json`, or a folder with `config.json` and without
+            safetensors.
 
     Raises:
         UserError: the file is no configuration, or transformers has no code for its architecture.
@@ -164,9 +168,10 @@ def bare_config(name: str) -> PreTrainedConfig | None:
 
 
 def count_parameters(name: str) -> int | None:
-    """How many parameters transformers' model has; None where transformers has no code for it.
+    """Count the parameters of transformers' model; None if transformers has no code for it.
 
-    No weights are read. What a checkpoint packs, such as MXFP4, counts as what it stands for.
+    No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
+    unpacked model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -181,7 +186,7 @@ def count_parameters(name: str) -> int | None:
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
-    """The transformers configuration that a model card describes.
+    """Return the transformers configuration that a model card describes.
 
     Raises:
         UserError: transformers has no code for its architecture.
@@ -194,10 +199,10 @@ def card_config(card: ModelCard) -> PreTrainedConfig:
 
 
 def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> ModelIdentity:
-    """The identity of a model in memory.
+    """Return the identity of a model in memory.
 
     Raises:
-        SteeringError: it has no routers that can be steered.
+        SteeringError: the model has no routers that can be steered.
     """
     routers = find_routers(model)
     return ModelIdentity(
@@ -210,7 +215,7 @@ def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> Model
 
 
 def _check_known(name: str, place: str) -> None:
-    """Refuse an architecture that transformers does not carry before anything else complains."""
+    """Refuse an architecture without code in transformers, before less clear errors occur."""
     from transformers import PreTrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -227,10 +232,10 @@ def _unknown(name: str, architecture: str) -> UserError:
 
 
 def locate(name: str) -> str:
-    """The folder or hub id that `name` stands for.
+    """Return the folder or hub id of a model.
 
     Raises:
-        UserError: neither an embedded model, nor a card's, nor a model folder, nor a hub id.
+        UserError: `name` is no embedded model, model card, model folder or hub id.
     """
     if name in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name])
@@ -250,7 +255,7 @@ def locate(name: str) -> str:
 
 
 def fingerprint(place: str, config: PreTrainedConfig) -> str:
-    """The hub commit of `config`, or the hash of the folder's configuration and weights."""
+    """Return the hub commit of `config`, or a hash of the folder's configuration and weights."""
     commit = getattr(config, "_commit_hash", None)
     if commit:
         return str(commit)

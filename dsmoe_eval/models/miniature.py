@@ -1,6 +1,6 @@
-"""A small random model of any architecture: the real router class, experts and top-k, little else.
+"""A small random model of any architecture with the real router class, experts and top-k.
 
-It answers in seconds, without weights, whether steering works on an architecture.
+It shows within seconds, without weights, whether steering works on an architecture.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ _WIDTHS = {
     "first_k_dense_replace": 1,
     "num_nextn_predict_layers": 0,
 }
-"""Upper bounds, by the names that configurations share; what a configuration lacks stays away."""
+"""Upper bounds by common names of configurations; a name that a configuration lacks is skipped."""
 _FEED_FORWARD = 32
 
 
 def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A random model of `config`'s architecture with at least two MoE layers.
+    """Build a random model of `config`'s architecture with at least two MoE layers.
 
     Args:
-        config: of transformers; not changed. Experts, top-k, groups and scoring are kept, widths,
-            depth and vocabulary are cut.
-        dtype: of the model.
+        config: a configuration of transformers; not changed. Experts, top-k, groups and scoring
+            are kept; widths, depth and vocabulary are reduced.
+        dtype: the model's dtype.
 
     Returns:
-        The causal language model, in eval mode, the same each time.
+        The causal language model, in eval mode, with the same weights at each call.
 
     Raises:
-        SteeringError: no small version could be built, with the last reason.
+        SteeringError: no small version could be built; the message gives the last reason.
     """
     reason = "no reason"
     for layers in _LAYERS:
@@ -81,7 +81,7 @@ def _build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     with torch.no_grad():
         for router in find_routers(model):
-            # Routers are drawn wide, so that tokens differ in their experts.
+            # Router weights are drawn with a large spread, so that tokens differ in their experts.
             router.weight.normal_(std=_ROUTER_STD)
         model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
     return model
@@ -109,7 +109,7 @@ def _shrink(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
 
 
 def _kinds(config: PreTrainedConfig) -> set[str]:
-    """Kinds of layers, such as full and linear attention."""
+    """Return the kinds of layers, such as full and linear attention."""
     return set(getattr(config.get_text_config(), "layer_types", None) or ())
 
 

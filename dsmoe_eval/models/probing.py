@@ -1,4 +1,4 @@
-"""Probes a model without any suite: every kind of intervention, on random tokens."""
+"""Probing of a model without a suite: every kind of intervention on random tokens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _INTERVENTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class InterventionProbe:
-    """What came of one intervention: figures, or why it was refused, or how it failed."""
+    """The result of one intervention: figures, the reason for a refusal, or the failure."""
 
     name: str
     figures: ProbeReport | None = None
@@ -52,9 +52,9 @@ class InterventionProbe:
 
 @dataclass(frozen=True, slots=True)
 class ModelProbe:
-    """What is known of a model's routers, and what came of each intervention on them.
+    """A model's routers and the result of each intervention on them.
 
-    `layers` are the layers with experts; `scoring` is None where the routers cannot be tried out
+    `layers` are the layers with experts; `scoring` is None if the routers cannot be measured
     (MXFP4 kernels).
     """
 
@@ -68,12 +68,12 @@ class ModelProbe:
 
     @property
     def passed(self) -> bool:
-        """True where nothing failed and something was possible."""
+        """True if no intervention failed and at least one was possible."""
         rows = self.interventions
         return all(row.failed is None for row in rows) and any(row.figures for row in rows)
 
     def to_dict(self) -> dict[str, object]:
-        """For `--json`."""
+        """Return the report for `--json`."""
         return {**asdict(self), "passed": self.passed}
 
 
@@ -84,12 +84,13 @@ def probe_model(
 
     Args:
         model: a transformers causal language model, not steered.
-        identity: of that model.
-        profile: what to steer by; by default each kind of intervention on expert 0 of every layer.
+        identity: the model's identity.
+        profile: the profile to probe; by default each kind of intervention is probed on expert 0
+            of every layer.
 
     Raises:
-        SteeringError: the model's routers cannot be found or tried out, or the profile is for
-            another model or not possible on it.
+        SteeringError: the model's routers are unknown or cannot be measured, or the profile is for
+            another model or not possible on this one.
     """
     routers = find_routers(model)
     scoring = _common_scoring(routers)
@@ -115,7 +116,7 @@ def probe_model(
 def trial_profile(
     identity: ModelIdentity, intervention: Intervention, experts: Iterable[int]
 ) -> Profile:
-    """A profile from no text, of the same experts in every layer: to probe or to time by."""
+    """Build a profile of the same experts in every layer, without text, for probes and timing."""
     experts = tuple(experts)
     return Profile(
         model=identity,
@@ -142,7 +143,7 @@ def _common_scoring(routers: tuple[Router, ...]) -> Scoring | None:
 def _profiles(identity: ModelIdentity, scoring: Scoring | None) -> Iterator[tuple[str, Profile]]:
     for name, intervention in _INTERVENTIONS.items():
         if intervention.channel == "score" and not (scoring and scoring.correction_bias):
-            continue  # the channel is there for routers with a correction bias alone
+            continue  # only routers with a correction bias have this channel
         yield name, trial_profile(identity, intervention, [0])
 
 
@@ -158,7 +159,10 @@ def _probe_one(
 
 
 def random_batch(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Input ids and mask, [texts, length]; every other text is half padding, on the left."""
+    """Return random input ids and their attention mask, [texts, length] each.
+
+    Every second text has padding on the left for half of its length.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(0, vocabulary, (_TEXTS, _LENGTH), generator=generator)

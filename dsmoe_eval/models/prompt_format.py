@@ -1,4 +1,4 @@
-"""How a model wants to be asked: plain text or its chat template, and where its thinking ends."""
+"""The prompt format of a model: plain text or chat template, and the end of its thinking."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Asked = Literal["auto", "plain", "chat"]
 
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
-    """Of one model.
+    """The prompt format of one model.
 
     Attributes:
-        chat: a prompt stands in the tokenizer's chat template, as one message of the user.
-        think_start: what may stand before the thinking.
-        think_end: tokens behind the last of which the answer is; stop strings count there only.
-        answer_tokens: where that is more than a task grants: what the model needs to think.
+        chat: whether a prompt is put into the tokenizer's chat template, as one user message.
+        think_start: text that may precede the thinking.
+        think_end: the tokens that end the thinking. The answer follows the last of them, and stop
+            strings count only in the answer.
+        answer_tokens: the limit that the model needs for thinking, if larger than a task's limit.
     """
 
     chat: bool = False
@@ -32,27 +33,27 @@ class PromptFormat:
 
     @property
     def name(self) -> str:
-        """For a cell's identity."""
+        """The description of the format in a cell's identity."""
         thinking = f", thinking in up to {self.answer_tokens} tokens" if self.think_end else ""
         return ("chat" if self.chat else "plain") + thinking
 
 
 PLAIN = PromptFormat()
-"""Prompts as tasks have them; the whole text is the answer."""
+"""The format without a chat template, in which the whole completion is the answer."""
 
 
 def prompt_format(model: str, tokenizer: Tokenizer, asked: Asked = "auto") -> PromptFormat:
-    """By the model's card and its tokenizer.
+    """Choose the prompt format by the model's card and its tokenizer.
 
     Args:
-        model: as for `load_model`. A card is of that name or hub id, or of that folder's name;
-            without one nothing is known of the model.
-        tokenizer: the model's.
-        asked: `auto` takes the chat template where there is one, unless the card says that the
-            model is a base model: some of those come with the template of their chat siblings.
+        model: as for `load_model`. A card belongs to the model if it has that name or hub id, or
+            the folder's name; without a card, thinking is not recognised.
+        tokenizer: the model's tokenizer.
+        asked: `auto` takes the chat template if there is one, unless the card says that the model
+            is a base model: some base models come with the template of their chat siblings.
 
     Raises:
-        UserError: `chat`, and there is no template.
+        UserError: the request is `chat` and the tokenizer has no chat template.
     """
     card = _card(model)
     there = getattr(tokenizer, "chat_template", None) is not None

@@ -1,4 +1,4 @@
-"""The same architecture with random weights: what a claim about training is held against."""
+"""A model with random weights: the control for claims about training."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _USUAL_SPREAD = 0.02
-"""Standard deviation of weights where a configuration names none."""
+"""Standard deviation of the weights if a configuration gives none."""
 
 
 def random_weights(
     config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> PreTrainedModel:
-    """A model as it is before training, drawn by its own initialisation.
+    """Build an untrained model with weights drawn by the architecture's initialisation.
 
-    Routers that the initialisation leaves at zero, as Ernie's, are drawn as well: they would send
-    every token to the same experts.
+    Routers that the initialisation sets to zero, such as Ernie's, are drawn as well: otherwise
+    they would send every token to the same experts.
 
-    Its router is a fixed random function of the tokens, so it too sends different words to
-    different experts; what it shows is vocabulary, not learning.
+    The model's router is a fixed random function of the tokens, so it also sends different words
+    to different experts; this shows vocabulary, not learning.
 
     Args:
-        config: of transformers; not changed. Quantised weights are drawn in `dtype` instead.
-        dtype: of the model.
-        device: where the model is built. Other devices draw other numbers.
-        seed: of the draw; the caller's random state is left as it was.
+        config: a configuration of transformers; not changed. Quantised weights are drawn in
+            `dtype` instead.
+        dtype: the model's dtype.
+        device: the device on which the model is built. Other devices draw other numbers.
+        seed: the seed of the draw; the caller's random state is not changed.
 
     Returns:
         The causal language model, in eval mode.
 
     Raises:
-        SteeringError: it has no router that is known.
+        SteeringError: the model has no known router.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""What is asked: items and their text, local data, loading through lm-eval, scoring, leakage."""
+"""Tasks: items and their text, local data, loading through lm-eval, scoring, leakage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items: what a task asks, as content; the same question is the same item wherever it stands."""
+"""Items: the questions of a task, identified by content; the same question is the same item."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ QUESTION_COLUMNS = (
 )  # fmt: skip
 CONTEXT_COLUMNS = ("passage", "context", "article", "support")
 OPTION_COLUMNS = ("choices", "options")
-"""Columns of lm-eval's data sets that hold the question, the passage that it is about and the
-options' texts; lower case and capitals are the same for the first two."""
+"""Columns of lm-eval's data sets with the question, its passage and the options' texts; the first
+two are matched regardless of case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question as content.
+    """One question, identified by its content.
 
     Attributes:
         id: hash of question, options and gold; a repeated item has `~1`, `~2` ... appended.
         question: the whole prompt.
-        gold: the right answer's text.
-        stem: the question without its options and the prompt's frame, as far as the data's columns
-            tell them apart; empty where they do not, and the prompt stands for it.
-        choices: the options in full, also where `options` are their letters.
+        options: the texts that are scored; empty for generated answers.
+        gold: text of the right answer.
+        stem: the question without its options and the prompt's frame, if the data's columns
+            separate them; else empty, and the prompt is used instead.
+        choices: the options in full, also if `options` are their letters.
         cluster: hash of the question's wording, or of the task's key: items that share it are not
             independent of one another.
     """
@@ -56,7 +57,7 @@ class Item:
 def read_items(
     task: LmEvalTask, documents: Iterable[Document], limit: int | None, key: str | None = None
 ) -> Iterator[Item]:
-    """The items of an lm-eval task's documents; `key` is the column of `Task.key`."""
+    """Yield the items of an lm-eval task's documents; `key` is the column of `Task.key`."""
     seen: Counter[str] = Counter()
     for document in islice(documents, limit):
         question = str(task.doc_to_text(document))
@@ -70,12 +71,12 @@ def read_items(
 
 
 def digest(*parts: object) -> str:
-    """16 hex digits of SHA-256 over JSON: of (question, options, gold) it is `Item.id`."""
+    """Return 16 hex digits of SHA-256 over JSON; for (question, options, gold), `Item.id`."""
     return _hash(json.dumps(parts, ensure_ascii=False, default=str))
 
 
 def wording_of(question: str) -> str:
-    """What questions share that only differ in case, punctuation or spaces: `Item.cluster`."""
+    """Return the `Item.cluster` of a question: a hash without case, punctuation and spaces."""
     return _hash(letters(normalise(question)))
 
 
@@ -92,7 +93,7 @@ def _options_and_gold(task: LmEvalTask, document: Document) -> tuple[list[str], 
 
 
 def quoted_stem(document: Document, prompt: str) -> str:
-    """The first question column that the prompt quotes, behind what it asks about."""
+    """Return the first question column that the prompt quotes, preceded by its passage."""
     columns = {name.lower(): value for name, value in document.items() if isinstance(value, str)}
 
     def quoted(names: Sequence[str]) -> str:
@@ -104,7 +105,7 @@ def quoted_stem(document: Document, prompt: str) -> str:
 
 
 def _choices(document: Document, prompt: str, options: list[str]) -> tuple[str, ...]:
-    """What the options say; where only their letters are known, the prompt that holds them."""
+    """Return the options' texts; if only their letters are known, the prompt that shows them."""
     return (
         _option_texts(document)
         or ((prompt,) if options and _are_letters(options) else ())
@@ -113,7 +114,7 @@ def _choices(document: Document, prompt: str, options: list[str]) -> tuple[str, 
 
 
 def _option_texts(document: Document) -> tuple[str, ...]:
-    """The options in full, where a column of the data holds them."""
+    """Return the options in full from a column of the data; empty if there is none."""
     for column in OPTION_COLUMNS:
         value = document.get(column)
         value = value.get("text") if isinstance(value, Mapping) else value
@@ -127,14 +128,14 @@ def _are_letters(options: Sequence[str]) -> bool:
 
 
 def check_options(card: Task, document: Document, item: Item) -> None:
-    """Hold the options of the data against those of the prompt and its letters.
+    """Check that the prompt and its letters show all options of the data.
 
     Raises:
-        UserError: some of them are left out.
+        UserError: some options are left out.
     """
     texts = _option_texts(document)
     if item.options and (not _are_letters(item.options) or _alike(item.options, texts)):
-        return  # what is scored are the texts themselves, which a question may mention
+        return  # the texts are scored, and a question may mention some of them
     shown = sum(text.strip() in item.question for text in texts)
     scored = len(item.options) or len(texts)
     known = min(scored, shown or len(texts)) if scored <= len(texts) else scored
@@ -150,5 +151,5 @@ def _alike(options: Sequence[str], texts: Sequence[str]) -> bool:
 
 
 def share_of(item: Item) -> int:
-    """Which hundredth of a split an item is in, from 0 to 99: that of its cluster."""
+    """Return the hundredth of a split, from 0 to 99, to which an item's cluster belongs."""
     return int(item.cluster, 16) % 100

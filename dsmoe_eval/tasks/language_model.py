@@ -1,4 +1,4 @@
-"""What tasks use of lm-eval's untyped objects, and of an LM: requests, answers, who answers."""
+"""Types for lm-eval's untyped objects and for LMs: requests, answers, tasks, language models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 LogLikelihood = tuple[float, bool]
-"""Of a continuation: natural log-likelihood, and whether each of its tokens is the likeliest."""
+"""Natural log-likelihood of a continuation, and whether each of its tokens is the likeliest."""
 Advance = Callable[[int], object]
-"""Called with the number of requests just answered."""
+"""A function that is called with the number of requests just answered."""
 Message = dict[str, str]
-"""Of a conversation: `role` and `content`."""
+"""A message of a conversation: `role` and `content`."""
 
 
 class GenerationSettings(TypedDict, total=False):
-    """lm-eval's settings of a prompt to be continued; `max_new_tokens` is another name."""
+    """lm-eval's generation settings; `max_new_tokens` is another name of `max_gen_toks`."""
 
     until: str | list[str]
     max_gen_toks: int
@@ -35,9 +35,9 @@ class Completion:
     """A generated answer.
 
     Attributes:
-        text: without the model's thinking, cut at the first stop string.
-        tokens: generated, thinking and the end of text included.
-        truncated: whether its limit ended it.
+        text: the text without the model's thinking, cut at the first stop string.
+        tokens: number of generated tokens, thinking and end of text included.
+        truncated: whether the answer ended at its limit of tokens.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Completion:
 
 
 class TaskRequest(Protocol):
-    """One of lm-eval's requests (`lm_eval.api.instance.Instance`)."""
+    """A request of lm-eval (`lm_eval.api.instance.Instance`)."""
 
     request_type: str
     doc: Mapping[str, object]
@@ -55,34 +55,34 @@ class TaskRequest(Protocol):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """(context, continuation), or (prompt, generation settings)."""
+        """The pair (context, continuation) or (prompt, generation settings)."""
 
 
 def unwatched(_count: int) -> None:
-    """Do nothing: the `Advance` where nobody watches."""
+    """Ignore progress: the default of `Advance`."""
 
 
 class LanguageModel(Protocol):
-    """Who answers a task's requests; the LMs of `engines` do."""
+    """A model that answers a task's requests, such as the LMs of `engines`."""
 
     @property
     def uses_chat_template(self) -> bool:
-        """Whether questions are put into the tokenizer's chat template."""
+        """Whether the tokenizer's chat template is applied to questions."""
 
     @property
     def tokenizer_name(self) -> str:
-        """Identifies the tokenizer."""
+        """The identifier of the tokenizer."""
 
     def apply_chat_template(
         self, chat_history: list[Message], add_generation_prompt: bool = True
     ) -> str:
-        """Return a conversation in the tokenizer's template."""
+        """Return a conversation in the tokenizer's chat template."""
 
     def check_room(self, requests: Sequence[TaskRequest]) -> None:
-        """Try whether the longest requests fit into the model.
+        """Check that the longest requests fit into the model.
 
         Raises:
-            UserError: one does not.
+            UserError: a request does not fit.
         """
 
     def log_likelihoods(
@@ -100,11 +100,11 @@ class LanguageModel(Protocol):
         remembered: Path | None = None,
         advance: Advance = unwatched,
     ) -> list[Completion]:
-        """Continue each (prompt, generation settings).
+        """Generate a completion for each (prompt, generation settings).
 
         Args:
-            prompts: with lm-eval's settings of each.
-            remembered: a file of answers: those that it has are taken, new ones are added.
+            prompts: prompts, each with lm-eval's generation settings.
+            remembered: a file of answers, which are reused; new answers are appended.
             advance: called with the number of requests just answered.
 
         Raises:
@@ -113,13 +113,13 @@ class LanguageModel(Protocol):
 
 
 class LmEvalFilters(Protocol):
-    """One of a task's named pipelines of filters (`lm_eval.api.filter.FilterEnsemble`)."""
+    """A named pipeline of filters of a task (`lm_eval.api.filter.FilterEnsemble`)."""
 
     name: str
     filters: Sequence[Callable[[], object]]
 
     def apply(self, instances: Sequence[object]) -> None:
-        """Write what is left of each instance's `resps` into its `filtered_resps`."""
+        """Write the filtered `resps` of each instance into its `filtered_resps`."""
 
 
 class LmEvalTask(Protocol):

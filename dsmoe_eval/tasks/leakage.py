@@ -1,9 +1,9 @@
-"""No leakage: items of one split that another split holds too, near-duplicates included.
+"""Leakage: items of one split that are also in another split, near-duplicates included.
 
-What counts as the same item is declared in `RULES`. The bounds were set on MMLU-Pro, MMLU, ARC,
+`RULES` declares which items count as the same. The bounds were set on MMLU-Pro, MMLU, ARC,
 OpenBookQA, MATH-500 and AIME, by reading the pairs on both sides of them: stems that fit any
 question ("Which one of the following statements is true?") have up to eight words; at a Jaccard
-index of 0.8 pairs share their passage or all but a few words, and below it come templates with
+index of 0.8 pairs share their passage or all but a few words, and below it pairs are templates with
 other contents. Numbers are not masked: in these data that only adds the same exercise with other
 figures, which has another answer.
 """
@@ -37,10 +37,10 @@ RULES: Mapping[Rule, str] = {
         f"{NEAR:.0%} are common to both (Jaccard index of the sets)"
     ),
 }
-"""What makes two items the same, strictest first."""
+"""The rules by which two items are the same, strictest first."""
 
 _OPEN = ""
-"""Stands for the options of an item that has none."""
+"""The key for the options of an item without options."""
 _NAMED_IN_REFUSAL = 5
 _SHOWN_CHARACTERS = 80
 
@@ -51,8 +51,8 @@ class Overlap:
 
     Attributes:
         rule: the strictest of `RULES` by which the two are the same.
-        question: of the item of `split`, shortened.
-        similarity: the Jaccard index where the rule is `near`, else 1.
+        question: question of the item of `split`, shortened.
+        similarity: the Jaccard index if the rule is `near`, else 1.
     """
 
     rule: Rule
@@ -66,7 +66,7 @@ class Overlap:
     similarity: float
 
     def __str__(self) -> str:
-        """In words, on one line."""
+        """Return a description on one line."""
         same = f"{self.similarity:.0%} alike" if self.rule == "near" else f"same {self.rule}"
         return (
             f"{self.split} {self.task} {self.item} {self.question!r} ({same}: {self.other_split} "
@@ -76,13 +76,13 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """What was compared and what was found.
+    """The splits that were compared and their overlaps.
 
     Attributes:
-        checked: items of each split.
-        overlaps: one an item and earlier split; without the `split` items named here the splits
-            are disjoint.
-        allowed_by: the plan's own words that let the run go on, overlaps or not.
+        checked: number of items of each split.
+        overlaps: one overlap per item and earlier split; without the `split` items named here the
+            splits are disjoint.
+        allowed_by: the entry of the plan that allows overlaps; None without one.
     """
 
     checked: Mapping[str, int]
@@ -90,11 +90,11 @@ class Leakage:
     allowed_by: str | None = None
 
     def __str__(self) -> str:
-        """The counts, in words."""
+        """Return the counts in words."""
         return " and ".join(leakage_counts(self.checked, self.overlaps)) or "none"
 
     def to_dict(self) -> dict[str, object]:
-        """For `comparisons.json`: hashes and no question, which may not be free to publish."""
+        """Return hashes for `comparisons.json`; questions may not be free to publish."""
         items = [asdict(overlap) for overlap in self.overlaps]
         for item in items:
             del item["question"]
@@ -120,10 +120,10 @@ class Repeated(Protocol):
 
 
 def leakage_counts(checked: Mapping[str, int], overlaps: Iterable[Repeated]) -> list[str]:
-    """Return how many items of which split repeat some of which other.
+    """Count the items of each split that repeat items of another; return sentences.
 
     Args:
-        checked: items of each split.
+        checked: number of items of each split.
         overlaps: one per item and earlier split.
     """
     counts = Counter((one.split, one.other_split) for one in overlaps)
@@ -134,14 +134,14 @@ def leakage_counts(checked: Mapping[str, int], overlaps: Iterable[Repeated]) -> 
 
 
 def check_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
-    """Compare every two splits and refuse what they share, unless the plan asks for it.
+    """Compare every two splits and refuse overlaps unless the plan allows them.
 
     Args:
-        splits: name -> its tasks by name, in the order in which a run uses the splits.
-        overlap: of the plan.
+        splits: tasks of each split by name, in the order in which a run uses the splits.
+        overlap: the entry `overlap` of the plan.
 
     Raises:
-        UserError: something overlaps and the plan does not ask for it; names the first items.
+        UserError: splits overlap and the plan does not allow it; the message names the first items.
     """
     leakage = find_leakage(splits, overlap)
     if leakage.overlaps and leakage.allowed_by is None:
@@ -150,7 +150,7 @@ def check_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
 
 
 def find_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
-    """Compare every two splits."""
+    """Compare every two splits; the arguments are those of `check_leakage`."""
     rows = {split: _rows(tasks) for split, tasks in splits.items()}
     overlaps = tuple(
         overlap
@@ -173,14 +173,14 @@ def _refusal(leakage: Leakage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An item, ready to be compared.
+    """An item, prepared for comparison.
 
     Attributes:
         content: the content hash.
         text: prompt and set of options.
-        words: of the stem.
-        stem: its letters, without spaces.
-        choices: set of the options' texts, where the stem is too short to do without them.
+        words: words of the stem.
+        stem: letters of the stem, without spaces.
+        choices: set of the options' texts if the stem is too short without them, else empty.
     """
 
     task: str
@@ -193,7 +193,7 @@ class _Row:
 
     @property
     def is_generic(self) -> bool:
-        """Whether the stem alone may be that of another question."""
+        """Whether the stem is so short that another question may have the same."""
         return len(self.words) < STEM_WORDS
 
 
@@ -221,7 +221,7 @@ def _letter_set(texts: Iterable[str]) -> frozenset[str]:
 
 
 class _Index:
-    """The rows of a split by all that must not come up again; the first of equals is kept."""
+    """An index of a split's rows by content, text, stem and choices; the first of equals counts."""
 
     def __init__(self, rows: Sequence[_Row]) -> None:
         self.contents: dict[str, _Row] = {}
@@ -236,7 +236,7 @@ class _Index:
                 self.choices.setdefault((row.stem, choice), []).append(row)
 
     def find(self, row: _Row) -> tuple[Rule, _Row] | None:
-        """The first row that is the same, by the strictest rule."""
+        """Find the first row that is the same by the strictest rule; None if there is none."""
         if row.content in self.contents:
             return "content", self.contents[row.content]
         if any(row.text) and row.text in self.texts:

@@ -1,4 +1,4 @@
-"""lm-eval's tasks, loaded with the items of a part of a run and ready to be asked."""
+"""lm-eval's tasks, loaded with the items of a part of a run."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ANSWER_TOKENS_A_LIMIT = 2
-"""A rehearsal with `limit` items a task lets answers have so many times as many tokens: those of a
-model that does not think would else take all of its time."""
+"""Tokens of an answer per item of `limit` in a rehearsal: full answers, also of a model that does
+not think, would take nearly all of its time."""
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task of the suite on one split, ready to be asked.
+    """A task of the suite on one split, with its requests.
 
     Attributes:
-        card: the suite's.
-        task: lm-eval's, of which `items` are the test documents.
-        items: in their order.
-        chat: in whose chat template questions are put; None: as the task has them.
+        card: the suite's card of the task.
+        task: lm-eval's task, of which `items` are the test documents.
+        items: the items, in order.
+        chat: the LM whose chat template is applied to questions; None: no template.
     """
 
     card: Task
@@ -46,7 +46,7 @@ class LoadedTask:
 
     @cached_property
     def requests(self) -> tuple[TaskRequest, ...]:
-        """lm-eval's requests, those of an item side by side; built once, for every arm."""
+        """lm-eval's requests, those of an item adjacent; built once for all arms."""
         options: dict[str, object] = {"limit": len(self.items), "rank": 0, "world_size": 1}
         if self.chat is not None:
             options |= {
@@ -60,7 +60,7 @@ class LoadedTask:
 
     @cached_property
     def filters(self) -> LmEvalFilters:
-        """The task's filters that count.
+        """The pipeline of filters that is used.
 
         Raises:
             UserError: there are several, and the card names none of them.
@@ -75,7 +75,7 @@ class LoadedTask:
 
     @cached_property
     def keeps_responses(self) -> bool:
-        """Whether the filters leave a single response as it is, as lm-eval's default does."""
+        """Whether the filters do not change a single response, like lm-eval's default."""
         from lm_eval.filters.selection import TakeFirstFilter
 
         return all(isinstance(make(), TakeFirstFilter) for make in self.filters.filters)
@@ -101,35 +101,35 @@ class LoadedTask:
 
     @property
     def few_shot(self) -> int:
-        """Examples before each question."""
+        """The number of few-shot examples."""
         return int(self.task.config.num_fewshot or 0)
 
     @property
     def answer_tokens(self) -> int | None:
-        """How long an answer may be; None where options are scored."""
+        """The limit of tokens per answer; None if options are scored."""
         if self.task.OUTPUT_TYPE != "generate_until":
             return None
         return int(self.task.config.generation_kwargs["max_gen_toks"])
 
     @property
     def answers_asked(self) -> int:
-        """One for each item and sample."""
+        """The number of answers: one per item and sample."""
         return len(self.items) * self.card.samples
 
     @property
     def requests_asked(self) -> int:
-        """To an LM, for all answers: one for each option where options are scored."""
+        """The number of requests to an LM for all answers; one per option if options are scored."""
         return len(self.requests) * self.card.samples
 
     @property
     def items_hash(self) -> str:
-        """One hash over all items, in order."""
+        """A hash of all items, in order."""
         return hashlib.sha256("".join(item.id for item in self.items).encode()).hexdigest()[:16]
 
     def answers(self, lm: LanguageModel | None = None) -> list[tuple[str, str]]:
-        """(prompt, right continuation) of every item, as the task joins them, or `lm`'s template.
+        """Return (prompt, right continuation) of every item, without few-shot examples.
 
-        Without examples before the question.
+        They are joined by the task's delimiter, or by the chat template of `lm` if it uses one.
         """
         if lm is not None and lm.uses_chat_template:
             return [
@@ -147,14 +147,14 @@ def load_tasks(
     limit: int | None,
     data: Sequence[Path] = (),
 ) -> dict[str, LoadedTask]:
-    """Load through lm-eval the items that are a part of a run, of each task that has any in it.
+    """Load the items of a part of a run through lm-eval, for each task that has items in it.
 
     Args:
-        suite: whose tasks they are.
-        cards: of the tasks.
-        part: of the run.
-        limit: at most so many items of each task.
-        data: folders that hold the data sets (see `local_data.py`); none: they come from the hub.
+        suite: the suite of the tasks.
+        cards: cards of the tasks.
+        part: part of the run.
+        limit: the largest number of items per task; None: all items.
+        data: folders with the data sets (see `local_data.py`); if empty, they come from the hub.
 
     Raises:
         UserError: a task, its data or a split does not exist or may not be read, a package that a
@@ -179,12 +179,12 @@ class _Manager(Protocol):
     all_subtasks: Collection[str]
 
     def load(self, specification: Sequence[object]) -> dict[str, dict[str, LmEvalTask]]:
-        """Make the tasks that are specified."""
+        """Make the specified tasks."""
 
 
 @functools.cache
 def _manager(folder: Path | None) -> _Manager:
-    """lm-eval's index of a suite's own tasks, or of the 14,000 that it brings: that takes long."""
+    """Build lm-eval's index of a suite's task files, or (slow) of the 14,000 tasks of lm-eval."""
     from lm_eval.tasks import TaskManager
 
     include = None if folder is None else str(folder)
@@ -193,7 +193,7 @@ def _manager(folder: Path | None) -> _Manager:
 
 
 def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Dataset]:
-    """lm-eval's task, its test split being `split`, and the documents in that."""
+    """Make lm-eval's task with `split` as its test split; return it and the split's documents."""
     group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
     try:
         (task,) = manager.load([group])["tasks"].values()
@@ -234,14 +234,14 @@ def _load(manager: _Manager, card: Task, place: str, limit: int | None) -> Loade
 
 
 def most_tokens(limit: int | None) -> int | None:
-    """Of an answer in a rehearsal with so many items a task."""
+    """Return the token limit of an answer in a rehearsal with `limit` items per task."""
     return None if limit is None else limit * ANSWER_TOKENS_A_LIMIT
 
 
 def _with_items(
     card: Task, task: LmEvalTask, documents: Dataset, items: Sequence[Item], chosen: Sequence[int]
 ) -> LoadedTask:
-    """Some documents of a task, in a fixed order: shuffling tasks draw anew at every reading."""
+    """Select documents of a task and fix them: shuffling tasks draw again at every reading."""
     if not chosen:
         raise UserError(f"task {card.name!r}: no item is left in one of its parts")
     kept = documents.select(chosen)
@@ -250,15 +250,15 @@ def _with_items(
 
 
 def in_format(loaded: LoadedTask, lm: LanguageModel) -> LoadedTask:
-    """Return the task with its requests in the LM's chat template, where it uses one."""
+    """Return the task with its requests in the LM's chat template if the LM uses one."""
     return replace(loaded, chat=lm) if lm.uses_chat_template else loaded
 
 
 def check_room(loaded: LoadedTask, lm: LanguageModel) -> None:
-    """Look whether the longest of the task's texts, as they stand now, fits into the LM's model.
+    """Check that the longest of the task's requests fits into the LM's model.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not fit.
     """
     try:
         lm.check_room(loaded.requests)
@@ -267,22 +267,22 @@ def check_room(loaded: LoadedTask, lm: LanguageModel) -> None:
 
 
 def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
-    """The task without some of its items."""
+    """Return the task without some of its items."""
     chosen = [index for index, item in enumerate(loaded.items) if item.id not in ids]
     return _with_items(loaded.card, loaded.task, loaded.task.test_docs(), loaded.items, chosen)
 
 
 def _shuffled_by_content(task: LmEvalTask) -> Dataset:
-    """The test documents, each prepared with a seed of its own content.
+    """Return the test documents, each prepared with a seed derived from its content.
 
-    Tasks that order options by chance do so with Python's one global generator, so that the order
-    would depend on all that ran before.
+    Tasks that order options at random use Python's global generator, so the order would otherwise
+    depend on everything that ran before.
     """
     import datasets
 
     raw, prepare = task.dataset[task.config.test_split], task.config.process_docs
     state, prepared = random.getstate(), []
-    datasets.disable_caching()  # which would give one order for all that have the same columns
+    datasets.disable_caching()  # a cache would give all documents with the same columns one order
     try:
         for index in range(len(raw)):
             random.seed(json.dumps(raw[index], sort_keys=True, default=str))
@@ -294,7 +294,7 @@ def _shuffled_by_content(task: LmEvalTask) -> Dataset:
 
 
 def _data_errors() -> tuple[type[Exception], ...]:
-    """What reading a data set of the hub may raise."""
+    """Return the errors that reading a data set of the hub may raise."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -314,7 +314,7 @@ def _unreadable(card: Task, error: Exception) -> str:
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Without lm-eval's bars and notes, meant for its own command line, and the hub's retries."""
+    """Silence progress bars and notes of lm-eval and the hub's retries inside the context."""
     import datasets
     import lm_eval.api.task
 

@@ -1,8 +1,8 @@
 """Data sets from local folders instead of the hub: `--data DIR`.
 
-A hub data set `organisation/name` is looked for in two places: its snapshot in
-`DIR/organisation/name`, and, for those in `LAYOUTS`, the files as their authors published them.
-Several folders are gone through in their order.
+A hub data set `organisation/name` is read from its snapshot in `DIR/organisation/name` or, for
+those in `LAYOUTS`, from the files in their authors' layout. Several folders are searched in their
+order.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @contextmanager
 def local_data(folders: Sequence[Path]) -> Iterator[None]:
-    """Have lm-eval's tasks load their data from folders inside the context, if there are any.
+    """Make lm-eval's tasks load their data from the given folders, if any, inside the context.
 
     Raises:
-        UserError: there is no such folder; inside, where none of them holds a data set.
+        UserError: a folder does not exist; inside the context: no folder has the data set.
     """
     if not folders:
         yield
@@ -58,15 +58,15 @@ def local_data(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> DatasetDict:
-    """A `datasets.DatasetDict`.
+    """Load a data set from local folders.
 
     Args:
-        folders: of local data.
+        folders: folders of local data.
         path: the hub's name of the data set.
-        name: its configuration.
+        name: the configuration of the data set.
 
     Raises:
-        UserError: it is not there, or a file of it is not what it should be.
+        UserError: no folder has the data set, or one of its files cannot be read.
     """
     import datasets
 
@@ -107,7 +107,7 @@ def _mmlu_pro(folder: Path, _name: str | None) -> Mapping[str, Rows]:
 
 
 def _mmlu(folder: Path, name: str | None) -> Mapping[str, Rows]:
-    """The authors' archive of `data/{dev,val,test}/<subject>_*.csv`."""
+    """Read the authors' archive of `data/{dev,val,test}/<subject>_*.csv`."""
     found = {}
     with zipfile.ZipFile(folder / "mmlu" / "mmlu_hendrycks_csv.zip") as archive:
         for split, part in (("dev", "dev"), ("validation", "val"), ("test", "test")):
@@ -138,7 +138,7 @@ def _math500(folder: Path, _name: str | None) -> Mapping[str, Rows]:
 
 
 def _science(file: str, config: str, question: str) -> Read:
-    """ARC and OpenBookQA, of which only the test questions lie there."""
+    """Return a reader of ARC or OpenBookQA, of which only the test questions are available."""
 
     def read(folder: Path, name: str | None) -> Mapping[str, Rows]:
         if name != config:
@@ -175,4 +175,4 @@ LAYOUTS: Mapping[str, Read] = {
     "allenai/ai2_arc": _science("arc_challenge.jsonl", "ARC-Challenge", "question"),
     "allenai/openbookqa": _science("openbook_qa.jsonl", "main", "question_stem"),
 }
-"""Readers of files as their authors published them, by the hub's name of the data set."""
+"""Readers of files in their authors' layout, by the hub's name of the data set."""

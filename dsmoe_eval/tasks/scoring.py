@@ -1,4 +1,4 @@
-"""What lm-eval's filters and metrics make of an LM's answers, sample by sample."""
+"""Scores of an LM's answers by lm-eval's filters and metrics, for every sample."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .language_model import (
 from .loading import LoadedTask
 
 INVALID = "[invalid]"
-"""What lm-eval's filters give where they find no answer."""
+"""The result of lm-eval's filters if a response has no answer."""
 Answer = TypeVar("Answer", Completion, LogLikelihood)
 Answers = Sequence[Sequence[Completion | LogLikelihood]]
-"""Of each of a task's requests, in their order, one for each sample."""
+"""Answers to each request of a task, in order: one per sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a task says of one answer to an item.
+    """A task's judgement of one answer to an item.
 
     Attributes:
-        results: what the task's filter left of the response to each of the item's requests: one
-            text, or (log-likelihood, is greedy) of each option.
+        results: the filtered response to each of the item's requests: one text, or
+            (log-likelihood, is greedy) of each option.
         score: the task's metric, 0 or 1.
-        invalid: whether no answer was found in it, by the task's filter or its card's `valid`.
+        invalid: whether the response has no answer by the task's filter or its card's `valid`.
     """
 
     results: tuple[Any, ...]
@@ -49,12 +49,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Judged(Verdict):
-    """One answer to an item, and what it took.
+    """One answer to an item with its text and length.
 
     Attributes:
-        text: as generated; None where options were scored.
-        tokens: generated, thinking included; 0 where options were scored.
-        truncated: whether its limit ended it.
+        text: the generated text; None if options were scored.
+        tokens: number of generated tokens, thinking included; 0 if options were scored.
+        truncated: whether the answer ended at its limit of tokens.
     """
 
     text: str | None = None
@@ -64,7 +64,7 @@ class Judged(Verdict):
 
 @dataclass(slots=True)
 class _Responded:
-    """A request with one response, as lm-eval's filters read it and write into it."""
+    """A request with one response, from which lm-eval's filters read and to which they write."""
 
     doc: Mapping[str, object]
     resps: list[str | LogLikelihood]
@@ -77,11 +77,11 @@ def score_tasks(
     remembered: Path | None = None,
     advance: Advance = unwatched,
 ) -> dict[str, NDArray[np.float64]]:
-    """Score items by lm-eval's own metrics, all tasks in common batches; means over samples.
+    """Score items by lm-eval's metrics, all tasks in common batches; return means over samples.
 
     Args:
-        lm: steered, adapted or plain.
-        tasks: whose requests are asked.
+        lm: a steered, adapted or base model.
+        tasks: the tasks whose requests are sent.
         remembered: as in `LanguageModel.complete`.
         advance: called with the number of requests just answered.
 
@@ -101,10 +101,12 @@ def answer_tasks(
     remembered: Path | None = None,
     advance: Advance = unwatched,
 ) -> list[Answers]:
-    """Have an LM answer the requests of tasks, as often as their cards say; see `score_tasks`.
+    """Answer the requests of tasks by an LM, with the cards' number of samples.
+
+    See `score_tasks` for the arguments.
 
     Raises:
-        UserError: a task asks for something else than scored options or generated answers.
+        UserError: a task needs something else than scored options or generated answers.
     """
     generated: list[tuple[str, GenerationSettings]] = []
     scored: list[tuple[str, str]] = []
@@ -121,7 +123,7 @@ def answer_tasks(
 
 
 def _repeated(task: LoadedTask) -> list[Any]:
-    """What lm-eval has put into the requests, once for each sample."""
+    """Repeat the arguments of lm-eval's requests once per sample."""
     return [request.args for request in task.requests for _ in range(task.card.samples)]
 
 
@@ -149,11 +151,11 @@ def item_scores(judged: Sequence[Sequence[Judged]]) -> NDArray[np.float64]:
 
 
 def judge(task: LoadedTask, answers: Answers) -> list[tuple[Judged, ...]]:
-    """Judge the answers to a task's requests: of each item, every sample.
+    """Judge the answers to a task's requests: every sample of each item.
 
     Raises:
-        UserError: an item was not answered as often as its task's card says, or the metric is not 0
-            or 1.
+        UserError: the number of answers to an item is not the card's number of samples, or the
+            metric is not 0 or 1.
     """
     if {len(given) for given in answers} != {task.card.samples}:
         raise UserError(f"task {task.card.name!r}: not every item has {task.card.samples} answers")
@@ -165,7 +167,7 @@ def judge(task: LoadedTask, answers: Answers) -> list[tuple[Judged, ...]]:
 
 
 def judge_response(task: LoadedTask, request: TaskRequest, response: str) -> Verdict:
-    """Judge one generated text that answers an item of one request."""
+    """Judge one generated text for an item with one request."""
     (verdict,) = _verdicts(task, [request], [response])
     return verdict
 
@@ -194,7 +196,7 @@ def _judged(verdict: Verdict, answer: Completion | LogLikelihood) -> Judged:
 def _verdicts(
     task: LoadedTask, requests: Sequence[TaskRequest], responses: Sequence[str | LogLikelihood]
 ) -> list[Verdict]:
-    """Judge the items of requests that have one response each; those of an item are neighbours."""
+    """Judge the items of requests with one response each; an item's requests are adjacent."""
     left = responses if task.keeps_responses else _filtered(task, requests, responses)
     bounds = _items(requests)
     return [
@@ -215,7 +217,7 @@ def _filtered(
 
 
 def _items(requests: Sequence[TaskRequest]) -> list[int]:
-    """Return where each item's requests begin."""
+    """Return the index of each item's first request."""
     owners = [request.doc_id for request in requests]
     return [place for place, owner in enumerate(owners) if not place or owner != owners[place - 1]]
 
@@ -254,7 +256,7 @@ def as_binary(score: SupportsFloat, card: Task) -> float:
     """Return a score as 0.0 or 1.0.
 
     Raises:
-        UserError: the metric gives anything else.
+        UserError: the metric gives another value.
     """
     value = float(score)
     if value not in (0.0, 1.0):

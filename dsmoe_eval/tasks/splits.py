@@ -1,4 +1,4 @@
-"""The parts of a suite that a run needs, loaded together and held against each other."""
+"""The parts of a suite that a run needs, loaded together and checked for overlaps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .loading import LoadedTask, load_tasks, without
 def load_splits(
     suite: Suite, limit: int | None, data: Sequence[Path] = ()
 ) -> dict[str, dict[str, LoadedTask]]:
-    """Identification, tuning and test part, each with its tasks by name.
+    """Load the identification, tuning and test part, each with its tasks by name.
 
-    Where all parts are shares of one split, an item that repeats one of an earlier part is left
-    out: the shares are ours to draw. What else overlaps is for `check_leakage` to refuse.
+    If all parts of a task are shares of one split, items that repeat an item of an earlier part are
+    left out, since this program draws the shares. `check_leakage` refuses other overlaps.
     """
     parts = {
         "identification": load_tasks(
@@ -39,7 +39,7 @@ def load_splits(
 
 
 def plan_leakage(plan_name: str, data: Sequence[Path] = ()) -> Leakage:
-    """What overlaps between the splits of a plan, whether the plan allows it or not."""
+    """Find the overlaps between the splits of a plan, also if the plan allows them."""
     plan, path = load_plan(plan_name)
     splits = load_splits(load_suite(plan.suite, beside=path), None, data)
     return find_leakage(splits, plan.overlap)

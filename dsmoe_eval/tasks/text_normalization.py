@@ -1,4 +1,4 @@
-"""Texts as wordings: what of them counts when two are compared, and how alike two are."""
+"""Normalization of texts for comparison, and the similarity of two texts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scipy import sparse
 RUN_WORDS = 5
 LONG_WORDS = 12
 NEAR = 0.8
-"""Two texts are nearly the same if both have `LONG_WORDS` words or more and of their runs of
-`RUN_WORDS` consecutive words the share `NEAR` is common to both (Jaccard index of the sets)."""
+"""Two texts are nearly the same if both have at least `LONG_WORDS` words and the Jaccard index of
+their sets of runs of `RUN_WORDS` consecutive words is at least `NEAR`."""
 
 _HYPHENS = frozenset("-*/\N{MIDDLE DOT}\N{BULLET}")
 _DASHES = "\N{MINUS SIGN}\N{BOX DRAWINGS LIGHT HORIZONTAL}"
@@ -24,13 +24,13 @@ _ROWS_AT_ONCE = 512
 
 
 def normalise(text: str) -> str:
-    """A text as lower-case words, numbers and operators with single spaces between them.
+    """Convert a text to lower-case words, numbers and operators with single spaces between them.
 
     Unicode's compatibility forms are resolved (NFKC), but a superscript gets a caret: `x²` is
-    `x ^ 2`. Symbols of mathematics, others, `^`, `%` and currencies but `$` stay; so do a decimal
-    point, and `-`, `*`, `/` and centred dots where they are no hyphens: before a number, or between
-    operands, which are numbers and single characters. All other punctuation goes, and the comma
-    between thousands. Normalising again changes nothing.
+    `x ^ 2`. Symbols of mathematics and other symbols, `^`, `%` and currencies except `$` are kept;
+    so are decimal points, and `-`, `*`, `/` and centred dots if they are no hyphens: before a
+    number, or between operands, which are numbers and single characters. All other punctuation is
+    removed, also the comma between thousands. Normalising twice gives the same as once.
     """
     folded = unicodedata.normalize("NFKC", text.translate(_FIRST)).casefold()
     folded = unicodedata.normalize("NFKC", folded)
@@ -40,7 +40,7 @@ def normalise(text: str) -> str:
 
 
 def letters(normalised: str) -> str:
-    """Without spaces, which published texts lose and gain; the digits of two numbers stay apart."""
+    """Remove spaces, in which copies of a text differ, except between two numbers."""
     return re.sub(r"(?<!\d) (?!\.)| (?![\d.])", "", normalised)
 
 
@@ -70,7 +70,7 @@ def _is_number(token: str) -> bool:
 
 
 class _Table(dict[int, str]):
-    """For `str.translate`; asks `rule` once for each character that comes up."""
+    """A table for `str.translate` that calls `rule` once per different character."""
 
     def __init__(self, rule: Callable[[str], str]) -> None:
         self.rule = rule
@@ -81,7 +81,7 @@ class _Table(dict[int, str]):
 
 
 def _first(character: str) -> str:
-    """What NFKC would lose; and format characters go, lest they hold letters apart."""
+    """Mark superscripts and fractions, which NFKC would lose, and remove format characters."""
     form = unicodedata.decomposition(character)
     if unicodedata.category(character) == "Cf":
         return ""
@@ -91,7 +91,7 @@ def _first(character: str) -> str:
 
 
 def _then(character: str) -> str:
-    """Word characters as they are, operators between spaces, the rest as a space."""
+    """Return a word character unchanged, an operator between spaces, and a space otherwise."""
     category = unicodedata.category(character)
     if category[0] in "LMN" or character == ".":
         return character
@@ -109,17 +109,17 @@ _FIRST, _THEN = _Table(_first), _Table(_then)
 def closest(
     own: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each text the other one that is most like it, exactly; see `NEAR`.
+    """Find for each text the most similar other text, exactly; see `NEAR`.
 
     Common runs are counted by a sparse matrix product, which is an inverted index: texts without a
-    common run are never looked at together.
+    common run are never compared.
 
     Args:
         own: texts as words.
         others: texts that they are compared with.
 
     Returns:
-        Index in `others`, the first of equals, and Jaccard index, each [len(own)]; -1 and 0 where
+        Index in `others`, the first of equals, and Jaccard index, each `[len(own)]`; -1 and 0 if
         no text is nearly the same.
     """
     index, jaccard = np.full(len(own), -1, dtype=np.int64), np.zeros(len(own))
@@ -143,7 +143,7 @@ def closest(
 def _run_sets(
     texts: Sequence[Sequence[str]], vocabulary: dict[tuple[str, ...], int]
 ) -> list[set[int]]:
-    """The runs of each text, numbered by `vocabulary`; none of a text that is too short."""
+    """Return the runs of each text, numbered by `vocabulary`; none for texts that are too short."""
     return [
         {
             vocabulary.setdefault(tuple(words[start : start + RUN_WORDS]), len(vocabulary))
@@ -154,7 +154,7 @@ def _run_sets(
 
 
 def _incidence(sets: Sequence[set[int]], columns: int) -> sparse.csr_matrix:
-    """Matrix [sets, columns] of 0 and 1."""
+    """Build the incidence matrix of 0 and 1, [sets, columns]."""
     pointers = np.cumsum([0, *map(len, sets)])
     members = np.fromiter((run for runs in sets for run in runs), dtype=np.int64)
     ones = np.ones(len(members), dtype=np.int32)

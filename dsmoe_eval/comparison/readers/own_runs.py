@@ -1,4 +1,4 @@
-"""Our own results: one cell, or all cells of a variant in a run's folder."""
+"""Results of this program: one cell, or all cells of a variant in a run's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_run(root: Path, which: str | None, selection: Selection) -> Results:
 
     Args:
         root: the run's folder.
-        which: `base`, `<variant>`, or `<variant>:<target>` where it was steered for several.
+        which: `base`, `<variant>`, or `<variant>:<target>` if the variant has several targets.
         selection: the task, if only one is to be read.
 
     Raises:

@@ -1,4 +1,4 @@
-"""vLLM: the engine, what its workers carry, and lm-eval's LM over it; imports no vLLM by itself."""
+"""vLLM: the engine, the extension of its workers, and lm-eval's LM; importing it loads no vLLM."""
 
 from .engine import VllmEngine
 from .launch import EXTENSION

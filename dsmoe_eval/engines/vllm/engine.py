@@ -1,7 +1,7 @@
 """The vLLM engine: a model that vLLM serves, steered in place.
 
-Every worker carries `worker.SteeringExtension`; a profile is put in and taken out without
-loading or compiling anything again. The prefix cache holds what was computed before, so it is
+Every worker has the methods of `worker.SteeringExtension`; a profile is applied and removed without
+loading or compiling anything again. The prefix cache contains values from before a change, so it is
 emptied at each change.
 """
 
@@ -34,18 +34,18 @@ Prompts = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class VllmProbeReport:
-    """Figures of both probes, as far as vLLM shows what happens inside it.
+    """The figures of the null probe and the effect probe.
 
     Attributes:
         null_max_difference: largest absolute difference of log-probabilities at strength zero; 0.0,
-            or the probe raised.
+            since the probe raises an error otherwise.
         selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
         logit_max_change: largest absolute change of a next token's log-probability.
-        active_experts: experts that ran for each token and layer, base and steered alike.
-        tokens: tokens probed.
+        active_experts: number of experts per token and layer, the same for base and steered model.
+        tokens: number of probed tokens.
 
-    `selection_changed` and `active_experts` are None where vLLM compiles the model: only eagerly
-    run routers can be watched.
+    `selection_changed` and `active_experts` are None if vLLM compiles the model: only the routing
+    of an eager model can be recorded.
     """
 
     null_max_difference: float
@@ -55,7 +55,7 @@ class VllmProbeReport:
     tokens: int
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """For `cell.json`."""
+        """Return the report for `cell.json`."""
         return asdict(self)
 
 
@@ -64,13 +64,13 @@ class VllmEngine:
 
     Args:
         name: an embedded model, a folder with `config.json`, or `organisation/model`.
-        dtype: such as `float32`; `auto` takes the checkpoint's, float32 too, which vLLM's own
-            `auto` would make 16-bit.
-        options: more of vLLM's own, such as `tensor_parallel_size` or `enforce_eager`.
+        dtype: such as `float32`; `auto` takes the checkpoint's dtype, also float32, which vLLM's
+            `auto` would convert to 16 bits.
+        options: further options of vLLM, such as `tensor_parallel_size` or `enforce_eager`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
-        SteeringError: vLLM's routers cannot be steered, or route otherwise than the model's.
+        SteeringError: vLLM's routers cannot be steered, or differ from the model's.
     """
 
     def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
@@ -85,14 +85,14 @@ class VllmEngine:
             self.close()
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
-        """Of each MoE layer: `layer`, `experts`, `top_k`, `monolithic`, `scoring`."""
+        """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
         from vllm import __version__
 
         config = self._llm.llm_engine.vllm_config
         self.config: PreTrainedConfig = config.model_config.hf_config
         self.dtype: torch.dtype = config.model_config.dtype
         self.max_length = int(config.model_config.max_model_len)
-        """Tokens of a prompt and its answer together, of which the answer has at least one."""
+        """The limit of prompt and answer together, in tokens; an answer has at least one token."""
         self.device = str(config.device_config.device_type)
         self.settings: dict[str, int | bool] = {
             "tensor_parallel": config.parallel_config.tensor_parallel_size,
@@ -110,11 +110,11 @@ class VllmEngine:
 
     @contextmanager
     def steer(self, profile: Profile) -> Iterator[None]:
-        """Steer by `profile` inside the context; after it every bit is as before.
+        """Steer by `profile` inside the context; afterwards every bit is as before.
 
         Raises:
-            SteeringError: steered already; or the profile is for another model, has no meaning in
-                one of its layers, or cannot reach vLLM's kernels.
+            SteeringError: the model is steered already; or the profile is for another model, has no
+                meaning in one of its layers, or cannot reach vLLM's kernels.
         """
         if self._steered:
             raise SteeringError("the model is steered already; remove that steering first")
@@ -129,7 +129,11 @@ class VllmEngine:
             self._steered = False
 
     def log_probabilities(self, prompts: Prompts) -> Tensor:
-        """Of each prompt's next token: [prompts, vocabulary], float32, natural logarithm."""
+        """Compute log-probabilities of the next token of each prompt.
+
+        Returns:
+            [prompts, vocabulary], float32, natural logarithm.
+        """
         outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True})
         rows = torch.full(
             (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
@@ -140,10 +144,10 @@ class VllmEngine:
         return rows
 
     def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
-        """Of each token but the first, given those before it: log-probability, and its rank from 1.
+        """Compute log-probability and rank of each token but the first, given the tokens before it.
 
         Returns:
-            For each sequence two vectors of its length - 1.
+            For each sequence two vectors of its length - 1; ranks count from 1.
         """
         outputs = self._generate(sequences, {"prompt_logprobs": 0})
         scores = []
@@ -155,19 +159,19 @@ class VllmEngine:
         return scores
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
-        """Greedy continuations: at most `limit` tokens each, up to one of `stop`."""
+        """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
         requests = [Request(tuple(prompt), limit) for prompt in prompts]
         return [list(answer.tokens) for answer in self.answer(requests, stop)]
 
     def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
-        """An answer to each, up to one of the tokens `stop` or its limit.
+        """Answer each request, up to one of the tokens `stop` or the request's limit.
 
-        Tokens of a stop string that ends an answer are part of it. Stop strings end nothing where
-        the engine has no tokenizer (`skip_tokenizer_init=False` gives it one), nor where they count
-        behind a model's thinking only: vLLM looks for them everywhere.
+        An answer includes the tokens of the stop string that ends it. Stop strings have no effect
+        if the engine has no tokenizer (`skip_tokenizer_init=False` gives it one), or if they count
+        only after a model's thinking: vLLM would also match them in the thinking.
 
-        The same prompts give the same, whatever was asked before: a prefix that an earlier call
-        left in the cache would have a prompt computed in other pieces, with other last bits.
+        Answers do not depend on earlier calls: with a prefix in the cache, a prompt would be
+        computed in other pieces, with other last bits.
         """
         self._forget()
         settings = [
@@ -186,21 +190,21 @@ class VllmEngine:
     def routing(
         self, prompts: Prompts, new_tokens: int = 0, stop: Sequence[int] = ()
     ) -> list[RoutedSequence]:
-        """The experts that each token went to, of prompts and their greedy answers.
+        """Record the routing of prompts and their greedy answers.
 
-        All requests run at once, as vLLM batches them; every token is computed, whatever the prefix
-        cache holds. The last token of an answer is never given to the model and has no routing.
-        vLLM's own report, `enable_return_routed_experts`, needs its model runner V2, which does not
-        run on CPUs, and has no weights; this one takes the same values from its routers.
+        All requests run at once, as vLLM batches them; every token is computed, also those in the
+        prefix cache. The last token of an answer is never an input of the model and has no routing.
+        vLLM's report, `enable_return_routed_experts`, needs its model runner V2, which does not run
+        on CPUs, and has no weights; this method reads the same values from vLLM's routers.
 
         Args:
             prompts: token ids.
-            new_tokens: at most so many tokens for each answer; with 0, prompts alone.
+            new_tokens: limit of tokens per answer; with 0 there are no answers.
             stop: tokens after which an answer ends.
 
         Raises:
             SteeringError: vLLM compiles the model, selects experts in a kernel, or runs it in a
-                way that hides routing; or the routing of some tokens was not seen.
+                way that hides routing; or the routing of some tokens is missing.
         """
         self._rpc("dsmoe_record")
         try:
@@ -220,9 +224,9 @@ class VllmEngine:
         """Run the null probe and the effect probe (see `steering.probes`).
 
         Raises:
-            ProbeError: strength zero changes an output bit; a profile that is not null moves
-                nothing, or a null one something; the number of active experts changed.
-            SteeringError: as `steer`.
+            ProbeError: strength zero changes an output bit; a profile that is not null changes
+                nothing, or a null profile changes something; the number of active experts changed.
+            SteeringError: as for `steer`.
         """
         base, before = self._observe(prompts)
         with self.steer(profile.with_strength(0.0)):
@@ -250,7 +254,7 @@ class VllmEngine:
         return report
 
     def close(self) -> None:
-        """End vLLM's processes and free its memory; another engine may be started then."""
+        """Stop vLLM's processes and free its memory, so that another engine can be started."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
@@ -266,7 +270,7 @@ class VllmEngine:
     def _generate(
         self, prompts: Prompts, settings: Settings | Sequence[Settings]
     ) -> Sequence[RequestOutput]:
-        """By the settings of all, or of each."""
+        """Run vLLM with the same settings for all prompts or with settings for each prompt."""
         from vllm import SamplingParams
 
         fixed = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
@@ -281,7 +285,7 @@ class VllmEngine:
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
     def _rpc(self, method: str, *args: str) -> Any:
-        """Ask all workers; they agree, since routers are the same on each."""
+        """Call a method of all workers; they must agree, since their routers are the same."""
         try:
             answers = self._llm.collective_rpc(method, args=args)
         except Exception as error:
@@ -295,14 +299,14 @@ class VllmEngine:
 
 
 def _stopping(request: Request) -> Settings:
-    """The settings of a request that ends at strings, for which vLLM must decode."""
+    """Return the settings of a request with stop strings, for which vLLM must decode."""
     if not request.stops or request.after:
         return {}
     return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
 
 
 def _drawing(request: Request) -> Settings:
-    """The settings, in vLLM's words, of a request that is not greedy."""
+    """Return vLLM's sampling settings of a request that is not greedy."""
     if request.sampling is None:
         return {}
     told = asdict(request.sampling)
@@ -316,7 +320,7 @@ def _difference(ours: Tensor, base: Tensor) -> float:
 
 
 def _active(routing: Sequence[Tensor]) -> int | None:
-    """Different experts of a token in a layer; 0 where that is not the same everywhere."""
+    """Count the different experts per token and layer; 0 if the number is not the same for all."""
     if not routing:
         return None
     counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}

@@ -1,10 +1,10 @@
-"""Where vLLM 0.32 computes something else than the model; found by comparing with transformers.
+"""Models that vLLM 0.32 computes wrongly, detected by comparison with transformers.
 
 Phi-MoE: `PhiMoEForCausalLM` loads the bias of the last linear and never adds it, so all of its
-log-probabilities are off by up to that bias. It is added here. And it has a bias in its attention
-whatever the configuration says: without one in the checkpoint that is uninitialised memory.
+log-probabilities are off by up to that bias. It is added here. Its attention always has a bias,
+regardless of the configuration: without one in the checkpoint that is uninitialised memory.
 
-ERNIE 4.5 on CPUs is told of, and refused, where the router is described (`layer.py`).
+ERNIE 4.5 on CPUs is refused by `layer.describe_scoring`, which explains the reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse a model that this vLLM would compute wrongly.
 
     Raises:
-        SteeringError: naming the cause.
+        SteeringError: the model is computed wrongly; the message names the cause.
     """
     if isinstance(model, PhiMoEForCausalLM) and not model.config.attention_bias:
         raise SteeringError(

@@ -1,4 +1,4 @@
-"""How vLLM is started, so that routers are steered and the same question has the same answer."""
+"""The start of vLLM with steerable routers and reproducible answers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
-"""For `vllm serve --worker-extension-cls`."""
+"""The argument of `vllm serve --worker-extension-cls`."""
 
 
 def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) -> LLM:
     """Return a running `vllm.LLM` whose workers can be steered.
 
     Args:
-        name: the model's, for errors.
-        place: its folder or hub id.
+        name: the model's name, for errors.
+        place: the model's folder or hub id.
         dtype: as for `VllmEngine`.
-        options: more of vLLM's own.
+        options: further options of vLLM.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
@@ -32,11 +32,11 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         from vllm.platforms import current_platform
     except ImportError as error:
         raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
-    # With a scheduler in a process of its own, what is batched together, and so the last bits,
-    # depend on which requests get there first; in this one it is always the same.
+    # With the scheduler in a separate process, the batches, and so the last bits, depend on which
+    # requests arrive first; with the scheduler in this process they are always the same.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if options.get("enable_expert_parallel") and current_platform.is_cpu():
-        # 0.32: a worker ends with signal 11 in the experts' kernel, with or without steering.
+        # 0.32: a worker crashes with signal 11 in the experts' kernel, with or without steering.
         raise UserError("vLLM has no expert parallelism on CPUs; leave out expert_parallel")
     fixed = {
         "trust_remote_code": False,
@@ -54,7 +54,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
 
 
 def _precision(place: str, asked: str) -> str:
-    """For vLLM, whose own `auto` takes a float32 checkpoint down to 16 bits."""
+    """Return the dtype for vLLM, whose `auto` would convert a float32 checkpoint to 16 bits."""
     from transformers import PreTrainedConfig
 
     if asked != "auto":
@@ -64,7 +64,7 @@ def _precision(place: str, asked: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what is wrong; pydantic's first only counts."""
+    """Return the line that names the cause; the first line of pydantic only counts errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Value error, ")]
     return (told or lines or [type(error).__name__])[0].removeprefix("Value error, ")

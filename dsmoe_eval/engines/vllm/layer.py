@@ -2,13 +2,13 @@
 
 vLLM runs every routed layer through one class, `MoERunner`, which takes the logits, has them turned
 into (weights, indices) and calls the experts. Importing this module replaces that class, by vLLM's
-own registry, for models built afterwards in this process. Two edits are in its computation from
-the start, with neutral values in buffers that are rewritten in place: torch.compile and CUDA graphs
-keep what they saw, so nothing could be put in later.
+registry, for models built afterwards in this process. Two edits are in its computation from the
+start, with neutral values in buffers that are rewritten in place: torch.compile and CUDA graphs
+keep the operations that they traced, so none can be added later.
 
 The edits are those of `steering.interventions`, without branches: bias, mask and force on the
-logits, reweight and amplify on the weights, after selection. The score channel is the router's own
-correction bias, rewritten in place too.
+logits, reweight and amplify on the weights, after selection. The score channel is the router's
+correction bias, which is also rewritten in place.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, force_logits
 from ...steering.scoring import ScoreFunction, Scoring
 
-# What vLLM's routers are known to do with logits; any other class is refused.
+# The router classes of vLLM whose use of the logits is known; any other class is refused.
 _ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")
 
 
 def steer_logits(logits: Tensor, shift: Tensor, forced: Tensor, margin: Tensor) -> Tensor:
-    """`edit_logits` without branches; with zeros everywhere, the same bits.
+    """Compute `edit_logits` without branches; with zeros everywhere the bits do not change.
 
     Args:
         logits: [tokens, experts], any float dtype.
         shift: [experts], float32, added; -inf masks.
-        forced: [experts], float32: +1 activated, -1 deactivated, 0 left alone.
-        margin: scalar, float32, of the forced.
+        forced: [experts], float32: +1 activated, -1 deactivated, 0 unchanged.
+        margin: scalar, float32, the margin of the forced experts.
     """
     shifted = (logits.float() + shift).to(logits.dtype)
     return force_logits(shifted, forced, margin)
 
 
 def steer_weights(weights: Tensor, indices: Tensor, factor: Tensor, keep_sum: Tensor) -> Tensor:
-    """`edit_weights` without branches; with ones and False, the same bits.
+    """Compute `edit_weights` without branches; with ones and False the bits do not change.
 
     Args:
         weights: [tokens, k], not negative.
         indices: [tokens, k], the selected experts.
         factor: [experts], float32.
-        keep_sum: scalar, bool: whether each token's weights get their former sum back.
+        keep_sum: scalar, bool: whether each token's weights are scaled to their former sum.
     """
     before = weights.float()
     scaled = before * factor[indices]
@@ -59,8 +59,8 @@ def steer_weights(weights: Tensor, indices: Tensor, factor: Tensor, keep_sum: Te
 
 
 if not current_platform.is_cpu():
-    # On GPUs vLLM keeps the MoE layer out of its compiled graph, and some twenty small kernels a
-    # layer would be felt; on CPUs the edits are compiled with the model.
+    # On GPUs vLLM keeps the MoE layer out of its compiled graph, and some twenty small kernels per
+    # layer would be slow; on CPUs the edits are compiled with the model.
     _compiled = partial(
         torch.compile, dynamic=True, backend=current_platform.simple_compile_backend
     )
@@ -69,7 +69,7 @@ if not current_platform.is_cpu():
 
 @MoERunner.register_oot
 class SteerableMoERunner(MoERunner):  # type: ignore[misc]
-    """One routed layer. Everything that is not about steering is vLLM's."""
+    """One routed layer of vLLM, with steering added."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -87,9 +87,9 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
             self.register_buffer(f"dsmoe_{name}", value, persistent=False)
         self._saved_bias: Tensor | None = None
         self.dsmoe_note: Callable[[Tensor, Tensor], None] | None = None
-        """Shown weights and experts, [tokens, k] each, of every call that is not compiled; a factor
-        that vLLM applies to the experts' sum instead is in the weights."""
-        # Where a router's rule gives weights and logical indices; later they may be physical ones.
+        """A function that gets weights and experts, [tokens, k] each, of every call that is not
+        compiled. A factor that vLLM applies to the experts' sum is included in the weights."""
+        # This method gives weights and logical indices; later the indices may be physical ones.
         route = self.router._compute_routing
         self.router._compute_routing = partial(self._dsmoe_route, route)
 
@@ -111,11 +111,11 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
 
     @property
     def correction_bias(self) -> Tensor | None:
-        """[experts], or None where the choice is by the scores alone."""
+        """The router's correction bias, [experts]; None if scores alone decide the selection."""
         return cast("Tensor | None", getattr(self.router, "e_score_correction_bias", None))
 
     def steer(self, effect: LayerEffect) -> None:
-        """Put `effect` in the place of whatever was done before."""
+        """Apply `effect` instead of any earlier one."""
         self.unsteer()
         if effect.logit_shift is not None:
             self.dsmoe_shift.copy_(effect.logit_shift)
@@ -130,7 +130,7 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
             self.correction_bias.data.add_(effect.choice_shift)
 
     def unsteer(self) -> None:
-        """Do nothing from the next call on."""
+        """Remove the effect from the next call on."""
         for zero in (self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin, self.dsmoe_keep_sum):
             zero.zero_()
         self.dsmoe_factor.fill_(1)
@@ -140,10 +140,10 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
 
 
 def describe_scoring(layer: SteerableMoERunner) -> Scoring:
-    """The rule by which `layer` turns logits into (weights, indices).
+    """Return the rule by which `layer` turns logits into (weights, indices).
 
     Raises:
-        SteeringError: the rule is not known, or this vLLM computes something else than the model.
+        SteeringError: the rule is not known, or this version of vLLM computes the model wrongly.
     """
     router, bias = layer.router, layer.correction_bias
     kind = type(router).__name__
@@ -152,7 +152,7 @@ def describe_scoring(layer: SteerableMoERunner) -> Scoring:
         raise SteeringError(f"vLLM routes it by {kind}, which this version cannot steer")
     if getattr(router, "num_fused_shared_experts", 0):
         raise SteeringError("vLLM fuses its shared experts into the routed ones; turn that off")
-    if custom is not None:  # Phi's sparsemixer, or what a model brings along: nothing is known
+    if custom is not None:  # Phi's sparsemixer or a function of the model: the rule is unknown
         return Scoring("other", False, False, False)
     function = router.scoring_func if hasattr(router, "scoring_func") else "softmax"
     known = function in ("softmax", "sigmoid")
@@ -172,7 +172,10 @@ def describe_scoring(layer: SteerableMoERunner) -> Scoring:
 
 
 def _mark_as_steerable() -> None:
-    """Compiled graphs are cached on disk by a hash of the configuration; those without us differ.
+    """Mark vLLM's configuration as steerable.
+
+    Compiled graphs are cached on disk by a hash of the configuration; the mark separates the graphs
+    with edits from those without.
 
     Raises:
         SteeringError: `additional_config` is an object of another plugin.

@@ -1,4 +1,4 @@
-"""The vLLM engine, shown to lm-eval as an LM; what it gives is what `TransformersLM` gives."""
+"""The vLLM engine as an LM of lm-eval, with the same results as `TransformersLM`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..requests import Answer, Request
 from .engine import VllmEngine
 
 REQUESTS_AT_ONCE = 1024
-"""Given to vLLM, which batches them as it can; what a killed run has to answer again."""
+"""Requests per call of vLLM, which batches them; a killed run answers at most these again."""
 
 
 class VllmLM(EngineLM):
-    """lm-eval's LM over a running engine; steer it around the calls."""
+    """lm-eval's LM of a running engine, which is steered around the calls."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class VllmLM(EngineLM):
     ) -> None:
         super().__init__(tokenizer, engine.identity, prompt_format, seed)
         self.engine = engine
-        # vLLM adds a token to all that it scores, and a text is scored with its last token in it.
+        # vLLM generates a token after each scored text, and a text includes its last token.
         self.max_length = engine.max_length - 2
 
     def _arrange(self, pairs: Sequence[Pair]) -> Arranged:

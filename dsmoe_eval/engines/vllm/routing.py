@@ -1,9 +1,9 @@
-"""Which experts each token of each request went to, put together from what vLLM's workers saw.
+"""The routing of every token of every request, assembled from the records of vLLM's workers.
 
-A forward of vLLM holds pieces of many requests: chunks of prompts beside single tokens of answers.
-So a worker notes, with every row of a forward, its request, its position and its token, as the
-model runner had laid them out for that forward; rows are joined by these alone, never by an order.
-A row whose token is not the sequence's at that place, or a place without a row, is an error.
+A forward pass of vLLM contains pieces of many requests: chunks of prompts beside single tokens of
+answers. So a worker records with every row of a pass its request, position and token, which it
+reads from the model runner; rows are joined only by these, never by their order. A row whose token
+differs from the sequence's token at that position, or a position without a row, is an error.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 Rows = dict[str, Tensor]
-"""By row: `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""
+"""Columns `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedSequence:
-    """A prompt with its greedy answer, and where its tokens went.
+    """A prompt with its greedy answer and the routing of its tokens.
 
-    The last token of an answer was never given to the model, so it has no routing: there are
-    `len(tokens) - 1` routed tokens, or `len(tokens)` where no answer was asked for.
+    The last token of an answer was never an input of the model, so it has no routing: there are
+    `len(tokens) - 1` routed tokens, or `len(tokens)` if no answer was requested.
 
     Attributes:
         tokens: prompt and answer.
-        prompt_length: in tokens.
+        prompt_length: number of tokens of the prompt.
         experts: [routed tokens, MoE layers, k], long; in any order within k.
-        weights: [routed tokens, MoE layers, k], float32, by which the experts' outputs count.
+        weights: [routed tokens, MoE layers, k], float32, weights of the experts' outputs.
     """
 
     tokens: tuple[int, ...]
@@ -50,7 +50,7 @@ class RoutedSequence:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What a forward computes, row by row: requests one after the other, `counts` rows each."""
+    """The rows of a forward pass: requests one after the other with `counts` rows each."""
 
     requests: tuple[str, ...]
     counts: NDArray[np.int32]
@@ -59,11 +59,11 @@ class _Batch:
 
 
 class Recorder:
-    """Sees all routing of one model, forward by forward.
+    """A record of all routing of one model, by forward pass.
 
     Args:
-        runner: vLLM's model runner, which knows what a forward computes.
-        layers: those with experts, in order.
+        runner: vLLM's model runner, which has the requests of a pass.
+        layers: the layers with experts, in order.
     """
 
     def __init__(self, runner: GPUModelRunner, layers: Sequence[int]) -> None:
@@ -76,18 +76,18 @@ class Recorder:
         self._next_batch, self._release = _watch(runner)
 
     def note(self, layer: int, weights: Tensor, indices: Tensor) -> None:
-        """Of one layer's call: weights and experts, [rows, k] each; they may change afterwards."""
+        """Record weights and experts of one layer's call, [rows, k] each, as copies."""
         if layer == self._layers[0]:
             self._end_step()
             self._batch = self._next_batch()
-        # A layer that runs in pieces would give too few rows, which is found at the step's end.
+        # A layer that runs in pieces gives too few rows; the end of the step detects that.
         self._seen[layer] = weights.float().clone(), indices.to(torch.int16)
 
     def finish(self) -> dict[str, object]:
-        """All that was seen, as JSON: names of `requests`, and `rows` (safetensors in base64).
+        """Return the record as JSON: names of `requests`, and `rows` (safetensors in base64).
 
         Raises:
-            SteeringError: a forward was not seen in all of its layers and rows.
+            SteeringError: the record of a forward pass lacks layers or rows.
         """
         self._end_step()
         self._release()
@@ -123,10 +123,10 @@ class Recorder:
 
 
 def _watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
-    """How to learn what a runner's current forward computes, and how to leave the runner again.
+    """Return a function that reads a runner's current batch, and one that restores the runner.
 
-    vLLM's first model runner keeps the batch in its own buffers, its second (V2) hands a new object
-    from `prepare_inputs` to the rest.
+    vLLM's first model runner keeps the batch in its buffers; its second (V2) returns a new object
+    from `prepare_inputs`.
     """
     if hasattr(runner, "_prepare_inputs"):
         return lambda: _first_runners_batch(runner), lambda: None
@@ -154,7 +154,7 @@ def _second_runners_batch(batch: Any) -> _Batch:
 def _cut(
     requests: Sequence[str], bounds: NDArray[np.int32], positions: Tensor, tokens: Tensor
 ) -> _Batch:
-    """Buffers are longer than a batch, and written again for the next."""
+    """Copy a batch out of buffers, which are longer and are overwritten by the next batch."""
     bounds = bounds[: len(requests) + 1]
     rows = int(bounds[-1])
     return _Batch(tuple(requests), np.diff(bounds), positions[:rows].clone(), tokens[:rows].clone())
@@ -163,20 +163,20 @@ def _cut(
 def assemble(
     recorded: dict[str, Any], answered: Sequence[tuple[str, Sequence[int], Sequence[int]]]
 ) -> list[RoutedSequence]:
-    """Join what a `Recorder` gave to requests.
+    """Join the rows of a `Recorder` to requests.
 
-    A token that was computed twice, since vLLM had put its request off, counts as computed last.
+    If a token was computed twice, because vLLM preempted its request, the last routing counts.
 
     Args:
-        recorded: from `Recorder.finish`.
-        answered: of each request its name for vLLM's caller, its prompt, and its answer.
+        recorded: the result of `Recorder.finish`.
+        answered: name for vLLM's caller, prompt and answer of each request.
 
     Raises:
-        SteeringError: the routing of some tokens was not seen, or is another token's.
+        SteeringError: the routing of some tokens is missing, or is another token's.
     """
     rows = load(base64.b64decode(recorded["rows"]))
     places = _places(rows, len(recorded["requests"]))
-    # Inside the engine vLLM puts random characters behind a name.
+    # Inside the engine vLLM appends random characters to a name.
     names = {name.rpartition("-")[0]: place for place, name in enumerate(recorded["requests"])}
     names |= {name: place for place, name in enumerate(recorded["requests"])}
     sequences = []
@@ -198,7 +198,7 @@ def assemble(
 
 
 def _places(rows: Rows, requests: int) -> list[Tensor]:
-    """Of each request its rows in order of position, each position's last."""
+    """Return the rows of each request in order of position; per position the last row."""
     if not rows:
         return []
     request, position = rows["request"].numpy(), rows["position"].numpy()

@@ -1,4 +1,4 @@
-"""A model in vLLM, as a run needs it."""
+"""A model in vLLM with the interface that a run needs."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from ..lm import EngineLM
 
 _SEQUENCES = 256
-"""At once, at most: vLLM's default for small GPUs, so that batches are alike on all."""
+"""Limit of concurrent sequences: vLLM's default for small GPUs, so that all GPUs batch alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class VllmProber:
-    """Probes profiles on the same prompts."""
+    """A prober of profiles on the same prompts."""
 
     engine: VllmEngine
     prompts: Sequence[Sequence[int]]
 
     def probe(self, profile: Profile) -> VllmProbeReport:
-        """As `VllmEngine.probe`."""
+        """Probe a profile by `VllmEngine.probe`."""
         return self.engine.probe(profile, self.prompts)
 
 
 @dataclass(frozen=True)
 class VllmServing:
-    """A running engine; it has no gradients and shows no experts' outputs."""
+    """A running engine, without gradients and without access to experts' outputs."""
 
     engine: VllmEngine
     tokenizer: Tokenizer
@@ -50,62 +50,62 @@ class VllmServing:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of the model."""
+        """The identity of the model."""
         return self.engine.identity
 
     @property
     def dtype(self) -> str:
-        """Such as `bfloat16`."""
+        """The name of the model's dtype, such as `bfloat16`."""
         return str(self.engine.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> str:
-        """Its kind, such as `cuda`."""
+        """The type of the device, such as `cuda`."""
         return self.engine.device
 
     @property
     def experts_implementation(self) -> str:
-        """Always vLLM's own."""
+        """Always `vllm`."""
         return "vllm"
 
     @property
     def settings(self) -> Settings:
-        """How it is spread over devices, and whether it is compiled."""
+        """The distribution over devices, and whether the model is run eagerly."""
         return self.engine.settings
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """That of vLLM."""
+        """The version of vLLM."""
         return {"vllm": self.engine.version}
 
     @property
     def parameters(self) -> int | None:
-        """As transformers counts them: vLLM packs weights, and spreads them over devices."""
+        """The parameter count of transformers: vLLM packs weights and distributes them."""
         return count_parameters(self.identity.name)
 
     def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
-        """Return the model as lm-eval asks it."""
+        """Return the model as an LM of lm-eval."""
         from .lm import VllmLM
 
         return VllmLM(self.engine, self.tokenizer, prompt_format, seed)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
-        """Steer inside the context; nothing is loaded again."""
+        """Steer by a profile inside the context; nothing is loaded again."""
         return self.engine.steer(profile)
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> VllmProbeReport:
-        """The probes, at the texts' next tokens."""
+        """Probe a profile at the next tokens of texts."""
         return self.prober(texts).probe(profile)
 
     def prober(self, texts: Sequence[str]) -> VllmProber:
-        """Return what probes many profiles, each whole: vLLM's own batching is what is probed."""
+        """Return a prober of many profiles, each in full, since vLLM's batching is probed too."""
         return VllmProber(self.engine, self.tokenizer(list(texts))["input_ids"])
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """As `expert_usage`.
+        """Compute the use of experts on texts; see `expert_usage`.
 
         Raises:
-            SteeringError: routing cannot be watched; see `VllmEngine.routing`.
+            SteeringError: routing cannot be recorded; see `VllmEngine.routing`.
         """
         documents = encode_documents(self.tokenizer, {"all": texts})
         routed = self.engine.routing([document.tokens for document in documents])
@@ -123,7 +123,7 @@ class VllmServing:
         return share
 
     def reader(self) -> Reader:
-        """There is none.
+        """Raise an error: vLLM computes no gradients.
 
         Raises:
             UserError: always.
@@ -135,7 +135,7 @@ class VllmServing:
         )
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
-        """Greedy continuations of at most `limit` tokens."""
+        """Generate greedy completions of at most `limit` tokens."""
         ends = [self.tokenizer.eos_token_id]
         return [tuple(answer) for answer in self.engine.generate(prompts, limit, ends)]
 
@@ -148,10 +148,10 @@ class VllmServing:
         contributions: bool,
         advance: Advance,
     ) -> Observations:
-        """As `experts.observe_routed`.
+        """Record the routing of documents by `experts.observe_routed`.
 
         Raises:
-            UserError: contributions are asked for, which vLLM does not show.
+            UserError: the request includes contributions, which vLLM does not show.
         """
         if contributions:
             raise UserError(
@@ -172,28 +172,29 @@ class VllmServing:
         )
 
     def close(self) -> None:
-        """End vLLM's processes and free its memory."""
+        """Stop vLLM's processes and free its memory."""
         self.engine.close()
 
 
 def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -> VllmServing:
-    """Start an engine whose routing is seen.
+    """Start an engine whose routing can be recorded.
 
     Args:
         model: as for `load_model`.
-        tokenizer: the model's.
-        batch_tokens: most tokens in a forward.
-        options: more of vLLM's own, such as `tensor_parallel_size`.
+        tokenizer: the model's tokenizer.
+        batch_tokens: limit of tokens per forward pass.
+        options: further options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
-        SteeringError: its routers cannot be steered.
+        SteeringError: the model's routers cannot be steered.
     """
     settings: dict[str, Any] = {
-        # A compiled model answers faster, but shows no routing, by which every run finds experts
-        # and proves its steering; with a second engine for the answers, more would differ.
+        # A compiled model answers faster, but does not show its routing, which every run needs to
+        # identify experts and to verify steering; a second engine for the answers would add
+        # further differences.
         "enforce_eager": True,
-        "skip_tokenizer_init": False,  # stop strings are found in text
+        "skip_tokenizer_init": False,  # stop strings are matched in text
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),

@@ -1,10 +1,10 @@
-"""What a vLLM worker can be asked about steering: `collective_rpc`, from Python or over HTTP.
+"""Steering methods of vLLM's workers, called by `collective_rpc` from Python or over HTTP.
 
     vllm serve MODEL --worker-extension-cls dsmoe_eval.engines.vllm.worker.SteeringExtension
 
-Arguments and results are JSON. A refusal is an error whose text holds `[steering refused: ...]`;
-then nothing was changed. What was computed before a change stays in the prefix cache: whoever
-steers over HTTP posts to /reset_prefix_cache after it.
+Arguments and results are JSON. A refusal is an error whose text contains
+`[steering refused: ...]`; nothing was changed then. The prefix cache keeps values from before a
+change: after steering over HTTP, post to /reset_prefix_cache.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Answer = TypeVar("Answer")
 
 
 def _refusing(method: Callable[Given, Answer]) -> Callable[Given, Answer]:
-    """Errors lose their class on the way out of a worker; the mark stays."""
+    """Mark the refusals of a method in their text: errors lose their class outside a worker."""
 
     @wraps(method)
     def marked(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
@@ -55,7 +55,7 @@ def _refusing(method: Callable[Given, Answer]) -> Callable[Given, Answer]:
 
 
 class SteeringExtension:
-    """Mixed into vLLM's worker class by `worker_extension_cls`."""
+    """A mixin that vLLM adds to its worker class by `worker_extension_cls`."""
 
     vllm_config: Any
     model_config: Any
@@ -64,17 +64,20 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_routers(self) -> dict[str, object]:
-        """The model's routers: `hash` (see `router_hash`) and, by layer, what is known of each."""
+        """Return the routers' `hash` (see `router_hash`) and the description of each layer's."""
         check_model(self.model_runner.get_model())
         layers = self._dsmoe_layers()
         return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
 
     @_refusing
     def dsmoe_steer(self, profile_json: str) -> dict[str, object]:
-        """Steer by a profile from the next forward on, instead of any before; all or nothing.
+        """Steer by a profile from the next forward pass on, in all of its layers or in none.
+
+        An earlier profile is replaced.
 
         Raises:
-            SteeringError: not a profile, for another model, or without meaning in some layer.
+            SteeringError: the text is no profile, or the profile is for another model or has no
+                meaning in one of its layers.
         """
         try:
             profile = Profile.model_validate_json(profile_json)
@@ -100,20 +103,20 @@ class SteeringExtension:
         return {"profile": profile.id, "layers": sorted(effects)}
 
     def dsmoe_remove(self) -> None:
-        """Steer no more from the next forward on."""
+        """Stop steering from the next forward pass on."""
         for layer in self._dsmoe_layers().values():
             layer.unsteer()
 
     def dsmoe_calls(self) -> dict[str, int]:
-        """By layer, how often its edits have run: the proof that they are in the computation."""
+        """Count how often the edits of each layer have run, as proof that the graph has them."""
         return {str(index): int(x.dsmoe_calls) for index, x in self._dsmoe_layers().items()}
 
     @_refusing
     def dsmoe_record(self) -> None:
-        """Keep, from now on, the experts that each token goes to, and with which weights.
+        """Record the selected experts and their weights of every token from now on.
 
         Raises:
-            SteeringError: it cannot be seen which, or of which token.
+            SteeringError: vLLM does not show the routing, or does not show of which token it is.
         """
         layers = self._dsmoe_layers()
         if not self.model_config.enforce_eager:
@@ -128,15 +131,15 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_recorded(self) -> dict[str, object]:
-        """What was seen since `dsmoe_record`, for `routing.assemble`; ends it.
+        """Stop the recording and return the routing since `dsmoe_record`, for `routing.assemble`.
 
         Raises:
-            SteeringError: it is not complete.
+            SteeringError: the record is not complete.
         """
         for layer in self._dsmoe_layers().values():
             layer.dsmoe_note = None
         recorder = self._dsmoe_recorder
-        del self._dsmoe_recorder  # it may hold much
+        del self._dsmoe_recorder  # it may need much memory
         return recorder.finish()
 
     def _dsmoe_layers(self) -> dict[int, SteerableMoERunner]:
@@ -167,7 +170,7 @@ def _describe(index: int, layer: SteerableMoERunner) -> dict[str, object]:
 
 
 def _check_reached(layer: SteerableMoERunner, effect: LayerEffect) -> None:
-    """Refuse what this layer's computation would never see."""
+    """Refuse an effect that this layer's computation would not apply."""
     if not int(layer.dsmoe_calls):
         raise SteeringError(
             "the layer has run without its edits, so from a graph that was compiled without them; "
@@ -187,7 +190,7 @@ def _kernel(layer: SteerableMoERunner) -> str:
 
 
 def _gate_weight(model: nn.Module, index: int, layer: SteerableMoERunner) -> Tensor:
-    """[experts, hidden] of the linear that gives the layer's logits."""
+    """Return the weight of the linear that computes the layer's logits, [experts, hidden]."""
     experts = len(layer.dsmoe_shift)
     gates = [
         module
@@ -201,8 +204,8 @@ def _gate_weight(model: nn.Module, index: int, layer: SteerableMoERunner) -> Ten
     gate: Any = gates[0]
     if gate.weight.numel():
         return cast(Tensor, gate.weight.detach())
-    # On CPUs vLLM packs the weight for its kernel and drops the original. Products with a one and
-    # zeros are exact, so that the linear of the identity is its weight.
+    # On CPUs vLLM packs the weight for its kernel and drops the original. Products with one and
+    # with zeros are exact, so the linear applied to the identity matrix gives its weight.
     identity = torch.eye(gate.input_size, dtype=gate.weight.dtype)
     weight: Tensor = gate.quant_method.apply(gate, identity, None).T
     return weight
