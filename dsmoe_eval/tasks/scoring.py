@@ -231,7 +231,7 @@ def _verdict(
 
 
 def _score(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:
-    """The task's metric; computed once for each item and option where that alone decides."""
+    """Compute the task's metric, once for each item and option where that alone decides."""
     options = len(task.items[request.doc_id].options)
     if not task.likeliest_decides or len(results) != options:
         return _metric(task, request, results)
