@@ -57,8 +57,8 @@ def probe_architecture(architecture):
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [
-        ("llama4_text", "this one does not, and this version cannot steer it"),
-        ("jamba", "does not show its layer"),
+        ("llama4_text", "this router does not return the selected experts and their weights"),
+        ("jamba", "lacks its layer index"),
         ("llama", "has no router"),
     ],
 )
