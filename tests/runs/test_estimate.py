@@ -23,7 +23,7 @@ def lab():
 
 def test_it_counts_what_the_run_counts(lab, tmp_path):
     job = prepare("lab", tmp_path / "run", RunOptions(device="cpu"))
-    said = dict(zip(*[list(column.cells) for column in plan_table(job).columns], strict=True))
+    said = dict(zip(*[map(str, column.cells) for column in plan_table(job).columns], strict=True))
     assert said["test"] == f"{lab.cells} cells, {lab.answers:,} answers"
     for task in lab.tasks:
         assert task.from_data
