@@ -292,8 +292,8 @@ def test_similarity_refuses_in_one_sentence(run, tmp_path):
     common = ("similarity", "lab-poly", "--device", "cpu")
     refused(run(*common), "--suite or by --text")
     refused(run(*common, "--suite", "lab", "--tokens", "9"), "--tokens")
-    refused(run(*common, "--suite", "lab", "--tokens", "9999"), "hold 2460 distinct tokens")
-    refused(run(*common, "--text", tmp_path / "t.txt"), "t.txt: the texts hold")
+    refused(run(*common, "--suite", "lab", "--tokens", "9999"), "have 2460 distinct tokens")
+    refused(run(*common, "--text", tmp_path / "t.txt"), "t.txt: the texts have")
     refused(run(*common, "--suite", "lab", "--profile", tmp_path / "p"), "cannot be read")
 
 

@@ -66,7 +66,7 @@ def test_the_lab_model(make_profile):
 
 def test_requests_that_cannot_be_met(make_profile):
     loaded = load_model("lab-poly", "cpu")
-    with pytest.raises(UserError, match=r"f: the texts hold 2 distinct .* fewer --tokens"):
+    with pytest.raises(UserError, match=r"f: the texts have 2 distinct .* fewer --tokens"):
         similarity(loaded, Texts("f", ("In math",)), 100, console=QUIET)
     with pytest.raises(UserError, match="hold 0 distinct tokens"):
         similarity(loaded, Texts("f", ()), 100, console=QUIET)
