@@ -68,7 +68,7 @@ def test_requests_that_cannot_be_met(make_profile):
     loaded = load_model("lab-poly", "cpu")
     with pytest.raises(UserError, match=r"f: the texts have 2 distinct .* fewer --tokens"):
         similarity(loaded, Texts("f", ("In math",)), 100, console=QUIET)
-    with pytest.raises(UserError, match="hold 0 distinct tokens"):
+    with pytest.raises(UserError, match="have 0 distinct tokens"):
         similarity(loaded, Texts("f", ()), 100, console=QUIET)
     with pytest.raises(UserError, match="holds no expert"):
         similarity(loaded, Texts("f", ()), 100, make_profile(loaded.model, []), QUIET)

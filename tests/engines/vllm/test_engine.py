@@ -471,7 +471,7 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
             with pytest.raises(SteeringError, match="steered already"):
                 engine.steer(profile).__enter__()
     refused = {
-        "same shape and other weights": profile_of(engine, INTERVENTIONS["bias"], routers="0" * 16),
+        "same shape but other weights": profile_of(engine, INTERVENTIONS["bias"], routers="0" * 16),
         "score channel needs a router": profile_of(
             engine, Intervention(kind="bias", strength=1.0, channel="score")
         ),
@@ -532,7 +532,7 @@ def test_two_tensor_parallel_processes(qwen, monkeypatch, record_property):
         found.append(difference(steered, reference.log_probabilities(profile)))
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
     check_routing(engine.routing(PROMPTS, 4), reference)
-    with pytest.raises(SteeringError, match="same shape and other weights"):
+    with pytest.raises(SteeringError, match="same shape but other weights"):
         engine.steer(profile_of(engine, INTERVENTIONS["bias"], routers="0" * 16)).__enter__()
     stop(engine)
     record_property("differences", " ".join(f"{one:.1e}" for one in found))
