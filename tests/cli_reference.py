@@ -1,7 +1,7 @@
 """The command line reference, `docs/cli.md`, generated from the click commands.
 
-    python tests/cli_reference.py            writes it
-    python tests/cli_reference.py --check    says whether it is up to date
+python tests/cli_reference.py            writes it
+python tests/cli_reference.py --check    says whether it is up to date
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dsmoe_eval.cli import main as dsmoe_eval
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 HEAD = """# Command line
 
-Generated from the commands by `python tests/cli_reference.py`; the option `--help` of a command prints the same.
+This page is generated from the commands by `python tests/cli_reference.py`.
+The option `--help` of a command prints the same.
 
-Exit codes, unless a command says otherwise: 0 is success, 1 is a negative result (a probe failed, items leak, a
-leaderboard has findings), 3 is a request that could not be done, with one sentence that says why, and 130 is an
-interruption.
+Exit codes, unless a command says otherwise ([all of them](runs.md#exit-codes)):
+0 is success, 1 is a negative result, 3 is a request that could not be done, 130 is an interruption.
 """
 
 

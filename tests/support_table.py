@@ -1,4 +1,4 @@
-"""The table of supported models, `docs/models.md`, made from the outcomes of tests and of nothing else.
+"""The table of supported models in `docs/models.md`, made from nothing but the outcomes of tests.
 
     make support                             runs those tests and writes the table
     python tests/support_table.py --check    says whether the table is what the last run showed

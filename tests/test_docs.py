@@ -212,7 +212,9 @@ def test_each_kind_of_card_is_shown():
     assert {card for _, card, _ in CARDS} == {Plan, Policy, Suite, Variant}
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: b.page)
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: b.page
+)
 def test_what_python_examples_import_is_there(block):
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dsmoe_eval"):
