@@ -41,7 +41,7 @@ from . import cli_reference
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 README_BYTES = 7_000
 FENCE = re.compile(r"(?:<!-- (?P<mark>[\w, ]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.S)
