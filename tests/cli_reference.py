@@ -38,20 +38,23 @@ def commands(command: click.Command, context: click.Context) -> Iterator[click.C
         yield from commands(child, click.Context(child, parent=context, info_name=name))
 
 
+def options(context: click.Context) -> list[str]:
+    """Return the table of a command's options; nothing if it has only `--help`."""
+    records = [
+        parameter.get_help_record(context)
+        for parameter in context.command.get_params(context)
+        if isinstance(parameter, click.Option) and "--help" not in parameter.opts
+    ]
+    rows = [f"| `{_cell(name)}` | {_cell(text)} |" for name, text in filter(None, records)]
+    return ["\n".join(["| option | meaning |", "|---|---|", *rows])] if rows else []
+
+
 def section(context: click.Context) -> str:
     """Return the Markdown of one command."""
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"## {context.command_path}", f"```text\n{usage}\n```", _prose(command.help or "")]
-    rows = [
-        record
-        for parameter in command.get_params(context)
-        if isinstance(parameter, click.Option)
-        and parameter.name != "help"
-        and (record := parameter.get_help_record(context))
-    ]
-    lines = [f"| `{_cell(name)}` | {_cell(text)} |" for name, text in rows]
-    parts.append("\n".join(["| option | meaning |", "|---|---|", *lines]))
+    parts += options(context)
     if command.epilog:
         examples = [line.strip() for line in command.epilog.split("\n")]
         shown = "\n".join(line for line in examples if line not in ("", "\b"))
@@ -78,7 +81,11 @@ def page() -> str:
         f" {_prose((one.command.help or '').partition(chr(10) * 2)[0])}"
         for one in found
     )
-    return "\n\n".join([HEAD.strip(), listed, *map(section, found)]) + "\n"
+    common = [
+        "Options before the name of the command, such as `dsmoe-eval --log-level warning run lab`:",
+        *options(context),
+    ]
+    return "\n\n".join([HEAD.strip(), listed, *common, *map(section, found)]) + "\n"
 
 
 def main() -> None:

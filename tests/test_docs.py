@@ -31,10 +31,11 @@ import yaml
 from dsmoe_eval.cards import Card, Plan, Policy, Rule, Suite, Task, Variant
 from dsmoe_eval.cards.policies import Metric
 from dsmoe_eval.cli import main
+from dsmoe_eval.cli.main import LEVELS
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import builtin_names
 from dsmoe_eval.steering.profile import InterventionKind
-from dsmoe_eval.variants import VARIANTS
+from dsmoe_eval.variants import all_variants
 
 from . import cli_reference
 
@@ -101,6 +102,9 @@ MENTIONED = sorted(
 def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
     """The click command that words begin with, and the rest of the words."""
     command: click.Command = main
+    if words[:1] == ["--log-level"]:
+        assert words[1] in LEVELS
+        words = words[2:]
     while isinstance(command, click.Group) and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
     return command, words
@@ -223,7 +227,7 @@ def test_what_python_examples_import_is_there(block):
 
 
 EXPLAINED = {
-    "variants.md": list(VARIANTS),
+    "variants.md": list(all_variants()),
     "identification.md": list(all_methods()),
     "steering.md": list(get_args(InterventionKind)),
     "runs.md": list(Plan.model_fields),
