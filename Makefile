@@ -55,7 +55,7 @@ browser:
 test-vllm: .venv/.vllm
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m "vllm and not full" --junitxml out/tests-vllm.xml
 
-# The README's table of what is supported, from the tests that show it.
+# The table of supported models in docs/models.md, from the tests that show it.
 support: .venv/.vllm
 	rm -f out/tests*.xml
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests-core.xml

@@ -1,4 +1,4 @@
-"""The README's table of what is supported, made from the outcomes of tests and of nothing else.
+"""The table of supported models in `docs/models.md`, made from nothing but the outcomes of tests.
 
     make support                             runs those tests and writes the table
     python tests/support_table.py --check    says whether the table is what the last run showed
@@ -19,6 +19,7 @@ from dsmoe_eval.cards import ModelCard
 from dsmoe_eval.registry import builtin_names, load_model_card
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
 REPORTS = [ROOT / "out" / f"tests-{part}.xml" for part in ("core", "rest", "slow", "vllm")]
 BEGIN, END = "<!-- made by make support -->", "<!-- end -->"
 KINDS = ("reweight", "bias", "amplify", "force", "mask")
@@ -81,16 +82,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     # `make support` runs the slow ones with the rest; what was not run is missed in the table.
     made = table(outcomes([path for path in REPORTS if path.is_file()]))
     if "FAILED" in made:
-        sys.exit(f"{made}\n\nsome of these tests failed; README.md is left as it is")
+        sys.exit(f"{made}\n\nsome of these tests failed; docs/models.md is left as it is")
     text = f"{before}{BEGIN}\n\n{made}\n\n{END}{rest.partition(END)[2]}"
-    if check and text != readme.read_text(encoding="utf-8"):
-        sys.exit(f"{made}\n\nREADME.md says something else; run: make support")
-    readme.write_text(text, encoding="utf-8")
+    if check and text != PAGE.read_text(encoding="utf-8"):
+        sys.exit(f"{made}\n\ndocs/models.md says something else; run: make support")
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

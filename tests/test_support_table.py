@@ -1,4 +1,4 @@
-"""The README's table says what tests said, and nothing where there was no test."""
+"""The table of supported models says what tests said, and nothing where there was no test."""
 
 import pytest
 

@@ -304,7 +304,7 @@ def profile_of(engine, intervention, per_layer=4, **identity):
 
 
 def outcome(reference):
-    """For the README's table."""
+    """For docs/models.md."""
     biased = reference.name == "ernie4_5_moe"
     return f"to {TOLERANCE:.0e}".replace("e-0", "e-") + (", zero bias" if biased else "")
 
