@@ -476,7 +476,7 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
             engine, Intervention(kind="bias", strength=1.0, channel="score")
         ),
         "leaves fewer than the 8": profile_of(engine, INTERVENTIONS["mask"], 121),
-        "force cannot put 9": profile_of(engine, INTERVENTIONS["force"], 18),
+        "force cannot activate 9": profile_of(engine, INTERVENTIONS["force"], 18),
     }
     for reason, profile in refused.items():
         with pytest.raises(SteeringError, match=reason):
