@@ -20,26 +20,32 @@ DONE = (
     "__init__",
     "adapters",
     "cards",
+    "cli",
     "errors",
     "experts",
     "files",
+    "gates",
     "inspect_plugin",
     "lab",
     "log",
     "models",
     "progress",
     "registry",
+    "reports",
     "stats",
     "steering",
+    "studies",
     "tasks",
+    "variants",
 )
 
 VERBS = """
 Add Adjust Answer Append Apply Average Bind Build Call Check Choose Combine Compare Compute
-Conclude Convert Copy Count Decode Draw Encode Estimate Find Flatten Fold Generate Group Ignore
-Import Join Judge Load Log Lower Make Mark Measure Number Overwrite Pad Parse Print Probe Put
-Raise Read Record Refuse Register Remove Repeat Resample Restore Return Run Score Select Show
-Silence Split Start Steer Stop Sum Summarise Test Tokenize Train Turn U-centre Write Yield
+Conclude Convert Copy Count Decode Describe Draw Encode Escape Estimate Find Flatten Fold Generate
+Group Ignore Import Join Judge List Load Log Lower Make Mark Mask Measure Number Overwrite Pad
+Parse Print Probe Put Raise Read Record Refuse Register Remove Render Repeat Replace Report
+Resample Restore Return Route Run Score Select Send Serve Set Show Silence Split Start Steer Stop
+Store Sum Summarise Test Tokenize Train Turn U-centre Write Yield
 """.split()
 
 # Patterns that must not occur in a docstring: say what is meant.

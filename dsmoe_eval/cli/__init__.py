@@ -1,6 +1,6 @@
-"""The command line: each command parses, calls one function of the rooms below, and prints.
+"""The command line: each command parses, calls one function of the lower folders, and prints.
 
-Heavy imports happen inside the commands, so that `--help` is there at once.
+Heavy imports happen inside the commands, so that `--help` is fast.
 """
 
 from . import compare, experts, gate, leaderboard, listing, models, power, runs, view

@@ -1,4 +1,4 @@
-"""The command that compares two results from anywhere."""
+"""The command that compares two results from any source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that look for experts: identify, existence, similarity."""
+"""Commands on a model's experts: identify, existence, similarity."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ def existence_command(
 def similarity_command(
     model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any
 ) -> None:
-    """Say how alike the experts of each layer of MODEL are (CKA of their outputs).
+    """Measure how similar the experts of each layer of MODEL are (CKA of their outputs).
 
-    Experts that all do the same leave steering nothing to choose from.
+    If all experts do the same, steering has nothing to choose from.
     """
     from ..models import load_model
     from ..reports import render_similarity, similarity_page

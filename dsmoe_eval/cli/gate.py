@@ -1,4 +1,4 @@
-"""The command that holds a run against a policy."""
+"""The command that checks a run against a policy."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def gate_command(
     run_path: Path, policy: str, baseline: str | None, out: Path | None, as_json: bool
 ) -> None:
-    """Hold RUN, a run's folder or its comparisons.json, against a policy.
+    """Check RUN, a run's folder or its comparisons.json, against a policy.
 
-    Exit code 0: pass; 1: fail; 2: inconclusive; 3 and up: could not be decided. Leaves
+    Exit code 0: pass; 1: fail; 2: inconclusive; 3 and up: could not be decided. Writes
     verdict.json, junit.xml and summary.md, which is also appended to $GITHUB_STEP_SUMMARY.
     """
     try:

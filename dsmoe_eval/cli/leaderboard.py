@@ -27,7 +27,7 @@ _root_option = click.option(
 
 @main.group("leaderboard")
 def leaderboard() -> None:
-    """Results of many runs, kept in git: file, render, guard and compare them."""
+    """Store the results of many runs in git: add, render, check and compare them."""
 
 
 @leaderboard.command("add")
@@ -39,7 +39,7 @@ def leaderboard() -> None:
 def add_command(
     runs: tuple[Path, ...], root: Path, by: str | None, on: str | None, why: str | None
 ) -> None:
-    """File finished runs: a JSON file a variant, appended to and never changed."""
+    """Add finished runs: one JSON file per variant, which is appended to and never changed."""
     from ..leaderboards import Filed, add_run, today
 
     try:
@@ -91,7 +91,7 @@ def build_command(root: Path, runs: tuple[Path, ...]) -> None:
 @click.option("--since", metavar="REV", help="A git revision whose results must all still stand.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def check_command(root: Path, since: str | None, as_json: bool) -> None:
-    """Hold every file to the schema, to itself and to the others; exit code 1 if any is wrong."""
+    """Check every file against the schema, itself and the others; exit code 1 if any is wrong."""
     from ..leaderboards import check_leaderboards
 
     found = check_leaderboards(root, since)
@@ -110,7 +110,7 @@ def check_command(root: Path, since: str | None, as_json: bool) -> None:
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def diff_command(a: str, b: str, as_json: bool) -> None:
-    """Say what moved from A to B beyond noise.
+    """Report changes from A to B beyond noise.
 
     A and B are each a run's folder, its comparisons.json, or a revision's folder in a leaderboard
     (of several runs in it FOLDER:RUN_ID, else the last): two revisions of a model, of a profile or

@@ -1,4 +1,4 @@
-"""Commands that say what there is, and that make the embedded model."""
+"""Commands that list what exists, and that make the embedded model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 @click.argument("what", type=click.Choice(list(LISTED)))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_command(what: str, as_json: bool) -> None:
-    """List what there is."""
+    """List the available models, suites, variants, methods, plans or policies."""
     rows = _LISTINGS[what]()
     if as_json:
         click.echo(json.dumps([{"name": name, "summary": summary} for name, summary in rows]))
@@ -82,14 +82,14 @@ _LISTINGS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 
 @main.group("lab")
 def lab_group() -> None:
-    """The embedded models and their worlds."""
+    """Train the embedded models, and write the data of their worlds."""
 
 
 @lab_group.command("train")
 @click.argument("model", type=click.Choice(["lab-poly"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to [out/<model>].")
 def lab_train_command(model: str, out: Path | None) -> None:
-    """Train MODEL from its seed and say how close it came to the one that ships."""
+    """Train MODEL from its seed and report how close it is to the one that ships."""
     from ..lab.train import train_and_compare
 
     click.echo(train_and_compare(model, out or Path("out") / model, progress_console()))

@@ -1,4 +1,4 @@
-"""The command itself: what is shown when something cannot be done, and its exit code."""
+"""The program's main command: how it reports an error, and its exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_FAILED = 1
-"""What was asked was done, and the answer is no."""
+"""The request was carried out, and the answer is no."""
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 
@@ -30,11 +30,11 @@ data_option = click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
     help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
 )  # fmt: skip
-"""Of every command that loads tasks."""
+"""The option of every command that loads tasks."""
 
 
 class _Commands(click.Group):
-    """Shows what a user can act on as one sentence; anything else is a bug and keeps its trace."""
+    """A group that shows user errors as one sentence; other errors keep their trace."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
@@ -72,7 +72,7 @@ def progress_console() -> Console:
 
 
 class _Stderr(logging.Handler):
-    """Shows records other than those of stages, which a console shows; a warning shows itself."""
+    """A handler that shows log records; a console shows stages, and warnings show themselves."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message, fields = record.getMessage(), getattr(record, "fields", {})
@@ -83,7 +83,7 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def _shown_records(level: int) -> Iterator[None]:
-    """Show what is only told at --log-level debug."""
+    """Show records that appear only at --log-level debug."""
     handler = _Stderr(level)
     if level <= logging.DEBUG:
         LOGGER.addHandler(handler)
@@ -102,10 +102,10 @@ def _shown_records(level: int) -> Iterator[None]:
 )  # fmt: skip
 @click.pass_context
 def main(context: click.Context, log_level: str) -> None:
-    """What steering a mixture-of-experts model towards a domain gains, and what it costs."""
+    """Measure what steering a mixture-of-experts model to a domain gains, and what it costs."""
     context.obj = logging.getLevelNamesMapping()[log_level.upper()]
     context.with_resource(_shown_records(context.obj))
-    # Third parties' notes on their own future are not for our users.
+    # Users can do nothing about the deprecation warnings of other libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     if context.obj > logging.WARNING:
         warnings.filterwarnings("ignore")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
-    """Prove that steering works on MODEL; exit code 1 if it does not.
+    """Check that steering works on MODEL; exit code 1 if it does not.
 
     MODEL is a hub id, a folder, an embedded model; or, without weights, the name of a model card or
     a config.json: then a small random model of that architecture is probed, in seconds.
@@ -76,7 +76,7 @@ def _print_probe(report: ModelProbe) -> None:
 def bake_command(
     model: str, profile: Path, output: Path, as_json: bool, device: str | None
 ) -> None:
-    """Write PROFILE into a copy of MODEL's checkpoint, where that is exact, and prove it."""
+    """Write PROFILE into a copy of MODEL's checkpoint, if that is exact, and prove it."""
     from ..models import bake
     from ..steering import Profile
 

@@ -1,4 +1,4 @@
-"""The command that says how many items and samples a suite needs."""
+"""The command that computes the number of items and samples that a suite needs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 def power_command(
     suite: str, margin: float, pilot: Path | None, data: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Say how many items, and samples of each, the tasks of a suite need.
+    """Compute how many items, and samples of each, the tasks of a suite need.
 
-    To find a change of the margin, or to rule out a drop of it where there is none, with 80 %
-    power; by the discordance that a pilot run measured, else by two assumed ones.
+    The numbers give 80 % power to find a change of the margin, or to rule out a drop of it if there
+    is none; by the discordance that a pilot run measured, else by two assumed ones.
     """
     from ..registry import load_suite
     from ..results import read_finished

@@ -1,4 +1,4 @@
-"""Commands about a plan: run, report, leakage, trial."""
+"""Commands on a plan: run, report, leakage, trial."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def run_command(
 ) -> None:
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
 
-    Started again on the same folder, it does only what is missing. Of several models each has a
-    folder of its own in it.
+    Started again on the same folder, it does only what is missing. With several models, each gets a
+    subfolder.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
@@ -154,7 +154,7 @@ def trial_command(
     data: tuple[Path, ...],
     to: Path | None,
 ) -> None:
-    """Put the identification methods of PLAN on trial against masking each expert in turn."""
+    """Test the identification methods of PLAN against masking each expert in turn."""
     from ..reports import render_trial
     from ..runs import RunOptions, prepared
     from ..studies import run_trial

@@ -1,4 +1,4 @@
-"""The command that shows what was rendered."""
+"""The command that shows the rendered pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .main import main
 def view_command(folder: Path, port: int) -> None:
     """Serve the runs and leaderboards in DIR to this machine only, until interrupted.
 
-    A generated answer that stands in an Inspect log (.eval) in DIR has a link to it.
+    A generated answer that is in an Inspect log (.eval) in DIR has a link to it.
     """
     from ..reports.serve import HOST, make_server, open_site
 

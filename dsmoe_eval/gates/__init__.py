@@ -1,4 +1,4 @@
-"""A policy held against a run: one verdict, from which everything that is shown follows."""
+"""The check of a run against a policy: one verdict, from which all outputs follow."""
 
 from .baseline import CHANGING, Baseline, changes_between, changes_since
 from .outputs import clear, plain, to_junit, to_markdown, write_verdict

@@ -1,4 +1,4 @@
-"""How a run's figures changed since an earlier run of the same model and suite."""
+"""The change of a run's figures since an earlier run of the same model and suite."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CHANGING = ("target_gain", "non_target_change")
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An earlier run, and what changed since.
+    """An earlier run, and the changes since.
 
     Attributes:
-        name: where it came from.
-        changes: by metric and arm; the reason, where there is none.
+        name: the source of the earlier run.
+        changes: the change by metric and arm; or the reason why there is none.
     """
 
     name: str
     changes: Mapping[tuple[str, Key], Figure | str]
 
     def change(self, metric: str, key: Key) -> Figure:
-        """This run's figure less the earlier run's.
+        """Return this run's figure minus the earlier run's.
 
         Raises:
             MissingFigureError: one of the runs lacks it.
@@ -44,7 +44,7 @@ class Baseline:
 
 
 def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
-    """`changes_between` two runs of the same model and suite.
+    """Compare two runs of the same model and suite by `changes_between`.
 
     Raises:
         UserError: the earlier run is of another model or suite.
@@ -61,11 +61,12 @@ def changes_since(run: FinishedRun, earlier: FinishedRun) -> Baseline:
 
 
 def changes_between(run: FinishedRun, earlier: FinishedRun) -> Baseline:
-    """Difference of the two runs' differences from base, for every arm that both have.
+    """Return the difference between two runs' changes from base, for every arm that both have.
 
-    Item by item where both runs hold the samples of the same items; else from the two intervals,
-    as if they were independent, by MOVER (Zou and Donner 2008, Statistics in Medicine 27:1693),
-    which is wide where the items are the same. `Figure.words` says which.
+    The comparison is item by item if both runs have the samples of the same items. Otherwise it
+    comes from the two intervals, as if they were independent, by MOVER (Zou and Donner 2008,
+    Statistics in Medicine 27:1693), which is wide if the items are the same. `Figure.words` says
+    which method was used.
     """
     changes: dict[tuple[str, Key], Figure | str] = {}
     for arm in run.arms.keys() & earlier.arms.keys():
@@ -100,7 +101,10 @@ def _from_intervals(now: Figure, before: Figure, words: str) -> Figure:
 
 
 def _item_by_item(paired: pd.DataFrame) -> Figure:
-    """Where base answered alike it cancels, and scores are compared as they are."""
+    """Compare two runs item by item.
+
+    If base's scores are equal in both runs, they cancel and the variants' scores are compared.
+    """
     clusters = paired["cluster_now"].to_numpy()
     same_base = bool((paired["a_now"] == paired["a_then"]).all())
     if same_base and bool((paired["b_now"] == paired["b_then"]).all()):
@@ -120,7 +124,7 @@ def _item_by_item(paired: pd.DataFrame) -> Figure:
 
 
 def _items(run: FinishedRun, metric: str, key: Key) -> pd.DataFrame | None:
-    """Columns task, item, cluster, a (base's score), b; None where cells are not there."""
+    """Return columns task, item, cluster, a (base's score), b; None if cells are missing."""
     arm = run.arms[key]
     others = [row.task for row in arm.domains]
     tasks = others if metric == "non_target_change" else [arm.target_task]
@@ -150,7 +154,7 @@ def _items(run: FinishedRun, metric: str, key: Key) -> pd.DataFrame | None:
 
 
 def _samples(folder: RunFolder, cells: Sequence[str]) -> list[pd.DataFrame] | None:
-    """Of cells that are on disk; one that is damaged is an error."""
+    """Return the samples of cells that are on disk; a damaged one is an error."""
     if not all((folder.cell(cell) / "samples.parquet").is_file() for cell in cells):
         return None
     return [read_samples(folder, cell) for cell in cells]

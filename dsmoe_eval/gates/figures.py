@@ -18,18 +18,18 @@ _CONTROLS = {
 
 
 class MissingFigureError(Exception):
-    """A figure that a rule needs does not exist for this run or arm; says why."""
+    """An error: a figure that a rule needs does not exist for this run or arm, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number, with its interval where it has one. Fractions.
+    """A number, with its interval if there is one, as fractions.
 
     Attributes:
-        value: infinite where no bound could be met.
-        low: lower end of the interval; None where there is none.
+        value: infinite if no bound could be met.
+        low: lower end of the interval; None: there is none.
         high: upper end.
-        words: what else should be known.
+        words: remarks on the number.
     """
 
     value: float
@@ -40,14 +40,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What may be claimed, of each comparison that the figure is about: (verdict, words)."""
+    """The allowed claims, one per comparison that the figure is about: (verdict, words)."""
 
     said: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that is so or is not."""
+    """A condition that is true or false."""
 
     passed: bool
     words: str
@@ -57,7 +57,7 @@ Reading = Figure | Claims | Check
 
 
 def read_figure(run: FinishedRun, metric: str, key: Key | None) -> Reading:
-    """Return a figure of an arm, or of the run where `key` is None.
+    """Return a figure of an arm, or of the run if `key` is None.
 
     Raises:
         MissingFigureError: it does not exist.
@@ -74,7 +74,7 @@ def _target(arm: Arm) -> Paired:
 
 
 def _over(name: str) -> Callable[[Arm], Paired]:
-    """The comparison with a control, which a plan need not have."""
+    """Return a reader of the comparison with a control; a plan may lack the control."""
 
     def read(arm: Arm) -> Paired:
         row: Paired | None = getattr(arm.generalization, name)
@@ -94,7 +94,7 @@ def _change(comparison: Callable[[Arm], Paired]) -> Callable[[FinishedRun, Key],
 
 
 def _held(row: Paired) -> tuple[float, float]:
-    """The interval of a non-target change; its lower end no higher than the plan's own bound."""
+    """Return the interval of a non-target change; its lower end is at most the plan's bound."""
     low, high = row.ci95
     return (low if row.non_inferiority is None else min(low, row.non_inferiority.lower_bound)), high
 
@@ -105,7 +105,11 @@ def _non_target_change(run: FinishedRun, key: Key) -> Reading:
 
 
 def _worst_domain_change(run: FinishedRun, key: Key) -> Reading:
-    """All domains hold where each does (intersection-union); one fell only where Holm says so."""
+    """Return the worst domain's change, with an interval that covers all domains.
+
+    All domains are non-inferior if each one is (intersection-union); one fell only if it is
+    significant after Holm's correction.
+    """
     rows = run.arms[key].domains
     ends = [_held(row) for row in rows]
     highs = [high for row, (_, high) in zip(rows, ends, strict=True) if _fell(row)]
@@ -121,7 +125,10 @@ def _fell(row: Domain) -> bool:
 
 
 def _retention(run: FinishedRun, key: Key) -> Reading:
-    """Near 1 the delta method's interval of the ratio: that of the change, over base's score."""
+    """Return the retention; its interval is that of the change, divided by base's score.
+
+    Near 1 this is the delta method's interval of the ratio.
+    """
     arm = run.arms[key]
     row, value = arm.non_target_result, arm.generalization.retention
     if value is None:

@@ -1,4 +1,4 @@
-"""What a verdict leaves: `verdict.json`, `junit.xml` and `summary.md`."""
+"""The files of a verdict: `verdict.json`, `junit.xml` and `summary.md`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .verdict import Ruling, Verdict
 
 FILES = ("verdict.json", "junit.xml", "summary.md")
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
-"""Where it names a file, as in a job of GitHub's, the summary is appended to it."""
+"""The variable that may name a file, as in a GitHub job; the summary is appended to that file."""
 
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&@]|:(?=//))")
@@ -22,13 +22,13 @@ _ORDER = {"fail": 0, "inconclusive": 1, "pass": 2}
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier verdict: one that could not be decided must leave none behind."""
+    """Remove an earlier verdict: a run that could not be decided must leave none behind."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
 def write_verdict(verdict: Verdict, folder: Path) -> None:
-    """Write the three files, and append the summary to the job's where there is one."""
+    """Write the three files, and append the summary to the job's summary if there is one."""
     summary = to_markdown(verdict)
     write_json(folder / "verdict.json", verdict.model_dump(mode="json"))
     write_text(folder / "junit.xml", to_junit(verdict))
@@ -39,7 +39,10 @@ def write_verdict(verdict: Verdict, folder: Path) -> None:
 
 
 def to_junit(verdict: Verdict) -> str:
-    """A case for each ruling: what fails the run is a failure, what else is not met is skipped."""
+    """Return one JUnit case per ruling.
+
+    A ruling that fails the run is a failure, any other that is not met is skipped.
+    """
     cases = [_case(verdict, ruling) for ruling in verdict.rulings]
     failures = sum(case.find("failure") is not None for case in cases)
     skipped = sum(case.find("skipped") is not None for case in cases)
@@ -70,12 +73,15 @@ def _case(verdict: Verdict, ruling: Ruling) -> ElementTree.Element:
 
 
 def _xml(text: str) -> str:
-    """Without the characters that no XML may hold, escaped or not."""
+    """Return the text without the characters that XML forbids, escaped or not."""
     return _NOT_XML.sub("\ufffd", text)
 
 
 def to_markdown(verdict: Verdict) -> str:
-    """What was decided and why; what weighs most comes first, and what is met is folded away."""
+    """Return the decision and its reasons in Markdown.
+
+    The most serious ruling comes first; those that are met are folded away.
+    """
     rulings = sorted(verdict.rulings, key=lambda one: _ORDER[one.weighs])
     open_ = [one for one in rulings if one.state != "met"]
     met = [one for one in rulings if one.state == "met"]
@@ -117,12 +123,12 @@ def _table(rulings: Sequence[Ruling]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it literally, on one line."""
     line = plain(text)
     line = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
     return _MARKUP.sub(r"\\\1", line)
 
 
 def plain(text: str) -> str:
-    """On one line, without what a terminal could take for a command."""
+    """Return the text on one line, without characters that a terminal could take for a command."""
     return " ".join(_xml(text).split())

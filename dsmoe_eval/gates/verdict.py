@@ -1,4 +1,4 @@
-"""A run's result and a policy: one verdict, which feeds every output."""
+"""The verdict on a run by a policy, which feeds every output."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_fi
 State = Literal["met", "unmet", "undecided", "missing"]
 Outcome = Literal["pass", "fail", "inconclusive"]
 SCHEMA_VERSION: Literal[1] = 1
-"""Of `verdict.json`."""
+"""The version of `verdict.json`."""
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 
 class Ruling(Record):
-    """What came of one rule on one arm, or on the run.
+    """The result of one rule on one arm, or on the run.
 
     Attributes:
         rule: its name.
         subject: "VARIANT on TARGET", or "the run".
-        state: `missing`: the figure is not there, or there is no such arm.
-        value: the figure; None where it is a claim or a check, or is missing.
-        interval: of the figure; None where it has none.
-        wanted: what the rule asks for, in words.
+        state: `missing`: the figure does not exist, or there is no such arm.
+        value: the figure; None if it is a claim or a check, or is missing.
+        interval: the figure's interval; None if it has none.
+        wanted: the rule's requirement, in words.
         reason: why the state is what it is, in words.
     """
 
@@ -46,10 +46,10 @@ class Ruling(Record):
     wanted: str
     reason: str
 
-    @computed_field  # type: ignore[prop-decorator]  # as pydantic has it
+    @computed_field  # type: ignore[prop-decorator]  # as in the docs of pydantic
     @property
     def weighs(self) -> Outcome:
-        """What this ruling alone makes of the run."""
+        """The outcome of the run that this ruling alone would give."""
         if self.tier == "advisory" or self.state == "met":
             return "pass"
         if self.state == "missing" or (self.state == "unmet" and self.tier == "critical"):
@@ -58,15 +58,15 @@ class Ruling(Record):
 
 
 class Verdict(Record):
-    """What the gate says of a run, and all of why: the content of `verdict.json`.
+    """The gate's verdict on a run, with all its reasons: the content of `verdict.json`.
 
     Attributes:
-        outcome: the worst that a ruling makes of it.
-        run: where the result came from; `plan`, `suite`, `model` are the run's.
+        outcome: the worst outcome of any ruling.
+        run: the source of the result; `plan`, `suite`, `model` are the run's.
         policy: name of the policy.
-        baseline: where the baseline came from; None where there was none.
+        baseline: the source of the baseline; None: there was none.
         rulings: in the order of the policy's rules.
-        not_applied: names of rules that wait for a baseline.
+        not_applied: names of rules that need a baseline.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -80,18 +80,18 @@ class Verdict(Record):
     rulings: tuple[Ruling, ...]
     not_applied: tuple[str, ...]
 
-    @computed_field  # type: ignore[prop-decorator]  # as pydantic has it
+    @computed_field  # type: ignore[prop-decorator]  # as in the docs of pydantic
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 fail, 2 inconclusive."""
+        """The exit code: 0 pass, 1 fail, 2 inconclusive."""
         return EXIT_CODES[self.outcome]
 
 
 def decide(run: FinishedRun, policy: Policy, baseline: Baseline | None = None) -> Verdict:
-    """Hold a run against a policy.
+    """Check a run against a policy.
 
-    A rule about no arm at all is missing its figure. The rules must all be met, so no level is
-    split among them: passing is an intersection-union test (Berger 1982, Technometrics 24:295).
+    A rule about no arm at all lacks its figure. The rules must all be met, so no level is split
+    among them: passing is an intersection-union test (Berger 1982, Technometrics 24:295).
 
     Raises:
         UserError: the policy requires a baseline and none is given.
@@ -120,12 +120,12 @@ def decide(run: FinishedRun, policy: Policy, baseline: Baseline | None = None) -
 
 
 def _text(path: str) -> str:
-    """A path that is no text, as names of files need not be, with marks for what is none."""
+    """Replace what is not valid text in a path: file names need not be valid text."""
     return path.encode(errors="replace").decode()
 
 
 def _subjects(rule: Rule, policy: Policy, run: FinishedRun) -> Iterator[Key | None]:
-    """The arms that a rule is about; None: the run; an arm without names: there is none."""
+    """Yield the arms that a rule is about; None: the run; an arm without names: there is no arm."""
     if rule.metric in RUN_METRICS:
         yield None
         return
@@ -182,7 +182,7 @@ def _judge(rule: Rule, found: Reading) -> tuple[State, str]:
     if found.low is None or found.high is None:
         state: State = "met" if _within(rule, found.value, found.value) else "unmet"
         if state == "unmet" and rule.metric == "target_mde80":
-            state = "undecided"  # too few items to tell is no fault of the arm
+            state = "undecided"  # too few items for a verdict is no fault of the arm
         return state, f"{found.value:.4g}{words}"
     shown = f"{found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}{words}"
     return _judge_interval(rule, found.low, found.high), shown
@@ -195,7 +195,7 @@ def _within(rule: Rule, low: float, high: float) -> bool:
 
 
 def _judge_interval(rule: Rule, low: float, high: float) -> State:
-    """An end on the bound itself has not passed it: so `non_inferiority` has its bound."""
+    """Judge an interval; an end exactly on the bound does not pass, as in `non_inferiority`."""
     if low == high:  # nothing is uncertain
         return "met" if _within(rule, low, high) else "unmet"
     below = rule.at_least is not None and high < rule.at_least

@@ -1,4 +1,4 @@
-"""What a plan would take, as tables for a terminal."""
+"""The estimated cost of a plan, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..runs.estimate import DISCORDANCE, Estimate, TaskEstimate
 
 
 def estimate_tables(found: Estimate) -> Group:
-    """Tasks, the sum, models, and what the figures are."""
+    """Return tables of the tasks, their sum and the models, and notes on the figures."""
     return Group(_tasks(found), _sums(found), _models(found), *_notes(found))
 
 
@@ -62,7 +62,7 @@ def _models(found: Estimate) -> Table:
     for name in ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least"):
         table.add_column(name, justify="right")
     for model in found.models:
-        # No tokens: nothing of the prompts could be read.
+        # No tokens: no prompt could be read.
         figures = (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours)
         table.add_row(model.model, *(f"{f:,.1f}" if f else "?" for f in figures))
     return table

@@ -1,4 +1,4 @@
-"""Renders the existence test: `existence.json`, `existence.md` and `existence.png`.
+"""Rendering of the existence test: `existence.json`, `existence.md` and `existence.png`.
 
 Text and figure follow from the result and nothing else.
 """
@@ -16,11 +16,11 @@ from .render import environment
 from .table import Figure, Table, Value, make_table, words
 
 EXPERTS_SHOWN = 5
-"""A domain, in the page."""
+"""The number of experts per domain that the page shows."""
 
 
 def render_existence(result: ExistenceResult, to: Path) -> Path:
-    """Write the result of `existence_of` into a folder and return the path of `existence.md`."""
+    """Write the result of `existence_of` into a folder; return the path of `existence.md`."""
     to.mkdir(parents=True, exist_ok=True)
     write_json(to / "existence.json", result)
     style()
@@ -38,7 +38,7 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
 
 
 def findings(result: ExistenceResult) -> list[str]:
-    """The verdict: what exists, what of it exceeds random weights, what could not be seen."""
+    """Return the verdict: what exists, what exceeds random weights, what could not be seen."""
     rows = result["domains"]
     found = sum(len(row["specific"]) for row in rows)
     basis = (
@@ -147,7 +147,7 @@ _EXPERTS: tuple[Figure[Specific], ...] = (
 
 
 def top_experts(result: ExistenceResult) -> Table:
-    """Return the specific experts with the largest excess use, a few of each domain."""
+    """Return the specific experts with the largest excess use, a few per domain."""
     shown = [
         (row["domain"], one) for row in result["domains"] for one in row["specific"][:EXPERTS_SHOWN]
     ]

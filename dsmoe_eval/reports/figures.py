@@ -1,4 +1,4 @@
-"""The report's pictures. Colours are seaborn's colour-blind set; n and units stand on the axes."""
+"""The report's pictures, in seaborn's colour-blind palette, with n and units on the axes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ _DPI = 150
 
 
 def style() -> None:
-    """Common look of all figures."""
+    """Set the common look of all figures."""
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 
 
 def forest(result: RunResult, path: Path) -> None:
-    """Changes with 95 % intervals: target left, pooled non-targets right, one row a target."""
+    """Draw changes with 95 % intervals, one row per target.
+
+    The left panel shows the target, the right panel the pooled non-targets.
+    """
     targets, variants = targets_of(result), variants_of(result)
     height = 0.5 + len(targets) * (0.9 + 0.28 * len(variants))
     figure, panels = subplots(len(targets), 2, 11, height, sharex="col", sharey=True)
@@ -56,7 +59,7 @@ def forest(result: RunResult, path: Path) -> None:
 
 
 def _intervals(axis: Axes, parts: Sequence[tuple[Part, bool]]) -> None:
-    """Draw comparisons; those that are marked get a filled dot."""
+    """Draw comparisons; the marked ones get a filled dot."""
     colours = sns.color_palette("colorblind", len(parts))
     for place, ((part, marked), colour) in enumerate(zip(parts, colours, strict=True)):
         low, high = (100 * bound for bound in part.figures.ci95)
@@ -70,11 +73,11 @@ def _intervals(axis: Axes, parts: Sequence[tuple[Part, bool]]) -> None:
 
 
 def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
-    """Target gain against non-target change on the tuning split, as strength grows.
+    """Draw target gain against non-target change on the tuning split, as strength grows.
 
     Args:
         trials: columns variant, target, experts, strength, target_delta, non_target_delta, chosen.
-        margin: of non-inferiority, a fraction.
+        margin: the margin of non-inferiority, a fraction.
         path: the PNG.
     """
     rows = list(dict.fromkeys(trials["variant"]))
@@ -122,7 +125,7 @@ def expert_map(scores: Scores, layers: Sequence[int], path: Path) -> None:
 
 
 def _signed_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesImage:
-    """A picture of signed numbers: red above zero, blue below, white at zero."""
+    """Draw signed numbers as a picture: red above zero, blue below, white at zero."""
     axis.grid(visible=False)
     return axis.imshow(
         table, cmap="vlag", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
@@ -138,7 +141,7 @@ def subplots(
     sharex: Shared = False,
     sharey: Shared = False,
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """Return a figure of so many inches, and its panels: [rows, columns] `Axes`."""
+    """Return a figure and its panels: [rows, columns] `Axes`; width and height are in inches."""
     return plt.subplots(
         rows,
         columns,
@@ -151,7 +154,7 @@ def subplots(
 
 
 def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
-    """Change of each expert's share of tokens, steered minus base, by layer.
+    """Draw the change of each expert's share of tokens, steered minus base, by layer.
 
     Args:
         shifts: (variant, target) -> [layers, experts], fractions of tokens.
@@ -175,7 +178,7 @@ def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
 
 
 def standings(forest: Forest, path: Path) -> None:
-    """A page's forest plot as a picture: one row a variant, models apart, n beside each."""
+    """Draw a page's forest plot as a picture, one row per variant, grouped by model, with n."""
     figure, panels = subplots(1, 1, 9, 1.4 + 0.32 * len(forest.rows))
     axis: Axes = panels[0][0]
     places, place, group = [], 0.0, ""

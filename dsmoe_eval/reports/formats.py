@@ -1,7 +1,7 @@
-"""How numbers are shown: functions from numbers to text.
+"""The text form of numbers: functions from numbers to text.
 
-Differences of scores are fractions here and everywhere; they become percentage points (pp) in this
-module only.
+Differences of scores are fractions in all modules; only this module turns them into percentage
+points (pp).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ decimal = "{:.1f}".format
 decimals = "{:.1f} to {:.1f}".format
 significant = "{:.3g}".format
 share_of = "{} of {}".format
-"""A count and the number that it is out of: `3 of 4`."""
+"""A count and the total that it is part of: `3 of 4`."""
 thousands = "{:,}".format
 hundredths = "{:.2f}".format
 
@@ -45,12 +45,12 @@ def size_pp(fraction: float) -> str:
 
 
 def pp_of(fraction: float, name: str) -> str:
-    """Return a difference and, in brackets, whose it is."""
+    """Return a difference and, in brackets, the name of what it belongs to."""
     return f"{pp(fraction)} ({name})"
 
 
 def points_of(fraction: float, name: str) -> str:
-    """Return a difference without the unit and, in brackets, whose it is."""
+    """Return a difference without the unit and, in brackets, the name of what it belongs to."""
     return f"{points(fraction)} ({name})"
 
 

@@ -1,9 +1,9 @@
 """A run's items as scripts beside its page: questions, gold and every variant's answers.
 
-A page opened from disk may not read other files, but it may run a script that lies beside it.
-Such a script is one call, `dsmoeItems("<its name>", {...}, "<SHA-256 of {...}>");`. What was
-generated is long and lies apart, in parts of some items each, since only the items that are opened
-need it.
+A page opened from disk may not read other files, but it may run a script from its folder. Such a
+script is one call, `dsmoeItems("<its name>", {...}, "<SHA-256 of {...}>");`. Generated text is
+long and has separate files, in parts of some items each, since the page needs only the items that
+the reader opens.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ..variants import BASE
 from .page import ItemFile
 
 PART_CHARACTERS = 2_000_000
-"""A part ends with the item that makes it as long, in characters of generated text."""
+"""The characters of generated text at which a part ends, with the item that reaches them."""
 _QUESTIONS = ("item", "question", "options", "gold")
 _ANSWERS = ("item", "answer", "score", *GENERATED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """One task, as all its variants answered it; the rows of each are in the order of `items`."""
+    """The answers of all variants to one task; the rows of each are in the order of `items`."""
 
     items: pd.DataFrame
     arms: tuple[str, ...]
@@ -49,23 +49,23 @@ def write_item_files(
     """Write the items of every task of a run.
 
     Args:
-        folder: of the run, with its cells.
+        folder: the run's folder, with its cells.
         base: the run's tasks, with base's cells.
         arms: the run's arms, with their cells.
-        to: the page's folder; the files lie in `items/` in it.
-        name: what the page calls the run, such as its model. Two runs on one page need two.
+        to: the page's folder; the files go to `items/` in it.
+        name: the page's name for the run, such as its model; two runs on one page need two names.
 
     Returns:
-        A file a task, in the order of the run's base.
+        One file per task, in the order of the run's base.
 
     Raises:
-        UserError: a cell is missing or damaged, or holds other items than base's.
+        UserError: a cell is missing or damaged, or has other items than base's.
     """
     return tuple(_write_task(folder, row, arms, to, name) for row in base)
 
 
 def clear_items(to: Path) -> None:
-    """Remove the items of an earlier page in this folder, some perhaps of tasks now gone."""
+    """Remove the items of an earlier page in this folder, also those of tasks that are gone."""
     for path in (to / "items").glob("*.js"):
         path.unlink()
 
@@ -90,14 +90,14 @@ def _write_task(
 
 
 def _key(own: str, task: str) -> str:
-    """A file's name that is safe whatever the names hold, and one for each run and task."""
+    """Return a file name that is safe for all names, and unique per run and task."""
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", task)[:60]
     return f"{readable}-{hashlib.sha256(json.dumps([own, task]).encode()).hexdigest()[:12]}"
 
 
 def _write(to: Path, key: str, payload: Mapping[str, object]) -> str:
     text = json.dumps(payload, allow_nan=False, separators=(",", ":"))  # ASCII, so no U+2028
-    text = text.replace("<", "\\u003c")  # only strings have one; a script must not hold </script>
+    text = text.replace("<", "\\u003c")  # only in strings; a script must not contain </script>
     sha = hashlib.sha256(text.encode()).hexdigest()
     write_text(to / "items" / f"{key}.js", f'dsmoeItems("{key}",{text},"{sha}");\n')
     return sha
@@ -109,7 +109,7 @@ def _read_task(folder: RunFolder, base: Base, arms: Sequence[Arm]) -> _Answers:
         f"{arm.variant} on {arm.target}": arm.cells[task] for arm in arms if task in arm.cells
     }
     items = read_samples(folder, base.cell, _QUESTIONS)
-    cells = dict.fromkeys(named.values())  # two arms may share one
+    cells = dict.fromkeys(named.values())  # two arms may share a cell
     read = {cell: _aligned(folder, cell, items["item"], task) for cell in cells}
     rows = tuple(read[cell] for cell in named.values())
     return _Answers(items, tuple(named), tuple(named.values()), rows)
@@ -126,7 +126,7 @@ def _index(answers: _Answers) -> dict[str, object]:
     items = answers.items
     options = [own.tolist() for own in items["options"]]
     gold = [_place(own, right) for own, right in zip(options, items["gold"], strict=True)]
-    cells = dict(zip(answers.cells, answers.rows, strict=True))  # arms may share them
+    cells = dict(zip(answers.cells, answers.rows, strict=True))  # arms may share cells
     codes = _codes(cells, options)
     scores = {cell: _short(rows["score"]) for cell, rows in cells.items()}
     return {
@@ -144,16 +144,17 @@ def _index(answers: _Answers) -> dict[str, object]:
 
 
 def _codes(cells: Mapping[str, pd.DataFrame], options: list[list[str]]) -> dict[str, list[int]]:
-    """Answers as numbers that are the same where the answers are: an option's place, if it is one.
+    """Turn answers into numbers: equal answers get equal numbers.
 
-    Where nothing could be chosen, they number the answers that were extracted.
+    An answer that is an option gets the option's index. Without options, the numbers count the
+    extracted answers.
     """
     texts = [rows["answer"].to_list() for rows in cells.values()]
     if not any(options):
         codes, _ = pd.factorize(pd.Series(list(chain.from_iterable(texts)), dtype=object))
         found = codes.reshape(len(texts), -1).tolist()
     else:
-        # Of two options with one text the first stands for both, as in `_place`.
+        # If two options have the same text, the index of the first is used, as in `_place`.
         places = [{text: at for at, text in reversed(list(enumerate(own)))} for own in options]
         found = [
             [own.get(text, -1) for own, text in zip(places, arm, strict=True)] for arm in texts
@@ -166,13 +167,13 @@ def _place(options: Sequence[str], text: str) -> int:
 
 
 def _short(scores: pd.Series[float]) -> list[float]:
-    """Whole numbers without their `.0`."""
+    """Return whole numbers without their `.0`."""
     values = scores.to_numpy()
     return (values.astype(int) if (values == values.round()).all() else values).tolist()
 
 
 def _parts(answers: _Answers) -> Iterator[dict[str, object]]:
-    """What was generated, a few items at a time: [arm][item][sample], `answer` [arm][item]."""
+    """Yield generated text, a few items at a time: [arm][item][sample], `answer` [arm][item]."""
     columns = {
         name: [[own.tolist() for own in rows[name]] for rows in answers.rows] for name in GENERATED
     }
@@ -185,7 +186,7 @@ def _parts(answers: _Answers) -> Iterator[dict[str, object]]:
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:
-    """Where parts end: behind the item that fills one, and behind the last."""
+    """Return the ends of the parts: after each item that fills a part, and after the last item."""
     ends, filled = [], 0
     for place, size in enumerate(sizes, 1):
         filled += size

@@ -1,9 +1,9 @@
-"""What a page of ours is made of beside tables: intervals, planes, item files; how it is rendered.
+"""The parts of an HTML page beside tables (intervals, planes, item files), and its rendering.
 
 A page is one file that needs nothing else: `templates/page.html.j2` has a macro for each of these
-classes and for `Table`, `page.css` and `page.js` stand inside the page. Only items lie beside it,
-as scripts that the page loads when they are looked at (`items.py`). The page's own policy lets no
-other script run and nothing be fetched from elsewhere.
+classes and for `Table`, and the page includes `page.css` and `page.js`. Only the items are
+separate files: scripts that the page loads when the reader opens them (`items.py`). The page's
+content security policy lets no other script run and nothing be fetched from elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .formats import points_with_interval, pp_with_interval
 from .table import Facets
 
 LARGE_PICTURE = 500_000
-"""Bytes of a picture above which its colours are reduced."""
+"""The size in bytes of a picture above which its colours are reduced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Interval:
 
     Attributes:
         n: items.
-        group: rows of one group stand together under it, in the order given.
-        kind: as of `Cell`; `good` and `mark` are drawn filled, all else hollow.
+        group: the heading of the rows of one group, which keep their order.
+        kind: as in `Cell`; `good` and `mark` are drawn filled, all else hollow.
     """
 
     label: str
@@ -56,7 +56,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A forest plot, with a line at minus `margin` (a fraction) where there is one."""
+    """A forest plot, with a line at minus `margin` (a fraction) if there is a margin."""
 
     id: str
     title: str
@@ -67,18 +67,18 @@ class Forest:
 
     @property
     def scale(self) -> Scale:
-        """Of its axis."""
+        """The scale of the axis."""
         bounds = [bound for row in self.rows for bound in (row.low, row.high, row.value)]
         return Scale.of([*bounds, -(self.margin or 0.0)])
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a plane, with both its intervals; fractions.
+    """A point of a plane, with both its intervals, as fractions.
 
     Attributes:
         group: points of one group share a shape and a colour.
-        dim: shown greyed.
+        dim: whether it is shown greyed.
     """
 
     label: str
@@ -102,7 +102,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Points by two changes, with a line at minus `margin` across where there is one."""
+    """Points by two changes, with a horizontal line at minus `margin` if there is a margin."""
 
     id: str
     title: str
@@ -114,18 +114,18 @@ class Plane:
 
     @property
     def x_scale(self) -> Scale:
-        """Of the horizontal axis."""
+        """The scale of the horizontal axis."""
         ends = [end for point in self.points for end in (point.x_low, point.x_high, point.x)]
         return Scale.of([*ends, -(self.margin or 0.0)])
 
     @property
     def y_scale(self) -> Scale:
-        """Of the vertical axis."""
+        """The scale of the vertical axis."""
         return Scale.of([end for p in self.points for end in (p.y_low, p.y_high, p.y)])
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """In the order of the points."""
+        """The groups, in the order of the points."""
         return tuple(dict.fromkeys(point.group for point in self.points))
 
 
@@ -139,7 +139,7 @@ class Scale:
 
     @classmethod
     def of(cls, fractions: list[float]) -> Scale:
-        """The round ends and at most nine ticks that hold zero and all these fractions."""
+        """Return a scale with round ends and at most nine ticks for zero and the fractions."""
         low, high = 100 * min([0.0, *fractions]), 100 * max([0.0, *fractions])
         step = _round_step(max(high - low, 1e-9) / 6)
         first, last = math.floor(low / step - 1e-9), math.ceil(high / step + 1e-9)
@@ -147,36 +147,36 @@ class Scale:
         return cls(ticks[0], ticks[-1], ticks)
 
     def at(self, points: float) -> str:
-        """Where a number of percentage points is, `0%` to `100%` of the axis."""
+        """Return the position of a number of percentage points, `0%` to `100%` of the axis."""
         return f"{100 * (points - self.low) / (self.high - self.low):.2f}%"
 
     def place(self, fraction: float) -> str:
-        """Where a fraction is."""
+        """Return the position of a fraction on the axis."""
         return self.at(100 * fraction)
 
     def height(self, points: float) -> str:
-        """Where a number of percentage points is, from the top."""
+        """Return the position of a number of percentage points, from the top."""
         return f"{100 * (self.high - points) / (self.high - self.low):.2f}%"
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20 ... that is no smaller."""
+    """Return the smallest of 1, 2, 5, 10, 20 ... that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * step for step in (1, 2, 5, 10) if power * step >= least * (1 - 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
 class ItemFile:
-    """Where the items of one task lie.
+    """The file of one task's items.
 
     Attributes:
         path: relative to the page.
-        set: the run or model whose items they are.
-        task: by its name.
-        domain: of the task.
-        n: items.
-        arms: whose answers they hold, base first.
-        sha256: of the file's content, by which the page knows a file of another report.
+        set: the name of the run or model that the items belong to.
+        task: the task's name.
+        domain: the task's domain.
+        n: the number of items.
+        arms: the arms whose answers the file has, base first.
+        sha256: the hash of the file's content, by which the page detects a file of another report.
     """
 
     path: str
@@ -190,7 +190,7 @@ class ItemFile:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture inside the page: `source` is a `data:` URI, `alt` what it shows in words."""
+    """A picture inside the page: `source` is a `data:` URI, `alt` describes it in words."""
 
     source: str
     alt: str
@@ -199,7 +199,7 @@ class Picture:
 
 
 def embed(path: Path) -> str:
-    """A PNG as a `data:` URI; one that is large in 256 colours, so that the page stays small."""
+    """Return a PNG as a `data:` URI; reduce a large one to 256 colours to keep the page small."""
     content = path.read_bytes()
     return f"data:image/png;base64,{base64.b64encode(_small(content)).decode()}"
 
@@ -214,7 +214,10 @@ def _small(content: bytes) -> bytes:
 
 
 def environment() -> jinja2.Environment:
-    """Of the HTML templates: text is never markup, and a name that is missing is an error."""
+    """Return the environment of the HTML templates.
+
+    It escapes all text, and a missing name is an error.
+    """
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.reports"),
         autoescape=True,
@@ -225,7 +228,7 @@ def environment() -> jinja2.Environment:
     made.policies["json.dumps_kwargs"] = {"default": asdict}
     css, script = _part("page.css"), _part("page.js")
     made.globals |= {
-        "page_css": Markup(css),  # noqa: S704 - both are files of ours, and hold nothing else
+        "page_css": Markup(css),  # noqa: S704 - both are files of this package, without user data
         "page_js": Markup(script),  # noqa: S704
         "page_policy": _policy(css, script),
     }
@@ -238,9 +241,9 @@ def _part(name: str) -> str:
 
 
 def _policy(css: str, script: str) -> str:
-    """What the page may do: run this script and those that lie beside it, and nothing else."""
-    # 'self' is a file's own folder on a web server; a page opened from disk has no origin, so
-    # that what lies beside it needs the scheme.
+    """Return the content security policy: run this script and those beside it, and no others."""
+    # 'self' covers the page's server; a page opened from disk has no origin, so that files beside
+    # it need the scheme.
     return (
         f"default-src 'none'; style-src '{_hash(css)}'; img-src data:; "
         f"script-src '{_hash(script)}' 'self' file:; base-uri 'none'; form-action 'none'"

@@ -1,4 +1,4 @@
-"""Renders a finished run: `index.html` with its items, `report.md` and the pictures."""
+"""Rendering of a finished run: `index.html` with its items, `report.md` and the pictures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .table import markdown
 
 
 def render(folder: RunFolder, to: Path | None = None) -> Path:
-    """Write the report and return the path of `report.md`.
+    """Write the report of a run and return the path of `report.md`.
 
-    `index.html` holds everything but the items, which lie in `items/` beside it.
+    `index.html` contains everything but the items, which are in `items/` beside it.
 
     Raises:
         UserError: the run has no comparisons yet, or they or a cell are damaged or of another
@@ -72,7 +72,7 @@ def _tables(result: RunResult) -> dict[str, object]:
 def _page(
     folder: RunFolder, result: RunResult, target: Path, shown: list[str]
 ) -> dict[str, object]:
-    """Return what only the HTML page shows."""
+    """Return the content that only the HTML page shows."""
     return {
         "facets": run_facets(result),
         "forests": forests(result),

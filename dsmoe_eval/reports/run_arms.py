@@ -1,4 +1,4 @@
-"""The arms of a run as reports see them: judged, traced to `comparisons.json`, filtered by."""
+"""The arms of a run as reports show them: judgement, source in `comparisons.json`, and filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..results.schema import RunResult
 from .table import Facets, Figure, Table, collect_facets, make_table, words
 
 MARKS = ("gain ▲", "loss ▼", "neither", "held", "not held")
-"""What arms are filtered by, in the order in which a page lists them."""
+"""The values by which arms are filtered, in the order in which a page lists them."""
 _SIGNS = {"good": "▲", "bad": "▼", "": ""}
 _GAINS = {"good": "gain ▲", "bad": "loss ▼", "": "neither"}
 
@@ -30,8 +30,8 @@ class Part:
 
     Attributes:
         arm: the arm.
-        name: what it is a comparison of, as tables name it.
-        place: of the comparison, within the arm in `comparisons.json`.
+        name: the subject of the comparison, as tables name it.
+        place: the path of the comparison, within the arm in `comparisons.json`.
         figures: the comparison.
     """
 
@@ -41,17 +41,17 @@ class Part:
     figures: Paired
 
     def source(self, place: str) -> str:
-        """Return where a figure of the comparison is, and its test."""
+        """Return the path of a figure of the comparison, and its test."""
         return f"{arm_source(self.arm, f'{self.place}.{place}')}; {self.figures.test}"
 
 
 def arm_source(arm: Arm, place: str) -> str:
-    """Return where a figure of an arm is."""
+    """Return the path of a figure of an arm."""
     return f"comparisons.json: arms[{arm.variant}, {arm.target}].{place}"
 
 
 def non_inferiority_source(arm: Arm, place: str) -> str:
-    """Return where a figure of the non-inferiority of an arm's non-targets is, and its test."""
+    """Return the path and test of a figure of the non-inferiority of an arm's non-targets."""
     source = arm_source(arm, f"non_target_result.non_inferiority.{place}")
     return f"{source}; {arm.non_targets.bound_test}"
 
@@ -95,12 +95,12 @@ def kind_of(arm: Arm, alpha: float) -> Literal["good", "bad", ""]:
 
 
 def improves(arm: Arm, alpha: float) -> bool:
-    """Return whether the target gained, significantly after Holm's correction."""
+    """Return whether the target gained significantly after Holm's correction."""
     return kind_of(arm, alpha) == "good"
 
 
 def harms(arm: Arm, alpha: float) -> bool:
-    """Return whether the target lost, significantly after Holm's correction."""
+    """Return whether the target lost significantly after Holm's correction."""
     return kind_of(arm, alpha) == "bad"
 
 
@@ -110,22 +110,22 @@ def holds(arm: Arm) -> bool:
 
 
 def sign_of(arm: Arm, alpha: float) -> str:
-    """Return the mark beside the arm's gain; empty where neither gain nor loss is significant."""
+    """Return the mark beside the arm's gain; empty if neither gain nor loss is significant."""
     return _SIGNS[kind_of(arm, alpha)]
 
 
 def marks_of(arm: Arm, alpha: float) -> tuple[str, str]:
-    """Return which of `MARKS` an arm has."""
+    """Return the `MARKS` of an arm."""
     return _GAINS[kind_of(arm, alpha)], "held" if holds(arm) else "not held"
 
 
 def facets_of(arm: Arm, alpha: float) -> Facets:
-    """Return what an arm's rows are filtered by."""
+    """Return the facets by which an arm's rows are filtered."""
     return {"variant": (arm.variant,), "domain": (arm.target,), "mark": marks_of(arm, alpha)}
 
 
 def run_facets(result: RunResult) -> Facets:
-    """Return what a run's page can be filtered by, with each facet's values."""
+    """Return the facets by which a run's page can be filtered, with the values of each."""
     domains = {"domain": tuple(row.domain for row in result.base)}
     arms = (facets_of(arm, result.alpha) for arm in result.arms)
     found = collect_facets([*arms, domains])
@@ -139,6 +139,6 @@ def table_of_arms(
     result: RunResult,
     arms: Sequence[Arm] | None = None,
 ) -> Table:
-    """Return a table with one row for each of these arms, or of all."""
+    """Return a table with one row per arm, of these arms or of all."""
     shown = result.arms if arms is None else arms
     return make_table(name, caption, figures, shown, partial(facets_of, alpha=result.alpha))

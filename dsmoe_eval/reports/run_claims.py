@@ -1,4 +1,4 @@
-"""What each arm of a run may claim, and what its generated answers took."""
+"""The claims that each arm of a run may make, and the cost of its generated answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .table import Facets, Figure, Table, Value, make_table, otherwise, words
 
 
 def generalization(result: RunResult) -> Table:
-    """Return one row per arm that claims something: what it may claim, gained and cost."""
+    """Return one row per arm that makes a claim: the claim, the gain and the cost."""
     caption = (
         f"Improves, harms: Holm-adjusted p at most {result.alpha}, among all arms of the plan; "
         f"equivalent: the 95 % interval lies inside {formats.margin(result.margin)} pp; else "
@@ -81,7 +81,7 @@ _CLAIMS: tuple[Figure[Arm], ...] = (
 
 
 def answers(result: RunResult) -> Table:
-    """Return what generated answers took and how many were none, base's and then the variant's."""
+    """Return length and validity of generated answers, base's and then the variant's."""
     caption = (
         "Base to variant. Truncated: ended by the limit of tokens. Invalid: the task's own rule of "
         "extraction finds no answer. Both in full: items on which no answer of base or variant is "
@@ -101,7 +101,7 @@ def answers(result: RunResult) -> Table:
 
 
 Generated = tuple[Part, Answers]
-"""A comparison, and what the answers took that it compares."""
+"""A comparison, and the statistics of the answers that it compares."""
 
 
 def _answers(

@@ -23,7 +23,7 @@ from .table import Cell, Facets, Figure, Row, Table, make_table, words
 
 
 def leaderboard(result: RunResult) -> Table:
-    """Return one row per variant: target changes, then what happened to the non-targets."""
+    """Return one row per variant: target changes, then non-target changes."""
     alpha, margin = result.alpha, formats.margin(result.margin)
     caption = (
         f"Change against base, percentage points. ▲ ▼: Holm-adjusted p < {alpha} "
@@ -74,7 +74,7 @@ def _marked(arms: Sequence[Arm], alpha: float) -> Facets:
 
 
 def _base_row(result: RunResult) -> Row:
-    """Return base's scores, which are no changes."""
+    """Return base's scores, which are not changes."""
     own = {row.domain: row for row in result.base if row.role == "target"}
     others = [row for row in result.base if row.role == "non-target"]
     pooled = sum(row.score * row.n for row in others) / sum(row.n for row in others)

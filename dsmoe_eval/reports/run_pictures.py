@@ -21,14 +21,14 @@ from .page import Picture, embed
 
 
 class Identification(TypedDict):
-    """What the pictures need of `identification.json`; scores by method and domain, by layer."""
+    """The part of `identification.json` that pictures need: scores by method, domain, layer."""
 
     layers: list[int]
     scores: dict[str, dict[str, list[list[float]]]]
 
 
 class Routing(TypedDict):
-    """Shares of the target's tuning tokens that experts got: [layers, experts]."""
+    """The experts' shares of the target's tuning tokens: [layers, experts]."""
 
     base: list[list[float]]
     steered: list[list[float]]
@@ -63,7 +63,7 @@ FIGURES = (
         "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
     ),
 )
-"""File, title, caption."""
+"""The file, title and caption of each picture."""
 
 
 def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
@@ -96,7 +96,7 @@ def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:
 
 
 def experts_in_words(identification: Identification) -> str:
-    """The map of experts for who does not see it: what it shows, and each row's highest score."""
+    """Describe the map of experts in words: its content, and the highest score of each row."""
     layers, found = identification["layers"], []
     for method, by_domain in identification["scores"].items():
         best = []
@@ -112,7 +112,7 @@ def experts_in_words(identification: Identification) -> str:
 
 
 def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]:
-    """Return one row per setting that tuning tried."""
+    """Yield one row per setting that tuning tried."""
     for arm in result.arms:
         path = folder.tuning(arm.variant, arm.target)
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""The plots of a run's `index.html`, drawn in the page."""
+"""The plots of a run's `index.html`, which the page draws."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _interval(part: Part, group: str, alpha: float, kind: str) -> Interval:
 
 
 def plane(result: RunResult) -> Plane:
-    """Return every arm's gain against what it cost elsewhere, on the test split."""
+    """Return every arm's target gain against its non-target cost, on the test split."""
     return Plane(
         "plane",
         "Gain against loss on the test split.",

@@ -1,4 +1,4 @@
-"""What tuning chose for the steered arms of a run, and what their probes saw."""
+"""The tuned settings of a run's steered arms, and the figures of their probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Probed = tuple[Arm, Probe]
 
 
 def settings(result: RunResult) -> Table:
-    """Return what tuning chose for each steered arm."""
+    """Return the settings that tuning chose for each steered arm."""
     caption = (
         "Chosen on the tuning split by the plan's rule, before the test split was read. Share of "
         "activations: how much of all routing, over the identification text of every domain, falls "
@@ -58,7 +58,7 @@ _SETTINGS: tuple[Figure[Tuned], ...] = (
 
 
 def probes(result: RunResult) -> Table:
-    """Return the probes' figures, one row per steered arm, by name."""
+    """Return the probes' figures, one row per steered arm."""
     caption = (
         "Null: strength zero must give the same bits. Effect: a profile must change what the "
         "experts receive and move the outputs. A run whose probe fails stops."
@@ -75,7 +75,7 @@ def probes(result: RunResult) -> Table:
 def _probe(
     name: str, value: Callable[[Probe], float | None], place: str, show: Callable[..., str] = str
 ) -> Figure[Probed]:
-    """Return a column of a figure that some engines' probes lack."""
+    """Return a column for a figure that some engines' probes lack."""
     return Figure(
         name,
         lambda probed: otherwise(value(probed[1]), "-"),

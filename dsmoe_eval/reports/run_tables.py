@@ -70,14 +70,14 @@ def _paired(
     show: Callable[..., str] = str,
     kind: Callable[[Part], str] | None = None,
 ) -> Figure[Part]:
-    """Return a column of a figure of a comparison."""
+    """Return a column for a figure of a comparison."""
     return Figure(
         name, lambda part: value(part.figures), show, lambda part: part.source(place), kind=kind
     )
 
 
 def paired_figures(kind: Callable[[Part], str] | None = None) -> tuple[Figure[Part], ...]:
-    """Return the columns of a comparison; `kind` is of its change."""
+    """Return the columns of a comparison; `kind` gives the kind of its change."""
     return (
         _paired("n", lambda own: own.n, "n"),
         _paired("base", lambda own: own.score_a, "score_a", formats.percent),

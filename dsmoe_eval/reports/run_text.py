@@ -1,4 +1,4 @@
-"""What a run's report says in sentences, each of which follows from `comparisons.json`."""
+"""The sentences of a run's report, each of which follows from `comparisons.json`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from . import formats
 from .run_arms import arms_of, harms, holds, improves, variants_of
 
 _UNREAD = 0.5
-"""Share of a task's answers."""
+"""The share of a task's answers above which the report warns that they could not be read."""
 
 
 def findings(result: RunResult) -> list[str]:
-    """Return one sentence per variant, in the order of the plan, after what spoils the run."""
+    """Return defects of the run, then one sentence per variant in the order of the plan."""
     found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
     return unread_answers(result) + found + format_gains(result)
 
@@ -63,7 +63,7 @@ def unread_answers(result: RunResult) -> list[str]:
 
 
 def format_gains(result: RunResult) -> list[str]:
-    """Return the target gains of which less than half remains where both answered in full."""
+    """Return the target gains that shrink to less than half on items that both answered in full."""
     found = []
     for arm in result.arms:
         figures = arm.target_result
@@ -83,7 +83,7 @@ def format_gains(result: RunResult) -> list[str]:
 
 
 def caveats(result: RunResult) -> list[str]:
-    """Return what the figures do not show."""
+    """Return the limits of the figures."""
     found = [
         "One model, one training seed, one draw of random experts and one seed of fine-tuning: the "
         "intervals hold for items, not for new models or new draws.",
@@ -116,13 +116,13 @@ def _untried(arm: Arm) -> Iterator[str]:
 
 
 def glossary(result: RunResult) -> tuple[tuple[str, str], ...]:
-    """Return base and each compared variant, with what it is."""
+    """Return base and each compared variant, with their descriptions."""
     names = [BASE, *variants_of(result)]
     return tuple((name, get_variant(name).summary) for name in names)
 
 
 def overlap_warning(result: RunResult) -> str:
-    """Return the warning at the head of a report whose splits overlap; empty where they do not."""
+    """Return the warning at the head of a report whose splits overlap; empty if they do not."""
     leakage = result.leakage
     if not leakage.pairs:
         return ""
@@ -145,7 +145,7 @@ def _overlaps(result: RunResult) -> list[str]:
 
 
 def leakage_check(result: RunResult) -> str:
-    """Return what was compared for leakage, and the outcome."""
+    """Return the splits that were compared for leakage, and the outcome."""
     leakage = result.leakage
     checked = ", ".join(f"{row.items:,} {row.split}" for row in leakage.checked)
     found = "; ".join(_overlaps(result)) or "no item repeats one of another split"

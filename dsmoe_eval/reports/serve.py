@@ -1,4 +1,4 @@
-"""Serves rendered runs and leaderboards to this machine only, with the Inspect logs beside them."""
+"""A server of rendered runs and leaderboards for this machine only, with their Inspect logs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MOST_PAGE = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served.
+    """The folder that is served.
 
     Attributes:
         root: the folder.
-        pages: title and path, from the root, of every page of ours in it.
-        links: from items to Inspect's viewer.
-        viewer: a folder with Inspect's viewer and the logs; None where there is no log.
+        pages: title and path, from the root, of every page that the program rendered in it.
+        links: links from items to Inspect's viewer.
+        viewer: a folder with Inspect's viewer and the logs; None: there is no log.
     """
 
     root: Path
@@ -43,10 +43,10 @@ def open_site(root: Path, viewer: Path) -> Site:
 
     Args:
         root: runs, leaderboards, or folders of them.
-        viewer: an empty folder for Inspect's viewer.
+        viewer: an empty folder, to which Inspect's viewer is written.
 
     Raises:
-        UserError: there is no page in it.
+        UserError: there is no page in `root`.
     """
     root = root.resolve()
     pages = tuple(sorted(_pages(root)))
@@ -74,7 +74,7 @@ def _pages(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _bundle(root: Path, logs: list[Path], viewer: Path) -> Links:
-    """Put Inspect's own viewer and the logs into a folder; where each sample is in it."""
+    """Put Inspect's viewer and the logs into a folder; return the link to each sample."""
     try:
         from inspect_ai.log import bundle_log_dir, read_eval_log, read_eval_log_sample_summaries
     except ImportError as error:
@@ -97,7 +97,7 @@ def _bundle(root: Path, logs: list[Path], viewer: Path) -> Links:
 
 
 def make_server(site: Site, port: int) -> ThreadingHTTPServer:
-    """A server on the loopback address, not yet serving; port 0 takes a free one.
+    """Make a server on the loopback address, not yet serving; port 0 takes a free one.
 
     Raises:
         UserError: the port is taken.
@@ -109,19 +109,19 @@ def make_server(site: Site, port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Files of the site and of Inspect's viewer, to requests that name this machine."""
+    """A handler that serves the site and Inspect's viewer to requests that name this machine."""
 
     def __init__(self, site: Site, *args: object, **kwargs: object) -> None:
         self.site = site
         super().__init__(*args, directory=str(site.root), **kwargs)  # type: ignore[arg-type]
 
     def do_HEAD(self) -> None:
-        """As GET, without the content."""
+        """Answer as for GET, without the content."""
         self.do_GET()
 
     def do_GET(self) -> None:
-        """A page, a file beside it, or nothing."""
-        # A page from elsewhere may have a name of its own point here (DNS rebinding).
+        """Send a page, a file beside it, or 404."""
+        # Another site may make its host name resolve to this machine (DNS rebinding).
         if (self.headers.get("Host") or "").rpartition(":")[0] not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
@@ -166,18 +166,18 @@ class _Handler(SimpleHTTPRequestHandler):
             self.wfile.write(content)
 
     def _range(self, size: int) -> tuple[int, int] | None:
-        """First and last byte of the one part that is asked for, as Inspect's viewer does."""
+        """Return the first and last byte of a request's single range, as Inspect's viewer sends."""
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
         if asked is None or not any(asked.groups()):
             return None
         first, last = asked.groups()
-        if not first:  # the last so many
+        if not first:  # the last bytes of the content
             return max(0, size - int(last)), size - 1
         end = min(int(last or size), size - 1)
         return (int(first), end) if int(first) <= end else None
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Nothing: the terminal is the user's."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Ignore the message: the terminal is for the user."""
 
 
 def _index(site: Site) -> str:

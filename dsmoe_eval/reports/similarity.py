@@ -1,4 +1,4 @@
-"""Renders expert similarity: a page, a picture, the figures."""
+"""Rendering of expert similarity: a page, a picture, the figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURE = "similarity.png"
 
 
 def render_similarity(result: SimilarityResult, target: Path) -> Path:
-    """Write `similarity.json`, `similarity.md` and `similarity.png`; the path of the page."""
+    """Write `similarity.json`, `similarity.md` and `similarity.png`; return the page's path."""
     write_json(target / "similarity.json", result)
     style()
     study_figures.similarity(result, target / PICTURE)
@@ -38,7 +38,7 @@ def render_similarity(result: SimilarityResult, target: Path) -> Path:
 
 
 def similarity_page(result: SimilarityResult, *, picture: bool = False) -> str:
-    """The page, in Markdown; everything in it follows from `similarity.json`."""
+    """Return the page in Markdown; everything in it follows from `similarity.json`."""
     parts = [
         f"# How alike the experts of {result['model']['name']} are",
         f"Outputs of all {result['experts']} experts of each layer on the same {result['tokens']} "
@@ -59,7 +59,7 @@ def similarity_page(result: SimilarityResult, *, picture: bool = False) -> str:
 
 
 def _round(value: float) -> str:
-    """Three decimals, and no minus before a zero."""
+    """Return three decimals, and no minus before a zero."""
     return f"{round(value, 3) + 0.0:.3f}"
 
 
@@ -135,7 +135,7 @@ def _layers(result: SimilarityResult, kernel: Kernel) -> Table:
 
 
 Layer = tuple[int, list[float], KernelRow]
-"""A layer, how often its experts are used, and how alike they are."""
+"""A layer, how often its experts are used, and how similar they are."""
 _LAYERS: tuple[Figure[Layer], ...] = (
     Figure("layer", lambda row: row[0]),
     Figure("never selected", lambda row: sum(share == 0 for share in row[1])),
@@ -164,7 +164,7 @@ def _profile_title(profile: ProfileRow) -> str:
 
 
 class Pairs(NamedTuple):
-    """Pairs of experts of a profile's layers, by one kernel; without `contrast` only their mean."""
+    """Pairs of experts in a profile's layers, by one kernel; without `contrast` only the mean."""
 
     kernel: str
     name: str

@@ -30,7 +30,7 @@ _SERIES: tuple[tuple[Literal["experts", "random", "shuffled"], str, str, str, st
     ("random", "random weights, same tokens", "C1", "s", "--", 1.5),
     ("shuffled", "shuffled tokens", "C7", ".", ":", 1.5),
 )
-"""Key, label, and look: colour, marker, line and its width."""
+"""The key, label and look of each series: colour, marker, line and its width."""
 _KERNELS: tuple[tuple[Kernel, str], ...] = (("linear", "linear kernel"), ("rbf", "RBF kernel"))
 _ROWS: tuple[Literal["mean", "effective_rank"], ...] = ("mean", "effective_rank")
 
@@ -39,7 +39,7 @@ def similarity(result: SimilarityResult, path: Path) -> None:
     """Draw mean CKA and effective rank of every layer's experts, beside random and shuffled ones.
 
     Args:
-        result: what `similarity.json` holds.
+        result: the content of `similarity.json`.
         path: the PNG.
     """
     layers = result["layers"]
@@ -99,7 +99,7 @@ def existence_map(result: ExistenceResult, path: Path) -> None:
 
 
 def _count_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesImage:
-    """A picture of counts, written into the cells where there is room."""
+    """Draw counts as a picture, with the numbers in the cells if there is room."""
     axis.grid(visible=False)
     image = axis.imshow(table, cmap="Blues", vmin=0, vmax=bound, aspect="auto")
     if table.shape[1] <= 8:
@@ -111,7 +111,7 @@ def _count_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesIm
 
 
 def _excess(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
-    """Every specific expert's rate difference, and the largest that random weights give."""
+    """Draw every specific expert's rate difference, and the largest one under random weights."""
     blue = sns.color_palette("colorblind")[0]
     labels = {False: "specific expert", True: "specific, beyond random weights"}
     for place, row in enumerate(rows):
@@ -167,7 +167,7 @@ def _intervals(
     colour: Colour,
     label: str,
 ) -> None:
-    """Draw one value and interval per method, beside the method's line by `shift`."""
+    """Draw one value and interval per method, shifted from the method's line by `shift`."""
     places = np.arange(len(values)) + shift
     axis.hlines(places, ends[:, 0], ends[:, 1], color=colour, linewidth=2)
     axis.plot(values, places, "o", color=colour, label=label)
@@ -177,7 +177,7 @@ def trial(result: TrialResult, path: Path) -> None:
     """Draw each method's agreement with the causal effects, and gain over base and placebo.
 
     Args:
-        result: content of a trial's `trial.json`.
+        result: the content of a trial's `trial.json`.
         path: the PNG.
     """
     rows = sorted(result["methods"], key=lambda row: row["gain_over_placebo"]["delta"])

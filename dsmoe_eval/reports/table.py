@@ -1,4 +1,4 @@
-"""A table: numbers and words with their sources, shown as HTML (`page.html.j2`) or Markdown.
+"""Tables: numbers and words with their sources, shown as HTML (`page.html.j2`) or Markdown.
 
 A cell keeps its number until it is rendered, so a page sorts by the number itself.
 """
@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Facets = dict[str, tuple[str, ...]]
-"""By what something can be filtered, as `{"variant": ("contrast",)}`; a facet that is not named
-does not concern it, and never hides it."""
+"""The values by which a page filters something, as `{"variant": ("contrast",)}`.
+
+A facet that is not named does not apply, and never hides the thing.
+"""
 Value = str | float | tuple[str | float, ...]
 """Words, a number, or numbers and words that are shown together."""
 Subject = TypeVar("Subject")
-"""What a row is about, such as an arm."""
+"""The subject of a row, such as an arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,9 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        value: words are shown as they are; a number, or the parts of a tuple, by `show`.
-        show: makes the text, of one argument for each part of the value.
-        source: file, place in it and test that the value comes from.
+        value: words, a number, or a tuple of both; words are shown unchanged, the rest by `show`.
+        show: makes the text, from one argument per part of the value.
+        source: the file, the path in it and the test that the value comes from.
         kind: `good`, `bad` or `mark`, a CSS class; the text says the same without colour.
     """
 
@@ -43,7 +45,7 @@ class Cell:
 
     @property
     def number(self) -> float | None:
-        """The number by which a numeric column is sorted; None: it has none, and comes last."""
+        """The number by which a numeric column is sorted; None: no number, the cell comes last."""
         first = self.value[0] if isinstance(self.value, tuple) else self.value
         return None if isinstance(first, str) else first
 
@@ -63,7 +65,7 @@ class Row:
 
     Attributes:
         cells: one per column.
-        facets: what the row is filtered by.
+        facets: the values by which the row is filtered.
         dim: whether it is shown greyed.
         apart: whether its numbers are of another kind than those of the other rows, such as scores
             among changes; sorting puts it last.
@@ -96,17 +98,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure(Generic[Subject]):
-    """A column, and how its cell is made from what a row is about.
+    """A column, and how its cell is made from the subject of a row.
 
     Attributes:
         name: the column's header.
         value: the cell's value; None: the subject has no such figure, and the cell no source.
-        show: as of `Cell`.
-        source: as of `Cell`.
+        show: as in `Cell`.
+        source: as in `Cell`.
         numeric: whether the column is sorted by number.
-        blank: what is shown for None.
-        kind: as of `Cell`.
-        help: as of `Column`.
+        blank: the text for None.
+        kind: as in `Cell`.
+        help: as in `Column`.
     """
 
     name: str
@@ -139,12 +141,12 @@ def words(
 
 
 def otherwise(number: float | None, said: str) -> Value:
-    """Return the number, or what it says that there is none."""
+    """Return the number, or the given text if there is none."""
     return said if number is None else number
 
 
 def make_table(
-    id: str,  # noqa: A002 - as the attribute
+    id: str,  # noqa: A002 - the attribute's name
     caption: str,
     figures: Sequence[Figure[Subject]],
     subjects: Iterable[Subject],
@@ -164,7 +166,7 @@ def make_table(
 
 
 def markdown(table: Table) -> str:
-    """Return the table in Markdown, with a line break at its end; names must hold no `|`."""
+    """Return the table in Markdown, with a line break at its end; names must not contain `|`."""
     header = [column.name for column in table.columns]
     rule = ["---", *("---:" for _ in header[1:])]
     rows = ([cell.text for cell in row.cells] for row in table.rows)
@@ -172,7 +174,7 @@ def markdown(table: Table) -> str:
 
 
 def collect_facets(parts: Iterable[Facets]) -> Facets:
-    """Return all facets of what a page shows, with each one's values in the order they come."""
+    """Return all facets of the parts of a page, with the values of each in order of appearance."""
     found: dict[str, dict[str, None]] = {}
     for facets in parts:
         for name, values in facets.items():

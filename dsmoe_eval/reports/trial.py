@@ -1,4 +1,4 @@
-"""Renders the trial of identification methods: `README.md`, and a picture."""
+"""Rendering of the trial of identification methods: `README.md`, and a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def render_trial(run_folder: Path, to: Path) -> Path:
     """Write the trial's page, its picture and its figures (`trial.json`) into `to`.
 
     Raises:
-        UserError: the folder holds no finished trial.
+        UserError: the folder has no finished trial.
     """
     path = run_folder / "trial.json"
     if not path.is_file():
@@ -35,7 +35,7 @@ def render_trial(run_folder: Path, to: Path) -> Path:
 
 
 def verdict(result: TrialResult) -> str:
-    """Which method won, by the rules that `studies/trial.py` fixed."""
+    """Return the method that won, by the rules that `studies/trial.py` fixed."""
     methods = result["methods"]
     agreeing = max(methods, key=lambda row: row["agreement_specific"]["value"])
     holding = [row for row in methods if row["holds"]]

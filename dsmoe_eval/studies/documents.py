@@ -1,4 +1,4 @@
-"""How a model, and random-weight models of its shape, route every document of a suite."""
+"""The routing of every document of a suite, in a model and in random-weight models of its shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..tasks.loading import LoadedTask, load_tasks
 
 @dataclass(frozen=True, slots=True)
 class DocumentRouting:
-    """How a model routes every document.
+    """The routing of every document in a model.
 
     Attributes:
         domains: names; `labels` indexes them.
@@ -44,18 +44,18 @@ class DocumentRouting:
     labels: NDArray[np.int64]
 
     def counts(self) -> DocumentCounts:
-        """The same with (layer, expert) as one axis, checked."""
+        """Return the counts with (layer, expert) as one axis, checked."""
         units = self.used.reshape(len(self.used), -1)
         return DocumentCounts(units, self.tokens, self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRouting:
-    """Routing of a model and of random-weight models, on the same documents.
+    """The routing of a model and of random-weight models, on the same documents.
 
     Attributes:
         about: what was read: model, fingerprint, dtype, device, suite, limit.
-        model: the model's.
+        model: the routing of the model.
         random: seed -> the routing of the random-weight model drawn from it.
     """
 
@@ -79,11 +79,11 @@ def route_documents(
     Args:
         name: as for `load_model`.
         suite_name: a suite's name or path; only its identification split is read.
-        seeds: of the random-weight models.
-        limit: at most so many texts of each task.
+        seeds: one per random-weight model.
+        limit: the largest number of texts per task.
         device: a torch device.
-        console: where progress is shown.
-        data: folders that hold the data sets; none: they come from the hub.
+        console: the console that shows progress.
+        data: folders with the data sets; if empty, they come from the hub.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
@@ -99,7 +99,7 @@ def route_documents(
         console or Console(stderr=True), "route documents", total, "documents"
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
-        # Two of a large model may not fit: each goes before the next one comes.
+        # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = {
             seed: document_routing(

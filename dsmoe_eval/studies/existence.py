@@ -1,9 +1,9 @@
-"""Do domain-specific experts exist in a model, which, and is it more than vocabulary?
+"""The test whether domain-specific experts exist, which, and whether vocabulary explains them.
 
-An expert is specific to a domain where the domain's tokens use it more than shuffling the
+An expert is specific to a domain if the domain's tokens use it more than shuffling the
 documents' labels explains, with false discoveries controlled over all (layer, expert, domain) of
 the model. A model with random weights passes the same test, since it too sends different words to
-different experts; a specific expert exceeds that where its excess use is larger than the largest
+different experts; a specific expert exceeds that if its excess use is larger than the largest
 of any expert for that domain in the random-weight models. That rule was fixed before any result.
 """
 
@@ -33,12 +33,12 @@ from .documents import DocumentRouting, route_documents
 from .results import ExistenceResult
 
 LEVEL = 0.05
-"""Of false discovery, over the whole model."""
+"""The false discovery rate over the whole model."""
 PERMUTATIONS = 9999
 RESAMPLES = 2000
 STABILITY_PAIRS = 100
 RANDOM_SEEDS = (0, 1, 2)
-"""One random-weight model for each."""
+"""The seeds of the random-weight models, one per model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class SpecificExpert:
         difference_ci95: its interval, from resampled documents; not allowing for selection.
         lift: `rate / rest_rate`, no use by the rest taken as half a use.
         lift_ci95: its interval.
-        p_value: of the permutation test.
+        p_value: the p-value of the permutation test.
         p_adjusted: after Benjamini and Hochberg, over the whole model.
         exceeds_random: `difference` is larger than the domain's `random_largest`.
     """
@@ -74,12 +74,12 @@ class SpecificExpert:
 
 @dataclass(frozen=True, slots=True)
 class DomainExistence:
-    """What was found for one domain.
+    """The result for one domain.
 
     Attributes:
         domain: its name.
         documents: how many were read.
-        tokens: of these documents.
+        tokens: how many tokens these documents have.
         specific: its specific experts, the largest difference first.
         exceeding: how many of them exceed the random-weight models.
         by_layer: [layers] specific experts.
@@ -88,7 +88,7 @@ class DomainExistence:
         random_by_layer: [layers] the same by layer, mean over the seeds.
         random_largest: the largest rate difference of any expert of any random-weight model.
         stability: mean Jaccard index of the top `len(specific)` experts by difference, between
-            pairs of document resamples; None where nothing is specific.
+            pairs of document resamples; None if nothing is specific.
         stability_by_chance: the index of two sets of as many experts drawn blindly.
     """
 
@@ -108,19 +108,19 @@ class DomainExistence:
 
 @dataclass(frozen=True, slots=True)
 class Existence:
-    """The test's result on a model.
+    """The result of the test on a model.
 
     Attributes:
         layers: the model's MoE layers.
-        experts: routed experts of a layer.
-        level: of false discovery.
-        permutations: shuffles of the documents' labels.
-        resamples: of documents, for the intervals.
-        stability_pairs: pairs of resamples, for the stability.
-        hypotheses: (layer, expert, domain) tested.
-        fewest_discoveries: fewer than this the number of permutations cannot declare.
-        random_seeds: one random-weight model each.
-        domains: a result for each.
+        experts: number of routed experts per layer.
+        level: the false discovery rate.
+        permutations: number of shuffles of the documents' labels.
+        resamples: number of resamples of the documents, for the intervals.
+        stability_pairs: number of pairs of resamples, for the stability.
+        hypotheses: number of (layer, expert, domain) tested.
+        fewest_discoveries: the number of permutations cannot declare fewer discoveries than this.
+        random_seeds: one per random-weight model.
+        domains: one result per domain.
     """
 
     layers: tuple[int, ...]
@@ -135,13 +135,13 @@ class Existence:
     domains: tuple[DomainExistence, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tested:
-    """One model's figures, all [domains, units]."""
+    """The figures of one model, all [domains, units]."""
 
     effect: ExcessUse
     p_value: NDArray[np.float64]
@@ -160,14 +160,14 @@ def existence(
     """Test a model beside random-weight models of the same shape, on the same documents.
 
     Args:
-        model: its routing.
+        model: the model's routing.
         random: seed -> routing of the random-weight model drawn from it, at least one.
         permutations: shuffles of labels; every model gets the same.
-        seed: of shuffles and resamples.
-        on_block: told the number of shuffles done, `permutations` for every model.
+        seed: the seed of shuffles and resamples.
+        on_block: called with the number of shuffles done, `permutations` for every model.
 
     Raises:
-        ValueError: the models differ in shape or documents, or as `DocumentCounts`.
+        ValueError: the models differ in shape or documents, or as in `DocumentCounts`.
     """
     _check_alike(model, random)
     learned = _test(model, permutations, seed, on_block)
@@ -222,7 +222,7 @@ def _domain(
     bounds: NDArray[np.float64],
     stability: float,
 ) -> DomainExistence:
-    """One domain's part; `bounds` is [difference and lift, lower and upper, units]."""
+    """Return one domain's result; `bounds` is [difference and lift, lower and upper, units]."""
     largest = max(float(each.effect.difference[index].max()) for each in untrained)
     specific = learned.specific[index]
     exceeding = specific & (learned.effect.difference[index] > largest)
@@ -289,7 +289,7 @@ def existence_of(
     """Test a model on a suite's identification text; see `route_documents` and `existence`.
 
     Returns:
-        `Existence.to_dict()` and `ComparedRouting.about`, in one.
+        `Existence.to_dict()` and `ComparedRouting.about`, merged.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.

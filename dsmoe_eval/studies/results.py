@@ -1,4 +1,4 @@
-"""What the studies' result files hold: `existence.json`, `similarity.json`, `trial.json`."""
+"""The content of the studies' result files: `existence.json`, `similarity.json`, `trial.json`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ExistenceResult(TypedDict):
 
 
 class CkaRow(TypedDict):
-    """How alike one layer's experts are; `pair` are the two most similar experts."""
+    """The similarity of one layer's experts; `pair` is the two most similar experts."""
 
     mean: float
     alike: float
@@ -73,7 +73,7 @@ class CkaRow(TypedDict):
 
 
 class KernelRow(TypedDict):
-    """One layer by one kernel: its experts, and what they are compared with."""
+    """One layer by one kernel: its experts, and the sets they are compared with."""
 
     experts: CkaRow
     random: CkaRow
@@ -91,7 +91,7 @@ class LayerRow(TypedDict):
 
 
 class ContrastRow(TypedDict):
-    """Pairs of a profile's experts beside as many random pairs."""
+    """The pairs of a profile's experts beside an equal number of random pairs."""
 
     pairs: int
     mean: float
@@ -160,7 +160,7 @@ class GainRow(TypedDict):
 
 
 class MethodRow(TypedDict):
-    """One method of identification: agreement, gains, and whether the non-targets held."""
+    """One method of identification: agreement, gains, and non-inferiority of the non-targets."""
 
     method: str
     agreement_specific: AgreementRow

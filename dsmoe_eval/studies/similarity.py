@@ -24,17 +24,17 @@ TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts, and where they come from in words."""
+    """Texts, and a description of their source."""
 
     source: str
     texts: tuple[str, ...]
 
 
 def read_texts(suite_name: str | None, file: Path | None, data: Sequence[Path] = ()) -> Texts:
-    """The questions of a suite's identification split, or the lines of a file that are not blank.
+    """Read the questions of a suite's identification split, or the non-blank lines of a file.
 
     Raises:
-        UserError: not exactly one of the two is given, or there is no text in it.
+        UserError: not exactly one of the two is given, or it has no text.
     """
     if (suite_name is None) == (file is None):
         raise UserError("give the texts by --suite or by --text, one of the two")
@@ -60,14 +60,14 @@ def similarity(
     profile: Profile | None = None,
     console: Console | None = None,
 ) -> SimilarityResult:
-    """How alike the experts of each layer are; with a profile, its experts against the others.
+    """Measure the similarity of each layer's experts, or of a profile's experts to the others.
 
     Args:
         loaded: the model, not steered.
-        texts: what it reads.
+        texts: the texts that it reads.
         tokens: how many of their tokens are compared.
-        profile: of this model; its intervention is not applied.
-        console: where progress is shown.
+        profile: a profile of this model; its intervention is not applied.
+        console: the console that shows progress.
 
     Returns:
         The content of `similarity.json`.

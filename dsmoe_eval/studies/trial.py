@@ -1,13 +1,13 @@
-"""The trial of identification methods, on a model small enough to have the truth by force.
+"""The trial of identification methods, on a model small enough to measure the truth by force.
 
-Every expert in turn is masked, and what each domain loses is measured: the causal effect. A method
+Each expert in turn is masked, and the loss of each domain is measured: the causal effect. A method
 is then judged twice: by the rank agreement of its scores with the causal effects, and by what its
 experts gain on the test split when they are steered, against random experts of the same layers and
-exposure at the same settings. How the winner is told was fixed before anything was run:
+exposure at the same settings. The rule for the winner was fixed before anything was run:
 
 - agreement: Spearman's rank correlation over all (layer, expert), averaged over domains, between
-  the scores and the *specific* effect (loss of the own domain minus mean loss of the others, since
-  an expert that every domain needs is no domain expert). The plain effect stands beside it.
+  the scores and the *specific* effect (loss of the domain itself minus mean loss of the others,
+  since an expert that every domain needs is no domain expert). The plain effect is reported too.
 - gain: pooled target score minus that of the arm's matched random experts. The highest wins, if its
   non-targets are non-inferior for every target.
 """
@@ -42,7 +42,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class CausalEffects:
-    """What masking each expert costs.
+    """The cost of masking each expert.
 
     Attributes:
         domains: names.
@@ -55,7 +55,7 @@ class CausalEffects:
     loss: Floats
 
     def plain(self, items: NDArray[np.int64] | None = None) -> Floats:
-        """[domains, layers, experts] mean loss of each domain, over `items` or all."""
+        """Return the mean loss of each domain, [domains, layers, experts], over `items` or all."""
         chosen = np.arange(len(self.domain)) if items is None else items
         return np.stack(
             [
@@ -66,18 +66,18 @@ class CausalEffects:
 
 
 def specific(plain: Floats) -> Floats:
-    """[domains, ...] loss of each domain minus the mean loss of all others."""
+    """Return the loss of each domain minus the mean loss of all others, [domains, ...]."""
     others = (plain.sum(0) - plain) / (len(plain) - 1)
     result: Floats = plain - others
     return result
 
 
 def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
-    """Run the plan's arms, measure the causal effects, and judge; kept in the run's `trial.json`.
+    """Run the plan's arms, measure the causal effects, judge, and keep all in `trial.json`.
 
     Args:
-        job: of a plan whose arms are `METHOD+INTERVENTION` with their `+matched` controls.
-        console: where progress is shown.
+        job: a plan whose arms are `METHOD+INTERVENTION` with their `+matched` controls.
+        console: the console that shows progress.
 
     Raises:
         UserError: as `run`.
@@ -138,16 +138,16 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
 
 
 def gold_log_probabilities(lm: LanguageModel, pairs: list[tuple[str, str]]) -> Floats:
-    """[pairs] log-probability of each continuation given its prompt, in nats."""
+    """Return the log-probability of each continuation given its prompt, in nats: [pairs]."""
     return np.array([value for value, _ in lm.log_likelihoods(pairs)])
 
 
 def rank_agreements(
     counts: RoutingCounts, effects: CausalEffects, methods: list[str], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Mean Spearman correlation of each method's scores with the effects, and intervals.
+    """Return the mean Spearman correlation of each method's scores with the effects.
 
-    Intervals are percentiles over resamples of identification documents and of answered items,
+    Its intervals are percentiles over resamples of identification documents and of answered items,
     each within its domain.
     """
     plain = effects.plain()
@@ -172,7 +172,10 @@ def rank_agreements(
 
 
 def chance_agreement(domains: int, experts: int, seed: int) -> float:
-    """What 95 % of random rankings stay below, in size: mean Spearman correlation over domains."""
+    """Return the mean Spearman correlation over domains that 95 % of random rankings stay below.
+
+    The correlation is compared by size, without its sign.
+    """
     generator = np.random.default_rng(seed)
     ranks = generator.random((10_000, domains, experts)).argsort(-1)
     centred = ranks - (experts - 1) / 2
@@ -203,7 +206,7 @@ def _weights(domain: NDArray[np.int64], generator: np.random.Generator) -> Float
 
 
 def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """As many of each domain as there are, with replacement."""
+    """Draw as many items of each domain as there are, with replacement."""
     rows = [np.flatnonzero(domain == index) for index in np.unique(domain)]
     return np.concatenate([generator.choice(own, len(own)) for own in rows])
 
@@ -220,7 +223,7 @@ def _mask(job: Job, layer: int, expert: int) -> Profile:
 
 
 def _gains(job: Job, method: str) -> dict[str, Any]:
-    """What the method's arm gained on the test split, over base and over its placebo, pooled."""
+    """Return the method's pooled gain on the test split, over base and over its placebo."""
     result = read_json(job.folder.comparisons)
     (name,) = [v.name for v in job.variants if v.is_tuned and v.method == method]
     own, placebo = (_arms(result, variant) for variant in (name, f"{name}+matched"))
@@ -244,9 +247,9 @@ def _arms(result: dict[str, Any], variant: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class PooledGain:
-    """Difference of target scores, all targets pooled; the interval resamples questions.
+    """The difference of target scores, all targets pooled; the interval resamples questions.
 
-    A question stands in several targets with another gold answer in each, so it is the unit.
+    A question is in several targets with another gold answer in each, so it is the unit.
     """
 
     delta: float
@@ -256,7 +259,7 @@ class PooledGain:
 
 
 def _pooled(job: Job, one: Mapping[str, Any], other: Mapping[str, Any]) -> PooledGain:
-    """`other` against `one`, each target -> arm."""
+    """Compare `other` with `one`, each a mapping from target to arm."""
     by_question: dict[str, list[float]] = {}
     for target in job.targets:
         task = job.suite.target_task(target).name
@@ -270,7 +273,7 @@ def _pooled(job: Job, one: Mapping[str, Any], other: Mapping[str, Any]) -> Poole
 
 
 def pooled_gain(by_question: list[list[float]], seed: int) -> PooledGain:
-    """Mean of all differences, with a 95 % bias-corrected bootstrap interval over questions."""
+    """Return the mean difference, with a 95 % bias-corrected bootstrap interval over questions."""
     sums = np.array([sum(values) for values in by_question])
     sizes = np.array([len(values) for values in by_question])
     delta = float(sums.sum() / sizes.sum())

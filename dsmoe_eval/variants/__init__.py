@@ -1,4 +1,4 @@
-"""What is compared: base, fine-tuned and steered variants, and their controls."""
+"""The arms of a comparison: base, fine-tuned and steered variants, and their controls."""
 
 from .catalog import BASE, all_variants, control_for, get_variant, own_file, planned_variant
 from .profile_builder import Settings, build_profile, variant_experts

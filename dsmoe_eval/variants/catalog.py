@@ -1,8 +1,9 @@
-"""The variants that there are. A steering claim without its controls is not a claim.
+"""The catalogue of variants. A steering claim without its controls is not a claim.
 
-A built-in variant is a file in `benchmarks/variants`. A user's is one in a folder `variants` beside
-the plan or one level above it, or where the command is started or one level above that. A result
-tells variants by name alone: it is read where the latter are, and only what is seen there is run.
+A built-in variant is a file in `benchmarks/variants`. A user's variant is a file in a folder
+`variants` beside the plan or one level above it, or in the working directory or one level above
+that. A result identifies variants by name alone and is read in the working directory, so a run
+accepts only the variants that are visible from there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
 
     Args:
         name: a name, or the path of a YAML file.
-        beside: a file, such as a plan, near which a user's own variants may be.
+        beside: a file, such as a plan, near which a user's variants may be.
 
     Raises:
         UserError: unknown; the message lists what there is. Or a user's file is not valid, or has
@@ -56,7 +57,7 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
 
 
 def planned_variant(name: str, plan: Path) -> Variant:
-    """Return a variant that a plan names, once it is sure that its results can be read.
+    """Return a variant that a plan names, after checking that its results can be read.
 
     Args:
         name: a name, or the path of a YAML file from the plan's folder.
@@ -79,7 +80,7 @@ def planned_variant(name: str, plan: Path) -> Variant:
 
 
 def own_file(name: str, beside: Path | None = None) -> Path | None:
-    """Return the file of a user's own variant; None where the name is built in or combined.
+    """Return the file of a user's variant; None if the name is built in or combined.
 
     Raises:
         UserError: the name is a path, and there is no such file.
@@ -129,11 +130,11 @@ def _combination(name: str) -> Variant | None:
 def control_for(
     variant: Variant, experts: Literal["matched", "wrong"], among: Iterable[Variant]
 ) -> Variant | None:
-    """The control that does the same as a variant with other experts; None where there is none.
+    """Return the control that is the variant with other experts; None if there is none.
 
     Args:
         variant: the arm.
-        experts: `matched`: the placebo, random ones. `wrong`: another domain's.
+        experts: `matched`: random experts (the placebo). `wrong`: another domain's experts.
         among: the plan's variants.
     """
     controls = (

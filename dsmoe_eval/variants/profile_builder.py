@@ -1,4 +1,4 @@
-"""Builds the profile of a steered variant from routing counts and settings."""
+"""The profile of a steered variant, built from routing counts and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Sourc
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What tuning chooses: the size of E* and the strength (alpha - 1)."""
+    """The result of tuning: the size of E* and the strength (alpha - 1)."""
 
     experts: int
     strength: float
@@ -20,14 +20,14 @@ class Settings:
 def variant_experts(
     variant: Variant, counts: RoutingCounts, domain: str, size: int, seed: int
 ) -> tuple[ChosenExpert, ...]:
-    """E* of a variant.
+    """Choose the experts E* of a variant.
 
     Args:
         variant: a steered one.
         counts: routing counts over the identification text of all domains.
-        domain: whose experts: the target, or another domain for a wrong-domain control.
+        domain: the experts' domain: the target, or another one for a wrong-domain control.
         size: how many experts.
-        seed: of the draw of random experts.
+        seed: the seed of the draw of random experts.
 
     Raises:
         ValueError: the method cannot name `size` experts.
@@ -47,7 +47,7 @@ def build_profile(
     strength: float,
     source: Source,
 ) -> Profile:
-    """The profile of a steered variant; a null one gets strength zero, a mask has but one."""
+    """Build the profile of a steered variant; strength is zero for a null one, fixed for a mask."""
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
     method = variant.method if variant.experts == "own" else f"{variant.method}, {variant.experts}"

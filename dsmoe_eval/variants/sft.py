@@ -33,8 +33,8 @@ def train_adapter(
 ) -> None:
     """Train LoRA adapters on (prompt, answer) pairs and save them in `folder`.
 
-    Attention projections and the experts' own weights are trained, the routers are not. The loss is
-    that of the answer and of the end of text. The model is left as it was found.
+    Attention projections and the experts' weights are trained, the routers are not. The loss is
+    that of the answer and of the end of text. The model is unchanged afterwards.
 
     Args:
         model: a transformers MoE causal language model, not steered.
@@ -68,13 +68,13 @@ def train_adapter(
 
 
 def step_count(items: int, settings: Sft) -> int:
-    """Optimizer steps that `train_adapter` will make."""
+    """Count the optimizer steps that `train_adapter` will make."""
     return settings.epochs * -(-items // settings.batch_size)
 
 
 @contextmanager
 def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
-    """The model with the adapters of `folder` on it; without them again afterwards."""
+    """Yield the model with the adapters of `folder` on it; remove them afterwards."""
     peft = _import_peft()
     with _left_as_found(model):
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
@@ -86,7 +86,7 @@ def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
 
 @contextmanager
 def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """What peft freezes while it adapts is as trainable afterwards as it was before."""
+    """Restore what is trainable afterwards: peft freezes parameters while it adapts."""
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     training = model.training
     try:
@@ -109,7 +109,7 @@ def _import_peft() -> Any:
 
 
 def _expert_parameters(model: nn.Module) -> list[str]:
-    """Names of the fused expert weights, as peft's `target_parameters` wants them."""
+    """Return the names of the fused expert weights, for peft's `target_parameters`."""
     names = {
         f"experts.{name}"
         for router in find_routers(model)
@@ -122,7 +122,7 @@ def _expert_parameters(model: nn.Module) -> list[str]:
 
 
 def _encode(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
-    """(tokens of prompt, answer and end of text; length of the prompt)."""
+    """Return (tokens of prompt, answer and end of text; length of the prompt) for each pair."""
     rows = []
     for prompt, answer in pairs:
         first = tokenizer.bos_token  # a chat template has it in words
