@@ -73,7 +73,7 @@ def similarity(
         The content of `similarity.json`.
 
     Raises:
-        UserError: the texts hold too few tokens.
+        UserError: the texts have too few tokens.
         SteeringError: single experts of this model cannot be run, or the profile is for another.
     """
     identity = loaded.identity

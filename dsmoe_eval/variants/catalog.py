@@ -39,7 +39,7 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
         beside: a file, such as a plan, near which a user's variants may be.
 
     Raises:
-        UserError: unknown; the message lists what there is. Or a user's file is not valid, or has
+        UserError: unknown; the message lists the known names. Or a user's file is not valid, or has
             the name of another variant.
     """
     own = own_file(name, beside)
