@@ -24,10 +24,11 @@ from rich.console import Console
 from scipy.stats import bootstrap, spearmanr
 
 from ..experts import RoutingCounts, get_method
-from ..files import read_json, write_json
+from ..files import write_json
 from ..progress import progress_bar
 from ..results.cells import read_samples
 from ..results.comparisons import pair
+from ..results.finished import FinishedRun, read_finished
 from ..runs.identification import source_of
 from ..runs.job import Job
 from ..runs.run import logged, run_job
@@ -92,6 +93,7 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
     with progress_bar(console, "mask each expert in turn", experts + 1, "experts") as advance:
         effects = causal_effects(job, advance)
     counts = count_experts(job, lambda _: None)
+    finished = read_finished(job.folder.root)
     methods = [variant.method or "" for variant in job.variants if variant.is_tuned]
     agreements = rank_agreements(counts, effects, methods, job.plan.seed)
     result = {
@@ -104,7 +106,9 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
         "layers": job.serving.identity.layers,
         "specific": specific(effects.plain()).tolist(),
         "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
-        "methods": [{"method": name, **agreements[name], **_gains(job, name)} for name in methods],
+        "methods": [
+            {"method": name, **agreements[name], **_gains(job, finished, name)} for name in methods
+        ],
     }
     write_json(job.folder.root / "trial.json", result)
     return result
@@ -222,27 +226,25 @@ def _mask(job: Job, layer: int, expert: int) -> Profile:
     )
 
 
-def _gains(job: Job, method: str) -> dict[str, Any]:
+def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:
     """Return the method's pooled gain on the test split, over base and over its placebo."""
-    result = read_json(job.folder.comparisons)
     (name,) = [v.name for v in job.variants if v.is_tuned and v.method == method]
-    own, placebo = (_arms(result, variant) for variant in (name, f"{name}+matched"))
-    base = {row["task"]: row["cell"] for row in result["base"]}
-    bases = {target: {"cells": base} for target in own}
+    arms = {target: result.arms[name, target] for target in job.targets}
+    cells = {target: arm.cells for target, arm in arms.items()}
+    placebo = {target: result.arms[f"{name}+matched", target].cells for target in job.targets}
+    base_cells = {row.task: row.cell for row in result.result.base}
+    base = {target: base_cells for target in job.targets}  # noqa: C420 - nobody changes it
     return {
-        "gain": asdict(_pooled(job, bases, own)),
-        "gain_over_placebo": asdict(_pooled(job, placebo, own)),
-        "placebo_gain": asdict(_pooled(job, bases, placebo)),
-        "non_target_delta": float(
-            np.mean([arm["non_target_result"]["delta"] for arm in own.values()])
-        ),
-        "holds": all(arm["non_target_result"]["non_inferiority"]["holds"] for arm in own.values()),
-        "settings": {target: arm["settings"] for target, arm in own.items()},
+        "gain": asdict(_pooled(job, base, cells)),
+        "gain_over_placebo": asdict(_pooled(job, placebo, cells)),
+        "placebo_gain": asdict(_pooled(job, base, placebo)),
+        "non_target_delta": float(np.mean([arm.non_target_result.delta for arm in arms.values()])),
+        "holds": all(arm.non_targets.non_inferiority.holds for arm in arms.values()),
+        "settings": {
+            target: None if arm.settings is None else arm.settings.model_dump(mode="json")
+            for target, arm in arms.items()
+        },
     }
-
-
-def _arms(result: dict[str, Any], variant: str) -> dict[str, Any]:
-    return {arm["target"]: arm for arm in result["arms"] if arm["variant"] == variant}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +260,14 @@ class PooledGain:
     items: int
 
 
-def _pooled(job: Job, one: Mapping[str, Any], other: Mapping[str, Any]) -> PooledGain:
-    """Compare `other` with `one`, each a mapping from target to arm."""
+def _pooled(
+    job: Job, one: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]
+) -> PooledGain:
+    """Compare `other` with `one`, each the cell ids by target and task."""
     by_question: dict[str, list[float]] = {}
     for target in job.targets:
         task = job.suite.target_task(target).name
-        rows = [read_samples(job.folder, arms[target]["cells"][task]) for arms in (one, other)]
+        rows = [read_samples(job.folder, cells[target][task]) for cells in (one, other)]
         both = pair(rows[0], rows[1], task)
         for question, change in zip(
             both["question_a"], both["score_b"] - both["score_a"], strict=True

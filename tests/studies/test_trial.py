@@ -1,19 +1,26 @@
 """The trial's judgement: rank agreement, chance, pooled gains; and the whole of it, small."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import spearmanr
 
 from dsmoe_eval.experts import count_routing, get_method
+from dsmoe_eval.results.cells import read_samples
+from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.runs.job import prepare
+from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.studies.trial import (
     CausalEffects,
     chance_agreement,
     pooled_gain,
     rank_agreements,
+    run_trial,
     specific,
 )
 from tests.experts.conftest import EXPERTS, LAYERS, random_pass
@@ -77,3 +84,41 @@ def test_repeated_questions_widen_the_interval():
     shuffled = generator.permutation(np.repeat(draws, 4)).reshape(-1, 4)
     mixed = pooled_gain(shuffled.tolist(), 0)
     assert mixed.ci95[1] - mixed.ci95[0] < 0.7 * (fourfold.ci95[1] - fourfold.ci95[0])
+
+
+PLAN = """\
+name: small
+description: One method and its placebo.
+model: lab-poly
+suite: lab
+variants: [base, frequency+bias, frequency+bias+matched]
+targets: [math, biology]
+seed: 0
+margin: 0.02
+alpha: 0.05
+tuning: {experts: [8], strengths: {bias: [1.7183]}}
+"""
+
+
+@pytest.mark.slow
+def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path, monkeypatch):
+    """The pooled gain against a mean over the rows of the cells; the effects of every expert."""
+    monkeypatch.setattr("dsmoe_eval.studies.trial.RESAMPLES", 3)
+    (tmp_path / "small.yaml").write_text(PLAN)
+    options = RunOptions(limit=12, device="cpu")
+    job = prepare(str(tmp_path / "small.yaml"), tmp_path / "run", options)
+    result = run_trial(job, Console(quiet=True))
+    written = json.loads((tmp_path / "run" / "trial.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert np.shape(result["specific"]) == (len(result["domains"]), 4, 24)
+    (row,) = result["methods"]
+    finished, changes = read_finished(tmp_path / "run"), []
+    for target in ("math", "biology"):
+        task = f"lab_{target}_unnamed"
+        after = finished.arms["frequency+bias", target].cells[task]
+        (before,) = [base.cell for base in finished.result.base if base.task == task]
+        scores = [read_samples(job.folder, cell)["score"].to_numpy() for cell in (before, after)]
+        changes.extend(scores[1] - scores[0])
+        assert row["settings"][target]["experts"] == 8
+    assert row["gain"]["delta"] == pytest.approx(np.mean(changes))
+    assert row["gain"]["items"] == len(changes) == 24
