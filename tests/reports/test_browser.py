@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 import pytest
+from playwright.sync_api import expect
 
 from dsmoe_eval.reports import page, render, write_item_files
 from dsmoe_eval.reports.formats import pp
@@ -118,7 +119,7 @@ def test_filtering(opened, parts):
     tick("v4", exact=True).check()
     assert watched["#t tbody tr:visible th"].all_inner_texts() == ["row 3", "none"]
     watched["#filters button"].click()
-    watched.tab.wait_for_function("document.querySelector('#filtered').textContent === ''")
+    expect(watched["#filtered"]).to_have_text("")
     assert rows.count() == 21
 
 
@@ -168,10 +169,8 @@ def _come_to_items(watched, task="mc"):
     watched["#explorer-list li"].first.wait_for()
     if task != "mc":
         watched["#explorer-task"].select_option(task)
-        watched.tab.wait_for_function(
-            "path => document.querySelector('#explorer-list a')?.hash.includes(path)",
-            arg=f"/{quote(task, safe='')}/",
-        )
+        link = re.compile(re.escape(f"/{quote(task, safe='')}/"))
+        expect(watched["#explorer-list a"].first).to_have_attribute("href", link)
 
 
 def test_items_are_found_and_opened(opened, parts):
@@ -209,9 +208,7 @@ def test_items_are_found_and_opened(opened, parts):
     assert "#item=made-up/mc/item" in watched.tab.url
     title = watched["#item-title"].inner_text()
     watched["#item-after"].click()
-    watched.tab.wait_for_function(
-        "t => document.querySelector('#item-title').textContent !== t", arg=title
-    )
+    expect(watched["#item-title"]).not_to_have_text(title)
     watched.tab.keyboard.press("Escape")
     assert not watched["#item"].is_visible()
     assert "#" not in watched.tab.url
