@@ -59,7 +59,7 @@ test-vllm: .venv/.vllm
 support: .venv/.vllm
 	rm -f out/tests*.xml
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests-core.xml
-	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_engine.py --junitxml out/tests-vllm.xml
+	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_steered_vllm.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
 
 .venv/.vllm: tests/requirements-vllm.txt $(DEV)
@@ -81,12 +81,12 @@ schemas: $(RUN)
 reports: $(RUN)
 	rm -rf out/reports out/rivals out/trial
 	$(BIN)/dsmoe-eval run lab --out out/reports
-	$(BIN)/dsmoe-eval report out/reports --to reports/lab
+	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 	$(BIN)/dsmoe-eval existence lab-poly --suite lab --out reports/existence
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
-	$(BIN)/dsmoe-eval report out/rivals --to reports/rivals
-	$(BIN)/dsmoe-eval trial trial --out out/trial --to reports/identification
+	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
+	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

@@ -8,7 +8,7 @@ from typing import Any
 from inspect_ai import Task, task
 from inspect_ai.model import modelapi
 
-from .cards import PartName
+from .cards import StageSplit
 
 
 @modelapi(name="dsmoe")  # type: ignore[untyped-decorator]  # checked without Inspect too
@@ -20,7 +20,7 @@ def dsmoe() -> Any:
 
 
 @task  # type: ignore[untyped-decorator]
-def suite_task(suite: str, name: str, part: PartName = "test", data: str | None = None) -> Task:
+def suite_task(suite: str, name: str, part: StageSplit = "test", data: str | None = None) -> Task:
     """Load one generative task of a suite.
 
     Usage: `inspect eval dsmoe_eval/suite_task -T suite=S -T name=T`.

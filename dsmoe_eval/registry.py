@@ -137,7 +137,9 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a card is a mapping of keys to values")
     if None in content:
-        raise UserError(f'{path}: YAML reads a bare null as nothing; write the key as "null"')
+        raise UserError(
+            f"{path}: a key is null, which YAML reads as nothing; variants have `zero_strength`"
+        )
     try:
         return card.model_validate(content)
     except ValidationError as error:
@@ -147,5 +149,7 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
 
 def _describe(fault: ErrorDetails) -> str:
     where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
-    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
-    return f"{where}: {fault['msg']}{given}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing" or isinstance(fault["input"], dict):
+        return f"{where}: {message}" if fault["loc"] else message
+    return f"{where}: {message} (got {fault['input']!r:.60})"

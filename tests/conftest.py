@@ -136,7 +136,7 @@ def one_split_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
         suite["tasks"] = [task for task in suite["tasks"] if task["domain"] in domains]
         plan = yaml.safe_load(find_card("plans", "lab").read_text())
         plan |= {"suite": "one-split", "variants": ["base", "contrast"], "targets": ["math"]}
-        plan |= {"tuning": {"experts": [4], "strengths": {"bias": [1.0]}}} | changes
+        plan |= {"tuning": {"expert_counts": [4], "strengths": {"bias": [1.0]}}} | changes
         for path, content in (("suites/one-split.yaml", suite), ("plan.yaml", plan)):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(yaml.safe_dump(content))

@@ -116,7 +116,8 @@ def plan_file(tmp_path):
         ({"tuning": None}, ["needs tuning.strengths.reweight"]),
         ({"sft": None}, ["'sft-lora' needs the section sft"]),
         ({"margin": 7}, ["plan.yaml", "margin"]),
-        ({"overlap": "always"}, ["plan.yaml", "overlap", "'paper'"]),
+        ({"overlap": "paper"}, ["plan.yaml: the key `overlap` is now `allow_leakage: true`"]),
+        ({"allow_leakage": "paper"}, ["plan.yaml", "allow_leakage", "boolean"]),
         ({"model": "not-a-model"}, ["no such folder, and not a hub id"]),
     ],
 )
@@ -127,13 +128,13 @@ def test_a_plan_that_cannot_be_met_leaves_nothing(run, plan_file, tmp_path, chan
 
 
 def test_leakage_is_refused_before_a_model_is_loaded(run, one_split_plan, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsmoe_eval.runs.job.load_serving", None)
+    monkeypatch.setattr("dsmoe_eval.runs.job.load_engine", None)
     out = tmp_path / "out"
     message = refused(
         run("run", one_split_plan(), "--out", out, "--limit", "4"),
         "leakage: 12 of 20 tuning items repeat items of the identification split",
         "20 of 20 test items repeat items of the tuning split",
-        "`overlap: paper`",
+        "`allow_leakage: true`",
     )
     assert message.count("(same content: ") == 5
     assert not out.exists()
@@ -144,7 +145,7 @@ def test_leakage_is_listed_whether_a_plan_allows_it_or_not(run, one_split_plan, 
 
     honest = splits.load_splits
     monkeypatch.setattr(splits, "load_splits", lambda suite, _all, data: honest(suite, 4, data))
-    done = run("leakage", one_split_plan(overlap="paper"))
+    done = run("leakage", one_split_plan(allow_leakage=True))
     *items, last = done.stdout.splitlines()
     assert done.returncode == 1
     assert last.startswith("overlap: 12 of 20 tuning items ")

@@ -11,7 +11,7 @@ from dsmoe_eval.registry import load_policy
 from dsmoe_eval.results import read_finished
 from dsmoe_eval.schemas import FOLDER, main, schemas
 
-from .leaderboards.conftest import _clean, board, filed, make_run, run  # noqa: F401 - fixtures
+from .leaderboards.conftest import _clean, board, make_run, run, submission  # noqa: F401 - fixtures
 
 KEPT = Path(__file__).resolve().parent.parent / FOLDER
 

@@ -6,8 +6,8 @@ Runs are made by chance (`synthetic_run.py`): base, sham, contrast, random, wron
 every domain is a target, its task has items / domains items, as MMLU-Pro's 12,032 in 14 do, and
 the last domain's answers are generated. Each arm answers the tasks of all domains; the arms of a
 variant share the cells of all tasks but their own target's. The models differ in their names only,
-since comparing a run's 70 arms takes longer than all that is measured here. Making and filing the
-runs is not counted, and peak memory is that of a process of its own that only builds.
+since comparing a run's 70 arms takes longer than all that is measured here. Making and submitting
+the runs is not counted, and peak memory is that of a process of its own that only builds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import click
 from synthetic_run import Spec, make_run
 
 from dsmoe_eval.files import write_json
-from dsmoe_eval.leaderboards import Filed, add_run, build, check_leaderboards
+from dsmoe_eval.leaderboards import Submission, add_run, build, check_leaderboards
 
 MIB = 2**20
 BARS = {"build_seconds": 60.0, "peak_gib": 2.0, "page_mib": 5.0}
-FILED = Filed(date=datetime.date(2026, 1, 1), by="chance", on="this machine")
+SUBMISSION = Submission(date=datetime.date(2026, 1, 1), by="chance", hardware="this machine")
 
 
 def make_runs(folder: Path, models: int, items: int, domains: int) -> list[Path]:
@@ -61,7 +61,7 @@ def file_runs(runs: list[Path], root: Path) -> float:
     """Seconds to file all runs."""
     start = time.perf_counter()
     for run in runs:
-        add_run(run, root, FILED)
+        add_run(run, root, SUBMISSION)
     return time.perf_counter() - start
 
 
@@ -91,11 +91,11 @@ def measure(models: int, items: int, domains: int) -> dict[str, Any]:
         start = time.perf_counter()
         runs = make_runs(Path(folder), models, items, domains)
         made = time.perf_counter() - start
-        filed = file_runs(runs, Path(folder) / "leaderboards")
+        added = file_runs(runs, Path(folder) / "leaderboards")
         command = [sys.executable, __file__, "--only-build", folder]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
         sizes = {"models": models, "items": items, "domains": domains}
-        return sizes | {"make_seconds": made, "add_seconds": filed} | json.loads(done.stdout)
+        return sizes | {"make_seconds": made, "add_seconds": added} | json.loads(done.stdout)
 
 
 @click.command()

@@ -32,7 +32,7 @@ _PROBE = {
     "null_max_difference": 0.0, "logit_max_change": 2.5, "selection_changed": 0.25,
     "weight_max_change": 0.5, "active_experts": 2, "tokens": 512,
 }  # fmt: skip
-_TRAINING = {"rank": 8, "alpha": 16.0, "learning_rate": 5e-4, "epochs": 2, "batch_size": 8}
+_TRAINING = {"rank": 8, "lora_alpha": 16.0, "learning_rate": 5e-4, "epochs": 2, "batch_size": 8}
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,15 @@ def _leakage(spec: Spec) -> Leakage:
         Overlap("content", "test", "t", str(n), "", "tuning", "t", str(n), 1.0)
         for n in range(spec.leaked)
     )
-    allowed = "overlap: paper" if overlaps else None
+    allowed = "allow_leakage: true" if overlaps else None
     return Leakage({"test": spec.items * len(spec.domains)}, overlaps, allowed)
 
 
 def _settings(name: str) -> dict[str, Any]:
     if name == "sft-lora":
         return dict(_TRAINING)
-    strength = 0.0 if get_variant(name).null else 2.0
-    fixed = {"experts": 4, "activation_share": 0.4, "qualified_on_tuning": True}
+    strength = 0.0 if get_variant(name).zero_strength else 2.0
+    fixed = {"expert_count": 4, "activation_share": 0.4, "qualified_on_tuning": True}
     return fixed | {"strength": strength, "sizes_unavailable": []}
 
 
@@ -203,7 +203,7 @@ class _Cells:
 
 
 def _probe(variant: str) -> dict[str, Any]:
-    return dict(_PROBE) | ({"logit_max_change": 0.0} if get_variant(variant).null else {})
+    return dict(_PROBE) | ({"logit_max_change": 0.0} if get_variant(variant).zero_strength else {})
 
 
 def _cell_identity(spec: Spec, variant: str, target: str | None, domain: str) -> Identity:

@@ -31,7 +31,7 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from ..engines.requests import Answer, Request, Sampling, Tokens, cut, thought_and_said
+from ..engines.requests import Answer, Request, Sampling, Tokens, cut, split_reasoning
 from ..engines.transformers.generate import end_tokens, generate, positions
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
@@ -232,7 +232,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _content(self, answer: Answer, request: Request) -> str | list[Content]:
-        thought, said = thought_and_said(answer, request.after)
+        thought, said = split_reasoning(answer, request.after)
         text = cut(self._decode(said), request.stops)
         if thought is None:
             return text
@@ -250,7 +250,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         scores = list(answer.scores)
         if scores and scores[-1].token in end_tokens(self._steered.loaded):
             scores.pop()
-        _, said = thought_and_said(answer, request.after)
+        _, said = split_reasoning(answer, request.after)
         before = len(answer.tokens) - len(said)
         text = cut(self._decode(said), request.stops)
         while len(scores) > before and len(

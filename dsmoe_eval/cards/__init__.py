@@ -5,18 +5,19 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Parameters, Published, Routing
-from .plans import Identification, Kind, Plan, Sft, Tuning, Variant
+from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
-from .suites import MAX_NEW_TOKENS, PartName, Role, Splits, Suite, Task, read_part
+from .suites import BUCKETS, MAX_NEW_TOKENS, Role, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
+    "BUCKETS",
     "MAX_NEW_TOKENS",
     "Card",
+    "ExpertSource",
     "Identification",
     "Kind",
     "ModelCard",
     "Parameters",
-    "PartName",
     "Plan",
     "Policy",
     "Published",
@@ -24,10 +25,11 @@ __all__ = [
     "Routing",
     "Rule",
     "Sft",
+    "Split",
     "Splits",
+    "StageSplit",
     "Suite",
     "Task",
     "Tuning",
     "Variant",
-    "read_part",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from .base import Card, Fraction, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+ExpertSource = Literal["method", "random_matched", "other_domain"]
 
 
 class Variant(Card):
@@ -18,20 +20,25 @@ class Variant(Card):
         kind: `base`, `steered` or `sft`.
         method: the method that scores a steered variant's experts (see `experts.all_methods`).
         intervention: the kind of intervention on these experts.
-        experts: the source of the experts: `own`: the method's best for the target; `matched`:
-            random experts of like exposure; `wrong`: the best for another domain.
+        expert_source: `method`: the method's best experts for the target; `random_matched`: random
+            experts of like exposure; `other_domain`: the method's best for another domain.
         control_of: the arm that this control belongs to, and whose tuned settings it uses.
-        null: whether the strength is set to zero.
+        zero_strength: whether the strength is set to zero.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "experts": "`expert_source`: method, random_matched or other_domain",
+        "null": "`zero_strength`",
+    }
 
     name: Name
     summary: str
     kind: Literal["base", "steered", "sft"]
     method: str | None = None
     intervention: Kind | None = None
-    experts: Literal["own", "matched", "wrong"] = "own"
+    expert_source: ExpertSource = "method"
     control_of: Name | None = None
-    null: bool = False
+    zero_strength: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Variant:
@@ -51,13 +58,15 @@ class Variant(Card):
 class Tuning(Card):
     """The rule that chooses settings, on the tuning split only.
 
-    Every pair of `experts` and a strength is tried. The setting with the largest target gain is
-    chosen among those whose non-target change on the tuning split is non-inferior at the plan's
-    margin. Ties go to fewer experts, then to the lower strength. If no setting qualifies, the
-    weakest one is used and the report says so.
+    Every pair of a number of experts and a strength is tried. The setting with the largest target
+    gain is chosen among those whose non-target change on the tuning split is non-inferior at the
+    plan's margin. Ties go to fewer experts, then to the lower strength. If no setting qualifies,
+    the weakest one is used and the report says so.
     """
 
-    experts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    RENAMED: ClassVar[Mapping[str, str]] = {"experts": "`expert_counts`"}
+
+    expert_counts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     strengths: dict[Kind, Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]]
 
 
@@ -82,8 +91,10 @@ class Identification(Card):
 class Sft(Card):
     """Supervised fine-tuning of LoRA adapters on the target's tuning items, answers only."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"alpha": "`lora_alpha`"}
+
     rank: Annotated[int, Field(ge=1)]
-    alpha: Annotated[float, Field(gt=0)]
+    lora_alpha: Annotated[float, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -102,12 +113,17 @@ class Plan(Card):
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
-        alpha: two-sided significance level of target claims; the one-sided non-inferiority test
-            uses alpha / 2.
-        overlap: `paper` allows the splits to overlap, as in the set-up of the DSMoE paper, which
+        significance_level: of two-sided tests of target claims; the one-sided non-inferiority test
+            uses half of it.
+        allow_leakage: whether the splits may overlap, as in the set-up of the DSMoE paper, which
             identifies experts on 10 % of the benchmark that it tests on and reuses its settings.
-            The report then marks the overlap in red. Without this key an overlap is an error.
+            The report then marks the overlap in red. Otherwise an overlap is an error.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "alpha": "`significance_level`",
+        "overlap": "`allow_leakage: true`",
+    }
 
     name: Name
     description: str
@@ -123,11 +139,11 @@ class Plan(Card):
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction
-    alpha: Fraction = 0.05
+    significance_level: Fraction = 0.05
     identification: Identification = Identification()
     tuning: Tuning | None = None
     sft: Sft | None = None
-    overlap: Literal["paper"] | None = None
+    allow_leakage: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Plan:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,22 +24,58 @@ def _pattern(value: str) -> str:
 
 
 Role = Literal["target", "non-target", "identification"]
-Part = Annotated[str, Field(pattern=r"^[\w.-]+(\[\d{1,2}:(\d{1,2}|100)\])?$")]
+SplitName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 Pattern = Annotated[str, AfterValidator(_pattern)]
-PartName = Literal["identification", "tuning", "test"]
+StageSplit = Literal["identification", "tuning", "test"]
+BUCKETS = 100
+"""The number of buckets into which the items of a split fall by the hash of their question."""
 
 
-def read_part(part: str) -> tuple[str, range | None]:
-    """Parse a part into its split and the range of hundredths; None for the whole split."""
-    split, mark, share = part.partition("[")
-    return split, range(*map(int, share.rstrip("]").split(":"))) if mark else None
+class Split(Card):
+    """A split of a data set, or the items of one that fall into a range of buckets.
+
+    The bucket of an item is the hash of its question modulo 100, so that equal questions are in
+    the same bucket. In YAML a split without buckets is written as its name alone.
+
+    Attributes:
+        split: the name of the split in the data set.
+        buckets: first bucket and end: `[0, 10]` are the buckets 0 to 9, a tenth of the items;
+            None: all items.
+    """
+
+    split: SplitName
+    buckets: tuple[int, int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, content: object) -> object:
+        if not isinstance(content, str):
+            return content
+        if "[" in content:
+            split, _, share = content.partition("[")
+            share = share.rstrip("]").replace(":", ", ")
+            raise ValueError(f"`{content}` is now written {{split: {split}, buckets: [{share}]}}")
+        return {"split": content}
+
+    @model_validator(mode="after")
+    def _check(self) -> Split:
+        if self.buckets is not None and not 0 <= self.buckets[0] < self.buckets[1] <= BUCKETS:
+            raise ValueError("buckets: give [FIRST, END] with 0 <= FIRST < END <= 100")
+        return self
+
+    @property
+    def share(self) -> float:
+        """The share of the split's items that is expected in the buckets."""
+        return 1.0 if self.buckets is None else (self.buckets[1] - self.buckets[0]) / BUCKETS
+
+    def __str__(self) -> str:
+        if self.buckets is None:
+            return self.split
+        return f"{self.split} (buckets {self.buckets[0]} to {self.buckets[1] - 1})"
 
 
 class Splits(Card):
-    """The splits that a task's items come from, per part of a run; parts must not share items.
-
-    A part is a split of the data set, `test`, or a share of one, `test[0:10]`: the items whose
-    question's hash modulo 100 is in that range, so that equal questions are in the same share.
+    """The splits that a task's items come from, per stage of a run; stages must not share items.
 
     Attributes:
         identification: the identification text; None if the task has none.
@@ -46,9 +83,9 @@ class Splits(Card):
         test: the items of the reported results.
     """
 
-    identification: Part | None = None
-    tuning: Part | None = None
-    test: Part
+    identification: Split | None = None
+    tuning: Split | None = None
+    test: Split
 
 
 class Task(Card):
@@ -69,10 +106,12 @@ class Task(Card):
         answer_tokens: the most tokens of an answer; None: the limit of the lm-eval task.
         samples: answers per item, drawn at `temperature` and `top_p`; the item's score is their
             mean. For tasks with few items.
-        valid: a regular expression that matches an answer from which the task's code can extract
-            a result; for tasks whose filters do not report it. An empty answer is never valid.
-        key: the column of the data that groups items into shares and clusters, instead of the
-            question: one question in two languages, or questions on one text, have equal values.
+        answer_pattern: a regular expression that matches an answer from which the task's code can
+            extract a result; for tasks whose filters do not report it. An empty answer is never
+            valid.
+        group_column: the column of the data that groups items into buckets and clusters, instead of
+            the question: one question in two languages, or questions on one text, have equal
+            values.
         shuffles: whether the task shuffles an item's options when it is loaded; each item is then
             loaded with a seed from its content.
         items: number of items in the published test split, for planning without the data.
@@ -80,6 +119,8 @@ class Task(Card):
         licence: the licence of the data.
         gated: whether the hub requires its terms to be accepted first.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"valid": "`answer_pattern`", "key": "`group_column`"}
 
     name: Name
     domain: Name
@@ -93,8 +134,8 @@ class Task(Card):
     samples: Count = 1
     temperature: Annotated[float, Field(gt=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    valid: Pattern | None = None
-    key: str | None = None
+    answer_pattern: Pattern | None = None
+    group_column: str | None = None
     shuffles: bool = False
     items: Count | None = None
     data: str | None = None
@@ -143,12 +184,12 @@ class Suite(Card):
                 raise ValueError(f"target domain {domain!r} has no identification task")
             if not self.non_target_tasks(domain):
                 raise ValueError(f"target domain {domain!r} has no non-target task")
-            if not self.part(self.target_task(domain), "tuning"):
+            if not self.stage_split(self.target_task(domain), "tuning"):
                 raise ValueError(f"target domain {domain!r} has no tuning split")
-            if not any(self.part(task, "tuning") for task in self.non_target_tasks(domain)):
+            if not any(self.stage_split(task, "tuning") for task in self.non_target_tasks(domain)):
                 raise ValueError(f"target domain {domain!r}: no non-target task has a tuning split")
         for task in self.identification_tasks:
-            if not self.part(task, "identification"):
+            if not self.stage_split(task, "identification"):
                 raise ValueError(f"task {task.name!r} has no identification split")
         return self
 
@@ -157,17 +198,17 @@ class Suite(Card):
         (task,) = (task for task in self.tasks if task.name == name)
         return task
 
-    def part(self, task: Task, part: PartName) -> str | None:
-        """Return the split, or share of a split, of a task's part; None if it has none."""
-        splits = task.splits or self.splits
-        return str(getattr(splits, part)) if getattr(splits, part) else None
+    def stage_split(self, task: Task, stage: StageSplit) -> Split | None:
+        """Return the split that a stage of a run takes from a task; None if it takes none."""
+        split: Split | None = getattr(task.splits or self.splits, stage)
+        return split
 
     def is_shared(self, name: str) -> bool:
-        """Return whether all parts of a task are shares of one split, drawn by content."""
+        """Return whether all stages take buckets of one split of a task, drawn by content."""
         task = self.task(name)
-        parts = [self.part(task, part) for part in get_args(PartName)]
-        given = [read_part(part) for part in parts if part is not None]
-        return all(share is not None for _, share in given) and len({s for s, _ in given}) == 1
+        splits = [self.stage_split(task, stage) for stage in get_args(StageSplit)]
+        given = [split for split in splits if split is not None]
+        return all(split.buckets for split in given) and len({split.split for split in given}) == 1
 
     @property
     def targets(self) -> tuple[str, ...]:

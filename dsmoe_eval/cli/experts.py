@@ -53,13 +53,13 @@ def identify_command(
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
-    from ..engines.load import load_serving
+    from ..engines.load import load_engine
     from ..files import write_text
     from ..runs.identification import identification_suite, identify
 
     identification_suite(suite, domain, method)
     profile = identify(
-        load_serving(model, rest["engine"], device),
+        load_engine(model, rest["engine"], device),
         suite,
         domain,
         method,

@@ -34,22 +34,24 @@ def leaderboard() -> None:
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_root_option
 @click.option("--by", help="Who ran it [git's user.name].")
-@click.option("--on", help="What it ran on [this machine].")
-@click.option("--why", help="Why figures differ from those filed of the same identity.")
+@click.option("--hardware", help="The machine that ran it [this machine].")
+@click.option("--reason", help="Why figures differ from those submitted of the same identity.")
 def add_command(
-    runs: tuple[Path, ...], root: Path, by: str | None, on: str | None, why: str | None
+    runs: tuple[Path, ...], root: Path, by: str | None, hardware: str | None, reason: str | None
 ) -> None:
     """Add finished runs: one JSON file per variant, which is appended to and never changed."""
-    from ..leaderboards import Filed, add_run, today
+    from ..leaderboards import Submission, add_run, today
 
     try:
-        filed = Filed(date=today(), by=by or _user(), on=on or _machine(), why=why)
+        submission = Submission(
+            date=today(), by=by or _user(), hardware=hardware or _machine(), reason=reason
+        )
     except ValueError as error:
-        raise click.UsageError("--by, --on and --why take 1 to 200 characters") from error
+        raise click.UsageError("--by, --hardware and --reason take 1 to 200 characters") from error
     for run in runs:
-        added = add_run(run, root, filed)
+        added = add_run(run, root, submission)
         for path in added.written:
-            click.echo(f"filed {path}")
+            click.echo(f"submitted {path}")
         if added.same:
             click.echo(
                 f"{run}: {len(added.same)} results were there already, with the same figures"

@@ -25,6 +25,13 @@ EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 
 
+RENAMED_OPTIONS = {
+    "--absent": "--missing-value",
+    "--on": "--hardware",
+    "--to": "--report-to",
+    "--why": "--reason",
+}
+"""Former options, whose use is an error that names the present one."""
 LEVELS = ("debug", "info", "warning", "error")
 data_option = click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
@@ -44,6 +51,12 @@ class _Commands(click.Group):
             _stop("interrupted; start the same command again to go on", 130)
         except KeyboardInterrupt:
             _stop("interrupted; start the same command again to go on", 130)
+        except click.NoSuchOption as error:
+            new = RENAMED_OPTIONS.get(error.option_name)
+            _stop(
+                f"{error.option_name} is now {new}" if new else error.format_message(),
+                EXIT_UNDECIDED,
+            )
         except click.ClickException as error:
             _stop(error.format_message(), EXIT_UNDECIDED)
         except UserError as error:

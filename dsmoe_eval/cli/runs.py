@@ -108,13 +108,15 @@ def _show_estimate(
 
 @main.command("report")
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), help="Where to [RUN_FOLDER/report].")
-def report_command(run_folder: Path, to: Path | None) -> None:
+@click.option(
+    "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/report]."
+)
+def report_command(run_folder: Path, report_to: Path | None) -> None:
     """Render the report of a finished run again."""
     from ..reports import render
     from ..results import RunFolder
 
-    click.echo(render(RunFolder(run_folder), to).parent)
+    click.echo(render(RunFolder(run_folder), report_to).parent)
 
 
 @main.command("leakage")
@@ -145,14 +147,16 @@ def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 @data_option
-@click.option("--to", type=click.Path(path_type=Path), help="Where to render [RUN_FOLDER/trial].")
+@click.option(
+    "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/trial]."
+)
 def trial_command(
     plan: str,
     out: Path | None,
     limit: int | None,
     device: str | None,
     data: tuple[Path, ...],
-    to: Path | None,
+    report_to: Path | None,
 ) -> None:
     """Test the identification methods of PLAN against masking each expert in turn."""
     from ..reports import render_trial
@@ -165,5 +169,5 @@ def trial_command(
     try:
         run_trial(job, console)
     finally:
-        job.serving.close()
-    click.echo(render_trial(job.folder.root, to or job.folder.root / "trial"))
+        job.engine.close()
+    click.echo(render_trial(job.folder.root, report_to or job.folder.root / "trial"))

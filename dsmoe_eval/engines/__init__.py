@@ -1,7 +1,7 @@
 """Who answers: one protocol, and a model in transformers or in vLLM behind it."""
 
-from .base import Serving
-from .load import load_serving
+from .base import Engine
+from .load import load_engine
 from .requests import Answer, Request, Sampling
 
-__all__ = ["Answer", "Request", "Sampling", "Serving", "load_serving"]
+__all__ = ["Answer", "Engine", "Request", "Sampling", "load_engine"]

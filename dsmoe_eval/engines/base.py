@@ -1,7 +1,7 @@
 """What a run needs of an engine, whichever it is: one model that answers, steered in place.
 
-Identification, tuning, probes and cells know a model only as a `Serving`. That of
-transformers is in `transformers/engine.py`, vLLM's in `vllm/serving.py`.
+Identification, tuning, probes and cells know a model only as a `Engine`. That of
+transformers is in `transformers/engine.py`, vLLM's in `vllm/engine.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..experts import Document, Observations
 from ..experts.tokenizer import Tokenizer
-from ..models.loading import Reader
+from ..models.loading import SaliencyModel
 from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity, Profile
 
@@ -43,10 +43,10 @@ class Prober(Protocol):
     """Probes many profiles on the same texts; what they share is computed once."""
 
     def probe(self, profile: Profile) -> Figures:
-        """Run the null probe and the effect probe; see `Serving.probe`."""
+        """Run the null probe and the effect probe; see `Engine.probe`."""
 
 
-class Serving(Protocol):
+class Engine(Protocol):
     """A model in an engine."""
 
     @property
@@ -113,7 +113,7 @@ class Serving(Protocol):
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Share of the texts' tokens that each expert is selected for; see `expert_usage`."""
 
-    def reader(self) -> Reader:
+    def reader(self) -> SaliencyModel:
         """The model itself as what tells token saliency.
 
         Raises:
@@ -128,7 +128,7 @@ class Serving(Protocol):
         documents: Sequence[Document],
         root: Path,
         *,
-        reader: Reader | None,
+        reader: SaliencyModel | None,
         contributions: bool,
         advance: Advance,
     ) -> Observations:
@@ -142,15 +142,15 @@ class Serving(Protocol):
         """Give back what the engine holds; it serves no more."""
 
 
-def run_facts(serving: Serving) -> str:
+def run_facts(engine: Engine) -> str:
     """All but model and texts that a forward's numbers may depend on."""
-    axes = [serving.name, serving.device, serving.dtype, serving.experts_implementation]
+    axes = [engine.name, engine.device, engine.dtype, engine.experts_implementation]
     packages = {name: version(name) for name in ("torch", "transformers")}
-    return json.dumps([*axes, {**serving.settings}, {**packages, **serving.versions}])
+    return json.dumps([*axes, {**engine.settings}, {**packages, **engine.versions}])
 
 
-def pass_identity(serving: Serving, reader: Reader | None) -> str:
+def pass_identity(engine: Engine, reader: SaliencyModel | None) -> str:
     """All but the documents that a pass depends on."""
     saliency = None if reader is None else reader.fingerprint
-    model = serving.identity
-    return json.dumps([model.fingerprint, model.routers, run_facts(serving), saliency])
+    model = engine.identity
+    return json.dumps([model.fingerprint, model.routers, run_facts(engine), saliency])

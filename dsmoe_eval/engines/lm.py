@@ -29,8 +29,8 @@ from ..tasks.language_model import (
     unwatched,
 )
 from .encoding import Encoder
-from .requests import Answer, Request, Sampling, cut, thought_and_said
-from .response_log import Journal, request_key
+from .requests import Answer, Request, Sampling, cut, split_reasoning
+from .response_log import ResponseLog, request_key
 
 Tokens = Sequence[int]
 Pair = tuple[Tokens, Tokens]
@@ -125,7 +125,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             )
         )
 
-    def check_room(self, requests: Sequence[TaskRequest]) -> None:
+    def check_context_length(self, requests: Sequence[TaskRequest]) -> None:
         """Try the longest of lm-eval's requests for room, before anything is computed.
 
         Of each kind that in characters: what it misses is refused when its turn comes.
@@ -282,7 +282,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             UserError: a prompt and its answer do not fit into the model.
         """
         wanted = list(self._requests(prompts))
-        journal = None if remembered is None else Journal(remembered)
+        journal = None if remembered is None else ResponseLog(remembered)
         kept = {} if journal is None else journal.read()
         keys = [request_key(request) for request in wanted] if kept else []
         answers = {place: kept[key] for place, key in enumerate(keys) if key in kept}
@@ -318,7 +318,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return max(int(asked), room)
 
     def _completion(self, request: Request, answer: Answer) -> Completion:
-        _, said = thought_and_said(answer, request.after)
+        _, said = split_reasoning(answer, request.after)
         text = str(self.tokenizer.decode(said, skip_special_tokens=True))
         text = cut(text.lstrip("\n") if request.after else text, request.stops)
         return Completion(text, len(answer.tokens), answer.reason == "max_tokens")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from ..errors import UserError
 from ..models.loading import load_model, load_tokenizer
-from .base import BATCH_TOKENS, Serving
+from .base import BATCH_TOKENS, Engine
 
 
-def load_serving(
+def load_engine(
     model: str,
     engine: str = "transformers",
     device: str | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
     **vllm_options: object,
-) -> Serving:
+) -> Engine:
     """Load a model into an engine.
 
     Args:
@@ -28,11 +28,11 @@ def load_serving(
         UserError: the model or the engine is not to be had.
     """
     if engine == "transformers":
-        from .transformers.engine import TransformersServing
+        from .transformers.engine import TransformersEngine
 
-        return TransformersServing(load_model(model, device), batch_tokens)
+        return TransformersEngine(load_model(model, device), batch_tokens)
     if device is not None:
         raise UserError("--device is for the transformers engine; vLLM takes what it finds")
-    from .vllm.serving import start
+    from .vllm.engine import start
 
     return start(model, load_tokenizer(model), batch_tokens, **vllm_options)

@@ -68,7 +68,7 @@ class Answer:
     scores: tuple[ScoredToken, ...] = ()
 
 
-def thought_and_said(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
+def split_reasoning(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
     """Tokens before and behind the last marker; no thought where the model did not think.
 
     An answer that its limit ended before the marker is all thought.

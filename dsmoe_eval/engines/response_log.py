@@ -11,7 +11,7 @@ from ..errors import UserError
 from .requests import Answer, Request
 
 
-class Journal:
+class ResponseLog:
     """JSON lines, one an answer, found again by a request's every field.
 
     Answers of one batch are written at once, and a line that was not written to its end goes away.

@@ -121,7 +121,7 @@ def _worst_domain_change(run: FinishedRun, key: Key) -> Reading:
 def _fell(row: Domain) -> bool:
     if row.p_adjusted is None:
         raise MissingFigureError("p_adjusted is missing")
-    return row.p_adjusted <= row.levels.alpha and row.delta < 0
+    return row.p_adjusted <= row.levels.significance_level and row.delta < 0
 
 
 def _retention(run: FinishedRun, key: Key) -> Reading:
@@ -140,7 +140,7 @@ def _retention(run: FinishedRun, key: Key) -> Reading:
 
 
 def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
-    placebo = control_for(get_variant(key[0]), "matched", run.variants)
+    placebo = control_for(get_variant(key[0]), "random_matched", run.variants)
     if placebo is None:
         raise MissingFigureError(f"the plan has no placebo of {key[0]}")
     return _change(_target)(run, (placebo.name, key[1]))
@@ -194,7 +194,7 @@ def _probes_passed(run: FinishedRun, key: Key) -> Reading:
 
 
 def _sham_equals_base(run: FinishedRun) -> Reading:
-    shams = [variant.name for variant in run.variants if variant.null]
+    shams = [variant.name for variant in run.variants if variant.zero_strength]
     if not shams:
         raise MissingFigureError("the plan has no sham")
     keys = [(variant, target) for variant in shams for target in run.result.targets]
@@ -206,7 +206,7 @@ def _sham_equals_base(run: FinishedRun) -> Reading:
 def _whole_run(run: FinishedRun) -> Reading:
     limit = run.result.run.limit
     return Check(
-        limit is None, "every item" if limit is None else f"a rehearsal of {limit} items a task"
+        limit is None, "every item" if limit is None else f"a smoke test of {limit} items a task"
     )
 
 

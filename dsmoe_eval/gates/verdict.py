@@ -129,7 +129,7 @@ def _subjects(rule: Rule, policy: Policy, run: FinishedRun) -> Iterator[Key | No
     if rule.metric in RUN_METRICS:
         yield None
         return
-    steered = [v.name for v in run.variants if v.is_tuned and not v.null]
+    steered = [v.name for v in run.variants if v.is_tuned and not v.zero_strength]
     variants = rule.variants or policy.variants or steered
     targets = rule.targets or policy.targets or run.result.targets
     if not variants:

@@ -1,4 +1,4 @@
-"""Results of many runs, kept in git: filed, checked, ranked, compared and shown.
+"""Results of many runs, kept in git: submitted, checked, ranked, compared and shown.
 
 Entries are appended to and never changed; what is rendered follows from them.
 """
@@ -6,18 +6,18 @@ Entries are appended to and never changed; what is rendered follows from them.
 from .build import Built, build
 from .changes import Change, Difference, differences, read_result
 from .checks import Finding, check_leaderboards
-from .filing import Added, add_run, today
-from .ranking import Standing, rank
-from .schema import Filed
+from .ranking import LeaderboardRow, rank
+from .schema import Submission
+from .submission import Added, add_run, today
 
 __all__ = [
     "Added",
     "Built",
     "Change",
     "Difference",
-    "Filed",
     "Finding",
-    "Standing",
+    "LeaderboardRow",
+    "Submission",
     "add_run",
     "build",
     "check_leaderboards",

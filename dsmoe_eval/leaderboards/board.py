@@ -10,8 +10,8 @@ from ..reports.page import Forest, Interval, Plane, Point
 from ..reports.table import Table
 from ..variants import get_variant
 from .board_tables import MEAN, arms_table, facets_of, ranking_table, source_of
-from .entries import Filing
-from .ranking import Estimate, Standing, rank
+from .entries import SubmittedRun
+from .ranking import Estimate, LeaderboardRow, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Board:
 
     Attributes:
         suite: its name.
-        standings: its rows, best first.
+        rows: its rows, best first.
         findings: what is to be seen in ten seconds.
         table: the ranking.
         arms: every variant on every target.
@@ -30,7 +30,7 @@ class Board:
     """
 
     suite: str
-    standings: tuple[Standing, ...]
+    rows: tuple[LeaderboardRow, ...]
     findings: tuple[str, ...]
     table: Table
     arms: Table
@@ -39,19 +39,21 @@ class Board:
     glossary: tuple[tuple[str, str], ...]
 
 
-def boards(filings: Sequence[Filing]) -> list[Board]:
+def boards(submitted_runs: Sequence[SubmittedRun]) -> list[Board]:
     """A board a suite, by name."""
-    suites = sorted({one.folder.parts[0] for one in filings})
-    return [_board(suite, [o for o in filings if o.folder.parts[0] == suite]) for suite in suites]
+    suites = sorted({one.folder.parts[0] for one in submitted_runs})
+    return [
+        _board(suite, [o for o in submitted_runs if o.folder.parts[0] == suite]) for suite in suites
+    ]
 
 
-def _board(suite: str, filings: Sequence[Filing]) -> Board:
-    rows = rank(filings)
+def _board(suite: str, submitted_runs: Sequence[SubmittedRun]) -> Board:
+    rows = rank(submitted_runs)
     names = list(dict.fromkeys(row.variant for row in rows))
-    margin = max((one.header.margin for one in filings), default=0.0)
+    margin = max((one.header.margin for one in submitted_runs), default=0.0)
     return Board(
         suite=suite,
-        standings=tuple(rows),
+        rows=tuple(rows),
         findings=tuple(_findings(rows)),
         table=ranking_table(suite, rows),
         arms=arms_table(suite, rows),
@@ -61,7 +63,7 @@ def _board(suite: str, filings: Sequence[Filing]) -> Board:
     )
 
 
-def _findings(rows: Sequence[Standing]) -> Iterator[str]:
+def _findings(rows: Sequence[LeaderboardRow]) -> Iterator[str]:
     ranked = [row for row in rows if row.rank is not None]
     for row in ranked[:3]:
         found, non = row.over_placebo, row.non_target
@@ -86,7 +88,7 @@ def _words(estimate: Estimate | None) -> str:
     return formats.pp_with_interval(estimate.value, estimate.low, estimate.high)
 
 
-def _forest(suite: str, rows: Sequence[Standing]) -> Forest:
+def _forest(suite: str, rows: Sequence[LeaderboardRow]) -> Forest:
     shown = []
     for row in rows:
         estimate = row.over_placebo or row.gain
@@ -116,7 +118,7 @@ def _forest(suite: str, rows: Sequence[Standing]) -> Forest:
     )
 
 
-def _plane(suite: str, rows: Sequence[Standing], margin: float) -> Plane:
+def _plane(suite: str, rows: Sequence[LeaderboardRow], margin: float) -> Plane:
     points = [
         Point(
             label=f"{row.model}, {row.variant}",

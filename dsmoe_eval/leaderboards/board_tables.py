@@ -21,15 +21,15 @@ from ..reports.table import (
 from ..results.arms import Arm
 from ..results.paired import Paired
 from ..variants import BASE
-from .entries import Filing
-from .ranking import Estimate, Standing, base_of
+from .entries import SubmittedRun
+from .ranking import Estimate, LeaderboardRow, base_of
 
 TRUST = {
     "probes passed": "strength zero changes nothing, the profile moves outputs, sham equals base",
     "placebo flat": "the arm's random experts neither improve nor harm any target",
     "no leakage": "no test item is an identification or tuning item",
     "adequate power": "every target could have shown an effect of 10 points or less",
-    "several seeds": "the variant was run and filed with more than one seed",
+    "several seeds": "the variant was run and submitted with more than one seed",
     "complete suite": "every target and task of the suite, every item",
 }
 """The marks of trust, and what earns them."""
@@ -37,12 +37,12 @@ MEAN = "mean over targets of {}; interval by MOVER"
 """How a mean over targets was computed, of what."""
 
 
-def targets_of(rows: Sequence[Standing]) -> list[str]:
+def targets_of(rows: Sequence[LeaderboardRow]) -> list[str]:
     """Return the targets, in the order of the suite."""
-    return list(dict.fromkeys(t for row in rows for t in row.filing.header.targets))
+    return list(dict.fromkeys(t for row in rows for t in row.submitted.header.targets))
 
 
-def facets_of(row: Standing, domain: str | None = None) -> Facets:
+def facets_of(row: LeaderboardRow, domain: str | None = None) -> Facets:
     """Return what a row is filtered by."""
     found: Facets = {
         "model": (row.model,),
@@ -52,38 +52,40 @@ def facets_of(row: Standing, domain: str | None = None) -> Facets:
     return found if domain is None else found | {"domain": (domain,)}
 
 
-def source_of(row: Standing, *path: str) -> str:
+def source_of(row: LeaderboardRow, *path: str) -> str:
     """Return the entry and the place in it that a figure comes from."""
-    return f"{row.filing.folder}/{row.variant}.json: run {row.filing.run_id}, {'.'.join(path)}"
+    return (
+        f"{row.submitted.folder}/{row.variant}.json: run {row.submitted.run_id}, {'.'.join(path)}"
+    )
 
 
 def _estimate(
     name: str,
-    estimate: Callable[[Standing], Estimate | None],
+    estimate: Callable[[LeaderboardRow], Estimate | None],
     what: str,
     figure: str,
     help: str,  # noqa: A002 - as the column's
-) -> Figure[Standing]:
+) -> Figure[LeaderboardRow]:
     """Return a column of a mean over targets."""
 
-    def value(row: Standing) -> Value | None:
+    def value(row: LeaderboardRow) -> Value | None:
         mean = estimate(row)
         return None if mean is None else (mean.value, mean.low, mean.high)
 
-    def kind(row: Standing) -> str:
+    def kind(row: LeaderboardRow) -> str:
         mean = estimate(row)
         if mean is None:
             return ""
         return "good" if mean.low > 0 else "bad" if mean.high < 0 else ""
 
-    def source(row: Standing) -> str:
+    def source(row: LeaderboardRow) -> str:
         return f"{source_of(row, f'arms[*].{figure}.delta')}; {MEAN.format(what)}"
 
     show = formats.pp_with_interval
     return Figure(name, value, show, source, blank="-", kind=kind, help=help)
 
 
-def ranking_table(suite: str, rows: Sequence[Standing]) -> Table:
+def ranking_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
     """Return one row per variant of each model, best first, and base's scores."""
     caption = (
         "Change in percentage points with 95 % intervals. Rows within noise share a rank; base's "
@@ -100,11 +102,11 @@ def ranking_table(suite: str, rows: Sequence[Standing]) -> Table:
     return replace(table, rows=(*table.rows, *base))
 
 
-def _model_source(row: Standing) -> str:
-    return f"{row.filing.folder}: {_run_words(row.filing)}"
+def _model_source(row: LeaderboardRow) -> str:
+    return f"{row.submitted.folder}: {_run_words(row.submitted)}"
 
 
-_NAMES: tuple[Figure[Standing], ...] = (
+_NAMES: tuple[Figure[LeaderboardRow], ...] = (
     Figure("rank", lambda row: row.rank, blank="-",
         help="1 plus the rows that are better beyond noise"),
     words("model", lambda row: row.model, _model_source),
@@ -112,13 +114,13 @@ _NAMES: tuple[Figure[Standing], ...] = (
     _estimate("over placebo", lambda row: row.over_placebo, "gains over placebo",
         "generalization.over_placebo", "mean gain over its own random experts"),
 )  # fmt: skip
-_SUMMARY: tuple[Figure[Standing], ...] = (
+_SUMMARY: tuple[Figure[LeaderboardRow], ...] = (
     _estimate("over base", lambda row: row.gain, "gains over base", "target_result",
         "mean gain over base on the targets"),
     _estimate("non-targets", lambda row: row.non_target, "pooled changes", "non_target_result",
         "mean change of all else, pooled by arm"),
-    Figure("hold", lambda row: "yes" if row.holds else "no", numeric=False,
-        kind=lambda row: "" if row.holds else "bad",
+    Figure("hold", lambda row: "yes" if row.non_inferior else "no", numeric=False,
+        kind=lambda row: "" if row.non_inferior else "bad",
         help="the pooled non-targets are non-inferior for every target"),
     Figure("marks", lambda row: (sum(mark.earned for mark in row.marks), len(row.marks)),
         formats.share_of, lambda row: f"{source_of(row, 'marks')}: {_mark_words(row)}",
@@ -128,19 +130,20 @@ _SUMMARY: tuple[Figure[Standing], ...] = (
 )  # fmt: skip
 
 
-def _mark_words(row: Standing) -> str:
+def _mark_words(row: LeaderboardRow) -> str:
     return "; ".join(f"{m.name}: {'yes' if m.earned else 'NO'} ({m.words})" for m in row.marks)
 
 
-def _run_words(filing: Filing) -> str:
-    header, one = filing.header, next(iter(filing.results.values()))
+def _run_words(submitted: SubmittedRun) -> str:
+    header, one = submitted.header, next(iter(submitted.results.values()))
     return (
-        f"run {filing.run_id} of plan {header.plan}, seed {header.seed}, {header.run.engine} on "
-        f"{header.run.device}; filed {one.filed.date} by {one.filed.by} ({one.filed.on})"
+        f"run {submitted.run_id} of plan {header.plan}, seed {header.seed}, {header.run.engine} on "
+        f"{header.run.device}; submitted {one.submission.date} by "
+        f"{one.submission.by} ({one.submission.hardware})"
     )
 
 
-def _base_row(row: Standing, targets: Sequence[str]) -> Row:
+def _base_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
     """Return base's scores, which are no changes."""
     cells = (
         Cell("-"),
@@ -154,10 +157,10 @@ def _base_row(row: Standing, targets: Sequence[str]) -> Row:
     return Row(cells, facets_of(row), apart=True)
 
 
-def _base_cell(row: Standing, target: str) -> Cell:
-    if target not in row.filing.header.targets:
+def _base_cell(row: LeaderboardRow, target: str) -> Cell:
+    if target not in row.submitted.header.targets:
         return Cell("-")
-    base = base_of(row.filing, target)
+    base = base_of(row.submitted, target)
     source = f"{source_of(row, f'base[{base.task}].score')}; n = {base.n}; Wilson's interval"
     return Cell((base.score, *(base.ci95 or ())), formats.score, source)
 
@@ -199,7 +202,7 @@ def _test_words(figures: Paired) -> str:
     return f"{figures.test}, n = {figures.n}, [{low}, {high}], adjusted p {p_value:.3g}"
 
 
-def _gain(target: str) -> Figure[Standing]:
+def _gain(target: str) -> Figure[LeaderboardRow]:
     return _paired(
         target,
         lambda row: (
@@ -214,17 +217,17 @@ def _gain(target: str) -> Figure[Standing]:
 class _OnTarget:
     """A variant on one target."""
 
-    row: Standing
+    row: LeaderboardRow
     arm: Arm
 
     def source(self, *path: str) -> str:
         return source_of(self.row, f"arms[{self.arm.target}]", *path)
 
 
-def arms_table(suite: str, rows: Sequence[Standing]) -> Table:
+def arms_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
     """Return one row per variant and target."""
     shown = [
-        _OnTarget(row, row.filing.arms[row.variant, target])
+        _OnTarget(row, row.submitted.arms[row.variant, target])
         for row in rows
         for target in row.by_domain  # base has none
     ]

@@ -18,9 +18,9 @@ from ..results import RunFolder
 from .board import Board, boards
 from .board_tables import TRUST
 from .checks import check_entries, read_entries
-from .entries import Filing, filings
-from .filing import identity_of, samples_hash
+from .entries import SubmittedRun, submitted_runs
 from .ranking import model_names
+from .submission import identity_of, samples_hash
 
 _HARMLESS = ("stale-page", "unexpected-file")
 """Findings that do not keep a page from being right."""
@@ -50,26 +50,28 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
 
     Raises:
         UserError: `check_leaderboards` finds figures that are wrong, or a run's samples are not
-            those that were filed.
+            those that were submitted.
     """
     files = read_entries(root)
     wrong = [one for one in check_entries(files) if one.rule not in _HARMLESS]
     if wrong:
         raise UserError(f"{root}: {wrong[0]}; {len(wrong)} finding(s), see leaderboard check")
-    filed = filings(files.entries)
-    if not filed:
-        raise UserError(f"{root}: holds no result; file a run first: leaderboard add")
-    shown = boards(filed)
-    found, models = {run: _find(run, filed) for run in runs}, model_names(filed)
+    runs_submitted = submitted_runs(files.entries)
+    if not runs_submitted:
+        raise UserError(f"{root}: holds no result; submit a run first: leaderboard add")
+    shown = boards(runs_submitted)
+    found, models = {run: _find(run, runs_submitted) for run in runs}, model_names(runs_submitted)
     clear_items(root)
     items = tuple(
         file
-        for run, filing in found.items()
-        for file in _items(run, filing, models[filing.folder], root)
+        for run, submitted in found.items()
+        for file in _items(run, submitted, models[submitted.folder], root)
     )
     has = {(one.folder, one.run_id) for one in found.values()}
     without = tuple(
-        f"{one.folder} (run {one.run_id})" for one in filed if (one.folder, one.run_id) not in has
+        f"{one.folder} (run {one.run_id})"
+        for one in runs_submitted
+        if (one.folder, one.run_id) not in has
     )
     values = {
         "boards": shown,
@@ -81,7 +83,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
     }
     figures.style()
     for board in shown:
-        figures.standings(board.forest, root / f"{board.suite}.png")
+        figures.leaderboard_plot(board.forest, root / f"{board.suite}.png")
     write_text(root / "index.html", _html(values))
     write_text(root / "README.md", _markdown(values))
     return Built(root / "index.html", items, without)
@@ -133,34 +135,35 @@ def _plain(cell: str) -> str:
 
 
 def _facets(shown: Sequence[Board]) -> dict[str, tuple[str, ...]]:
-    rows = [row for board in shown for row in board.standings]
+    rows = [row for board in shown for row in board.rows]
     values: Mapping[str, list[str]] = {
         "model": [row.model for row in rows],
-        "domain": [target for row in rows for target in row.filing.header.targets],
+        "domain": [target for row in rows for target in row.submitted.header.targets],
         "variant": [row.variant for row in rows],
         "mark": list(TRUST),
     }
     return {name: tuple(dict.fromkeys(own)) for name, own in values.items()}
 
 
-def _find(run: Path, filed: Sequence[Filing]) -> Filing:
-    """The filing of a run; two plans can share cells, so the run's identity decides."""
+def _find(run: Path, runs: Sequence[SubmittedRun]) -> SubmittedRun:
+    """The submitted of a run; two plans can share cells, so the run's identity decides."""
     wanted = identity_of(run)
-    for filing in filed:
-        if filing.run_id == wanted:
-            return filing
-    raise UserError(f"{run}: is no run that was filed; add it first: leaderboard add {run}")
+    for submitted in runs:
+        if submitted.run_id == wanted:
+            return submitted
+    raise UserError(f"{run}: is no run that was submitted; add it first: leaderboard add {run}")
 
 
-def _items(run: Path, filing: Filing, model: str, root: Path) -> tuple[ItemFile, ...]:
+def _items(run: Path, submitted: SubmittedRun, model: str, root: Path) -> tuple[ItemFile, ...]:
     folder = RunFolder(run)
-    for result in filing.results.values():
+    for result in submitted.results.values():
         for cell, expected in result.samples.items():
             if samples_hash(folder, cell) != expected:
                 raise UserError(
-                    f"{folder.cell(cell)}: its samples are not those that were filed in "
-                    f"{filing.folder}; restore them, or file the run again: leaderboard add --why"
+                    f"{folder.cell(cell)}: its samples are not those that were submitted in "
+                    f"{submitted.folder}; restore them, or submit the run again: "
+                    "leaderboard add --reason TEXT"
                 )
-    whole = filing.run.result
+    whole = submitted.run.result
     name = f"{model}, plan {whole.plan}, seed {whole.seed}"
     return write_item_files(folder, whole.base, whole.arms, root, name)

@@ -13,7 +13,7 @@ from ..gates.figures import Figure
 from ..results import FinishedRun, read_finished
 from ..stats import holm
 from .checks import read_entries
-from .entries import filings
+from .entries import submitted_runs
 
 ALPHA = 0.05
 """Of what moved, over all rows of a diff, by Holm."""
@@ -67,7 +67,7 @@ class Difference:
 def read_result(source: str) -> FinishedRun:
     """A result: a run's folder or `comparisons.json`, or a revision's folder in a leaderboard.
 
-    Of a revision with several runs it is the last that was filed, or `FOLDER:RUN_ID`.
+    Of a revision with several runs it is the last that was submitted, or `FOLDER:RUN_ID`.
 
     Raises:
         UserError: there is none.
@@ -81,7 +81,7 @@ def read_result(source: str) -> FinishedRun:
     broken = [one for one in files.faults if Path(one.file).parent == own]
     if broken:
         raise UserError(f"{folder}: {broken[0]}; see leaderboard check")
-    runs = [one for one in filings(files.entries) if one.folder == own]
+    runs = [one for one in submitted_runs(files.entries) if one.folder == own]
     found = [one for one in runs if one.run_id.startswith(wanted)]
     if not found:
         raise UserError(f"{source}: no such run; there are {', '.join(o.run_id for o in runs)}")

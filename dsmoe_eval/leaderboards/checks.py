@@ -7,16 +7,16 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from ..cards import ExpertSource
 from ..errors import UserError
 from ..results.arms import Arm
 from ..results.schema import Base
 from ..variants import control_for, get_variant
 from .consistency import adjustment_faults, arm_faults
-from .entries import Filing, entry_paths, filings, folder_name, run_id
-from .filing import Unreadable, parse_entry, today
+from .entries import SubmittedRun, entry_paths, folder_name, run_id, submitted_runs
 from .schema import Entry, Result
+from .submission import Unreadable, parse_entry, today
 
 RENDERED = ("README.md", "index.html", "*.png", "items/*.js")
 """What `build` writes, beside the entries."""
@@ -67,7 +67,7 @@ def read_entries(root: Path) -> Files:
         UserError: there is no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no folder of leaderboards; file a run first: leaderboard add")
+        raise UserError(f"{root}: no folder of leaderboards; submit a run first: leaderboard add")
     entries, faults, total = {}, [], hashlib.sha256()
     for path in entry_paths(root):
         place = path.relative_to(root)
@@ -109,7 +109,7 @@ def check_entries(files: Files) -> list[Finding]:
             found.append(Finding("unexpected-file", name, "", "is no result; remove it"))
     for place, entry in entries.items():
         found += (Finding(rule, str(place), *rest) for rule, *rest in _entry_faults(place, entry))
-    runs = filings(entries)
+    runs = submitted_runs(entries)
     for run in runs:
         found += _run_findings(run)
     found += _suite_findings(runs)
@@ -127,18 +127,18 @@ def _entry_faults(place: Path, entry: Entry) -> Iterator[tuple[str, str, str]]:
         for other in earlier:
             if other.run_id == result.run_id and other.same(result):
                 yield "duplicate", where, "the same result stands there twice"
-            elif other.run_id == result.run_id and result.filed.why is None:
+            elif other.run_id == result.run_id and result.submission.reason is None:
                 yield "disagreement", where, "differs from an earlier one and does not say why"
-        if earlier and result.filed.date < earlier[-1].filed.date:
-            yield "date", f"{where}.filed.date", "is before that of the result above it"
+        if earlier and result.submission.date < earlier[-1].submission.date:
+            yield "date", f"{where}.submission.date", "is before that of the result above it"
 
 
 def _result_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str]]:
     header = result.header
     if result.run_id != run_id(header, result.base):
         yield "identity", "run_id", "is not the hash of the settings that stand there"
-    if result.filed.date > today():
-        yield "date", "filed.date", f"{result.filed.date} is yet to come"
+    if result.submission.date > today():
+        yield "date", "submission.date", f"{result.submission.date} is yet to come"
     model = folder_name(header.run.model)
     if (model, header.run.fingerprint[:12]) != (entry.model, entry.revision):
         yield "identity", "header.run", f"is of model {model} {header.run.fingerprint[:12]}"
@@ -173,7 +173,7 @@ def _outline_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, st
         yield "samples", "samples", "are not those of the result's cells"
 
 
-def _run_findings(run: Filing) -> Iterator[Finding]:
+def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
     """The files of one run against each other."""
 
     def finding(rule: str, variant: str, where: str, words: str) -> Finding:
@@ -195,13 +195,13 @@ def _run_findings(run: Filing) -> Iterator[Finding]:
             yield finding("control", arm.variant, f"arms[{arm.target}].generalization", words)
 
 
-_CONTROLS: tuple[tuple[Literal["matched", "wrong"], str], ...] = (
-    ("matched", "over_placebo"),
-    ("wrong", "specificity"),
+_CONTROLS: tuple[tuple[ExpertSource, str], ...] = (
+    ("random_matched", "over_placebo"),
+    ("other_domain", "specificity"),
 )
 
 
-def _control_faults(run: Filing, arm: Arm) -> Iterator[str]:
+def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
     """A gain over a control is the difference of the two arms' scores on the target."""
     variants = [get_variant(name) for name in run.header.variants]
     for kind, name in _CONTROLS:
@@ -220,14 +220,14 @@ def _control_faults(run: Filing, arm: Arm) -> Iterator[str]:
             yield f"{name} is not of this arm, which scored otherwise"
 
 
-def _suite_findings(runs: list[Filing]) -> Iterator[Finding]:
+def _suite_findings(runs: list[SubmittedRun]) -> Iterator[Finding]:
     """One version of each task in a ranking, and no task that went missing."""
-    suites: dict[str, list[Filing]] = {}
+    suites: dict[str, list[SubmittedRun]] = {}
     for run in runs:
-        if run.header.run.limit is None:  # a rehearsal is ranked with nothing
+        if run.header.run.limit is None:  # a smoke test is ranked with nothing
             suites.setdefault(run.folder.parts[0], []).append(run)
     for ranked in suites.values():
-        versions: dict[str, tuple[str, Filing]] = {}
+        versions: dict[str, tuple[str, SubmittedRun]] = {}
         asked = {row.task: row for run in ranked for row in run.base}
         for run in ranked:
             file = str(run.folder / "base.json")
@@ -241,7 +241,7 @@ def _suite_findings(runs: list[Filing]) -> Iterator[Finding]:
                 yield Finding("vanished-task", file, f"base[{task}]", "other runs answered it")
 
 
-def _wanted(run: Filing, asked: Mapping[str, Base]) -> set[str]:
+def _wanted(run: SubmittedRun, asked: Mapping[str, Base]) -> set[str]:
     """Tasks of the suite that the run's targets call for."""
     targets = set(run.header.targets)
     return {

@@ -30,12 +30,12 @@ def arm_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
     """Yield what does not fit in an arm's figures.
 
     Args:
-        arm: as it was filed.
+        arm: as it was submitted.
         base: base's rows by task.
     """
     for where, paired in arm.comparisons.items():
         yield from _paired_faults(where, paired)
-        yield from _claim_faults(where, paired, get_variant(arm.variant).null)
+        yield from _claim_faults(where, paired, get_variant(arm.variant).zero_strength)
         if paired.non_inferiority is not None:
             yield from _held_faults(where, paired, paired.non_inferiority)
     yield from _power_faults(arm.target_result)
@@ -96,7 +96,7 @@ def _held_faults(where: str, paired: Paired, held: NonInferiority) -> Iterator[F
     where = f"{where}.non_inferiority"
     if held.lower_bound > paired.delta + _NEAR:
         yield "non-inferiority", f"{where}.lower_bound", "is above its estimate"
-    if held.holds != (held.lower_bound > -held.margin):
+    if held.non_inferior != (held.lower_bound > -held.margin):
         words = f"is {held.lower_bound:g}, and the p-value {held.p_value:g}"
         yield "non-inferiority", f"{where}.lower_bound", words
     if paired.test == BINARY_TEST:
@@ -110,7 +110,7 @@ def _score_test_faults(where: str, paired: Paired, held: NonInferiority) -> Iter
     except ValueError:
         return  # told of the comparison
     p_value = float(ndtr(-tango_z(counts, -held.margin)))
-    bound = _interval(counts, round(1 - 2 * held.alpha, 12))[0]
+    bound = _interval(counts, round(1 - 2 * held.significance_level, 12))[0]
     if not math.isclose(held.p_value, p_value, rel_tol=1e-6, abs_tol=1e-12):
         words = f"is {held.p_value:g}; its counts give {p_value:g}"
         yield "non-inferiority", f"{where}.p_value", words
@@ -158,7 +158,7 @@ def _same_rates(one: Rates, other: Rates) -> bool:
 
 def _probe_faults(arm: Arm) -> Iterator[Fault]:
     variant = get_variant(arm.variant)
-    if variant.null and not arm.equal_to_base:
+    if variant.zero_strength and not arm.equal_to_base:
         yield "sham", "equal_to_base", "a sham must equal base"
     if variant.kind != "steered":
         return
@@ -166,7 +166,7 @@ def _probe_faults(arm: Arm) -> Iterator[Fault]:
         yield "probe", "probe", "a steered arm has probes and a profile"
     elif arm.probe.null_max_difference != 0:
         yield "probe", "probe.null_max_difference", "strength zero must change nothing"
-    elif arm.probe.logit_max_change == 0 and not variant.null:
+    elif arm.probe.logit_max_change == 0 and not variant.zero_strength:
         yield "probe", "probe.logit_max_change", "the profile moved nothing"
 
 

@@ -18,7 +18,7 @@ from .schema import Entry, Header, Result
 
 
 @dataclass(frozen=True)
-class Filing:
+class SubmittedRun:
     """One run in a leaderboard, put together again from the files of its variants.
 
     Attributes:
@@ -72,18 +72,18 @@ def run_id(header: Header, base: tuple[Base, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def filings(entries: Mapping[Path, Entry]) -> list[Filing]:
-    """The runs that entries (by their place) hold, folder by folder as they were filed."""
+def submitted_runs(entries: Mapping[Path, Entry]) -> list[SubmittedRun]:
+    """The runs that entries (by their place) hold, folder by folder as they were submitted."""
     found: dict[tuple[Path, str], dict[str, Result]] = {}
     order: dict[tuple[Path, str], tuple[datetime.date, int]] = {}
     for place, entry in sorted(entries.items()):
         for index, result in enumerate(entry.results):
             key = place.parent, result.run_id
             found.setdefault(key, {})[entry.variant] = result
-            filed = result.filed.date, index
-            order[key] = max(order.get(key, filed), filed)
+            submitted = result.submission.date, index
+            order[key] = max(order.get(key, submitted), submitted)
     keys = sorted(found, key=lambda key: (key[0], order[key]))
-    return [Filing(*key, found[key]) for key in keys]
+    return [SubmittedRun(*key, found[key]) for key in keys]
 
 
 def entry_paths(root: Path) -> Iterator[Path]:

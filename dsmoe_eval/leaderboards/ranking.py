@@ -13,7 +13,7 @@ from ..results.finished import FinishedRun, Key
 from ..results.paired import Paired
 from ..results.schema import Base
 from ..variants import BASE, control_for, get_variant
-from .entries import Filing
+from .entries import SubmittedRun
 
 POWER = 0.1
 """Fraction: a result has adequate power if every target could have shown a smaller effect."""
@@ -40,11 +40,11 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaderboardRow:
     """A row of a ranking: one variant of one model, over all its targets.
 
     Attributes:
-        filing: the run.
+        submitted: the run.
         model: its name; see `model_names`.
         variant: its name; base has a row too.
         rank: 1 plus how many ranked rows are better beyond noise; None where it is not ranked.
@@ -52,12 +52,12 @@ class Standing:
         over_placebo: mean gain over its own placebo; None where it has none on every target.
         gain: mean gain over base.
         non_target: change of the pooled non-targets, mean over targets.
-        holds: whether the pooled non-targets are non-inferior for every target.
+        non_inferior: whether the pooled non-targets are non-inferior for every target.
         by_domain: gain over base by target.
         marks: of trust.
     """
 
-    filing: Filing
+    submitted: SubmittedRun
     model: str
     variant: str
     rank: int | None
@@ -65,7 +65,7 @@ class Standing:
     over_placebo: Estimate | None
     gain: Estimate | None
     non_target: Estimate | None
-    holds: bool
+    non_inferior: bool
     by_domain: Mapping[str, Paired]
     marks: tuple[Mark, ...]
 
@@ -75,9 +75,9 @@ class Standing:
         return all(mark.earned for mark in self.marks)
 
 
-def model_names(filings: Sequence[Filing]) -> dict[Path, str]:
+def model_names(submitted_runs: Sequence[SubmittedRun]) -> dict[Path, str]:
     """How the model of each folder is named: with its revision where a suite has several of it."""
-    folders = {filing.folder for filing in filings}
+    folders = {submitted.folder for submitted in submitted_runs}
 
     def name(folder: Path) -> str:
         model = folder.parent.name.replace("__", "/")
@@ -87,18 +87,18 @@ def model_names(filings: Sequence[Filing]) -> dict[Path, str]:
     return {folder: name(folder) for folder in folders}
 
 
-def latest(filings: Sequence[Filing]) -> dict[tuple[Path, str], Filing]:
-    """The last filed run of each revision and variant, base too; whole runs before rehearsals."""
-    found: dict[tuple[Path, str], Filing] = {}
-    for filing in filings:
-        for variant in filing.results:
-            before = found.get((filing.folder, variant))
-            if before is None or before.header.rehearsal or not filing.header.rehearsal:
-                found[filing.folder, variant] = filing
+def latest(submitted_runs: Sequence[SubmittedRun]) -> dict[tuple[Path, str], SubmittedRun]:
+    """Return the last run of each revision and variant, base too; whole runs before smoke tests."""
+    found: dict[tuple[Path, str], SubmittedRun] = {}
+    for submitted in submitted_runs:
+        for variant in submitted.results:
+            before = found.get((submitted.folder, variant))
+            if before is None or before.header.smoke_test or not submitted.header.smoke_test:
+                found[submitted.folder, variant] = submitted
     return found
 
 
-def rank(filings: Sequence[Filing]) -> list[Standing]:
+def rank(submitted_runs: Sequence[SubmittedRun]) -> list[LeaderboardRow]:
     """Rank the variants of one suite, best first; then what is not ranked; base rows last.
 
     The order is that of the mean gain over placebo. A rank is 1 plus the number of rows that are
@@ -107,11 +107,11 @@ def rank(filings: Sequence[Filing]) -> list[Standing]:
     Donner 2008, Statistics in Medicine 27:1693). Rows whose non-targets are not shown to hold, and
     rows without a placebo, are not ranked.
     """
-    shown, models = latest(filings), model_names(filings)
+    shown, models = latest(submitted_runs), model_names(submitted_runs)
     rows = [
-        _standing(filing, models[filing.folder], name, filings)
-        for (_, name), filing in shown.items()
-        if name != BASE and not get_variant(name).null
+        _row(submitted, models[submitted.folder], name, submitted_runs)
+        for (_, name), submitted in shown.items()
+        if name != BASE and not get_variant(name).zero_strength
     ]
     ranked = sorted((row for row in rows if not row.unranked), key=_key, reverse=True)
     placed = [_placed(row, ranked) for row in ranked]
@@ -120,19 +120,21 @@ def rank(filings: Sequence[Filing]) -> list[Standing]:
         *placed,
         *others,
         *(
-            Standing(one, models[one.folder], BASE, None, "base", None, None, None, True, {}, ())
+            LeaderboardRow(
+                one, models[one.folder], BASE, None, "base", None, None, None, True, {}, ()
+            )
             for (_, name), one in shown.items()
             if name == BASE
         ),
     ]
 
 
-def _key(row: Standing) -> tuple[bool, float]:
+def _key(row: LeaderboardRow) -> tuple[bool, float]:
     estimate = row.over_placebo or row.gain
     return row.over_placebo is not None, -math.inf if estimate is None else estimate.value
 
 
-def _placed(row: Standing, ranked: Sequence[Standing]) -> Standing:
+def _placed(row: LeaderboardRow, ranked: Sequence[LeaderboardRow]) -> LeaderboardRow:
     own = row.over_placebo
     assert own is not None  # noqa: S101 - for the type checker; ranked rows have one
     better = sum(
@@ -147,19 +149,21 @@ def is_better(one: Estimate, other: Estimate) -> bool:
     return one.value - other.value - reach > 0
 
 
-def _standing(filing: Filing, model: str, variant: str, every: Sequence[Filing]) -> Standing:
-    arms = [arm for (name, _), arm in filing.arms.items() if name == variant]
+def _row(
+    submitted: SubmittedRun, model: str, variant: str, every: Sequence[SubmittedRun]
+) -> LeaderboardRow:
+    arms = [arm for (name, _), arm in submitted.arms.items() if name == variant]
     placebos = [arm.generalization.over_placebo for arm in arms]
     over = mean_of([one for one in placebos if one is not None]) if all(placebos) else None
-    holds = all(_held(arm) for arm in arms)
+    non_inferior = all(_held(arm) for arm in arms)
     reasons = {
         "a control": any(arm.control_of for arm in arms),
-        "a rehearsal": filing.header.rehearsal,
+        "a smoke test": submitted.header.smoke_test,
         "no placebo": over is None,
-        "non-targets not shown to hold": not holds,
+        "non-targets not shown to hold": not non_inferior,
     }
-    return Standing(
-        filing=filing,
+    return LeaderboardRow(
+        submitted=submitted,
         model=model,
         variant=variant,
         rank=None,
@@ -167,15 +171,15 @@ def _standing(filing: Filing, model: str, variant: str, every: Sequence[Filing])
         over_placebo=over,
         gain=mean_of([arm.target_result for arm in arms]),
         non_target=mean_of([arm.non_target_result for arm in arms], independent=False),
-        holds=holds,
+        non_inferior=non_inferior,
         by_domain={arm.target: arm.target_result for arm in arms},
-        marks=trust_marks(filing, variant, every),
+        marks=trust_marks(submitted, variant, every),
     )
 
 
 def _held(arm: Arm) -> bool:
     found = arm.non_target_result.non_inferiority
-    return found is not None and found.holds
+    return found is not None and found.non_inferior
 
 
 def mean_of(results: Sequence[Paired], independent: bool = True) -> Estimate | None:
@@ -194,23 +198,25 @@ def mean_of(results: Sequence[Paired], independent: bool = True) -> Estimate | N
     return Estimate(value, value - total(*down) / len(results), value + total(*up) / len(results))
 
 
-def trust_marks(filing: Filing, variant: str, every: Sequence[Filing]) -> tuple[Mark, ...]:
+def trust_marks(
+    submitted: SubmittedRun, variant: str, every: Sequence[SubmittedRun]
+) -> tuple[Mark, ...]:
     """The marks of a variant in a run, each with the figure by which it was earned or not.
 
     Args:
-        filing: the run.
+        submitted: the run.
         variant: one of its variants.
         every: all runs of the suite, to count seeds.
     """
-    run = filing.run
-    keys = [(variant, target) for target in filing.header.targets]
+    run = submitted.run
+    keys = [(variant, target) for target in submitted.header.targets]
     return (
         _mark("probes passed", run, [*(("probes_passed", k) for k in keys), _SHAM]),
         _placebo_mark(run, keys),
         _mark("no leakage", run, [("leaked_items", None)]),
         _mark("adequate power", run, [("target_mde80", key) for key in keys]),
-        _seeds_mark(filing, variant, every),
-        _complete_mark(filing),
+        _seeds_mark(submitted, variant, every),
+        _complete_mark(submitted),
     )  # fmt: skip
 
 
@@ -237,7 +243,7 @@ def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Key | None]]
 def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
     """Flat: none of the arm's placebos improves or harms its target."""
     name = "placebo flat"
-    placebo = control_for(get_variant(keys[0][0]), "matched", run.variants)
+    placebo = control_for(get_variant(keys[0][0]), "random_matched", run.variants)
     if placebo is None:
         return Mark(name, False, "the run has no placebo of this arm")
     moved = []
@@ -251,27 +257,27 @@ def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
     return Mark(name, not moved, "; ".join(moved) or f"{placebo.name} moves no target")
 
 
-def _seeds_mark(filing: Filing, variant: str, every: Sequence[Filing]) -> Mark:
+def _seeds_mark(submitted: SubmittedRun, variant: str, every: Sequence[SubmittedRun]) -> Mark:
     seeds = {
         one.header.seed
         for one in every
-        if one.folder == filing.folder and variant in one.results and not one.header.rehearsal
+        if one.folder == submitted.folder and variant in one.results and not one.header.smoke_test
     }
     words = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
     return Mark("several seeds", len(seeds) > 1, words if seeds else "no whole run")
 
 
-def _complete_mark(filing: Filing) -> Mark:
-    header = filing.header
+def _complete_mark(submitted: SubmittedRun) -> Mark:
+    header = submitted.header
     missing = sorted(set(header.suite_targets) - set(header.targets))
-    missing += sorted(set(header.suite_tasks) - {row.task for row in filing.base})
-    if header.rehearsal:
-        return Mark("complete suite", False, f"a rehearsal of {header.run.limit} items a task")
+    missing += sorted(set(header.suite_tasks) - {row.task for row in submitted.base})
+    if header.smoke_test:
+        return Mark("complete suite", False, f"a smoke test of {header.run.limit} items a task")
     words = f"lacks {', '.join(missing)}" if missing else f"all {len(header.suite_tasks)} tasks"
     return Mark("complete suite", not missing, words)
 
 
-def base_of(filing: Filing, target: str) -> Base:
+def base_of(submitted: SubmittedRun, target: str) -> Base:
     """Base's row of a target's task."""
-    (task,) = {arm.target_task for (_, name), arm in filing.arms.items() if name == target}
-    return next(row for row in filing.base if row.task == task)
+    (task,) = {arm.target_task for (_, name), arm in submitted.arms.items() if name == target}
+    return next(row for row in submitted.base if row.task == task)

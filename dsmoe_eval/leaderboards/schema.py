@@ -18,7 +18,7 @@ from ..results.arms import Arm, Hash, VariantName
 from ..results.paired import Name, Record
 from ..results.schema import Base, Leakage, Outline, Plain
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 """Of an entry."""
 
 
@@ -28,20 +28,20 @@ class Header(Outline):
     plan_hash: Hash
 
 
-class Filed(Record):
-    """Who filed a result, when, and what it ran on; `why` it differs from an earlier one."""
+class Submission(Record):
+    """Who submitted a result, when, the hardware, and the reason if an earlier one differs."""
 
     date: Annotated[datetime.date, Field(strict=False)]
     by: Plain
-    on: Plain
-    why: Plain | None = None
+    hardware: Plain
+    reason: Plain | None = None
 
 
 class Result(Record):
     """One run's figures of one variant; base's own file has no arms."""
 
     run_id: Hash
-    filed: Filed
+    submission: Submission
     header: Header
     leakage: Leakage
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
@@ -72,7 +72,7 @@ class Result(Record):
 class Entry(Record):
     """A file: every result of one variant of one model in one suite."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     suite: Name
     model: Plain
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]

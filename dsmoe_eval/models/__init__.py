@@ -3,11 +3,11 @@
 from .baking import BakeReport, bake
 from .loading import (
     LoadedModel,
-    Reader,
+    SaliencyModel,
     bare_config,
     identify_model,
     load_model,
-    load_reader,
+    load_saliency_model,
     load_tokenizer,
 )
 from .miniature import miniature
@@ -18,12 +18,12 @@ __all__ = [
     "BakeReport",
     "LoadedModel",
     "ModelProbe",
-    "Reader",
+    "SaliencyModel",
     "bake",
     "bare_config",
     "identify_model",
     "load_model",
-    "load_reader",
+    "load_saliency_model",
     "load_tokenizer",
     "miniature",
     "probe_model",

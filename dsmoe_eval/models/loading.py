@@ -38,7 +38,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class SaliencyModel:
     """A causal language model, MoE or not, from which token saliency is computed."""
 
     model: PreTrainedModel
@@ -46,14 +46,14 @@ class Reader:
     fingerprint: str
 
 
-def load_reader(name: str, device: str | None = None) -> Reader:
+def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
     """Load any causal language model by the rules of `load_model`.
 
     Raises:
         UserError: as `load_model`, except for "no MoE".
     """
     place, model, tokenizer = _load(name, device)
-    return Reader(model, tokenizer, fingerprint(place, model.config))
+    return SaliencyModel(model, tokenizer, fingerprint(place, model.config))
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -227,7 +227,7 @@ def _check_known(name: str, place: str) -> None:
 def _unknown(name: str, architecture: str) -> UserError:
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or VllmEngine"
+        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
     )
 
 

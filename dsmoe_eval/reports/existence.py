@@ -93,7 +93,7 @@ def _untrained(result: ExistenceResult, found: int) -> str:
 def _limited(result: ExistenceResult) -> list[str]:
     if result["limit"] is None:
         return []
-    return [f"Limited to {result['limit']} texts a task: a rehearsal, not a result."]
+    return [f"Limited to {result['limit']} texts a task: a smoke test, not a result."]
 
 
 _DOMAINS: tuple[Figure[DomainExistenceRow], ...] = (

@@ -47,7 +47,7 @@ def forest(result: RunResult, path: Path) -> None:
     for row, target in enumerate(targets):
         arms = [arm for arm in result.arms if arm.target == target]
         own, rest = map(target_part, arms), map(non_target_part, arms)
-        _intervals(panels[row][0], [(p, improves(p.arm, result.alpha)) for p in own])
+        _intervals(panels[row][0], [(p, improves(p.arm, result.significance_level)) for p in own])
         _intervals(panels[row][1], [(part, True) for part in rest])
         panels[row][1].axvline(-100 * result.margin, color="firebrick", linestyle=":")
         panels[row][0].set_title(f"{target} (n = {arms[0].target_result.n})", loc="left")
@@ -76,13 +76,14 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
     """Draw target gain against non-target change on the tuning split, as strength grows.
 
     Args:
-        trials: columns variant, target, experts, strength, target_delta, non_target_delta, chosen.
+        trials: columns variant, target, expert_count, strength, target_delta, non_target_delta,
+            chosen.
         margin: the margin of non-inferiority, a fraction.
         path: the PNG.
     """
     rows = list(dict.fromkeys(trials["variant"]))
     columns = list(dict.fromkeys(trials["target"]))
-    sizes = sorted(set(trials["experts"]))
+    sizes = sorted(set(trials["expert_count"]))
     colours = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
     width, height = 3.1 * len(columns), 2.7 * len(rows) + 0.6
     figure, panels = subplots(len(rows), len(columns), width, height, sharex=True, sharey=True)
@@ -91,7 +92,7 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         axis.set_title(f"{variant}, {target}", fontsize=11)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.axvline(-100 * margin, color="firebrick", linestyle=":")
-        for size, line in group.sort_values("strength").groupby("experts"):
+        for size, line in group.sort_values("strength").groupby("expert_count"):
             x, y = 100 * line["non_target_delta"], 100 * line["target_delta"]
             axis.plot(x, y, "-", marker=".", color=colours[size], label=f"{size} experts")
         best = group[group["chosen"]]
@@ -177,7 +178,7 @@ def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
     save(figure, path)
 
 
-def standings(forest: Forest, path: Path) -> None:
+def leaderboard_plot(forest: Forest, path: Path) -> None:
     """Draw a page's forest plot as a picture, one row per variant, grouped by model, with n."""
     figure, panels = subplots(1, 1, 9, 1.4 + 0.32 * len(forest.rows))
     axis: Axes = panels[0][0]

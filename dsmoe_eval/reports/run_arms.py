@@ -12,7 +12,7 @@ from ..results.paired import Paired
 from ..results.schema import RunResult
 from .table import Facets, Figure, Table, collect_facets, make_table, words
 
-MARKS = ("gain ▲", "loss ▼", "neither", "held", "not held")
+MARKS = ("gain ▲", "loss ▼", "neither", "non-inferior", "not shown non-inferior")
 """The values by which arms are filtered, in the order in which a page lists them."""
 _SIGNS = {"good": "▲", "bad": "▼", "": ""}
 _GAINS = {"good": "gain ▲", "bad": "loss ▼", "": "neither"}
@@ -86,48 +86,50 @@ def arms_of(result: RunResult, variant: str) -> list[Arm]:
     return [arm for arm in result.arms if arm.variant == variant]
 
 
-def kind_of(arm: Arm, alpha: float) -> Literal["good", "bad", ""]:
+def kind_of(arm: Arm, level: float) -> Literal["good", "bad", ""]:
     """Return `good` for a target gain significant after Holm's correction, `bad` for a loss."""
     figures = arm.target_result
-    if figures.p_adjusted is None or figures.p_adjusted >= alpha or figures.delta == 0:
+    if figures.p_adjusted is None or figures.p_adjusted >= level or figures.delta == 0:
         return ""
     return "good" if figures.delta > 0 else "bad"
 
 
-def improves(arm: Arm, alpha: float) -> bool:
+def improves(arm: Arm, level: float) -> bool:
     """Return whether the target gained significantly after Holm's correction."""
-    return kind_of(arm, alpha) == "good"
+    return kind_of(arm, level) == "good"
 
 
-def harms(arm: Arm, alpha: float) -> bool:
+def harms(arm: Arm, level: float) -> bool:
     """Return whether the target lost significantly after Holm's correction."""
-    return kind_of(arm, alpha) == "bad"
+    return kind_of(arm, level) == "bad"
 
 
-def holds(arm: Arm) -> bool:
+def is_non_inferior(arm: Arm) -> bool:
     """Return whether the pooled non-targets are non-inferior at the plan's margin."""
-    return arm.non_targets.non_inferiority.holds
+    return arm.non_targets.non_inferiority.non_inferior
 
 
-def sign_of(arm: Arm, alpha: float) -> str:
+def sign_of(arm: Arm, level: float) -> str:
     """Return the mark beside the arm's gain; empty if neither gain nor loss is significant."""
-    return _SIGNS[kind_of(arm, alpha)]
+    return _SIGNS[kind_of(arm, level)]
 
 
-def marks_of(arm: Arm, alpha: float) -> tuple[str, str]:
+def marks_of(arm: Arm, level: float) -> tuple[str, str]:
     """Return the `MARKS` of an arm."""
-    return _GAINS[kind_of(arm, alpha)], "held" if holds(arm) else "not held"
+    return _GAINS[kind_of(arm, level)], "non-inferior" if is_non_inferior(
+        arm
+    ) else "not shown non-inferior"
 
 
-def facets_of(arm: Arm, alpha: float) -> Facets:
+def facets_of(arm: Arm, level: float) -> Facets:
     """Return the facets by which an arm's rows are filtered."""
-    return {"variant": (arm.variant,), "domain": (arm.target,), "mark": marks_of(arm, alpha)}
+    return {"variant": (arm.variant,), "domain": (arm.target,), "mark": marks_of(arm, level)}
 
 
 def run_facets(result: RunResult) -> Facets:
     """Return the facets by which a run's page can be filtered, with the values of each."""
     domains = {"domain": tuple(row.domain for row in result.base)}
-    arms = (facets_of(arm, result.alpha) for arm in result.arms)
+    arms = (facets_of(arm, result.significance_level) for arm in result.arms)
     found = collect_facets([*arms, domains])
     return found | {"mark": tuple(mark for mark in MARKS if mark in found["mark"])}
 
@@ -141,4 +143,10 @@ def table_of_arms(
 ) -> Table:
     """Return a table with one row per arm, of these arms or of all."""
     shown = result.arms if arms is None else arms
-    return make_table(name, caption, figures, shown, partial(facets_of, alpha=result.alpha))
+    return make_table(
+        name,
+        caption,
+        figures,
+        shown,
+        partial(facets_of, level=result.significance_level),
+    )

@@ -24,13 +24,14 @@ from .table import Facets, Figure, Table, Value, make_table, otherwise, words
 def generalization(result: RunResult) -> Table:
     """Return one row per arm that makes a claim: the claim, the gain and the cost."""
     caption = (
-        f"Improves, harms: Holm-adjusted p at most {result.alpha}, among all arms of the plan; "
-        f"equivalent: the 95 % interval lies inside {formats.margin(result.margin)} pp; else "
-        "inconclusive. Beyond placebo, beyond wrong domain: on the target, against the arm's own "
-        "control on the same items. Domains all hold: every non-target domain is non-inferior at "
-        "the margin (intersection-union test); domains that fell: a drop with Holm-adjusted p at "
-        f"most {result.alpha} among the arm's domains. Flipped: items whose score changed either "
-        "way, on the target and elsewhere. Tokens: generated, over base's."
+        f"Improves, harms: Holm-adjusted p at most {result.significance_level}, among all arms of "
+        f"the plan; equivalent: the 95 % interval lies inside {formats.margin(result.margin)} pp; "
+        "else inconclusive. Beyond placebo, beyond wrong domain: on the target, against the arm's "
+        "own control on the same items. All domains non-inferior: each non-target domain is "
+        "non-inferior at the margin (intersection-union test); domains that fell: a drop with "
+        f"Holm-adjusted p at most {result.significance_level} among the arm's domains. Flipped: "
+        "items whose score changed either way, on the target and elsewhere. Tokens: generated, "
+        "over base's."
     )
     claiming = [arm for arm in result.arms if arm.target_result.claim is not None]
     return table_of_arms("claims", caption, (*ARM, *_CLAIMS), result, claiming)
@@ -68,8 +69,9 @@ _CLAIMS: tuple[Figure[Arm], ...] = (
     Figure("beyond wrong domain", lambda arm: _over_control(arm.generalization.specificity),
         formats.pp_and, _at("specificity")),
     Figure("worst domain", _worst, formats.pp_of, _at("non_target_change.worst")),
-    words("domains all hold",
-        lambda arm: "yes" if arm.generalization.all_hold.holds else "not shown", _at("all_hold")),
+    words("all domains non-inferior",
+        lambda arm: "yes" if arm.generalization.all_non_inferior.non_inferior else "not shown",
+        _at("all_non_inferior")),
     words("domains that fell", lambda arm: ", ".join(arm.generalization.regressions) or "none",
         _at("regressions")),
     Figure("retention", lambda arm: otherwise(arm.generalization.retention, "-"), formats.percent,
@@ -95,7 +97,7 @@ def answers(result: RunResult) -> Table:
     ]
 
     def facets(generated: Generated) -> Facets:
-        return facets_of(generated[0].arm, result.alpha)
+        return facets_of(generated[0].arm, result.significance_level)
 
     return make_table("answers", caption, _ANSWERS, generated, facets)
 

@@ -10,8 +10,8 @@ from ..results.schema import RunResult
 from . import formats
 from .run_arms import (
     arms_of,
-    holds,
     improves,
+    is_non_inferior,
     kind_of,
     marks_of,
     sign_of,
@@ -24,18 +24,18 @@ from .table import Cell, Facets, Figure, Row, Table, make_table, words
 
 def leaderboard(result: RunResult) -> Table:
     """Return one row per variant: target changes, then non-target changes."""
-    alpha, margin = result.alpha, formats.margin(result.margin)
+    level, margin = result.significance_level, formats.margin(result.margin)
     caption = (
-        f"Change against base, percentage points. ▲ ▼: Holm-adjusted p < {alpha} "
-        f"({result.family}). held: pooled non-targets non-inferior at {margin} pp."
+        f"Change against base, percentage points. ▲ ▼: Holm-adjusted p < {level} "
+        f"({result.family}). non-inferior: pooled non-targets, at {margin} pp."
     )
     figures = (
         words("variant", _variant),
-        *(_target_change(place, name, alpha) for place, name in enumerate(targets_of(result))),
-        *_counted(alpha),
+        *(_target_change(place, name, level) for place, name in enumerate(targets_of(result))),
+        *_counted(level),
     )
     variants = [arms_of(result, name) for name in variants_of(result)]
-    table = make_table("leaderboard", caption, figures, variants, partial(_marked, alpha=alpha))
+    table = make_table("leaderboard", caption, figures, variants, partial(_marked, level=level))
     return Table(table.id, caption, table.columns, (_base_row(result), *table.rows))
 
 
@@ -43,33 +43,34 @@ def _variant(arms: Sequence[Arm]) -> str:
     return arms[0].variant
 
 
-def _target_change(place: int, name: str, alpha: float) -> Figure[Sequence[Arm]]:
+def _target_change(place: int, name: str, level: float) -> Figure[Sequence[Arm]]:
     return Figure(
         name,
-        lambda arms: (arms[place].target_result.delta, sign_of(arms[place], alpha)),
+        lambda arms: (arms[place].target_result.delta, sign_of(arms[place], level)),
         formats.pp,
         lambda arms: target_part(arms[place]).source("delta"),
-        kind=lambda arms: kind_of(arms[place], alpha),
+        kind=lambda arms: kind_of(arms[place], level),
     )
 
 
-def _counted(alpha: float) -> tuple[Figure[Sequence[Arm]], ...]:
+def _counted(level: float) -> tuple[Figure[Sequence[Arm]], ...]:
     def source(rule: str) -> Callable[[Sequence[Arm]], str]:
         return lambda arms: f"comparisons.json: arms[{_variant(arms)}]: {rule}"
 
     return (
         Figure("targets improved",
-            lambda arms: (sum(improves(arm, alpha) for arm in arms), len(arms)), formats.share_of,
-            source("count of target_result.p_adjusted < alpha with delta > 0")),
+            lambda arms: (sum(improves(arm, level) for arm in arms), len(arms)), formats.share_of,
+            source("count of target_result.p_adjusted < level with delta > 0")),
         Figure("non-targets, worst", lambda arms: min(a.non_target_result.delta for a in arms),
             formats.pp, source("least non_target_result.delta")),
-        Figure("held", lambda arms: (sum(map(holds, arms)), len(arms)), formats.share_of,
-            source("count of non_target_result.non_inferiority.holds"), numeric=False),
+        Figure("non-inferior", lambda arms: (sum(map(is_non_inferior, arms)), len(arms)),
+            formats.share_of,
+            source("count of non_target_result.non_inferiority.non_inferior"), numeric=False),
     )  # fmt: skip
 
 
-def _marked(arms: Sequence[Arm], alpha: float) -> Facets:
-    marks = dict.fromkeys(mark for arm in arms for mark in marks_of(arm, alpha))
+def _marked(arms: Sequence[Arm], level: float) -> Facets:
+    marks = dict.fromkeys(mark for arm in arms for mark in marks_of(arm, level))
     return {"variant": (_variant(arms),), "mark": tuple(marks)}
 
 

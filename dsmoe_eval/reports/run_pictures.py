@@ -119,8 +119,8 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
             continue
         tuned = Tuned.from_dict(read_json(path))
         for trial in tuned.trials:
-            chosen = (trial.experts, trial.strength) == (
-                tuned.chosen.experts,
+            chosen = (trial.expert_count, trial.strength) == (
+                tuned.chosen.expert_count,
                 tuned.chosen.strength,
             )
             yield asdict(trial) | {"variant": arm.variant, "target": arm.target, "chosen": chosen}

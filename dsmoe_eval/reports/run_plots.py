@@ -5,19 +5,27 @@ from __future__ import annotations
 from ..results.arms import Arm
 from ..results.schema import RunResult
 from .page import Forest, Interval, Plane, Point
-from .run_arms import Part, facets_of, holds, kind_of, non_target_part, target_part, targets_of
+from .run_arms import (
+    Part,
+    facets_of,
+    is_non_inferior,
+    kind_of,
+    non_target_part,
+    target_part,
+    targets_of,
+)
 
 
 def forests(result: RunResult) -> tuple[Forest, Forest]:
     """Return every arm's change of its target and of the pooled non-targets, grouped by target."""
-    alpha = result.alpha
+    level = result.significance_level
     ordered = [arm for name in targets_of(result) for arm in result.arms if arm.target == name]
     own = tuple(
-        _interval(target_part(arm), arm.target, alpha, kind_of(arm, alpha)) for arm in ordered
+        _interval(target_part(arm), arm.target, level, kind_of(arm, level)) for arm in ordered
     )
     rest = tuple(
-        _interval(non_target_part(arm), f"all else, steered for {arm.target}", alpha, mark)
-        for arm, mark in ((arm, "mark" if holds(arm) else "") for arm in ordered)
+        _interval(non_target_part(arm), f"all else, steered for {arm.target}", level, mark)
+        for arm, mark in ((arm, "mark" if is_non_inferior(arm) else "") for arm in ordered)
     )
     return (
         Forest(
@@ -39,11 +47,11 @@ def forests(result: RunResult) -> tuple[Forest, Forest]:
     )
 
 
-def _interval(part: Part, group: str, alpha: float, kind: str) -> Interval:
+def _interval(part: Part, group: str, level: float, kind: str) -> Interval:
     low, high = part.figures.ci95
     return Interval(
         part.arm.variant, part.figures.delta, low, high, part.figures.n, part.source("delta"),
-        group, kind, facets_of(part.arm, alpha),
+        group, kind, facets_of(part.arm, level),
     )  # fmt: skip
 
 
@@ -56,16 +64,16 @@ def plane(result: RunResult) -> Plane:
         "the broken line it cost more than the margin elsewhere. Controls are greyed.",
         "change of non-target score, percentage points",
         "change of target score, percentage points",
-        tuple(_point(arm, result.alpha) for arm in result.arms),
+        tuple(_point(arm, result.significance_level) for arm in result.arms),
         result.margin,
     )
 
 
-def _point(arm: Arm, alpha: float) -> Point:
+def _point(arm: Arm, level: float) -> Point:
     own, rest = target_part(arm), non_target_part(arm)
     (x_low, x_high), (y_low, y_high) = rest.figures.ci95, own.figures.ci95
     return Point(
         f"{arm.variant} on {arm.target}", rest.figures.delta, own.figures.delta,
         x_low, x_high, y_low, y_high, f"{own.source('delta')}; {rest.source('delta')}",
-        arm.variant, arm.control_of is not None, facets_of(arm, alpha),
+        arm.variant, arm.control_of is not None, facets_of(arm, level),
     )  # fmt: skip

@@ -25,7 +25,7 @@ def settings(result: RunResult) -> Table:
     tuned = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Settings)]
 
     def facets(subject: Tuned) -> Facets:
-        return facets_of(subject[0], result.alpha)
+        return facets_of(subject[0], result.significance_level)
 
     return make_table("settings", caption, _SETTINGS, tuned, facets)
 
@@ -45,11 +45,10 @@ def _qualified(tuned: Tuned) -> str:
 _SETTINGS: tuple[Figure[Tuned], ...] = (
     words("variant", lambda tuned: tuned[0].variant),
     words("target", lambda tuned: tuned[0].target),
-    _setting("experts", lambda own: own.experts, "settings.experts"),
+    _setting("experts", lambda own: own.expert_count, "settings.expert_count"),
     _setting("share of activations", lambda own: own.activation_share, "settings.activation_share",
         formats.percent),
     _setting("strength", lambda own: own.strength, "settings.strength", formats.significant),
-    _setting("alpha", lambda own: 1 + own.strength, "1 + settings.strength", formats.significant),
     words("qualified", _qualified,
         lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")),
     words("profile", lambda tuned: tuned[0].profile or "",
@@ -67,7 +66,7 @@ def probes(result: RunResult) -> Table:
     probed.sort(key=lambda both: (both[0].variant, both[0].target))
 
     def facets(subject: Probed) -> Facets:
-        return facets_of(subject[0], result.alpha)
+        return facets_of(subject[0], result.significance_level)
 
     return make_table("probes", caption, _PROBES, probed, facets)
 

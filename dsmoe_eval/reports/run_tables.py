@@ -16,7 +16,7 @@ from .run_arms import (
     arm_source,
     domain_parts,
     facets_of,
-    holds,
+    is_non_inferior,
     kind_of,
     non_inferiority_source,
     non_target_part,
@@ -39,23 +39,23 @@ def details(result: RunResult) -> Table:
         "interval. Means of several answers, and items that share a question: sign-flip "
         "permutation of whole clusters with a BCa bootstrap interval. Smallest effect: at 80 % "
         "power and the observed discordance or spread; one-sided bound: of the non-target change, "
-        f"at level {result.alpha / 2:g}."
+        f"at level {result.significance_level / 2:g}."
     )
-    alpha = result.alpha
+    level = result.significance_level
     figures = (
         *PART,
-        *paired_figures(lambda part: kind_of(part.arm, alpha)),
+        *paired_figures(lambda part: kind_of(part.arm, level)),
         replace(_P_ADJUSTED, blank="no claim"),
         *_NON_TARGETS,
         words("test", _tests, lambda part: part.source("test")),
     )
     return make_table(
-        "arms", caption, figures, map(target_part, result.arms), partial(_part_facets, alpha=alpha)
+        "arms", caption, figures, map(target_part, result.arms), partial(_part_facets, level=level)
     )
 
 
-def _part_facets(part: Part, alpha: float) -> Facets:
-    return facets_of(part.arm, alpha)
+def _part_facets(part: Part, level: float) -> Facets:
+    return facets_of(part.arm, level)
 
 
 def _tests(part: Part) -> str:
@@ -96,7 +96,7 @@ def paired_figures(kind: Callable[[Part], str] | None = None) -> tuple[Figure[Pa
 _P_ADJUSTED = _paired("p (Holm)", lambda own: own.p_adjusted, "p_adjusted", formats.p_value)
 
 
-def _held_source(place: str) -> Callable[[Part], str]:
+def _non_inferiority_source(place: str) -> Callable[[Part], str]:
     return lambda part: non_inferiority_source(part.arm, place)
 
 
@@ -106,8 +106,9 @@ _NON_TARGETS: tuple[Figure[Part], ...] = (
     Figure("non-target change", lambda part: part.arm.non_target_result.delta, formats.pp,
         lambda part: non_target_part(part.arm).source("delta")),
     Figure("one-sided bound", lambda part: part.arm.non_targets.non_inferiority.lower_bound,
-        formats.pp, _held_source("lower_bound")),
-    words("held", lambda part: "yes" if holds(part.arm) else "no", _held_source("holds")),
+        formats.pp, _non_inferiority_source("lower_bound")),
+    words("non-inferior", lambda part: "yes" if is_non_inferior(part.arm) else "no",
+        _non_inferiority_source("non_inferior")),
 )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def domain_details(result: RunResult) -> Table:
 
     def facets(part: Part) -> Facets:
         own = tuple(dict.fromkeys((part.arm.target, part.name)))
-        return facets_of(part.arm, result.alpha) | {"domain": own}
+        return facets_of(part.arm, result.significance_level) | {"domain": own}
 
     parts = (part for arm in result.arms for part in domain_parts(arm))
     return make_table("domain-details", caption, figures, parts, facets)

@@ -11,7 +11,7 @@ from ..results.schema import RunResult
 from ..tasks.leakage import leakage_counts
 from ..variants import BASE, get_variant
 from . import formats
-from .run_arms import arms_of, harms, holds, improves, variants_of
+from .run_arms import arms_of, harms, improves, is_non_inferior, variants_of
 
 _UNREAD = 0.5
 """The share of a task's answers above which the report warns that they could not be read."""
@@ -24,14 +24,14 @@ def findings(result: RunResult) -> list[str]:
 
 
 def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
-    alpha, margin = result.alpha, result.margin
+    level, margin = result.significance_level, result.margin
     if all(arm.target_result.p_adjusted is None for arm in arms):
         equal = sum(arm.equal_to_base for arm in arms)
         verdict = "as it must" if equal == len(arms) else "WHICH IT MUST; nothing here holds"
         return f"{variant} equals base on every item in {equal} of {len(arms)} arms, {verdict}."
-    improved = [arm.target for arm in arms if improves(arm, alpha)]
-    harmed = [arm.target for arm in arms if harms(arm, alpha)]
-    held = sum(holds(arm) for arm in arms)
+    improved = [arm.target for arm in arms if improves(arm, level)]
+    harmed = [arm.target for arm in arms if harms(arm, level)]
+    held = sum(is_non_inferior(arm) for arm in arms)
     low = min(arm.non_target_result.delta for arm in arms)
     high = max(arm.non_target_result.delta for arm in arms)
     return (
@@ -67,7 +67,7 @@ def format_gains(result: RunResult) -> list[str]:
     found = []
     for arm in result.arms:
         figures = arm.target_result
-        if figures.answers is None or not improves(arm, result.alpha):
+        if figures.answers is None or not improves(arm, result.significance_level):
             continue
         whole = figures.answers.both_whole
         if whole.delta is None or whole.delta < figures.delta / 2:

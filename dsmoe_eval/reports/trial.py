@@ -38,7 +38,7 @@ def verdict(result: TrialResult) -> str:
     """Return the method that won, by the rules that `studies/trial.py` fixed."""
     methods = result["methods"]
     agreeing = max(methods, key=lambda row: row["agreement_specific"]["value"])
-    holding = [row for row in methods if row["holds"]]
+    holding = [row for row in methods if row["non_inferior"]]
     sentence = (
         f"By rank agreement with the causal effects `{agreeing['method']}` wins "
         f"({agreeing['agreement_specific']['value']:.2f}). "
@@ -116,5 +116,5 @@ _METHODS: tuple[Figure[MethodRow], ...] = (
     Figure("gain over base, pp", lambda row: _points(row["gain"]), _POINTS),
     Figure("placebo over base, pp", lambda row: _points(row["placebo_gain"]), _POINTS),
     Figure("non-targets, pp", lambda row: row["non_target_delta"], formats.points),
-    words("non-inferior", lambda row: "yes" if row["holds"] else "no"),
+    words("non-inferior", lambda row: "yes" if row["non_inferior"] else "no"),
 )  # fmt: skip

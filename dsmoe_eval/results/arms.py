@@ -63,11 +63,11 @@ class Flipped:
 
 
 @dataclass(frozen=True, slots=True)
-class AllHold:
+class AllNonInferior:
     """The intersection-union test that every non-target domain is non-inferior."""
 
     p_value: float
-    holds: bool
+    non_inferior: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +126,18 @@ class Generalization:
         return [row.answers.b for row in rows if row.answers is not None]
 
     @property
-    def all_hold(self) -> AllHold:
+    def all_non_inferior(self) -> AllNonInferior:
         """Whether every domain is non-inferior (Berger 1982, Technometrics 24:295)."""
         tests = [row.non_inferiority for row in self.arm.domains]
-        return AllHold(max(one.p_value for one in tests), all(one.holds for one in tests))
+        return AllNonInferior(
+            max(one.p_value for one in tests), all(one.non_inferior for one in tests)
+        )
 
     @property
     def regressions(self) -> tuple[str, ...]:
-        """Domains that fell, the chance of any false one being at most alpha."""
+        """Domains that fell, the chance of any false one being at most the significance level."""
         rows = [row.as_result() for row in self.arm.domains]
-        fell = regressions(rows, self.arm.levels.alpha)
+        fell = regressions(rows, self.arm.levels.significance_level)
         return tuple(n for n, lost in zip(self.arm.domain_names, fell, strict=True) if lost)
 
     @property
@@ -152,7 +154,7 @@ class Generalization:
 class Settings(Record):
     """What tuning chose for a steered arm."""
 
-    experts: Number
+    expert_count: Number
     strength: Annotated[float, Field(ge=0)]
     activation_share: Score
     qualified_on_tuning: bool
@@ -163,7 +165,7 @@ class Training(Record):
     """How a fine-tuned arm was trained."""
 
     rank: Number
-    alpha: float
+    lora_alpha: float
     learning_rate: float
     epochs: Number
     batch_size: Number

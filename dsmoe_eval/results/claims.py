@@ -50,7 +50,7 @@ class Adjusted:
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
     """Return the adjusted p-values of every arm; null arms claim nothing, and are in no family."""
-    claiming = [not arm.variant.null for arm in arms]
+    claiming = [not arm.variant.zero_strength for arm in arms]
 
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:
         return _holm([r if own else None for r, own in zip(results, claiming, strict=True)])
@@ -60,7 +60,7 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
         for target, pooled, domains, placebo, wrong in zip(
             family([arm.target for arm in arms]),
             family([arm.pooled for arm in arms]),
-            [[None if arm.variant.null else r for r in arm.domains] for arm in arms],
+            [[None if arm.variant.zero_strength else r for r in arm.domains] for arm in arms],
             family([arm.placebo for arm in arms]),
             family([arm.wrong for arm in arms]),
             strict=True,

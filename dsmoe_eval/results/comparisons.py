@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from ..cards import Plan, Suite, Variant
+from ..cards import ExpertSource, Plan, Suite, Variant
 from ..errors import UserError
 from ..stats import (
     NonInferiority,
@@ -83,7 +82,7 @@ def compare_arms(
         schema_version=SCHEMA_VERSION,
         plan=plan.name,
         seed=plan.seed,
-        alpha=plan.alpha,
+        significance_level=plan.significance_level,
         margin=plan.margin,
         variants=tuple(dict.fromkeys(arm.variant.name for arm in arms)),
         targets=tuple(dict.fromkeys(arm.target for arm in arms)),
@@ -140,16 +139,14 @@ def _contrasts(
         pooled_held=_held(pooled, plan),
         domains=tuple(_compare(part, plan) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=_over_control(read, plan, suite, arm, _control(arm, "matched", arms)),
-        wrong=_over_control(read, plan, suite, arm, _control(arm, "wrong", arms)),
+        placebo=_over_control(read, plan, suite, arm, _control(arm, "random_matched", arms)),
+        wrong=_over_control(read, plan, suite, arm, _control(arm, "other_domain", arms)),
     )
 
 
-def _control(
-    arm: ArmCells, experts: Literal["matched", "wrong"], arms: Sequence[ArmCells]
-) -> ArmCells | None:
+def _control(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> ArmCells | None:
     own = {other.variant.name: other for other in arms if other.target == arm.target}
-    found = control_for(arm.variant, experts, [other.variant for other in own.values()])
+    found = control_for(arm.variant, source, [other.variant for other in own.values()])
     return None if found is None else own[found.name]
 
 
@@ -169,7 +166,7 @@ def _compare(paired: pd.DataFrame, plan: Plan) -> PairedResult:
 
 def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
     a, b, clusters = _columns(paired)
-    return non_inferiority(a, b, plan.margin, plan.alpha / 2, clusters, plan.seed)
+    return non_inferiority(a, b, plan.margin, plan.significance_level / 2, clusters, plan.seed)
 
 
 def _arm_row(

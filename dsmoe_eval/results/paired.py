@@ -50,11 +50,11 @@ class Levels:
     """By what a run judges its comparisons.
 
     Attributes:
-        alpha: two-sided level of a claim; non-inferiority takes half of it, one-sided.
+        significance_level: of a two-sided claim; non-inferiority takes half of it, one-sided.
         margin: changes below it do not matter, a fraction.
     """
 
-    alpha: float
+    significance_level: float
     margin: float
 
 
@@ -114,20 +114,20 @@ class Judged(Record):
 
 
 class NonInferiority(Judged):
-    """The one-sided test that a change is no drop of the margin or more, at half of alpha."""
+    """The one-sided test, at half of the significance level, that no drop reaches the margin."""
 
     lower_bound: Change
     p_value: Score
 
     @property
-    def holds(self) -> bool:
+    def non_inferior(self) -> bool:
         """Whether non-inferiority is shown; if not, no drop is proven."""
-        return self.p_value < self.alpha
+        return self.p_value < self.significance_level
 
     @property
-    def alpha(self) -> float:
+    def significance_level(self) -> float:
         """One-sided level."""
-        return self.levels.alpha / 2
+        return self.levels.significance_level / 2
 
     @property
     def margin(self) -> float:
@@ -200,7 +200,7 @@ class Paired(Tested):
         if self.p_adjusted is None:
             return None
         levels = self.levels
-        return claim(self.as_result(), levels.margin, levels.alpha, self.p_adjusted)
+        return claim(self.as_result(), levels.margin, levels.significance_level, self.p_adjusted)
 
     def as_result(self) -> PairedResult:
         """The same as `stats` gave it, with NaN for what is not known."""

@@ -11,7 +11,7 @@ from .arms import Arm, Hash, VariantName
 from .paired import Domain, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
-SCHEMA_VERSION: Literal[5] = 5
+SCHEMA_VERSION: Literal[6] = 6
 """Of `comparisons.json`."""
 FAMILIES = {
     "target": "every arm but null ones, on its target",
@@ -20,7 +20,7 @@ FAMILIES = {
     "over_placebo": "every arm with a placebo, against it on its target",
     "specificity": "every arm with a wrong-domain control, against it on its target",
 }
-"""What is adjusted together, each by Holm at the plan's alpha."""
+"""What is adjusted together, each by Holm at the plan's significance level."""
 
 Plain = Annotated[str, Field(min_length=1, max_length=200)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -104,7 +104,7 @@ class Outline(Record):
 
     plan: Name
     seed: int
-    alpha: Fraction
+    significance_level: Fraction
     margin: Fraction
     variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -118,19 +118,19 @@ class Outline(Record):
         return self.run.suite
 
     @property
-    def rehearsal(self) -> bool:
+    def smoke_test(self) -> bool:
         """Whether only some of the items were asked."""
         return self.run.limit is not None
 
     @property
     def levels(self) -> Levels:
         """By which comparisons are judged."""
-        return Levels(self.alpha, self.margin)
+        return Levels(self.significance_level, self.margin)
 
     @property
     def family(self) -> str:
         """How many claims about targets are adjusted together."""
-        claiming = sum(not get_variant(name).null for name in self.variants)
+        claiming = sum(not get_variant(name).zero_strength for name in self.variants)
         return f"{claiming * len(self.targets)} target claims, Holm"
 
     @property
@@ -142,7 +142,7 @@ class Outline(Record):
 class RunResult(Outline):
     """The whole content of `comparisons.json`: every arm of a run against base."""
 
-    schema_version: Literal[5]
+    schema_version: Literal[6]
     leakage: Leakage
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]

@@ -112,7 +112,7 @@ def _arms_of(
     another = suite.targets[(suite.targets.index(target) + 1) % len(suite.targets)]
 
     def arm(variant: Variant, leading: PlannedArm | None) -> PlannedArm:
-        domain = another if variant.experts == "wrong" else target
+        domain = another if variant.expert_source == "other_domain" else target
         return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading)
 
     tuned = {one.name: arm(one, None) for one in variants if one.is_tuned}
@@ -127,4 +127,4 @@ def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
     if not variant.is_tuned or plan.tuning is None or variant.intervention is None:
         return ()
     strengths = plan.tuning.strengths[variant.intervention]
-    return tuple(Settings(size, s) for size in plan.tuning.experts for s in strengths)
+    return tuple(Settings(size, s) for size in plan.tuning.expert_counts for s in strengths)

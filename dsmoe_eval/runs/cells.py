@@ -72,19 +72,19 @@ def run_cell(
 
 def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
     """Return the identity of a cell: an arm, or base, on a task."""
-    test, serving = job.test[task], job.serving
+    test, engine = job.test[task], job.engine
     return Identity(
-        model=serving.identity.name,
-        fingerprint=serving.identity.fingerprint,
+        model=engine.identity.name,
+        fingerprint=engine.identity.fingerprint,
         variant=BASE if arm is None else arm.planned.variant.name,
         target=None if arm is None else arm.planned.target,
         profile=None if arm is None or arm.profile is None else arm.profile.id,
         adapter=None if arm is None else arm.adapter,
-        dtype=serving.dtype,
-        device=serving.device,
-        experts_implementation=serving.experts_implementation,
-        engine=serving.name,
-        engine_settings=tuple(sorted(serving.settings.items())),
+        dtype=engine.dtype,
+        device=engine.device,
+        experts_implementation=engine.experts_implementation,
+        engine=engine.name,
+        engine_settings=tuple(sorted(engine.settings.items())),
         versions=tuple(sorted(job.identity["versions"].items())),
         batch_tokens=job.plan.batch_tokens,
         prompt_format=job.lm.format.name,
@@ -95,7 +95,7 @@ def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
         answer_tokens=test.answer_tokens,
         filter=test.card.filter,
         metric=test.card.metric,
-        split=str(job.suite.part(test.card, "test")),
+        split=str(job.suite.stage_split(test.card, "test")),
         items=test.items_hash,
         seed=job.plan.seed,
     )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
+from ..cards import MAX_NEW_TOKENS, StageSplit, Suite, Task
 from ..errors import UserError
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
@@ -129,8 +129,8 @@ def estimate(
     plan, path = load_plan(plan_name)
     planned = plan_run(plan, path)
     suite, arms = planned.suite, planned.arms
-    claims = sum(not arm.variant.null for arm in arms)
-    level, unread = plan.alpha / max(1, claims), dict[str, str]()
+    claims = sum(not arm.variant.zero_strength for arm in arms)
+    level, unread = plan.significance_level / max(1, claims), dict[str, str]()
     tasks = {task.name: _task(suite, task, level, limit, data, unread) for task in suite.tasks}
     asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
     cells = Counter(name for names in asked for name in names)
@@ -168,8 +168,8 @@ def _tried(planned: PlannedRun) -> Counter[str]:
     return times
 
 
-def _answers(task: TaskEstimate, part: PartName, times: int) -> int:
-    return int(getattr(task, part)) * task.samples * times
+def _answers(task: TaskEstimate, stage: StageSplit, times: int) -> int:
+    return int(getattr(task, stage)) * task.samples * times
 
 
 def _task(
@@ -181,21 +181,21 @@ def _task(
     unread: dict[str, str],
 ) -> TaskEstimate:
     """One task; `unread` remembers data sets, since a hub that does not answer takes its time."""
-    parts: dict[str, LoadedTask] = {}
+    stages: dict[str, LoadedTask] = {}
     note = unread.get(task.data or task.name)
     try:
-        for part in get_args(PartName) if note is None else ():
-            for loaded in load_tasks(suite, [task], part, limit, data).values():
-                parts[part] = loaded
+        for stage in get_args(StageSplit) if note is None else ():
+            for loaded in load_tasks(suite, [task], stage, limit, data).values():
+                stages[stage] = loaded
     except UserError as error:
-        parts, note = {}, str(error)
+        stages, note = {}, str(error)
         unread[task.data or task.name] = note
-    counts = {part: len(one.items) for part, one in parts.items()} or published_items(
+    counts = {stage: len(one.items) for stage, one in stages.items()} or published_items(
         suite, task, limit
     )
     prompt = answer = None
-    if parts:
-        prompt, answer = _prompt_and_answer(parts["test"])
+    if stages:
+        prompt, answer = _prompt_and_answer(stages["test"])
     test = counts.get("test", 0)
     return TaskEstimate(
         task=task.name,
@@ -205,7 +205,7 @@ def _task(
         tuning=counts.get("tuning", 0),
         identification=counts.get("identification", 0) if "identification" in task.roles else 0,
         samples=task.samples,
-        from_data=bool(parts),
+        from_data=bool(stages),
         prompt_tokens=prompt,
         answer_tokens=answer,
         smallest=tuple(_smallest(test, share, level) for share in DISCORDANCE),
@@ -216,12 +216,12 @@ def _task(
 def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:
     """By the suite's count of the whole test split; other splits' sizes are not known to it."""
     whole = task.items or 0
-    parts = {part: suite.part(task, part) for part in get_args(PartName)}
-    places = {part: read_part(place) for part, place in parts.items() if place is not None}
+    splits = {stage: suite.stage_split(task, stage) for stage in get_args(StageSplit)}
+    test = suite.stage_split(task, "test")
     return {
-        part: min(round(whole * len(range(100) if share is None else share) / 100), limit or whole)
-        for part, (split, share) in places.items()
-        if split == places["test"][0]
+        stage: min(round(whole * split.share), limit or whole)
+        for stage, split in splits.items()
+        if split is not None and test is not None and split.split == test.split
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..cards import Identification, Suite
-from ..engines.base import Serving, run_facts
+from ..engines.base import Engine, run_facts
 from ..errors import UserError
 from ..experts import (
     Document,
@@ -27,7 +27,7 @@ from ..experts import (
 )
 from ..experts.tokenizer import Tokenizer
 from ..files import read_json, write_json
-from ..models import Reader, load_reader
+from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
@@ -38,7 +38,7 @@ PAPER_STRENGTH = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class IdentificationSpec:
     """What a pass must show.
 
     Attributes:
@@ -56,7 +56,7 @@ class Wanted:
     @classmethod
     def by(
         cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
-    ) -> Wanted:
+    ) -> IdentificationSpec:
         """All that the methods need, and nothing else."""
         return cls(
             settings,
@@ -67,7 +67,7 @@ class Wanted:
 
 
 def identify(
-    serving: Serving,
+    engine: Engine,
     suite_name: str,
     domain: str,
     method: str = "dsmoe",
@@ -84,11 +84,11 @@ def identify(
     """Find a domain's experts and make a profile of them.
 
     Args:
-        serving: shows the routing.
+        engine: shows the routing.
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
-        intervention: by default the DSMoE paper's, `reweight` with alpha 5.
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
         experts: size of E*; by default as the method has it, else 1 % of all experts.
         limit: at most so many texts of each domain.
         settings: how the text is presented; by default the plain questions.
@@ -104,25 +104,25 @@ def identify(
     suite = identification_suite(suite_name, domain, method)
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
-    wanted = Wanted.by([chosen_method], settings, suite.markers if markers is None else markers)
+    wanted = IdentificationSpec.by(
+        [chosen_method], settings, suite.markers if markers is None else markers
+    )
     tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
     texts = sum(len(task.items) for task in tasks.values())
     with progress_bar(
         console or Console(stderr=True), "identify experts", texts, "texts"
     ) as advance:
-        counts = count_domains(
-            serving, tasks, wanted, root or Path("out") / "observations", advance
-        )
+        counts = count_domains(engine, tasks, wanted, root or Path("out") / "observations", advance)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     return Profile(
-        model=serving.identity,
+        model=engine.identity,
         method=method,
         experts=chosen,
         intervention=kind,
-        source=source_of(suite, tasks, domain, settings, serving.name),
+        source=source_of(suite, tasks, domain, settings, engine.name),
     )
 
 
@@ -154,9 +154,9 @@ def domain_texts(tasks: Mapping[str, LoadedTask]) -> dict[str, list[str]]:
 
 
 def count_domains(
-    serving: Serving,
+    engine: Engine,
     tasks: Mapping[str, LoadedTask],
-    wanted: Wanted,
+    wanted: IdentificationSpec,
     root: Path,
     advance: Callable[[int], None],
 ) -> RoutingCounts:
@@ -168,11 +168,11 @@ def count_domains(
     settings = wanted.settings
     texts = domain_texts(tasks)
     try:
-        documents = encode_documents(serving.tokenizer, texts, chat_template=settings.chat_template)
+        documents = encode_documents(engine.tokenizer, texts, chat_template=settings.chat_template)
         if settings.phase == "generated":
-            documents = _answered(serving, documents, settings.answer_tokens, root)
-        reader = _reader(serving, texts, settings.saliency_model) if wanted.saliency else None
-        seen = serving.observe(
+            documents = _answered(engine, documents, settings.answer_tokens, root)
+        reader = _reader(engine, texts, settings.saliency_model) if wanted.saliency else None
+        seen = engine.observe(
             documents,
             root,
             reader=reader,
@@ -180,7 +180,7 @@ def count_domains(
             advance=advance,
         )
         markers = [
-            Marker(text, _marker_token(serving.tokenizer, text), weight)
+            Marker(text, _marker_token(engine.tokenizer, text), weight)
             for text, weight in wanted.markers.items()
         ]
         return count_routing(seen, markers=markers).in_phase(settings.phase)
@@ -200,7 +200,7 @@ def source_of(
     return Source(
         suite=suite.name,
         domain=domain,
-        split=suite.splits.identification or "by task",
+        split=str(suite.splits.identification or "by task"),
         items=tuple(items),
         phase=settings.phase,
         chat_template=settings.chat_template,
@@ -227,28 +227,28 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
 
 
 def _answered(
-    serving: Serving, documents: Sequence[Document], limit: int, root: Path
+    engine: Engine, documents: Sequence[Document], limit: int, root: Path
 ) -> tuple[Document, ...]:
     """The documents with the model's own answers, which are kept beside the passes."""
-    facts = [documents_hash(documents), serving.identity.fingerprint, run_facts(serving), limit]
+    facts = [documents_hash(documents), engine.identity.fingerprint, run_facts(engine), limit]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = root / f"answers-{key}.json"
     if not path.is_file():
-        write_json(path, serving.answers([one.tokens for one in documents], limit))
+        write_json(path, engine.answers([one.tokens for one in documents], limit))
     answers = read_json(path)
     return tuple(with_answer(one, answer) for one, answer in zip(documents, answers, strict=True))
 
 
-def _reader(serving: Serving, texts: Mapping[str, list[str]], name: str | None) -> Reader:
+def _reader(engine: Engine, texts: Mapping[str, list[str]], name: str | None) -> SaliencyModel:
     """What tells token saliency: the model itself, or one that reads the very same tokens."""
     if name is None:
-        return serving.reader()
-    reader = load_reader(name)
+        return engine.reader()
+    reader = load_saliency_model(name)
     for members in texts.values():
-        if reader.tokenizer(members)["input_ids"] != serving.tokenizer(members)["input_ids"]:
+        if reader.tokenizer(members)["input_ids"] != engine.tokenizer(members)["input_ids"]:
             raise UserError(
                 f"saliency model {name!r} does not read the same tokens as "
-                f"{serving.identity.name!r}; take one with the same tokenizer"
+                f"{engine.identity.name!r}; take one with the same tokenizer"
             )
     return reader
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import Plan, Suite
-from ..engines.base import Serving
+from ..engines.base import Engine
 from ..engines.lm import EngineLM
-from ..engines.load import load_serving
+from ..engines.load import load_engine
 from ..errors import UserError
 from ..models.loading import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
 from ..tasks.leakage import Leakage, check_leakage
-from ..tasks.loading import LoadedTask, check_room, in_format, most_tokens
+from ..tasks.loading import LoadedTask, check_context_length, in_format, most_tokens
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
@@ -34,7 +34,7 @@ class Job(PlannedRun):
     """A planned run with everything loaded: all that its stages need, and nothing that changes.
 
     Attributes:
-        serving: the model in its engine.
+        engine: the model in its engine.
         lm: the same model, to be asked.
         identification: the tasks of this part, by name; `tuning` and `test` likewise.
         folder: of the run.
@@ -42,7 +42,7 @@ class Job(PlannedRun):
         leakage: what the parts share.
     """
 
-    serving: Serving
+    engine: Engine
     lm: EngineLM
     identification: Mapping[str, LoadedTask]
     tuning: Mapping[str, LoadedTask]
@@ -69,26 +69,26 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     check_engine(plan)
     locate(plan.model)
     splits = load_splits(planned.suite, limit, options.data)
-    leakage = check_leakage(splits, plan.overlap)
-    serving = _serve(plan, options.device)
+    leakage = check_leakage(splits, plan.allow_leakage)
+    engine = _serve(plan, options.device)
     try:
-        wanted = prompt_format(plan.model, serving.tokenizer, plan.prompt)
-        lm = serving.language_model(_rehearsed(wanted, limit), plan.seed)
+        wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt)
+        lm = engine.language_model(_limit_thinking(wanted, limit), plan.seed)
         tuning, test = (
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
         )
         for task in (*tuning.values(), *test.values()):
-            check_room(task, lm)
-        identity = _run_identity(planned.suite, serving, limit)
+            check_context_length(task, lm)
+        identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
     except BaseException:
-        serving.close()
+        engine.close()
         raise
     return Job(
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
-        serving=serving,
+        engine=engine,
         lm=lm,
         identification=splits["identification"],
         tuning=tuning,
@@ -109,17 +109,17 @@ def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
     return {"own_variants": own} if own else {}
 
 
-def _rehearsed(wanted: PromptFormat, limit: int | None) -> PromptFormat:
-    """With no more room for thinking than a rehearsal gives any answer."""
+def _limit_thinking(wanted: PromptFormat, limit: int | None) -> PromptFormat:
+    """With no more room for thinking than a smoke test gives any answer."""
     if limit is None or wanted.answer_tokens is None:
         return wanted
     return replace(wanted, answer_tokens=most_tokens(limit))
 
 
-def _serve(plan: Plan, device: str | None) -> Serving:
+def _serve(plan: Plan, device: str | None) -> Engine:
     if plan.engine == "transformers":
-        return load_serving(plan.model, device=device, batch_tokens=plan.batch_tokens)
-    return load_serving(
+        return load_engine(plan.model, device=device, batch_tokens=plan.batch_tokens)
+    return load_engine(
         plan.model,
         plan.engine,
         device,
@@ -129,19 +129,19 @@ def _serve(plan: Plan, device: str | None) -> Serving:
     )
 
 
-def _run_identity(suite: Suite, serving: Serving, limit: int | None) -> dict[str, Any]:
+def _run_identity(suite: Suite, engine: Engine, limit: int | None) -> dict[str, Any]:
     return {
-        "model": serving.identity.name,
-        "fingerprint": serving.identity.fingerprint,
-        "engine": serving.name,
-        "engine_settings": dict(serving.settings),
-        "dtype": serving.dtype,
-        "device": serving.device,
-        "experts_implementation": serving.experts_implementation,
-        "parameters": serving.parameters,
+        "model": engine.identity.name,
+        "fingerprint": engine.identity.fingerprint,
+        "engine": engine.name,
+        "engine_settings": dict(engine.settings),
+        "dtype": engine.dtype,
+        "device": engine.device,
+        "experts_implementation": engine.experts_implementation,
+        "parameters": engine.parameters,
         "suite": suite.name,
         "limit": limit,
-        "versions": {name: _version(name) for name in _PACKAGES} | {**serving.versions},
+        "versions": {name: _version(name) for name in _PACKAGES} | {**engine.versions},
     }
 
 

@@ -55,7 +55,7 @@ def _variant_fault(variant: Variant, plan: Plan, suite: Suite, tuned: Sequence[s
         plan.tuning is None or variant.intervention not in plan.tuning.strengths
     ):
         return f"tuning.strengths.{variant.intervention} in the plan"
-    if variant.experts == "wrong" and len(suite.targets) < 2:
+    if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
     if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
         return fault

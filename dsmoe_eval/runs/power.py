@@ -145,7 +145,7 @@ def _of_one(
 def _measured(task: Task, pilot: FinishedRun) -> Iterator[tuple[str, int, int]]:
     """Steered arms that are no controls, or all but null ones: (name, items changed, items)."""
     steered = {one.name for one in pilot.variants if one.is_tuned}
-    names = steered or {one.name for one in pilot.variants if not one.null}
+    names = steered or {one.name for one in pilot.variants if not one.zero_strength}
     for (variant, target), arm in pilot.arms.items():
         if variant not in names or task.name not in arm.cells:
             continue

@@ -77,7 +77,7 @@ def run_with(
             run_job(job, console)
         return job.folder
     finally:
-        job.serving.close()
+        job.engine.close()
 
 
 def prepared(
@@ -126,12 +126,12 @@ def run_job(job: Job, console: Console | None = None) -> None:
 def plan_table(job: Job) -> Table:
     """What is about to be run, for people."""
     table = Table(title=Text(f"plan {job.plan.name}"), show_header=False, title_justify="left")
-    identity, parameters = job.serving.identity, job.identity["parameters"]
+    identity, parameters = job.engine.identity, job.identity["parameters"]
     size = "" if parameters is None else f"{parameters / 1e6:,.1f} M parameters, "
     asked = [job.base_tasks, *(arm.tasks for arm in job.arms)]
     settings = sum(len(arm.grid) for arm in job.arms)
     rows: dict[str, str | Text] = {
-        "model": f"{identity.name} ({size}{job.serving.dtype})",
+        "model": f"{identity.name} ({size}{job.engine.dtype})",
         "experts": f"{identity.experts} in each of {len(identity.layers)} layers",
         "engine": _engine(job),
         "suite": f"{job.suite.name}: {len(job.suite.tasks)} tasks",
@@ -153,9 +153,9 @@ def _test_answers(job: Job) -> int:
 
 
 def _engine(job: Job) -> str:
-    serving = job.serving
-    settings = ", ".join(f"{name}: {value}" for name, value in serving.settings.items())
-    return f"{serving.name} on {serving.device}" + (f" ({settings})" if settings else "")
+    engine = job.engine
+    settings = ", ".join(f"{name}: {value}" for name, value in engine.settings.items())
+    return f"{engine.name} on {engine.device}" + (f" ({settings})" if settings else "")
 
 
 def _leakage(job: Job) -> Text:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 
 from ..engines.base import Advance, Figures, Prober
-from ..engines.transformers.engine import TransformersServing
+from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
 from ..files import new_folder, read_json, write_json, write_text
@@ -25,7 +25,7 @@ from ..tasks.scoring import score_tasks
 from ..variants import BASE, Settings, build_profile, variant_experts
 from .arms import Arm, PlannedArm
 from .cells import cell_identity, run_cell
-from .identification import Wanted, count_domains, counts_to_json, source_of
+from .identification import IdentificationSpec, count_domains, counts_to_json, source_of
 from .job import Job
 from .tuning import Scores, Tuned, tune
 
@@ -36,9 +36,9 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     """Routing counts over the identification text of all domains; what the arms' methods need."""
     names = dict.fromkeys(arm.variant.method for arm in job.arms)
     methods = [get_method(name) for name in names if name is not None]
-    wanted = Wanted.by(methods, job.plan.identification, job.suite.markers)
+    wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
-    counts = count_domains(job.serving, job.identification, wanted, root, advance)
+    counts = count_domains(job.engine, job.identification, wanted, root, advance)
     path = job.folder.identification
     if not path.is_file():
         try:
@@ -81,7 +81,7 @@ class Tuner:
     def _prober(self, arm: PlannedArm) -> Prober:
         """The probes on the target's questions; before any answer of a steered model counts."""
         if arm.target not in self._probers:
-            self._probers[arm.target] = self.job.serving.prober(_probed(self.job, arm))
+            self._probers[arm.target] = self.job.engine.prober(_probed(self.job, arm))
         return self._probers[arm.target]
 
     def tuned(self, arm: PlannedArm) -> Tuned:
@@ -101,7 +101,7 @@ class Tuner:
     def _tune(self, arm: PlannedArm) -> Tuned:
         job = self.job
         unavailable = _unavailable(job, self.counts, arm)
-        grid = [one for one in arm.grid if one.experts not in unavailable]
+        grid = [one for one in arm.grid if one.expert_count not in unavailable]
         self.steps.skip(_answers_a_setting(job, arm) * (len(arm.grid) - len(grid)))
         target_task, *others = _tuning_tasks(job, arm.tasks)
         clusters = {name: [i.cluster for i in job.tuning[name].items] for name in others}
@@ -116,7 +116,7 @@ class Tuner:
         job, started = self.job, time.perf_counter()
         profile = make_profile(job, self.counts, arm, settings)
         _note_probes(arm, profile, self._prober(arm).probe(profile))
-        with job.serving.steer(profile):
+        with job.engine.steer(profile):
             scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
         note(
             "setting tried",
@@ -145,8 +145,8 @@ def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int,
         UserError: it can name none of them.
     """
     missing, reason = [], None
-    sizes = sorted({settings.experts for settings in arm.grid})
-    identity = job.serving.identity
+    sizes = sorted({settings.expert_count for settings in arm.grid})
+    identity = job.engine.identity
     for size in sizes:
         try:
             if size >= identity.experts * len(identity.layers):
@@ -158,7 +158,7 @@ def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int,
     if len(missing) == len(sizes):
         raise UserError(
             f"variant {arm.variant.name!r}, target {arm.target!r}: {reason}; "
-            "take fewer in tuning.experts"
+            "take fewer in tuning.expert_counts"
         ) from reason
     return tuple(missing)
 
@@ -167,11 +167,11 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
     """The profile of a steered arm at some settings."""
     variant, identification = arm.variant, job.plan.identification
     try:
-        experts = variant_experts(variant, counts, arm.domain, settings.experts, job.plan.seed)
+        experts = variant_experts(variant, counts, arm.domain, settings.expert_count, job.plan.seed)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    source = source_of(job.suite, job.identification, arm.domain, identification, job.serving.name)
-    return build_profile(variant, job.serving.identity, experts, settings.strength, source)
+    source = source_of(job.suite, job.identification, arm.domain, identification, job.engine.name)
+    return build_profile(variant, job.engine.identity, experts, settings.strength, source)
 
 
 def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[Arm]:
@@ -192,7 +192,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Arm
     if not path.is_file():
         write_text(path, profile.to_json())
     settings = {
-        "experts": tuned.chosen.experts,
+        "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
@@ -290,13 +290,13 @@ def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
         return
     figures = run_probes(job, planned, arm.profile)
     _keep_routing(job, planned, arm.profile)
-    with job.serving.steer(arm.profile):
+    with job.engine.steer(arm.profile):
         yield figures
 
 
 def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
     """Both probes on the target's tuning questions: before any answer of a steered model counts."""
-    figures = job.serving.probe(profile, _probed(job, arm))
+    figures = job.engine.probe(profile, _probed(job, arm))
     _note_probes(arm, profile, figures)
     return figures
 
@@ -315,17 +315,17 @@ def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
     if path.is_file():
         return
     texts = _tuning_questions(job, arm)
-    before = job.serving.usage(texts)
-    with job.serving.steer(profile):
-        after = job.serving.usage(texts)
+    before = job.engine.usage(texts)
+    with job.engine.steer(profile):
+        after = job.engine.usage(texts)
     write_json(path, {"base": before.tolist(), "steered": after.tolist()})
 
 
 def _modules(job: Job) -> LoadedModel:
     """The model's own modules, to train them or to put adapters on."""
-    if not isinstance(job.serving, TransformersServing):
-        raise ValueError(f"{job.serving.name} does not give the model's modules")
-    return job.serving.loaded
+    if not isinstance(job.engine, TransformersEngine):
+        raise ValueError(f"{job.engine.name} does not give the model's modules")
+    return job.engine.loaded
 
 
 def _tuning_questions(job: Job, arm: PlannedArm) -> list[str]:

@@ -29,7 +29,7 @@ class Trial:
         qualified: the lower bound is above minus the margin.
     """
 
-    experts: int
+    expert_count: int
     strength: float
     target_delta: float
     non_target_delta: float
@@ -89,15 +89,17 @@ def tune(
     for settings in grid:
         scores = scores_at(settings)
         steered = np.concatenate([scores[name] for name in non_targets])
-        held = non_inferiority(pooled, steered, plan.margin, plan.alpha / 2, labels, plan.seed)
+        held = non_inferiority(
+            pooled, steered, plan.margin, plan.significance_level / 2, labels, plan.seed
+        )
         trials.append(
             Trial(
-                experts=settings.experts,
+                expert_count=settings.expert_count,
                 strength=settings.strength,
                 target_delta=float(scores[target_task].mean() - base[target_task].mean()),
                 non_target_delta=held.delta,
                 lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
-                qualified=held.holds,
+                qualified=held.non_inferior,
             )
         )
     return choose(trials)
@@ -107,7 +109,7 @@ def choose(trials: Sequence[Trial]) -> Tuned:
     """The best target gain among the qualified; ties to fewer experts, then to less strength."""
     qualified = [trial for trial in trials if trial.qualified]
     if qualified:
-        best = min(qualified, key=lambda t: (-t.target_delta, t.experts, t.strength))
+        best = min(qualified, key=lambda t: (-t.target_delta, t.expert_count, t.strength))
     else:
-        best = min(trials, key=lambda trial: (trial.experts, trial.strength))
-    return Tuned(tuple(trials), Settings(best.experts, best.strength), bool(qualified))
+        best = min(trials, key=lambda trial: (trial.expert_count, trial.strength))
+    return Tuned(tuple(trials), Settings(best.expert_count, best.strength), bool(qualified))

@@ -6,7 +6,7 @@ A.
 """
 
 from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, top_stability
-from .claims import Claim, all_hold, claim, disagreement, regressions
+from .claims import Claim, all_non_inferior, claim, disagreement, regressions
 from .generalization import (
     NonTargetChange,
     gain_over_control,
@@ -55,7 +55,7 @@ __all__ = [
     "PairedResult",
     "SampleVariance",
     "StrataResult",
-    "all_hold",
+    "all_non_inferior",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",

@@ -111,7 +111,7 @@ def _smallest(result: PairedResult) -> str:
     return f"{result.n} items show {_points(result.mde80)} or more with 80 % power"
 
 
-def all_hold(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
+def all_non_inferior(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
     """Test whether B is non-inferior in all tests: the intersection-union test.
 
     Each test uses its full alpha, since all must be non-inferior: Berger (1982), Technometrics
@@ -128,7 +128,7 @@ def all_hold(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
     """
     if not tests:
         raise ValueError("there is no test; give at least one non-inferiority test.")
-    return max(test.p_value for test in tests), all(test.holds for test in tests)
+    return max(test.p_value for test in tests), all(test.non_inferior for test in tests)
 
 
 def regressions(results: Sequence[PairedResult], alpha: float = 0.05) -> tuple[bool, ...]:

@@ -30,7 +30,7 @@ class NonInferiority:
         lower_bound: One-sided lower confidence bound of ``delta`` at level 1 - alpha; NaN if there
             is none.
         p_value: One-sided p-value of "B is worse by the margin or more".
-        holds: Whether non-inferiority is shown: ``lower_bound > -margin``, equivalently
+        non_inferior: Whether non-inferiority is shown: ``lower_bound > -margin``, equivalently
             ``p_value < alpha``. If False, nothing is shown; a drop is not proven.
         gained: Items on which B scores more than A.
         lost: Items on which B scores less than A.
@@ -44,7 +44,7 @@ class NonInferiority:
     alpha: float
     lower_bound: float
     p_value: float
-    holds: bool
+    non_inferior: bool
     gained: int
     lost: int
     test: str
@@ -101,15 +101,15 @@ def non_inferiority(
         p_value = lower_tail(differences, bootstrap, -margin)
         bound = bounds(differences, bootstrap, alpha)[0]
         test = "BCa bootstrap" if codes is None else "clustered BCa bootstrap"
-    holds = p_value < alpha
+    non_inferior = p_value < alpha
     return NonInferiority(
         n=a.size,
         delta=differences.delta,
         margin=margin,
         alpha=alpha,
-        lower_bound=_beside(-margin, bound, above=holds),
+        lower_bound=_beside(-margin, bound, above=non_inferior),
         p_value=p_value,
-        holds=holds,
+        non_inferior=non_inferior,
         gained=int((b > a).sum()),
         lost=int((b < a).sum()),
         test=test,

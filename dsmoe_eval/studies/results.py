@@ -169,7 +169,7 @@ class MethodRow(TypedDict):
     gain_over_placebo: GainRow
     placebo_gain: GainRow
     non_target_delta: float
-    holds: bool
+    non_inferior: bool
 
 
 class TrialModelRow(TypedDict):

@@ -89,7 +89,7 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
 
 def _trial(job: Job, console: Console) -> dict[str, Any]:
     run_job(job, console)
-    experts = len(job.serving.identity.layers) * job.serving.identity.experts
+    experts = len(job.engine.identity.layers) * job.engine.identity.experts
     with progress_bar(console, "mask each expert in turn", experts + 1, "experts") as advance:
         effects = causal_effects(job, advance)
     counts = count_experts(job, lambda _: None)
@@ -103,7 +103,7 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
         "items": len(effects.domain),
         "experts": experts,
         "resamples": RESAMPLES,
-        "layers": job.serving.identity.layers,
+        "layers": job.engine.identity.layers,
         "specific": specific(effects.plain()).tolist(),
         "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
         "methods": [
@@ -125,16 +125,16 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
     domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
     owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
     if path.is_file():
-        advance(len(job.serving.identity.layers) * job.serving.identity.experts + 1)
+        advance(len(job.engine.identity.layers) * job.engine.identity.experts + 1)
         return CausalEffects(domains, np.array(owner), np.load(path)["loss"])
     pairs = [answer for task in tasks for answer in task.answers()]
     before = gold_log_probabilities(job.lm, pairs)
     advance(1)
-    identity = job.serving.identity
+    identity = job.engine.identity
     loss = np.zeros((len(identity.layers), identity.experts, len(pairs)))
     for row, layer in enumerate(identity.layers):
         for expert in range(identity.experts):
-            with job.serving.steer(_mask(job, layer, expert)):
+            with job.engine.steer(_mask(job, layer, expert)):
                 loss[row, expert] = before - gold_log_probabilities(job.lm, pairs)
             advance(1)
     np.savez(path, loss=loss)
@@ -216,9 +216,9 @@ def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDAr
 
 
 def _mask(job: Job, layer: int, expert: int) -> Profile:
-    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, job.serving.name)
+    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, job.engine.name)
     return Profile(
-        model=job.serving.identity,
+        model=job.engine.identity,
         method="each in turn",
         experts=(ChosenExpert(layer=layer, expert=expert, score=0.0),),
         intervention=Intervention(kind="mask", strength=1.0),
@@ -239,7 +239,7 @@ def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:
         "gain_over_placebo": asdict(_pooled(job, placebo, cells)),
         "placebo_gain": asdict(_pooled(job, base, placebo)),
         "non_target_delta": float(np.mean([arm.non_target_result.delta for arm in arms.values()])),
-        "holds": all(arm.non_targets.non_inferiority.holds for arm in arms.values()),
+        "non_inferior": all(arm.non_targets.non_inferiority.non_inferior for arm in arms.values()),
         "settings": {
             target: None if arm.settings is None else arm.settings.model_dump(mode="json")
             for target, arm in arms.items()

@@ -150,6 +150,6 @@ def _alike(options: Sequence[str], texts: Sequence[str]) -> bool:
     return [one.strip() for one in options] == [text.strip() for text in texts]
 
 
-def share_of(item: Item) -> int:
+def bucket_of(item: Item) -> int:
     """Return the hundredth of a split, from 0 to 99, to which an item's cluster belongs."""
     return int(item.cluster, 16) % 100

@@ -78,7 +78,7 @@ class LanguageModel(Protocol):
     ) -> str:
         """Return a conversation in the tokenizer's chat template."""
 
-    def check_room(self, requests: Sequence[TaskRequest]) -> None:
+    def check_context_length(self, requests: Sequence[TaskRequest]) -> None:
         """Check that the longest requests fit into the model.
 
         Raises:

@@ -133,23 +133,23 @@ def leakage_counts(checked: Mapping[str, int], overlaps: Iterable[Repeated]) -> 
     ]
 
 
-def check_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
+def check_leakage(splits: Splits, allowed: bool = False) -> Leakage:
     """Compare every two splits and refuse overlaps unless the plan allows them.
 
     Args:
         splits: tasks of each split by name, in the order in which a run uses the splits.
-        overlap: the entry `overlap` of the plan.
+        allowed: whether the plan has `allow_leakage: true`.
 
     Raises:
         UserError: splits overlap and the plan does not allow it; the message names the first items.
     """
-    leakage = find_leakage(splits, overlap)
+    leakage = find_leakage(splits, allowed)
     if leakage.overlaps and leakage.allowed_by is None:
         raise UserError(_refusal(leakage))
     return leakage
 
 
-def find_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
+def find_leakage(splits: Splits, allowed: bool = False) -> Leakage:
     """Compare every two splits; the arguments are those of `check_leakage`."""
     rows = {split: _rows(tasks) for split, tasks in splits.items()}
     overlaps = tuple(
@@ -158,7 +158,7 @@ def find_leakage(splits: Splits, overlap: str | None = None) -> Leakage:
         for overlap in _compare(later, own, earlier, others)
     )
     checked = {split: len(items) for split, items in rows.items()}
-    return Leakage(checked, overlaps, None if overlap is None else f"overlap: {overlap}")
+    return Leakage(checked, overlaps, "allow_leakage: true" if allowed else None)
 
 
 def _refusal(leakage: Leakage) -> str:
@@ -166,8 +166,8 @@ def _refusal(leakage: Leakage) -> str:
     return (
         f"leakage: {leakage}: {'; '.join(map(str, named))}"
         f"{'; ...' if len(leakage.overlaps) > len(named) else ''}; `dsmoe-eval leakage PLAN` lists "
-        "all of them; take them out of one split, or write `overlap: paper` into the plan for the "
-        "paper's own set-up, in which the splits overlap"
+        "all of them; take them out of one split, or write `allow_leakage: true` into the "
+        "plan for the paper's own set-up, in which the splits overlap"
     )
 
 

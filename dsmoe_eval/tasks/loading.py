@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..cards import MAX_NEW_TOKENS, PartName, Suite, Task, read_part
+from ..cards import MAX_NEW_TOKENS, Split, StageSplit, Suite, Task
 from ..errors import UserError
-from .items import Item, check_options, read_items, share_of
+from .items import Item, bucket_of, check_options, read_items
 from .language_model import LanguageModel, LmEvalFilters, LmEvalTask, TaskRequest
 from .local_data import local_data
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ANSWER_TOKENS_A_LIMIT = 2
-"""Tokens of an answer per item of `limit` in a rehearsal: full answers, also of a model that does
+"""Tokens of an answer per item of `limit` in a smoke test: full answers, also of a model that does
 not think, would take nearly all of its time."""
 
 
@@ -143,16 +143,16 @@ class LoadedTask:
 def load_tasks(
     suite: Suite,
     cards: Sequence[Task],
-    part: PartName,
+    stage: StageSplit,
     limit: int | None,
     data: Sequence[Path] = (),
 ) -> dict[str, LoadedTask]:
-    """Load the items of a part of a run through lm-eval, for each task that has items in it.
+    """Load the items of a stage of a run through lm-eval, for each task that has items in it.
 
     Args:
         suite: the suite of the tasks.
         cards: cards of the tasks.
-        part: part of the run.
+        stage: stage of the run.
         limit: the largest number of items per task; None: all items.
         data: folders with the data sets (see `local_data.py`); if empty, they come from the hub.
 
@@ -164,12 +164,12 @@ def load_tasks(
     unknown = [card.name for card in cards if card.name not in manager.all_subtasks]
     if unknown:
         raise UserError(f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}")
-    places = {card.name: suite.part(card, part) for card in cards}
+    splits = {card.name: suite.stage_split(card, stage) for card in cards}
     with quiet_lm_eval(), local_data(data):
         return {
-            card.name: _load(manager, card, place, limit)
+            card.name: _load(manager, card, split, limit)
             for card in cards
-            if (place := places[card.name]) is not None
+            if (split := splits[card.name]) is not None
         }
 
 
@@ -208,9 +208,8 @@ def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Datase
         raise UserError(_unreadable(card, error)) from error
 
 
-def _load(manager: _Manager, card: Task, place: str, limit: int | None) -> LoadedTask:
-    split, share = read_part(place)
-    task, documents = _open(manager, card, split)
+def _load(manager: _Manager, card: Task, split: Split, limit: int | None) -> LoadedTask:
+    task, documents = _open(manager, card, split.split)
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
@@ -224,17 +223,20 @@ def _load(manager: _Manager, card: Task, place: str, limit: int | None) -> Loade
         task.set_config(key="repeats", value=card.samples)
     elif card.temperature is not None:
         raise UserError(f"task {card.name!r} scores options; nothing is drawn at a temperature")
-    items = list(read_items(task, documents, limit if share is None else None, card.key))
+    items = list(
+        read_items(task, documents, limit if split.buckets is None else None, card.group_column)
+    )
     chosen = list(range(len(items)))
-    if share is not None:
-        chosen = [index for index, item in enumerate(items) if share_of(item) in share][:limit]
+    if split.buckets is not None:
+        buckets = range(*split.buckets)
+        chosen = [index for index, item in enumerate(items) if bucket_of(item) in buckets][:limit]
     for index in chosen:
         check_options(card, documents[index], items[index])
     return _with_items(card, task, documents, items, chosen)
 
 
 def most_tokens(limit: int | None) -> int | None:
-    """Return the token limit of an answer in a rehearsal with `limit` items per task."""
+    """Return the token limit of an answer in a smoke test with `limit` items per task."""
     return None if limit is None else limit * ANSWER_TOKENS_A_LIMIT
 
 
@@ -243,7 +245,7 @@ def _with_items(
 ) -> LoadedTask:
     """Select documents of a task and fix them: shuffling tasks draw again at every reading."""
     if not chosen:
-        raise UserError(f"task {card.name!r}: no item is left in one of its parts")
+        raise UserError(f"task {card.name!r}: no item is left in one of its splits")
     kept = documents.select(chosen)
     task.test_docs = lambda: kept
     return LoadedTask(card, task, tuple(items[index] for index in chosen))
@@ -254,14 +256,14 @@ def in_format(loaded: LoadedTask, lm: LanguageModel) -> LoadedTask:
     return replace(loaded, chat=lm) if lm.uses_chat_template else loaded
 
 
-def check_room(loaded: LoadedTask, lm: LanguageModel) -> None:
+def check_context_length(loaded: LoadedTask, lm: LanguageModel) -> None:
     """Check that the longest of the task's requests fits into the LM's model.
 
     Raises:
         UserError: it does not fit.
     """
     try:
-        lm.check_room(loaded.requests)
+        lm.check_context_length(loaded.requests)
     except UserError as error:
         raise UserError(f"task {loaded.card.name!r}: {error}") from error
 

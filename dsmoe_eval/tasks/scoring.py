@@ -39,7 +39,7 @@ class Verdict:
         results: the filtered response to each of the item's requests: one text, or
             (log-likelihood, is greedy) of each option.
         score: the task's metric, 0 or 1.
-        invalid: whether the response has no answer by the task's filter or its card's `valid`.
+        invalid: whether the response has no answer by the task's filter or its `answer_pattern`.
     """
 
     results: tuple[Any, ...]
@@ -249,7 +249,7 @@ def _metric(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float
 def _is_invalid(card: Task, text: str, found: object) -> bool:
     if not text.strip() or found == INVALID or not str(found).strip():
         return True
-    return card.valid is not None and re.search(card.valid, text) is None
+    return card.answer_pattern is not None and re.search(card.answer_pattern, text) is None
 
 
 def as_binary(score: SupportsFloat, card: Task) -> float:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from ..cards import Kind, Variant
+from ..cards import ExpertSource, Kind, Variant
 from ..errors import UserError
 from ..experts import all_methods
 from ..registry import builtin_folder, builtin_names, load_variant, search_card
 
 BASE = "base"
+_SOURCES: Mapping[str, ExpertSource] = {
+    "": "method", "matched": "random_matched", "wrong": "other_domain"
+}  # fmt: skip
+"""The endings of the names of combinations, and the sources of their experts."""
 
 
 @functools.cache
@@ -112,7 +116,7 @@ def _combination(name: str) -> Variant | None:
     kind, _, experts = rest.partition("+")
     whole = f"{method}+{kind}" + (f"+{experts}" if experts else "")
     known = method in all_methods() and kind in get_args(Kind)
-    if name != whole or not known or experts not in ("", "matched", "wrong"):
+    if name != whole or not known or experts not in _SOURCES:
         return None
     return Variant.model_validate(
         {
@@ -120,29 +124,27 @@ def _combination(name: str) -> Variant | None:
             "kind": "steered",
             "method": method,
             "intervention": kind,
-            "experts": experts or "own",
+            "expert_source": _SOURCES[experts],
             "control_of": f"{method}+{kind}" if experts else None,
             "summary": f"{experts or 'best'} experts by {method}, {kind}",
         }
     )
 
 
-def control_for(
-    variant: Variant, experts: Literal["matched", "wrong"], among: Iterable[Variant]
-) -> Variant | None:
+def control_for(variant: Variant, source: ExpertSource, among: Iterable[Variant]) -> Variant | None:
     """Return the control that is the variant with other experts; None if there is none.
 
     Args:
         variant: the arm.
-        experts: `matched`: random experts (the placebo). `wrong`: another domain's experts.
+        source: `random_matched`: the placebo; `other_domain`: the specificity control.
         among: the plan's variants.
     """
     controls = (
         one
         for one in among
         if one.control_of == variant.name
-        and one.experts == experts
+        and one.expert_source == source
         and one.intervention == variant.intervention
-        and not one.null
+        and not one.zero_strength
     )
     return next(controls, None)

@@ -13,7 +13,7 @@ from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Sourc
 class Settings:
     """The result of tuning: the size of E* and the strength (alpha - 1)."""
 
-    experts: int
+    expert_count: int
     strength: float
 
 
@@ -35,7 +35,7 @@ def variant_experts(
     method = get_method(variant.method or "")
     signed = variant.intervention == "force"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
-    if variant.experts == "matched":
+    if variant.expert_source == "random_matched":
         return matched_experts(chosen, exposure(counts), counts.layers, seed)
     return chosen
 
@@ -47,10 +47,15 @@ def build_profile(
     strength: float,
     source: Source,
 ) -> Profile:
-    """Build the profile of a steered variant; strength is zero for a null one, fixed for a mask."""
+    """Build the profile of a steered variant.
+
+    The strength is zero for `Variant.zero_strength`, and fixed for a mask.
+    """
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
-    method = variant.method if variant.experts == "own" else f"{variant.method}, {variant.experts}"
+    method = variant.method
+    if variant.expert_source != "method":
+        method += f", {variant.expert_source}"
     if variant.intervention == "mask":
         strength = 1.0
     return Profile(
@@ -58,7 +63,7 @@ def build_profile(
         method=method,
         experts=experts,
         intervention=Intervention(
-            kind=variant.intervention, strength=0.0 if variant.null else strength
+            kind=variant.intervention, strength=0.0 if variant.zero_strength else strength
         ),
         source=source,
     )

@@ -51,7 +51,7 @@ def train_adapter(
     peft = _import_peft()
     config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
         target_parameters=_expert_parameters(model),

@@ -22,7 +22,7 @@ from inspect_ai.tool import ToolInfo
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.adapters.inspect_provider import DsmoeAPI, _format
-from dsmoe_eval.engines.requests import Answer, thought_and_said
+from dsmoe_eval.engines.requests import Answer, split_reasoning
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
@@ -267,7 +267,7 @@ def test_thinking_is_told_apart_from_the_answer():
     unfinished = tuple(tokens[:3])
     assert words._content(Answer(unfinished, "max_tokens"), request)[1].text == ""
     assert words._content(Answer(unfinished, "stop"), request) == "<think> let me"
-    assert thought_and_said(Answer((1, 9, 2, 9, 3), "stop"), (9,)) == ((1, 9, 2), (3,))
+    assert split_reasoning(Answer((1, 9, 2, 9, 3), "stop"), (9,)) == ((1, 9, 2), (3,))
 
 
 @pytest.mark.parametrize(

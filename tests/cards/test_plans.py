@@ -3,16 +3,32 @@
 import pytest
 from pydantic import ValidationError
 
-from dsmoe_eval.cards import Plan
+from dsmoe_eval.cards import Plan, Sft, Task, Tuning, Variant
 from dsmoe_eval.registry import load_plan
 
 
 def test_overlapping_splits_are_asked_for_by_name():
     plan, _ = load_plan("lab")
-    assert plan.overlap is None
-    assert Plan.model_validate(plan.model_dump() | {"overlap": "paper"}).overlap == "paper"
-    with pytest.raises(ValidationError, match="'paper'"):
-        Plan.model_validate(plan.model_dump() | {"overlap": True})
+    assert not plan.allow_leakage
+    assert Plan.model_validate(plan.model_dump() | {"allow_leakage": True}).allow_leakage
+
+
+@pytest.mark.parametrize(
+    ("card", "content", "name"),
+    [
+        (Plan, {"alpha": 0.05}, "significance_level"),
+        (Plan, {"overlap": "paper"}, "allow_leakage: true"),
+        (Tuning, {"experts": [1]}, "expert_counts"),
+        (Sft, {"alpha": 16}, "lora_alpha"),
+        (Variant, {"experts": "matched"}, "expert_source"),
+        (Variant, {"null": True}, "zero_strength"),
+        (Task, {"key": "id"}, "group_column"),
+        (Task, {"valid": "x"}, "answer_pattern"),
+    ],
+)
+def test_a_former_key_is_an_error_that_names_the_new_one(card, content, name):
+    with pytest.raises(ValidationError, match=f"is now `{name}`"):
+        card.model_validate(content)
 
 
 def test_one_model_or_several():

@@ -10,7 +10,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from pydantic import ValidationError
 
-from dsmoe_eval.cards import Splits, Suite
+from dsmoe_eval.cards import Split, Splits, Suite
 from dsmoe_eval.registry import builtin_names, load_suite
 
 SPLITS = {"identification": "a", "tuning": "b", "test": "c"}
@@ -67,22 +67,31 @@ def test_a_task_may_have_its_own_splits_and_spare_none_for_tuning():
     card = suite(
         task("a", "a", "target", "identification"),
         task("b", "b", "non-target", "identification"),
-        task("c", "c", "non-target") | {"splits": {"test": "train[25:100]"}},
+        task("c", "c", "non-target")
+        | {"splits": {"test": {"split": "train", "buckets": [25, 100]}}},
     )
-    assert [card.part(t, "tuning") for t in card.tasks] == ["b", "b", None]
-    assert card.part(card.tasks[2], "test") == "train[25:100]"
+    tuning = [card.stage_split(task, "tuning") for task in card.tasks]
+    assert tuning == [Split(split="b"), Split(split="b"), None]
+    test = card.stage_split(card.tasks[2], "test")
+    assert (str(test), test.share) == ("train (buckets 25 to 99)", 0.75)
     with pytest.raises(ValidationError, match="no non-target task has a tuning split"):
         suite(
             task("a", "a", "target", "identification"),
             task("b", "b", "non-target") | {"splits": {"test": "test"}},
         )
-    for wrong in ("test[5]", "test[0:101]", "te st", "test[:5]"):
-        with pytest.raises(ValidationError, match="pattern"):
-            Splits(test=wrong)
+    with pytest.raises(ValidationError, match="pattern"):
+        Splits(test="te st")
+    with pytest.raises(ValidationError, match=r"now written \{split: t, buckets: \[0, 10\]\}"):
+        Splits(test="t[0:10]")
+    for buckets in ((0, 101), (5, 5), (-1, 5), (5,)):
+        with pytest.raises(ValidationError, match="buckets"):
+            Splits(test={"split": "t", "buckets": buckets})
 
 
 def test_only_shares_of_one_split_are_ours_to_draw():
-    shares = {"identification": "t[0:1]", "tuning": "t[1:2]", "test": "t[2:100]"}
+    names = ("identification", "tuning", "test")
+    buckets = ((0, 1), (1, 2), (2, 100))
+    shares = {n: {"split": "t", "buckets": b} for n, b in zip(names, buckets, strict=True)}
     card = suite(
         task("a", "a", "target", "identification") | {"splits": shares},
         task("b", "b", "non-target", "identification"),

@@ -28,7 +28,7 @@ SINCE = {"name": "since", "tier": "critical", "metric": "target_gain", "against"
 def folder(tmp_path_factory):
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan |= {"targets": ["math"], "variants": ["base", "sham", "contrast", "random"]}
-    plan["tuning"] = {"experts": [4], "strengths": {"bias": [1.0]}}
+    plan["tuning"] = {"expert_counts": [4], "strengths": {"bias": [1.0]}}
     path = tmp_path_factory.mktemp("plan") / "gated.yaml"
     path.write_text(yaml.safe_dump(plan))
     out = tmp_path_factory.mktemp("runs") / "r"
@@ -66,10 +66,10 @@ def policy(tmp_path):
     return write
 
 
-def test_a_rehearsal_fails_the_policies_that_ship(gate, folder, tmp_path):
+def test_a_smoke_test_fails_the_policies_that_ship(gate, folder, tmp_path):
     code, out, _ = gate(folder, "--policy", "default", "--out", tmp_path)
     assert code == 1
-    assert "unmet        the whole run: the run: a rehearsal of 4 items a task" in out
+    assert "unmet        the whole run: the run: a smoke test of 4 items a task" in out
     assert "missing" not in out
     assert gate(folder, "--policy", "strict", "--out", tmp_path)[0] == 1
 

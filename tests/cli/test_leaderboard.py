@@ -29,9 +29,9 @@ def called(capsys):
 
 def test_from_a_run_to_a_page_that_has_nothing_wrong(called, make_run, tmp_path):
     one, root = make_run(**SMALL), tmp_path / "leaderboards"
-    code, out, err = called("add", one, "--root", root, "--by", "me", "--on", "a machine")
+    code, out, err = called("add", one, "--root", root, "--by", "me", "--hardware", "a machine")
     assert (code, err) == (0, "")
-    assert out.count("filed ") == 6
+    assert out.count("submitted ") == 6
     assert f"then: dsmoe-eval leaderboard build --root {root}" in out
     code, out, _ = called("add", one, "--root", root)
     assert code == 0
@@ -42,8 +42,10 @@ def test_from_a_run_to_a_page_that_has_nothing_wrong(called, make_run, tmp_path)
     assert "without" not in called("build", "--root", root, "--runs", one)[1]
     assert called("check", "--root", root) == (0, f"{root}: nothing wrong\n", "")
     assert called("check", "--root", root, "--json") == (0, "[]\n", "")
-    filed_by = json.loads(next(root.glob("*/*/*/sham.json")).read_text())["results"][0]["filed"]
-    assert (filed_by["by"], filed_by["on"]) == ("me", "a machine")
+    filed_by = json.loads(next(root.glob("*/*/*/sham.json")).read_text())["results"][0][
+        "submission"
+    ]
+    assert (filed_by["by"], filed_by["hardware"]) == ("me", "a machine")
     assert "why" not in filed_by
 
 
@@ -64,11 +66,18 @@ def test_what_is_wrong_is_code_1(called, board, folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("check", "--root", "{tmp}/none"), "file a run first: leaderboard add"),
-        (("build", "--root", "{tmp}/none"), "file a run first: leaderboard add"),
+        (("check", "--root", "{tmp}/none"), "submit a run first: leaderboard add"),
+        (("build", "--root", "{tmp}/none"), "submit a run first: leaderboard add"),
+        (("add", "{run}", "--why", "x"), "--why is now --reason"),
         (("add", "{tmp}", "--root", "{tmp}/none"), "no comparisons.json; finish the run first"),
-        (("add", "{run}", "--by", "x" * 201), "--by, --on and --why take 1 to 200 characters"),
-        (("add", "{run}", "--why", ""), "--by, --on and --why take 1 to 200 characters"),
+        (
+            ("add", "{run}", "--by", "x" * 201),
+            "--by, --hardware and --reason take 1 to 200 characters",
+        ),
+        (
+            ("add", "{run}", "--reason", ""),
+            "--by, --hardware and --reason take 1 to 200 characters",
+        ),
         (("add",), "Missing argument"),
         (("check", "--root", "{board}", "--since", "HEAD"), "git cannot show 'HEAD'"),
         (("diff", "{run}", "{tmp}"), "no comparisons.json; finish the run first"),
@@ -103,9 +112,9 @@ def test_other_figures_want_a_reason(called, run, board, tmp_path):
     code, _, err = called("add", copy, "--root", board)
     assert code == 3
     assert "sham.json: has a result of the same identity with other figures" in err
-    assert "--why TEXT" in err
-    code, out, _ = called("add", copy, "--root", board, "--why", "another library")
-    assert (code, out.count("filed ")) == (0, 1)
+    assert "--reason TEXT" in err
+    code, out, _ = called("add", copy, "--root", board, "--reason", "another library")
+    assert (code, out.count("submitted ")) == (0, 1)
 
 
 def test_what_moved_for_people_and_for_programs(called, board, folder, run):

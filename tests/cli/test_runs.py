@@ -18,7 +18,7 @@ def plan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("[b]plan")  # which no markup may take for its own
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan |= {"variants": ["base", "contrast", "sham"], "targets": ["math"], "sft": None}
-    plan |= {"tuning": {"experts": [4, 8], "strengths": {"bias": [1.0]}}}
+    plan |= {"tuning": {"expert_counts": [4, 8], "strengths": {"bias": [1.0]}}}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
     return folder / "plan.yaml"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.engines.requests import Answer, Request, Sampling, cut, thought_and_said
+from dsmoe_eval.engines.requests import Answer, Request, Sampling, cut, split_reasoning
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_a_greedy_copy_asks_for_log_probabilities_and_nothing_else():
     ],
 )
 def test_thought_stands_before_the_last_marker(tokens, reason, expected):
-    assert thought_and_said(Answer(tokens, reason), (8, 9)) == expected
+    assert split_reasoning(Answer(tokens, reason), (8, 9)) == expected
 
 
 @given(st.lists(st.integers(0, 3)).map(tuple))
 def test_without_a_marker_all_is_said(tokens):
-    assert thought_and_said(Answer(tokens, "max_tokens"), ()) == (None, tokens)
+    assert split_reasoning(Answer(tokens, "max_tokens"), ()) == (None, tokens)

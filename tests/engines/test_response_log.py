@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe_eval.engines.requests import Answer, Request, Sampling
-from dsmoe_eval.engines.response_log import Journal, request_key
+from dsmoe_eval.engines.response_log import ResponseLog, request_key
 from dsmoe_eval.errors import UserError
 
 ONE = Request((1, 2), 9)
@@ -30,7 +30,7 @@ def test_what_was_written_to_its_end_is_there_whatever_the_cut(data):
     answers = [Answer((place, 7), "stop") for place in range(len(REQUESTS))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "j.jsonl"
-        journal = Journal(path)
+        journal = ResponseLog(path)
         assert journal.read() == {}
         journal.add(zip(REQUESTS, answers, strict=True))
         whole = path.read_bytes()
@@ -50,4 +50,4 @@ def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "j.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(UserError, match=r"j\.jsonl: damaged .*delete it"):
-        Journal(path).read()
+        ResponseLog(path).read()

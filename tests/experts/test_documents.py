@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe_eval.experts import documents_hash, encode_documents, with_answer
-from dsmoe_eval.models import load_reader
+from dsmoe_eval.models import load_saliency_model
 
 TEMPLATE = "{% for m in messages %}In law {{ m['content'] }}{% endfor %} What is"
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_reader("lab-poly").tokenizer
+    return load_saliency_model("lab-poly").tokenizer
 
 
 def test_special_tokens_do_not_count(letters):

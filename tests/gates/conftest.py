@@ -71,7 +71,7 @@ def whole_result():
         "schema_version": SCHEMA_VERSION,
         "plan": "p",
         "seed": 0,
-        "alpha": 0.05,
+        "significance_level": 0.05,
         "margin": 0.02,
         "variants": list(VARIANTS),
         "targets": list(TARGETS),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dsmoe_eval.leaderboards import Filed, add_run, build
+from dsmoe_eval.leaderboards import Submission, add_run, build
 from dsmoe_eval.leaderboards.checks import read_entries
-from dsmoe_eval.leaderboards.entries import filings
+from dsmoe_eval.leaderboards.entries import submitted_runs
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "synthetic_run.py"
-FILED = Filed(date=datetime.date(2026, 1, 2), by="A. Nother", on="a machine")
+SUBMISSION = Submission(date=datetime.date(2026, 1, 2), by="A. Nother", hardware="a machine")
 SMALL = {"items": 120, "domains": ("math", "law", "poetry"), "targets": ("math",)}
 """What a run needs that is there to differ from another."""
 
@@ -55,7 +55,7 @@ def run(make_run):
 def _clean(run, make_run, tmp_path_factory):
     root = tmp_path_factory.mktemp("boards") / "leaderboards"
     for one in (run, make_run(seed=1)):
-        add_run(one, root, FILED)
+        add_run(one, root, SUBMISSION)
     build(root)
     return root
 
@@ -73,9 +73,9 @@ def folder(board):
 
 
 @pytest.fixture(scope="session")
-def filed():
+def submission():
     """Who files what tests file."""
-    return FILED
+    return SUBMISSION
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def runs_of():
     def read(root):
         files = read_entries(root)
         assert not files.faults
-        return filings(files.entries)
+        return submitted_runs(files.entries)
 
     return read
 
@@ -96,7 +96,7 @@ def file_runs():
 
     def add(root, *runs):
         for one in runs:
-            add_run(one, root, FILED)
+            add_run(one, root, SUBMISSION)
         return root
 
     return add

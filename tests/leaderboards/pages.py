@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-from dsmoe_eval.leaderboards.filing import read_entry
+from dsmoe_eval.leaderboards.submission import read_entry
 
 
 class _Page(HTMLParser):

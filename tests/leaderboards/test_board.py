@@ -8,8 +8,8 @@ import pytest
 from dsmoe_eval.leaderboards import build
 from dsmoe_eval.leaderboards.board import boards
 from dsmoe_eval.leaderboards.board_tables import TRUST, targets_of
-from dsmoe_eval.leaderboards.filing import read_entry
 from dsmoe_eval.leaderboards.ranking import model_names, rank
+from dsmoe_eval.leaderboards.submission import read_entry
 
 from .conftest import SMALL
 from .pages import figure_at, read_markdown, read_page
@@ -66,7 +66,7 @@ def test_every_figure_of_the_readme_is_in_an_entry(board, folder):
             assert number(found[variant]["over placebo"]) == pytest.approx(mean, abs=0.00051)
         else:
             assert found[variant]["over placebo"] == "-"
-        held = all(arm.non_target_result.non_inferiority.holds for arm in arms.values())
+        held = all(arm.non_target_result.non_inferiority.non_inferior for arm in arms.values())
         assert found[variant]["hold"] == ("yes" if held else "no")
     scores = {row.domain: row for row in read(folder, "base").base}
     for target in ("math", "law"):
@@ -98,7 +98,7 @@ def test_every_arm_stands_in_the_page_with_its_claim(board, folder):
 
 def test_plots_have_the_rows_of_the_table(board, runs_of):
     (shown,) = boards(runs_of(board))
-    rows = {row.variant: row for row in shown.standings if row.variant != "base"}
+    rows = {row.variant: row for row in shown.rows if row.variant != "base"}
     assert [one.label.removesuffix(" (over base)") for one in shown.forest.rows] == list(rows)
     for one in shown.forest.rows:
         row = rows[one.label.removesuffix(" (over base)")]
@@ -128,16 +128,16 @@ def test_where_nothing_is_ranked_the_board_says_so(make_run, file_runs, runs_of,
     root = file_runs(tmp_path, make_run(**SMALL, limit=9))
     (shown,) = boards(runs_of(root))
     assert shown.findings[0].startswith("Nothing is ranked")
-    assert any(one.startswith("Not ranked, a rehearsal: contrast") for one in shown.findings)
+    assert any(one.startswith("Not ranked, a smoke test: contrast") for one in shown.findings)
 
 
 def test_suites_have_a_board_each(make_run, file_runs, runs_of, tmp_path):
     small = SMALL | {"suite": "another"}
     root = file_runs(tmp_path, make_run(**SMALL), make_run(**small))
-    filings = runs_of(root)
-    assert [one.suite for one in boards(filings)] == ["another", "subjects"]
-    assert set(model_names(filings).values()) == {"lab/moe-7b"}
-    assert targets_of(rank(filings[:1])) == ["math"]
+    submitted_runs = runs_of(root)
+    assert [one.suite for one in boards(submitted_runs)] == ["another", "subjects"]
+    assert set(model_names(submitted_runs).values()) == {"lab/moe-7b"}
+    assert targets_of(rank(submitted_runs[:1])) == ["math"]
 
 
 def test_revisions_of_a_model_are_told_apart(make_run, file_runs, runs_of, tmp_path):
@@ -152,11 +152,15 @@ def test_revisions_of_a_model_are_told_apart(make_run, file_runs, runs_of, tmp_p
 HOSTILE = "<script>alert(1)</script>|x"
 
 
-def test_text_from_outside_is_text(make_run, tmp_path, filed, runs_of):
+def test_text_from_outside_is_text(make_run, tmp_path, submission, runs_of):
     from dsmoe_eval.leaderboards import add_run
 
     run = make_run(**SMALL, model=HOSTILE)
-    add_run(run, tmp_path, filed.model_copy(update={"by": HOSTILE, "on": "\"' onclick=x`|\n"}))
+    add_run(
+        run,
+        tmp_path,
+        submission.model_copy(update={"by": HOSTILE, "hardware": "\"' onclick=x`|\n"}),
+    )
     build(tmp_path, [run])
     html, markdown = ((tmp_path / name).read_text() for name in ("index.html", "README.md"))
     assert "<script>alert" not in html + markdown

@@ -51,7 +51,7 @@ def test_a_run_whose_samples_changed_is_refused(board, run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     path = next(copy.glob("cells/*/samples.parquet"))
     path.write_bytes(path.read_bytes() + b" ")
-    words = rf"{path.parent.name}: its samples are not those that were filed.*add --why"
+    words = rf"{path.parent.name}: its samples are not those that were submitted.*add --reason"
     with pytest.raises(UserError, match=words):
         build(board, [copy])
     path.unlink()
@@ -61,7 +61,7 @@ def test_a_run_whose_samples_changed_is_refused(board, run, tmp_path):
 
 
 def test_a_run_that_was_not_filed_is_refused(board, make_run):
-    with pytest.raises(UserError, match="is no run that was filed; add it first"):
+    with pytest.raises(UserError, match="is no run that was submitted; add it first"):
         build(board, [make_run(**SMALL)])
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_rendered_of_what_cannot_be_read(board, folder, tmp_path):
     with pytest.raises(UserError, match="no folder of leaderboards"):
         build(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no result; file a run first"):
+    with pytest.raises(UserError, match="holds no result; submit a run first"):
         build(tmp_path / "empty")
 
 
@@ -92,13 +92,13 @@ def test_a_variants_file_that_is_missing_is_named(board, folder):
         build(board)
 
 
-def test_what_was_filed_again_is_shown_with_its_own_samples(board, run, tmp_path, filed):
+def test_what_was_filed_again_is_shown_with_its_own_samples(board, run, tmp_path, submission):
     again = shutil.copytree(run, tmp_path / "again")
     for path in again.glob("cells/*/samples.parquet"):
         pd.read_parquet(path).to_parquet(path, index=False, compression="gzip")
-    with pytest.raises(UserError, match="restore them, or file the run again"):
+    with pytest.raises(UserError, match="restore them, or submit the run again"):
         build(board, [again])
-    add_run(again, board, filed.model_copy(update={"why": "another machine"}))
+    add_run(again, board, submission.model_copy(update={"reason": "another machine"}))
     assert len(build(board, [again]).without) == 1
     assert check_leaderboards(board) == []
 

@@ -35,11 +35,11 @@ def two(make_run):
 
 
 def test_between_a_run_and_itself_nothing_moved(run, board, folder):
-    filed = read_result(
+    submission = read_result(
         f"{folder}:{json.loads((folder / 'base.json').read_text())['results'][0]['run_id']}"
     )
     of_folder = read_result(str(run))
-    for after in (of_folder, filed):
+    for after in (of_folder, submission):
         found = differences(of_folder, after)
         assert len(found.changes) == 2 * 5 * 2  # arms, figures
         assert {row.metric for row in found.changes} == FIGURES

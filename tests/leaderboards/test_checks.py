@@ -9,7 +9,7 @@ import pytest
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.leaderboards import add_run, build, check_leaderboards
 from dsmoe_eval.leaderboards.checks import read_entries
-from dsmoe_eval.leaderboards.filing import to_text
+from dsmoe_eval.leaderboards.submission import to_text
 
 from .conftest import SMALL
 
@@ -86,8 +86,8 @@ CORRUPTIONS = [
     ("identity", "contrast", put(f"{FIRST}.header.run.suite", "other")),
     ("identity", "contrast", put(f"{FIRST}.header.margin", 0.05)),
     ("identity", "contrast", put(f"{ARM}.variant", "random")),
-    ("date", "contrast", put(f"{FIRST}.filed.date", "2999-01-01")),
-    ("date", "contrast", put("results.1.filed.date", "2026-01-01")),
+    ("date", "contrast", put(f"{FIRST}.submission.date", "2999-01-01")),
+    ("date", "contrast", put("results.1.submission.date", "2026-01-01")),
     ("missing-arm", "contrast", remove(ARM)),
     ("missing-arm", "base", put("variant", "contrast")),
     ("samples", "contrast", put(f"{FIRST}.samples", {})),
@@ -111,7 +111,7 @@ CORRUPTIONS = [
     ("adjustment", "contrast", put(f"{ARM}.over_placebo.p_adjusted", 0.01)),
     ("claim", "contrast", remove(f"{OWN}.p_adjusted")),
     ("claim", "sham", put(f"{OWN}.p_adjusted", 1.0)),
-    ("unknown-key", "contrast", put(f"{POOL}.non_inferiority.holds", True)),
+    ("unknown-key", "contrast", put(f"{POOL}.non_inferiority.non_inferior", True)),
     ("non-inferiority", "sft-lora", put(f"{POOL}.non_inferiority.p_value", 0.001)),
     ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.lower_bound", 0.2)),
     ("non-inferiority", "contrast", put(f"{POOL}.non_inferiority.lower_bound", -0.001)),
@@ -210,7 +210,7 @@ def test_pages_of_other_entries(board, folder):
     ("changes", "rule"),
     [
         ({"version": "2.0"}, "mixed-versions"),
-        ({"version": "2.0", "limit": 10}, None),  # a rehearsal is ranked with nothing
+        ({"version": "2.0", "limit": 10}, None),  # a smoke test is ranked with nothing
         ({"domains": ("math", "poetry")}, "vanished-task"),
         ({"items": 60}, "mixed-versions"),
     ],
@@ -223,9 +223,11 @@ def test_runs_of_a_suite_ask_the_same(make_run, file_runs, tmp_path, changes, ru
     assert all("base.json" in one.file for one in found)
 
 
-def test_scores_of_none_and_of_all_are_in_their_intervals(make_run, tmp_path, filed):
+def test_scores_of_none_and_of_all_are_in_their_intervals(make_run, tmp_path, submission):
     for right in (0.0, 1.0):  # of 9 items Wilson's interval begins at 1e-17
-        add_run(make_run(**(SMALL | {"items": 9, "right": right})), tmp_path / f"{right}", filed)
+        add_run(
+            make_run(**(SMALL | {"items": 9, "right": right})), tmp_path / f"{right}", submission
+        )
         found = check_leaderboards(tmp_path / f"{right}")
         assert {one.rule for one in found} == {"stale-page"}
 
@@ -246,9 +248,9 @@ def tracked(request, board):
     return board
 
 
-def test_results_that_were_there_are_there_still(tracked, folder, make_run, filed):
+def test_results_that_were_there_are_there_still(tracked, folder, make_run, submission):
     assert check_leaderboards(tracked, "HEAD") == []
-    add_run(make_run(seed=2), tracked, filed)
+    add_run(make_run(seed=2), tracked, submission)
     build(tracked)
     assert check_leaderboards(tracked, "HEAD") == []  # appended
     path = folder / "sham.json"
@@ -263,7 +265,7 @@ def test_results_that_were_there_are_there_still(tracked, folder, make_run, file
 def test_a_reason_given_later_is_a_change(tracked, folder):
     path = folder / "sham.json"
     content = json.loads(path.read_text())
-    content["results"][0]["filed"]["why"] = "no reason"
+    content["results"][0]["submission"]["reason"] = "no reason"
     path.write_text(to_text(content))
     assert "rewritten" in {one.rule for one in check_leaderboards(tracked, "HEAD")}
     assert "rewritten" not in {one.rule for one in check_leaderboards(tracked)}
@@ -281,5 +283,5 @@ def test_outside_of_git_nothing_can_have_stood(board):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(UserError, match="file a run first: leaderboard add"):
+    with pytest.raises(UserError, match="submit a run first: leaderboard add"):
         check_leaderboards(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.leaderboards import check_leaderboards
-from dsmoe_eval.leaderboards.filing import to_text
+from dsmoe_eval.leaderboards.submission import to_text
 
 from .conftest import SMALL
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe_eval.leaderboards.entries import folder_name, run_id
-from dsmoe_eval.leaderboards.filing import add_run, to_text
+from dsmoe_eval.leaderboards.submission import add_run, to_text
 
 
 def nine_digits(value):
@@ -29,23 +29,23 @@ def nine_digits(value):
     ],
     ids=["plain", "sampled", "leaked"],
 )
-def test_an_entry_is_the_run_to_nine_digits(make_run, runs_of, tmp_path, filed, changes):
+def test_an_entry_is_the_run_to_nine_digits(make_run, runs_of, tmp_path, submission, changes):
     run = make_run(**changes)
-    add_run(run, tmp_path, filed)
-    (filing,) = runs_of(tmp_path)
+    add_run(run, tmp_path, submission)
+    (submitted,) = runs_of(tmp_path)
     told = json.loads((run / "comparisons.json").read_text())
     told["leakage"] |= {"rules": [], "items": []}  # the items' number is filed
-    assert filing.run.result.model_dump(mode="json") == nine_digits(told)
+    assert submitted.run.result.model_dump(mode="json") == nine_digits(told)
 
 
 def test_of_a_run_filed_twice_the_last_results_count(board, folder, runs_of):
     one = json.loads((folder / "contrast.json").read_text())
     later = json.loads(json.dumps(one["results"][0]))
-    later["filed"] |= {"date": "2026-01-03", "why": "another library"}
+    later["submission"] |= {"date": "2026-01-03", "reason": "another library"}
     later["arms"][0]["probe"]["tokens"] = 99
     one["results"].append(later)
     (folder / "contrast.json").write_text(to_text(one))
-    seeds = {filing.header.seed: filing for filing in runs_of(board)}
+    seeds = {submitted.header.seed: submitted for submitted in runs_of(board)}
     assert list(seeds) == [1, 0]  # in the order in which they were filed
     assert seeds[0].arms["contrast", "math"].probe.tokens == 99
     assert seeds[1].arms["contrast", "math"].probe.tokens == 512

@@ -31,14 +31,14 @@ def paired(delta, low, high):
     )  # fmt: skip
 
 
-def altered(filing, change, variant=None):
-    """A filing of which one variant's result, or every one, is changed as the corruptions are."""
-    results = dict(filing.results)
+def altered(submitted, change, variant=None):
+    """A submitted run with one variant's result, or every one, changed as the corruptions are."""
+    results = dict(submitted.results)
     for name in results if variant is None else [variant]:
         content = {"results": [results[name].model_dump(mode="json", exclude_defaults=True)]}
         change(content)
         results[name] = Result.model_validate_json(json.dumps(content["results"][0]))
-    return replace(filing, results=results)
+    return replace(submitted, results=results)
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +103,19 @@ FIGURE = st.tuples(st.integers(-30, 30), st.integers(1, 15), st.integers(1, 15))
 @settings(max_examples=25)
 @given(st.lists(FIGURE, min_size=1, max_size=5))
 def test_a_rank_is_one_more_than_the_rows_that_are_better(small, figures):
-    filings = []
+    submitted_runs = []
     for number, (value, down, up) in enumerate(figures):
         value, down, up = value / 100, down / 100, up / 100
         row = {"score_a": 0.5, "score_b": 0.5 + value, "test": "none"}
         row |= {"ci95": [value - down, value + up]}
         change = put(f"{ARM}.over_placebo", lambda old, row=row: old | row)
         folder = Path("subjects") / f"model-{number}" / "0"
-        filings.append(replace(altered(small, change, "contrast"), folder=folder))
-    rows = [row for row in rank(filings) if row.rank is not None]
+        submitted_runs.append(replace(altered(small, change, "contrast"), folder=folder))
+    rows = [row for row in rank(submitted_runs) if row.rank is not None]
     assert len(rows) == len(figures)
     values = [row.over_placebo.value for row in rows]
     assert values == sorted(values, reverse=True)
-    by_model = {row.filing.folder.parts[1]: row.rank for row in rows}
+    by_model = {row.submitted.folder.parts[1]: row.rank for row in rows}
     for number, (value, _, up) in enumerate(figures):
         better = 0
         for other, down, _ in figures:  # the interval of the difference, MOVER's lower end
@@ -134,9 +134,9 @@ def test_what_is_ranked_and_why_the_rest_is_not(pair_of_seeds):
         ("base", None, "base"),
     ]
     contrast, tuned = rows[:2]
-    assert contrast.holds
+    assert contrast.non_inferior
     assert contrast.trusted
-    assert not tuned.holds  # 4 points down
+    assert not tuned.non_inferior  # 4 points down
     assert set(contrast.by_domain) == {"math", "law"}
     own = [row.delta for row in contrast.by_domain.values()]
     assert contrast.gain.value == pytest.approx(sum(own) / 2) == pytest.approx(0.18)
@@ -150,10 +150,10 @@ def test_what_does_not_hold_is_not_ranked(small):
     assert row_of(rank([small]), "contrast").rank == 1
 
 
-def test_a_rehearsal_is_not_ranked_and_gives_way_to_a_whole_run(small):
-    rehearsal = altered(small, put(f"{FIRST}.header.run.limit", 8))
-    assert row_of(rank([rehearsal]), "contrast").unranked == "a rehearsal"
-    for order in ([rehearsal, small], [small, rehearsal]):
+def test_a_smoke_test_is_not_ranked_and_gives_way_to_a_whole_run(small):
+    smoke_test = altered(small, put(f"{FIRST}.header.run.limit", 8))
+    assert row_of(rank([smoke_test]), "contrast").unranked == "a smoke test"
+    for order in ([smoke_test, small], [small, smoke_test]):
         assert set(map(id, latest(order).values())) == {id(small)}
 
 
@@ -166,8 +166,8 @@ def test_the_latest_run_of_each_variant_is_shown(small):
     }  # fmt: skip
 
 
-def marks(filing, every=None, variant="contrast"):
-    row = row_of(rank(every or [filing]), variant)
+def marks(submitted, every=None, variant="contrast"):
+    row = row_of(rank(every or [submitted]), variant)
     return {mark.name: mark for mark in row.marks}
 
 
@@ -190,7 +190,7 @@ LOST = [
     ("adequate power", "contrast", put("results.0.arms.1.target_result.mde80", None), "on law"),
     ("complete suite", None, put(f"{FIRST}.header.suite_targets", ["math", "law", "art"]), "art"),
     ("complete suite", None, put(f"{FIRST}.header.suite_tasks", ["new_task"]), "new_task"),
-    ("complete suite", None, put(f"{FIRST}.header.run.limit", 8), "a rehearsal"),
+    ("complete suite", None, put(f"{FIRST}.header.run.limit", 8), "a smoke test"),
 ]  # fmt: skip
 
 
@@ -199,10 +199,10 @@ def test_a_mark_is_lost_by_the_figure_that_decides_it(pair_of_seeds, name, varia
     one, other = pair_of_seeds
     changed = altered(one, change, variant)
     row = row_of(rank([other, changed]), "contrast")
-    if changed.header.rehearsal:  # the whole run is shown
+    if changed.header.smoke_test:  # the whole run is shown
         row = row_of(rank([changed]), "contrast")
     lost = [mark for mark in row.marks if not mark.earned]
-    expected = {name} | ({"several seeds"} if changed.header.rehearsal else set())
+    expected = {name} | ({"several seeds"} if changed.header.smoke_test else set())
     assert {mark.name for mark in lost} == expected
     assert words in next(mark.words for mark in lost if mark.name == name)
     assert not row.trusted
@@ -217,8 +217,8 @@ def test_adequate_power_ends_at_ten_points(pair_of_seeds):
 def test_one_seed_is_not_several(pair_of_seeds):
     found = marks(pair_of_seeds[0])["several seeds"]
     assert (found.earned, found.words) == (False, "seed 0")
-    rehearsed = altered(pair_of_seeds[1], put(f"{FIRST}.header.run.limit", 8))
-    assert not marks(None, [rehearsed, pair_of_seeds[0]])["several seeds"].earned
+    limited = altered(pair_of_seeds[1], put(f"{FIRST}.header.run.limit", 8))
+    assert not marks(None, [limited, pair_of_seeds[0]])["several seeds"].earned
 
 
 def test_what_has_no_placebo_cannot_have_a_flat_one(pair_of_seeds):

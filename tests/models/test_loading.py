@@ -75,9 +75,11 @@ def test_an_architecture_without_code_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name in (str(tmp_path), "deepseek-moe-16b-base"):
         if name == str(tmp_path):
-            with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*VllmEngine"):
+            with pytest.raises(
+                UserError, match=r"no code for architecture 'deepseek'.*SteeredVllm"
+            ):
                 load_model(name, "cpu")
-        with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*VllmEngine"):
+        with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*SteeredVllm"):
             bare_config(name)
 
 

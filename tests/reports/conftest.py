@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     """The lab's plan, smaller; six items a task."""
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan |= {"targets": ["math", "physics"], "variants": ["base", "sham", "contrast", "random"]}
-    plan["tuning"] = {"experts": [2, 4], "strengths": {"bias": [1.0, 3.0]}}
+    plan["tuning"] = {"expert_counts": [2, 4], "strengths": {"bias": [1.0, 3.0]}}
     path = tmp_path_factory.mktemp("plan") / "report.yaml"
     path.write_text(yaml.safe_dump(plan))
     out = tmp_path_factory.mktemp("runs") / "r"

@@ -30,7 +30,11 @@ HOSTILE = (
 
 
 def _facets(k):
-    return {"variant": (f"v{k % 20}",), "domain": ("math" if k % 2 else "law",), "mark": ("held",)}
+    return {
+        "variant": (f"v{k % 20}",),
+        "domain": ("math" if k % 2 else "law",),
+        "mark": ("non-inferior",),
+    }
 
 
 def _rows(n):
@@ -47,7 +51,9 @@ def _row(name, value, facets, columns):
 def _parts(n=20, columns=1):
     heads = (Column("name"), *(Column(f"c{k}", True, "Helps") for k in range(columns)))
     rows = [_row(*row, columns) for row in _rows(n)]
-    rows.append(Row((Cell("none"), *(Cell("-") for _ in range(columns))), {"mark": ("held",)}))
+    rows.append(
+        Row((Cell("none"), *(Cell("-") for _ in range(columns))), {"mark": ("non-inferior",)})
+    )
     table = Table("t", "Caption", heads, tuple(rows))
     forest = Forest("f", "A forest.", "", "pp", tuple(
         Interval(name, value, value - 0.1, value + 0.1, 9, f"a.json: {name}", "", "", facets)

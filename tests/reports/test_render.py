@@ -78,7 +78,7 @@ def test_disjoint_splits_are_said_to_be_so(folder, result, tmp_path):
 def overlapping(one_split_plan, tmp_path_factory):
     console = Console(record=True, width=200, file=io.StringIO())
     out = tmp_path_factory.mktemp("runs") / "overlapping"
-    plan = one_split_plan(overlap="paper")
+    plan = one_split_plan(allow_leakage=True)
     return run(plan, out, limit=6, device="cpu", console=console), console.export_text()
 
 
@@ -86,15 +86,15 @@ def test_an_overlap_that_was_asked_for_is_shouted(overlapping, tmp_path):
     """The paper's own set-up: one split for everything, asked for by name."""
     folder, shown = overlapping
     words = "30 of 30 test items repeat items of the tuning split"
-    assert "overlap: paper: 18 of 30" in shown
+    assert "allow_leakage: true: 18 of 30" in shown
     leakage = json.loads(folder.comparisons.read_text())["leakage"]
-    assert leakage["allowed_by"] == "overlap: paper"
+    assert leakage["allowed_by"] == "allow_leakage: true"
     assert leakage["pairs"] == len(leakage["items"])
     page = render(folder, tmp_path).read_text()
     title, warning, *_ = [line for line in page.splitlines() if line]
     assert title.startswith("# ")
     assert warning.startswith(
-        "> **WARNING. The splits overlap, as this plan asks (overlap: paper, "
+        "> **WARNING. The splits overlap, as this plan asks (allow_leakage: true, "
     )
     assert words in warning
     assert warning.endswith("nothing here is evidence of generalisation to new questions.**")

@@ -14,7 +14,7 @@ def test_every_arm_is_in_both_forests(result):
             assert (row.value, [row.low, row.high]) == (figures.delta, list(figures.ci95))
             assert row.n == figures.n
             if forest is rest:
-                assert row.kind == ("mark" if figures.non_inferiority.holds else "")
+                assert row.kind == ("mark" if figures.non_inferiority.non_inferior else "")
             assert row.trace == (
                 f"comparisons.json: arms[{row.label}, {target}].{part}.delta; {figures.test}"
             )

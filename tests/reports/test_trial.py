@@ -13,13 +13,13 @@ def gain(delta, low, high):
     return {"delta": delta, "ci95": [low, high], "questions": 40, "items": 160}
 
 
-def row(method, agreement, over_placebo, holds=True):
+def row(method, agreement, over_placebo, non_inferior=True):
     figures = {"value": agreement, "ci95": [agreement - 0.1, agreement + 0.1]}
     return {
         "method": method, "agreement_specific": figures, "agreement_plain": figures,
         "gain": over_placebo, "gain_over_placebo": over_placebo,
         "placebo_gain": gain(0, -0.01, 0.01),
-        "non_target_delta": -0.004, "holds": holds, "settings": {},
+        "non_target_delta": -0.004, "non_inferior": non_inferior, "settings": {},
     }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def result(*methods):
 
 CLEAR = row("clear", 0.2, gain(0.10, 0.08, 0.12))
 CLOSE = row("close", 0.5, gain(0.05, 0.01, 0.09))
-COSTLY = row("costly", 0.1, gain(0.30, 0.25, 0.35), holds=False)
+COSTLY = row("costly", 0.1, gain(0.30, 0.25, 0.35), non_inferior=False)
 NOTHING = row("nothing", 0.0, gain(0.0, -0.03, 0.03))
 
 

@@ -3,8 +3,8 @@
 from ..leaderboards.conftest import (  # noqa: F401 - fixtures
     _clean,
     board,
-    filed,
     make_run,
     run,
     runs_of,
+    submission,
 )

@@ -10,7 +10,7 @@ from dsmoe_eval.results.arms import Arm
 from dsmoe_eval.results.paired import Domain, Levels, NonInferiority, Paired, Pooled, Rates
 from dsmoe_eval.stats import claim, compare_paired, non_inferiority
 
-LEVELS = Levels(alpha=0.05, margin=0.02)
+LEVELS = Levels(significance_level=0.05, margin=0.02)
 TESTED = ("ci95", "p_value", "test", "clusters")
 COUNTS = ("n", "score_a", "score_b", "gained", "lost")
 
@@ -28,7 +28,7 @@ def stored(scores, answers=None, p_adjusted=None):
 
 
 def held(scores):
-    found = non_inferiority(*scores, LEVELS.margin, LEVELS.alpha / 2)
+    found = non_inferiority(*scores, LEVELS.margin, LEVELS.significance_level / 2)
     return {"non_inferiority": NonInferiority(lower_bound=found.lower_bound, p_value=found.p_value)}
 
 
@@ -62,7 +62,7 @@ def test_gains_and_costs_by_hand():
     assert change.worst_domain == "law"
     assert found.retention == 1.0
     assert (found.flipped.target, found.flipped.non_target) == (0.75, pytest.approx(2 / 6))
-    assert found.all_hold.holds is False
+    assert found.all_non_inferior.non_inferior is False
     assert found.regressions == ()
     assert arm_of(TARGET, OTHERS).equal_to_base is False
     assert arm_of((TARGET[0],) * 2, {"law": ([1, 0], [1, 0])}).equal_to_base is True
@@ -88,7 +88,7 @@ def test_the_pool_is_its_domains_items(graded):
     fell = [r.task for r, p in zip(arm.domains, adjusted, strict=True) if p <= 0.05 and r.delta < 0]
     assert list(arm.generalization.regressions) == fell
     p_values = [non_inferiority(*own, 0.02, 0.025).p_value for own in others.values()]
-    assert arm.generalization.all_hold.p_value == max(p_values)
+    assert arm.generalization.all_non_inferior.p_value == max(p_values)
 
 
 def answers_of(before, after, n=4, count=4):

@@ -25,7 +25,7 @@ def test_a_whole_result():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 4}, r"another version \(schema 4, this one reads 5\)"),
+        ({"schema_version": 4}, r"another version \(schema 4, this one reads 6\)"),
         (
             {"variants": ["sham", "contrast", "random", "wrong-domain", "rice"]},
             "lacks the arm rice on math",

@@ -19,7 +19,7 @@ def test_a_claim_is_that_of_the_scores():
         for p in (result.p_value, 0.04, 0.06):
             paired = Paired(**stored(scores, p_adjusted=p))
             paired.judge(LEVELS)
-            assert paired.claim == claim(result, LEVELS.margin, LEVELS.alpha, p)
+            assert paired.claim == claim(result, LEVELS.margin, LEVELS.significance_level, p)
             assert paired.delta == result.delta
     assert Paired(**stored(scores)).claim is None
     with pytest.raises(ValueError, match="part of no run"):
@@ -33,7 +33,7 @@ def test_of_one_cluster_no_interval_is_said():
     figures = {name: getattr(result, name) for name in (*TESTED, *COUNTS)} | {"answers": None}
     paired = Paired(**(figures | {"ci95": (-1.0, 1.0), "mde80": None, "p_adjusted": 1.0}))
     paired.judge(LEVELS)
-    assert paired.claim.words == claim(result, LEVELS.margin, LEVELS.alpha, 1.0).words
+    assert paired.claim.words == claim(result, LEVELS.margin, LEVELS.significance_level, 1.0).words
     assert "no interval" in paired.claim.words
 
 
@@ -43,12 +43,16 @@ def test_non_inferiority_holds_where_stats_say_so(kind, lost):
     base, other = np.ones(200), np.ones(200)
     other[:lost] = 0.0 if kind == "binary" else 0.5
     clusters = np.arange(200) // 2 if kind == "clustered" else None
-    found = non_inferiority(base, other, LEVELS.margin, LEVELS.alpha / 2, clusters)
+    found = non_inferiority(base, other, LEVELS.margin, LEVELS.significance_level / 2, clusters)
     held = NonInferiority(lower_bound=found.lower_bound, p_value=found.p_value)
     result = compare_paired(base, other, clusters)
     figures = {name: getattr(result, name) for name in (*TESTED, *COUNTS)}
     mde80 = None if math.isnan(result.mde80) else result.mde80
     paired = Paired(**figures, mde80=mde80, answers=None, non_inferiority=held)
     paired.judge(LEVELS)
-    assert (held.holds, held.margin, held.alpha) == (found.holds, found.margin, found.alpha)
+    assert (held.non_inferior, held.margin, held.significance_level) == (
+        found.non_inferior,
+        found.margin,
+        found.alpha,
+    )
     assert paired.bound_test == found.test

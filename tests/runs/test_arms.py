@@ -58,7 +58,7 @@ def test_the_grid_is_every_size_with_every_strength(lab):
 
 MINE = {"name": "mine", "summary": "s", "kind": "steered"}
 MINE |= {"method": "frequency", "intervention": "bias"}
-HALVED = MINE | {"name": "half-mine", "experts": "matched", "control_of": "mine"}
+HALVED = MINE | {"name": "half-mine", "expert_source": "random_matched", "control_of": "mine"}
 
 
 @pytest.fixture(autouse=True)

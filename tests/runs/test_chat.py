@@ -28,7 +28,7 @@ def chatting(tmp_path):
 def plan(tmp_path):
     content = yaml.safe_load(find_card("plans", "lab").read_text())
     content |= {"targets": ["math"], "variants": ["base", "contrast", "sft-lora"]}
-    content["tuning"] = {"experts": [2], "strengths": {"bias": [1.0]}}
+    content["tuning"] = {"expert_counts": [2], "strengths": {"bias": [1.0]}}
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(content))
     return path

@@ -29,7 +29,7 @@ def test_it_counts_what_the_run_counts(lab, tmp_path):
         assert task.from_data
         assert task.test == len(job.test[task.task].items)
         assert task.tuning == len(job.tuning[task.task].items)
-    assert (lab.engine, lab.devices) == (job.serving.name, 1)
+    assert (lab.engine, lab.devices) == (job.engine.name, 1)
     settings = sum(len(arm.grid) for arm in job.arms if arm.target == "math")
     per_target = {arm.target: sum(len(job.tuning[n].items) for n in arm.tasks) for arm in job.arms}
     base = sum(len(job.tuning[name].items) for name in job.base_tasks)

@@ -3,11 +3,11 @@
 import pytest
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines.load import load_serving
+from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identification import Wanted, count_domains, identify
+from dsmoe_eval.runs.identification import IdentificationSpec, count_domains, identify
 from dsmoe_eval.tasks.loading import load_tasks
 
 
@@ -19,15 +19,15 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def ours():
-    return load_serving("lab-poly", device="cpu")
+    return load_engine("lab-poly", device="cpu")
 
 
 def wanted(**settings):
-    return Wanted(Identification(**settings), True, False, {"?": 1.0})
+    return IdentificationSpec(Identification(**settings), True, False, {"?": 1.0})
 
 
-def counts(serving, tasks, folder, **settings):
-    return count_domains(serving, tasks, wanted(**settings), folder, lambda _: None)
+def counts(engine, tasks, folder, **settings):
+    return count_domains(engine, tasks, wanted(**settings), folder, lambda _: None)
 
 
 def test_a_phase_is_read_from_its_own_tokens(ours, tasks, tmp_path):
@@ -56,12 +56,12 @@ def test_a_reader_of_other_tokens_is_refused(ours, tasks, tmp_path, monkeypatch)
     class Other:
         tokenizer = staticmethod(lambda texts: {"input_ids": [[0, 1] for _ in texts]})
 
-    monkeypatch.setattr(module, "load_reader", lambda _: Other)
+    monkeypatch.setattr(module, "load_saliency_model", lambda _: Other)
     with pytest.raises(UserError, match="'other' does not read the same tokens as 'lab-poly'"):
         counts(ours, tasks, tmp_path, saliency_model="other")
 
 
 def test_a_marker_that_is_no_token_is_refused(ours, tasks, tmp_path):
-    asked = Wanted(Identification(), False, False, {"zzz": 1.0})
+    asked = IdentificationSpec(Identification(), False, False, {"zzz": 1.0})
     with pytest.raises(UserError, match="the marker 'zzz' is not one token"):
         count_domains(ours, tasks, asked, tmp_path, lambda _: None)

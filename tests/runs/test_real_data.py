@@ -80,7 +80,7 @@ def plan(tmp_path_factory):
     """The paper's plan, its smallest half."""
     content = yaml.safe_load(find_card("plans", "paper").read_text())
     content |= {"variants": ["base", "sham", "contrast", "random"], "targets": ["math"]}
-    content["tuning"] = {"experts": [2], "strengths": {"bias": [1.0]}}
+    content["tuning"] = {"expert_counts": [2], "strengths": {"bias": [1.0]}}
     del content["sft"]
     path = tmp_path_factory.mktemp("plans") / "half.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -116,7 +116,10 @@ KINDS = """
 name: kinds
 description: every kind of task that lies in a local folder
 markers: {"?": 1}
-splits: {identification: 'test[0:10]', tuning: 'test[10:25]', test: 'test[25:100]'}
+splits:
+  identification: {split: test, buckets: [0, 10]}
+  tuning: {split: test, buckets: [10, 25]}
+  test: {split: test, buckets: [25, 100]}
 tasks:
   - {name: mmlu_pro_math, domain: math, roles: [target, identification], metric: exact_match,
      filter: custom-extract}
@@ -127,7 +130,7 @@ tasks:
   - {name: openbookqa, domain: elementary, roles: [non-target, identification], metric: acc}
   - {name: hendrycks_math500, domain: competition, roles: [non-target], metric: exact_match}
   - {name: aime24, domain: olympiad, roles: [non-target], metric: exact_match,
-     splits: {tuning: 'train[0:25]', test: 'train[25:100]'}}
+     splits: {tuning: {split: train, buckets: [0, 25]}, test: {split: train, buckets: [25, 100]}}}
 """
 
 
@@ -136,7 +139,7 @@ def test_every_kind_of_task_runs_on_local_files(model, tmp_path):
     content = {
         "name": "kinds", "description": "kinds", "models": ["lab-poly"], "suite": "kinds.yaml",
         "variants": ["base", "sham", "contrast", "random"], "seed": 0, "margin": 0.05,
-        "alpha": 0.05, "tuning": {"experts": [2], "strengths": {"bias": [1.0]}},
+        "significance_level": 0.05, "tuning": {"expert_counts": [2], "strengths": {"bias": [1.0]}},
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     plan = str(tmp_path / "plan.yaml")

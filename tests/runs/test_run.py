@@ -30,7 +30,7 @@ def small_plan(tmp_path_factory):
     plan["targets"] = ["biology"]
     plan["variants"] += RIVALS
     strengths = {"bias": [1.0], "reweight": [3.0], "amplify": [1.0], "force": [0.01]}
-    plan["tuning"] = {"experts": [4], "strengths": strengths}
+    plan["tuning"] = {"expert_counts": [4], "strengths": strengths}
     plan["sft"]["epochs"] = 1
     path = tmp_path_factory.mktemp("plan") / "small.yaml"
     path.write_text(yaml.safe_dump(plan))
@@ -102,7 +102,7 @@ def test_controls_take_the_settings_of_what_they_control(finished):
     result = json.loads(comparisons(finished))
     arms = {arm["variant"]: arm for arm in result["arms"]}
     for control in ("random", "wrong-domain"):
-        for key in ("experts", "strength", "qualified_on_tuning"):
+        for key in ("expert_count", "strength", "qualified_on_tuning"):
             assert arms[control]["settings"][key] == arms["contrast"]["settings"][key]
     assert arms["sham"]["settings"]["strength"] == 0.0
     profiles = {
@@ -201,7 +201,7 @@ def control_plan(tmp_path):
     """The lab's plan without the arms that its control does not need, and one setting to try."""
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan["variants"] = ["base", "sham", "contrast", "random", "sft-lora"]
-    plan["tuning"] = {"experts": [24], "strengths": {"bias": [1.7183]}}
+    plan["tuning"] = {"expert_counts": [24], "strengths": {"bias": [1.7183]}}
     path = tmp_path / "control.yaml"
     path.write_text(yaml.safe_dump(plan))
     return str(path)
@@ -230,5 +230,5 @@ def test_the_positive_control_shows_its_known_effect(tmp_path, control_plan, who
     assert not any(improved("random"))
     assert all(improved("sft-lora"))
     for target in targets:
-        assert arms["contrast", target].non_target_result.non_inferiority.holds
+        assert arms["contrast", target].non_target_result.non_inferiority.non_inferior
         assert arms["sham", target].equal_to_base

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dsmoe_eval.engines.transformers.engine import TransformersServing
+from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import cells, job, run
@@ -24,7 +24,7 @@ CONTENT = yaml.safe_load(find_card("plans", "lab").read_text())
 CONTENT |= {
     "targets": ["biology"],
     "variants": ["base", "sham", "contrast", "random"],
-    "tuning": {"experts": [4], "strengths": {"bias": [1.0]}},
+    "tuning": {"expert_counts": [4], "strengths": {"bias": [1.0]}},
 }
 
 
@@ -43,7 +43,7 @@ def check(path):
 @pytest.mark.parametrize(
     ("variant", "changes", "reason"),
     [
-        ("dsmoe", {"tuning": {"experts": [4], "strengths": {"bias": [1], "reweight": [1]}}},
+        ("dsmoe", {"tuning": {"expert_counts": [4], "strengths": {"bias": [1], "reweight": [1]}}},
          "'dsmoe' needs identification.saliency_model in the plan"),
         ("easy-ep+bias", {}, r"'easy-ep\+bias' needs engine: transformers, since vLLM does not sh"),
         ("sft-lora", {}, "'sft-lora' needs engine: transformers, since vLLM does not train"),
@@ -62,7 +62,7 @@ def test_what_vllm_cannot_give_is_refused_before_anything_is_loaded(
 
 
 def test_another_model_gives_the_saliency(tmp_path):
-    tuning = {"experts": [4], "strengths": {"bias": [1.0], "reweight": [1.0]}}
+    tuning = {"expert_counts": [4], "strengths": {"bias": [1.0], "reweight": [1.0]}}
     variants = [*CONTENT["variants"], "dsmoe"]
     told = {"saliency_model": "lab-poly"}
     check(write(tmp_path, engine="vllm", variants=variants, tuning=tuning, identification=told))
@@ -86,17 +86,17 @@ def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
 
 def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     asked, told = [], []
-    lm = SimpleNamespace(check_room=lambda _: None)
-    serving = SimpleNamespace(
+    lm = SimpleNamespace(check_context_length=lambda _: None)
+    engine = SimpleNamespace(
         tokenizer=SimpleNamespace(chat_template=None),
         language_model=lambda *settings: told.append(settings) or lm,
     )
 
     def load(*arguments, **options):
         asked.append((arguments, options))
-        return serving
+        return engine
 
-    monkeypatch.setattr(job, "load_serving", load)
+    monkeypatch.setattr(job, "load_engine", load)
     monkeypatch.setattr(job, "in_format", lambda task, _: task)
     monkeypatch.setattr(job, "check_engine", lambda _: None)
     monkeypatch.setattr(job, "_run_identity", lambda *_: {})
@@ -110,7 +110,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
     closed = []
-    monkeypatch.setattr(TransformersServing, "close", lambda _: closed.append(1))
+    monkeypatch.setattr(TransformersEngine, "close", lambda _: closed.append(1))
     path = write(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

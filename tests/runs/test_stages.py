@@ -16,7 +16,7 @@ def test_a_size_of_all_experts_is_not_tried(monkeypatch, sizes, left_out):
     """Steering towards every expert is steering towards none."""
     monkeypatch.setattr(stages, "variant_experts", lambda *_: ())
     job = SimpleNamespace(
-        serving=SimpleNamespace(identity=SimpleNamespace(experts=4, layers=(0, 1))),
+        engine=SimpleNamespace(identity=SimpleNamespace(experts=4, layers=(0, 1))),
         plan=SimpleNamespace(seed=0),
     )
     grid = tuple(Settings(size, 1.0) for size in sizes)

@@ -9,7 +9,7 @@ from dsmoe_eval.variants import Settings
 
 PLAN = Plan(
     name="p", description="", model="m", suite="s", variants=("base",), margin=0.02,
-    tuning=Tuning(experts=(1, 2), strengths={"bias": (1.0, 2.0)}),
+    tuning=Tuning(expert_counts=(1, 2), strengths={"bias": (1.0, 2.0)}),
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dsmoe_eval.stats import (
     PairedResult,
-    all_hold,
+    all_non_inferior,
     claim,
     compare_paired,
     holm,
@@ -68,10 +68,10 @@ def test_without_interval_or_power_nothing_is_claimed() -> None:
 def test_all_must_hold() -> None:
     good = non_inferiority([1] * 400, [1] * 400, 0.02)
     bad = non_inferiority([1] * 30, [1] * 30, 0.02)
-    assert all_hold([good, good]) == (good.p_value, True)
-    assert all_hold([good, bad]) == (bad.p_value, False)
+    assert all_non_inferior([good, good]) == (good.p_value, True)
+    assert all_non_inferior([good, bad]) == (bad.p_value, False)
     with pytest.raises(ValueError, match="no test"):
-        all_hold([])
+        all_non_inferior([])
 
 
 def test_regressions_are_adjusted_and_point_down() -> None:

@@ -36,14 +36,14 @@ def holds_probability(
     return found
 
 
-@pytest.mark.parametrize(("n", "holds"), [(188, False), (189, True)])
-def test_without_any_change_a_closed_form_decides(n, holds) -> None:
+@pytest.mark.parametrize(("n", "non_inferior"), [(188, False), (189, True)])
+def test_without_any_change_a_closed_form_decides(n, non_inferior) -> None:
     """Then z = sqrt(n margin / (1 - margin)): 189 items show a margin of 0.02, 188 do not."""
     found = non_inferiority(*scores(n, 0, 0), margin=0.02)
     z = norm.isf(0.025)
     assert found.p_value == pytest.approx(norm.sf(math.sqrt(n * 0.02 / 0.98)), rel=1e-9)
     assert found.lower_bound == pytest.approx(-(z**2) / (n + z**2), abs=1e-9)
-    assert found.holds is holds
+    assert found.non_inferior is non_inferior
 
 
 def test_every_field_of_an_example() -> None:
@@ -53,7 +53,7 @@ def test_every_field_of_an_example() -> None:
     assert (found.delta, found.margin, found.alpha) == (-0.015, 0.05, 0.05)
     assert found.lower_bound == tango_interval(counts, 0.90)[0]
     assert found.p_value == norm.sf(tango_z(counts, -0.05))
-    assert found.holds
+    assert found.non_inferior
 
 
 @given(
@@ -67,7 +67,7 @@ def test_every_field_of_an_example() -> None:
 def test_bound_p_value_and_verdict_agree(n, gained, lost, margin, alpha) -> None:
     n = max(n, gained + lost)
     found = non_inferiority(*scores(n, gained, lost), margin, alpha)
-    assert found.holds == (found.p_value < alpha) == (found.lower_bound > -margin)
+    assert found.non_inferior == (found.p_value < alpha) == (found.lower_bound > -margin)
     limit = tango_interval(PairedCounts(n, lost, gained, lost), 1 - 2 * alpha)[0]
     assert found.lower_bound == pytest.approx(limit, abs=1e-9)
 
@@ -79,7 +79,7 @@ def test_they_agree_at_the_very_edge(side) -> None:
     edge = -tango_interval(PairedCounts(250, 14, 9, 14))[0]
     for ulps in range(20):
         found = non_inferiority(a, b, edge + side * ulps * 1e-14)
-        assert found.holds == (found.p_value < 0.025) == (found.lower_bound > -found.margin)
+        assert found.non_inferior == (found.p_value < 0.025) == (found.lower_bound > -found.margin)
 
 
 @pytest.mark.parametrize(("margin", "discordance"), [(0.02, 0.1), (0.02, 0.2), (0.05, 0.2)])
@@ -97,7 +97,7 @@ def test_false_holds_at_the_margin_are_near_alpha(margin, discordance) -> None:
 def test_false_holds_through_the_public_function() -> None:
     found = 0.0
     for gained, lost, p in likely_tables(60, 0.02, 0.12):
-        found += p * non_inferiority(*scores(60, gained, lost), margin=0.1).holds
+        found += p * non_inferiority(*scores(60, gained, lost), margin=0.1).non_inferior
     assert found == pytest.approx(holds_probability(60, 0.02, 0.12, 0.1), abs=1e-9)
     assert 0.01 < found < 0.03
 
@@ -145,14 +145,14 @@ def test_scores_are_checked() -> None:
 # --- fractions, unbounded scores, clusters ----------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "holds"), [(188, False), (189, True)])
-def test_fractions_without_any_change_are_judged_as_binary_items(n, holds) -> None:
+@pytest.mark.parametrize(("n", "non_inferior"), [(188, False), (189, True)])
+def test_fractions_without_any_change_are_judged_as_binary_items(n, non_inferior) -> None:
     found = non_inferiority([0.5] * n, [0.5] * n, margin=0.02)
     binary = non_inferiority(*scores(n, 0, 0), margin=0.02)
     assert (found.p_value, found.lower_bound) == pytest.approx(
         (binary.p_value, binary.lower_bound), abs=1e-9
     )
-    assert found.holds is holds
+    assert found.non_inferior is non_inferior
     assert (found.test, binary.test) == ("BCa bootstrap", "Tango score test")
 
 
@@ -168,15 +168,15 @@ def test_clustered_bound_p_value_and_verdict_agree(n, seed, margin, alpha) -> No
     a, b = rng.integers(0, 5, (2, n)) / 4
     b = np.where(rng.random(n) < 0.5, a, b)
     found = non_inferiority(a, b, margin, alpha, clusters=rng.integers(0, n, n))
-    assert found.holds == (found.p_value < alpha) == (found.lower_bound > -margin)
+    assert found.non_inferior == (found.p_value < alpha) == (found.lower_bound > -margin)
     assert 0 <= found.p_value <= 1
 
 
 def test_a_rise_of_few_clusters_does_not_rule_out_a_loss_elsewhere() -> None:
     a, b = np.full(100, 0.5), np.full(100, 0.5)
     b[:3] = 0.75
-    assert not non_inferiority(a, b, 0.02).holds
-    assert non_inferiority(a, b, 0.05).holds
+    assert not non_inferiority(a, b, 0.02).non_inferior
+    assert non_inferiority(a, b, 0.05).non_inferior
 
 
 def test_single_clusters_and_constant_unbounded_scores_never_hold() -> None:
@@ -184,14 +184,14 @@ def test_single_clusters_and_constant_unbounded_scores_never_hold() -> None:
         non_inferiority([1, 1], [1, 1], 0.5, clusters=[0, 0]),
         non_inferiority([2.5] * 50, [2.5] * 50, 0.5),
     ):
-        assert (found.holds, found.p_value) == (False, 1.0)
+        assert (found.non_inferior, found.p_value) == (False, 1.0)
         assert math.isnan(found.lower_bound)
 
 
 def test_unbounded_scores_have_margins_in_their_own_units() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(-40, 9, 200)
-    assert non_inferiority(a, a + rng.normal(0, 1, 200), margin=3).holds
+    assert non_inferiority(a, a + rng.normal(0, 1, 200), margin=3).non_inferior
     with pytest.raises(ValueError, match="margin is inf"):
         non_inferiority(a, a, margin=math.inf)
 
@@ -203,5 +203,5 @@ def test_false_holds_of_fractions_at_the_margin() -> None:
     for seed in range(300):
         a = rng.binomial(4, 0.9, 60) / 4
         b = np.where(rng.random(60) < 0.1, a * rng.binomial(1, 0.5, 60), a)
-        held += non_inferiority(a, b, margin=0.045, seed=seed).holds
+        held += non_inferiority(a, b, margin=0.045, seed=seed).non_inferior
     assert held / 300 <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / 300)

@@ -1,7 +1,7 @@
 """Steering on the router class, experts and top-k of each of the ten models, small and random.
 
 deepseek-moe-16b is not here: transformers does not carry its code (see
-tests/engines/vllm/test_engine.py).
+tests/engines/vllm/test_steered_vllm.py).
 """
 
 import copy

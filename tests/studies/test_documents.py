@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from dsmoe_eval.cards import Identification
-from dsmoe_eval.engines.transformers.engine import TransformersServing
+from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identification import Wanted, count_domains
+from dsmoe_eval.runs.identification import IdentificationSpec, count_domains
 from dsmoe_eval.studies import documents
 from dsmoe_eval.studies.documents import document_routing, route_documents
 from dsmoe_eval.tasks.loading import load_tasks
@@ -24,9 +24,9 @@ def test_documents_add_up_to_their_domains(tmp_path):
     tasks = load_tasks(suite, suite.identification_tasks, "identification", 5)
     done = []
     routing = document_routing(loaded.model, loaded.tokenizer, tasks, done.append)
-    wanted = Wanted(Identification(), saliency=True, contributions=False, markers={})
-    serving = TransformersServing(loaded)
-    counts = count_domains(serving, tasks, wanted, tmp_path, lambda _: None)
+    wanted = IdentificationSpec(Identification(), saliency=True, contributions=False, markers={})
+    engine = TransformersEngine(loaded)
+    counts = count_domains(engine, tasks, wanted, tmp_path, lambda _: None)
     assert routing.domains == counts.domains
     assert sum(done) == len(routing.tokens) == 5 * len(tasks)
     for index, domain in enumerate(counts.domains):

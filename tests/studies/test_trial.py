@@ -95,8 +95,8 @@ variants: [base, frequency+bias, frequency+bias+matched]
 targets: [math, biology]
 seed: 0
 margin: 0.02
-alpha: 0.05
-tuning: {experts: [8], strengths: {bias: [1.7183]}}
+significance_level: 0.05
+tuning: {expert_counts: [8], strengths: {bias: [1.7183]}}
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.tasks.items import Item, check_options, digest, read_items, share_of, wording_of
+from dsmoe_eval.tasks.items import Item, bucket_of, check_options, digest, read_items, wording_of
 
 SUITE = load_suite("lab")
 
@@ -84,12 +84,12 @@ def test_what_asks_the_same_is_one_cluster_and_in_one_share():
     item, other = ask("What is the sign of x?", "In math: {question}"), ask("what is the SIGN of x")
     assert item.id != other.id
     assert item.cluster == other.cluster
-    assert share_of(item) == share_of(other)
+    assert bucket_of(item) == bucket_of(other)
     assert ask("What is the sign of y?").cluster != item.cluster
     german = ask("Was ist x?", key="number", number=7)
     assert german.cluster == ask("What is x?", key="number", number=7).cluster
     assert german.cluster != ask("Was ist x?", key="number", number=8).cluster
-    assert len({share_of(ask(f"{n}?")) for n in range(500)}) > 90
+    assert len({bucket_of(ask(f"{n}?")) for n in range(500)}) > 90
 
 
 @pytest.mark.parametrize(

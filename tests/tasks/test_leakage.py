@@ -157,13 +157,13 @@ def test_a_refusal_counts_and_names_and_says_the_ways_out():
     assert "(same content: tuning old id4)" in message
     assert "id5" not in message
     assert "`dsmoe-eval leakage PLAN` lists all" in message
-    assert "`overlap: paper`" in message
+    assert "`allow_leakage: true`" in message
 
 
 def test_an_overlap_that_was_asked_for_is_counted_and_listed_without_its_text():
     splits = {"tuning": split(item("a", PASSAGE)), "test": split(item("b", f"{PASSAGE} Why?"))}
     record = check_leakage(splits, "paper").to_dict()
-    assert record["allowed_by"] == "overlap: paper"
+    assert record["allowed_by"] == "allow_leakage: true"
     assert record["pairs"] == len(record["items"]) == 1
     assert record["items"][0] == {
         "rule": "near", "split": "test", "task": "t", "item": "b",

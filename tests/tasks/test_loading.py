@@ -77,7 +77,11 @@ def test_splits_are_declared():
 
 def test_shares_of_a_split_are_disjoint_whole_and_by_question():
     task, parts = SUITE.tasks[0], []
-    for share in ("test[0:10]", "test[10:25]", "test[25:100]"):
+    for share in (
+        {"split": "test", "buckets": [0, 10]},
+        {"split": "test", "buckets": [10, 25]},
+        {"split": "test", "buckets": [25, 100]},
+    ):
         card = task.model_copy(update={"splits": Splits(test=share)})
         parts.append(load_tasks(SUITE, [card], "test", None)[task.name])
     whole = load_tasks(SUITE, [task], "test", None)[task.name]

@@ -210,7 +210,7 @@ def test_of_several_filters_the_card_names_one(test_split):
     ],
 )
 def test_an_answer_is_invalid_where_none_was_found(text, found, valid, invalid):
-    assert _is_invalid(SUMS.model_copy(update={"valid": valid}), text, found) == invalid
+    assert _is_invalid(SUMS.model_copy(update={"answer_pattern": valid}), text, found) == invalid
 
 
 def test_a_metric_that_is_not_binary_is_refused():

@@ -20,7 +20,9 @@ def test_shares_of_one_split_give_no_item_twice(tmp_path):
     content = yaml.safe_load(find_card("suites", "lab").read_text())
     content["tasks"] = [task for task in content["tasks"] if task["name"] == "lab_arithmetic"]
     content["splits"] = {
-        "identification": "test[0:30]", "tuning": "test[30:60]", "test": "test[60:100]",
+        "identification": {"split": "test", "buckets": [0, 30]},
+        "tuning": {"split": "test", "buckets": [30, 60]},
+        "test": {"split": "test", "buckets": [60, 100]},
     }  # fmt: skip
     content["tasks_dir"] = str(load_suite("lab").tasks_dir)
     (tmp_path / "shares.yaml").write_text(yaml.safe_dump(content))

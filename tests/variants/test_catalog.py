@@ -35,11 +35,11 @@ def test_an_unknown_variant_lists_what_there_is():
 
 def test_any_method_goes_with_any_intervention():
     arm = get_variant("esft-gate+amplify")
-    assert (arm.method, arm.intervention, arm.experts) == ("esft-gate", "amplify", "own")
+    assert (arm.method, arm.intervention, arm.expert_source) == ("esft-gate", "amplify", "method")
     assert arm.is_tuned
     control = get_variant("esft-gate+amplify+matched")
     assert control.control_of == arm.name
-    assert control.experts == "matched"
+    assert control.expert_source == "random_matched"
     assert not control.is_tuned
     for name in ("esft-gate", "esft-gate+", "esft+amplify", "esft-gate+amplify+own", "+bias"):
         with pytest.raises(UserError, match="or METHOD\\+INTERVENTION"):
@@ -49,12 +49,14 @@ def test_any_method_goes_with_any_intervention():
 def test_a_control_does_the_same_with_other_experts():
     among = all_variants().values()
     arm = get_variant("contrast")
-    assert control_for(arm, "matched", among).name == "random"  # not suppress-random, which masks
-    assert control_for(arm, "wrong", among).name == "wrong-domain"
-    assert control_for(arm, "matched", [arm]) is None
-    assert control_for(get_variant("dsmoe"), "matched", among) is None
+    assert (
+        control_for(arm, "random_matched", among).name == "random"
+    )  # not suppress-random, which masks
+    assert control_for(arm, "other_domain", among).name == "wrong-domain"
+    assert control_for(arm, "random_matched", [arm]) is None
+    assert control_for(get_variant("dsmoe"), "random_matched", among) is None
     named = [get_variant(name) for name in ("npmi+bias+matched", "npmi+bias")]
-    assert control_for(named[1], "matched", named) == named[0]
+    assert control_for(named[1], "random_matched", named) == named[0]
 
 
 OWN = """\
@@ -105,7 +107,7 @@ def test_the_built_in_variants_in_a_folder_of_the_users_are_the_built_in_ones(ow
         ("mine", ("frequency", "magic"), "no method 'magic'; there are: dsmoe,"),
         ("mine", ("method: frequency\n", ""), "needs `method` and `intervention`"),
         ("mine", ("kind: steered", "kind: sft"), "sft takes no method"),
-        ("mine", ("kind: steered", "kind: steered\nnull: true"), "a bare null"),
+        ("mine", ("kind: steered", "kind: steered\nnull: true"), "have `zero_strength`"),
     ],
 )
 def test_a_wrong_variant_is_told_by_its_file(own_folder, file, change, words):

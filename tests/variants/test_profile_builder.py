@@ -26,7 +26,7 @@ def counts():
 
 def chosen(name):
     variant = get_variant(name)
-    domain = "law" if variant.experts == "wrong" else "math"
+    domain = "law" if variant.expert_source == "other_domain" else "math"
     experts = variant_experts(variant, counts(), domain, 2, seed=0)
     return {(expert.layer, expert.expert) for expert in experts}
 
@@ -44,7 +44,7 @@ def test_a_null_variant_has_strength_zero_and_says_whose_experts():
     assert sham.is_null
     random = build_profile(get_variant("random"), MODEL, experts, 7.0, SOURCE)
     assert random.intervention.strength == 7.0
-    assert random.method == "risk-difference, matched"
+    assert random.method == "risk-difference, random_matched"
     with pytest.raises(ValueError, match="is not steered"):
         build_profile(get_variant("base"), MODEL, experts, 7.0, SOURCE)
 

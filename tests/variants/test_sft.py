@@ -8,7 +8,7 @@ from dsmoe_eval.variants.sft import adapter, step_count, train_adapter
 
 from ..conftest import make_model
 
-SETTINGS = Sft(rank=4, alpha=8, learning_rate=0.02, epochs=40, batch_size=2)
+SETTINGS = Sft(rank=4, lora_alpha=8, learning_rate=0.02, epochs=40, batch_size=2)
 PAIRS = [("abc", "d"), ("fgh", "a"), ("mno", "e")]
 
 

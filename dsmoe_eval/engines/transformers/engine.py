@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...experts import Document, Observations, encode_batch, expert_usage, observe
 from ...experts.tokenizer import Tokenizer
-from ...models.loading import LoadedModel, Reader
+from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, Prober, ProbeReport, Profile, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
@@ -22,7 +22,7 @@ from .lm import TransformersLM
 
 
 @dataclass(frozen=True)
-class TransformersServing:
+class TransformersEngine:
     """A model in transformers: all methods, and whatever else needs the modules themselves."""
 
     loaded: LoadedModel
@@ -90,9 +90,9 @@ class TransformersServing:
         """As `expert_usage`."""
         return expert_usage(self.loaded.model, self.tokenizer, texts)
 
-    def reader(self) -> Reader:
+    def reader(self) -> SaliencyModel:
         """The model itself."""
-        return Reader(self.loaded.model, self.tokenizer, self.identity.fingerprint)
+        return SaliencyModel(self.loaded.model, self.tokenizer, self.identity.fingerprint)
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
         """Greedy continuations of at most `limit` tokens."""
@@ -103,7 +103,7 @@ class TransformersServing:
         documents: Sequence[Document],
         root: Path,
         *,
-        reader: Reader | None,
+        reader: SaliencyModel | None,
         contributions: bool,
         advance: Advance,
     ) -> Observations:

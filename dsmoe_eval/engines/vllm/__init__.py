@@ -1,6 +1,6 @@
 """vLLM: the engine, the extension of its workers, and lm-eval's LM; importing it loads no vLLM."""
 
-from .engine import VllmEngine
 from .launch import EXTENSION
+from .steered_vllm import SteeredVllm
 
-__all__ = ["EXTENSION", "VllmEngine"]
+__all__ = ["EXTENSION", "SteeredVllm"]

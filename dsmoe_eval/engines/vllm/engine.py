@@ -1,327 +1,202 @@
-"""The vLLM engine: a model that vLLM serves, steered in place.
-
-Every worker has the methods of `worker.SteeringExtension`; a profile is applied and removed without
-loading or compiling anything again. The prefix cache contains values from before a change, so it is
-emptied at each change.
-"""
+"""A model in vLLM with the interface that a run needs."""
 
 from __future__ import annotations
 
-import gc
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from ...models.loading import fingerprint, locate
-from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
-from ...steering.probes import check_effect, check_null
-from ..requests import Answer, Request
-from .launch import start_llm
-from .routing import RoutedSequence, assemble
+from ...errors import UserError
+from ...experts import Document, Observations, Shape, encode_documents, observe_routed
+from ...experts.tokenizer import Tokenizer
+from ...models.loading import SaliencyModel, count_parameters
+from ...models.prompt_format import PLAIN, PromptFormat
+from ...steering import ModelIdentity, Profile
+from ..base import Advance, Settings, pass_identity
+from .steered_vllm import SteeredVllm, VllmProbeReport
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-    from vllm import RequestOutput
+    from ..lm import EngineLM
 
-Settings = dict[str, object]
-Prompts = Sequence[Sequence[int]]
+_SEQUENCES = 256
+"""Limit of concurrent sequences: vLLM's default for small GPUs, so that all GPUs batch alike."""
 
 
 @dataclass(frozen=True, slots=True)
-class VllmProbeReport:
-    """The figures of the null probe and the effect probe.
+class VllmProber:
+    """A prober of profiles on the same prompts."""
 
-    Attributes:
-        null_max_difference: largest absolute difference of log-probabilities at strength zero; 0.0,
-            since the probe raises an error otherwise.
-        selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
-        logit_max_change: largest absolute change of a next token's log-probability.
-        active_experts: number of experts per token and layer, the same for base and steered model.
-        tokens: number of probed tokens.
+    engine: SteeredVllm
+    prompts: Sequence[Sequence[int]]
 
-    `selection_changed` and `active_experts` are None if vLLM compiles the model: only the routing
-    of an eager model can be recorded.
-    """
-
-    null_max_difference: float
-    selection_changed: float | None
-    logit_max_change: float
-    active_experts: int | None
-    tokens: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return the report for `cell.json`."""
-        return asdict(self)
+    def probe(self, profile: Profile) -> VllmProbeReport:
+        """Probe a profile by `SteeredVllm.probe`."""
+        return self.engine.probe(profile, self.prompts)
 
 
+@dataclass(frozen=True)
 class VllmEngine:
-    """A model in vLLM: safetensors only, no remote code.
+    """A running engine, without gradients and without access to experts' outputs."""
+
+    engine: SteeredVllm
+    tokenizer: Tokenizer
+    name: str = "vllm"
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The identity of the model."""
+        return self.engine.identity
+
+    @property
+    def dtype(self) -> str:
+        """The name of the model's dtype, such as `bfloat16`."""
+        return str(self.engine.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """The type of the device, such as `cuda`."""
+        return self.engine.device
+
+    @property
+    def experts_implementation(self) -> str:
+        """Always `vllm`."""
+        return "vllm"
+
+    @property
+    def settings(self) -> Settings:
+        """The distribution over devices, and whether the model is run eagerly."""
+        return self.engine.settings
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The version of vLLM."""
+        return {"vllm": self.engine.version}
+
+    @property
+    def parameters(self) -> int | None:
+        """The parameter count of transformers: vLLM packs weights and distributes them."""
+        return count_parameters(self.identity.name)
+
+    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+        """Return the model as an LM of lm-eval."""
+        from .lm import VllmLM
+
+        return VllmLM(self.engine, self.tokenizer, prompt_format, seed)
+
+    def steer(self, profile: Profile) -> AbstractContextManager[object]:
+        """Steer by a profile inside the context; nothing is loaded again."""
+        return self.engine.steer(profile)
+
+    def probe(self, profile: Profile, texts: Sequence[str]) -> VllmProbeReport:
+        """Probe a profile at the next tokens of texts."""
+        return self.prober(texts).probe(profile)
+
+    def prober(self, texts: Sequence[str]) -> VllmProber:
+        """Return a prober of many profiles, each in full, since vLLM's batching is probed too."""
+        return VllmProber(self.engine, self.tokenizer(list(texts))["input_ids"])
+
+    def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Compute the use of experts on texts; see `expert_usage`.
+
+        Raises:
+            SteeringError: routing cannot be recorded; see `SteeredVllm.routing`.
+        """
+        documents = encode_documents(self.tokenizer, {"all": texts})
+        routed = self.engine.routing([document.tokens for document in documents])
+        chosen = torch.cat(
+            [
+                one.experts[torch.tensor(document.kept).bool()]
+                for one, document in zip(routed, documents, strict=True)
+            ]
+        )
+        counts = [
+            np.bincount(layer.flatten().numpy(), minlength=self.identity.experts)
+            for layer in chosen.unbind(1)
+        ]
+        share: NDArray[np.float64] = np.stack(counts) / len(chosen)
+        return share
+
+    def reader(self) -> SaliencyModel:
+        """Raise an error: vLLM computes no gradients.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "vLLM computes no gradients, so token saliency must come from elsewhere: give "
+            "--saliency-model (a small model of the same tokenizer will do), or a method without "
+            "saliency, such as risk-difference"
+        )
+
+    def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
+        """Generate greedy completions of at most `limit` tokens."""
+        ends = [self.tokenizer.eos_token_id]
+        return [tuple(answer) for answer in self.engine.generate(prompts, limit, ends)]
+
+    def observe(
+        self,
+        documents: Sequence[Document],
+        root: Path,
+        *,
+        reader: SaliencyModel | None,
+        contributions: bool,
+        advance: Advance,
+    ) -> Observations:
+        """Record the routing of documents by `experts.observe_routed`.
+
+        Raises:
+            UserError: the request includes contributions, which vLLM does not show.
+        """
+        if contributions:
+            raise UserError(
+                "vLLM does not show experts' outputs; easy-ep needs the transformers engine"
+            )
+        first = self.engine.layers[0]
+        return observe_routed(
+            documents,
+            lambda batch: [
+                (one.experts, one.weights)
+                for one in self.engine.routing([document.tokens for document in batch])
+            ],
+            Shape(self.identity.layers, int(first["experts"]), int(first["top_k"])),
+            root,
+            saliency_model=None if reader is None else reader.model,
+            identity=pass_identity(self, reader),
+            advance=advance,
+        )
+
+    def close(self) -> None:
+        """Stop vLLM's processes and free its memory."""
+        self.engine.close()
+
+
+def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -> VllmEngine:
+    """Start an engine whose routing can be recorded.
 
     Args:
-        name: an embedded model, a folder with `config.json`, or `organisation/model`.
-        dtype: such as `float32`; `auto` takes the checkpoint's dtype, also float32, which vLLM's
-            `auto` would convert to 16 bits.
-        options: further options of vLLM, such as `tensor_parallel_size` or `enforce_eager`.
+        model: as for `load_model`.
+        tokenizer: the model's tokenizer.
+        batch_tokens: limit of tokens per forward pass.
+        options: further options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
-        SteeringError: vLLM's routers cannot be steered, or differ from the model's.
+        SteeringError: the model's routers cannot be steered.
     """
-
-    def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
-        place = locate(name)
-        self._llm = start_llm(name, place, dtype, options)
-        self._eager = bool(options.get("enforce_eager"))
-        self._decodes = not options.get("skip_tokenizer_init", True)
-        self._steered = False
-        try:
-            routers = self._rpc("dsmoe_routers")
-        except BaseException:
-            self.close()
-            raise
-        self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
-        """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
-        from vllm import __version__
-
-        config = self._llm.llm_engine.vllm_config
-        self.config: PreTrainedConfig = config.model_config.hf_config
-        self.dtype: torch.dtype = config.model_config.dtype
-        self.max_length = int(config.model_config.max_model_len)
-        """The limit of prompt and answer together, in tokens; an answer has at least one token."""
-        self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool] = {
-            "tensor_parallel": config.parallel_config.tensor_parallel_size,
-            "expert_parallel": config.parallel_config.enable_expert_parallel,
-            "eager": bool(config.model_config.enforce_eager),
-        }
-        self.version: str = __version__
-        self.identity = ModelIdentity(
-            name=name,
-            fingerprint=fingerprint(place, self.config),
-            routers=routers["hash"],
-            layers=tuple(layer["layer"] for layer in self.layers),
-            experts=self.layers[0]["experts"],
-        )
-
-    @contextmanager
-    def steer(self, profile: Profile) -> Iterator[None]:
-        """Steer by `profile` inside the context; afterwards every bit is as before.
-
-        Raises:
-            SteeringError: the model is steered already; or the profile is for another model, has no
-                meaning in one of its layers, or cannot reach vLLM's kernels.
-        """
-        if self._steered:
-            raise SteeringError("the model is steered already; remove that steering first")
-        self._steered = True
-        try:
-            self._rpc("dsmoe_steer", profile.to_json())
-            self._forget()
-            yield
-        finally:
-            self._rpc("dsmoe_remove")
-            self._forget()
-            self._steered = False
-
-    def log_probabilities(self, prompts: Prompts) -> Tensor:
-        """Compute log-probabilities of the next token of each prompt.
-
-        Returns:
-            [prompts, vocabulary], float32, natural logarithm.
-        """
-        outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True})
-        rows = torch.full(
-            (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
-        )
-        for row, output in zip(rows, outputs, strict=True):
-            flat = output.outputs[0].logprobs
-            row[torch.tensor(flat.token_ids)] = torch.tensor(flat.logprobs)
-        return rows
-
-    def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
-        """Compute log-probability and rank of each token but the first, given the tokens before it.
-
-        Returns:
-            For each sequence two vectors of its length - 1; ranks count from 1.
-        """
-        outputs = self._generate(sequences, {"prompt_logprobs": 0})
-        scores = []
-        for tokens, output in zip(sequences, outputs, strict=True):
-            pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
-            found = [entry[token] for token, entry in pairs]
-            values = torch.tensor([entry.logprob for entry in found])
-            scores.append((values, torch.tensor([entry.rank for entry in found])))
-        return scores
-
-    def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
-        """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
-        requests = [Request(tuple(prompt), limit) for prompt in prompts]
-        return [list(answer.tokens) for answer in self.answer(requests, stop)]
-
-    def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
-        """Answer each request, up to one of the tokens `stop` or the request's limit.
-
-        An answer includes the tokens of the stop string that ends it. Stop strings have no effect
-        if the engine has no tokenizer (`skip_tokenizer_init=False` gives it one), or if they count
-        only after a model's thinking: vLLM would also match them in the thinking.
-
-        Answers do not depend on earlier calls: with a prefix in the cache, a prompt would be
-        computed in other pieces, with other last bits.
-        """
-        self._forget()
-        settings = [
-            {"max_tokens": r.limit, "stop_token_ids": list(stop)}
-            | (_stopping(r) if self._decodes else {})
-            | _drawing(r)
-            for r in requests
-        ]
-        outputs = self._generate([request.prompt for request in requests], settings)
-        answers = [output.outputs[0] for output in outputs]
-        return [
-            Answer(tuple(a.token_ids), "stop" if a.finish_reason == "stop" else "max_tokens")
-            for a in answers
-        ]
-
-    def routing(
-        self, prompts: Prompts, new_tokens: int = 0, stop: Sequence[int] = ()
-    ) -> list[RoutedSequence]:
-        """Record the routing of prompts and their greedy answers.
-
-        All requests run at once, as vLLM batches them; every token is computed, also those in the
-        prefix cache. The last token of an answer is never an input of the model and has no routing.
-        vLLM's report, `enable_return_routed_experts`, needs its model runner V2, which does not run
-        on CPUs, and has no weights; this method reads the same values from vLLM's routers.
-
-        Args:
-            prompts: token ids.
-            new_tokens: limit of tokens per answer; with 0 there are no answers.
-            stop: tokens after which an answer ends.
-
-        Raises:
-            SteeringError: vLLM compiles the model, selects experts in a kernel, or runs it in a
-                way that hides routing; or the routing of some tokens is missing.
-        """
-        self._rpc("dsmoe_record")
-        try:
-            settings = {
-                "max_tokens": max(1, new_tokens),
-                "stop_token_ids": list(stop),
-                "skip_reading_prefix_cache": True,
-            }
-            outputs = self._generate(prompts, settings)
-        finally:
-            recorded = self._rpc("dsmoe_recorded")
-        answers = [list(o.outputs[0].token_ids) if new_tokens else [] for o in outputs]
-        names = [str(output.request_id) for output in outputs]
-        return assemble(recorded, list(zip(names, prompts, answers, strict=True)))
-
-    def probe(self, profile: Profile, prompts: Prompts) -> VllmProbeReport:
-        """Run the null probe and the effect probe (see `steering.probes`).
-
-        Raises:
-            ProbeError: strength zero changes an output bit; a profile that is not null changes
-                nothing, or a null profile changes something; the number of active experts changed.
-            SteeringError: as for `steer`.
-        """
-        base, before = self._observe(prompts)
-        with self.steer(profile.with_strength(0.0)):
-            null, _ = self._observe(prompts)
-        with self.steer(profile):
-            steered, after = self._observe(prompts)
-        left, _ = self._observe(prompts)
-        changed = [
-            (a.sort(-1)[0] != b.sort(-1)[0]).any(-1) for a, b in zip(before, after, strict=True)
-        ]
-        report = VllmProbeReport(
-            null_max_difference=max(_difference(null, base), _difference(left, base)),
-            selection_changed=float(torch.cat(changed).float().mean()) if changed else None,
-            logit_max_change=_difference(steered, base),
-            active_experts=_active(before),
-            tokens=sum(len(prompt) for prompt in prompts),
-        )
-        check_null(report.null_max_difference)
-        check_effect(profile, report.logit_max_change)
-        if report.active_experts != (active := _active(after)) or active == 0:
-            raise ProbeError(
-                f"profile {profile.id}: {active} experts run for a token where "
-                f"{report.active_experts} did before (0: not the same number everywhere)"
-            )
-        return report
-
-    def close(self) -> None:
-        """Stop vLLM's processes and free its memory, so that another engine can be started."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
-
-    def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
-        self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
-        values = self.log_probabilities(prompts)
-        return values, [one.experts for one in self.routing(prompts)] if self._eager else []
-
-    def _generate(
-        self, prompts: Prompts, settings: Settings | Sequence[Settings]
-    ) -> Sequence[RequestOutput]:
-        """Run vLLM with the same settings for all prompts or with settings for each prompt."""
-        from vllm import SamplingParams
-
-        fixed = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
-        each = [settings] * len(prompts) if isinstance(settings, dict) else settings
-        parameters = [SamplingParams(**{**fixed, **one}) for one in each]
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs: Sequence[RequestOutput] = self._llm.generate(requests, parameters, use_tqdm=False)
-        return outputs
-
-    def _forget(self) -> None:
-        if not self._llm.reset_prefix_cache():
-            raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
-
-    def _rpc(self, method: str, *args: str) -> Any:
-        """Call a method of all workers; they must agree, since their routers are the same."""
-        try:
-            answers = self._llm.collective_rpc(method, args=args)
-        except Exception as error:
-            refusal = re.search(r"\[steering refused: (.*)\]", str(error), re.DOTALL)
-            if refusal is None:
-                raise
-            raise SteeringError(refusal.group(1)) from error
-        if any(answer != answers[0] for answer in answers):
-            raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
-        return answers[0]
-
-
-def _stopping(request: Request) -> Settings:
-    """Return the settings of a request with stop strings, for which vLLM must decode."""
-    if not request.stops or request.after:
-        return {}
-    return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
-
-
-def _drawing(request: Request) -> Settings:
-    """Return vLLM's sampling settings of a request that is not greedy."""
-    if request.sampling is None:
-        return {}
-    told = asdict(request.sampling)
-    return {name: value for name, value in told.items() if value is not None}
-
-
-def _difference(ours: Tensor, base: Tensor) -> float:
-    return (
-        0.0 if torch.equal(ours, base) else float((ours - base).abs().nan_to_num(torch.inf).max())
-    )
-
-
-def _active(routing: Sequence[Tensor]) -> int | None:
-    """Count the different experts per token and layer; 0 if the number is not the same for all."""
-    if not routing:
-        return None
-    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
-    return counts.pop() if len(counts) == 1 else 0
+    settings: dict[str, Any] = {
+        # A compiled model answers faster, but does not show its routing, which every run needs to
+        # identify experts and to verify steering; a second engine for the answers would add
+        # further differences.
+        "enforce_eager": True,
+        "skip_tokenizer_init": False,  # stop strings are matched in text
+        "max_model_len": -1,  # as long as the model allows and its cache has room for
+        "max_num_batched_tokens": batch_tokens,
+        "max_num_seqs": min(_SEQUENCES, batch_tokens),
+    }
+    return VllmEngine(SteeredVllm(model, **settings, **options), tokenizer)

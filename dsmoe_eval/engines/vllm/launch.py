@@ -21,7 +21,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Args:
         name: the model's name, for errors.
         place: the model's folder or hub id.
-        dtype: as for `VllmEngine`.
+        dtype: as for `SteeredVllm`.
         options: further options of vLLM.
 
     Raises:

@@ -9,7 +9,7 @@ from ...models.prompt_format import PLAIN, PromptFormat
 from ...tasks.language_model import Advance, LogLikelihood, unwatched
 from ..lm import Arranged, EngineLM, Pair
 from ..requests import Answer, Request
-from .engine import VllmEngine
+from .steered_vllm import SteeredVllm
 
 REQUESTS_AT_ONCE = 1024
 """Requests per call of vLLM, which batches them; a killed run answers at most these again."""
@@ -20,7 +20,7 @@ class VllmLM(EngineLM):
 
     def __init__(
         self,
-        engine: VllmEngine,
+        engine: SteeredVllm,
         tokenizer: Tokenizer,
         prompt_format: PromptFormat = PLAIN,
         seed: int = 0,

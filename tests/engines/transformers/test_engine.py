@@ -2,7 +2,7 @@
 
 import torch
 
-from dsmoe_eval.engines.transformers.engine import TransformersServing
+from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.engines.transformers.generate import greedy_answers
 from dsmoe_eval.experts import encode_documents, observe
 from dsmoe_eval.models import load_model
@@ -12,11 +12,11 @@ TEXTS = {"math": ["What is 7 + 6?"], "law": ["In law, the keeper of the charge i
 
 def test_texts_are_observed_with_a_reader_or_without(tmp_path):
     loaded = load_model("lab-poly", "cpu")
-    serving = TransformersServing(loaded)
+    engine = TransformersEngine(loaded)
     documents = encode_documents(loaded.tokenizer, TEXTS)
     seen, expected = [], observe(loaded.model, documents, tmp_path / "a", saliency_model=None)
-    for name, reader in (("b", None), ("c", serving.reader())):
-        found = serving.observe(
+    for name, reader in (("b", None), ("c", engine.reader())):
+        found = engine.observe(
             documents, tmp_path / name, reader=reader, contributions=False, advance=seen.append
         )
         assert found.has_saliency is (reader is not None)
@@ -30,7 +30,7 @@ def test_texts_are_observed_with_a_reader_or_without(tmp_path):
 def test_prompts_are_continued_greedily():
     loaded = load_model("lab-poly", "cpu")
     prompts = [loaded.tokenizer.encode(text) for texts in TEXTS.values() for text in texts]
-    answers = TransformersServing(loaded).answers(prompts, 3)
+    answers = TransformersEngine(loaded).answers(prompts, 3)
     assert answers == greedy_answers(loaded, prompts, 3)
     ids = torch.tensor([prompts[0]])
     with torch.no_grad():

@@ -124,13 +124,13 @@ def test_what_does_not_fit_is_refused_not_cut(lm):
 def test_the_longest_text_of_each_kind_is_tried_for_room(lm):
     spent = lm.forward_tokens
     fine = [*_requests(), *_generations({"until": [], "max_gen_toks": 6})]
-    lm.check_room([])
-    lm.check_room(fine)
+    lm.check_context_length([])
+    lm.check_context_length(fine)
     long = Instance(request_type="loglikelihood", doc={}, arguments=("the " * 200, " sign"), idx=0)
     with pytest.raises(UserError, match="201 tokens and 0 for its answer do not fit"):
-        lm.check_room([fine[0], long, *fine])
+        lm.check_context_length([fine[0], long, *fine])
     with pytest.raises(UserError, match="and 125 for its answer do not fit"):
-        lm.check_room([*fine, *_generations({"until": [], "max_gen_toks": 125})])
+        lm.check_context_length([*fine, *_generations({"until": [], "max_gen_toks": 125})])
     assert lm.forward_tokens == spent
 
 

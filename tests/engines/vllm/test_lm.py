@@ -15,7 +15,7 @@ os.environ |= {
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.engines.transformers.lm import TransformersLM
-from dsmoe_eval.engines.vllm import VllmEngine
+from dsmoe_eval.engines.vllm import SteeredVllm
 from dsmoe_eval.engines.vllm.lm import VllmLM
 from dsmoe_eval.models.loading import load_model
 
@@ -39,7 +39,7 @@ def test_both_give_the_same():
     from vllm.distributed import cleanup_dist_env_and_memory
 
     loaded = load_model("lab-poly", "cpu")
-    engine = VllmEngine(
+    engine = SteeredVllm(
         "lab-poly",
         dtype="float32",
         enforce_eager=True,

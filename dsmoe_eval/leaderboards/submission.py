@@ -1,4 +1,4 @@
-"""Filing a finished run: a file a variant, appended to and never changed."""
+"""SubmittedRun a finished run: a file a variant, appended to and never changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..results.finished import first_fault, sound
 from ..results.schema import Base, Outline, RunResult
 from ..variants import BASE
 from .entries import folder_name, run_id
-from .schema import SCHEMA_VERSION, Entry, Filed, Header, Result
+from .schema import SCHEMA_VERSION, Entry, Header, Result, Submission
 
 _DIGITS = 9
 _WIDEST = 900
@@ -28,7 +28,7 @@ _WIDEST = 900
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What filing a run did.
+    """What the submission of a run did.
 
     Attributes:
         written: files that are new or have one more result.
@@ -39,7 +39,7 @@ class Added:
     same: tuple[Path, ...]
 
 
-def add_run(run: Path, root: Path, filed: Filed) -> Added:
+def add_run(run: Path, root: Path, submission: Submission) -> Added:
     """File every variant of a finished run.
 
     Nothing is written unless all of it can be.
@@ -47,14 +47,14 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
     Args:
         run: the run's folder.
         root: the leaderboards' folder.
-        filed: by whom, when and on what; with `why` if figures may differ from those of an earlier
-            run with the same identity.
+        submission: by whom, when and on which hardware; with a reason if figures may differ from
+            those of an earlier run with the same identity.
 
     Raises:
         UserError: the run is not finished or lacks samples, or a result of the same identity is
-            there with other figures and `filed.why` does not say why.
+            there with other figures and `submission.reason` is missing.
     """
-    results = _results(*_read(run), filed)
+    results = _results(*_read(run), submission)
     header = next(iter(results.values())).header
     folder = Path(header.run.suite) / folder_name(header.run.model) / header.run.fingerprint[:12]
     written, same = {}, []
@@ -75,7 +75,7 @@ def add_run(run: Path, root: Path, filed: Filed) -> Added:
 
 
 def identity_of(run: Path) -> str:
-    """The id under which a finished run is filed.
+    """The id under which a finished run is submitted.
 
     Raises:
         UserError: it is not finished, or not of this version.
@@ -145,8 +145,8 @@ def _check_version(content: object) -> None:
         raise Unreadable(
             "other-version",
             "schema_version",
-            f"is {version}, and this version reads {SCHEMA_VERSION}; remove the file and file its "
-            "run again: leaderboard add",
+            f"is {version}, and this version reads {SCHEMA_VERSION}; remove the file and submit "
+            "its run again: leaderboard add",
         )
 
 
@@ -174,7 +174,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _results(result: RunResult, folder: RunFolder, filed: Filed) -> dict[str, Result]:
+def _results(result: RunResult, folder: RunFolder, submission: Submission) -> dict[str, Result]:
     """A result for base, and one for each variant."""
     header = _header(result, folder)
     arms: dict[str, tuple[Arm, ...]] = {
@@ -185,7 +185,7 @@ def _results(result: RunResult, folder: RunFolder, filed: Filed) -> dict[str, Re
     return {
         variant: Result(
             run_id=run_id(header, result.base),
-            filed=filed,
+            submission=submission,
             header=header,
             leakage=checked,
             base=result.base,
@@ -248,12 +248,13 @@ def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry |
     earlier = [one for one in entry.results if one.run_id == result.run_id]
     if any(one.same(result) for one in earlier):
         return None
-    if any(one.same_figures(result) for one in earlier) and result.filed.why is None:
+    if any(one.same_figures(result) for one in earlier) and result.submission.reason is None:
         return None  # other samples, as another machine has, with the same figures
-    if earlier and result.filed.why is None:
+    if earlier and result.submission.reason is None:
         raise UserError(
-            f"{path}: has a result of the same identity with other figures, filed "
-            f"{earlier[-1].filed.date} by {earlier[-1].filed.by}; say why they differ: --why TEXT"
+            f"{path}: has a result of the same identity with other figures, submitted "
+            f"{earlier[-1].submission.date} by {earlier[-1].submission.by}; say why they "
+            "differ: --reason TEXT"
         )
     return entry.model_copy(update={"results": (*entry.results, result)})
 

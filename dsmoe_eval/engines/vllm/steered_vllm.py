@@ -1,0 +1,327 @@
+"""The vLLM engine: a model that vLLM serves, steered in place.
+
+Every worker has the methods of `worker.SteeringExtension`; a profile is applied and removed without
+loading or compiling anything again. The prefix cache contains values from before a change, so it is
+emptied at each change.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...models.loading import fingerprint, locate
+from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
+from ...steering.probes import check_effect, check_null
+from ..requests import Answer, Request
+from .launch import start_llm
+from .routing import RoutedSequence, assemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from vllm import RequestOutput
+
+Settings = dict[str, object]
+Prompts = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmProbeReport:
+    """The figures of the null probe and the effect probe.
+
+    Attributes:
+        null_max_difference: largest absolute difference of log-probabilities at strength zero; 0.0,
+            since the probe raises an error otherwise.
+        selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
+        logit_max_change: largest absolute change of a next token's log-probability.
+        active_experts: number of experts per token and layer, the same for base and steered model.
+        tokens: number of probed tokens.
+
+    `selection_changed` and `active_experts` are None if vLLM compiles the model: only the routing
+    of an eager model can be recorded.
+    """
+
+    null_max_difference: float
+    selection_changed: float | None
+    logit_max_change: float
+    active_experts: int | None
+    tokens: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return the report for `cell.json`."""
+        return asdict(self)
+
+
+class SteeredVllm:
+    """A model in vLLM: safetensors only, no remote code.
+
+    Args:
+        name: an embedded model, a folder with `config.json`, or `organisation/model`.
+        dtype: such as `float32`; `auto` takes the checkpoint's dtype, also float32, which vLLM's
+            `auto` would convert to 16 bits.
+        options: further options of vLLM, such as `tensor_parallel_size` or `enforce_eager`.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run this model.
+        SteeringError: vLLM's routers cannot be steered, or differ from the model's.
+    """
+
+    def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
+        place = locate(name)
+        self._llm = start_llm(name, place, dtype, options)
+        self._eager = bool(options.get("enforce_eager"))
+        self._decodes = not options.get("skip_tokenizer_init", True)
+        self._steered = False
+        try:
+            routers = self._rpc("dsmoe_routers")
+        except BaseException:
+            self.close()
+            raise
+        self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
+        """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
+        from vllm import __version__
+
+        config = self._llm.llm_engine.vllm_config
+        self.config: PreTrainedConfig = config.model_config.hf_config
+        self.dtype: torch.dtype = config.model_config.dtype
+        self.max_length = int(config.model_config.max_model_len)
+        """The limit of prompt and answer together, in tokens; an answer has at least one token."""
+        self.device = str(config.device_config.device_type)
+        self.settings: dict[str, int | bool] = {
+            "tensor_parallel": config.parallel_config.tensor_parallel_size,
+            "expert_parallel": config.parallel_config.enable_expert_parallel,
+            "eager": bool(config.model_config.enforce_eager),
+        }
+        self.version: str = __version__
+        self.identity = ModelIdentity(
+            name=name,
+            fingerprint=fingerprint(place, self.config),
+            routers=routers["hash"],
+            layers=tuple(layer["layer"] for layer in self.layers),
+            experts=self.layers[0]["experts"],
+        )
+
+    @contextmanager
+    def steer(self, profile: Profile) -> Iterator[None]:
+        """Steer by `profile` inside the context; afterwards every bit is as before.
+
+        Raises:
+            SteeringError: the model is steered already; or the profile is for another model, has no
+                meaning in one of its layers, or cannot reach vLLM's kernels.
+        """
+        if self._steered:
+            raise SteeringError("the model is steered already; remove that steering first")
+        self._steered = True
+        try:
+            self._rpc("dsmoe_steer", profile.to_json())
+            self._forget()
+            yield
+        finally:
+            self._rpc("dsmoe_remove")
+            self._forget()
+            self._steered = False
+
+    def log_probabilities(self, prompts: Prompts) -> Tensor:
+        """Compute log-probabilities of the next token of each prompt.
+
+        Returns:
+            [prompts, vocabulary], float32, natural logarithm.
+        """
+        outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True})
+        rows = torch.full(
+            (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
+        )
+        for row, output in zip(rows, outputs, strict=True):
+            flat = output.outputs[0].logprobs
+            row[torch.tensor(flat.token_ids)] = torch.tensor(flat.logprobs)
+        return rows
+
+    def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
+        """Compute log-probability and rank of each token but the first, given the tokens before it.
+
+        Returns:
+            For each sequence two vectors of its length - 1; ranks count from 1.
+        """
+        outputs = self._generate(sequences, {"prompt_logprobs": 0})
+        scores = []
+        for tokens, output in zip(sequences, outputs, strict=True):
+            pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
+            found = [entry[token] for token, entry in pairs]
+            values = torch.tensor([entry.logprob for entry in found])
+            scores.append((values, torch.tensor([entry.rank for entry in found])))
+        return scores
+
+    def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
+        """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
+        requests = [Request(tuple(prompt), limit) for prompt in prompts]
+        return [list(answer.tokens) for answer in self.answer(requests, stop)]
+
+    def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
+        """Answer each request, up to one of the tokens `stop` or the request's limit.
+
+        An answer includes the tokens of the stop string that ends it. Stop strings have no effect
+        if the engine has no tokenizer (`skip_tokenizer_init=False` gives it one), or if they count
+        only after a model's thinking: vLLM would also match them in the thinking.
+
+        Answers do not depend on earlier calls: with a prefix in the cache, a prompt would be
+        computed in other pieces, with other last bits.
+        """
+        self._forget()
+        settings = [
+            {"max_tokens": r.limit, "stop_token_ids": list(stop)}
+            | (_stopping(r) if self._decodes else {})
+            | _drawing(r)
+            for r in requests
+        ]
+        outputs = self._generate([request.prompt for request in requests], settings)
+        answers = [output.outputs[0] for output in outputs]
+        return [
+            Answer(tuple(a.token_ids), "stop" if a.finish_reason == "stop" else "max_tokens")
+            for a in answers
+        ]
+
+    def routing(
+        self, prompts: Prompts, new_tokens: int = 0, stop: Sequence[int] = ()
+    ) -> list[RoutedSequence]:
+        """Record the routing of prompts and their greedy answers.
+
+        All requests run at once, as vLLM batches them; every token is computed, also those in the
+        prefix cache. The last token of an answer is never an input of the model and has no routing.
+        vLLM's report, `enable_return_routed_experts`, needs its model runner V2, which does not run
+        on CPUs, and has no weights; this method reads the same values from vLLM's routers.
+
+        Args:
+            prompts: token ids.
+            new_tokens: limit of tokens per answer; with 0 there are no answers.
+            stop: tokens after which an answer ends.
+
+        Raises:
+            SteeringError: vLLM compiles the model, selects experts in a kernel, or runs it in a
+                way that hides routing; or the routing of some tokens is missing.
+        """
+        self._rpc("dsmoe_record")
+        try:
+            settings = {
+                "max_tokens": max(1, new_tokens),
+                "stop_token_ids": list(stop),
+                "skip_reading_prefix_cache": True,
+            }
+            outputs = self._generate(prompts, settings)
+        finally:
+            recorded = self._rpc("dsmoe_recorded")
+        answers = [list(o.outputs[0].token_ids) if new_tokens else [] for o in outputs]
+        names = [str(output.request_id) for output in outputs]
+        return assemble(recorded, list(zip(names, prompts, answers, strict=True)))
+
+    def probe(self, profile: Profile, prompts: Prompts) -> VllmProbeReport:
+        """Run the null probe and the effect probe (see `steering.probes`).
+
+        Raises:
+            ProbeError: strength zero changes an output bit; a profile that is not null changes
+                nothing, or a null profile changes something; the number of active experts changed.
+            SteeringError: as for `steer`.
+        """
+        base, before = self._observe(prompts)
+        with self.steer(profile.with_strength(0.0)):
+            null, _ = self._observe(prompts)
+        with self.steer(profile):
+            steered, after = self._observe(prompts)
+        left, _ = self._observe(prompts)
+        changed = [
+            (a.sort(-1)[0] != b.sort(-1)[0]).any(-1) for a, b in zip(before, after, strict=True)
+        ]
+        report = VllmProbeReport(
+            null_max_difference=max(_difference(null, base), _difference(left, base)),
+            selection_changed=float(torch.cat(changed).float().mean()) if changed else None,
+            logit_max_change=_difference(steered, base),
+            active_experts=_active(before),
+            tokens=sum(len(prompt) for prompt in prompts),
+        )
+        check_null(report.null_max_difference)
+        check_effect(profile, report.logit_max_change)
+        if report.active_experts != (active := _active(after)) or active == 0:
+            raise ProbeError(
+                f"profile {profile.id}: {active} experts run for a token where "
+                f"{report.active_experts} did before (0: not the same number everywhere)"
+            )
+        return report
+
+    def close(self) -> None:
+        """Stop vLLM's processes and free its memory, so that another engine can be started."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+    def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
+        self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
+        values = self.log_probabilities(prompts)
+        return values, [one.experts for one in self.routing(prompts)] if self._eager else []
+
+    def _generate(
+        self, prompts: Prompts, settings: Settings | Sequence[Settings]
+    ) -> Sequence[RequestOutput]:
+        """Run vLLM with the same settings for all prompts or with settings for each prompt."""
+        from vllm import SamplingParams
+
+        fixed = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
+        each = [settings] * len(prompts) if isinstance(settings, dict) else settings
+        parameters = [SamplingParams(**{**fixed, **one}) for one in each]
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs: Sequence[RequestOutput] = self._llm.generate(requests, parameters, use_tqdm=False)
+        return outputs
+
+    def _forget(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
+
+    def _rpc(self, method: str, *args: str) -> Any:
+        """Call a method of all workers; they must agree, since their routers are the same."""
+        try:
+            answers = self._llm.collective_rpc(method, args=args)
+        except Exception as error:
+            refusal = re.search(r"\[steering refused: (.*)\]", str(error), re.DOTALL)
+            if refusal is None:
+                raise
+            raise SteeringError(refusal.group(1)) from error
+        if any(answer != answers[0] for answer in answers):
+            raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
+        return answers[0]
+
+
+def _stopping(request: Request) -> Settings:
+    """Return the settings of a request with stop strings, for which vLLM must decode."""
+    if not request.stops or request.after:
+        return {}
+    return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
+
+
+def _drawing(request: Request) -> Settings:
+    """Return vLLM's sampling settings of a request that is not greedy."""
+    if request.sampling is None:
+        return {}
+    told = asdict(request.sampling)
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _difference(ours: Tensor, base: Tensor) -> float:
+    return (
+        0.0 if torch.equal(ours, base) else float((ours - base).abs().nan_to_num(torch.inf).max())
+    )
+
+
+def _active(routing: Sequence[Tensor]) -> int | None:
+    """Count the different experts per token and layer; 0 if the number is not the same for all."""
+    if not routing:
+        return None
+    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
+    return counts.pop() if len(counts) == 1 else 0
