@@ -55,6 +55,14 @@ def test_a_process_exits_with_the_code_and_the_sentence():
     assert done.returncode == 3
 
 
+def test_without_arguments_the_help_is_shown_line_by_line(run):
+    for arguments in ((), ("leaderboard",)):
+        done = run(*arguments)
+        assert done.returncode == 0
+        assert done.stdout == run(*arguments, "--help").stdout
+        assert len(done.stdout.splitlines()) > 8
+
+
 def test_help_imports_nothing_heavy():
     """Half a second on a quiet machine; what makes it slow is one import, so that is tested."""
     code = (

@@ -18,36 +18,70 @@ if TYPE_CHECKING:
 @main.command("identify")
 @click.argument("model")
 @click.option("--suite", required=True, help="Name or YAML file of the suite.")
-@click.option("--domain", required=True, help="The domain whose experts are wanted.")
-@click.option("--method", default="dsmoe", show_default=True, help="How experts are scored.")
-@click.option("--experts", type=click.IntRange(min=1), help="How many [the method's, or 1 %].")
-@click.option("--intervention", default="reweight", show_default=True, help="Its kind.")
-@click.option("--strength", type=click.FloatRange(min=0), default=4.0, show_default=True)
+@click.option("--domain", required=True, help="Domain whose experts are identified.")
+@click.option(
+    "--method",
+    default="dsmoe",
+    show_default=True,
+    help="Method that scores experts: see `dsmoe-eval list methods`.",
+)
+@click.option(
+    "--experts",
+    type=click.IntRange(min=1),
+    help="Number of experts [the method's default, or 1 %].",
+)
+@click.option(
+    "--intervention",
+    default="reweight",
+    show_default=True,
+    help="Kind of intervention: reweight, bias, amplify, force or mask.",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(min=0),
+    default=4.0,
+    show_default=True,
+    help="Strength of the intervention.",
+)
 @click.option(
     "--phase",
     type=click.Choice(["prompt", "generated"]),
     default="prompt",
     show_default=True,
-    help="Read routing from the questions or from its own answers.",
+    help="Count routing on the questions, or on the model's answers to them.",
 )
-@click.option("--answer-tokens", type=click.IntRange(min=2), default=64, show_default=True)
-@click.option("--chat-template", is_flag=True, help="Ask in the model's template.")
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    help="With --phase generated: limit of tokens per answer.",
+)
+@click.option(
+    "--chat-template", is_flag=True, help="Wrap each question in the model's chat template."
+)
 @click.option(
     "--engine",
     type=click.Choice(["transformers", "vllm"]),
     default="transformers",
     show_default=True,
-    help="Who runs the model.",
+    help="Engine that runs the model.",
 )
-@click.option("--saliency-model", help="Another model that tells salient tokens.")
+@click.option(
+    "--saliency-model", help="Another model, with the same tokenizer, that computes token saliency."
+)
 @click.option("--marker", multiple=True, help="TOKEN=COEFFICIENT for npmi [the suite's].")
 @click.option(
-    "--observations", type=click.Path(path_type=Path), help="Kept passes [out/observations]."
+    "--observations",
+    type=click.Path(path_type=Path),
+    help="Folder of recorded forward passes, which are reused [out/observations].",
 )
 @data_option
-@click.option("--limit", type=click.IntRange(min=1), help="At most N texts of each domain.")
+@click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Profile.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the profile."
+)
 def identify_command(
     model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
@@ -112,13 +146,13 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.argument("model")
 @click.option("--suite", required=True, help="Name or YAML file of the suite.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder [out/existence/<model>].")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
     "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
     help="Shuffles of the documents' labels.",
 )  # fmt: skip
 @data_option
-@click.option("--limit", type=click.IntRange(min=2), help="At most N texts of each task.")
+@click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
     model: str, suite: str, out: Path | None, as_json: bool, permutations: int, **rest: Any
@@ -142,11 +176,21 @@ def existence_command(
 @click.argument("model")
 @click.option("--suite", help="Read the identification texts of this suite.")
 @data_option
-@click.option("--text", type=click.Path(path_type=Path), help="Read this file, a text a line.")
-@click.option("--tokens", type=click.IntRange(min=100), default=512, show_default=True)
-@click.option("--profile", type=click.Path(path_type=Path), help="Compare its experts with others.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for page, picture, figures.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--text", type=click.Path(path_type=Path), help="Read this file, one text per line.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=100),
+    default=512,
+    show_default=True,
+    help="Number of tokens whose outputs are compared.",
+)
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Profile whose experts are compared with others.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def similarity_command(
     model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any

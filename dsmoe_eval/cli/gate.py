@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     "--baseline",
     help="An earlier run of the same model and suite: its folder, or one in a leaderboard.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Where to [RUN/gate].")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the output [RUN/gate].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def gate_command(
     run_path: Path, policy: str, baseline: str | None, out: Path | None, as_json: bool
 ) -> None:

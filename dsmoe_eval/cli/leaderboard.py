@@ -33,9 +33,11 @@ def leaderboard() -> None:
 @leaderboard.command("add")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_root_option
-@click.option("--by", help="Who ran it [git's user.name].")
+@click.option("--by", help="Name of the submitter [git's user.name].")
 @click.option("--hardware", help="The machine that ran it [this machine].")
-@click.option("--reason", help="Why figures differ from those submitted of the same identity.")
+@click.option(
+    "--reason", help="Reason why figures differ from an earlier submission of the same run."
+)
 def add_command(
     runs: tuple[Path, ...], root: Path, by: str | None, hardware: str | None, reason: str | None
 ) -> None:
@@ -90,10 +92,12 @@ def build_command(root: Path, runs: tuple[Path, ...]) -> None:
 
 @leaderboard.command("check")
 @_root_option
-@click.option("--since", metavar="REV", help="A git revision whose results must all still stand.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--since", metavar="REV", help="Git revision whose results must all still be there, unchanged."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def check_command(root: Path, since: str | None, as_json: bool) -> None:
-    """Check every file against the schema, itself and the others; exit code 1 if any is wrong."""
+    """Check every file for errors, alone and against the others; exit code 1 if any has one."""
     from ..leaderboards import check_leaderboards
 
     found = check_leaderboards(root, since)
@@ -110,7 +114,7 @@ def check_command(root: Path, since: str | None, as_json: bool) -> None:
 @leaderboard.command("diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def diff_command(a: str, b: str, as_json: bool) -> None:
     """Report changes from A to B beyond noise.
 

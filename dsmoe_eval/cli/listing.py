@@ -15,7 +15,7 @@ LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 
 @main.command("list")
 @click.argument("what", type=click.Choice(list(LISTED)))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def list_command(what: str, as_json: bool) -> None:
     """List the available models, suites, variants, methods, plans or policies."""
     rows = _LISTINGS[what]()

@@ -35,7 +35,7 @@ RENAMED_OPTIONS = {
 LEVELS = ("debug", "info", "warning", "error")
 data_option = click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
-    help="Data sets from this folder, not the hub; may be repeated [$DSMOE_EVAL_DATA].",
+    help="Folder of data sets, instead of the hub; may be repeated [$DSMOE_EVAL_DATA].",
 )  # fmt: skip
 """The option of every command that loads tasks."""
 
@@ -51,6 +51,8 @@ class _Commands(click.Group):
             _stop("interrupted; start the same command again to go on", 130)
         except KeyboardInterrupt:
             _stop("interrupted; start the same command again to go on", 130)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
         except click.NoSuchOption as error:
             new = RENAMED_OPTIONS.get(error.option_name)
             _stop(
@@ -110,8 +112,8 @@ def _shown_records(level: int) -> Iterator[None]:
 @click.version_option(package_name="dsmoe-eval")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True,
-    help="What is said on stderr. info: the plan and the progress. debug: every cell, too. "
-    "A run's log.jsonl has all.",
+    help="Messages on stderr. info: the plan and the progress. debug: every cell, too. "
+    "The file log.jsonl in a run's folder has all of them.",
 )  # fmt: skip
 @click.pass_context
 def main(context: click.Context, log_level: str) -> None:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 @main.command("probe")
 @click.argument("model")
-@click.option("--profile", type=click.Path(path_type=Path), help="A profile [every intervention].")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Profile to check [every kind of intervention].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
     """Check that steering works on MODEL; exit code 1 if it does not.
@@ -71,7 +75,7 @@ def _print_probe(report: ModelProbe) -> None:
 @click.argument("model")
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def bake_command(
     model: str, profile: Path, output: Path, as_json: bool, device: str | None

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 
 @main.command("power")
-@click.option("--suite", required=True, help="A suite's name or YAML file.")
+@click.option("--suite", required=True, help="Name or YAML file of the suite.")
 @click.option(
     "--margin", type=float, required=True, help="The change to show or rule out, a fraction."
 )
 @click.option(
-    "--pilot", type=click.Path(path_type=Path), help="A run of the suite, by which to plan."
+    "--pilot",
+    type=click.Path(path_type=Path),
+    help="A run of the suite that gives the discordance.",
 )
 @data_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def power_command(
     suite: str, margin: float, pilot: Path | None, data: tuple[Path, ...], as_json: bool
 ) -> None:

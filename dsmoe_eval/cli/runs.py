@@ -21,16 +21,22 @@ if TYPE_CHECKING:
 @main.command("run")
 @click.argument("plan")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
-@click.option("--model", "models", multiple=True, help="Instead of the plan's; may be repeated.")
+@click.option(
+    "--model", "models", multiple=True, help="Model instead of the plan's; may be repeated."
+)
 @data_option
 @click.option(
     "--limit", type=click.IntRange(min=1),
-    help="To try it out: at most N items a task, answers of at most 2 N tokens.",
+    help="Smoke test: at most N items per task, and answers of at most 2 N tokens.",
 )  # fmt: skip
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the plan's.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would take and could show.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: for programs.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed instead of the plan's.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan, its cost and the smallest effects it can show; run nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, for programs.")
 def run_command(
     plan: str,
     out: Path | None,
@@ -122,7 +128,7 @@ def report_command(run_folder: Path, report_to: Path | None) -> None:
 @main.command("leakage")
 @click.argument("plan")
 @data_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
     """List the items that PLAN's splits share, near-duplicates included; exit code 1 if any.
 
@@ -144,7 +150,7 @@ def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
 @main.command("trial")
 @click.argument("plan")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [out/<plan>].")
-@click.option("--limit", type=click.IntRange(min=1), help="At most N items a task, to try it out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N items per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 @data_option
 @click.option(

@@ -12,7 +12,13 @@ from .main import main
 
 @main.command("view")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=7676, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7676,
+    show_default=True,
+    help="Port on this machine; 0 takes a free one.",
+)
 def view_command(folder: Path, port: int) -> None:
     """Serve the runs and leaderboards in DIR to this machine only, until interrupted.
 
