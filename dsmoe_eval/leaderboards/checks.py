@@ -266,8 +266,10 @@ def _rewritten(root: Path, entries: Mapping[Path, Entry], since: str) -> Iterato
     for place, text in _earlier(root, since):
         try:
             before = parse_entry(text).results
-        except Unreadable:
-            continue  # was no result
+        except Unreadable as error:
+            words = f"in {since} it {error.words}; compare with a later revision"
+            yield Finding("unreadable-before", str(place), error.where, words)
+            continue
         now = entries[place].results if place in entries else ()
         if now[: len(before)] != before:
             words = f"results of {since} were changed or removed; append to them instead"

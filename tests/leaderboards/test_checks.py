@@ -271,6 +271,18 @@ def test_a_reason_given_later_is_a_change(tracked, folder):
     assert "rewritten" not in {one.rule for one in check_leaderboards(tracked)}
 
 
+def test_an_earlier_entry_that_cannot_be_read_is_a_finding(tracked, folder):
+    path = folder / "contrast.json"
+    content = path.read_text()
+    path.write_text(content.replace('"schema_version": 3', '"schema_version": 2'))
+    git(tracked, "commit", "-qam", "an entry of another version")
+    path.write_text(content)
+    (found,) = check_leaderboards(tracked, "HEAD")
+    assert (found.rule, found.file) == ("unreadable-before", str(path.relative_to(tracked)))
+    assert found.where == "schema_version"
+    assert "in HEAD it is 2, and this version reads 3" in found.words
+
+
 @pytest.mark.parametrize("since", ["nothing", "--help", "HEAD:x"])
 def test_a_revision_that_is_none(tracked, since):
     with pytest.raises(UserError, match="git cannot show"):
