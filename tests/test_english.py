@@ -79,10 +79,6 @@ ALLOWED = re.compile(r"\bin place\b|\bin-place\b")
 # A reason that starts with TODO is work of issue 16; the groups below say which.
 SAME_NAME = {
     # TODO group 1: a model of the result's file mirrors a dataclass of the code that computes it.
-    "Identification": (
-        ("cards/plans.py", "reports/run_pictures.py"),
-        "TODO a plan's section; what pictures need of identification.json: rename the second",
-    ),
     "Leakage": (
         ("results/schema.py", "tasks/leakage.py"),
         "TODO result model and computed value mean the same: one of the two, or LeakageCounts",
@@ -100,78 +96,6 @@ SAME_NAME = {
         "TODO result model and tuning's choice mean the same",
     ),
     # TODO group 2: one word for different things; the less public one gets a longer name.
-    "Arm": (
-        ("results/arms.py", "runs/arms.py"),
-        "TODO an arm's results; an arm that is ready to run: PreparedArm",
-    ),
-    "Estimate": (
-        ("leaderboards/ranking.py", "runs/estimate.py"),
-        "TODO a mean with its interval; the cost of a plan: CostEstimate",
-    ),
-    "Figure": (
-        ("gates/figures.py", "reports/table.py"),
-        "TODO a number with its interval; a column of a table: Column",
-    ),
-    "Judged": (
-        ("results/paired.py", "tasks/scoring.py"),
-        "TODO a result with significance levels; a scored answer: ScoredAnswer",
-    ),
-    "Pairs": (
-        ("comparison/pairing.py", "reports/similarity.py"),
-        "TODO paired items of two results; pairs of experts: ExpertPairs",
-    ),
-    "Routing": (
-        ("cards/models.py", "reports/run_pictures.py", "steering/capture.py"),
-        "TODO a router's declared rule: RoutingRule; use shares in a picture; a captured pass",
-    ),
-    "Prober": (
-        ("engines/base.py", "steering/probes.py"),
-        "TODO the protocol of all engines; its implementation in transformers: ModelProber",
-    ),
-    "Row": (
-        ("engines/transformers/prefix_tree.py", "reports/table.py"),
-        "TODO a row of a batch: PackedRow; a row of a table",
-    ),
-    "Verdict": (
-        ("gates/verdict.py", "tasks/scoring.py"),
-        "TODO a gate's verdict; a task's judgement of one answer: AnswerVerdict",
-    ),
-    "by_domain": (
-        ("reports/existence.py", "reports/run_tables.py"),
-        "TODO tables of two reports: domain_table of each report",
-    ),
-    "describe_scoring": (
-        ("engines/vllm/layer.py", "steering/scoring.py"),
-        "TODO by reading a vLLM layer; by measuring a router: read_scoring, measure_scoring",
-    ),
-    "differences": (
-        ("comparison/settings.py", "leaderboards/changes.py"),
-        "TODO of two evaluations' settings: setting_differences; between two results",
-    ),
-    "environment": (
-        ("reports/page.py", "reports/render.py"),
-        "TODO html_environment, markdown_environment",
-    ),
-    "findings": (
-        ("reports/existence.py", "reports/run_text.py"),
-        "TODO sentences of two reports: existence_findings, run_findings",
-    ),
-    "leaderboard": (
-        ("cli/leaderboard.py", "reports/run_leaderboard.py"),
-        "TODO a command group; a run's table of variants: leaderboard_table",
-    ),
-    "pair": (
-        ("comparison/pairing.py", "results/comparisons.py"),
-        "TODO of any two results; of a run's base and variant: pair_items",
-    ),
-    "similarity": (
-        ("reports/study_figures.py", "studies/similarity.py"),
-        "TODO a figure: similarity_figure; a study",
-    ),
-    "source_of": (
-        ("leaderboards/board_tables.py", "runs/identification.py"),
-        "TODO a figure's entry; a domain's identification text: identification_source",
-    ),
     # TODO group 3: the same function for leaderboards and for runs; perhaps one.
     "facets_of": (
         ("leaderboards/board_tables.py", "reports/run_arms.py"),

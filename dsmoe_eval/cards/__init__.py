@@ -4,7 +4,7 @@ Cards are immutable, and an unknown key is an error.
 """
 
 from .base import Card
-from .models import ModelCard, Parameters, Published, Routing
+from .models import ModelCard, Parameters, Published, RoutingRule
 from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
 from .suites import BUCKETS, MAX_NEW_TOKENS, Role, Split, Splits, StageSplit, Suite, Task
@@ -22,7 +22,7 @@ __all__ = [
     "Policy",
     "Published",
     "Role",
-    "Routing",
+    "RoutingRule",
     "Rule",
     "Sft",
     "Split",

@@ -44,7 +44,7 @@ class Parameters(Card):
     published: Published
 
 
-class Routing(Card):
+class RoutingRule(Card):
     """The rule by which a router chooses and weights its experts, read from its code.
 
     Attributes:
@@ -94,7 +94,7 @@ class ModelCard(Card):
     top_k: Count
     shared_experts: Annotated[int, Field(ge=0)] = 0
     dense_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    routing: Routing
+    routing: RoutingRule
     format: Literal["base", "chat", "reasoning"]
     think_start_token: str | None = None
     think_end_token: str | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .readers.columns import Strings
 from .readers.results import Results, first_few
-from .settings import differences
+from .settings import setting_differences
 
 Bools = NDArray[np.bool_]
 
@@ -173,7 +173,7 @@ def _other_settings(a: Results, b: Results) -> list[str]:
         tasks = [(next(iter(a.settings)), next(iter(b.settings)))]
     notes = []
     for task_a, task_b in tasks:
-        if phrases := differences(a.settings[task_a], b.settings[task_b]):
+        if phrases := setting_differences(a.settings[task_a], b.settings[task_b]):
             of_task = f" of task {task_a}" if len(tasks) > 1 else ""
             notes.append(
                 f"other settings{of_task}: {'; '.join(phrases)}: the difference may come from them"

@@ -46,7 +46,7 @@ def merged(each: Iterable[Mapping[str, str]]) -> Mapping[str, str]:
     return found or {}
 
 
-def differences(a: Settings, b: Settings) -> list[str]:
+def setting_differences(a: Settings, b: Settings) -> list[str]:
     """Return what differs between two evaluations, one phrase per setting, sorted."""
     phrases = []
     for group in sorted(set(a) & set(b)):

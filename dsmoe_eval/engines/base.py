@@ -108,7 +108,7 @@ class Engine(Protocol):
         """
 
     def prober(self, texts: Sequence[str]) -> Prober:
-        """Return what probes many profiles on texts, as tuning does; see `steering.Prober`."""
+        """Return what probes many profiles on texts, as tuning does; see `steering.ModelProber`."""
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Share of the texts' tokens that each expert is selected for; see `expert_usage`."""

@@ -13,7 +13,7 @@ from ..results import RunFolder
 from ..results.cells import read_samples
 from ..results.finished import FinishedRun, Key
 from ..stats import compare_paired
-from .figures import Figure, MissingFigureError, read_figure
+from .figures import Measurement, MissingFigureError, read_figure
 
 CHANGING = ("target_gain", "non_target_change")
 """The figures whose change since an earlier run is known."""
@@ -29,9 +29,9 @@ class Baseline:
     """
 
     name: str
-    changes: Mapping[tuple[str, Key], Figure | str]
+    changes: Mapping[tuple[str, Key], Measurement | str]
 
-    def change(self, metric: str, key: Key) -> Figure:
+    def change(self, metric: str, key: Key) -> Measurement:
         """Return this run's figure minus the earlier run's.
 
         Raises:
@@ -65,10 +65,10 @@ def changes_between(run: FinishedRun, earlier: FinishedRun) -> Baseline:
 
     The comparison is item by item if both runs have the samples of the same items. Otherwise it
     comes from the two intervals, as if they were independent, by MOVER (Zou and Donner 2008,
-    Statistics in Medicine 27:1693), which is wide if the items are the same. `Figure.words` says
-    which method was used.
+    Statistics in Medicine 27:1693), which is wide if the items are the same. `Measurement.words`
+    says which method was used.
     """
-    changes: dict[tuple[str, Key], Figure | str] = {}
+    changes: dict[tuple[str, Key], Measurement | str] = {}
     for arm in run.arms.keys() & earlier.arms.keys():
         for metric in CHANGING:
             try:
@@ -78,9 +78,9 @@ def changes_between(run: FinishedRun, earlier: FinishedRun) -> Baseline:
     return Baseline(earlier.name, changes)
 
 
-def _change(run: FinishedRun, earlier: FinishedRun, metric: str, arm: Key) -> Figure:
+def _change(run: FinishedRun, earlier: FinishedRun, metric: str, arm: Key) -> Measurement:
     now, before = (read_figure(one, metric, arm) for one in (run, earlier))
-    if not isinstance(now, Figure) or not isinstance(before, Figure):
+    if not isinstance(now, Measurement) or not isinstance(before, Measurement):
         raise TypeError(metric)
     items = [_items(one, metric, arm) for one in (run, earlier)]
     if items[0] is None or items[1] is None:
@@ -91,16 +91,16 @@ def _change(run: FinishedRun, earlier: FinishedRun, metric: str, arm: Key) -> Fi
     return _item_by_item(paired)
 
 
-def _from_intervals(now: Figure, before: Figure, words: str) -> Figure:
+def _from_intervals(now: Measurement, before: Measurement, words: str) -> Measurement:
     ends = (now.low, now.high, before.low, before.high)
     low, high, low_then, high_then = (math.nan if end is None else end for end in ends)
     value = now.value - before.value
     down = math.hypot(max(0.0, now.value - low), max(0.0, high_then - before.value))
     up = math.hypot(max(0.0, high - now.value), max(0.0, before.value - low_then))
-    return Figure(value, value - down, value + up, words)
+    return Measurement(value, value - down, value + up, words)
 
 
-def _item_by_item(paired: pd.DataFrame) -> Figure:
+def _item_by_item(paired: pd.DataFrame) -> Measurement:
     """Compare two runs item by item.
 
     If base's scores are equal in both runs, they cancel and the variants' scores are compared.
@@ -108,7 +108,7 @@ def _item_by_item(paired: pd.DataFrame) -> Figure:
     clusters = paired["cluster_now"].to_numpy()
     same_base = bool((paired["a_now"] == paired["a_then"]).all())
     if same_base and bool((paired["b_now"] == paired["b_then"]).all()):
-        return Figure(0.0, 0.0, 0.0, "item by item: every score is the same")
+        return Measurement(0.0, 0.0, 0.0, "item by item: every score is the same")
     if same_base:
         then, now, scale = paired["b_then"], paired["b_now"], 1.0
     else:  # differences in [-1, 1], moved to [0, 1], where the interval knows its bounds
@@ -120,7 +120,7 @@ def _item_by_item(paired: pd.DataFrame) -> Figure:
     if math.isnan(low):
         raise MissingFigureError("the items are one cluster, so nothing can be said of a change")
     words = f"item by item: {found.test}, p = {found.p_value:.4f}"
-    return Figure(scale * found.delta, scale * low, scale * high, words)
+    return Measurement(scale * found.delta, scale * low, scale * high, words)
 
 
 def _items(run: FinishedRun, metric: str, key: Key) -> pd.DataFrame | None:

@@ -22,7 +22,7 @@ class MissingFigureError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """A number, with its interval if there is one, as fractions.
 
     Attributes:
@@ -53,7 +53,7 @@ class Check:
     words: str
 
 
-Reading = Figure | Claims | Check
+Reading = Measurement | Claims | Check
 
 
 def read_figure(run: FinishedRun, metric: str, key: Key | None) -> Reading:
@@ -88,7 +88,7 @@ def _over(name: str) -> Callable[[Arm], Paired]:
 def _change(comparison: Callable[[Arm], Paired]) -> Callable[[FinishedRun, Key], Reading]:
     def read(run: FinishedRun, key: Key) -> Reading:
         row = comparison(run.arms[key])
-        return Figure(row.delta, *row.ci95)
+        return Measurement(row.delta, *row.ci95)
 
     return read
 
@@ -101,7 +101,7 @@ def _held(row: Paired) -> tuple[float, float]:
 
 def _non_target_change(run: FinishedRun, key: Key) -> Reading:
     row = run.arms[key].non_target_result
-    return Figure(row.delta, *_held(row))
+    return Measurement(row.delta, *_held(row))
 
 
 def _worst_domain_change(run: FinishedRun, key: Key) -> Reading:
@@ -115,7 +115,9 @@ def _worst_domain_change(run: FinishedRun, key: Key) -> Reading:
     highs = [high for row, (_, high) in zip(rows, ends, strict=True) if _fell(row)]
     high = min(highs) if highs else max(high for _, high in ends)
     worst = min(reversed(rows), key=lambda row: row.delta)
-    return Figure(worst.delta, min(low for low, _ in ends), high, words=f"worst: {worst.domain}")
+    return Measurement(
+        worst.delta, min(low for low, _ in ends), high, words=f"worst: {worst.domain}"
+    )
 
 
 def _fell(row: Domain) -> bool:
@@ -136,7 +138,7 @@ def _retention(run: FinishedRun, key: Key) -> Reading:
             "base scores nothing on the non-targets, so nothing can be retained"
         )
     low, high = row.ci95
-    return Figure(value, 1 + low / row.score_a, 1 + high / row.score_a)
+    return Measurement(value, 1 + low / row.score_a, 1 + high / row.score_a)
 
 
 def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
@@ -149,19 +151,19 @@ def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
 def _mde80(run: FinishedRun, key: Key) -> Reading:
     value = run.arms[key].target_result.mde80
     if value is None:
-        return Figure(math.inf, words="no change, however large, could have been shown")
-    return Figure(value)
+        return Measurement(math.inf, words="no change, however large, could have been shown")
+    return Measurement(value)
 
 
 def _tokens_ratio(run: FinishedRun, key: Key) -> Reading:
     value = run.arms[key].generalization.tokens_ratio
     if value is None:
         raise MissingFigureError("generalization.tokens_ratio is None, which is no number")
-    return Figure(value)
+    return Measurement(value)
 
 
 def _of_arm(read: Callable[[Arm], float]) -> Callable[[FinishedRun, Key], Reading]:
-    return lambda run, key: Figure(read(run.arms[key]))
+    return lambda run, key: Measurement(read(run.arms[key]))
 
 
 def _claim(
@@ -211,7 +213,7 @@ def _whole_run(run: FinishedRun) -> Reading:
 
 
 def _leaked_items(run: FinishedRun) -> Reading:
-    return Figure(float(run.result.leakage.pairs))
+    return Measurement(float(run.result.leakage.pairs))
 
 
 _OF_RUN: Mapping[str, Callable[[FinishedRun], Reading]] = {

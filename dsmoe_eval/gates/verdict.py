@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Record
 from .baseline import Baseline
-from .figures import Check, Claims, Figure, MissingFigureError, Reading, read_figure
+from .figures import Check, Claims, Measurement, MissingFigureError, Reading, read_figure
 
 State = Literal["met", "unmet", "undecided", "missing"]
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -148,7 +148,7 @@ def _rule(run: FinishedRun, rule: Rule, key: Key | None, baseline: Baseline | No
         reason = str(error)
     else:
         state, reason = _judge(rule, found)
-        if isinstance(found, Figure):
+        if isinstance(found, Measurement):
             value = found.value if math.isfinite(found.value) else None
             if found.low is not None and found.high is not None:
                 interval = found.low, found.high

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..reports import figures
 from ..reports.items import clear_items, write_item_files
-from ..reports.page import ItemFile, environment
+from ..reports.page import ItemFile, html_environment
 from ..reports.table import Table
 from ..results import RunFolder
 from .board import Board, boards
@@ -90,7 +90,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
 
 
 def _html(values: Mapping[str, object]) -> str:
-    page = environment()
+    page = html_environment()
     page.loader = jinja2.ChoiceLoader(
         [jinja2.PackageLoader("dsmoe_eval.leaderboards"), page.loader or jinja2.BaseLoader()]
     )

@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from ..errors import UserError
 from ..gates import CHANGING, changes_between
-from ..gates.figures import Figure
+from ..gates.figures import Measurement
 from ..results import FinishedRun, read_finished
 from ..stats import holm
 from .checks import read_entries
@@ -132,7 +132,7 @@ def _check_suites(before: FinishedRun, after: FinishedRun) -> None:
             )
 
 
-def _p_value(change: Figure) -> float:
+def _p_value(change: Measurement) -> float:
     """Two-sided, from the end of the 95 % interval that is nearer to zero."""
     low, high = change.low or 0.0, change.high or 0.0
     reach = change.value - low if change.value > 0 else high - change.value

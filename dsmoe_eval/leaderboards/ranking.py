@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..gates.figures import Check, Claims, Figure, MissingFigureError, read_figure
+from ..gates.figures import Check, Claims, Measurement, MissingFigureError, read_figure
 from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Paired
@@ -231,7 +231,7 @@ def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Key | None]]
             if not found.passed:
                 return Mark(name, False, f"{metric}: {found.words}")
             words.append(found.words)
-        elif isinstance(found, Figure):
+        elif isinstance(found, Measurement):
             most = 0.0 if metric == "leaked_items" else POWER
             if found.value > most:
                 on = f" on {key[1]}" if key else ""

@@ -8,15 +8,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..runs.estimate import DISCORDANCE, Estimate, TaskEstimate
+from ..runs.estimate import DISCORDANCE, CostEstimate, TaskEstimate
 
 
-def estimate_tables(found: Estimate) -> Group:
+def estimate_tables(found: CostEstimate) -> Group:
     """Return tables of the tasks, their sum and the models, and notes on the figures."""
     return Group(_tasks(found), _sums(found), _models(found), *_notes(found))
 
 
-def _tasks(found: Estimate) -> Table:
+def _tasks(found: CostEstimate) -> Table:
     table = Table(title=f"plan {found.plan}: tasks of suite {found.suite}", title_justify="left")
     table.add_column("task")
     table.add_column("role")
@@ -42,7 +42,7 @@ def _task_row(task: TaskEstimate) -> Iterator[str]:
         yield "nothing" if effect is None else f"{100 * effect:.1f} pp"
 
 
-def _sums(found: Estimate) -> Table:
+def _sums(found: CostEstimate) -> Table:
     table = Table(title="for each model", show_header=False, title_justify="left")
     table.add_row("engine", found.engine)
     if found.devices > 1:
@@ -56,7 +56,7 @@ def _sums(found: Estimate) -> Table:
     return table
 
 
-def _models(found: Estimate) -> Table:
+def _models(found: CostEstimate) -> Table:
     table = Table(title="models", title_justify="left")
     table.add_column("model")
     for name in ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least"):
@@ -68,7 +68,7 @@ def _models(found: Estimate) -> Table:
     return table
 
 
-def _notes(found: Estimate) -> Iterator[Text]:
+def _notes(found: CostEstimate) -> Iterator[Text]:
     yield Text(
         "shows at 10 % (30 %): the smallest change that the task's test items can show with 80 % "
         "power, where variants differ on that share of items, at the strictest level of Holm's "

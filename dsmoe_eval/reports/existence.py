@@ -12,7 +12,7 @@ from ..files import write_json, write_text
 from ..studies.results import DomainExistenceRow, ExistenceResult, SpecificExpertRow
 from . import formats, study_figures
 from .figures import style
-from .render import environment
+from .render import markdown_environment
 from .table import Figure, Table, Value, make_table, words
 
 EXPERTS_SHOWN = 5
@@ -25,11 +25,11 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
     write_json(to / "existence.json", result)
     style()
     study_figures.existence_map(result, to / "existence.png")
-    page = environment().get_template("existence.md.j2")
+    page = markdown_environment().get_template("existence.md.j2")
     values = {
         "result": result,
-        "findings": findings(result),
-        "domains": by_domain(result),
+        "findings": existence_findings(result),
+        "domains": specific_by_domain(result),
         "experts": top_experts(result),
         "shown": f"The {EXPERTS_SHOWN} with the largest excess use of each domain.",
     }
@@ -37,7 +37,7 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
     return to / "existence.md"
 
 
-def findings(result: ExistenceResult) -> list[str]:
+def existence_findings(result: ExistenceResult) -> list[str]:
     """Return the verdict: what exists, what exceeds random weights, what could not be seen."""
     rows = result["domains"]
     found = sum(len(row["specific"]) for row in rows)
@@ -116,7 +116,7 @@ def _stability(row: DomainExistenceRow) -> Value | None:
     return None if own is None or by_chance is None else (own, by_chance)
 
 
-def by_domain(result: ExistenceResult) -> Table:
+def specific_by_domain(result: ExistenceResult) -> Table:
     """Return one row per domain."""
     return make_table("domains", "", _DOMAINS, result["domains"])
 

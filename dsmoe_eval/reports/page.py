@@ -213,7 +213,7 @@ def _small(content: bytes) -> bytes:
     return reduced.getvalue()
 
 
-def environment() -> jinja2.Environment:
+def html_environment() -> jinja2.Environment:
     """Return the environment of the HTML templates.
 
     It escapes all text, and a missing name is an error.

@@ -13,7 +13,7 @@ from . import page, run_text
 from .items import clear_items, write_item_files
 from .run_arms import run_facets
 from .run_claims import answers, generalization
-from .run_leaderboard import leaderboard
+from .run_leaderboard import variants_table
 from .run_pictures import FIGURES, draw, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
@@ -36,8 +36,8 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     clear_items(target)
     shown = draw(folder, result, target)
     said = _sentences(result) | _tables(result)
-    html = page.environment().get_template("report.html.j2")
-    text = environment().get_template("report.md.j2")
+    html = page.html_environment().get_template("report.html.j2")
+    text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
     drawn = [figure for figure in FIGURES if figure[0] in shown]
     write_text(target / "report.md", text.render(said, figures=drawn))
@@ -58,7 +58,7 @@ def _sentences(result: RunResult) -> dict[str, object]:
 
 def _tables(result: RunResult) -> dict[str, object]:
     return {
-        "leaderboard": leaderboard(result),
+        "leaderboard": variants_table(result),
         "details": details(result),
         "settings": settings(result),
         "generalization": generalization(result),
@@ -82,7 +82,7 @@ def _page(
     }
 
 
-def environment() -> jinja2.Environment:
+def markdown_environment() -> jinja2.Environment:
     """Return the environment of the Markdown templates; a name that is missing is an error."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("dsmoe_eval.reports"),

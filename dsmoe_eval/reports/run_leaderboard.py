@@ -22,7 +22,7 @@ from .run_arms import (
 from .table import Cell, Facets, Figure, Row, Table, make_table, words
 
 
-def leaderboard(result: RunResult) -> Table:
+def variants_table(result: RunResult) -> Table:
     """Return one row per variant: target changes, then non-target changes."""
     level, margin = result.significance_level, formats.margin(result.margin)
     caption = (

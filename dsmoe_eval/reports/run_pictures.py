@@ -20,14 +20,14 @@ from .figures import Shifts
 from .page import Picture, embed
 
 
-class Identification(TypedDict):
+class IdentificationScores(TypedDict):
     """The part of `identification.json` that pictures need: scores by method, domain, layer."""
 
     layers: list[int]
     scores: dict[str, dict[str, list[list[float]]]]
 
 
-class Routing(TypedDict):
+class RoutingShares(TypedDict):
     """The experts' shares of the target's tuning tokens: [layers, experts]."""
 
     base: list[list[float]]
@@ -70,7 +70,7 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
-    identification: Identification = read_json(folder.identification)
+    identification: IdentificationScores = read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
     figures.expert_map(scores, layers, to / "experts.png")
     shown = ["forest.png", "experts.png"]
@@ -95,7 +95,7 @@ def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:
     ]
 
 
-def experts_in_words(identification: Identification) -> str:
+def experts_in_words(identification: IdentificationScores) -> str:
     """Describe the map of experts in words: its content, and the highest score of each row."""
     layers, found = identification["layers"], []
     for method, by_domain in identification["scores"].items():
@@ -132,7 +132,7 @@ def _shifts(folder: RunFolder, result: RunResult) -> Shifts:
     for arm in result.arms:
         path = folder.routing(arm.variant, arm.target)
         if path.is_file() and isinstance(arm.settings, Settings) and arm.settings.strength > 0:
-            shares: Routing = read_json(path)
+            shares: RoutingShares = read_json(path)
             shift = np.array(shares["steered"]) - np.array(shares["base"])
             shifts[arm.variant, arm.target] = shift
     return shifts

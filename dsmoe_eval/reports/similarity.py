@@ -31,7 +31,7 @@ def render_similarity(result: SimilarityResult, target: Path) -> Path:
     """Write `similarity.json`, `similarity.md` and `similarity.png`; return the page's path."""
     write_json(target / "similarity.json", result)
     style()
-    study_figures.similarity(result, target / PICTURE)
+    study_figures.similarity_figure(result, target / PICTURE)
     page = target / "similarity.md"
     write_text(page, similarity_page(result, picture=True))
     return page
@@ -163,7 +163,7 @@ def _profile_title(profile: ProfileRow) -> str:
     )
 
 
-class Pairs(NamedTuple):
+class ExpertPairs(NamedTuple):
     """Pairs of experts in a profile's layers, by one kernel; without `contrast` only the mean."""
 
     kernel: str
@@ -173,7 +173,7 @@ class Pairs(NamedTuple):
     mean: float | None
 
 
-_PAIRS: tuple[Figure[Pairs], ...] = (
+_PAIRS: tuple[Figure[ExpertPairs], ...] = (
     words("kernel", lambda pairs: pairs.kernel),
     words("pairs of", lambda pairs: pairs.name),
     Figure("n", lambda pairs: pairs.size),
@@ -189,14 +189,14 @@ def _profile(profile: ProfileRow) -> Table:
     return make_table("profile", "", _PAIRS, rows)
 
 
-def _pairs(kernel: str, figures: ProfileKernelRow) -> Iterator[Pairs]:
+def _pairs(kernel: str, figures: ProfileKernelRow) -> Iterator[ExpertPairs]:
     within, across = figures["within"], figures["across"]
     for name, contrast in (("two chosen", within), ("a chosen and another", across)):
         if contrast is None:
-            yield Pairs(kernel, name, None, 0, None)
+            yield ExpertPairs(kernel, name, None, 0, None)
         else:
-            yield Pairs(kernel, name, contrast, contrast["pairs"], contrast["mean"])
-    yield Pairs(kernel, "two others", None, None, figures["others"])
+            yield ExpertPairs(kernel, name, contrast, contrast["pairs"], contrast["mean"])
+    yield ExpertPairs(kernel, "two others", None, None, figures["others"])
 
 
 def _null(contrast: ContrastRow) -> Value:

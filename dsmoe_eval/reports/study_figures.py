@@ -35,7 +35,7 @@ _KERNELS: tuple[tuple[Kernel, str], ...] = (("linear", "linear kernel"), ("rbf",
 _ROWS: tuple[Literal["mean", "effective_rank"], ...] = ("mean", "effective_rank")
 
 
-def similarity(result: SimilarityResult, path: Path) -> None:
+def similarity_figure(result: SimilarityResult, path: Path) -> None:
     """Draw mean CKA and effective rank of every layer's experts, beside random and shuffled ones.
 
     Args:

@@ -24,7 +24,7 @@ GENERATED = {
     "truncated": "truncated",
     "invalid": "invalid",
 }
-"""Columns that hold a value for each generated answer of an item, and what of `Judged`."""
+"""Columns that hold a value for each generated answer of an item, and what of `ScoredAnswer`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,9 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
 
 
 def _pair_arm(read: Reader, base: Mapping[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
-    return {name: pair(read(base[name]), read(cell), name) for name, cell in arm.cells.items()}
+    return {
+        name: pair_items(read(base[name]), read(cell), name) for name, cell in arm.cells.items()
+    }
 
 
 def _contrasts(
@@ -157,7 +159,7 @@ def _over_control(
         return None
     name = suite.target_task(arm.target).name
     before, after = (read(one.cells[name]) for one in (control, arm))
-    return gain_over_control(*_columns(pair(before, after, name)), plan.seed)
+    return gain_over_control(*_columns(pair_items(before, after, name)), plan.seed)
 
 
 def _compare(paired: pd.DataFrame, plan: Plan) -> PairedResult:
@@ -232,7 +234,7 @@ def _non_inferiority(held: NonInferiority) -> StoredNonInferiority:
     return StoredNonInferiority(lower_bound=bound, p_value=held.p_value)
 
 
-def pair(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
+def pair_items(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
     """Base and another variant on the same items, by content; columns score_a, score_b, answers.
 
     Raises:

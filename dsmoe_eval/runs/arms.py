@@ -45,7 +45,7 @@ class PlannedArm:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class PreparedArm:
     """A planned arm with its settings fixed and its profile or adapters made."""
 
     planned: PlannedArm

@@ -17,9 +17,9 @@ from ..results.folder import RunFolder
 from ..tasks.items import Item
 from ..tasks.language_model import Advance, unwatched
 from ..tasks.loading import LoadedTask
-from ..tasks.scoring import Judged, answer_tasks, item_scores, judge
+from ..tasks.scoring import ScoredAnswer, answer_tasks, item_scores, judge
 from ..variants import BASE
-from .arms import Arm
+from .arms import PreparedArm
 from .job import Job
 
 
@@ -70,7 +70,7 @@ def run_cell(
     folder.answers(identity.id).unlink(missing_ok=True)
 
 
-def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
+def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
     """Return the identity of a cell: an arm, or base, on a task."""
     test, engine = job.test[task], job.engine
     return Identity(
@@ -101,7 +101,7 @@ def cell_identity(job: Job, arm: Arm | None, task: str) -> Identity:
     )
 
 
-def _samples(task: LoadedTask, judged: Sequence[Sequence[Judged]]) -> pd.DataFrame:
+def _samples(task: LoadedTask, judged: Sequence[Sequence[ScoredAnswer]]) -> pd.DataFrame:
     pairs = list(zip(task.items, (answers[0] for answers in judged), strict=True))
     return pd.DataFrame(
         {
@@ -124,11 +124,11 @@ def _samples(task: LoadedTask, judged: Sequence[Sequence[Judged]]) -> pd.DataFra
     )  # fmt: skip
 
 
-def _answer(item: Item, first: Judged) -> str:
+def _answer(item: Item, first: ScoredAnswer) -> str:
     if not item.options:
         return str(first.results[0])
     return item.options[int(np.argmax(_likelihoods(item, first)))]
 
 
-def _likelihoods(item: Item, first: Judged) -> list[float]:
+def _likelihoods(item: Item, first: ScoredAnswer) -> list[float]:
     return [float(result[0]) for result in first.results] if item.options else []

@@ -76,7 +76,7 @@ class ModelEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """A whole plan.
 
     Attributes:
@@ -114,7 +114,7 @@ def estimate(
     models: Sequence[str] = (),
     limit: int | None = None,
     data: Sequence[Path] = (),
-) -> Estimate:
+) -> CostEstimate:
     """What a plan would take.
 
     Args:
@@ -138,7 +138,7 @@ def estimate(
     answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
     tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
     counts = {name: answers[name] + tuning[name] for name in tasks}
-    return Estimate(
+    return CostEstimate(
         plan=plan.name,
         suite=suite.name,
         engine=plan.engine,

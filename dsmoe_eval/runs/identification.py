@@ -122,7 +122,7 @@ def identify(
         method=method,
         experts=chosen,
         intervention=kind,
-        source=source_of(suite, tasks, domain, settings, engine.name),
+        source=identification_source(suite, tasks, domain, settings, engine.name),
     )
 
 
@@ -188,7 +188,7 @@ def count_domains(
         raise UserError(str(error)) from error
 
 
-def source_of(
+def identification_source(
     suite: Suite,
     tasks: Mapping[str, LoadedTask],
     domain: str,

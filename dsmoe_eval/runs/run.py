@@ -17,7 +17,7 @@ from ..progress import progress_bar
 from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder
 from ..steering import SteeringError
-from .arms import Arm
+from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
 from .stages import (
@@ -164,7 +164,7 @@ def _leakage(job: Job) -> Text:
     return Text(words, style="bold red" if found.overlaps else "")
 
 
-def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
+def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     """Answer every cell that is missing and write `comparisons.json`."""
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         base = answer_base(job, steps)
@@ -175,7 +175,7 @@ def compare_cells(job: Job, arms: list[Arm], console: Console) -> None:
     write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
-def _arms(job: Job, console: Console) -> list[Arm]:
+def _arms(job: Job, console: Console) -> list[PreparedArm]:
     texts = sum(len(task.items) for task in job.identification.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)

@@ -23,9 +23,9 @@ from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
 from ..variants import BASE, Settings, build_profile, variant_experts
-from .arms import Arm, PlannedArm
+from .arms import PlannedArm, PreparedArm
 from .cells import cell_identity, run_cell
-from .identification import IdentificationSpec, count_domains, counts_to_json, source_of
+from .identification import IdentificationSpec, count_domains, counts_to_json, identification_source
 from .job import Job
 from .tuning import Scores, Tuned, tune
 
@@ -170,11 +170,13 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
         experts = variant_experts(variant, counts, arm.domain, settings.expert_count, job.plan.seed)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    source = source_of(job.suite, job.identification, arm.domain, identification, job.engine.name)
+    source = identification_source(
+        job.suite, job.identification, arm.domain, identification, job.engine.name
+    )
     return build_profile(variant, job.engine.identity, experts, settings.strength, source)
 
 
-def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[Arm]:
+def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm]:
     """Tune what is tuned, give controls the settings of what they control, write profiles."""
     tuner = Tuner(job, counts, steps)
     arms = [_made(job, counts, tuner, arm) for arm in job.arms]
@@ -183,9 +185,9 @@ def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[Arm]:
     return arms
 
 
-def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Arm:
+def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
     if arm.variant.kind != "steered":
-        return Arm(arm)
+        return PreparedArm(arm)
     tuned = tuner.tuned(arm.tuned)
     profile = make_profile(job, counts, arm, tuned.chosen)
     path = job.folder.profile(arm.variant.name, arm.target, profile.id)
@@ -198,7 +200,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Arm
         "sizes_unavailable": tuned.unavailable,
         "activation_share": activation_share(counts, profile.experts),
     }
-    return Arm(arm, settings, profile)
+    return PreparedArm(arm, settings, profile)
 
 
 def training_steps(job: Job) -> int:
@@ -214,7 +216,7 @@ def _training_steps(job: Job, arm: PlannedArm) -> int:
     return step_count(len(job.tuning[arm.tasks[0]].items), job.plan.sft)
 
 
-def fine_tune(job: Job, arm: Arm, steps: Steps) -> Arm:
+def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
     """Train the adapters of a fine-tuned arm, where they are not there yet."""
     from ..variants.sft import train_adapter
 
@@ -232,7 +234,7 @@ def fine_tune(job: Job, arm: Arm, steps: Steps) -> Arm:
             )
     weights = (path / "adapter_model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()[:16]
-    return Arm(arm.planned, job.plan.sft.model_dump(mode="json"), adapter=digest)
+    return PreparedArm(arm.planned, job.plan.sft.model_dump(mode="json"), adapter=digest)
 
 
 def answer_base(job: Job, steps: Steps) -> dict[str, str]:
@@ -242,7 +244,7 @@ def answer_base(job: Job, steps: Steps) -> dict[str, str]:
     return {name: identity.id for name, identity in cells.items()}
 
 
-def answer_arm(job: Job, arm: Arm, steps: Steps) -> ArmCells:
+def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> ArmCells:
     """An arm on its tasks, with the probes run first where it is steered."""
     planned = arm.planned
     cells = {name: cell_identity(job, arm, name) for name in planned.tasks}
@@ -278,7 +280,7 @@ def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, st
 
 
 @contextmanager
-def _equipped(job: Job, arm: Arm) -> Iterator[Figures | None]:
+def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
     """The model steered or adapted for the arm; gives the probes' figures."""
     planned = arm.planned
     if arm.profile is None:

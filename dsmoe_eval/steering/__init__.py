@@ -10,7 +10,7 @@ It needs torch and transformers, and nothing else of this package:
 from .capture import Routing, capture_routing
 from .errors import ProbeError, SteeringError
 from .folding import fold
-from .probes import Prober, ProbeReport, probe
+from .probes import ModelProber, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, check_meaning, describe_scoring
@@ -20,9 +20,9 @@ __all__ = [
     "ChosenExpert",
     "Intervention",
     "ModelIdentity",
+    "ModelProber",
     "ProbeError",
     "ProbeReport",
-    "Prober",
     "Profile",
     "Router",
     "Routing",

@@ -96,12 +96,12 @@ def probe(model: nn.Module, profile: Profile, input_ids: Tensor, mask: Tensor) -
         mask: [batch, length], 1 on tokens, 0 on padding.
 
     Raises:
-        ProbeError, SteeringError: as in `Prober.probe`.
+        ProbeError, SteeringError: as in `ModelProber.probe`.
     """
-    return Prober(model, input_ids, mask).probe(profile)
+    return ModelProber(model, input_ids, mask).probe(profile)
 
 
-class Prober:
+class ModelProber:
     """The probes of many profiles on one batch of text; shared results are computed once.
 
     Base's pass is reused for all profiles if it is small enough to be kept. If steering was not

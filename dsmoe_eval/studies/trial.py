@@ -27,9 +27,9 @@ from ..experts import RoutingCounts, get_method
 from ..files import write_json
 from ..progress import progress_bar
 from ..results.cells import read_samples
-from ..results.comparisons import pair
+from ..results.comparisons import pair_items
 from ..results.finished import FinishedRun, read_finished
-from ..runs.identification import source_of
+from ..runs.identification import identification_source
 from ..runs.job import Job
 from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
@@ -216,7 +216,9 @@ def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDAr
 
 
 def _mask(job: Job, layer: int, expert: int) -> Profile:
-    source = source_of(job.suite, {}, job.targets[0], job.plan.identification, job.engine.name)
+    source = identification_source(
+        job.suite, {}, job.targets[0], job.plan.identification, job.engine.name
+    )
     return Profile(
         model=job.engine.identity,
         method="each in turn",
@@ -268,7 +270,7 @@ def _pooled(
     for target in job.targets:
         task = job.suite.target_task(target).name
         rows = [read_samples(job.folder, cells[target][task]) for cells in (one, other)]
-        both = pair(rows[0], rows[1], task)
+        both = pair_items(rows[0], rows[1], task)
         for question, change in zip(
             both["question_a"], both["score_b"] - both["score_a"], strict=True
         ):

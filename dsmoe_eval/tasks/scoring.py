@@ -32,7 +32,7 @@ Answers = Sequence[Sequence[Completion | LogLikelihood]]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AnswerVerdict:
     """A task's judgement of one answer to an item.
 
     Attributes:
@@ -48,7 +48,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged(Verdict):
+class ScoredAnswer(AnswerVerdict):
     """One answer to an item with its text and length.
 
     Attributes:
@@ -143,14 +143,14 @@ def _generates(task: LoadedTask) -> bool:
     )
 
 
-def item_scores(judged: Sequence[Sequence[Judged]]) -> NDArray[np.float64]:
+def item_scores(judged: Sequence[Sequence[ScoredAnswer]]) -> NDArray[np.float64]:
     """Return the mean over each item's samples, [items]."""
     scores = np.array([[one.score for one in samples] for samples in judged])
     mean: NDArray[np.float64] = scores.mean(axis=1)
     return mean
 
 
-def judge(task: LoadedTask, answers: Answers) -> list[tuple[Judged, ...]]:
+def judge(task: LoadedTask, answers: Answers) -> list[tuple[ScoredAnswer, ...]]:
     """Judge the answers to a task's requests: every sample of each item.
 
     Raises:
@@ -166,13 +166,15 @@ def judge(task: LoadedTask, answers: Answers) -> list[tuple[Judged, ...]]:
     return list(zip(*rounds, strict=True))
 
 
-def judge_response(task: LoadedTask, request: TaskRequest, response: str) -> Verdict:
+def judge_response(task: LoadedTask, request: TaskRequest, response: str) -> AnswerVerdict:
     """Judge one generated text for an item with one request."""
     (verdict,) = _verdicts(task, [request], [response])
     return verdict
 
 
-def _judge_once(task: LoadedTask, answers: Sequence[Completion | LogLikelihood]) -> list[Judged]:
+def _judge_once(
+    task: LoadedTask, answers: Sequence[Completion | LogLikelihood]
+) -> list[ScoredAnswer]:
     """Judge one answer to each of the task's requests."""
     responses = [one if isinstance(one, tuple) else one.text for one in answers]
     verdicts = _verdicts(task, task.requests, responses)
@@ -180,10 +182,10 @@ def _judge_once(task: LoadedTask, answers: Sequence[Completion | LogLikelihood])
     return [_judged(verdict, first) for verdict, first in zip(verdicts, firsts, strict=True)]
 
 
-def _judged(verdict: Verdict, answer: Completion | LogLikelihood) -> Judged:
+def _judged(verdict: AnswerVerdict, answer: Completion | LogLikelihood) -> ScoredAnswer:
     if isinstance(answer, tuple):
-        return Judged(verdict.results, verdict.score)
-    return Judged(
+        return ScoredAnswer(verdict.results, verdict.score)
+    return ScoredAnswer(
         verdict.results,
         verdict.score,
         verdict.invalid,
@@ -195,7 +197,7 @@ def _judged(verdict: Verdict, answer: Completion | LogLikelihood) -> Judged:
 
 def _verdicts(
     task: LoadedTask, requests: Sequence[TaskRequest], responses: Sequence[str | LogLikelihood]
-) -> list[Verdict]:
+) -> list[AnswerVerdict]:
     """Judge the items of requests with one response each; an item's requests are adjacent."""
     left = responses if task.keeps_responses else _filtered(task, requests, responses)
     bounds = _items(requests)
@@ -224,10 +226,10 @@ def _items(requests: Sequence[TaskRequest]) -> list[int]:
 
 def _verdict(
     task: LoadedTask, request: TaskRequest, results: list[Any], response: object
-) -> Verdict:
+) -> AnswerVerdict:
     score = _score(task, request, results)
     invalid = isinstance(response, str) and _is_invalid(task.card, response, results[0])
-    return Verdict(tuple(results), score, invalid)
+    return AnswerVerdict(tuple(results), score, invalid)
 
 
 def _score(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from dsmoe_eval.cards import ModelCard, Routing
+from dsmoe_eval.cards import ModelCard, RoutingRule
 from dsmoe_eval.registry import builtin_names, load_model_card
 
 CARDS = {name: load_model_card(name) for name in builtin_names("models")}
 BUILT = [card for card in CARDS.values() if card.transformers]
 EMBEDDINGS = {"nothing": 0, "input embedding": 1, "both embeddings": 2}
-FUNCTIONS = get_args(Routing.model_fields["function"].annotation)
+FUNCTIONS = get_args(RoutingRule.model_fields["function"].annotation)
 HIDDEN, TOKENS = 240, 2000
 
 # Counts that are not what the vendor prints, and by how much; the cards say so in words.

@@ -7,7 +7,7 @@ import pytest
 from dsmoe_eval.comparison import Selection
 from dsmoe_eval.comparison.compare import compare
 from dsmoe_eval.comparison.readers import read_results
-from dsmoe_eval.comparison.settings import differences, generation, merged
+from dsmoe_eval.comparison.settings import generation, merged, setting_differences
 from dsmoe_eval.errors import UserError
 
 
@@ -43,9 +43,9 @@ def test_settings_that_differ_by_item_say_so():
 def test_only_what_both_record_can_differ():
     a = {"generation": {"decoding": "greedy"}, "limit": {}}
     b = {"generation": {"decoding": "greedy", "top_k": "5"}, "epochs": {"epochs": "3"}}
-    assert differences(a, b) == ["top_k not set in A, 5 in B"]
-    assert differences(a, {"limit": {"limit": "10"}}) == ["limit not set in A, 10 in B"]
-    assert differences(a, a) == []
+    assert setting_differences(a, b) == ["top_k not set in A, 5 in B"]
+    assert setting_differences(a, {"limit": {"limit": "10"}}) == ["limit not set in A, 10 in B"]
+    assert setting_differences(a, a) == []
 
 
 def samples(path, arguments, filters=("strict",)):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dsmoe_eval.cards import Policy
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import Baseline, decide
-from dsmoe_eval.gates.figures import Figure
+from dsmoe_eval.gates.figures import Measurement
 from dsmoe_eval.registry import load_policy
 from dsmoe_eval.results.finished import as_finished
 
@@ -267,10 +267,10 @@ SINCE = rule("target_gain", against="baseline", at_least=-0.05)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (Figure(0.0, -0.04, 0.04), "pass"),
-        (Figure(0.0, 0.0, 0.0), "pass"),
-        (Figure(-0.1, -0.2, 0.0), "inconclusive"),
-        (Figure(-0.1, -0.12, -0.06), "fail"),
+        (Measurement(0.0, -0.04, 0.04), "pass"),
+        (Measurement(0.0, 0.0, 0.0), "pass"),
+        (Measurement(-0.1, -0.2, 0.0), "inconclusive"),
+        (Measurement(-0.1, -0.12, -0.06), "fail"),
         ("it is not there", "fail"),
     ],
 )

@@ -69,7 +69,7 @@ def _parts(n=20, columns=1):
 
 
 def _write(to, files=(), **parts):
-    html = page.environment().from_string(PARTS).render(_parts(**parts) | {"files": files})
+    html = page.html_environment().from_string(PARTS).render(_parts(**parts) | {"files": files})
     to.mkdir(exist_ok=True)
     (to / "index.html").write_text(html)
     return to / "index.html"

@@ -5,7 +5,7 @@ from io import StringIO
 from rich.console import Console
 
 from dsmoe_eval.reports.estimate import estimate_tables
-from dsmoe_eval.runs.estimate import Estimate, ModelEstimate, TaskEstimate
+from dsmoe_eval.runs.estimate import CostEstimate, ModelEstimate, TaskEstimate
 
 
 def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
@@ -13,7 +13,7 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
         "aime24", "aime", ("non-target",), 4, 0, 0, 8, False, None, None, (None, 0.25), "not there"
     )
     model = ModelEstimate("m", 0, None, None, None)
-    found = Estimate(
+    found = CostEstimate(
         "p", "s", "vllm", 4, ("base",), ("math",), (task,), 1, 4, 0, 0, False, 1, (model,)
     )
     console = Console(width=200, record=True, file=StringIO())

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dsmoe_eval.reports import render_existence
-from dsmoe_eval.reports.existence import by_domain, findings, top_experts
+from dsmoe_eval.reports.existence import existence_findings, specific_by_domain, top_experts
 
 from .made import shown
 
@@ -44,7 +44,7 @@ def result():
 
 
 def test_what_exceeds_and_what_was_not_found(result):
-    said = findings(result)
+    said = existence_findings(result)
     assert "in 2 of 3 domains: 4 discoveries of 48 tested" in said[0]
     assert "false discovery rate of 5% with 9,999 shuffles" in said[0]
     assert said[1].startswith("2 of them exceed random weights (math 2)")
@@ -54,22 +54,22 @@ def test_what_exceeds_and_what_was_not_found(result):
 
 def test_nothing_beyond_random_weights(result):
     result["domains"] = [domain("math", 0.1), domain("law", 0.15)]
-    assert "None of them exceeds random weights" in findings(result)[1]
-    assert "is not shown" in findings(result)[1]
+    assert "None of them exceeds random weights" in existence_findings(result)[1]
+    assert "is not shown" in existence_findings(result)[1]
 
 
 def test_nothing_at_all(result):
     result |= {"domains": [domain("math"), domain("law")], "limit": 3}
-    first, last = findings(result)
+    first, last = existence_findings(result)
     assert first.startswith("No expert is specific to any domain, of 48 tested")
     assert "no proof that there are none: fewer than 17 could not be declared" in first
     assert "not a result" in last
 
 
 def test_tables_show_the_figures(result):
-    math = shown(by_domain(result))[0]
+    math = shown(specific_by_domain(result))[0]
     assert math == ("math", "1,234", "5,678", "3", "2", "1, 2", "50.0", "20.0", "0.75 (0.10)")
-    assert shown(by_domain(result))[2][6:] == ("", "20.0", "")
+    assert shown(specific_by_domain(result))[2][6:] == ("", "20.0", "")
     first = shown(top_experts(result))[0]
     assert first == (
         "math", "3", "7", "60.0%", "10.0%", "50.0", "49.0 to 51.0", "6.00", "1.10 to 3.00",

@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
 def rendered(**parts):
     empty = dict.fromkeys(("tables", "forests", "planes", "files"), ())
     values = {"title": "A page", "facets": {}} | empty | parts
-    return page.environment().from_string(PARTS).render(values)
+    return page.html_environment().from_string(PARTS).render(values)
 
 
 def table(texts, name="t", traces=("",) * 9):
@@ -140,7 +140,7 @@ def test_the_page_makes_no_markup_of_text_and_asks_for_nothing():
 
 def test_what_is_missing_is_an_error():
     with pytest.raises(Exception, match="'nothing' is undefined"):
-        page.environment().from_string("{{ nothing }}").render()
+        page.html_environment().from_string("{{ nothing }}").render()
 
 
 def test_words_of_figures():

@@ -1,12 +1,12 @@
 """The first table of a run's page leads to the arms that it sums up."""
 
-from dsmoe_eval.reports.run_leaderboard import leaderboard
+from dsmoe_eval.reports.run_leaderboard import variants_table
 
 from .made import follow
 
 
 def test_the_leaderboard_leads_to_the_arms(result):
-    table = leaderboard(result)
+    table = variants_table(result)
     assert [row.cells[0].text for row in table.rows] == [
         "base (score)",
         "sham",

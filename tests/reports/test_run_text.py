@@ -2,7 +2,7 @@
 
 from dsmoe_eval.reports import run_text
 from dsmoe_eval.reports.run_claims import answers
-from dsmoe_eval.reports.run_leaderboard import leaderboard
+from dsmoe_eval.reports.run_leaderboard import variants_table
 from dsmoe_eval.results.paired import Answers, Rates, WholeAnswers
 from dsmoe_eval.results.schema import Base, OverlapRow, RunResult
 
@@ -23,7 +23,7 @@ def test_a_gain_a_loss_and_neither_are_told_apart(result):
     ):
         (finding,) = [s for s in run_text.findings(changed) if s.startswith("contrast ")]
         assert words in finding
-        (row,) = [row for row in shown(leaderboard(changed)) if row[0] == "contrast"]
+        (row,) = [row for row in shown(variants_table(changed)) if row[0] == "contrast"]
         assert [cell[-1] in "▲▼" for cell in row[1:3]] == [mark is not None] * 2
         assert mark is None or row[1].endswith(mark)
 

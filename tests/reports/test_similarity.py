@@ -97,7 +97,7 @@ def test_the_picture_shows_every_series(result, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(study_figures, "save", lambda figure, _path: seen.update(figure=figure))
     many = result_of([layer(n, 0.1 + n / 100, 0.2) for n in range(48)])
-    study_figures.similarity(many, tmp_path / "x.png")
+    study_figures.similarity_figure(many, tmp_path / "x.png")
     axes = seen["figure"].axes
     assert len(axes) == 4
     for axis, key in zip(axes, ("mean", "mean", "effective_rank", "effective_rank"), strict=True):

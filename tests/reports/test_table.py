@@ -46,7 +46,7 @@ def test_markdown_shows_the_texts(table):
 
 
 def test_html_sorts_by_the_numbers_themselves(table):
-    shown = page.environment().from_string(HTML).render(table=table)
+    shown = page.html_environment().from_string(HTML).render(table=table)
     for cell in (
         '<td class="num" data-s="0.0314159" data-t="a.json: a">+3.1 pp</td>',
         '<td class="num" data-s="-0.2" data-t="a.json: b">-20.0 pp</td>',

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dsmoe_eval.steering import (
+    ModelProber,
     ProbeError,
-    Prober,
     SteeringError,
     find_routers,
     probe,
@@ -60,17 +60,17 @@ def test_a_prober_computes_once_what_profiles_share_and_gives_the_same_figures(
     profiles.append(make_profile(model, pairs[:2], "bias", 4.0))
     alone, forwards, forward = [probe(model, one, *batch) for one in profiles], [], PROBES._forward
     monkeypatch.setattr(PROBES, "_forward", lambda *a: forwards.append(1) or forward(*a))
-    prober = Prober(model, *batch)
+    prober = ModelProber(model, *batch)
     assert [prober.probe(one) for one in profiles] == alone
     assert len(forwards) == 1 + 2 + len(profiles)  # base, two null probes, the profiles
     monkeypatch.setattr(PROBES, "_LOGITS_KEPT", 0)
-    wary = Prober(model, *batch)
+    wary = ModelProber(model, *batch)
     assert [wary.probe(one) for one in profiles] == alone
     assert len(forwards) == 7 + len(profiles) + 2 + len(profiles)
 
 
 def test_a_prober_finds_a_model_that_is_no_longer_as_it_was(model, batch, make_profile):
-    prober = Prober(model, *batch)
+    prober = ModelProber(model, *batch)
     prober.probe(make_profile(model, [(0, 1)], "bias", 4.0))
     (router, *_) = find_routers(model)
     with torch.no_grad():

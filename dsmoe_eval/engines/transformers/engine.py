@@ -14,7 +14,7 @@ from ...experts import Document, Observations, encode_batch, expert_usage, obser
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
-from ...steering import ModelIdentity, Prober, ProbeReport, Profile, steer
+from ...steering import ModelIdentity, ModelProber, ProbeReport, Profile, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..lm import EngineLM
 from .generate import greedy_answers
@@ -81,10 +81,10 @@ class TransformersEngine:
         """The probes, on one batch of all texts."""
         return self.prober(texts).probe(profile)
 
-    def prober(self, texts: Sequence[str]) -> Prober:
+    def prober(self, texts: Sequence[str]) -> ModelProber:
         """Return what probes many profiles on one batch of all texts."""
         model = self.loaded.model
-        return Prober(model, *encode_batch(self.tokenizer, texts, model.device))
+        return ModelProber(model, *encode_batch(self.tokenizer, texts, model.device))
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """As `expert_usage`."""

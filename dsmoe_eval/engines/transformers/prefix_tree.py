@@ -31,7 +31,7 @@ _COARSER = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """A tree of tokens, and what is asked of it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Group:
     """Rows that follow one header, which may be empty; longest row first."""
 
     header: Ints
-    rows: tuple[Row, ...]
+    rows: tuple[PackedRow, ...]
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ def _members(
     return [(headers[indices[0]], indices) for indices in members.values()]
 
 
-def _longest(row: Row) -> tuple[int, int]:
+def _longest(row: PackedRow) -> tuple[int, int]:
     return -len(row), int(row.requests[0])
 
 
@@ -219,7 +219,7 @@ def _settle(interval: _Interval, end: int, fits: bool) -> None:
 
 def _rows(
     texts: Sequence[_Text], indices: Iterable[int], shared: Sequence[int], header: int, most: int
-) -> Iterator[Row]:
+) -> Iterator[PackedRow]:
     """Texts of one header, each joined to its neighbour's row where that saves something."""
     row, last = _Draft(header), -1
     for index in indices:
@@ -260,11 +260,11 @@ class _Draft:
             places = self.path[start : start + len(continuation)]
             self.asked.append((places, continuation, request))
 
-    def done(self) -> Row:
+    def done(self) -> PackedRow:
         places, targets, requests = zip(*self.asked, strict=True)
         tokens, positions = zip(*self.parts, strict=True)
         counts = [len(part) for part in places]
-        return Row(
+        return PackedRow(
             tokens=np.concatenate(tokens),
             positions=np.concatenate(positions),
             branches=tuple(self.branches),

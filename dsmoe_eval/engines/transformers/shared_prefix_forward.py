@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .prefix_tree import Ints, Row
+from .prefix_tree import Ints, PackedRow
 
 _ATTENTION = ("sdpa", "eager")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -114,7 +114,9 @@ def grown_from(model: PreTrainedModel, cache: DynamicCache, gaps: Sequence[int])
     return grown
 
 
-def score_rows(model: PreTrainedModel, rows: Sequence[Row], cache: DynamicCache | None) -> Scores:
+def score_rows(
+    model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
+) -> Scores:
     """Log-likelihoods of all that is asked of some rows.
 
     Args:
@@ -167,7 +169,9 @@ def _judge(
     return likely, hit
 
 
-def _states(model: PreTrainedModel, rows: Sequence[Row], cache: DynamicCache | None) -> Tensor:
+def _states(
+    model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
+) -> Tensor:
     """The trunk's last hidden states, [rows, longest, width]; rows are padded on the right."""
     longest = max(map(len, rows))
     device = model.device
@@ -189,7 +193,7 @@ def _states(model: PreTrainedModel, rows: Sequence[Row], cache: DynamicCache | N
     return states
 
 
-def _seen(rows: Sequence[Row], longest: int, header: int) -> Tensor:
+def _seen(rows: Sequence[PackedRow], longest: int, header: int) -> Tensor:
     """[rows, 1, longest, header + longest], which tokens a token sees; pads see the header."""
     seen = np.zeros((len(rows), 1, longest, header + longest), dtype=bool)
     seen[..., :header] = True

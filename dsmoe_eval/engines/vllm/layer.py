@@ -139,7 +139,7 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
             self._saved_bias = None
 
 
-def describe_scoring(layer: SteerableMoERunner) -> Scoring:
+def read_scoring(layer: SteerableMoERunner) -> Scoring:
     """Return the rule by which `layer` turns logits into (weights, indices).
 
     Raises:

@@ -28,7 +28,7 @@ from ...steering.routers import router_hash
 from ...steering.scoring import check_meaning
 from ...steering.steer import check_fits
 from .faults import check_model
-from .layer import SteerableMoERunner, describe_scoring
+from .layer import SteerableMoERunner, read_scoring
 from .routing import Recorder
 
 REFUSED = "[steering refused: {}]"
@@ -91,7 +91,7 @@ class SteeringExtension:
             layer = layers[index]
             effect = layer_effect(profile.intervention, chosen, experts, layer.dsmoe_shift.device)
             try:
-                scoring = describe_scoring(layer)
+                scoring = read_scoring(layer)
                 check_meaning(profile.intervention, chosen, scoring, experts, layer.router.top_k)
                 _check_reached(layer, effect)
             except SteeringError as error:
@@ -162,7 +162,7 @@ class SteeringExtension:
 
 def _describe(index: int, layer: SteerableMoERunner) -> dict[str, object]:
     try:
-        scoring = describe_scoring(layer)
+        scoring = read_scoring(layer)
     except SteeringError as error:
         raise SteeringError(f"layer {index}: {error}") from error
     shape = {"layer": index, "experts": len(layer.dsmoe_shift), "top_k": layer.router.top_k}

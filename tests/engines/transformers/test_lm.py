@@ -15,7 +15,7 @@ from dsmoe_eval.engines.requests import cut
 from dsmoe_eval.engines.transformers import lm as transformers_engine
 from dsmoe_eval.engines.transformers.generate import generate
 from dsmoe_eval.engines.transformers.lm import TransformersLM
-from dsmoe_eval.engines.transformers.prefix_tree import Row
+from dsmoe_eval.engines.transformers.prefix_tree import PackedRow
 from dsmoe_eval.engines.transformers.shared_prefix_forward import grown_from
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
@@ -195,7 +195,7 @@ def test_what_finds_no_memory_is_tried_in_halves(loaded, lm, shares):
 def test_a_model_on_which_sharing_goes_wrong_is_seen_and_computed_whole(loaded, lm, monkeypatch):
     expected = lm.loglikelihood(_long_requests())
     wary = TransformersLM(loaded, batch_tokens=64)
-    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    monkeypatch.setattr(PackedRow, "sees", lambda row: np.tri(len(row), dtype=bool))
     with pytest.warns(UserWarning, match="off by up to .* each text is computed whole"):
         got = wary.loglikelihood(_long_requests())
     np.testing.assert_allclose([a for a, _ in got], [a for a, _ in expected], atol=1e-4)
@@ -226,7 +226,7 @@ def test_in_16_bits_sharing_is_as_good_as_any_other_batch(monkeypatch):
         warnings.simplefilter("error")
         lm.loglikelihood(_long_requests() + _requests())
     assert lm.shares
-    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    monkeypatch.setattr(PackedRow, "sees", lambda row: np.tri(len(row), dtype=bool))
     wary = TransformersLM(loaded, batch_tokens=64)
     with pytest.warns(UserWarning, match="off by up to"):
         wary.loglikelihood(_long_requests())

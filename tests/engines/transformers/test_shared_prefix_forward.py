@@ -9,7 +9,7 @@ import torch
 from dsmoe_eval.engines.requests import Request
 from dsmoe_eval.engines.transformers import shared_prefix_forward as packed
 from dsmoe_eval.engines.transformers.generate import gaps, generate
-from dsmoe_eval.engines.transformers.prefix_tree import ROW_TOKENS, Row, plan_groups
+from dsmoe_eval.engines.transformers.prefix_tree import ROW_TOKENS, PackedRow, plan_groups
 from dsmoe_eval.engines.transformers.shared_prefix_forward import (
     grown_from,
     make_cache,
@@ -154,7 +154,7 @@ def test_a_window_that_is_not_kept_would_be_seen(kind, monkeypatch):
 
 def test_a_wrong_tree_would_be_seen(monkeypatch):
     model, pairs = make_loud_model("olmoe"), draw_pairs()
-    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    monkeypatch.setattr(PackedRow, "sees", lambda row: np.tri(len(row), dtype=bool))
     found = np.subtract(shared(model, pairs, ROW_TOKENS, 99), alone(model, pairs))
     assert np.abs(found[:, 0]).max() > 0.01
 

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
-from dsmoe_eval.engines.vllm.layer import describe_scoring, steer_logits, steer_weights
+from dsmoe_eval.engines.vllm.layer import read_scoring, steer_logits, steer_weights
 from dsmoe_eval.engines.vllm.worker import _check_reached
 from dsmoe_eval.steering import SteeringError
 from dsmoe_eval.steering.interventions import LayerEffect, edit_logits, edit_weights
@@ -82,4 +82,4 @@ def test_what_a_kernel_would_not_see_is_refused():
 
 def test_unknown_routers_are_refused():
     with pytest.raises(SteeringError, match="routes it by SimpleNamespace"):
-        describe_scoring(_layer(router=SimpleNamespace()))
+        read_scoring(_layer(router=SimpleNamespace()))
