@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
 
+# Where a machine forbids bytecode files, each process would compile its imports again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: lab test test-full test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
 
 lab: $(RUN)
