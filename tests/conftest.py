@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_router
 from .browser import Watched, launched
 
 EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
+FEW_ROWS = Path(__file__).resolve().parent / "data"
+REAL_DATA = "DSMOE_EVAL_REAL_DATA"
 
 # How long an example takes says more of what else runs here.
 settings.register_profile("any machine", deadline=None)
@@ -47,6 +51,35 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     # Sparsemixer, in a router that is itself a linear.
     "phimoe": {"num_local_experts": EXPERTS},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[..., Path]:
+    """`real_data("mmlu_pro")`: the folder of whole published data, which is not in the repository.
+
+    A test that needs a data set which is not there is skipped.
+    """
+    given = os.environ.get(REAL_DATA)
+    folder = Path(given) if given else FEW_ROWS.parents[2] / "shared" / "data"
+    if given and not folder.is_dir():
+        pytest.fail(f"{REAL_DATA}={given}: no such folder")
+
+    def find(*names: str) -> Path:
+        for name in names:
+            if not (folder / name).is_dir():
+                pytest.skip(f"whole published data: {REAL_DATA} names no folder that has {name}")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session", params=["few rows", "whole"])
+def published(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """The few rows of published data in the repository, then `real_data`."""
+    if request.param == "few rows":
+        return lambda *_: FEW_ROWS
+    whole: Callable[..., Path] = request.getfixturevalue("real_data")
+    return whole
 
 
 def _config(kind: str) -> Any:

@@ -1,6 +1,8 @@
 """Whole comparisons, against independent computations, and of damaged copies."""
 
+import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +17,41 @@ from statsmodels.stats.multitest import multipletests
 
 from dsmoe_eval.comparison import Selection
 from dsmoe_eval.comparison.compare import compare
-from dsmoe_eval.comparison.readers import read_results
 from dsmoe_eval.errors import UserError
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmlu_pro"
-FILE, QUESTIONS = DATA / "per_item_uniform_strict_29models.csv.gz", DATA / "test.parquet"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
-SELECTION = Selection(
-    id="question_id", gold="gold", domain="category", cluster="question", items=QUESTIONS,
-    missing_value="MISSING",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Answers:
+    """Real models' answers to MMLU-Pro, in a folder of published data."""
+
+    data: Path
+
+    @property
+    def selection(self):
+        return Selection(
+            id="question_id", gold="gold", domain="category", cluster="question",
+            items=self.data / "mmlu_pro" / "test.parquet", missing_value="MISSING",
+        )  # fmt: skip
+
+    def compare(self, a, b):
+        return compare(f"{self._file}:{a}", f"{self._file}:{b}", self.selection)
+
+    @functools.cached_property
+    def plain(self):
+        """The same file by pandas alone, with the questions' texts."""
+        table = pd.read_csv(self._file, dtype=str, keep_default_na=False)
+        questions = pd.read_parquet(self.data / "mmlu_pro" / "test.parquet")
+        texts = dict(zip(questions["question_id"].astype(str), questions["question"], strict=True))
+        return table.assign(text=table["question_id"].map(texts))
+
+    @property
+    def _file(self):
+        return self.data / "mmlu_pro" / "per_item_uniform_strict_29models.csv.gz"
 
 
 @pytest.fixture(scope="module")
-def models():
-    """Read once: name -> results."""
-    known = {}
-
-    def read(name):
-        if name not in known:
-            known[name] = read_results(f"{FILE}:{name}", SELECTION)
-        return known[name]
-
-    return read
-
-
-@pytest.fixture(scope="module")
-def plain():
-    """The same file by pandas alone, with the questions' texts."""
-    table = pd.read_csv(FILE, dtype=str, keep_default_na=False)
-    questions = pd.read_parquet(QUESTIONS)
-    texts = dict(zip(questions["question_id"].astype(str), questions["question"], strict=True))
-    return table.assign(text=table["question_id"].map(texts))
+def answers(real_data):
+    return Answers(real_data("mmlu_pro"))
 
 
 def independent(rows, a, b):
@@ -91,10 +96,10 @@ def check(ours, theirs):
     assert ours["ci95"] == pytest.approx(interval, abs=0.08 * reach)
 
 
-@real
-def test_a_real_base_and_its_fine_tune_by_domain_and_pooled(models, plain):
+def test_a_real_base_and_its_fine_tune_by_domain_and_pooled(answers):
     a, b = "Mixtral-8x7B-v0.1", "Mixtral-8x7B-Instruct-v0.1"
-    found = compare(models(a), models(b), SELECTION).to_dict()
+    plain = answers.plain
+    found = answers.compare(a, b).to_dict()
     assert found["unpaired"] == {"a": 0, "b": 0}
     # A text that stands in two domains is a cluster in each.
     pooled = plain.assign(text=plain["category"] + plain["text"])
@@ -109,22 +114,23 @@ def test_a_real_base_and_its_fine_tune_by_domain_and_pooled(models, plain):
     assert found["opposed"] == ["chemistry", "computer science", "history", "philosophy"]
 
 
-@real
-def test_items_that_one_run_lacks_are_left_out_and_counted(models, plain):
+def test_items_that_one_run_lacks_are_left_out_and_counted(published):
+    answers = Answers(published("mmlu_pro"))
     a, b = "DeepSeek-Coder-V2", "Mixtral-8x7B-Instruct-v0.1"
-    found = compare(models(a), models(b), SELECTION).to_dict()
+    plain, found = answers.plain, answers.compare(a, b).to_dict()
     asked = plain[plain[a] != "MISSING"]
-    assert found["unpaired"] == {"a": 1681, "b": 1681} == {k: len(plain) - len(asked) for k in "ab"}
-    assert found["unpaired_items"]["a"]["reasons"] == {"unscored": 1681}
-    assert found["unpaired_items"]["b"]["reasons"] == {"absent": 1681}
+    lacks = {12032: 1681, 26: 1}[len(plain)]
+    assert found["unpaired"] == {"a": lacks, "b": lacks}
+    assert len(plain) - len(asked) == lacks
+    assert found["unpaired_items"]["a"]["reasons"] == {"unscored": lacks}
+    assert found["unpaired_items"]["b"]["reasons"] == {"absent": lacks}
     assert (found["n"], found["score_a"]) == (
         len(asked), pytest.approx((asked[a] == asked["gold"]).mean(), abs=1e-12),
     )  # fmt: skip
 
 
-@real
-def test_a_tie_of_the_pool_is_not_one_of_the_domains(models):
-    found = compare(models("Mixtral-8x7B-Instruct-v0.1"), models("mathstral-7B"), SELECTION)
+def test_a_tie_of_the_pool_is_not_one_of_the_domains(answers):
+    found = answers.compare("Mixtral-8x7B-Instruct-v0.1", "mathstral-7B")
     assert abs(found.pooled.delta) < 0.005
     assert found.pooled.p_value > 0.5
     assert (found.verdict, found.conflicting) == ("mixed", True)

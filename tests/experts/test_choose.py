@@ -1,7 +1,6 @@
 """From scores to experts, and matched random ones."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,17 +137,14 @@ def test_methods_choose_by_their_own_rules(seed):
         assert drawn == matched_experts(real, exposure(counts), (0, 2), seed)
 
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "esft_moe_domain_experts"
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 @pytest.mark.parametrize("domain", ["intent", "law", "summary", "translation"])
-def test_the_authors_scores_and_threshold_give_the_authors_experts(domain):
+def test_the_authors_scores_and_threshold_give_the_authors_experts(domain, real_data):
     """DeepSeek's ESFT model: 26 layers of 64 experts, token scores, p = 0.2."""
-    file = json.loads((DATA / f"expert_scores_{domain}.summary.json").read_text())["token_scores"]
+    data = real_data("esft_moe_domain_experts") / "esft_moe_domain_experts"
+    file = json.loads((data / f"expert_scores_{domain}.summary.json").read_text())["token_scores"]
     layers = [int(layer) for layer in file]
     scores = np.array([[file[layer][str(e)] for e in range(64)] for layer in file])
-    theirs = json.loads((DATA / f"expert_config_{domain}.json").read_text())["experts"]
+    theirs = json.loads((data / f"expert_config_{domain}.json").read_text())["experts"]
     share = all_methods()["esft-token"].layer_share
     ours = smallest_sets(scores, layers, share)
     for layer, experts in theirs.items():

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from dsmoe_eval.experts import (
     exposure,
 )
 
+from ..conftest import FEW_ROWS
 from .conftest import EXPERTS, LAYERS, K, random_pass
 
 SEEDS = st.integers(0, 10**6)
@@ -129,9 +129,6 @@ def test_what_was_not_seen_is_refused():
             methods["frequency"].score(counts, "law")
 
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "olmoe_routing"
-
-
 # Heights of bars in the authors' own figure, scripts/routing_olmoe_v2.jpg at 357454f, by ruler.
 READ_OFF = (
     ("github", 0, 21, 0.636), ("arxiv", 0, 0, 0.975), ("wikipedia", 0, 11, 0.78),
@@ -140,13 +137,13 @@ READ_OFF = (
 )  # fmt: skip
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 @pytest.mark.parametrize(("model", "experts", "k"), [("olmoe", 64, 8), ("mistral", 8, 2)])
 def test_frequency_is_the_published_domain_specialisation(model, experts, k):
     """OLMoE (arXiv 2409.02060): N_(e,D) / N_D of real counts, in layers 0, 7 and 15."""
-    file = json.loads((DATA / "expert_counts_by_domain.json").read_text())[model]
+    file = FEW_ROWS / "olmoe_routing" / "expert_counts_by_domain.json"
+    read = json.loads(file.read_text())[model]["expert_counts"]
     domains = ("github", "arxiv", "c4", "book", "wikipedia")
-    used = np.array([[counts_of(layer, experts) for layer in file["expert_counts"][d]]
+    used = np.array([[[layer[str(e)] for e in range(experts)] for layer in read[d]]
                      for d in domains])  # fmt: skip
     tokens = used.sum(-1)[:, 0] // k
     counts = RoutingCounts(
@@ -164,8 +161,3 @@ def test_frequency_is_the_published_domain_specialisation(model, experts, k):
             assert shares[domain][layer, expert] == pytest.approx(height, abs=0.025)
     else:  # Mixtral: no expert far from the line
         assert max(v.max() for v in shares.values()) < 0.5
-
-
-def counts_of(layer, experts):
-    table = layer if isinstance(layer, dict) else dict(enumerate(layer))
-    return [int(table.get(str(e), table.get(e, 0))) for e in range(experts)]

@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,11 +16,10 @@ from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import run
 from dsmoe_eval.tasks.loading import load_tasks
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there"),
-]
+from ..conftest import FEW_ROWS
+from ..tasks.made_up import write_aime
+
+pytestmark = pytest.mark.slow
 QUIET = Console(quiet=True)
 
 
@@ -53,7 +51,7 @@ def model(tmp_path_factory):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    questions = pd.read_parquet(SHARED / "mmlu_pro" / "test.parquet").question[:2000]
+    questions = pd.read_parquet(FEW_ROWS / "mmlu_pro" / "test.parquet").question
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
@@ -91,8 +89,8 @@ def shams_of(folder):
     return [arm for arm in read_finished(folder.root).result.arms if arm.variant == "sham"]
 
 
-def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, tmp_path):
-    data = [SHARED, Path(gpqa)]
+def test_the_paper_s_plan_runs_through_and_resumes(plan, model, gpqa, real_data, tmp_path):
+    data = [real_data("mmlu_pro", "mmlu", "aime", "math500", "mcqa"), gpqa]
     settings = {"data": data, "limit": 2, "device": "cpu", "model": model, "console": QUIET}
     first = run(plan, tmp_path / "run", **settings)
     result = json.loads(first.comparisons.read_text())
@@ -135,6 +133,7 @@ tasks:
 
 
 def test_every_kind_of_task_runs_on_local_files(model, tmp_path):
+    data = [FEW_ROWS, write_aime(tmp_path)]
     (tmp_path / "kinds.yaml").write_text(KINDS)
     content = {
         "name": "kinds", "description": "kinds", "models": ["lab-poly"], "suite": "kinds.yaml",
@@ -143,7 +142,7 @@ def test_every_kind_of_task_runs_on_local_files(model, tmp_path):
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     plan = str(tmp_path / "plan.yaml")
-    settings = {"limit": 2, "device": "cpu", "model": model, "data": [SHARED], "console": QUIET}
+    settings = {"limit": 2, "device": "cpu", "model": model, "data": data, "console": QUIET}
     done = run(plan, tmp_path / "run", **settings)
     result = json.loads(done.comparisons.read_text())
     assert len(result["base"]) == 7
@@ -153,12 +152,12 @@ def test_every_kind_of_task_runs_on_local_files(model, tmp_path):
     assert all(arm.equal_to_base for arm in shams)
 
 
-def test_every_item_of_the_local_suites_shows_its_options():
+def test_every_item_of_the_local_suites_shows_its_options(published):
     """A question may mention the words of an option; no item may be refused for that."""
     suite = load_suite("retention")
     tasks = [task for task in suite.tasks if task.name in {"arc_challenge", "openbookqa"}]
     for part in ("identification", "tuning", "test"):
-        loaded = load_tasks(suite, tasks, part, None, [SHARED])
-        assert {name: len(one.items) > 20 for name, one in loaded.items()} == {
+        loaded = load_tasks(suite, tasks, part, None, [published("mcqa")])
+        assert {name: len(one.items) > 1 for name, one in loaded.items()} == {
             "arc_challenge": True, "openbookqa": True,
         }  # fmt: skip

@@ -84,3 +84,15 @@ def write_snapshots(folder):
             told.append({"config_name": config, "data_files": files})
         (folder / place / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': told})}---\n")
     return folder
+
+
+def write_aime(folder):
+    """Problems in the layout of the two AIME files that `--data` reads."""
+    (folder / "aime").mkdir()
+    for year in (2024, 2025):
+        rows = [
+            {"id": f"{year}-{n}", "problem": f"Add {n} and 4.", "answer": n + 4} for n in range(30)
+        ]
+        path = folder / "aime" / f"aime_{year}.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return folder

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +12,6 @@ from dsmoe_eval.tasks.leakage import check_leakage, find_leakage
 from dsmoe_eval.tasks.loading import Item, LoadedTask
 from dsmoe_eval.tasks.splits import load_splits
 
-MMLU_PRO = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmlu_pro" / "test.parquet"
 PASSAGE = (
     "This question refers to the following information. The struggle against neo-colonialism is "
     "not aimed at excluding the capital of the developed world from operating in less developed "
@@ -187,13 +185,12 @@ def test_the_lab_suite_passes_as_it_is():
     assert min(found.checked.values()) > 500
 
 
-@pytest.mark.skipif(not MMLU_PRO.is_file(), reason="no ../shared/data/mmlu_pro")
-def test_every_doubled_question_of_mmlu_pro_is_found():
+def test_every_doubled_question_of_mmlu_pro_is_found(published):
     """Each text's first row against its repetitions; the expectation is counted by pandas."""
-    rows = pd.read_parquet(MMLU_PRO)
+    rows = pd.read_parquet(published("mmlu_pro") / "mmlu_pro" / "test.parquet")
     counts = rows["question"].value_counts()
     doubled = set(counts[counts > 1].index)
-    assert len(doubled) == 358
+    assert len(doubled) == {12032: 358, 26: 7}[len(rows)]
     generic = {
         question
         for question, group in rows[rows["question"].isin(doubled)].groupby("question")
@@ -211,7 +208,7 @@ def test_every_doubled_question_of_mmlu_pro_is_found():
             "again": split(*(one for one, is_again in zip(items, again, strict=True) if is_again)),
         }
     )
-    assert found.checked == {"first": 12032 - 390, "again": 390}
+    assert found.checked == {"first": len(rows) - sum(again), "again": sum(again)}
     texts = {one.id: one.question for one in items}
     assert {texts[overlap.item] for overlap in found.overlaps} == doubled - generic
     assert "near" not in {overlap.rule for overlap in found.overlaps}

@@ -1,7 +1,6 @@
 """Data from a local folder: hub snapshots, and files as their authors published them."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,12 +10,10 @@ from dsmoe_eval.registry import load_suite
 from dsmoe_eval.tasks.loading import load_tasks
 from dsmoe_eval.tasks.local_data import local_data, local_dataset
 
-from .made_up import write_snapshots
+from ..conftest import FEW_ROWS
+from .made_up import write_aime, write_snapshots
 
 PARTS = ("identification", "tuning", "test")
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
 
 
 def test_a_snapshot_is_read_as_the_hub_would_be(tmp_path):
@@ -43,6 +40,15 @@ def test_what_is_not_there_is_said(tmp_path):
         pass
 
 
+def test_aime_in_its_layout(tmp_path):
+    """Made-up rows: the contests' texts may not be passed on."""
+    write_aime(tmp_path)
+    old = local_dataset([tmp_path], "Maxwell-Jia/AIME_2024", None)["train"]
+    new = local_dataset([tmp_path], "math-ai/aime25", None)["test"]
+    assert old[3] == {"ID": "2024-3", "Problem": "Add 3 and 4.", "Answer": "7"}
+    assert new[3] == {"id": "2025-3", "problem": "Add 3 and 4.", "answer": "7"}
+
+
 def test_lines_end_at_newlines_only(tmp_path):
     (tmp_path / "math500").mkdir()
     row = {"problem": "one\u2028two", "solution": "", "answer": "3"}
@@ -53,31 +59,53 @@ def test_lines_end_at_newlines_only(tmp_path):
     assert data["test"]["problem"][:] == ["one\u2028two"]
 
 
-@needs_data
 @pytest.mark.parametrize(
-    ("path", "name", "sizes"),
+    ("folder", "path", "name", "sizes"),
     [
-        ("TIGER-Lab/MMLU-Pro", None, {"test": 12032, "validation": 70}),
-        ("cais/mmlu", "abstract_algebra", {"dev": 5, "validation": 11, "test": 100}),
-        ("Maxwell-Jia/AIME_2024", None, {"train": 30}),
-        ("math-ai/aime25", None, {"test": 30}),
-        ("HuggingFaceH4/MATH-500", None, {"test": 500}),
-        ("allenai/ai2_arc", "ARC-Challenge", {"train": 0, "validation": 0, "test": 1172}),
-        ("allenai/openbookqa", "main", {"train": 0, "validation": 0, "test": 500}),
+        ("mmlu_pro", "TIGER-Lab/MMLU-Pro", None, {"test": 12032, "validation": 70}),
+        ("mmlu", "cais/mmlu", "abstract_algebra", {"dev": 5, "validation": 11, "test": 100}),
+        ("aime", "Maxwell-Jia/AIME_2024", None, {"train": 30}),
+        ("aime", "math-ai/aime25", None, {"test": 30}),
+        ("math500", "HuggingFaceH4/MATH-500", None, {"test": 500}),
+        ("mcqa", "allenai/ai2_arc", "ARC-Challenge", {"train": 0, "validation": 0, "test": 1172}),
+        ("mcqa", "allenai/openbookqa", "main", {"train": 0, "validation": 0, "test": 500}),
     ],
 )
-def test_published_files_are_whole(path, name, sizes):
-    data = local_dataset([SHARED], path, name)
+def test_published_files_are_whole(real_data, folder, path, name, sizes):
+    data = local_dataset([real_data(folder)], path, name)
     assert {split: len(rows) for split, rows in data.items()} == sizes
 
 
-@needs_data
+@pytest.mark.parametrize(
+    ("path", "name", "sizes", "last"),
+    [
+        ("TIGER-Lab/MMLU-Pro", None, {"test": 26, "validation": 5},
+         {"question_id": 11177, "answer": "H", "answer_index": 7, "category": "philosophy"}),
+        ("cais/mmlu", "abstract_algebra", {"dev": 5, "validation": 2, "test": 7},
+         {"question": "The element (4, 2) of Z_12 x Z_8 has order",
+          "choices": ["4", "8", "12", "6"], "answer": 2}),
+        ("HuggingFaceH4/MATH-500", None, {"test": 7},
+         {"problem": r"Compute $\dbinom{31}{28}$.", "answer": "4495"}),
+        ("allenai/ai2_arc", "ARC-Challenge", {"train": 0, "validation": 0, "test": 7},
+         {"question": "Zinc is a mineral that helps", "answerKey": "C"}),
+        ("allenai/openbookqa", "main", {"train": 0, "validation": 0, "test": 8},
+         {"question_stem": "Carnivores", "answerKey": "C"}),
+    ],
+)  # fmt: skip
+def test_a_few_published_rows_are_read_in_their_authors_layout(path, name, sizes, last):
+    data = local_dataset([FEW_ROWS], path, name)
+    assert {split: len(rows) for split, rows in data.items()} == sizes
+    row = data["test"][-1]
+    assert {key: row[key] for key in last} == last
+
+
 @pytest.mark.slow
-def test_the_paper_s_questions_come_with_their_prompts():
+def test_the_paper_s_questions_come_with_their_prompts(real_data):
+    data = real_data("mmlu_pro", "mmlu", "aime", "math500", "mcqa")
     suite = load_suite("paper")
     cards = [task for task in suite.tasks if not task.gated]
     parts = {
-        p: load_tasks(suite, cards, p, 8, [SHARED]) for p in ("identification", "tuning", "test")
+        p: load_tasks(suite, cards, p, 8, [data]) for p in ("identification", "tuning", "test")
     }
     assert set(parts["test"]) == {task.name for task in cards}
     assert set(parts["tuning"]) == {f"mmlu_pro_{d}" for d in suite.targets}

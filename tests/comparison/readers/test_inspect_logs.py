@@ -19,9 +19,10 @@ from dsmoe_eval.comparison.pairing import pair
 from dsmoe_eval.comparison.readers import read_results
 from dsmoe_eval.errors import UserError
 
-REAL = Path(__file__).resolve().parents[4] / "shared/data/format_samples/inspect_ai"
+from ...conftest import FEW_ROWS
+
+REAL = FEW_ROWS / "inspect_ai"
 LONG = "word " * 400
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
 
 
 @solver
@@ -227,7 +228,6 @@ def test_archives_that_hold_a_name_twice_or_too_much(logs, tmp_path, monkeypatch
         read_results(logs["plain"])
 
 
-@needs_real
 def test_real_logs_of_several_versions():
     new, old = (
         REAL / "2025-02-11T15-18-04-05-00_popularity_mj7khqpMM4GBCfVQozKgzB.eval",
