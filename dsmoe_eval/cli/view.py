@@ -24,13 +24,13 @@ def view_command(folder: Path, port: int) -> None:
 
     A generated answer that is in an Inspect log (.eval) in DIR has a link to it.
     """
-    from ..reports.serve import HOST, make_server, open_site
+    from ..reports.serve import HOST, listen, make_server, open_site
 
     with tempfile.TemporaryDirectory(prefix="dsmoe-eval-") as viewer:
         site = open_site(folder, Path(viewer))
-        with make_server(site, port) as server:
-            click.echo(f"{len(site.pages)} page(s): http://{HOST}:{server.server_port}/")
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:
-                click.echo("ended", err=True)
+        listener = listen(port)
+        click.echo(f"{len(site.pages)} page(s): http://{HOST}:{listener.getsockname()[1]}/")
+        try:
+            make_server(site).run(sockets=[listener])
+        except KeyboardInterrupt:
+            click.echo("ended", err=True)

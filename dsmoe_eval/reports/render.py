@@ -11,6 +11,7 @@ from ..results import RunFolder, read_finished
 from ..results.schema import RunResult
 from . import page, run_text
 from .items import clear_items, write_item_files
+from .run_again import run_again
 from .run_arms import run_facets
 from .run_claims import answers, generalization
 from .run_leaderboard import variants_table
@@ -35,7 +36,7 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
     shown = draw(folder, result, target)
-    said = _sentences(result) | _tables(result)
+    said = _sentences(folder, result) | _tables(result)
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
@@ -44,8 +45,11 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     return target / "report.md"
 
 
-def _sentences(result: RunResult) -> dict[str, object]:
+def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
+    command, remark = run_again(folder, result)
     return {
+        "command": command,
+        "command_remark": remark,
         "result": result,
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result),

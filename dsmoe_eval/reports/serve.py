@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from ..errors import UserError
 
 HOST = "127.0.0.1"
 Links = Mapping[str, Mapping[str, list[dict[str, str]]]]
 """Task -> item -> its samples in Inspect logs, each with `label` (the model) and `url`."""
-_MOST_PAGE = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ def open_site(root: Path, viewer: Path) -> Site:
 def _pages(root: Path) -> Iterator[tuple[str, str]]:
     for path in root.rglob("index.html"):
         place = path.relative_to(root)
-        if any(part.startswith(".") for part in place.parts) or path.stat().st_size > _MOST_PAGE:
+        if any(part.startswith(".") for part in place.parts) or not path.is_file():
             continue
         with path.open(encoding="utf-8", errors="replace") as file:
             start = file.read(100_000)
@@ -96,88 +104,84 @@ def _bundle(root: Path, logs: list[Path], viewer: Path) -> Links:
     return links
 
 
-def make_server(site: Site, port: int) -> ThreadingHTTPServer:
-    """Make a server on the loopback address, not yet serving; port 0 takes a free one.
+def listen(port: int) -> socket.socket:
+    """Make a socket that listens on the loopback address only; port 0 takes a free one.
 
     Raises:
         UserError: the port is taken.
     """
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, site))
+        return socket.create_server((HOST, port))
     except OSError as error:
         raise UserError(f"port {port}: {error.strerror}; give another --port") from error
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """A handler that serves the site and Inspect's viewer to requests that name this machine."""
+def make_server(site: Site) -> uvicorn.Server:
+    """Make a server of the site and Inspect's viewer, which runs on a socket of `listen`."""
+    root = _Pages if site.links else _Files
+    mounts = [Mount("/", root(directory=site.root))]
+    if site.viewer is not None:
+        mounts.insert(0, Mount("/inspect", _Files(directory=site.viewer)))
+    # Another site may make its host name resolve to this machine (DNS rebinding).
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app = Starlette(routes=[*_made(site), *mounts], middleware=[hosts])
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",  # the terminal is for the user
+        ws="none",
+        lifespan="off",
+        headers=[("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")],
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
 
-    def __init__(self, site: Site, *args: object, **kwargs: object) -> None:
-        self.site = site
-        super().__init__(*args, directory=str(site.root), **kwargs)  # type: ignore[arg-type]
 
-    def do_HEAD(self) -> None:
-        """Answer as for GET, without the content."""
-        self.do_GET()
+def _made(site: Site) -> list[Route]:
+    """Return the list of pages, and the links into Inspect's viewer as a script."""
+    links = json.dumps(site.links).replace("<", "\\u003c")
+    script = Response(f"window.dsmoeLinks = {links};", media_type="text/javascript")
+    index = HTMLResponse(_index(site))
+    return [Route("/", lambda _: index), Route("/links.js", lambda _: script)]
 
-    def do_GET(self) -> None:
-        """Send a page, a file beside it, or 404."""
-        # Another site may make its host name resolve to this machine (DNS rebinding).
-        if (self.headers.get("Host") or "").rpartition(":")[0] not in (HOST, "localhost"):
-            self.send_error(HTTPStatus.FORBIDDEN)
-            return
-        path = unquote(urlsplit(self.path).path)
-        if path == "/":
-            self._send(_index(self.site).encode(), "text/html; charset=utf-8")
-        elif path == "/links.js":
-            text = json.dumps(self.site.links).replace("<", "\\u003c")
-            self._send(f"window.dsmoeLinks = {text};".encode(), "text/javascript; charset=utf-8")
-        else:
-            self._send_file(path)
 
-    def _send_file(self, path: str) -> None:
-        base, rest = self.site.root, path.removeprefix("/")
-        if path.startswith("/inspect/") and self.site.viewer is not None:
-            base, rest = self.site.viewer, path.removeprefix("/inspect/")
-        found = (base / rest).resolve()
-        hidden = any(part.startswith(".") for part in Path(rest).parts)
-        if hidden or not found.is_relative_to(base.resolve()) or not found.is_file():
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        content, kind = found.read_bytes(), self.guess_type(str(found))
-        if self.site.links and base == self.site.root and found.suffix == ".html":
-            content = content.replace(b"</head>", b'<script src="/links.js"></script></head>', 1)
-        self._send(content, kind)
+class _Files(StaticFiles):
+    """A folder's regular files, but those with a name, or in a folder, that begins with a dot."""
 
-    def _send(self, content: bytes, kind: str) -> None:
-        size, part = len(content), self._range(len(content))
-        if part is None:
-            self.send_response(HTTPStatus.OK)
-        else:
-            content = content[part[0] : part[1] + 1]
-            self.send_response(HTTPStatus.PARTIAL_CONTENT)
-            self.send_header("Content-Range", f"bytes {part[0]}-{part[1]}/{size}")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Return the file's path and status; no status: it is not served."""
+        try:
+            found, status = super().lookup_path(path)
+        except (OSError, ValueError):  # loops of links, names with NUL, names that are too long
+            return "", None
+        if status is None:
+            return "", None
+        # Both where the request points and where a link leads.
+        real = os.path.relpath(found, os.path.realpath(str(self.directory)))
+        hidden = any(part.startswith(".") for name in (path, real) for part in Path(name).parts)
+        return ("", None) if hidden else (found, status)
 
-    def _range(self, size: int) -> tuple[int, int] | None:
-        """Return the first and last byte of a request's single range, as Inspect's viewer sends."""
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
-        if asked is None or not any(asked.groups()):
-            return None
-        first, last = asked.groups()
-        if not first:  # the last bytes of the content
-            return max(0, size - int(last)), size - 1
-        end = min(int(last or size), size - 1)
-        return (int(first), end) if int(first) <= end else None
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
-        """Ignore the message: the terminal is for the user."""
+class _Pages(_Files):
+    """A folder's files, of which pages load the links into Inspect's viewer."""
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        """Return the response with the file's content."""
+        if Path(full_path).suffix == ".html":
+            return StreamingResponse(_with_links(Path(full_path)), media_type="text/html")
+        return super().file_response(full_path, stat_result, scope, status_code)
+
+
+def _with_links(page: Path) -> Iterator[bytes]:
+    with page.open("rb") as file:
+        yield file.read(2**16).replace(b"<head>", b'<head><script src="/links.js"></script>', 1)
+        yield from iter(partial(file.read, 2**16), b"")
 
 
 def _index(site: Site) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from inspect_ai.dataset import MemoryDataset, Sample
 
 from dsmoe_eval.leaderboards import build
-from dsmoe_eval.reports.serve import make_server, open_site
+from dsmoe_eval.reports.serve import listen, make_server, open_site
 
 
 def cells_of(watched, column):
@@ -81,9 +81,10 @@ def test_a_served_item_leads_to_its_sample_in_inspects_viewer(opened, board, run
         apart.submit(inspect_ai.eval, task, **log).result()
         (tmp_path / "viewer").mkdir()
         site = apart.submit(open_site, board, tmp_path / "viewer").result()
-    with make_server(site, 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        where = f"http://127.0.0.1:{server.server_port}"
+    with listen(0) as listener:
+        server, where = make_server(site), f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
         place = "/".join(quote(part, safe="") for part in (file.set, file.task, item))
         watched = opened(f"{where}/index.html#item={place}", check=False)
         link = watched["#item a"].get_by_text("mockllm/model, sample 1")
@@ -92,4 +93,5 @@ def test_a_served_item_leads_to_its_sample_in_inspects_viewer(opened, board, run
         link.click()
         watched.tab.get_by_text("how much is it?").first.wait_for()
         assert all(url.startswith((where, "data:", "blob:")) for url in watched.asked)
-        server.shutdown()
+        server.should_exit = True
+        thread.join()

@@ -54,8 +54,9 @@ def test_every_markdown_table_is_square(folder, tmp_path):
 def test_text_is_shown_as_text(folder, tmp_path):
     """What comes from outside, such as a plan's name, is never markup."""
     other = RunFolder(tmp_path / "run")
-    for path in ("identification.json", "run.json"):
-        write_json(other.root / path, json.loads((folder.root / path).read_text()))
+    other.root.mkdir()
+    for path in ("identification.json", "run.json", "plan.yaml"):
+        shutil.copy(folder.root / path, other.root / path)
     result = json.loads(folder.comparisons.read_text())
     result["run"]["model"] = "<script>alert(1)</script>"
     write_json(other.comparisons, result)
