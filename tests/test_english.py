@@ -27,6 +27,7 @@ DONE = (
     "gates",
     "inspect_plugin",
     "lab",
+    "leaderboards",
     "log",
     "models",
     "progress",
@@ -40,12 +41,12 @@ DONE = (
 )
 
 VERBS = """
-Add Adjust Answer Append Apply Average Bind Build Call Check Choose Combine Compare Compute
-Conclude Convert Copy Count Decode Describe Draw Encode Escape Estimate Find Flatten Fold Generate
-Group Ignore Import Join Judge List Load Log Lower Make Mark Mask Measure Number Overwrite Pad
-Parse Print Probe Put Raise Read Record Refuse Register Remove Render Repeat Replace Report
-Resample Restore Return Route Run Score Select Send Serve Set Show Silence Split Start Steer Stop
-Store Sum Summarise Test Tokenize Train Turn U-centre Write Yield
+Add Adjust Answer Append Apply Average Bind Build Call Check Choose Combine Compare Compute Conclude
+Convert Copy Count Decide Decode Describe Draw Encode Escape Estimate Find Flatten Fold Generate
+Group Ignore Import Join Judge List Load Log Lower Make Mark Mask Measure Name Number Overwrite Pad
+Parse Print Probe Put Raise Rank Read Record Refuse Register Remove Render Repeat Replace Report
+Resample Restore Return Round Route Run Score Select Send Serve Set Show Silence Split Start Steer
+Stop Store Sum Summarise Test Tokenize Train Turn U-centre Write Yield
 """.split()
 
 # Patterns that must not occur in a docstring: say what is meant.

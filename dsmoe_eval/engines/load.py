@@ -20,12 +20,12 @@ def load_engine(
     Args:
         model: as for `load_model`.
         engine: `transformers` or `vllm`.
-        device: of transformers; vLLM sees to its own.
-        batch_tokens: most tokens in a forward.
-        vllm_options: vLLM's own, such as `tensor_parallel_size`.
+        device: for transformers; vLLM chooses its devices.
+        batch_tokens: limit of tokens per forward pass.
+        vllm_options: options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
-        UserError: the model or the engine is not to be had.
+        UserError: the model or the engine is not available.
     """
     if engine == "transformers":
         from .transformers.engine import TransformersEngine

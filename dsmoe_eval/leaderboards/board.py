@@ -40,7 +40,7 @@ class Board:
 
 
 def boards(submitted_runs: Sequence[SubmittedRun]) -> list[Board]:
-    """A board a suite, by name."""
+    """Build one board per suite, sorted by name."""
     suites = sorted({one.folder.parts[0] for one in submitted_runs})
     return [
         _board(suite, [o for o in submitted_runs if o.folder.parts[0] == suite]) for suite in suites

@@ -53,7 +53,7 @@ def facets_of(row: LeaderboardRow, domain: str | None = None) -> Facets:
 
 
 def source_of(row: LeaderboardRow, *path: str) -> str:
-    """Return the entry and the place in it that a figure comes from."""
+    """Return the entry and the path in it that a figure comes from."""
     return (
         f"{row.submitted.folder}/{row.variant}.json: run {row.submitted.run_id}, {'.'.join(path)}"
     )
@@ -171,7 +171,7 @@ def _paired(
     blank: str = "-",
     help: str = "",  # noqa: A002 - as the column's
 ) -> Figure[Subject]:
-    """Return a column of a comparison, given with its place; where there is none, `blank`."""
+    """Return a column of a comparison, given with its path; where there is none, `blank`."""
 
     def value(subject: Subject) -> Value | None:
         figures, _ = compared(subject)

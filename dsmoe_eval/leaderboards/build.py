@@ -110,7 +110,7 @@ def _markdown(values: Mapping[str, object]) -> str:
 
 
 def aligned(table: Table) -> str:
-    """A Markdown table whose columns line up in the source too."""
+    """Render a Markdown table whose columns line up in the source too."""
     header = [_plain(column.name) for column in table.columns]
     lines = [header, *([_plain(cell.text) for cell in row.cells] for row in table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
@@ -130,7 +130,7 @@ def aligned(table: Table) -> str:
 
 
 def _plain(cell: str) -> str:
-    """No column may end early, and nothing may be markup."""
+    """Escape text, so that no column ends early and nothing is markup."""
     return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
@@ -146,7 +146,7 @@ def _facets(shown: Sequence[Board]) -> dict[str, tuple[str, ...]]:
 
 
 def _find(run: Path, runs: Sequence[SubmittedRun]) -> SubmittedRun:
-    """The submitted of a run; two plans can share cells, so the run's identity decides."""
+    """Find the submitted run of a folder by its identity, since two plans can share cells."""
     wanted = identity_of(run)
     for submitted in runs:
         if submitted.run_id == wanted:

@@ -65,7 +65,7 @@ class Difference:
 
 
 def read_result(source: str) -> FinishedRun:
-    """A result: a run's folder or `comparisons.json`, or a revision's folder in a leaderboard.
+    """Read a result: a run's folder or `comparisons.json`, or a revision's leaderboard folder.
 
     Of a revision with several runs it is the last that was submitted, or `FOLDER:RUN_ID`.
 
@@ -89,7 +89,7 @@ def read_result(source: str) -> FinishedRun:
 
 
 def differences(before: FinishedRun, after: FinishedRun) -> Difference:
-    """What moved from one result to another of the same suite, beyond noise.
+    """Find the figures that differ beyond noise between two results of one suite.
 
     Raises:
         UserError: they are of two suites, or a task has two versions.
@@ -133,7 +133,7 @@ def _check_suites(before: FinishedRun, after: FinishedRun) -> None:
 
 
 def _p_value(change: Measurement) -> float:
-    """Two-sided, from the end of the 95 % interval that is nearer to zero."""
+    """Compute a two-sided p-value from the end of the 95 % interval that is nearer to zero."""
     low, high = change.low or 0.0, change.high or 0.0
     reach = change.value - low if change.value > 0 else high - change.value
     if change.value == 0 or reach <= 0:

@@ -39,17 +39,17 @@ class Finding:
     words: str
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the finding in one line."""
         place = f"{self.file}: {self.where}" if self.where else self.file
         return f"{self.rule}: {place}: {self.words}"
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What a folder of leaderboards holds, each file read once.
+    """The content of a folder of leaderboards, each file read once.
 
     Attributes:
-        entries: that can be read, by their place in the folder.
+        entries: those that can be read, by their path in the folder.
         faults: of the others.
         stamp: hash of all files' bytes; the rendered pages name it.
     """
@@ -87,7 +87,7 @@ def check_leaderboards(root: Path, since: str | None = None) -> list[Finding]:
 
     Args:
         root: the folder.
-        since: a git revision whose results must all be there still, as they were.
+        since: a git revision whose results must all still be there, unchanged.
 
     Raises:
         UserError: there is no such folder or revision.
@@ -158,7 +158,7 @@ def _result_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str
 
 
 def _outline_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, str]]:
-    """Every arm is there once, and every cell has the hash of its samples."""
+    """Check that every arm is there once, and every cell has the hash of its samples."""
     targets = [arm.target for arm in result.arms]
     expected = [] if entry.variant == "base" else list(result.header.targets)
     for target in sorted({*targets, *expected}):
@@ -174,7 +174,7 @@ def _outline_faults(entry: Entry, result: Result) -> Iterator[tuple[str, str, st
 
 
 def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
-    """The files of one run against each other."""
+    """Compare the files of one run with each other."""
 
     def finding(rule: str, variant: str, where: str, words: str) -> Finding:
         return Finding(rule, str(run.folder / f"{variant}.json"), where, words)
@@ -202,7 +202,7 @@ _CONTROLS: tuple[tuple[ExpertSource, str], ...] = (
 
 
 def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
-    """A gain over a control is the difference of the two arms' scores on the target."""
+    """Check that a gain over a control is the difference of the two arms' target scores."""
     variants = [get_variant(name) for name in run.header.variants]
     for kind, name in _CONTROLS:
         control = control_for(get_variant(arm.variant), kind, variants)
@@ -221,7 +221,7 @@ def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
 
 
 def _suite_findings(runs: list[SubmittedRun]) -> Iterator[Finding]:
-    """One version of each task in a ranking, and no task that went missing."""
+    """Check that a ranking has one version of each task, and that no task went missing."""
     suites: dict[str, list[SubmittedRun]] = {}
     for run in runs:
         if run.header.run.limit is None:  # a smoke test is ranked with nothing
@@ -242,7 +242,7 @@ def _suite_findings(runs: list[SubmittedRun]) -> Iterator[Finding]:
 
 
 def _wanted(run: SubmittedRun, asked: Mapping[str, Base]) -> set[str]:
-    """Tasks of the suite that the run's targets call for."""
+    """Return the tasks of the suite that the run's targets need."""
     targets = set(run.header.targets)
     return {
         task
@@ -262,7 +262,7 @@ def _stale(files: Files) -> Iterator[Finding]:
 
 
 def _rewritten(root: Path, entries: Mapping[Path, Entry], since: str) -> Iterator[Finding]:
-    """Files are appended to and never changed: every earlier result is there still."""
+    """Check that files were only appended to, so that every earlier result is still there."""
     for place, text in _earlier(root, since):
         try:
             before = parse_entry(text).results

@@ -30,7 +30,7 @@ def arm_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
     """Yield what does not fit in an arm's figures.
 
     Args:
-        arm: as it was submitted.
+        arm: the submitted one.
         base: base's rows by task.
     """
     for where, paired in arm.comparisons.items():
@@ -54,7 +54,7 @@ def _paired_faults(where: str, paired: Paired) -> Iterator[Fault]:
 
 
 def _binary_faults(where: str, paired: Paired) -> Iterator[Fault]:
-    """Of single right or wrong answers everything follows from four counts."""
+    """Check figures of single right or wrong answers, which all follow from four counts."""
     right = paired.score_a * paired.n
     try:
         counts = PairedCounts(paired.n, round(right), paired.gained, paired.lost)
@@ -76,7 +76,7 @@ def _binary_faults(where: str, paired: Paired) -> Iterator[Fault]:
 
 
 def _power_faults(paired: Paired) -> Iterator[Fault]:
-    """The target's smallest effect, which decides a mark; of the others it would take long."""
+    """Check the target's smallest effect, which decides a mark; the others would take long."""
     if paired.test != BINARY_TEST or paired.flipped > 1:
         return
     found = smallest_effect(paired.n, paired.flipped)
@@ -120,7 +120,7 @@ def _score_test_faults(where: str, paired: Paired, held: NonInferiority) -> Iter
 
 
 def _base_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
-    """Base's scores and answers are those that the arm was compared with."""
+    """Check that base's scores and answers are those that the arm was compared with."""
     rows: dict[str, Paired] = {row.task: row for row in arm.domains}
     for task, row in (rows | {arm.target_task: arm.target_result}).items():
         if task not in base:

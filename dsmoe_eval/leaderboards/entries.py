@@ -1,4 +1,4 @@
-"""Runs as they stand in a leaderboard: put together again from the files of their variants."""
+"""The runs of a leaderboard, put together again from the files of their variants."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class SubmittedRun:
 
 
 def run_id(header: Header, base: tuple[Base, ...]) -> str:
-    """What has to be the same for two results to be of the same thing: settings and tasks."""
+    """Return the hash of settings and tasks, which two results of the same run share."""
     tasks = sorted((row.task, row.version) for row in base)
     text = json.dumps([header.model_dump(mode="json"), tasks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def submitted_runs(entries: Mapping[Path, Entry]) -> list[SubmittedRun]:
-    """The runs that entries (by their place) hold, folder by folder as they were submitted."""
+    """Return the runs in entries (by path), folder by folder in the order of submission."""
     found: dict[tuple[Path, str], dict[str, Result]] = {}
     order: dict[tuple[Path, str], tuple[datetime.date, int]] = {}
     for place, entry in sorted(entries.items()):
@@ -87,12 +87,12 @@ def submitted_runs(entries: Mapping[Path, Entry]) -> list[SubmittedRun]:
 
 
 def entry_paths(root: Path) -> Iterator[Path]:
-    """Every JSON file four folders deep, in order."""
+    """Return every JSON file four folders deep, in order."""
     yield from sorted(path for path in root.glob("*/*/*/*.json") if path.is_file())
 
 
 def folder_name(model: str) -> str:
-    """`org/model` as `org__model`; of a local folder its own name."""
+    """Return `org__model` for `org/model`, and the name of a local folder."""
     local = model.startswith(("/", ".", "~"))
     name = Path(model).name if local else model.replace("/", "__")
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"

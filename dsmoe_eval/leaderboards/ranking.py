@@ -49,7 +49,7 @@ class LeaderboardRow:
         variant: its name; base has a row too.
         rank: 1 plus how many ranked rows are better beyond noise; None where it is not ranked.
         unranked: why it is not; empty where it is.
-        over_placebo: mean gain over its own placebo; None where it has none on every target.
+        over_placebo: mean gain over its placebo; None without a placebo on every target.
         gain: mean gain over base.
         non_target: change of the pooled non-targets, mean over targets.
         non_inferior: whether the pooled non-targets are non-inferior for every target.
@@ -76,7 +76,7 @@ class LeaderboardRow:
 
 
 def model_names(submitted_runs: Sequence[SubmittedRun]) -> dict[Path, str]:
-    """How the model of each folder is named: with its revision where a suite has several of it."""
+    """Name the model of each folder, with its revision if a suite has several of it."""
     folders = {submitted.folder for submitted in submitted_runs}
 
     def name(folder: Path) -> str:
@@ -144,7 +144,7 @@ def _placed(row: LeaderboardRow, ranked: Sequence[LeaderboardRow]) -> Leaderboar
 
 
 def is_better(one: Estimate, other: Estimate) -> bool:
-    """Whether the lower end of the difference's interval is above zero."""
+    """Return whether the lower end of the difference's interval is above zero."""
     reach = math.hypot(one.value - one.low, other.high - other.value)
     return one.value - other.value - reach > 0
 
@@ -183,10 +183,10 @@ def _held(arm: Arm) -> bool:
 
 
 def mean_of(results: Sequence[Paired], independent: bool = True) -> Estimate | None:
-    """The mean of differences, with an interval.
+    """Average differences, with an interval.
 
     Args:
-        results: one a target; None comes back where there is none.
+        results: one per target; None comes back where there is none.
         independent: of different items, so that intervals add as squares (MOVER); else, as for
             non-targets that targets share, their reaches are averaged, which is never too narrow.
     """
@@ -201,7 +201,7 @@ def mean_of(results: Sequence[Paired], independent: bool = True) -> Estimate | N
 def trust_marks(
     submitted: SubmittedRun, variant: str, every: Sequence[SubmittedRun]
 ) -> tuple[Mark, ...]:
-    """The marks of a variant in a run, each with the figure by which it was earned or not.
+    """Return the marks of a variant in a run, each with the figure that decides it.
 
     Args:
         submitted: the run.
@@ -241,7 +241,7 @@ def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Key | None]]
 
 
 def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
-    """Flat: none of the arm's placebos improves or harms its target."""
+    """Decide whether every placebo is flat: none improves or harms its target."""
     name = "placebo flat"
     placebo = control_for(get_variant(keys[0][0]), "random_matched", run.variants)
     if placebo is None:
@@ -278,6 +278,6 @@ def _complete_mark(submitted: SubmittedRun) -> Mark:
 
 
 def base_of(submitted: SubmittedRun, target: str) -> Base:
-    """Base's row of a target's task."""
+    """Return base's row of a target's task."""
     (task,) = {arm.target_task for (_, name), arm in submitted.arms.items() if name == target}
     return next(row for row in submitted.base if row.task == task)

@@ -38,7 +38,7 @@ class Submission(Record):
 
 
 class Result(Record):
-    """One run's figures of one variant; base's own file has no arms."""
+    """One run's figures of one variant; the file of base has no arms."""
 
     run_id: Hash
     submission: Submission
@@ -55,7 +55,7 @@ class Result(Record):
         return self
 
     def same_figures(self, other: Result) -> bool:
-        """Whether all scores came out alike; another machine may round a probe otherwise."""
+        """Return whether all scores are equal; another machine may round a probe differently."""
 
         def figures(result: Result) -> object:
             arms = [arm.model_dump(exclude={"cells", "probe"}) for arm in result.arms]
@@ -65,7 +65,7 @@ class Result(Record):
         return figures(self) == figures(other)
 
     def same(self, other: Result) -> bool:
-        """Whether they came from the very same samples, too."""
+        """Return whether the results also come from the very same samples."""
         return self.same_figures(other) and self.samples == other.samples
 
 

@@ -1,4 +1,4 @@
-"""SubmittedRun a finished run: a file a variant, appended to and never changed."""
+"""Submitting a finished run: one file per variant, appended to and never changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Added:
 
     Attributes:
         written: files that are new or have one more result.
-        same: files that held the very same result already.
+        same: files that had the very same result already.
     """
 
     written: tuple[Path, ...]
@@ -40,7 +40,7 @@ class Added:
 
 
 def add_run(run: Path, root: Path, submission: Submission) -> Added:
-    """File every variant of a finished run.
+    """Add every variant of a finished run to the leaderboards.
 
     Nothing is written unless all of it can be.
 
@@ -75,7 +75,7 @@ def add_run(run: Path, root: Path, submission: Submission) -> Added:
 
 
 def identity_of(run: Path) -> str:
-    """The id under which a finished run is submitted.
+    """Return the id under which a finished run is submitted.
 
     Raises:
         UserError: it is not finished, or not of this version.
@@ -85,7 +85,7 @@ def identity_of(run: Path) -> str:
 
 
 def _read(run: Path) -> tuple[RunResult, RunFolder]:
-    """A finished run's result, to the digits that are kept, and its folder."""
+    """Read a finished run's result, to the digits that are kept, and its folder."""
     finished = read_finished(run)
     if finished.folder is None:
         raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
@@ -120,7 +120,7 @@ _RULES = {"extra_forbidden": "unknown-key", "missing": "missing-key"}
 
 
 def parse_entry(text: bytes) -> Entry:
-    """The content of a leaderboard's file.
+    """Parse the content of a leaderboard's file.
 
     Raises:
         Unreadable: it is no JSON or not of the schema; of several faults the first.
@@ -151,7 +151,7 @@ def _check_version(content: object) -> None:
 
 
 def read_entry(path: Path) -> Entry:
-    """A leaderboard's file.
+    """Read a leaderboard's file.
 
     Raises:
         UserError: it cannot be read, or is not of the schema.
@@ -175,7 +175,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _results(result: RunResult, folder: RunFolder, submission: Submission) -> dict[str, Result]:
-    """A result for base, and one for each variant."""
+    """Build a result for base, and one for each variant."""
     header = _header(result, folder)
     arms: dict[str, tuple[Arm, ...]] = {
         variant: tuple(arm for arm in result.arms if arm.variant == variant)
@@ -203,7 +203,7 @@ def _header(result: RunResult, folder: RunFolder) -> Header:
 
 
 def _rounded(value: object) -> object:
-    """Floats to nine significant digits: more says nothing, and makes diffs hard to read."""
+    """Round floats to nine significant digits: more would only make diffs hard to read."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, Mapping):
@@ -212,13 +212,13 @@ def _rounded(value: object) -> object:
 
 
 def _hashes(folder: RunFolder, base: tuple[Base, ...], arms: Sequence[Arm]) -> dict[str, str]:
-    """Cell id -> SHA-256 of its samples: base's for base, else the arms' own."""
+    """Return the SHA-256 of each cell's samples by cell id: base's cells, or an arm's."""
     cells = [cell for arm in arms for cell in arm.cells.values()] or [row.cell for row in base]
     return {cell: samples_hash(folder, cell) for cell in dict.fromkeys(cells)}
 
 
 def samples_hash(folder: RunFolder, cell: str) -> str:
-    """SHA-256 of a cell's file of samples.
+    """Return the SHA-256 of a cell's file of samples.
 
     Raises:
         UserError: it cannot be read.
@@ -231,7 +231,7 @@ def samples_hash(folder: RunFolder, cell: str) -> str:
 
 
 def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry | None:
-    """The file with one more result; None where it has it."""
+    """Return the file with one more result; None if it has that result."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is no file; remove it")
     if not path.is_file():
@@ -260,7 +260,7 @@ def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry |
 
 
 def to_text(value: object) -> str:
-    """JSON in which whatever fits is on one line, so that a figure that changed is a line."""
+    """Write JSON with one line for all that fits, so that a changed figure is a changed line."""
     return _lines(value, "") + "\n"
 
 
@@ -278,5 +278,5 @@ def _lines(value: object, indent: str) -> str:
 
 
 def today() -> datetime.date:
-    """In UTC."""
+    """Return the date of today in UTC."""
     return datetime.datetime.now(datetime.UTC).date()

@@ -216,7 +216,7 @@ class Arm(Record):
         return self
 
     def judge(self, levels: Levels) -> None:
-        """Take the levels of the run that this arm is part of."""
+        """Set the levels of the run that this arm is part of."""
         for row in (self.target_result, self.non_targets, *self.domains):
             row.judge(levels)
         for over in (self.over_placebo, self.specificity):
@@ -240,7 +240,7 @@ class Arm(Record):
 
     @property
     def comparisons(self) -> dict[str, Paired]:
-        """Every comparison, by where it stands."""
+        """Every comparison, by its path in the arm."""
         rows = {"target_result": self.target_result, "non_target_result": self.non_target_result}
         rows |= {f"domains[{row.task}]": row for row in self.domains}
         over = {"over_placebo": self.over_placebo, "specificity": self.specificity}

@@ -21,7 +21,7 @@ Change = Annotated[float, Field(ge=-1, le=1)]
 Number = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 BINARY_TEST = "mid-p McNemar"
-"""The test of single right or wrong answers, of which four counts tell everything."""
+"""The test of single right or wrong answers, of which everything follows from four counts."""
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -98,7 +98,7 @@ class Judged(Record):
     _levels: Levels | None = PrivateAttr(default=None)
 
     def judge(self, levels: Levels) -> None:
-        """Take the levels of the run that this is part of."""
+        """Set the levels of the run that this is part of."""
         self._levels = levels
 
     @property
@@ -136,12 +136,12 @@ class NonInferiority(Judged):
 
 
 class Tested(Judged):
-    """What only the items of a comparison can tell.
+    """Figures that need the items of a comparison, not only its counts.
 
     Attributes:
-        ci95: of the difference; -1 and 1 where the items are one cluster, which tells nothing.
+        ci95: of the difference; -1 and 1 where the items are one cluster.
         mde80: the smallest difference found with 80 % power; None where none is large enough.
-        clusters: of items that share luck; the number of items where each stands alone.
+        clusters: number of clusters of dependent items; the number of items if all are independent.
         p_adjusted: for its family of claims, by Holm; None where nothing is claimed.
     """
 
@@ -162,7 +162,7 @@ class Tested(Judged):
         return "clustered BCa bootstrap" if clustered else "BCa bootstrap"
 
     def judge(self, levels: Levels) -> None:
-        """Take the levels of the run that this is part of."""
+        """Set the levels of the run that this is part of."""
         super().judge(levels)
         if self.non_inferiority is not None:
             self.non_inferiority.judge(levels)
@@ -203,7 +203,7 @@ class Paired(Tested):
         return claim(self.as_result(), levels.margin, levels.significance_level, self.p_adjusted)
 
     def as_result(self) -> PairedResult:
-        """The same as `stats` gave it, with NaN for what is not known."""
+        """Return the result as `stats` has it, with NaN for unknown values."""
         unknown = self.clusters == 1 and self.test != BINARY_TEST and self.ci95 == (-1.0, 1.0)
         return PairedResult(
             n=self.n,
@@ -290,7 +290,7 @@ def tokens_ratio(parts: Sequence[Answers]) -> float | None:
 
 
 def _total(mean: float, count: int) -> float:
-    """The sum behind a mean: a whole number where it is one but for the rounding of the mean."""
+    """Return the sum behind a mean, a whole number if it is one up to rounding."""
     total = mean * count
     whole = round(total)
     return float(whole) if math.isclose(total, whole, rel_tol=1e-8, abs_tol=1e-9) else total

@@ -119,7 +119,7 @@ class Outline(Record):
 
     @property
     def smoke_test(self) -> bool:
-        """Whether only some of the items were asked."""
+        """Whether only some of the items were used."""
         return self.run.limit is not None
 
     @property

@@ -1,4 +1,4 @@
-"""What may be set for a run beside its plan."""
+"""Settings of a run beside its plan."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What may be set for a run beside its plan.
+    """Settings of a run beside its plan.
 
     Attributes:
-        limit: at most so many items of each task and split; for trying things out.
+        limit: limit of items per task and split, for a smoke test.
         device: a torch device; by default the first GPU, else the CPU.
-        model: instead of the plan's, or which one where it has several.
-        seed: instead of the plan's.
-        data: folders that hold the data sets; none: they come from the hub.
+        model: replaces the plan's model, or selects one of several.
+        seed: replaces the plan's seed.
+        data: folders of data sets; if empty, they come from the hub.
     """
 
     limit: int | None = None

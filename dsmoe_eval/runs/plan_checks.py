@@ -67,7 +67,7 @@ def _variant_fault(variant: Variant, plan: Plan, suite: Suite, tuned: Sequence[s
 
 
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
-    """What vLLM, which computes no gradients and hides experts' outputs, cannot give a variant."""
+    """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
     if variant.kind == "sft":
         return "engine: transformers, since vLLM does not train; leave it out, or run it there"
     method = None if variant.method is None else get_method(variant.method)

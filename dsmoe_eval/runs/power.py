@@ -33,18 +33,18 @@ _MOST_SAMPLES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one task needs at one discordance.
+    """The need of one task at one discordance.
 
     Attributes:
-        discordance: what is planned with: the share of items on which two variants differ, or of
-            several samples an item the variance of the difference of single ones. Of a pilot, the
-            upper 80 % confidence limit, since a small pilot is as often below the truth as above it
-            (Browne 1995, Statistics in Medicine 14:1933).
+        discordance: assumption of the plan: the share of items on which two variants differ, or,
+            with several samples per item, the variance of the difference of single ones. With a
+            pilot, the upper 80 % confidence limit, since a small pilot is as often below the truth
+            as above it (Browne 1995, Statistics in Medicine 14:1933).
         measured: in the pilot; None where it is assumed.
         arm: of the pilot, the steered one that differs most from base; None where it is assumed.
         items: needed, with the task's number of samples.
         samples: needed of each of the items that there are; None where no number is enough, or a
-            pilot of several samples is not there to tell.
+            pilot with several samples is missing.
     """
 
     discordance: float
@@ -59,7 +59,7 @@ class TaskPower:
     """One task.
 
     Attributes:
-        items: in its test part; None where neither the data nor the suite tell.
+        items: in its test split; None if neither the data nor the suite gives it.
         samples: answers to each item.
         needs: one of the pilot, or one for each assumed discordance.
     """
@@ -72,14 +72,14 @@ class TaskPower:
     needs: tuple[Need, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """For programs."""
+        """Return the figures for JSON."""
         return asdict(self)
 
 
 def plan_power(
     suite: Suite, margin: float, pilot: FinishedRun | None = None, data: Sequence[Path] = ()
 ) -> list[TaskPower]:
-    """What each target and non-target task needs.
+    """Compute the need of each target and non-target task.
 
     Args:
         suite: whose tasks.
@@ -110,7 +110,7 @@ def plan_power(
 
 
 def _items(suite: Suite, task: Task, unread: set[str], data: Sequence[Path]) -> int | None:
-    """In the data, or by the suite's figures; a hub that does not answer is asked once."""
+    """Count a task's items in the data, else in the suite's figures; try a dead hub once."""
     if (task.data or task.name) not in unread:
         try:
             return len(load_tasks(suite, [task], "test", None, data)[task.name].items)
@@ -143,7 +143,7 @@ def _of_one(
 
 
 def _measured(task: Task, pilot: FinishedRun) -> Iterator[tuple[str, int, int]]:
-    """Steered arms that are no controls, or all but null ones: (name, items changed, items)."""
+    """Return (name, items changed, items) of steered arms: no controls if there are others."""
     steered = {one.name for one in pilot.variants if one.is_tuned}
     names = steered or {one.name for one in pilot.variants if not one.zero_strength}
     for (variant, target), arm in pilot.arms.items():
@@ -155,7 +155,7 @@ def _measured(task: Task, pilot: FinishedRun) -> Iterator[tuple[str, int, int]]:
 
 
 def _variance(task: Task, pilot: FinishedRun, arm: str) -> tuple[SampleVariance, int]:
-    """Of the differences of samples, and the number of items."""
+    """Return the variance of the differences of samples, and the number of items."""
     if pilot.folder is None:
         raise UserError(
             f"pilot {pilot.name}: task {task.name!r} has samples; give the run's folder"
@@ -193,7 +193,7 @@ def _of_samples(
 
 
 def _fewest_samples(needed: Callable[[int], int], items: int) -> int | None:
-    """Of items that there are, by bisection: more samples never need more items."""
+    """Find the fewest samples by bisection: more samples never need more items."""
     counts: Sequence[int] = range(1, _MOST_SAMPLES + 1)
     if needed(counts[-1]) > items:
         return None

@@ -24,8 +24,8 @@ class Trial:
     Attributes:
         target_delta: change of the target score.
         non_target_delta: change of the pooled non-target score.
-        lower_bound: of the latter, one-sided; -1, which holds for any scores, where one cluster
-            tells no more.
+        lower_bound: of the latter, one-sided; -1, a bound of any score, if all items are one
+            cluster.
         qualified: the lower bound is above minus the margin.
     """
 
@@ -39,7 +39,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was tried and what was chosen.
+    """The settings that were scored, and the choice.
 
     Attributes:
         qualified: False where nothing qualified.
@@ -52,12 +52,12 @@ class Tuned:
     unavailable: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """For the run's folder."""
+        """Return the content of the run's file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Tuned:
-        """From the run's folder."""
+        """Read the content of the run's file."""
         trials = tuple(Trial(**trial) for trial in value["trials"])
         unavailable = tuple(value["unavailable"])
         return cls(trials, Settings(**value["chosen"]), value["qualified"], unavailable)
@@ -72,7 +72,7 @@ def tune(
     scores_at: Callable[[Settings], Scores],
     clusters: Mapping[str, Sequence[str]],
 ) -> Tuned:
-    """Try every setting of the grid and choose by the plan's rule (see `cards.Tuning`).
+    """Score every setting of the grid and choose by the plan's rule (see `cards.Tuning`).
 
     Args:
         plan: its margin and level.
@@ -81,7 +81,7 @@ def tune(
         target_task: whose gain counts.
         non_targets: tasks that must not suffer.
         scores_at: gives the scores of a setting.
-        clusters: of each task's items, as `compare_paired` wants them.
+        clusters: of each task's items, as for `compare_paired`.
     """
     labels = np.concatenate([clusters[name] for name in non_targets])
     pooled = np.concatenate([base[name] for name in non_targets])
@@ -106,7 +106,7 @@ def tune(
 
 
 def choose(trials: Sequence[Trial]) -> Tuned:
-    """The best target gain among the qualified; ties to fewer experts, then to less strength."""
+    """Choose the best target gain among the qualified; ties: fewer experts, then strength."""
     qualified = [trial for trial in trials if trial.qualified]
     if qualified:
         best = min(qualified, key=lambda t: (-t.target_delta, t.expert_count, t.strength))

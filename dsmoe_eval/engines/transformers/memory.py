@@ -22,7 +22,7 @@ def in_halves(
     work: Callable[[Sequence[Item]], Result],
     length: Callable[[Item], int],
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Work on a batch, or on halves of it, or of those, for which there is memory, in order.
+    """Run a batch in order, in halves of halves if memory is short.
 
     Args:
         batch: to work on.

@@ -40,10 +40,10 @@ def plan_forwards(pairs: Sequence[Pair]) -> Iterator[Forward]:
 
 
 def wanted_places(batch: Sequence[Forward], kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return where the continuations' tokens stand in a batch's last `kept` log-probabilities.
+    """Return the positions of the continuations' tokens in a batch's last `kept` log-probs.
 
     Returns:
-        Four vectors of one length: the request, its row, the position, and the token wanted there.
+        Four vectors of one length: the request, its row, the position, and the token to be scored.
     """
     places = [
         (request, row, kept - len(continuation) + offset, token)
