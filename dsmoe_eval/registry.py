@@ -143,7 +143,7 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
     try:
         return card.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(_describe(fault) for fault in error.errors()[:3])
+        faults = "; ".join(_describe(fault) for fault in error.errors())
         raise UserError(f"{path}: {faults}") from error
 
 

@@ -1,6 +1,7 @@
 """Cards are found by name and by path; what is wrong is said with file and field."""
 
 import pytest
+import yaml
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import (
@@ -94,3 +95,13 @@ def test_a_suite_whose_tasks_dir_is_missing(tmp_path):
     (tmp_path / "lab.yaml").write_text(text)
     with pytest.raises(UserError, match="is no folder"):
         load_suite(str(tmp_path / "lab.yaml"))
+
+
+def test_case_20_every_fault_of_a_file_is_said(tmp_path):
+    path = tmp_path / "bad.yaml"
+    tasks = [{"name": f"t{n}", "domain": "d", "roles": ["goal"], "metric": "acc"} for n in range(8)]
+    content = {"name": "s", "description": "", "splits": {"test": "test"}, "tasks": tasks}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as refused:
+        load_suite(str(path))
+    assert all(f"tasks.{n}.roles.0: " in str(refused.value) for n in range(8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -80,12 +80,12 @@ class Splits(Card):
     Attributes:
         identification: the identification text; None if the task has none.
         tuning: the tuning items; None if the task is not used in tuning.
-        test: the items of the reported results.
+        test: the items of the reported results; None for text that only serves identification.
     """
 
     identification: Split | None = None
     tuning: Split | None = None
-    test: Split
+    test: Split | None = None
 
 
 class Task(Card):
@@ -97,7 +97,8 @@ class Task(Card):
         roles: `target`: steering for its domain should help here. `non-target`: steering for
             another domain must not hurt here. `identification`: the domain's experts are
             identified on its identification split.
-        metric: the metric of lm-eval that is the item's score, 0 or 1.
+        metric: the metric of lm-eval that is the item's score, 0 or 1; none if the only role is
+            `identification`.
         inspect: the Inspect task with the same questions, as given on Inspect's command line; its
             prompts and its answer extraction differ.
         filter: the filter of lm-eval that extracts the answer, if the task has several.
@@ -125,7 +126,7 @@ class Task(Card):
     name: Name
     domain: Name
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
-    metric: Literal["acc", "acc_norm", "exact_match", "prompt_level_strict_acc"]
+    metric: Literal["acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "none"] = "none"
     inspect: Annotated[str, Field(pattern=r"^\w+/\w+( -T \S.*)?$")] | None = None
     filter: str | None = None
     splits: Splits | None = None
@@ -146,7 +147,14 @@ class Task(Card):
     def _check(self) -> Task:
         if self.temperature is None and (self.samples > 1 or self.top_p is not None):
             raise ValueError(f"task {self.name!r}: samples and top_p need a temperature")
+        if self.is_answered and self.metric == "none":
+            raise ValueError(f"task {self.name!r}: a target or non-target task needs a metric")
         return self
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its items are answered and scored, and not only read for identification."""
+        return set(self.roles) != {"identification"}
 
     @property
     def decoding(self) -> str:
@@ -174,24 +182,32 @@ class Suite(Card):
 
     @model_validator(mode="after")
     def _check(self) -> Suite:
+        faults = [*self._task_faults(), *(f for t in self.targets for f in self._target_faults(t))]
+        if faults:
+            raise ValueError("; ".join(dict.fromkeys(faults)))
+        return self
+
+    def _task_faults(self) -> Iterator[str]:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("a task is listed twice")
+            yield "a task is listed twice"
         if len(set(self.targets)) < len(self.targets):
-            raise ValueError("a domain has two target tasks")
-        for domain in self.targets:
-            if domain not in self.identification_domains:
-                raise ValueError(f"target domain {domain!r} has no identification task")
-            if not self.non_target_tasks(domain):
-                raise ValueError(f"target domain {domain!r} has no non-target task")
-            if not self.stage_split(self.target_task(domain), "tuning"):
-                raise ValueError(f"target domain {domain!r} has no tuning split")
-            if not any(self.stage_split(task, "tuning") for task in self.non_target_tasks(domain)):
-                raise ValueError(f"target domain {domain!r}: no non-target task has a tuning split")
-        for task in self.identification_tasks:
-            if not self.stage_split(task, "identification"):
-                raise ValueError(f"task {task.name!r} has no identification split")
-        return self
+            yield "a domain has two target tasks"
+        for task in self.tasks:
+            if task.is_answered and not self.stage_split(task, "test"):
+                yield f"task {task.name!r} has no test split"
+            if "identification" in task.roles and not self.stage_split(task, "identification"):
+                yield f"task {task.name!r} has no identification split"
+
+    def _target_faults(self, domain: str) -> Iterator[str]:
+        if domain not in self.identification_domains:
+            yield f"target domain {domain!r} has no identification task"
+        if not self.stage_split(self.target_task(domain), "tuning"):
+            yield f"target domain {domain!r} has no tuning split"
+        if not self.non_target_tasks(domain):
+            yield f"target domain {domain!r} has no non-target task"
+        elif not any(self.stage_split(task, "tuning") for task in self.non_target_tasks(domain)):
+            yield f"target domain {domain!r}: no non-target task has a tuning split"
 
     def task(self, name: str) -> Task:
         """Return the task of that name."""
@@ -199,7 +215,9 @@ class Suite(Card):
         return task
 
     def stage_split(self, task: Task, stage: StageSplit) -> Split | None:
-        """Return the split that a stage of a run takes from a task; None if it takes none."""
+        """Return the split that a stage of a run takes from a task; None if its roles need none."""
+        if not ("identification" in task.roles if stage == "identification" else task.is_answered):
+            return None
         split: Split | None = getattr(task.splits or self.splits, stage)
         return split
 
@@ -236,3 +254,8 @@ class Suite(Card):
     def tasks_for(self, domain: str) -> tuple[Task, ...]:
         """Return all tasks that an arm steered for `domain` answers."""
         return (self.target_task(domain), *self.non_target_tasks(domain))
+
+    def answered_tasks(self, domains: Iterable[str]) -> tuple[Task, ...]:
+        """Return all tasks that the arms steered for `domains` answer, in the order of the card."""
+        needed = {task.name for domain in domains for task in self.tasks_for(domain)}
+        return tuple(task for task in self.tasks if task.name in needed)

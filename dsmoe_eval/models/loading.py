@@ -46,6 +46,54 @@ class SaliencyModel:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """The size of a model in a folder.
+
+    Attributes:
+        active_parameters: the parameters without those of experts that a token does not select.
+        weights_bytes: the size of the safetensors, or, without any, of the weights in the
+            configuration's dtype.
+    """
+
+    active_parameters: int
+    weights_bytes: int
+
+
+def measure_model(name: str) -> ModelSize:
+    """Measure a model from its configuration, refusing what `load_model` would refuse by it.
+
+    Args:
+        name: as for `load_model`, but of a folder: no weights are read.
+
+    Raises:
+        UserError: transformers has no code for the model, or the model is no MoE.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = locate(name)
+    try:
+        _check_known(name, place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        routers = find_routers(model)
+    except SteeringError as error:
+        raise UserError(f"model {name!r}: {error}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    idle = sum(
+        parameter.numel() * (router.experts - router.top_k) // router.experts
+        for router in routers
+        for parameter in router.consumer.parameters()
+    )
+    published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
+    built = sum(one.numel() * one.element_size() for one in model.parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return ModelSize(total - idle, published or built)
+
+
 def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
     """Load any causal language model by the rules of `load_model`.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..runs.estimate import DISCORDANCE, CostEstimate, TaskEstimate
+from ..runs.estimate import DISCORDANCE, CostEstimate, ModelEstimate, TaskEstimate
 
 
 def estimate_tables(found: CostEstimate) -> Group:
@@ -17,15 +18,26 @@ def estimate_tables(found: CostEstimate) -> Group:
 
 
 def _tasks(found: CostEstimate) -> Table:
-    table = Table(title=f"plan {found.plan}: tasks of suite {found.suite}", title_justify="left")
-    table.add_column("task")
-    table.add_column("role")
-    for name in ("test", "tuning", "identify", "prompt", "answer <="):
-        table.add_column(name, justify="right")
-    for share in DISCORDANCE:
-        table.add_column(f"shows at {share:.0%}", justify="right")
-    for task in found.tasks:
-        table.add_row(*_task_row(task))
+    title = f"plan {found.plan}: tasks of suite {found.suite}"
+    shows = (f"pp at\n{share:.0%}" for share in DISCORDANCE)
+    # A long name is folded, so that all can be told apart at 80 columns.
+    return _table(
+        title, ("task", "role"), ("test", "tuning", "identify", "prompt", "answer", *shows),
+        map(_task_row, found.tasks),
+    )  # fmt: skip
+
+
+def _table(
+    title: str, names: Sequence[str], figures: Sequence[str], rows: Iterable[Iterable[str]]
+) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column(names[0], overflow="fold")
+    for name in names[1:]:
+        table.add_column(name, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -33,13 +45,13 @@ def _task_row(task: TaskEstimate) -> Iterator[str]:
     yield task.task
     yield ", ".join(role for role in task.roles if role != "identification") or "identification"
     samples = "" if task.samples == 1 else f" x {task.samples}"
-    yield f"{task.test:,}{samples}" + ("" if task.from_data else " *")
+    yield f"{task.test:,}{samples}" + ("" if task.from_data else " *") if task.test else "-"
     yield f"{task.tuning:,}" if task.tuning else "-"
     yield f"{task.identification:,}" if task.identification else "-"
     yield "?" if task.prompt_tokens is None else f"{task.prompt_tokens:,}"
     yield "?" if task.answer_tokens is None else f"{task.answer_tokens:,}"
     for effect in task.smallest:
-        yield "nothing" if effect is None else f"{100 * effect:.1f} pp"
+        yield "none" if effect is None else f"{100 * effect:.1f}"
 
 
 def _sums(found: CostEstimate) -> Table:
@@ -57,23 +69,23 @@ def _sums(found: CostEstimate) -> Table:
 
 
 def _models(found: CostEstimate) -> Table:
-    table = Table(title="models", title_justify="left")
-    table.add_column("model")
-    for name in ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least"):
-        table.add_column(name, justify="right")
-    for model in found.models:
+    figures = ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least")
+    return _table("models", ("model",), figures, map(_model_row, found.models))
+
+
+def _model_row(model: ModelEstimate) -> Iterator[str]:
+    yield model.model
+    for figure in (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours):
         # No tokens: no prompt could be read.
-        figures = (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours)
-        table.add_row(model.model, *(f"{f:,.1f}" if f else "?" for f in figures))
-    return table
+        yield "?" if not figure else f"{figure:,.1f}" if figure >= 0.1 else f"{figure:.1g}"
 
 
 def _notes(found: CostEstimate) -> Iterator[Text]:
     yield Text(
-        "shows at 10 % (30 %): the smallest change that the task's test items can show with 80 % "
+        "pp at 10 % (30 %): the smallest change that the task's test items can show with 80 % "
         "power, where variants differ on that share of items, at the strictest level of Holm's "
-        f"procedure over {found.claims} claims; nothing: no change is large enough; items answered "
-        "several times show somewhat less than that"
+        f"procedure over {found.claims} claims; none: no change is large enough; items answered "
+        "several times show somewhat less than that; answer: its largest number of tokens"
     )
     yield Text(
         "tokens: characters / 4; hours: 2 operations a weight and token at the peak rate, memory, "

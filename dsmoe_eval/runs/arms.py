@@ -86,8 +86,7 @@ def plan_run(plan: Plan, path: Path) -> PlannedRun:
     targets = plan.targets or suite.targets
     check_plan(plan, suite, variants, targets)
     arms = plan_arms(plan, suite, variants, targets)
-    needed = {name for arm in arms for name in arm.tasks}
-    asked = tuple(task.name for task in suite.tasks if task.name in needed)
+    asked = tuple(task.name for task in suite.answered_tasks(arm.target for arm in arms))
     return PlannedRun(plan, suite, targets, variants, arms, asked)
 
 

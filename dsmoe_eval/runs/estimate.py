@@ -1,8 +1,9 @@
 """What a plan would ask, cost and be able to show, before anything of it runs.
 
-Nothing here needs a model: sizes come from the model cards, items and prompts from the data where
-they can be read, and else from the suite's own figures. Times are floors: the arithmetic alone, at
-the peak rate of one accelerator.
+No weights are read: sizes come from the model cards and from the files of model folders. Items and
+prompts are loaded and checked as `run` does it, and what it would refuse is refused; tasks that
+this machine cannot read count by the suite's own figures. Times are floors: the arithmetic alone,
+at the peak rate of one accelerator.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from ..cards import MAX_NEW_TOKENS, StageSplit, Suite, Task
+from ..cards import MAX_NEW_TOKENS, Plan, StageSplit, Suite, Task
 from ..errors import UserError
+from ..models.loading import ModelSize, locate, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
-from ..tasks.loading import LoadedTask, load_tasks, most_tokens
+from ..tasks.leakage import check_leakage
+from ..tasks.loading import LoadedTask, most_tokens
+from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
 
 PEAK_FLOPS = 989e12
@@ -59,11 +63,11 @@ class TaskEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ModelEstimate:
-    """One model; None where it has no card.
+    """One model; None where it has neither a card nor a folder here.
 
     Attributes:
         tokens: the plan's, or more where the model thinks before it answers.
-        weights_gib: as published.
+        weights_gib: as published, or the size of the folder's safetensors.
         petaflop: 2 operations for each active weight and token, prompts and longest answers.
         hours: of these at `PEAK_FLOPS`: no real system comes near when it generates.
     """
@@ -124,14 +128,14 @@ def estimate(
         data: folders that hold the data sets; none: they come from the hub.
 
     Raises:
-        UserError: the plan cannot be met.
+        UserError: the plan cannot be met; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
     planned = plan_run(plan, path)
-    suite, arms = planned.suite, planned.arms
+    arms = planned.arms
     claims = sum(not arm.variant.zero_strength for arm in arms)
-    level, unread = plan.significance_level / max(1, claims), dict[str, str]()
-    tasks = {task.name: _task(suite, task, level, limit, data, unread) for task in suite.tasks}
+    level = plan.significance_level / max(1, claims)
+    tasks = _tasks(planned, level, limit, data)
     asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
     cells = Counter(name for names in asked for name in names)
     tried = _tried(planned)
@@ -140,7 +144,7 @@ def estimate(
     counts = {name: answers[name] + tuning[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
-        suite=suite.name,
+        suite=planned.suite.name,
         engine=plan.engine,
         devices=plan.tensor_parallel,
         variants=plan.variants,
@@ -153,7 +157,8 @@ def estimate(
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
         models=tuple(
-            _model(name, tasks, counts, limit) for name in models or plan.models or (plan.model,)
+            _model(name, plan, tasks, counts, limit)
+            for name in models or plan.models or (plan.model,)
         ),
     )
 
@@ -172,30 +177,39 @@ def _answers(task: TaskEstimate, stage: StageSplit, times: int) -> int:
     return int(getattr(task, stage)) * task.samples * times
 
 
+def _tasks(
+    planned: PlannedRun, level: float, limit: int | None, data: Sequence[Path]
+) -> dict[str, TaskEstimate]:
+    """Read the tasks that the plan uses, by the code that loads and checks them for `run`."""
+    suite, unread = planned.suite, dict[str, str]()
+    splits = load_splits(suite, limit, data, planned.targets, unread)
+    check_leakage(splits, planned.plan.allow_leakage)
+    used = {
+        task.name for task in (*suite.identification_tasks, *map(suite.task, planned.base_tasks))
+    }
+    found = {}
+    for task in suite.tasks:
+        if task.name in used:
+            stages = {stage: by[task.name] for stage, by in splits.items() if task.name in by}
+            note = unread.get(data_name(task))
+            found[task.name] = _task(
+                suite, task, stages if note is None else {}, note, level, limit
+            )
+    return found
+
+
 def _task(
     suite: Suite,
     task: Task,
+    stages: Mapping[str, LoadedTask],
+    note: str | None,
     level: float,
     limit: int | None,
-    data: Sequence[Path],
-    unread: dict[str, str],
 ) -> TaskEstimate:
-    """One task; `unread` remembers data sets, since a hub that does not answer takes its time."""
-    stages: dict[str, LoadedTask] = {}
-    note = unread.get(task.data or task.name)
-    try:
-        for stage in get_args(StageSplit) if note is None else ():
-            for loaded in load_tasks(suite, [task], stage, limit, data).values():
-                stages[stage] = loaded
-    except UserError as error:
-        stages, note = {}, str(error)
-        unread[task.data or task.name] = note
     counts = {stage: len(one.items) for stage, one in stages.items()} or published_items(
         suite, task, limit
     )
-    prompt = answer = None
-    if stages:
-        prompt, answer = _prompt_and_answer(stages["test"])
+    prompt, answer = _prompt_and_answer(stages["test"]) if "test" in stages else (None, None)
     test = counts.get("test", 0)
     return TaskEstimate(
         task=task.name,
@@ -203,7 +217,7 @@ def _task(
         roles=task.roles,
         test=test,
         tuning=counts.get("tuning", 0),
-        identification=counts.get("identification", 0) if "identification" in task.roles else 0,
+        identification=counts.get("identification", 0),
         samples=task.samples,
         from_data=bool(stages),
         prompt_tokens=prompt,
@@ -248,16 +262,34 @@ def _smallest(items: int, discordance: float, level: float) -> float | None:
     return None if math.isnan(effect) else effect
 
 
+def _measured(name: str, plan: Plan) -> ModelSize | None:
+    """Measure the model of a folder; None for one of the hub, or that only vLLM may know."""
+    if not Path(locate(name)).is_dir():
+        return None
+    try:
+        return measure_model(name)
+    except UserError:
+        if plan.engine == "vllm":
+            return None
+        raise
+
+
 def _model(
     name: str,
+    plan: Plan,
     tasks: Mapping[str, TaskEstimate],
     counts: Mapping[str, int],
     limit: int | None,
 ) -> ModelEstimate:
-    if name not in builtin_names("models"):
-        return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
-    card = load_model_card(name)
-    thinking = card.answer_tokens or 0
+    thinking = 0
+    if name in builtin_names("models"):
+        card = load_model_card(name)
+        thinking, active, gib = card.answer_tokens or 0, card.parameters.active, card.weights_gib
+    else:
+        size = _measured(name, plan)
+        if size is None:
+            return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
+        active, gib = size.active_parameters, size.weights_bytes / 2**30
     tokens = _tokens(tasks, counts, min(thinking, most_tokens(limit) or thinking))
-    flop = 2 * card.parameters.active * tokens
-    return ModelEstimate(name, tokens, card.weights_gib, flop / 1e15, flop / PEAK_FLOPS / 3600)
+    flop = 2 * active * tokens
+    return ModelEstimate(name, tokens, gib, flop / 1e15, flop / PEAK_FLOPS / 3600)

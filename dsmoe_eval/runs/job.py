@@ -68,7 +68,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     plan, limit = planned.plan, options.limit
     check_engine(plan)
     locate(plan.model)
-    splits = load_splits(planned.suite, limit, options.data)
+    splits = load_splits(planned.suite, limit, options.data, planned.targets)
     leakage = check_leakage(splits, plan.allow_leakage)
     engine = _serve(plan, options.device)
     try:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import bootstrap, spearmanr
 
+from ..errors import UserError
 from ..experts import RoutingCounts, get_method
 from ..files import write_json
 from ..progress import progress_bar
@@ -121,7 +122,13 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
     answer to lose.)
     """
     path = job.folder.root / "causal.npz"
-    tasks = [job.tuning[card.name] for card in job.suite.tasks if "non-target" in card.roles]
+    names = [card.name for card in job.suite.tasks if "non-target" in card.roles]
+    if missing := [name for name in names if name not in job.tuning]:
+        raise UserError(
+            f"plan {job.plan.name!r}: a trial needs the tuning items of every non-target task, and "
+            f"{', '.join(missing)} has none here; leave out `targets`, or give it a tuning split"
+        )
+    tasks = [job.tuning[name] for name in names]
     domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
     owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
     if path.is_file():

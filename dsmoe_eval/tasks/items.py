@@ -62,6 +62,8 @@ def read_items(
     for document in islice(documents, limit):
         question = str(task.doc_to_text(document))
         options, gold = _options_and_gold(task, document)
+        if not question and task.OUTPUT_TYPE == "loglikelihood_rolling":
+            question, gold = gold, ""  # lm-eval's form of plain text
         content = digest(question, options, gold)
         copy = f"~{seen[content]}" if seen[content] else ""
         seen[content] += 1

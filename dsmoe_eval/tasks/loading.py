@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
-import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..cards import MAX_NEW_TOKENS, Split, StageSplit, Suite, Task
 from ..errors import UserError
 from .items import Item, bucket_of, check_options, read_items
 from .language_model import LanguageModel, LmEvalFilters, LmEvalTask, TaskRequest
 from .local_data import local_data
+from .opening import TaskManager, open_task, task_manager
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -160,7 +159,7 @@ def load_tasks(
         UserError: a task, its data or a split does not exist or may not be read, a package that a
             task needs is not installed, or a prompt does not show all options of an item.
     """
-    manager = _manager(suite.tasks_dir)
+    manager = task_manager(suite.tasks_dir)
     unknown = [card.name for card in cards if card.name not in manager.all_subtasks]
     if unknown:
         raise UserError(f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}")
@@ -173,43 +172,8 @@ def load_tasks(
         }
 
 
-class _Manager(Protocol):
-    """lm-eval's `TaskManager`."""
-
-    all_subtasks: Collection[str]
-
-    def load(self, specification: Sequence[object]) -> dict[str, dict[str, LmEvalTask]]:
-        """Make the specified tasks."""
-
-
-@functools.cache
-def _manager(folder: Path | None) -> _Manager:
-    """Build lm-eval's index of a suite's task files, or (slow) of the 14,000 tasks of lm-eval."""
-    from lm_eval.tasks import TaskManager
-
-    include = None if folder is None else str(folder)
-    manager: _Manager = TaskManager(include_path=include, include_defaults=folder is None)
-    return manager
-
-
-def _open(manager: _Manager, card: Task, split: str) -> tuple[LmEvalTask, Dataset]:
-    """Make lm-eval's task with `split` as its test split; return it and the split's documents."""
-    group = {"group": f"{card.name}-{split}", "task": [{"task": card.name, "test_split": split}]}
-    try:
-        (task,) = manager.load([group])["tasks"].values()
-        return task, _shuffled_by_content(task) if card.shuffles else task.test_docs()
-    except KeyError as error:
-        if error.args != (split,):
-            raise
-        raise UserError(f"task {card.name!r} has no split {split!r}") from error
-    except ImportError as error:
-        raise UserError(f"task {card.name!r} cannot be loaded: {error}") from error
-    except _data_errors() as error:
-        raise UserError(_unreadable(card, error)) from error
-
-
-def _load(manager: _Manager, card: Task, split: Split, limit: int | None) -> LoadedTask:
-    task, documents = _open(manager, card, split.split)
+def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> LoadedTask:
+    task, documents = open_task(manager, card, split.split)
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
@@ -272,46 +236,6 @@ def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
     """Return the task without some of its items."""
     chosen = [index for index, item in enumerate(loaded.items) if item.id not in ids]
     return _with_items(loaded.card, loaded.task, loaded.task.test_docs(), loaded.items, chosen)
-
-
-def _shuffled_by_content(task: LmEvalTask) -> Dataset:
-    """Return the test documents, each prepared with a seed derived from its content.
-
-    Tasks that order options at random use Python's global generator, so the order would otherwise
-    depend on everything that ran before.
-    """
-    import datasets
-
-    raw, prepare = task.dataset[task.config.test_split], task.config.process_docs
-    state, prepared = random.getstate(), []
-    datasets.disable_caching()  # a cache would give all documents with the same columns one order
-    try:
-        for index in range(len(raw)):
-            random.seed(json.dumps(raw[index], sort_keys=True, default=str))
-            prepared.append(prepare(raw.select([index]))[0])
-    finally:
-        datasets.enable_caching()
-        random.setstate(state)
-    return datasets.Dataset.from_list(prepared)
-
-
-def _data_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that reading a data set of the hub may raise."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    return OSError, DatasetsError, HfHubHTTPError, OfflineModeIsEnabled
-
-
-def _unreadable(card: Task, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
-    way = "check the network, or give local files by --data"
-    if card.gated:
-        way = (
-            f"the data are gated: accept the terms at https://huggingface.co/datasets/{card.data} "
-            "and set HF_TOKEN, or give your own copy by --data"
-        )
-    return f"task {card.name!r}: its data cannot be read ({reason[:200]}); {way}"
 
 
 @contextmanager

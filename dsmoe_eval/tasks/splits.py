@@ -5,27 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cards import Suite
+from ..cards import StageSplit, Suite, Task
 from ..registry import load_plan, load_suite
 from .leakage import Leakage, find_leakage
 from .loading import LoadedTask, load_tasks, without
+from .opening import UnreadableTaskError
 
 
 def load_splits(
-    suite: Suite, limit: int | None, data: Sequence[Path] = ()
+    suite: Suite,
+    limit: int | None,
+    data: Sequence[Path] = (),
+    targets: Sequence[str] = (),
+    unread: dict[str, str] | None = None,
 ) -> dict[str, dict[str, LoadedTask]]:
     """Load the identification, tuning and test splits, each with its tasks by name.
+
+    Only what a run uses is loaded, and so compared by `check_leakage`: the identification tasks,
+    and the tasks that an arm answers.
 
     If all splits of a task are buckets of one split of its data, items that repeat an item of an
     earlier one are left out, since this program draws the buckets. `check_leakage` refuses other
     overlaps.
+
+    Args:
+        suite: the suite.
+        limit: the largest number of items per task and split; None: all items.
+        data: folders with the data sets; if empty, they come from the hub.
+        targets: the domains that are steered for; if empty, all of the suite.
+        unread: if given, a task that cannot be read on this machine is left out, and the reason is
+            kept here by its data set's name.
+
+    Raises:
+        UserError: as `load_tasks`.
     """
+
+    def load(cards: Sequence[Task], stage: StageSplit) -> dict[str, LoadedTask]:
+        if unread is None:
+            return load_tasks(suite, cards, stage, limit, data)
+        found: dict[str, LoadedTask] = {}
+        for card in cards:
+            try:
+                if data_name(card) not in unread:
+                    found |= load_tasks(suite, [card], stage, limit, data)
+            except UnreadableTaskError as error:  # a hub that does not answer is asked once
+                unread[data_name(card)] = str(error)
+        return found
+
+    answered = suite.answered_tasks(targets or suite.targets)
     stages = {
-        "identification": load_tasks(
-            suite, suite.identification_tasks, "identification", limit, data
-        ),
-        "tuning": load_tasks(suite, suite.tasks, "tuning", limit, data),
-        "test": load_tasks(suite, suite.tasks, "test", limit, data),
+        "identification": load(suite.identification_tasks, "identification"),
+        "tuning": load(answered, "tuning"),
+        "test": load(answered, "test"),
     }
     shared = {task.name for task in suite.tasks if suite.is_shared(task.name)}
     if not shared:
@@ -39,8 +70,13 @@ def load_splits(
     return stages
 
 
+def data_name(card: Task) -> str:
+    """Return the name of a task's data set, or of the task if its card names none."""
+    return card.data or card.name
+
+
 def plan_leakage(plan_name: str, data: Sequence[Path] = ()) -> Leakage:
     """Find the overlaps between the splits of a plan, also if the plan allows them."""
     plan, path = load_plan(plan_name)
-    splits = load_splits(load_suite(plan.suite, beside=path), None, data)
+    splits = load_splits(load_suite(plan.suite, beside=path), None, data, plan.targets or ())
     return find_leakage(splits, plan.allow_leakage)

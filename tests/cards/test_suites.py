@@ -175,3 +175,46 @@ def test_inspect_has_the_tasks_that_suites_name(name):
 
 def test_the_paper_s_tasks_are_all_inspect_s_too():
     assert all(task.inspect for task in load_suite("paper").tasks)
+
+
+def test_case_20_a_task_for_identification_alone_needs_neither_metric_nor_test_split():
+    text = {"name": "text", "domain": "a", "roles": ["identification"]}
+    card = Suite.model_validate({
+        "name": "s", "description": "", "splits": {"identification": "train"}, "tasks": [text]
+    })  # fmt: skip
+    stages = ("identification", "tuning", "test")
+    assert [card.stage_split(card.tasks[0], stage) for stage in stages] == [
+        Split(split="train"), None, None
+    ]  # fmt: skip
+    with pytest.raises(ValidationError, match="'text': a target or non-target task needs a metric"):
+        suite(text | {"roles": ["non-target", "identification"]})
+    with pytest.raises(ValidationError, match="'a' has no test split"):
+        suite(task("a", "a", "non-target") | {"splits": {"tuning": "b"}})
+
+
+def test_case_20_a_split_that_no_role_uses_is_not_taken():
+    card = suite(
+        task("a", "a", "target"),
+        task("b", "a", "identification"),
+        task("c", "c", "non-target", "identification"),
+    )
+    taken = {
+        one.name: [s for s in SPLITS if card.stage_split(one, s) is not None] for one in card.tasks
+    }
+    assert taken == {"a": ["tuning", "test"], "b": ["identification"], "c": list(SPLITS)}
+    assert [one.name for one in card.answered_tasks(["a"])] == ["a", "c"]
+
+
+def test_case_20_all_that_a_suite_lacks_is_said_at_once():
+    with pytest.raises(ValidationError) as refused:
+        suite(
+            task("a", "a", "target") | {"splits": {"identification": "x"}},
+            task("a", "b", "target") | {"splits": {}},
+            task("c", "b", "identification") | {"splits": {"test": "x"}},
+        )
+    for words in (
+        "a task is listed twice", "'a' has no test split", "'c' has no identification split",
+        "'a' has no identification task", "'a' has no tuning split", "'b' has no tuning split",
+        "'a' has no non-target task", "'b' has no non-target task",
+    ):  # fmt: skip
+        assert words in str(refused.value)

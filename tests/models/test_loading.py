@@ -8,7 +8,8 @@ import pytest
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import bare_config, load_model
-from dsmoe_eval.models.loading import count_parameters
+from dsmoe_eval.models.loading import card_config, count_parameters, measure_model
+from dsmoe_eval.registry import load_model_card
 
 
 def test_the_embedded_model_and_its_copy_have_one_fingerprint(tmp_path):
@@ -91,3 +92,10 @@ def test_parameters_are_counted_without_weights():
 def test_parameters_of_a_model_without_code_are_not_known(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nobody-has-this"}')
     assert count_parameters(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["olmoe-1b-7b", "qwen3-30b-a3b-instruct-2507"])
+def test_case_19_a_configuration_alone_gives_the_cards_size(name, tmp_path):
+    card = load_model_card(name)
+    card_config(card).save_pretrained(tmp_path)
+    assert measure_model(str(tmp_path)).active_parameters == card.parameters.active

@@ -1,19 +1,26 @@
 """What a plan would take, without running it."""
 
 import json
+import shutil
 
 import pytest
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from dsmoe_eval.cards import Splits
 from dsmoe_eval.cli import main
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.registry import load_model_card
-from dsmoe_eval.runs import estimate as dry_run
+from dsmoe_eval.lab import EMBEDDED_MODELS
+from dsmoe_eval.models import load_model
+from dsmoe_eval.registry import find_card, load_model_card, load_suite
 from dsmoe_eval.runs.estimate import PEAK_FLOPS, estimate
 from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.run import plan_table
 from dsmoe_eval.runs.stages import tuning_answers
 from dsmoe_eval.stats import midp_power
+from dsmoe_eval.tasks import splits
+from dsmoe_eval.tasks.opening import UnreadableTaskError
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def test_it_counts_what_the_run_counts(lab, tmp_path):
 
 def test_models_cost_by_their_cards(lab):
     olmoe, own = lab.models
-    assert own.petaflop is None
+    assert own.weights_gib == pytest.approx(5857704 / 2**30)  # as the file is
     flop = 2 * load_model_card("olmoe-1b-7b").parameters.active * lab.tokens
     assert olmoe.petaflop == pytest.approx(flop / 1e15)
     assert olmoe.hours == pytest.approx(flop / PEAK_FLOPS / 3600)
@@ -51,11 +58,12 @@ def test_the_smallest_effect_is_found_with_its_power(lab):
     assert power == pytest.approx(0.8, abs=1e-3)
 
 
-def test_without_data_the_suite_s_figures_stand(monkeypatch):
-    def refuse(*_):
-        raise UserError("no network")
+def unreadable(*_):
+    raise UnreadableTaskError("no network")
 
-    monkeypatch.setattr(dry_run, "load_tasks", refuse)
+
+def test_without_data_the_suite_s_figures_stand(monkeypatch):
+    monkeypatch.setattr(splits, "load_tasks", unreadable)
     found = estimate("paper", limit=100)
     by_name = {task.task: task for task in found.tasks}
     assert by_name["aime24"].test == 30
@@ -79,7 +87,7 @@ def test_a_model_that_thinks_takes_more_tokens(monkeypatch):
 
 
 def test_few_items_are_called_what_they_are(monkeypatch, capsys):
-    monkeypatch.setattr(dry_run, "load_tasks", lambda *_: {})
+    monkeypatch.setattr(splits, "load_tasks", unreadable)
     main(["run", "paper", "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())
     assert "aime24: 30 items answered 8 times are an anecdote, not a measurement" in said
@@ -91,3 +99,84 @@ def test_json_is_for_the_dry_run(capsys):
     with pytest.raises(SystemExit):
         main(["run", "lab", "--json"])
     assert "--json goes with --dry-run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_plan(tmp_path):
+    """Write a plan for one target, whose task has a tuning and a test split alone."""
+
+    def write(**changes):
+        suite = yaml.safe_load(find_card("suites", "lab").read_text())
+        suite["tasks_dir"] = str(load_suite("lab").tasks_dir)
+        suite["tasks"] = [t for t in suite["tasks"] if t["domain"] in ("math", "arithmetic")]
+        suite["tasks"][0]["splits"] = {"tuning": "tuning", "test": "test"}
+        suite |= {"name": "small"} | changes.pop("suite", {})
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(suite))
+        plan = yaml.safe_load(find_card("plans", "lab").read_text())
+        plan |= {"suite": "small.yaml", "variants": ["base", "contrast"], "targets": None} | changes
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+        return str(tmp_path / "plan.yaml")
+
+    return write
+
+
+def test_case_19_tasks_without_an_identification_split_count_as_in_a_run(small_plan, tmp_path):
+    plan = small_plan()
+    found = estimate(plan, limit=7)
+    job = prepare(plan, tmp_path / "run", RunOptions(limit=7, device="cpu"))
+    assert [(t.task, t.test, t.tuning, t.identification) for t in found.tasks] == [
+        ("lab_math_unnamed", 7, 7, 0), ("lab_math_named", 0, 0, 7), ("lab_arithmetic", 7, 7, 7)
+    ]  # fmt: skip
+    for stage in ("test", "tuning", "identification"):
+        counts = {t.task: getattr(t, stage) for t in found.tasks if getattr(t, stage)}
+        assert counts == {name: len(one.items) for name, one in getattr(job, stage).items()}
+    assert not any(task.note for task in found.tasks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "./nothing"}, "no such folder"),
+        ({"suite": {"splits": dict.fromkeys(Splits.model_fields, "none")}}, "has no split 'none'"),
+        ({"suite": {"splits": dict.fromkeys(Splits.model_fields, "test")}}, "leakage: "),
+    ],
+)
+def test_case_19_what_a_run_refuses_a_dry_run_refuses_likewise(
+    small_plan, tmp_path, changes, words
+):
+    plan = small_plan(**changes)
+    with pytest.raises(UserError, match=words) as dry:
+        estimate(plan)
+    with pytest.raises(UserError) as real:
+        prepare(plan, tmp_path / "run", RunOptions(device="cpu"))
+    assert str(dry.value) == str(real.value)
+
+
+def test_case_19_a_dense_model_is_refused_before_its_weights_are_read(small_plan, tmp_path):
+    folder = tmp_path / "dense"
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for path in EMBEDDED_MODELS["lab-poly"].glob("tokenizer*"):
+        shutil.copy(path, folder)
+    with pytest.raises(UserError, match="LlamaForCausalLM has no router") as real:
+        load_model(str(folder), "cpu")
+    (folder / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(UserError) as dry:
+        estimate(small_plan(model=str(folder)), limit=2)
+    assert str(dry.value) == str(real.value)
+
+
+def test_case_19_a_local_folder_has_a_size(small_plan, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(EMBEDDED_MODELS["lab-poly"], folder)
+    model = load_model("lab-poly", "cpu").model
+    experts = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
+    total = sum(p.numel() for p in model.parameters())
+    config = model.config
+    share = config.num_experts_per_tok / config.num_experts
+    (found,) = estimate(small_plan(model=str(folder)), limit=2).models
+    assert found.petaflop * 1e15 == 2 * (total - experts * (1 - share)) * found.tokens
+    assert found.weights_gib * 2**30 == (folder / "model.safetensors").stat().st_size
