@@ -31,7 +31,7 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from ..engines.requests import Answer, Request, Sampling, Tokens, cut, split_reasoning
+from ..engines.requests import Answer, Request, Sampling, Tokens, answer_text, split_reasoning
 from ..engines.transformers.generate import end_tokens, generate, positions
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
@@ -233,12 +233,12 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
 
     def _content(self, answer: Answer, request: Request) -> str | list[Content]:
         thought, said = split_reasoning(answer, request.after)
-        text = cut(self._decode(said), request.stops)
+        text = answer_text(self._tokenizer, said, request)
         if thought is None:
             return text
         reasoning = self._decode(thought)
         reasoning = reasoning.removeprefix(self._format.think_start).strip()
-        return [ContentReasoning(reasoning=reasoning), ContentText(text=text.lstrip("\n"))]
+        return [ContentReasoning(reasoning=reasoning), ContentText(text=text)]
 
     def _logprobs(self, answer: Answer, request: Request) -> Logprobs | None:
         """Return log-probabilities of the text's tokens, thinking included.
@@ -247,16 +247,11 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         """
         if request.top_logprobs is None:
             return None
-        scores = list(answer.scores)
+        scores = answer.scores
         if scores and scores[-1].token in end_tokens(self._steered.loaded):
-            scores.pop()
-        _, said = split_reasoning(answer, request.after)
-        before = len(answer.tokens) - len(said)
-        text = cut(self._decode(said), request.stops)
-        while len(scores) > before and len(
-            self._decode(tuple(score.token for score in scores[before:-1]))
-        ) >= len(text) < len(self._decode(said)):
-            scores.pop()
+            scores = scores[:-1]
+        elif answer.reason == "stop":
+            scores = scores[: self._length_without_stop(answer, request)]
         return Logprobs(
             content=[
                 Logprob(
@@ -270,6 +265,14 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
                 for place, score in enumerate(scores)
             ]
         )
+
+    def _length_without_stop(self, answer: Answer, request: Request) -> int:
+        """Return the smallest number of tokens with all of the text."""
+        _, said = split_reasoning(answer, request.after)
+        text, size = answer_text(self._tokenizer, said, request), len(said)
+        while size and answer_text(self._tokenizer, said[: size - 1], request) == text:
+            size -= 1
+        return len(answer.tokens) - len(said) + size
 
     def _piece(self, before: Tokens, token: int) -> str:
         """Decode the text that a token adds; decoded alone, many tokens lose their space."""

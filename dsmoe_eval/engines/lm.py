@@ -29,7 +29,7 @@ from ..tasks.language_model import (
     unwatched,
 )
 from .encoding import Encoder
-from .requests import Answer, Request, Sampling, cut, split_reasoning
+from .requests import Answer, Request, Sampling, answer_text, split_reasoning
 from .response_log import ResponseLog, request_key
 
 Tokens = Sequence[int]
@@ -300,10 +300,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         for text, settings in prompts:
             prompt = tuple(self.tok_encode(text))
             until = settings.get("until") or []
+            until = [until] if isinstance(until, str) else until
             yield Request(
                 prompt,
                 self._limit(len(prompt), settings),
-                tuple(filter(None, [until] if isinstance(until, str) else until)),
+                # The end of text also where the model spells it, as in lm-eval's `hf`.
+                tuple(filter(None, [*until, self.tokenizer.eos_token])),
                 self.format.think_end,
                 _sampling(settings, repr((self.seed, drawn[prompt], prompt))),
             )
@@ -319,8 +321,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 
     def _completion(self, request: Request, answer: Answer) -> Completion:
         _, said = split_reasoning(answer, request.after)
-        text = str(self.tokenizer.decode(said, skip_special_tokens=True))
-        text = cut(text.lstrip("\n") if request.after else text, request.stops)
+        text = answer_text(self.tokenizer, said, request)
         return Completion(text, len(answer.tokens), answer.reason == "max_tokens")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from ..experts.tokenizer import Tokenizer
 
 Tokens = tuple[int, ...]
 
@@ -26,7 +29,7 @@ class Request:
     Attributes:
         prompt: token ids, at least one.
         limit: new tokens at most.
-        stops: strings before which the text ends.
+        stops: strings before which the text ends; special tokens count as they are spelled.
         after: stop strings count only behind these tokens (the end of a model's thinking).
         sampling: None is greedy.
         top_logprobs: how many likely tokens are told with each; None: no log-probabilities.
@@ -87,3 +90,30 @@ def cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.partition(stop)[0]
     return text
+
+
+def holds_stop(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -> bool:
+    """Return whether a stop string is in what was said, special tokens included.
+
+    Empty lines between a model's thinking and its answer stop nothing.
+    """
+    text = _text(tokenizer, tokens, request, special=True)
+    return any(stop in text for stop in request.stops)
+
+
+def answer_text(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -> str:
+    """Return what was said, without special tokens, up to the first stop string.
+
+    As in lm-eval's `hf`, where special tokens may stop an answer and are no part of its text.
+    """
+    if holds_stop(tokenizer, tokens[:-1], request):
+        ends = range(len(tokens))
+        tokens = tokens[
+            : bisect_left(ends, True, key=lambda n: holds_stop(tokenizer, tokens[:n], request))
+        ]
+    return cut(_text(tokenizer, tokens, request, special=False), request.stops)
+
+
+def _text(tokenizer: Tokenizer, tokens: Sequence[int], request: Request, *, special: bool) -> str:
+    text = str(tokenizer.decode(tokens, skip_special_tokens=not special))
+    return text.lstrip("\n") if request.after else text

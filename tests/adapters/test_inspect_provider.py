@@ -22,13 +22,16 @@ from inspect_ai.tool import ToolInfo
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.adapters.inspect_provider import DsmoeAPI, _format
-from dsmoe_eval.engines.requests import Answer, split_reasoning
+from dsmoe_eval.engines.requests import Answer, Request, split_reasoning
+from dsmoe_eval.engines.transformers.generate import generate
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.models.prompt_format import PromptFormat, prompt_format
 from dsmoe_eval.steering import Intervention, steer
+
+from ..engines import spelled
 
 PROMPTS = tuple(f"What is {a} + {b}?" for a, b in ((7, 6), (12, 30), (5, 5), (40, 9)))
 
@@ -320,3 +323,16 @@ def test_tools_are_refused():
 
     with pytest.raises(UserError, match="tools"):
         anyio.run(one)
+
+
+def test_case_03_a_special_token_stops_an_answer_and_is_no_part_of_it():
+    tokenizer = spelled.tokenizer("letters")
+    order = tokenizer.encode("question <|end|>\nw")
+    loaded = spelled.saying(tokenizer, list(dict.fromkeys(order)))
+    made = api(_steered=SimpleNamespace(loaded=loaded))
+    for stop, text in (("<|end|>", "estion "), ("|end", "estion "), ("n <|end|>", "estion ")):
+        request = Request(tuple(tokenizer.encode("qu")), 30, stops=(stop,), top_logprobs=0)
+        (answer,) = generate(loaded, [request])
+        assert (made._content(answer, request), answer.reason) == (text, "stop")
+        told = "".join(one.token for one in made._logprobs(answer, request).content)
+        assert told == text

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache
 
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
-from ..requests import Answer, Request, Sampling, ScoredToken
+from ..requests import Answer, Request, Sampling, ScoredToken, holds_stop
 
 TOKENS_A_BATCH = 8192
 """Most tokens in a batch of greedy answers."""
@@ -214,15 +214,11 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
             tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens a character
             begin = self._starts[row] or 0
             last = max(begin, len(tokens) - tail)
-            self.stopped[row] = self._holds(request, tokens[last:]) and (
-                last == begin or self._holds(request, tokens[begin:])
+            self.stopped[row] = holds_stop(self._tokenizer, tokens[last:], request) and (
+                last == begin or holds_stop(self._tokenizer, tokens[begin:], request)
             )
         if request.after and tuple(tokens[-len(request.after) :]) == request.after:
             self._starts[row] = len(tokens)
         self.stopped[row] |= tokens[-1] in self._ends
         if self.stopped[row] or len(tokens) >= request.limit:
             self.lengths[row] = len(tokens)
-
-    def _holds(self, request: Request, tokens: list[int]) -> bool:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return any(stop in text for stop in request.stops)

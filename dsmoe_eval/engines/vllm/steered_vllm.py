@@ -302,7 +302,13 @@ def _stopping(request: Request) -> Settings:
     """Return the settings of a request with stop strings, for which vLLM must decode."""
     if not request.stops or request.after:
         return {}
-    return {"stop": list(request.stops), "include_stop_str_in_output": True, "detokenize": True}
+    # Special tokens may be stop strings, so vLLM has to spell them.
+    settings = {
+        "include_stop_str_in_output": True,
+        "detokenize": True,
+        "skip_special_tokens": False,
+    }
+    return {"stop": list(request.stops), **settings}
 
 
 def _drawing(request: Request) -> Settings:

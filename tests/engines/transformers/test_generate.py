@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from scipy.stats import chisquare
 
 from dsmoe_eval.engines.requests import Request, Sampling
@@ -17,7 +19,10 @@ from dsmoe_eval.engines.transformers.generate import (
     greedy_answers,
     positions,
 )
+from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.models import load_model
+
+from .. import spelled
 
 TEXTS = ("What is 7 + 6?", "In biology, what is the maker of the cell?", "What is 12 + 30?")
 
@@ -146,10 +151,10 @@ def test_a_stop_string_over_two_tokens_is_seen():
 
 
 class Letters:
-    """A token for each letter; 0 and 27 are special and say nothing."""
+    """A token for each letter; 0 and 27 say nothing."""
 
     def decode(self, tokens, skip_special_tokens):
-        assert skip_special_tokens
+        assert not skip_special_tokens  # a special token may be a stop string
         return "".join(chr(96 + t) for t in tokens if 0 < t < 27)
 
 
@@ -207,3 +212,43 @@ def test_the_tail_holds_the_longest_stop_string(stop):
     steps = torch.tensor([text])
     seen = [bool(finished(steps[:, :end], None)) for end in range(1, len(text) + 1)]
     assert seen == [False] * (len(text) - 1) + [True]
+
+
+def asked_of(lm, prompts, **settings):
+    return lm.generate_until(
+        [
+            Instance(request_type="generate_until", doc={}, arguments=(p, dict(settings)), idx=0)
+            for p in prompts
+        ]
+    )
+
+
+def stops_around(text, special):
+    """A special token, its parts and what reaches across it; ordinary strings before it."""
+    place, length = text.index(special), len(special)
+    before, after = text[max(0, place - 2) : place], text[place + length : place + length + 2]
+    yield from (special, special[1:-2], before + special, special[:3], special[2:] + after)
+    yield from (before + special + after, before[-1:] + special[:2], before, after)
+
+
+@pytest.mark.parametrize("kind", spelled.KINDS)
+@pytest.mark.parametrize("special", [*spelled.SPECIAL[1:], "ordinary <e>"])
+def test_case_03_stops_may_be_in_and_across_special_tokens_as_in_lm_evals_hf(kind, special):
+    tokenizer = spelled.tokenizer(kind)
+    order = spelled.shuffled(tokenizer, 0)
+    loaded = spelled.saying(tokenizer, order)
+    ours = TransformersLM(loaded, 2048)
+    hf = HFLM(pretrained=loaded.model, tokenizer=tokenizer, batch_size=1, device="cpu")
+    place = len(order) if " " in special else order.index(tokenizer.convert_tokens_to_ids(special))
+    near = {tokenizer.decode(token): token for token in order[place - 9 : place - 3]}
+    prompts = [text for text, token in near.items() if [token] == tokenizer.encode(text)[-1:]][-2:]
+    assert prompts
+    whole = asked_of(ours, prompts, until=[], max_gen_toks=10)
+    assert whole == asked_of(hf, prompts, until=[], max_gen_toks=10)
+    if " " in special:
+        return
+    said = tokenizer.decode(order[place - 3 : place + 4])
+    for stop in filter(str.strip, stops_around(said, special)):
+        got = asked_of(ours, prompts, until=["@", stop], max_gen_toks=10)
+        assert got == asked_of(hf, prompts, until=["@", stop], max_gen_toks=10), stop
+        assert got != whole or stop != special
