@@ -13,7 +13,6 @@ from typing import Any
 
 from .errors import UserError
 
-
 MOST_JSON = 2**30
 """The most bytes of a JSON file of a run."""
 
@@ -33,7 +32,7 @@ def read_limited(path: Path, limit: int) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
     if len(data) > limit:
-        raise UserError(f"{path}: larger than {limit / 1e6:,.0f} MB, the most that is read")
+        raise UserError(f"{path}: larger than {limit / 1e6:,.0f} MB, the most that is read; check the path")
     return data
 
 

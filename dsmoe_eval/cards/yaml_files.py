@@ -20,7 +20,7 @@ MOST_NODES = 100_000
 _LARGEST_INTEGER = 2**63
 _MERGE = "tag:yaml.org,2002:merge"
 _UNREADABLE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
-"""The errors of PyYAML at a wrong date, such as 2025-13-40, or at a wrong tag, such as `!!int x`."""
+"""What PyYAML raises at a wrong date, such as 2025-13-40, or at a wrong tag, such as `!!int x`."""
 
 
 def read_yaml(path: Path) -> object:

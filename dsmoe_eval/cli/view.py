@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .main import main
+from .terminal import echo
 
 
 @main.command("view")
@@ -29,8 +30,8 @@ def view_command(folder: Path, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="dsmoe-eval-") as viewer:
         site = open_site(folder, Path(viewer))
         with make_server(site, port) as server:
-            click.echo(f"{len(site.pages)} page(s): http://{HOST}:{server.server_port}/")
+            echo(f"{len(site.pages)} page(s): http://{HOST}:{server.server_port}/")
             try:
                 server.serve_forever()
             except KeyboardInterrupt:
-                click.echo("ended", err=True)
+                echo("ended", err=True)

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..runs.estimate import DISCORDANCE, CostEstimate, TaskEstimate
 
 
@@ -64,7 +65,7 @@ def _models(found: CostEstimate) -> Table:
     for model in found.models:
         # No tokens: no prompt could be read.
         figures = (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours)
-        table.add_row(model.model, *(f"{f:,.1f}" if f else "?" for f in figures))
+        table.add_row(printable(model.model), *(f"{f:,.1f}" if f else "?" for f in figures))
     return table
 
 
