@@ -1,9 +1,34 @@
-"""The errors that a user can act on. All other exceptions are bugs and keep their traceback.
+"""The errors that a user can act on, and their text. All other exceptions are bugs.
 
 UserError        a request that cannot be fulfilled: a plan, file, name, model or data set is wrong
 QuotingError     a UserError that quotes an item; it is shown but not logged
 EvalWarning      a warning that may be logged: it names models, files and numbers
 """
+
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|failed to map segment|bad_alloc",
+    re.I,
+)
+
+
+def printable(text: str) -> str:
+    r"""Return the text with control characters, such as ESC, written out as `\x1b`.
+
+    Line breaks and tabs are kept; characters that reverse the direction of writing are not.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or the one behind it, is a lack of memory, on whatever device."""
+    while error is not None:
+        if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class UserError(Exception):

@@ -85,6 +85,9 @@ def progress_bar(console: Console, label: str, total: int, unit: str = "steps") 
         else:
             with _told(steps, lambda line: console.print(Text(line), soft_wrap=True)):
                 yield steps
+    except Exception as error:
+        error.add_note(f"stage {label!r}")
+        raise
     finally:
         STAGE.reset(stage)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from .cards import Card, ModelCard, Plan, Policy, Suite, Variant
+from .cards.yaml_files import read_yaml
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -128,12 +128,7 @@ def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
 
 
 def _load(card: type[AnyCard], path: Path) -> AnyCard:
-    try:
-        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: a card is a mapping of keys to values")
     if None in content:

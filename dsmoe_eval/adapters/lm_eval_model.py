@@ -24,7 +24,7 @@ from lm_eval.api.registry import register_model
 from ..engines.lm import Arranged
 from ..engines.requests import Answer, Request
 from ..engines.transformers.lm import TransformersLM
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..models.loading import LoadedModel
 from ..steering import Profile, SteeringError
 from ..tasks.language_model import Advance, LogLikelihood, unwatched
@@ -142,7 +142,7 @@ def main() -> None:
     try:
         cli_evaluate()
     except (UserError, SteeringError) as error:
-        click.echo(f"dsmoe-lm-eval: {error}", err=True)
+        click.echo(f"dsmoe-lm-eval: {printable(str(error))}", err=True)
         sys.exit(3)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from .main import main
+from .terminal import echo
 
 if TYPE_CHECKING:
     from ..comparison.compare import Comparison
@@ -84,9 +85,7 @@ def compare_command(
     from ..comparison.compare import compare
 
     comparison = compare(a, b, Selection(**columns), margin=margin)
-    click.echo(
-        json.dumps(comparison.to_dict(), allow_nan=False) if as_json else as_text(comparison)
-    )
+    echo(json.dumps(comparison.to_dict(), allow_nan=False) if as_json else as_text(comparison))
 
 
 def as_text(comparison: Comparison) -> str:

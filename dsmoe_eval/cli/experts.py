@@ -10,6 +10,7 @@ import click
 
 from ..errors import UserError
 from .main import data_option, main, progress_console
+from .terminal import echo
 
 if TYPE_CHECKING:
     from ..steering import Intervention
@@ -112,7 +113,7 @@ def identify_command(
         console=progress_console(),
     )
     write_text(output, profile.to_json())
-    click.echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
 
 
 def _intervention(kind: str, strength: float) -> Intervention:
@@ -166,10 +167,10 @@ def existence_command(
     )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
         return
-    click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
-    click.echo(f"\nreport: {page}")
+    echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
+    echo(f"\nreport: {page}")
 
 
 @main.command("similarity")
@@ -211,6 +212,6 @@ def similarity_command(
     )
     page = None if out is None else render_similarity(result, out)
     if rest["as_json"]:
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
     else:
-        click.echo(similarity_page(result) if page is None else page)
+        echo(similarity_page(result) if page is None else page)

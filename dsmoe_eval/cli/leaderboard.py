@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import EXIT_FAILED, main
+from .main import main
+from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
     from ..leaderboards import Change, Difference
@@ -53,12 +54,10 @@ def add_command(
     for run in runs:
         added = add_run(run, root, submission)
         for path in added.written:
-            click.echo(f"submitted {path}")
+            echo(f"submitted {path}")
         if added.same:
-            click.echo(
-                f"{run}: {len(added.same)} results were there already, with the same figures"
-            )
-    click.echo(f"then: dsmoe-eval leaderboard build --root {root}")
+            echo(f"{run}: {len(added.same)} results were there already, with the same figures")
+    echo(f"then: dsmoe-eval leaderboard build --root {root}")
 
 
 def _user() -> str:
@@ -85,9 +84,9 @@ def build_command(root: Path, runs: tuple[Path, ...]) -> None:
     from ..leaderboards import build
 
     built = build(root, runs)
-    click.echo(f"page: {built.page}")
+    echo(f"page: {built.page}")
     if built.without:
-        click.echo(f"without their questions: {len(built.without)} run(s); give --runs FOLDER")
+        echo(f"without their questions: {len(built.without)} run(s); give --runs FOLDER")
 
 
 @leaderboard.command("check")
@@ -102,11 +101,11 @@ def check_command(root: Path, since: str | None, as_json: bool) -> None:
 
     found = check_leaderboards(root, since)
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found]))
+        echo(json.dumps([asdict(one) for one in found]))
     else:
         for one in found:
-            click.echo(str(one))
-        click.echo(f"{root}: {len(found)} finding(s)" if found else f"{root}: nothing wrong")
+            echo(str(one))
+        echo(f"{root}: {len(found)} finding(s)" if found else f"{root}: nothing wrong")
     if found:
         sys.exit(EXIT_FAILED)
 
@@ -126,7 +125,7 @@ def diff_command(a: str, b: str, as_json: bool) -> None:
 
     found = differences(read_result(a), read_result(b))
     if as_json:
-        click.echo(json.dumps(asdict(found), allow_nan=False))
+        echo(json.dumps(asdict(found), allow_nan=False))
         return
     _print(found)
 
@@ -134,16 +133,16 @@ def diff_command(a: str, b: str, as_json: bool) -> None:
 def _print(found: Difference) -> None:
     moved = [row for row in found.changes if row.moved]
     still = len(found.changes) - len(moved)
-    click.echo(f"A  {found.before}\nB  {found.after}")
+    echo(f"A  {found.before}\nB  {found.after}")
     for row in moved:
-        click.echo(f"moved     {_words(row)}")
+        echo(f"moved     {_words(row)}")
     for name in found.only_before:
-        click.echo(f"only in A {name}")
+        echo(f"only in A {name}")
     for name in found.only_after:
-        click.echo(f"only in B {name}")
+        echo(f"only in B {name}")
     for words in found.missing:
-        click.echo(f"not known {words}")
-    click.echo(
+        echo(f"not known {words}")
+    echo(
         f"{len(moved)} of {len(found.changes)} figures moved beyond noise (Holm over all, 0.05); "
         f"{still} did not"
     )

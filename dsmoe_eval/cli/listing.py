@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from .main import main, progress_console
+from .terminal import echo
 
 LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 
@@ -20,11 +21,11 @@ def list_command(what: str, as_json: bool) -> None:
     """List the available models, suites, variants, methods, plans or policies."""
     rows = _LISTINGS[what]()
     if as_json:
-        click.echo(json.dumps([{"name": name, "summary": summary} for name, summary in rows]))
+        echo(json.dumps([{"name": name, "summary": summary} for name, summary in rows]))
         return
     width = max(len(name) for name, _ in rows)
     for name, summary in rows:
-        click.echo(f"{name:<{width}}  {summary}")
+        echo(f"{name:<{width}}  {summary}")
 
 
 def _list_models() -> list[tuple[str, str]]:
@@ -92,7 +93,7 @@ def lab_train_command(model: str, out: Path | None) -> None:
     """Train MODEL from its seed and report how close it is to the one that ships."""
     from ..lab.train import train_and_compare
 
-    click.echo(train_and_compare(model, out or Path("out") / model, progress_console()))
+    echo(train_and_compare(model, out or Path("out") / model, progress_console()))
 
 
 @lab_group.command("data")
@@ -102,4 +103,4 @@ def lab_data_command(folder: Path) -> None:
     from ..lab.items import write_task_data
     from ..lab.world import build_world
 
-    click.echo(f"{len(write_task_data(build_world(), folder))} files in {folder}")
+    echo(f"{len(write_task_data(build_world(), folder))} files in {folder}")

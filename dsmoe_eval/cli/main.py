@@ -1,29 +1,26 @@
-"""The program's main command: how it reports an error, and its exit codes."""
+"""The program's main command: its options and what all commands share."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UserError
+from ..errors import printable
 from ..log import LOGGER
+from .terminal import EXIT_UNDECIDED, echo, stop, stop_by
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-EXIT_FAILED = 1
-"""The request was carried out, and the answer is no."""
-EXIT_UNDECIDED = 3
-"""The request could not be met: usage, data, model, run time."""
-
 
 RENAMED_OPTIONS = {
     "--absent": "--missing-value",
@@ -41,41 +38,29 @@ data_option = click.option(
 
 
 class _Commands(click.Group):
-    """A group that shows user errors as one sentence; other errors keep their trace."""
+    """A group that ends with one sentence and an exit code, whatever the error."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
         try:
             return super().main(*args, **kwargs)
-        except click.exceptions.Abort:
-            _stop("interrupted; start the same command again to go on", 130)
-        except KeyboardInterrupt:
-            _stop("interrupted; start the same command again to go on", 130)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
         except click.NoSuchOption as error:
             new = RENAMED_OPTIONS.get(error.option_name)
-            _stop(
-                f"{error.option_name} is now {new}" if new else error.format_message(),
-                EXIT_UNDECIDED,
-            )
-        except click.ClickException as error:
-            _stop(error.format_message(), EXIT_UNDECIDED)
-        except UserError as error:
-            _stop(str(error), EXIT_UNDECIDED)
-        except OSError as error:
-            _stop(f"{error.filename or 'a file'}: {error.strerror or error}", EXIT_UNDECIDED)
-        except Exception as error:
-            from ..steering import SteeringError  # imports torch, so only once something failed
+            words = f"{error.option_name} is now {new}" if new else error.format_message()
+            stop(words, EXIT_UNDECIDED)
+        except (Exception, KeyboardInterrupt) as error:
+            given: Sequence[str] = kwargs.get("args") or (args[0] if args else sys.argv[1:])
+            stop_by(error, given)
 
-            if not isinstance(error, SteeringError):
-                raise
-            _stop(f"steering refused: {error}", EXIT_UNDECIDED)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception:
+            if ctx.obj is not None and ctx.obj <= logging.DEBUG:
+                echo(traceback.format_exc(), err=True)
+            raise
 
 
 def progress_console() -> Console:
@@ -93,7 +78,7 @@ class _Stderr(logging.Handler):
         message, fields = record.getMessage(), getattr(record, "fields", {})
         if record.levelno < logging.WARNING and not message.startswith("stage "):
             said = " ".join(f"{name}={value}" for name, value in fields.items())
-            click.echo(f"{message}: {said}", err=True)
+            echo(f"{message}: {said}", err=True)
 
 
 @contextmanager
@@ -112,14 +97,17 @@ def _shown_records(level: int) -> Iterator[None]:
 @click.version_option(package_name="dsmoe-eval")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True,
-    help="Messages on stderr. info: the plan and the progress. debug: every cell, too. "
-    "The file log.jsonl in a run's folder has all of them.",
+    help="Messages on stderr. info: the plan and the progress. debug: every cell, and an "
+    "error's trace. The file log.jsonl in a run's folder has all of them.",
 )  # fmt: skip
 @click.pass_context
 def main(context: click.Context, log_level: str) -> None:
     """Measure what steering a mixture-of-experts model to a domain gains, and what it costs."""
     context.obj = logging.getLevelNamesMapping()[log_level.upper()]
     context.with_resource(_shown_records(context.obj))
+    shown = warnings.formatwarning  # a warning may quote data
+    warnings.formatwarning = lambda *of, **by: printable(shown(*of, **by))
+    context.call_on_close(partial(setattr, warnings, "formatwarning", shown))
     # Users can do nothing about the deprecation warnings of other libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     if context.obj > logging.WARNING:

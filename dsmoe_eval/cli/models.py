@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import EXIT_FAILED, main
+from .main import main
+from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
     from ..models import ModelProbe
@@ -43,7 +44,7 @@ def probe_command(model: str, profile: Path | None, as_json: bool, device: str |
         small = miniature(config).to(device or "cpu")
         report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        echo(json.dumps(report.to_dict()))
     else:
         _print_probe(report)
     if not report.passed:
@@ -52,20 +53,20 @@ def probe_command(model: str, profile: Path | None, as_json: bool, device: str |
 
 def _print_probe(report: ModelProbe) -> None:
     first, last, scoring = report.layers[0], report.layers[-1], report.scoring
-    click.echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
-    click.echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
-    click.echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
-    click.echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
+    echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
+    echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
+    echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
+    echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
     for row in report.interventions:
         figures = row.figures
         if figures is None:
-            click.echo(f"{row.name:<20}{'refused' if row.refused else 'FAILED'}")
-            click.echo(textwrap.indent(textwrap.fill(str(row.refused or row.failed), 90), "    "))
+            echo(f"{row.name:<20}{'refused' if row.refused else 'FAILED'}")
+            echo(textwrap.indent(textwrap.fill(str(row.refused or row.failed), 90), "    "))
             continue
         moved = (figures.selection_changed, figures.weight_max_change, figures.logit_max_change)
         cells = ("unseen" if one is None else format(one, ".3g") for one in moved)
-        click.echo(f"{row.name:<20}{'passed':<9}" + "{:>10}{:>9}{:>9}".format(*cells))
-    click.echo(
+        echo(f"{row.name:<20}{'passed':<9}" + "{:>10}{:>9}{:>9}".format(*cells))
+    echo(
         "\nselection: share of tokens and layers whose experts change; weight, logit: the largest "
         "change.\nStrength zero changes no bit, and every token uses as many experts as before."
     )
@@ -86,9 +87,9 @@ def bake_command(
 
     report = bake(model, Profile.load(profile), output, device)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        echo(json.dumps(report.to_dict()))
         return
-    click.echo(
+    echo(
         f"{report.folder}: {len(report.parameters)} parameters carry the profile; against the "
         f"steered original {report.selection_agreement:.2%} of the selections are the same and the "
         f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .main import data_option, main
+from .terminal import echo
 
 if TYPE_CHECKING:
     from ..runs.power import TaskPower
@@ -43,7 +44,7 @@ def power_command(
     found = plan_power(card, margin, None if pilot is None else read_finished(pilot), data)
     if as_json:
         tasks = [task.to_dict() for task in found]
-        click.echo(json.dumps({"suite": card.name, "margin": margin, "tasks": tasks}))
+        echo(json.dumps({"suite": card.name, "margin": margin, "tasks": tasks}))
         return
     _print([row for task in found for row in _rows(task)])
 
@@ -73,8 +74,8 @@ def _print(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     for row in table:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-    click.echo(
+        echo("  ".join(cells).rstrip())
+    echo(
         "\nplanned: share of items on which two variants differ (of several samples: the variance "
         "of\ntheir differences); of a pilot its upper 80 % limit. Two-sided at 0.05 for one test: "
         "Holm's\nprocedure over several claims needs more items, and so do items that share a "

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .main import EXIT_FAILED, data_option, main, progress_console
+from .main import data_option, main, progress_console
+from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
     from ..runs import RunOptions
@@ -73,7 +74,7 @@ def run_command(
             _run_one(plan, root / _folder_name(name), replace(options, model=name))
         except UserError as error:
             failed[name] = str(error)
-            click.echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
+            echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} models were not run: {', '.join(failed)}")
 
@@ -88,8 +89,8 @@ def _run_one(plan: str, out: Path, options: RunOptions) -> None:
 
     folder = run_with(plan, out, options, progress_console())
     page = render(folder)
-    click.echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
-    click.echo(f"\nreport: {folder.report / 'index.html'}")
+    echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
+    echo(f"\nreport: {folder.report / 'index.html'}")
 
 
 def _show_estimate(
@@ -107,9 +108,9 @@ def _show_estimate(
     with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit, data)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
     else:
-        Console().print(estimate_tables(found))
+        Console(markup=False, emoji=False).print(estimate_tables(found))  # a path may hold brackets
 
 
 @main.command("report")
@@ -122,7 +123,7 @@ def report_command(run_folder: Path, report_to: Path | None) -> None:
     from ..reports import render
     from ..results import RunFolder
 
-    click.echo(render(RunFolder(run_folder), report_to).parent)
+    echo(render(RunFolder(run_folder), report_to).parent)
 
 
 @main.command("leakage")
@@ -138,11 +139,11 @@ def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
 
     found = plan_leakage(plan, data)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
     else:
         for overlap in found.overlaps:
-            click.echo(overlap)
-        click.echo(f"overlap: {found}")
+            echo(overlap)
+        echo(f"overlap: {found}")
     if found.overlaps:
         sys.exit(EXIT_FAILED)
 
@@ -176,4 +177,4 @@ def trial_command(
         run_trial(job, console)
     finally:
         job.engine.close()
-    click.echo(render_trial(job.folder.root, report_to or job.folder.root / "trial"))
+    echo(render_trial(job.folder.root, report_to or job.folder.root / "trial"))

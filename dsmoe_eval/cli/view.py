@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .main import main
+from .terminal import echo
 
 
 @main.command("view")
@@ -29,8 +30,8 @@ def view_command(folder: Path, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="dsmoe-eval-") as viewer:
         site = open_site(folder, Path(viewer))
         listener = listen(port)
-        click.echo(f"{len(site.pages)} page(s): http://{HOST}:{listener.getsockname()[1]}/")
+        echo(f"{len(site.pages)} page(s): http://{HOST}:{listener.getsockname()[1]}/")
         try:
             make_server(site).run(sockets=[listener])
         except KeyboardInterrupt:
-            click.echo("ended", err=True)
+            echo("ended", err=True)

@@ -13,6 +13,7 @@ from ..experts.tokenizer import Tokenizer
 from ..lab import EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -110,13 +111,20 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         UserError: the model has no tokenizer.
     """
+    return _tokenizer(name, locate(name))
+
+
+def _tokenizer(name: str, place: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    place = locate(name)
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
+    what = f"model {name!r}: its tokenizer"
+    found = of_model(what, lambda: AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+    if set(found.get_vocab().values()) <= set(found.all_special_ids):
+        raise UserError(
+            f"model {name!r}: its files hold no tokenizer, or an empty one; add tokenizer.json and "
+            "tokenizer_config.json from where the model comes from"
+        )
+    tokenizer: Tokenizer = found
     return tokenizer
 
 
@@ -147,7 +155,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
 def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
     """Load a model; return its location, the model and its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     place = locate(name)
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -155,19 +163,22 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
     try:
         torch.empty(0, device="cpu" if spread else target)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {target!r} is not to be had here: {_first_line(error)}") from error
-    try:
-        _check_known(name, place)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        raise UserError(f"device {target!r} is not to be had here: {reason(error)}") from error
+    _config(name, place)
+    check_weights(Path(place))
+    tokenizer = _tokenizer(name, place)
+    model, found = of_model(
+        f"model {name!r}",
+        lambda: AutoModelForCausalLM.from_pretrained(
             place,
             dtype="auto",
             trust_remote_code=False,
             use_safetensors=True,
             device_map="auto" if spread else None,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+            output_loading_info=True,
+        ),
+    )
+    check_loaded(f"model {name!r}", found)
     return place, (model if spread else model.to(target)).eval(), tokenizer
 
 
@@ -185,7 +196,10 @@ def model_folder(name: str) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    patterns = ["*.json", "*.safetensors", "*.txt"]
+    return of_model(
+        f"model {name!r}", lambda: Path(snapshot_download(place, allow_patterns=patterns))
+    )
 
 
 def bare_config(name: str) -> PreTrainedConfig | None:
@@ -198,8 +212,6 @@ def bare_config(name: str) -> PreTrainedConfig | None:
     Raises:
         UserError: the file is no configuration, or transformers has no code for its architecture.
     """
-    from transformers import AutoConfig
-
     path = Path(name)
     if name in builtin_names("models"):
         return card_config(load_model_card(name))
@@ -208,11 +220,7 @@ def bare_config(name: str) -> PreTrainedConfig | None:
         folder is path and any(folder.glob("*.safetensors"))
     ):
         return None
-    try:
-        _check_known(name, str(folder))
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: {_first_line(error)}") from error
+    return _config(name, str(folder))
 
 
 def count_parameters(name: str) -> int | None:
@@ -224,11 +232,13 @@ def count_parameters(name: str) -> int | None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    place = locate(name)
     try:
-        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+        read_config(name, place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError):
+    except (UserError, OSError, ValueError, KeyError):
         return None
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
@@ -243,7 +253,10 @@ def card_config(card: ModelCard) -> PreTrainedConfig:
 
     if not card.transformers:
         raise _unknown(card.name, card.architecture)
-    return AutoConfig.for_model(card.architecture, **card.config)
+    return of_model(
+        f"model card {card.name!r}: its config",
+        lambda: AutoConfig.for_model(card.architecture, **card.config),
+    )
 
 
 def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> ModelIdentity:
@@ -262,14 +275,19 @@ def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> Model
     )
 
 
-def _check_known(name: str, place: str) -> None:
-    """Refuse an architecture without code in transformers, before less clear errors occur."""
-    from transformers import PreTrainedConfig
+def _config(name: str, place: str) -> PreTrainedConfig:
+    """Read a configuration; refuse an architecture without code before less clear errors occur."""
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    model_type = PreTrainedConfig.get_config_dict(place)[0].get("model_type")
-    if model_type is not None and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    model_type = str(read_config(name, place).get("model_type", ""))
+    if model_type and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _unknown(name, model_type)
+    path = Path(place) / "config.json"
+    return of_model(
+        str(path) if path.is_file() else f"model {name!r}: config.json",
+        lambda: AutoConfig.from_pretrained(place, trust_remote_code=False),
+    )
 
 
 def _unknown(name: str, architecture: str) -> UserError:
@@ -313,7 +331,3 @@ def fingerprint(place: str, config: PreTrainedConfig) -> str:
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..runs.estimate import DISCORDANCE, CostEstimate, ModelEstimate, TaskEstimate
 
 
@@ -74,7 +75,7 @@ def _models(found: CostEstimate) -> Table:
 
 
 def _model_row(model: ModelEstimate) -> Iterator[str]:
-    yield model.model
+    yield printable(model.model)
     for figure in (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours):
         # No tokens: no prompt could be read.
         yield "?" if not figure else f"{figure:,.1f}" if figure >= 0.1 else f"{figure:.1g}"

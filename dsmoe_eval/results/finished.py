@@ -57,10 +57,7 @@ def read_finished(path: Path) -> FinishedRun:
     file = path / "comparisons.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path} has no comparisons.json; finish the run first")
-    try:
-        data = read_json(file)
-    except RecursionError as error:
-        raise UserError(f"{file}: damaged JSON (too deep); run it again") from error
+    data = read_json(file)
     folder = RunFolder(file.parent) if (file.parent / "cells").is_dir() else None
     return as_finished(data, str(path), folder)
 

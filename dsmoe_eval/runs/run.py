@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..files import write_json
 from ..log import log_file, note
 from ..progress import progress_bar
@@ -120,7 +121,7 @@ def run_job(job: Job, console: Console | None = None) -> None:
     arms = _arms(job, console)
     compare_cells(job, arms, console)
     spent = time.perf_counter() - started
-    console.print(Text(f"answered and compared in {spent:.0f} s: {job.folder.root}"))
+    console.print(Text(printable(f"answered and compared in {spent:.0f} s: {job.folder.root}")))
 
 
 def plan_table(job: Job) -> Table:
@@ -143,7 +144,7 @@ def plan_table(job: Job) -> Table:
         "folder": str(job.folder.root),
     }
     for name, value in rows.items():
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
+        table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
     return table
 
 

@@ -11,17 +11,28 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import SteeringError
 
 InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Channel = Literal["logit", "score"]
+_MOST_BYTES = 64_000_000
+_WAY_OUT = "write it again: dsmoe-eval identify"
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):  # True equals 1, and so is of `Literal[1]`
+        raise ValueError("Input should be a valid integer")
+    return value
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", json_schema_serialization_defaults_required=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
     )
 
 
@@ -66,7 +77,7 @@ class Intervention(_Frozen):
     """
 
     kind: InterventionKind
-    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    strength: Annotated[float, Field(ge=0)]
     channel: Channel = "logit"
 
     @model_validator(mode="after")
@@ -102,7 +113,7 @@ class Source(_Frozen):
 class Profile(_Frozen):
     """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Annotated[Literal[1], BeforeValidator(_no_boolean)] = 1
     model: ModelIdentity
     method: str
     experts: tuple[ChosenExpert, ...]
@@ -155,13 +166,48 @@ class Profile(_Frozen):
         """Read a profile from its JSON file.
 
         Raises:
-            SteeringError: the file cannot be read, is not JSON, or is no profile of this schema.
+            SteeringError: the file cannot be read, is too large, or holds no profile; see
+                `from_json`.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SteeringError(f"{path}: the profile cannot be read ({error.strerror})") from error
+            if Path(path).exists() and not Path(path).is_file():  # a device may never end
+                raise SteeringError(f"{path}: is not a regular file; give a profile's path")
+            with Path(path).open("rb") as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise SteeringError(f"{path}: the profile cannot be read ({reason})") from error
+        try:
+            return cls.from_json(data)
+        except SteeringError as error:
+            raise SteeringError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Profile:
+        """Parse the text of a profile's file.
+
+        Raises:
+            SteeringError: the text is too long, is not JSON or no profile of this schema, names a
+                key twice, or has a number that is infinite or of another type.
+        """
+        if len(text) > _MOST_BYTES:
+            raise SteeringError(f"not a profile: larger than {_MOST_BYTES / 1e6:.0f} MB")
+        try:
+            json.loads(text, object_pairs_hook=_unrepeated)  # pydantic takes the last of two keys
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise SteeringError(f"{path}: not a profile: {where}: {first['msg']}") from error
+            raise SteeringError(f"not a profile: {where}: {first['msg']}; {_WAY_OUT}") from error
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise SteeringError(f"not a profile: {reason}; {_WAY_OUT}") from error
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is repeated")
+    return content

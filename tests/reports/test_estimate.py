@@ -19,7 +19,9 @@ def test_case_19_names_are_whole_at_80_columns():
     figures = (12_000, 1_500, 1_500, 8, False, 1_234, 32_768, (0.1, 0.2), None)
     tasks = tuple(TaskEstimate(name, "d", ("non-target",), *figures) for name in names)
     model = ModelEstimate("/a/folder/" + "deep/" * 20 + "[x]", 10**12, 1e3, 1e6, 1e6)
-    found = Estimate("p", "s", "vllm", 1, ("base",), ("d",), tasks, 1, 4, 0, 0, True, 1, (model,))
+    found = CostEstimate(
+        "p", "s", "vllm", 1, ("base",), ("d",), tasks, 1, 4, 0, 0, True, 1, (model,)
+    )
     lines = printed(found, 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)

@@ -1,6 +1,8 @@
 """The artefact: strict, hashed by content, and clear when it is not a profile."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -70,6 +72,50 @@ def test_what_is_no_profile_is_said_so(tmp_path, text):
     path.write_text(text)
     with pytest.raises(SteeringError, match="not a profile"):
         Profile.load(path)
+
+
+def put(name, value):
+    """A change of the first number or boolean of that name in a profile's text."""
+    return lambda text: re.sub(rf'"{name}": [\w."]+', f'"{name}": {value}', text, count=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (put("method", '"x", "method": "y"'), "'method' is repeated"),
+        (put("strength", '0, "strength": 4.0'), "'strength' is repeated"),
+        (put("strength", "true"), "strength: .*number"),
+        (put("strength", '"4"'), "strength: .*number"),
+        (put("strength", "1e999"), "strength: .*finite"),
+        (put("score", "Infinity"), "score: .*finite"),
+        (put("score", "NaN"), "score: .*finite"),
+        (put("score", "-1e400"), "score: .*finite"),
+        (put("layer", "false"), "layer: .*integer"),
+        (put("expert", "true"), "expert: .*integer"),
+        (put("activate", "1"), "activate: .*boolean"),
+        (put("schema_version", "true"), "schema_vers"),
+        (lambda _: '{"a":' * 100_000, "recursion"),
+        (lambda text: text + " " * 64_000_000, "larger than 64 MB"),
+    ],
+)
+def test_case_16_what_json_reads_in_two_ways_is_no_profile(tmp_path, profile, make, words):
+    text = profile.to_json()
+    Profile.from_json(text)
+    path = tmp_path / "p.json"
+    path.write_text(make(text))
+    assert path.read_text() != text
+    with pytest.raises(SteeringError, match=words) as error:
+        Profile.load(path)
+    assert "p.json: not a profile" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_case_14_a_device_is_no_profile(tmp_path):
+    for path in (Path("/dev/zero"), Path("/dev/stdin"), tmp_path):
+        with pytest.raises(SteeringError, match=f"{path}: is not a regular file"):
+            Profile.load(path)
+    with pytest.raises(SteeringError, match="cannot be read"):
+        Profile.load(Path("a\0b"))
 
 
 def test_a_missing_file(tmp_path):

@@ -16,7 +16,6 @@ from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe import GateLinear
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
@@ -79,10 +78,7 @@ class SteeringExtension:
             SteeringError: the text is no profile, or the profile is for another model or has no
                 meaning in one of its layers.
         """
-        try:
-            profile = Profile.model_validate_json(profile_json)
-        except ValidationError as error:
-            raise SteeringError(f"not a profile: {error.errors()[0]['msg']}") from error
+        profile = Profile.from_json(profile_json)
         layers = self._dsmoe_layers()
         experts = len(next(iter(layers.values())).dsmoe_shift)
         check_fits(profile, tuple(layers), experts, self._dsmoe_hash())

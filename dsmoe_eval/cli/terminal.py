@@ -1,0 +1,95 @@
+"""What a command prints, and how it ends: with one sentence and an exit code, without a trace."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from ..errors import UserError, out_of_memory, printable
+
+EXIT_FAILED = 1
+"""The request was carried out, and the answer is no."""
+EXIT_UNDECIDED = 3
+"""The request could not be met: usage, data, model, run time."""
+EXIT_CRASHED = 4
+"""The program is wrong: an error that nobody foresaw."""
+EXIT_INTERRUPTED = 130
+_LONGEST_COMMAND = 200
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print text, which may quote data, without characters that would command the terminal."""
+    click.echo(printable(str(text)), err=err)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the program with one sentence on stderr."""
+    echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
+    """End the program because of an error: its own sentence, or one that names a log file.
+
+    Args:
+        error: what ended the command.
+        command: the words of the command line.
+    """
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        stop("interrupted; start the same command again to go on", EXIT_INTERRUPTED)
+    if isinstance(error, click.ClickException):
+        stop(error.format_message(), EXIT_UNDECIDED)
+    if isinstance(error, UserError):
+        stop(str(error), EXIT_UNDECIDED)
+    if _is_steering_error(error):
+        stop(f"steering refused: {error}", EXIT_UNDECIDED)
+    doing = _what_was_done(error, command)
+    if out_of_memory(error):
+        stop(
+            f"{doing}: the memory does not suffice; take a machine or device with more of it, a "
+            "smaller model, or fewer items with --limit",
+            EXIT_UNDECIDED,
+        )
+    if isinstance(error, OSError):
+        stop(f"{error.filename or doing}: {_reason(error)}", EXIT_UNDECIDED)
+    _crash(error, doing)
+
+
+def _reason(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return reason + ("; free some space and start the same command again" if full else "")
+
+
+def _crash(error: BaseException, doing: str) -> NoReturn:
+    """Write the trace to a file: it may quote data, and is for a bug report, not for the screen."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace",
+            prefix="dsmoe-eval-", suffix=".log", delete=False,
+        ) as file:  # fmt: skip
+            file.write(f"{doing}\n{trace}")
+        where = f"the trace is in {file.name}"
+    except OSError:
+        echo(trace, err=True)
+        where = "the trace is above, since it could not be written to a file"
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_COMMAND]
+    stop(f"{doing}: an error in the program ({words}); {where}: please report it", EXIT_CRASHED)
+
+
+def _is_steering_error(error: BaseException) -> bool:
+    """Return whether the core refused; without importing it, and torch, if nothing else has."""
+    core = sys.modules.get("dsmoe_eval.steering.errors")
+    return core is not None and isinstance(error, core.SteeringError)
+
+
+def _what_was_done(error: BaseException, command: Sequence[str]) -> str:
+    """Return the command, and the stage that `progress` noted at the error."""
+    return ", ".join([" ".join(command)[:_LONGEST_COMMAND], *getattr(error, "__notes__", ())])
