@@ -32,9 +32,7 @@ def read_limited(path: Path, limit: int) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
     if len(data) > limit:
-        raise UserError(
-            f"{path}: larger than {limit / 1e6:,.0f} MB, the most that is read; check the path"
-        )
+        raise UserError(f"{path}: larger than the limit of {limit / 1e6:,.0f} MB; check the path")
     return data
 
 

@@ -71,19 +71,16 @@ def measure_model(name: str) -> ModelSize:
         UserError: transformers has no code for the model, or the model is no MoE.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     place = locate(name)
+    config = _config(name, place)
+    with torch.device("meta"):
+        model = of_model(f"model {name!r}", lambda: AutoModelForCausalLM.from_config(config))
     try:
-        _check_known(name, place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
         routers = find_routers(model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     idle = sum(
         parameter.numel() * (router.experts - router.top_k) // router.experts
         for router in routers

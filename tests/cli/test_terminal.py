@@ -1,4 +1,4 @@
-"""How a command ends: one sentence, an exit code that is no verdict, and no raw control character."""
+"""How a command ends: one sentence, an exit code that is no verdict, no raw control character."""
 
 import ast
 import re
@@ -39,7 +39,7 @@ def ends(monkeypatch, capsys):
     return call
 
 
-class Odd(Exception):
+class Odd(Exception):  # noqa: N818
     """An error that nobody foresaw."""
 
 
