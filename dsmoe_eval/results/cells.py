@@ -58,10 +58,11 @@ class Identity:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 over all fields."""
-        return _id_of(asdict(self))
+        return identity_id(asdict(self))
 
 
-def _id_of(fields: Mapping[str, object]) -> str:
+def identity_id(fields: Mapping[str, object]) -> str:
+    """The id of the cell with these fields in its identity, as `Identity.id` and `cell.json`."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -126,7 +127,7 @@ def read_cell(folder: RunFolder, cell_id: str) -> CellFile:
     path = folder.cell(cell_id) / "cell.json"
     cell: CellFile = folder.read_json(path)
     identity = cell.get("identity") if isinstance(cell, dict) else None
-    if not isinstance(identity, dict) or not cell_id == cell.get("id") == _id_of(identity):
+    if not isinstance(identity, dict) or not cell_id == cell.get("id") == identity_id(identity):
         raise UserError(
             f"{path}: its identity is not that of cell {cell_id}; remove its folder and run again"
         )

@@ -15,6 +15,8 @@ from dsmoe_eval.reports import render
 from dsmoe_eval.results import RunFolder
 from dsmoe_eval.runs import run
 
+from ..recorded import record
+
 
 def test_pages_and_pictures(folder):
     page = render(folder)
@@ -61,6 +63,7 @@ def test_text_is_shown_as_text(folder, tmp_path):
     result["run"]["model"] = "<script>alert(1)</script>"
     write_json(other.comparisons, result)
     shutil.copytree(folder.root / "cells", other.root / "cells")
+    record(other.root)
     html = (render(other).parent / "index.html").read_text()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)" in html
@@ -126,5 +129,6 @@ def test_what_an_engine_does_not_show_is_a_dash(folder, tmp_path):
         arm["probe"] |= {"selection_changed": None, "active_experts": None}
         del arm["probe"]["weight_max_change"]
     write_json(copied.comparisons, result)
+    record(copied.root)
     page = render(copied, tmp_path / "report").read_text()
     assert re.search(r"\| contrast \| math \| 0 \| - \| - \| \d+\.\d\d \| - \|", page)
