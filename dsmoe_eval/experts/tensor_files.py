@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             known = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it and run again") from error
+        raise ValueError(f"{path}: cannot be read ({error}); remove it and run again") from error
     if known != _hash(path.name, tensors):
         raise ValueError(f"{path}: was changed after it was written; remove it and run again")
     return tensors
