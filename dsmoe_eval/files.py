@@ -1,17 +1,25 @@
-"""JSON and text files that are either complete or absent."""
+"""Files that are either complete or absent, content that is sealed by its hash, and locks."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import socket
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from .errors import UserError
+from .errors import EvalWarning, UserError
+
+LOCK = ".lock"
+"""The file by which a process locks a folder; it names the process."""
 
 MOST_JSON = 2**30
 """The most bytes of a JSON file of a run."""
@@ -36,13 +44,13 @@ def read_limited(path: Path, limit: int) -> bytes:
     return data
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
+def read_json(path: Path, content: bytes | None = None) -> Any:
+    """Read a JSON file, or parse its content where that was read before.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    data = read_limited(path, MOST_JSON)
+    data = read_limited(path, MOST_JSON) if content is None else content
     with damage(path):
         return json.loads(data.decode("utf-8"), parse_constant=_no_number)
 
@@ -74,31 +82,156 @@ def _no_number(name: str) -> object:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, to_json(value))
+
+
+def to_json(value: object) -> str:
+    """Return JSON as files have it.
+
+    Raises:
+        ValueError: there is a NaN in it.
+    """
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    draft = _draft(path)
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def seal(content: object) -> dict[str, object]:
+    """Return JSON content together with its hash, by which `unseal` sees a change."""
+    return {"sha256": _hash(content), "content": content}
+
+
+def unseal(sealed: Any) -> Any:
+    """Return the content of `seal`.
+
+    Raises:
+        ValueError: it is not what was sealed.
+    """
+    if not isinstance(sealed, dict) or sealed.get("sha256") != _hash(sealed.get("content")):
+        raise ValueError("its content and its SHA-256 differ")
+    return sealed["content"]
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def is_draft(path: Path) -> bool:
+    """Return whether a process that was killed in the middle of a write left this behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a draft folder that is renamed to `path` without an error, and deleted with one.
 
-    The draft of a killed process remains; its name starts with a dot and it is never read.
+    The draft of a killed process remains until `remove_drafts`, and is never read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    draft = _draft(path)
     draft.mkdir()
     try:
         yield draft
         os.replace(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts of killed processes from a folder that this process has locked."""
+    for path in [path for path in folder.rglob(".*.tmp") if is_draft(path)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def lock_folder(folder: Path) -> Callable[[], None]:
+    """Lock a folder for this process, and return the function that unlocks it.
+
+    The lock ends with the process, however that ends, and is not shared with its children.
+
+    Raises:
+        UserError: another process has the lock, or the folder cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+", encoding="utf-8")
+        while not _take(stream, path):  # the process before has just removed the file
+            stream = path.open("a+", encoding="utf-8")
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+
+    def unlock() -> None:
+        path.unlink(missing_ok=True)
+        stream.close()
+
+    return unlock
+
+
+def _take(stream: TextIO, path: Path) -> bool:
+    """Return whether the lock of an open file was taken and the file is still in its folder.
+
+    If not, the file is closed.
+    """
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            stream.seek(0)
+            owner = stream.read(200) or "another process"
+            stream.close()
+            raise UserError(
+                f"{path.parent}: {owner} works in this folder; wait until it has ended, or stop it"
+            ) from error
+        warnings.warn(
+            f"{path.parent}: this file system has no locks ({error.strerror}); make sure that no "
+            "other process works in this folder",
+            EvalWarning,
+            stacklevel=3,
+        )
+    if os.fstat(stream.fileno()).st_nlink:
+        return True
+    stream.close()
+    return False
+
+
+@contextmanager
+def locked(folder: Path, to: Path | None = None) -> Iterator[None]:
+    """Lock a folder, if it exists, while something is written in it.
+
+    Args:
+        folder: the folder.
+        to: what is written; if it is outside the folder, there is no need for a lock.
+    """
+    inside = to is None or to.resolve().is_relative_to(folder.resolve())
+    if not (inside and folder.is_dir()):
+        yield
+        return
+    unlock = lock_folder(folder)
+    try:
+        yield
+    finally:
+        unlock()

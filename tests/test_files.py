@@ -1,9 +1,30 @@
 """Writes are whole or absent."""
 
-import pytest
+import errno
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
 
-from dsmoe_eval.errors import UserError
-from dsmoe_eval.files import new_folder, read_json, write_json, write_text
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsmoe_eval.errors import EvalWarning, UserError
+from dsmoe_eval.files import (
+    LOCK,
+    lock_folder,
+    locked,
+    new_folder,
+    read_json,
+    remove_drafts,
+    seal,
+    unseal,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
@@ -35,3 +56,88 @@ def test_damaged_json_is_said_so(tmp_path):
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(UserError, match="damaged JSON"):
         read_json(tmp_path / "a.json")
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from dsmoe_eval.files import lock_folder
+unlock = lock_folder(Path(sys.argv[1]))
+print("locked", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path):
+    """Another process, which works in the folder `run`."""
+    command = [sys.executable, "-c", OWNER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_case_15_a_folder_is_locked_by_one_process_until_that_dies(tmp_path, owner):
+    folder = tmp_path / "run"
+    words = f"run: process {owner.pid} on {socket.gethostname()} works in this folder; wait"
+    with pytest.raises(UserError, match=re.escape(words)):
+        lock_folder(folder)
+    with pytest.raises(UserError, match=re.escape(words)), locked(folder, folder / "report"):
+        pass
+    with locked(folder, tmp_path / "elsewhere"):
+        pass
+    owner.kill()
+    owner.wait()
+    assert (folder / LOCK).is_file()  # of the dead process
+    unlock = lock_folder(folder)
+    assert (folder / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    unlock()
+    assert list(folder.iterdir()) == []
+
+
+def test_case_15_children_do_not_share_the_lock(tmp_path):
+    unlock = lock_folder(tmp_path)
+    child = subprocess.Popen(["sleep", "600"], close_fds=False)  # noqa: S607
+    unlock()
+    lock_folder(tmp_path)()
+    child.kill()
+    child.wait()
+
+
+def test_case_15_a_folder_that_is_not_there_is_not_made_to_be_locked(tmp_path):
+    with locked(tmp_path / "nowhere"):
+        assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"):
+        lock_folder(tmp_path / "file")
+
+
+def test_case_15_a_file_system_without_locks_is_said_so(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.warns(EvalWarning, match="has no locks .No locks available.; make sure"):
+        lock_folder(tmp_path)()
+
+
+def test_case_15_drafts_of_dead_processes_are_removed(tmp_path):
+    for name in (".cell.00ff.tmp/samples.parquet", "cells/.cell.00fe.tmp/a/b", "cells/whole/c"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".run.json.00ff.tmp").write_text("x")
+    remove_drafts(tmp_path)
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert list(map(str, left)) == ["cells/whole/c"]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
+def test_sealed_content_comes_back(content):
+    assert unseal(json.loads(json.dumps(seal(content)))) == content
+
+
+@pytest.mark.parametrize("sealed", [None, [], {}, {"content": 1}, seal(1) | {"content": 2}])
+def test_case_09_what_was_not_sealed_so_is_refused(sealed):
+    with pytest.raises(ValueError, match="SHA-256"):
+        unseal(sealed)

@@ -27,8 +27,8 @@ from typing import Any
 import click
 from synthetic_run import Spec, make_run
 
-from dsmoe_eval.files import write_json
 from dsmoe_eval.leaderboards import Submission, add_run, build, check_leaderboards
+from dsmoe_eval.results import RunFolder
 
 MIB = 2**20
 BARS = {"build_seconds": 60.0, "peak_gib": 2.0, "page_mib": 5.0}
@@ -48,12 +48,12 @@ def make_runs(folder: Path, models: int, items: int, domains: int) -> list[Path]
 def _renamed(run: Path, to: Path, number: int) -> Path:
     """The same run of a model of another name, its cells linked."""
     shutil.copytree(run, to, copy_function=os.link)
+    folder = RunFolder(to)
     for name in ("run.json", "comparisons.json"):
         content = json.loads((run / name).read_text())
         own = content["run"] if name == "comparisons.json" else content
         own |= {"model": f"chance/model-{number}", "fingerprint": f"{number:02x}" * 32}
-        (to / name).unlink()
-        write_json(to / name, content)
+        folder.write_json(to / name, content)
     return to
 
 

@@ -111,7 +111,7 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
         if name != BASE
     ]
     result = compare_arms(folder, plan, suite, base, arms, identity, _leakage(spec))
-    write_json(folder.comparisons, result.model_dump(mode="json"))
+    folder.write_json(folder.comparisons, result.model_dump(mode="json"))
     return root
 
 
@@ -186,19 +186,19 @@ class _Cells:
         rows = self._questions[domain].assign(**_answers(spec, domain, right))
         steered = get_variant(variant).kind == "steered"
         rates = answer_rates(rows)
-        path.mkdir(parents=True)
-        rows.to_parquet(path / "samples.parquet", index=False)
-        write_json(
-            path / "cell.json",
-            {
-                "id": identity.id,
-                "identity": asdict(identity),
-                "probe": _probe(variant) if steered else None,
-                "items": len(rows),
-                "score": float(rows["score"].mean()),
-                "answers": rates and {"samples": spec.samples} | rates,
-            },
-        )
+        with self.folder.new_folder(path) as draft:
+            rows.to_parquet(draft / "samples.parquet", index=False)
+            write_json(
+                draft / "cell.json",
+                {
+                    "id": identity.id,
+                    "identity": asdict(identity),
+                    "probe": _probe(variant) if steered else None,
+                    "items": len(rows),
+                    "score": float(rows["score"].mean()),
+                    "answers": rates and {"samples": spec.samples} | rates,
+                },
+            )
         return identity.id
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..files import locked
 from .main import main
 from .terminal import echo
 
@@ -47,12 +48,14 @@ def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None)
     from ..registry import load_policy
     from ..results import read_finished
 
-    folder = out or (run_path if run_path.is_dir() else run_path.parent) / "gate"
-    clear(folder)
-    wanted, result = load_policy(policy), read_finished(run_path)
-    earlier = None if baseline is None else changes_since(result, read_result(baseline))
-    verdict = decide(result, wanted, earlier)
-    write_verdict(verdict, folder)
+    root = run_path if run_path.is_dir() else run_path.parent
+    folder = out or root / "gate"
+    with locked(root, folder):
+        clear(folder)
+        wanted, result = load_policy(policy), read_finished(run_path)
+        earlier = None if baseline is None else changes_since(result, read_result(baseline))
+        verdict = decide(result, wanted, earlier)
+        write_verdict(verdict, folder)
     return verdict
 
 

@@ -16,6 +16,7 @@ from .main import data_option, main, progress_console
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
+    from ..results import RunFolder
     from ..runs import RunOptions
 
 
@@ -91,6 +92,11 @@ def _run_one(plan: str, out: Path, options: RunOptions) -> None:
     page = render(folder)
     echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     echo(f"\nreport: {folder.report / 'index.html'}")
+    _show_hash(folder)
+
+
+def _show_hash(folder: RunFolder) -> None:
+    echo(f"evidence: {folder.manifest}, root hash {folder.root_hash}")
 
 
 def _show_estimate(
@@ -176,5 +182,6 @@ def trial_command(
     try:
         run_trial(job, console)
     finally:
-        job.engine.close()
+        job.close()
     echo(render_trial(job.folder.root, report_to or job.folder.root / "trial"))
+    _show_hash(job.folder)

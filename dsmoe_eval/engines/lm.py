@@ -31,6 +31,7 @@ from ..tasks.language_model import (
 from .encoding import Encoder
 from .requests import Answer, Request, Sampling, answer_text, split_reasoning
 from .response_log import ResponseLog, request_key
+from .sharing import SharingCheck
 
 Tokens = Sequence[int]
 Pair = tuple[Tokens, Tokens]
@@ -60,9 +61,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     Attributes:
         forward_tokens: tokens that the model has computed, generated ones and padding left out.
         max_length: tokens that the model has positions for; None where that is not known.
+        sharing: comparisons with whole texts so far, where what texts share is computed once.
     """
 
     max_length: int | None = None
+    sharing: tuple[SharingCheck, ...] = ()
 
     def __init__(
         self,

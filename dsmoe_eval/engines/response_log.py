@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import seal, unseal
 from .requests import Answer, Request
 
 
@@ -49,7 +50,7 @@ class ResponseLog:
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(row) + "\n" for row in rows))
+            stream.write("".join(json.dumps(seal(row)) + "\n" for row in rows))
 
 
 def request_key(request: Request) -> str:
@@ -58,7 +59,7 @@ def request_key(request: Request) -> str:
 
 
 def _parse(line: bytes) -> tuple[str, Answer]:
-    row = json.loads(line)
+    row = unseal(json.loads(line))
     if row["reason"] not in ("stop", "max_tokens"):
         raise ValueError(f"reason {row['reason']!r}")
     return str(row["request"]), Answer(tuple(map(int, row["tokens"])), row["reason"])

@@ -207,11 +207,10 @@ def count_routing(
     """
     name = hashlib.sha256(json.dumps([quantile, [m.token for m in markers]]).encode()).hexdigest()
     folder = observations.folder / f"counts-{name[:16]}"
-    done = folder / "done"
-    if not done.is_file():
+    if not _is_whole(folder):
         folder.mkdir(exist_ok=True)
         _count(observations, folder, quantile, [marker.token for marker in markers])
-        done.touch()
+        (folder / "done").write_text(json.dumps(_hashes(folder)))
     columns = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
     documents = len(observations.domain)
     return RoutingCounts(
@@ -230,6 +229,22 @@ def count_routing(
         marked=columns["marked"],
         has_saliency=observations.has_saliency,
     )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in sorted(folder.glob("*.npy")):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether counts were stored to their end, and are unchanged; else they are redone."""
+    try:
+        return bool(json.loads((folder / "done").read_text()) == _hashes(folder))
+    except (OSError, ValueError):
+        return False
 
 
 def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[int]) -> None:

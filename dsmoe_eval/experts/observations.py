@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..steering import Routing, capture_routing, find_routers
@@ -29,6 +25,7 @@ from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
 from .documents import Document, documents_hash
 from .saliency import Saliency
+from .tensor_files import read_tensors, save_tensors
 from .workers import copies, side_by_side
 
 if TYPE_CHECKING:
@@ -90,10 +87,19 @@ class Observations:
     has_contributions: bool
 
     def read(self) -> Iterator[Batch]:
-        """Yield the batches, one at a time."""
+        """Yield the batches, one at a time.
+
+        Raises:
+            ValueError: a file is not what was written.
+        """
         for index in range(self.batches):
-            columns = load_file(_path(self.folder, index))
-            yield Batch(**{name: columns.get(name) for name in Batch.__slots__})
+            columns = read_tensors(_path(self.folder, index))
+            names = ("document", "generated", "token", "experts", "weights")
+            yield Batch(
+                **{name: columns[name] for name in names},
+                saliency=columns.get("saliency"),
+                contributions=columns.get("contributions"),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +263,7 @@ def _write_pass(
         path, rows = _path(folder, index), free.get()
         try:
             if not path.is_file():
-                _write_whole(path, partial(save_file, _tensors(rows(plan[index]))))
+                save_tensors(path, _tensors(rows(plan[index])))
         finally:
             free.put(rows)
         return len(plan[index])
@@ -328,12 +334,3 @@ def _columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, T
 
 def _path(folder: Path, index: int) -> Path:
     return folder / f"batch-{index:06}.safetensors"
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

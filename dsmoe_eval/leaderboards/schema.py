@@ -21,6 +21,8 @@ from ..results.schema import Base, Leakage, Outline, Plain
 SCHEMA_VERSION: Literal[3] = 3
 """Of an entry."""
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 
 class Header(Outline):
     """What all variants of a run share; its hash is the run's id."""
@@ -38,7 +40,11 @@ class Submission(Record):
 
 
 class Result(Record):
-    """One run's figures of one variant; the file of base has no arms."""
+    """One run's figures of one variant; the file of base has no arms.
+
+    `manifest` is the root hash of the run's files; results that were added before there was one
+    lack it.
+    """
 
     run_id: Hash
     submission: Submission
@@ -46,7 +52,8 @@ class Result(Record):
     leakage: Leakage
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: tuple[Arm, ...]
-    samples: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    samples: dict[str, Sha256]
+    manifest: Sha256 | None = None
 
     @model_validator(mode="after")
     def _judge(self) -> Self:

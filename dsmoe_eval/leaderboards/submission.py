@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..files import read_json, write_text
+from ..files import locked, write_text
 from ..results import RunFolder, read_finished
 from ..results.arms import Arm
 from ..results.finished import first_fault, sound
@@ -52,9 +52,16 @@ def add_run(run: Path, root: Path, submission: Submission) -> Added:
 
     Raises:
         UserError: the run is not finished or lacks samples, or a result of the same identity is
-            there with other figures and `submission.reason` is missing.
+            there with other figures and `submission.reason` is missing, or another process works
+            in the folder.
     """
     results = _results(*_read(run), submission)
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        return _add(results, root)
+
+
+def _add(results: Mapping[str, Result], root: Path) -> Added:
     header = next(iter(results.values())).header
     folder = Path(header.run.suite) / folder_name(header.run.model) / header.run.fingerprint[:12]
     written, same = {}, []
@@ -191,13 +198,14 @@ def _results(result: RunResult, folder: RunFolder, submission: Submission) -> di
             base=result.base,
             arms=own,
             samples=_hashes(folder, result.base, own),
+            manifest=folder.root_hash,
         )
         for variant, own in arms.items()
     }
 
 
 def _header(result: RunResult, folder: RunFolder) -> Header:
-    plan = json.dumps(read_json(folder.identity)["plan"], sort_keys=True)
+    plan = json.dumps(folder.read_json(folder.identity)["plan"], sort_keys=True)
     shared = {name: getattr(result, name) for name in Outline.model_fields}
     return Header(**shared, plan_hash=hashlib.sha256(plan.encode()).hexdigest()[:16])
 
@@ -221,13 +229,9 @@ def samples_hash(folder: RunFolder, cell: str) -> str:
     """Return the SHA-256 of a cell's file of samples.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is not what the run wrote.
     """
-    path = folder.cell(cell) / "samples.parquet"
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run it again") from error
+    return folder.digest(folder.cell(cell) / "samples.parquet")
 
 
 def _appended(path: Path, folder: Path, variant: str, result: Result) -> Entry | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from ..files import write_text
+from ..files import locked, write_text
 from ..results import RunFolder, read_finished
 from ..results.schema import RunResult
 from . import page, run_text
@@ -28,15 +28,20 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
     `index.html` contains everything but the items, which are in `items/` beside it.
 
     Raises:
-        UserError: the run has no comparisons yet, or they or a cell are damaged or of another
-            version.
+        UserError: the run has no comparisons yet, or is of another version, or a file is damaged or
+            was changed, or another process works in the folder.
     """
     result = read_finished(folder.root).result
     target = to or folder.report
+    with locked(folder.root, target):
+        return _write(folder, result, target)
+
+
+def _write(folder: RunFolder, result: RunResult, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
     shown = draw(folder, result, target)
-    said = _sentences(folder, result) | _tables(result)
+    said = _sentences(folder, result) | _tables(result) | {"root_hash": folder.root_hash}
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
@@ -52,7 +57,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "command_remark": remark,
         "result": result,
         "findings": run_text.findings(result),
-        "caveats": run_text.caveats(result),
+        "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),
         "overlap_warning": run_text.overlap_warning(result),
         "leakage_check": run_text.leakage_check(result),

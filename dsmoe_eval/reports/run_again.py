@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 
-from ..files import read_json
 from ..registry import builtin_folder, builtin_names, load_plan
 from ..results import RunFolder
 from ..results.schema import RunResult
@@ -21,7 +20,7 @@ def run_again(folder: RunFolder, result: RunResult) -> tuple[str, str]:
     """
     options = shlex.join(_options(folder, result))
     builtin = builtin_folder() / "plans" / f"{result.plan}.yaml"
-    if builtin.is_file() and builtin.read_bytes() == folder.plan.read_bytes():
+    if builtin.is_file() and builtin.read_bytes() == folder.read(folder.plan):
         return f"dsmoe-eval run {result.plan} {options}".rstrip(), ""
     remark = "plan.yaml is in the run's folder: the plan is not built in."
     beside = _beside(folder, result)
@@ -33,7 +32,7 @@ def run_again(folder: RunFolder, result: RunResult) -> tuple[str, str]:
 def _options(folder: RunFolder, result: RunResult) -> list[str]:
     """Return the options of the run that its plan does not say."""
     plan, _ = load_plan(str(folder.plan))
-    model = read_json(folder.identity)["plan"]["model"]
+    model = folder.read_json(folder.identity)["plan"]["model"]
     options = [] if model == plan.model else ["--model", model]
     if result.seed != plan.seed:
         options += ["--seed", str(result.seed)]
@@ -45,5 +44,5 @@ def _options(folder: RunFolder, result: RunResult) -> list[str]:
 def _beside(folder: RunFolder, result: RunResult) -> list[str]:
     """Return the suite and the variants of the user."""
     suite = [] if result.suite in builtin_names("suites") else [f"suite {result.suite}"]
-    variants = [variant["name"] for variant in read_json(folder.identity).get("own_variants", ())]
+    variants = [variant["name"] for variant in folder.read_json(folder.identity).get("own_variants", ())]
     return suite + [f"variant {name}" for name in variants]

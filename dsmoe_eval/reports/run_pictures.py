@@ -10,7 +10,6 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 
-from ..files import read_json
 from ..results import RunFolder
 from ..results.arms import Settings
 from ..results.schema import RunResult
@@ -70,7 +69,7 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
-    identification: IdentificationScores = read_json(folder.identification)
+    identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
     figures.expert_map(scores, layers, to / "experts.png")
     shown = ["forest.png", "experts.png"]
@@ -87,7 +86,7 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
 
 def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:
     """Return the pictures that are not drawn in the page itself."""
-    alts = {"experts.png": experts_in_words(read_json(folder.identification))}
+    alts = {"experts.png": experts_in_words(folder.read_json(folder.identification))}
     return [
         Picture(embed(to / file), alts.get(file, title), title, caption)
         for file, title, caption in FIGURES
@@ -117,7 +116,7 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
         path = folder.tuning(arm.variant, arm.target)
         if not path.is_file():
             continue
-        tuned = Tuned.from_dict(read_json(path))
+        tuned = Tuned.from_dict(folder.read_json(path))
         for trial in tuned.trials:
             chosen = (trial.expert_count, trial.strength) == (
                 tuned.chosen.expert_count,
@@ -132,7 +131,7 @@ def _shifts(folder: RunFolder, result: RunResult) -> Shifts:
     for arm in result.arms:
         path = folder.routing(arm.variant, arm.target)
         if path.is_file() and isinstance(arm.settings, Settings) and arm.settings.strength > 0:
-            shares: RoutingShares = read_json(path)
+            shares: RoutingShares = folder.read_json(path)
             shift = np.array(shares["steered"]) - np.array(shares["base"])
             shifts[arm.variant, arm.target] = shift
     return shifts

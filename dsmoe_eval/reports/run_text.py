@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..lab import EMBEDDED_MODELS
+from ..results import RunFolder
 from ..results.arms import Arm, Settings
+from ..results.cells import Sharing, read_cell
 from ..results.schema import RunResult
 from ..tasks.leakage import leakage_counts
 from ..variants import BASE, get_variant
@@ -103,6 +105,26 @@ def caveats(result: RunResult) -> list[str]:
             "evidence about real language models.",
         )
     return found
+
+
+def sharing_notes(folder: RunFolder, result: RunResult) -> list[str]:
+    """Return a sentence per comparison after which texts were no longer shared, cell by cell."""
+    ids = [row.cell for row in result.base]
+    ids += [cell for arm in result.arms for cell in arm.cells.values()]
+    cells = [read_cell(folder, cell) for cell in dict.fromkeys(ids)]
+    checks = [check for cell in cells for check in cell.get("sharing", [])]
+    return list(dict.fromkeys(_unshared(check) for check in checks if not check["agrees"]))
+
+
+def _unshared(check: Sharing) -> str:
+    difference, tolerance = check["difference"], check["tolerance"]
+    how = "could not be computed so"
+    if difference is not None and tolerance is not None:
+        how = f"differed by {difference:.3g} (tolerance {tolerance:.3g}) from those of whole texts"
+    return (
+        f"Beginnings that texts share were computed once until {', '.join(check['tasks'])}, where "
+        f"{check['what']} {how}; from there on each text was computed whole."
+    )
 
 
 def _untried(arm: Arm) -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_json, write_json, write_text
+from ..files import locked, write_json, write_text
+from ..results import RunFolder
 from ..studies.results import AgreementRow, GainRow, MethodRow, TrialResult
 from . import formats, study_figures
 from .figures import style
@@ -25,12 +26,13 @@ def render_trial(run_folder: Path, to: Path) -> Path:
     path = run_folder / "trial.json"
     if not path.is_file():
         raise UserError(f"{run_folder} has no trial.json; finish the trial first")
-    result: TrialResult = read_json(path)
-    to.mkdir(parents=True, exist_ok=True)
-    style()
-    study_figures.trial(result, to / FIGURE)
-    write_json(to / "trial.json", result)
-    write_text(to / "README.md", _page(result))
+    result: TrialResult = RunFolder(run_folder).read_json(path)
+    with locked(run_folder, to):
+        to.mkdir(parents=True, exist_ok=True)
+        style()
+        study_figures.trial(result, to / FIGURE)
+        write_json(to / "trial.json", result)
+        write_text(to / "README.md", _page(result))
     return to / "README.md"
 
 

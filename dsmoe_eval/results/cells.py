@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..files import read_json
 from .folder import RunFolder
 
 GENERATED = {
@@ -59,7 +58,12 @@ class Identity:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 over all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return identity_id(asdict(self))
+
+
+def identity_id(fields: Mapping[str, object]) -> str:
+    """The id of the cell with these fields in its identity, as `Identity.id` and `cell.json`."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | None:
@@ -83,8 +87,23 @@ def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | Non
 
 
 def is_done(folder: RunFolder, identity: Identity) -> bool:
-    """True where the cell was answered before."""
-    return (folder.cell(identity.id) / "cell.json").is_file()
+    """True where the cell was answered before.
+
+    Raises:
+        UserError: a file of it is not what the run wrote.
+    """
+    cell = folder.cell(identity.id)
+    return all(folder.has(cell / name) for name in ("cell.json", "samples.parquet"))
+
+
+class Sharing(TypedDict):
+    """A comparison of shared with whole texts; see `engines.sharing.SharingCheck`."""
+
+    what: str
+    tasks: list[str]
+    agrees: bool
+    difference: float | None
+    tolerance: float | None
 
 
 class CellFile(TypedDict):
@@ -96,11 +115,22 @@ class CellFile(TypedDict):
     items: int
     score: float
     answers: dict[str, float] | None
+    sharing: NotRequired[list[Sharing]]
 
 
 def read_cell(folder: RunFolder, cell_id: str) -> CellFile:
-    """A cell's `cell.json`."""
-    cell: CellFile = read_json(folder.cell(cell_id) / "cell.json")
+    """A cell's `cell.json`.
+
+    Raises:
+        UserError: the file is missing or was changed, or is of another cell.
+    """
+    path = folder.cell(cell_id) / "cell.json"
+    cell: CellFile = folder.read_json(path)
+    identity = cell.get("identity") if isinstance(cell, dict) else None
+    if not isinstance(identity, dict) or not cell_id == cell.get("id") == identity_id(identity):
+        raise UserError(
+            f"{path}: its identity is not that of cell {cell_id}; remove its folder and run again"
+        )
     return cell
 
 
@@ -110,13 +140,21 @@ def read_samples(
     """A cell's rows; all columns or those named.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged or was changed, or a score is not in [0, 1], the
+            range of every metric.
     """
-    path: Path = folder.cell(cell_id) / "samples.parquet"
+    path = folder.cell(cell_id) / "samples.parquet"
+    source = pa.BufferReader(folder.read(path))
     try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
+        table = pq.read_table(source, columns=None if columns is None else list(columns))
         table.validate(full=True)  # a damaged file can hold text that is no UTF-8
         frame: pd.DataFrame = table.to_pandas()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read; delete its folder and run again") from error
+    scores = frame["score"] if "score" in frame else pd.Series(dtype=float)
+    if not pd.to_numeric(scores, errors="coerce").between(0, 1).all():
+        raise UserError(
+            f"{path}: a score is not in [0, 1], the range of its metric; delete its folder and run "
+            "again"
+        )
     return frame

@@ -51,15 +51,20 @@ class FinishedRun:
 def read_finished(path: Path) -> FinishedRun:
     """Read a run's result, from its folder or its `comparisons.json`.
 
+    The files of a run's folder are checked against its manifest first.
+
     Raises:
-        UserError: it is not there, damaged, of another version, or not of the schema.
+        UserError: it is not there, damaged, of another version, or not of the schema, or a file of
+            the folder is not what the run wrote.
     """
     file = path / "comparisons.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path} has no comparisons.json; finish the run first")
-    data = read_json(file)
-    folder = RunFolder(file.parent) if (file.parent / "cells").is_dir() else None
-    return as_finished(data, str(path), folder)
+    folder = RunFolder(file.parent)
+    if not folder.has_cells:
+        return as_finished(read_json(file), str(path))
+    folder.check()
+    return as_finished(folder.read_json(file), str(path), folder)
 
 
 def as_finished(data: object, name: str, folder: RunFolder | None = None) -> FinishedRun:

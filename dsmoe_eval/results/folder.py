@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_json, write_json, write_text
+from ..files import LOCK, is_draft, remove_drafts
+from .manifest import MANIFEST, RecordedFolder
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunFolder(RecordedFolder):
     """The layout of a run's folder; what stands there is complete, or is not there."""
-
-    root: Path
 
     @property
     def plan(self) -> Path:
@@ -51,6 +50,11 @@ class RunFolder:
         """The rendered report."""
         return self.root / "report"
 
+    @property
+    def has_cells(self) -> bool:
+        """Whether this is a run's folder, and not one with a copy of its result."""
+        return self.manifest.exists() or (self.root / "cells").is_dir()
+
     def tuning(self, variant: str, target: str) -> Path:
         """What tuning tried for one arm, and what it chose."""
         return self.root / "tuning" / f"{target}--{variant}.json"
@@ -79,12 +83,15 @@ class RunFolder:
 def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> RunFolder:
     """A new run's folder, or the one of an interrupted run of the very same thing.
 
+    This process has locked it, so that drafts are those of killed ones, and are removed.
+
     Raises:
-        UserError: the folder belongs to something else, or cannot be written.
+        UserError: the folder belongs to something else, cannot be written, or a file of it is not
+            what the run wrote.
     """
     folder = RunFolder(root)
     if folder.identity.is_file():
-        before = read_json(folder.identity)
+        before = folder.read_json(folder.identity)
         changed = sorted(
             key for key in {*before, *identity} if before.get(key) != identity.get(key)
         )
@@ -93,19 +100,21 @@ def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> R
                 f"{root} holds a run that differs in {', '.join(changed)}; give another --out, or "
                 "delete that folder to start again"
             )
-    elif root.exists() and not (root.is_dir() and all(map(_is_draft, root.iterdir()))):
+        folder.check_unfinished()
+    elif root.exists() and not (root.is_dir() and all(map(_is_unfinished, root.iterdir()))):
         raise UserError(f"{root} is not empty and holds no run; give another --out")
     try:
+        remove_drafts(root)
         # The identity comes first: a process killed between the two leaves a run that goes on.
         if not folder.identity.is_file():
-            write_json(folder.identity, identity)
-        if not folder.plan.is_file():
-            write_text(folder.plan, plan_text)
+            folder.write_json(folder.identity, identity)
+        if not folder.has(folder.plan):
+            folder.write(folder.plan, plan_text.encode())
     except OSError as error:
         raise UserError(f"{root} cannot be written ({error.strerror})") from error
     return folder
 
 
-def _is_draft(path: Path) -> bool:
-    """True for what a process that was killed in the middle of a write leaves behind."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def _is_unfinished(path: Path) -> bool:
+    """True for what a process that was killed before there was a run leaves behind."""
+    return is_draft(path) or path.name in (LOCK, MANIFEST)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
-from ..files import new_folder, write_json
+from ..files import write_json
 from ..results.cells import GENERATED, Identity, answer_rates
 from ..results.folder import RunFolder
 from ..tasks.items import Item
@@ -52,7 +52,7 @@ def run_cell(
     judged = judge(task, answers)
     samples = _samples(task, judged)
     rates = answer_rates(samples)
-    with new_folder(folder.cell(identity.id)) as draft:
+    with folder.new_folder(folder.cell(identity.id)) as draft:
         samples.to_parquet(draft / "samples.parquet", index=False)
         write_json(
             draft / "cell.json",
@@ -63,6 +63,7 @@ def run_cell(
                 "items": len(samples),
                 "score": float(samples["score"].mean()),
                 "answers": rates and {"samples": task.card.samples} | rates,
+                "sharing": [asdict(check) for check in lm.sharing],
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             },

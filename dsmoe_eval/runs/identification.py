@@ -26,7 +26,7 @@ from ..experts import (
     with_answer,
 )
 from ..experts.tokenizer import Tokenizer
-from ..files import read_json, write_json
+from ..files import read_json, seal, unseal, write_json
 from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
 from ..registry import load_suite
@@ -234,8 +234,11 @@ def _answered(
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = root / f"answers-{key}.json"
     if not path.is_file():
-        write_json(path, engine.answers([one.tokens for one in documents], limit))
-    answers = read_json(path)
+        write_json(path, seal(engine.answers([one.tokens for one in documents], limit)))
+    try:
+        answers = unseal(read_json(path))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and run again") from error
     return tuple(with_answer(one, answer) for one, answer in zip(documents, answers, strict=True))
 
 

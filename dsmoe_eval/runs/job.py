@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..engines.base import Engine
 from ..engines.lm import EngineLM
 from ..engines.load import load_engine
 from ..errors import UserError
+from ..files import LOCK, lock_folder
 from ..models.loading import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
@@ -40,6 +42,7 @@ class Job(PlannedRun):
         folder: of the run.
         identity: what was run, for `comparisons.json`.
         leakage: what the parts share.
+        close: frees the engine, and the folder for other processes.
     """
 
     engine: Engine
@@ -50,6 +53,7 @@ class Job(PlannedRun):
     folder: RunFolder
     identity: dict[str, Any]
     leakage: Leakage
+    close: Callable[[], None]
 
 
 def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
@@ -61,8 +65,11 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         options: beside the plan.
 
     Raises:
-        UserError: anything in the plan that cannot be met; nothing has been written then.
+        UserError: anything in the plan that cannot be met, or another process works in the folder;
+            nothing has been written then.
     """
+    if (out / LOCK).exists():  # said before the model is loaded
+        lock_folder(out)()
     plan, path = load_plan(plan_name)
     planned = plan_run(plan.of(options.model or plan.model or _only(plan), options.seed), path)
     plan, limit = planned.plan, options.limit
@@ -71,7 +78,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     leakage = check_leakage(splits, plan.allow_leakage)
     engine = _serve(plan, options.device)
-    try:
+    with ExitStack() as opened:
+        opened.callback(engine.close)
         wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt)
         lm = engine.language_model(_limit_thinking(wanted, limit), plan.seed)
         tuning, test = (
@@ -82,10 +90,9 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             check_context_length(task, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
+        opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
-    except BaseException:
-        engine.close()
-        raise
+        close = opened.pop_all().close
     return Job(
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
         engine=engine,
@@ -96,6 +103,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         folder=folder,
         identity=identity,
         leakage=leakage,
+        close=close,
     )
 
 

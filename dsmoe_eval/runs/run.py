@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
-from ..files import write_json
 from ..log import log_file, note
 from ..progress import progress_bar
 from ..results.comparisons import compare_arms
@@ -78,7 +77,7 @@ def run_with(
             run_job(job, console)
         return job.folder
     finally:
-        job.engine.close()
+        job.close()
 
 
 def prepared(
@@ -173,7 +172,7 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     result = compare_arms(
         job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage
     )
-    write_json(job.folder.comparisons, result.model_dump(mode="json"))
+    job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
 def _arms(job: Job, console: Console) -> list[PreparedArm]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from ..engines.base import Advance, Figures, Prober
 from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
 from ..experts import RoutingCounts, activation_share, get_method
-from ..files import new_folder, read_json, write_json, write_text
 from ..log import note
 from ..models import LoadedModel
 from ..progress import Steps, counted_as
@@ -40,9 +38,9 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     root = job.folder.observations
     counts = count_domains(job.engine, job.identification, wanted, root, advance)
     path = job.folder.identification
-    if not path.is_file():
+    if not job.folder.has(path):
         try:
-            write_json(path, counts_to_json(counts, methods))
+            job.folder.write_json(path, counts_to_json(counts, methods))
         except ValueError as error:
             raise UserError(f"plan {job.plan.name!r}: {error}") from error
     return counts
@@ -87,14 +85,15 @@ class Tuner:
     def tuned(self, arm: PlannedArm) -> Tuned:
         """The settings of an arm that is tuned, from the folder or by trying the grid."""
         if arm not in self._tuned:
-            path = self.job.folder.tuning(arm.variant.name, arm.target)
-            if path.is_file():
+            folder = self.job.folder
+            path = folder.tuning(arm.variant.name, arm.target)
+            if folder.has(path):
                 self.steps.skip(_answers_a_setting(self.job, arm) * len(arm.grid))
-                self._tuned[arm] = Tuned.from_dict(read_json(path))
+                self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
             else:
                 self._tuned[arm] = self._tune(arm)
-                write_json(path, self._tuned[arm].to_dict())
-                for answers in self.job.folder.answers("").parent.glob(f"tuning-{arm.name}-*"):
+                folder.write_json(path, self._tuned[arm].to_dict())
+                for answers in folder.answers("").parent.glob(f"tuning-{arm.name}-*"):
                     answers.unlink()
         return self._tuned[arm]
 
@@ -191,8 +190,8 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     tuned = tuner.tuned(arm.tuned)
     profile = make_profile(job, counts, arm, tuned.chosen)
     path = job.folder.profile(arm.variant.name, arm.target, profile.id)
-    if not path.is_file():
-        write_text(path, profile.to_json())
+    if not job.folder.has(path):
+        job.folder.write(path, profile.to_json().encode())
     settings = {
         "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
@@ -218,22 +217,21 @@ def _training_steps(job: Job, arm: PlannedArm) -> int:
 
 def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
     """Train the adapters of a fine-tuned arm, where they are not there yet."""
-    from ..variants.sft import train_adapter
+    from ..variants.sft import ADAPTER_FILES, train_adapter
 
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
     path = job.folder.adapter(arm.planned.variant.name, arm.planned.target)
-    if path.is_dir():
+    if all(job.folder.has(path / name) for name in ADAPTER_FILES):
         steps.skip(_training_steps(job, arm.planned))
     else:
         model, tokenizer = _modules(job).model, _modules(job).tokenizer
         pairs = job.tuning[arm.planned.tasks[0]].answers(job.lm)
-        with new_folder(path) as draft:
+        with job.folder.new_folder(path) as draft:
             train_adapter(
                 model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: steps(1)
             )
-    weights = (path / "adapter_model.safetensors").read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()[:16]
+    digest = job.folder.digest(path / "adapter_model.safetensors")[:16]
     return PreparedArm(arm.planned, job.plan.sft.model_dump(mode="json"), adapter=digest)
 
 
@@ -314,13 +312,13 @@ def _note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
 def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
     """Where the target's tuning questions were routed, before and after."""
     path = job.folder.routing(arm.variant.name, arm.target)
-    if path.is_file():
+    if job.folder.has(path):
         return
     texts = _tuning_questions(job, arm)
     before = job.engine.usage(texts)
     with job.engine.steer(profile):
         after = job.engine.usage(texts)
-    write_json(path, {"base": before.tolist(), "steered": after.tolist()})
+    job.folder.write_json(path, {"base": before.tolist(), "steered": after.tolist()})
 
 
 def _modules(job: Job) -> LoadedModel:

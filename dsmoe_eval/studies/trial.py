@@ -14,6 +14,7 @@ exposure at the same settings. The rule for the winner was fixed before anything
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +26,6 @@ from scipy.stats import bootstrap, spearmanr
 
 from ..errors import UserError
 from ..experts import RoutingCounts, get_method
-from ..files import write_json
 from ..progress import progress_bar
 from ..results.cells import read_samples
 from ..results.comparisons import pair_items
@@ -111,7 +111,7 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
             {"method": name, **agreements[name], **_gains(job, finished, name)} for name in methods
         ],
     }
-    write_json(job.folder.root / "trial.json", result)
+    job.folder.write_json(job.folder.root / "trial.json", result)
     return result
 
 
@@ -131,9 +131,11 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
     tasks = [job.tuning[name] for name in names]
     domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
     owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
-    if path.is_file():
+    if job.folder.has(path):
         advance(len(job.engine.identity.layers) * job.engine.identity.experts + 1)
-        return CausalEffects(domains, np.array(owner), np.load(path)["loss"])
+        return CausalEffects(
+            domains, np.array(owner), np.load(io.BytesIO(job.folder.read(path)))["loss"]
+        )
     pairs = [answer for task in tasks for answer in task.answers()]
     before = gold_log_probabilities(job.lm, pairs)
     advance(1)
@@ -144,7 +146,9 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
             with job.engine.steer(_mask(job, layer, expert)):
                 loss[row, expert] = before - gold_log_probabilities(job.lm, pairs)
             advance(1)
-    np.savez(path, loss=loss)
+    content = io.BytesIO()
+    np.savez(content, loss=loss)
+    job.folder.write(path, content.getvalue())
     return CausalEffects(domains, np.array(owner), loss)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -14,6 +15,8 @@ LogLikelihood = tuple[float, bool]
 """Natural log-likelihood of a continuation, and whether each of its tokens is the likeliest."""
 Advance = Callable[[int], object]
 """A function that is called with the number of requests just answered."""
+ASKED_TASKS: ContextVar[tuple[str, ...]] = ContextVar("asked_tasks", default=())
+"""Names of the tasks whose requests a model answers at present."""
 Message = dict[str, str]
 """A message of a conversation: `role` and `content`."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..cards import Task
 from ..errors import UserError
 from .language_model import (
+    ASKED_TASKS,
     Advance,
     Completion,
     GenerationSettings,
@@ -115,8 +116,12 @@ def answer_tasks(
             generated += _repeated(task)
         else:
             scored += _repeated(task)
-    completions = iter(lm.complete(generated, remembered, advance) if generated else ())
-    likelihoods = iter(lm.log_likelihoods(scored, advance) if scored else ())
+    before = ASKED_TASKS.set(tuple(task.card.name for task in tasks))
+    try:
+        completions = iter(lm.complete(generated, remembered, advance) if generated else ())
+        likelihoods = iter(lm.log_likelihoods(scored, advance) if scored else ())
+    finally:
+        ASKED_TASKS.reset(before)
     return [
         _take(task, completions) if _generates(task) else _take(task, likelihoods) for task in tasks
     ]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _IGNORED = -100
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What `train_adapter` saves and `adapter` reads."""
 
 
 def train_adapter(
@@ -42,7 +44,7 @@ def train_adapter(
         pairs: the tuning items.
         settings: rank, learning rate and so on; the batch order is drawn from `seed`.
         seed: makes the adapters the same on the same machine.
-        folder: written to; `adapter_model.safetensors` and `adapter_config.json`.
+        folder: written to: `ADAPTER_FILES`.
         on_step: called after each step, for a progress bar.
 
     Raises:

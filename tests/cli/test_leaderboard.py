@@ -9,6 +9,7 @@ import yaml
 from dsmoe_eval.cli import main
 
 from ..leaderboards.conftest import SMALL
+from ..recorded import record
 
 
 @pytest.fixture
@@ -109,6 +110,7 @@ def test_other_figures_want_a_reason(called, run, board, tmp_path):
     data = json.loads((copy / "comparisons.json").read_text())
     data["arms"][0]["settings"]["activation_share"] = 0.99
     (copy / "comparisons.json").write_text(json.dumps(data))
+    record(copy)
     code, _, err = called("add", copy, "--root", board)
     assert code == 3
     assert "sham.json: has a result of the same identity with other figures" in err

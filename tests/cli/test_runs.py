@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from dsmoe_eval.cli.main import _shown_records
+from dsmoe_eval.files import lock_folder
 from dsmoe_eval.log import log_file, note
 from dsmoe_eval.registry import find_card
 
@@ -111,3 +114,17 @@ def test_debug_says_what_else_only_the_log_holds(tmp_path, capsys):
     with _shown_records(logging.INFO), log_file(tmp_path / "log.jsonl"):
         note("cell done", logging.DEBUG, task="a", items=2)
     assert capsys.readouterr().err == ""
+
+
+def test_case_15_a_second_process_is_refused(finished, plan):
+    out = finished[0]
+    unlock = lock_folder(out)
+    words = f"process {os.getpid()} on {socket.gethostname()} works in this folder; wait until"
+    code, said = start(plan, out, "--log-level", "error")
+    assert (code, len(said)) == (3, 1)
+    assert words in said[0]
+    command = [sys.executable, "-m", "dsmoe_eval", "report", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, words in done.stderr) == (3, True)
+    unlock()
+    assert not (out / ".lock").exists()

@@ -26,8 +26,10 @@ from inspect_ai.solver import solver
 import dsmoe_eval.comparison
 from dsmoe_eval.comparison import Selection, compare, read_results
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.results.cells import identity_id
 
 from ..gates.conftest import whole_result
+from ..recorded import record
 
 ROOM = Path(dsmoe_eval.comparison.__file__).parent
 READERS = "dsmoe_eval.comparison.readers"
@@ -90,13 +92,16 @@ class Box:
     def cell(self, cell=None, identity=None, samples=None):
         """A cell of one item, with parts replaced."""
         about = {"identity": identity or {"task": "t"}, "items": 1}
-        self.file("run/cells/c/cell.json", json.dumps(cell or about))
+        about["id"] = identity_id(about["identity"])
+        about |= cell or {}
+        folder = f"run/cells/{about['id']}"
+        self.file(f"{folder}/cell.json", json.dumps(about))
         frame = pd.DataFrame({"item": ["i"], "task": "t", "domain": "d", "question": "q",
                               "gold": "g", "score": [1.0]})  # fmt: skip
         (frame if samples is None else samples(frame)).to_parquet(
-            self.root / "run/cells/c/samples.parquet"
+            self.root / folder / "samples.parquet"
         )
-        return self.root / "run/cells/c"
+        return record(self.root / "run") / "cells" / about["id"]
 
     def run(self):
         """A run of one variant and two targets, without cells."""
@@ -111,7 +116,7 @@ class Box:
             }
             for target, other in ("xy", "yx")
         ]  # fmt: skip
-        return self.file("run/comparisons.json", json.dumps(data)).parent
+        return record(self.file("run/comparisons.json", json.dumps(data)).parent)
 
 
 def sample(**more):
@@ -318,8 +323,9 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     # --- our runs ---
     "a run alone": (lambda b: read_results(b.run()), "run: a run", ":base"),
     "several targets": (lambda b: read_results(f"{b.run()}:dsmoe"), "'dsmoe'", "dsmoe:x"),
-    "no task in a cell": (
-        lambda b: read_results(b.cell(cell={"items": 1})), "cell.json", "run it again",
+    "another cell's identity": (
+        lambda b: read_results(b.cell(cell={"identity": {"task": "u"}})),
+        "cell.json", "remove its folder and run again",
     ),
     "samples lack": (
         lambda b: read_results(b.cell(samples=lambda f: f.drop(columns="gold"))),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dsmoe_eval.experts import Marker, count_routing
 
+from ..damage import damaged
 from .conftest import EXPERTS, LAYERS, K, random_pass
 
 SEEDS = st.integers(0, 10**6)
@@ -81,5 +82,19 @@ def test_counts_are_kept_and_mapped():
         again = count_routing(seen)
         assert isinstance(again.used, np.memmap)
         np.testing.assert_array_equal(first.used, again.used)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(ValueError, match=r"batch-000000\.safetensors: cannot be read"):
             count_routing(seen, 0.5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_case_09_stored_counts_that_were_damaged_are_counted_again(data):
+    with random_pass(3) as (seen, _):
+        first = count_routing(seen)
+        before = {name: np.array(getattr(first, name)) for name in ("tokens", "used", "gate")}
+        (folder,) = seen.folder.glob("counts-*")
+        path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+        with damaged(path, data):
+            again = count_routing(seen)
+            for name, values in before.items():
+                np.testing.assert_array_equal(getattr(again, name), values)

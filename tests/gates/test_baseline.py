@@ -14,6 +14,8 @@ from dsmoe_eval.results.finished import as_finished
 from dsmoe_eval.stats import mcnemar_midp, tango_interval
 from dsmoe_eval.stats.paired import PairedCounts
 
+from ..recorded import record
+
 KEY = ("contrast", "math")
 ITEMS = 60
 
@@ -36,6 +38,7 @@ def run_of(make_data, tmp_path):
         data = make_data()
         for cell, scores in (("a" * 16, base), ("b" * 16, steered)):
             write_cell(folder, cell, scores, items)
+        record(folder.root)
         next(row for row in data["base"] if row["task"] == "math_task")["cell"] = "a" * 16
         arm = next(a for a in data["arms"] if (a["variant"], a["target"]) == KEY)
         arm["cells"]["math_task"] = "b" * 16
@@ -109,6 +112,7 @@ def test_clusters_count_once(run_of, scores):
             rows = pd.concat([pd.read_parquet(path).assign(item=lambda t, n=n: t["item"] + f"-{n}")
                               for n in range(4)])  # fmt: skip
             rows.to_parquet(path)
+        record(run.folder.root)
     four = gain(*runs)
     assert four.value == pytest.approx(alone.value)
     assert four.high - four.low == pytest.approx(alone.high - alone.low, rel=0.1)
@@ -132,6 +136,7 @@ def test_a_change_that_cannot_be_told_is_missing_with_its_reason(run_of, scores)
     for run in runs:
         for path in run.folder.root.glob("cells/*/samples.parquet"):
             pd.read_parquet(path).assign(cluster="the only one").to_parquet(path)
+        record(run.folder.root)
     baseline = changes_since(*runs)
     with pytest.raises(MissingFigureError, match="the items are one cluster"):
         baseline.change("target_gain", KEY)

@@ -14,6 +14,7 @@ from dsmoe_eval.leaderboards.build import aligned
 from dsmoe_eval.leaderboards.checks import read_entries
 from dsmoe_eval.reports.table import Cell, Column, Row, Table
 
+from ..recorded import record
 from .conftest import SMALL
 
 
@@ -51,6 +52,9 @@ def test_a_run_whose_samples_changed_is_refused(board, run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     path = next(copy.glob("cells/*/samples.parquet"))
     path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match="was changed after the run wrote it"):
+        build(board, [copy])
+    record(copy)
     words = rf"{path.parent.name}: its samples are not those that were submitted.*add --reason"
     with pytest.raises(UserError, match=words):
         build(board, [copy])
@@ -96,6 +100,7 @@ def test_what_was_filed_again_is_shown_with_its_own_samples(board, run, tmp_path
     again = shutil.copytree(run, tmp_path / "again")
     for path in again.glob("cells/*/samples.parquet"):
         pd.read_parquet(path).to_parquet(path, index=False, compression="gzip")
+    record(again)
     with pytest.raises(UserError, match="restore them, or submit the run again"):
         build(board, [again])
     add_run(again, board, submission.model_copy(update={"reason": "another machine"}))

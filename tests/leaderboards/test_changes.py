@@ -14,6 +14,7 @@ from dsmoe_eval.leaderboards.changes import ALPHA
 from dsmoe_eval.results.finished import as_finished
 from dsmoe_eval.stats import holm
 
+from ..recorded import record
 from .conftest import SMALL
 
 FIGURES = {"target_gain", "non_target_change"}
@@ -100,6 +101,7 @@ def test_a_change_that_cannot_be_told_is_named(two, tmp_path):
         root = shutil.copytree(one.folder.root, tmp_path / str(number))
         for path in root.glob("cells/*/samples.parquet"):
             pd.read_parquet(path).assign(cluster="the only one").to_parquet(path)
+        record(root)
         copies.append(read_result(str(root)))
     found = differences(*copies)
     words = "target_gain of contrast on math: the items are one cluster, so nothing can be said"

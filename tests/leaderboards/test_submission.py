@@ -10,6 +10,8 @@ from dsmoe_eval.leaderboards import Submission, add_run
 from dsmoe_eval.leaderboards import submission as submission_module
 from dsmoe_eval.leaderboards.submission import Unreadable, identity_of, parse_entry, read_entry
 
+from ..recorded import record
+
 VARIANTS = {"base", "sham", "contrast", "random", "wrong-domain", "sft-lora"}
 
 
@@ -27,6 +29,7 @@ def changed(run, tmp_path):
     arm = next(one for one in data["arms"] if one["variant"] == "contrast")
     arm["settings"]["activation_share"] = 0.99
     (copy / "comparisons.json").write_text(json.dumps(data))
+    record(copy)
     return copy
 
 
@@ -83,6 +86,7 @@ def test_another_machine_may_round_a_probe_otherwise(run, tmp_path, submission):
         if arm["probe"] is not None:
             arm["probe"]["logit_max_change"] *= 1 + 1e-7
     (copy / "comparisons.json").write_text(json.dumps(data))
+    record(copy)
     assert add_run(copy, root, submission).written == ()
     assert files(root) == before
 
@@ -92,6 +96,7 @@ def test_the_same_figures_from_other_samples_are_filed_only_if_asked(run, tmp_pa
     again = shutil.copytree(run, tmp_path / "again")
     for path in again.glob("cells/*/samples.parquet"):
         path.write_bytes(path.read_bytes() + b" ")
+    record(again)
     root = tmp_path / "root"
     add_run(run, root, submission)
     assert not add_run(again, root, submission).written
@@ -160,6 +165,7 @@ def test_a_result_that_is_none_of_ours_is_refused(run, tmp_path, submission, cha
     for name, value in changes.items():
         data[name] = data[name] | value if isinstance(value, dict) else value
     (copy / "comparisons.json").write_text(json.dumps(data))
+    record(copy)
     with pytest.raises(UserError, match=rf"comparisons\.json: .*{words}"):
         add_run(copy, tmp_path / "root", submission)
     assert not (tmp_path / "root").exists()

@@ -18,6 +18,8 @@ from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.results.schema import Base, RunResult
 from dsmoe_eval.runs import run
 
+from ..recorded import record
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
@@ -101,6 +103,7 @@ def make_run():
             # Cells need not agree in the order of their items.
             order = rng.permutation(len(questions)) if arm else np.arange(len(questions))
             write_cell(folder, cell, {name: [rows[name][k] for k in order] for name in rows})
+        record(root)
         return folder, RunResult.model_construct(
             base=tuple(
                 Base.model_construct(task=task, cell=cells[0, task], domain="math", role="target")

@@ -14,6 +14,8 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.reports import items
 from dsmoe_eval.reports.items import write_item_files
 
+from ..recorded import record
+
 HOSTILE = [
     "right",
     "</script><script>alert(1)</script>",
@@ -126,5 +128,6 @@ def test_other_items_than_base_are_refused(make_run, tmp_path):
     folder, result = make_run(tmp_path / "run", {"mc": (["Q", "R"], [])}, 1)
     path = folder.cell("cell-1-0") / "samples.parquet"
     pd.read_parquet(path).iloc[:1].to_parquet(path, index=False)
+    record(folder.root)
     with pytest.raises(UserError, match="cell cell-1-0 holds other items than base's"):
         write_item_files(folder, result.base, result.arms, tmp_path, "made-up")

@@ -15,6 +15,8 @@ from dsmoe_eval.reports import render
 from dsmoe_eval.results import RunFolder
 from dsmoe_eval.runs import run
 
+from ..recorded import record
+
 
 def test_pages_and_pictures(folder):
     page = render(folder)
@@ -61,6 +63,7 @@ def test_text_is_shown_as_text(folder, tmp_path):
     result["run"]["model"] = "<script>alert(1)</script>"
     write_json(other.comparisons, result)
     shutil.copytree(folder.root / "cells", other.root / "cells")
+    record(other.root)
     html = (render(other).parent / "index.html").read_text()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)" in html
@@ -126,5 +129,39 @@ def test_what_an_engine_does_not_show_is_a_dash(folder, tmp_path):
         arm["probe"] |= {"selection_changed": None, "active_experts": None}
         del arm["probe"]["weight_max_change"]
     write_json(copied.comparisons, result)
+    record(copied.root)
     page = render(copied, tmp_path / "report").read_text()
     assert re.search(r"\| contrast \| math \| 0 \| - \| - \| \d+\.\d\d \| - \|", page)
+
+
+def test_case_09_the_root_hash_is_in_the_report(folder, tmp_path):
+    page = render(folder, tmp_path)
+    for text in (page.read_text(), (tmp_path / "index.html").read_text()):
+        assert folder.root_hash in text
+
+
+@pytest.mark.parametrize("name", ["tuning", "routing", "identification.json"])
+def test_case_09_what_pictures_are_drawn_from_is_checked(folder, tmp_path, name):
+    copied = RunFolder(shutil.copytree(folder.root, tmp_path / "copy"))
+    path = next(copied.root.glob(f"{name}/*"), copied.root / name)
+    path.write_text(path.read_text().replace("0", "1", 1))
+    with pytest.raises(UserError, match=f"{path.name}: is not the file of the run's"):
+        render(copied)
+
+
+def test_case_24_sharing_that_was_switched_off_is_in_the_report(folder, tmp_path):
+    copied = RunFolder(shutil.copytree(folder.root, tmp_path / "copy"))
+    assert "computed once until" not in render(copied, tmp_path / "report").read_text()
+    check = {"what": "log-likelihoods", "tasks": ["lab_math_named", "lab_law_named"]}
+    off = {"agrees": False, "difference": 0.000105, "tolerance": 0.0001}
+    failed = {"agrees": False, "difference": None, "tolerance": None}
+    for path in copied.root.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        assert cell["sharing"]  # every process compares
+        assert all(one["agrees"] for one in cell["sharing"])
+        write_json(path, cell | {"sharing": [*cell["sharing"], check | off, check | failed]})
+    record(copied.root)
+    text = render(copied, tmp_path / "report").read_text()
+    words = "computed once until lab_math_named, lab_law_named, where log-likelihoods"
+    assert text.count(f"{words} differed by 0.000105 (tolerance 0.0001) from those of whole") == 1
+    assert text.count(f"{words} could not be computed so; from there on each text") == 1

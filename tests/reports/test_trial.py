@@ -8,6 +8,8 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.reports import render_trial
 from dsmoe_eval.reports.trial import verdict
 
+from ..recorded import record
+
 
 def gain(delta, low, high):
     return {"delta": delta, "ci95": [low, high], "questions": 40, "items": 160}
@@ -52,6 +54,7 @@ def test_no_winner_is_made_up():
 def test_the_page_shows_every_method_and_its_picture(tmp_path):
     found = result(CLEAR, CLOSE, COSTLY, NOTHING)
     (tmp_path / "trial.json").write_text(json.dumps(found))
+    record(tmp_path)
     page = render_trial(tmp_path, tmp_path / "page")
     text = page.read_text()
     assert verdict(found) in text

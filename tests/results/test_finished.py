@@ -9,6 +9,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.results.finished import as_finished, read_finished
 
 from ..gates.conftest import whole_result
+from ..recorded import record
 
 
 def arm(data, variant="contrast", target="math"):
@@ -128,4 +129,5 @@ def test_a_folder_or_a_file(tmp_path):
     path.write_text(json.dumps(whole_result()))
     assert read_finished(path).folder is None
     (tmp_path / "cells").mkdir()
+    record(tmp_path)
     assert read_finished(path).folder.root == read_finished(tmp_path).folder.root == tmp_path

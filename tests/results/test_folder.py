@@ -28,3 +28,31 @@ def test_a_folder_with_other_things_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="not empty and holds no run"):
         open_folder(tmp_path, "", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_case_15_drafts_of_killed_processes_are_removed(tmp_path):
+    folder = open_folder(tmp_path, "name: a\n", {"model": "m"})
+    draft = folder.root / "cells" / ".0123456789abcdef.00ff.tmp"
+    draft.mkdir(parents=True)
+    (draft / "samples.parquet").write_bytes(b"PAR1")
+    open_folder(tmp_path, "name: a\n", {"model": "m"})
+    assert not draft.exists()
+
+
+def test_case_09_an_edited_plan_or_identity_is_refused(tmp_path):
+    folder = open_folder(tmp_path, "name: a\n", {"model": "m"})
+    folder.plan.write_text("name: b\n")
+    with pytest.raises(UserError, match=r"plan\.yaml: is not the file .* remove .*plan\.yaml and"):
+        open_folder(tmp_path, "name: a\n", {"model": "m"})
+    folder.plan.unlink()
+    assert open_folder(tmp_path, "name: a\n", {"model": "m"}).plan.read_text() == "name: a\n"
+    folder.identity.write_text('{"model": "n"}')
+    with pytest.raises(UserError, match=r"run\.json: is not the file .* remove .* and run again"):
+        open_folder(tmp_path, "name: a\n", {"model": "n"})
+
+
+def test_case_09_a_process_killed_between_the_first_hash_and_its_file_goes_on(tmp_path):
+    folder = open_folder(tmp_path, "name: a\n", {"model": "m"})
+    folder.identity.unlink()
+    folder.plan.unlink()
+    assert open_folder(tmp_path, "name: a\n", {"model": "m"}).plan.is_file()

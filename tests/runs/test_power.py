@@ -16,6 +16,7 @@ from dsmoe_eval.runs import power as power_module
 from dsmoe_eval.stats import midp_power
 
 from ..gates.conftest import whole_result
+from ..recorded import record
 
 LAB = load_suite("lab")
 TASK = "lab_math_unnamed"
@@ -88,6 +89,7 @@ def write(folder, cell, scores):
     path.mkdir(parents=True)
     rows = {"item": [f"i{n}" for n in range(len(scores))], "scores": list(scores)}
     pd.DataFrame(rows).to_parquet(path / "samples.parquet")
+    record(folder.root)
 
 
 def test_samples_by_their_variance(suite, tmp_path):

@@ -3,19 +3,28 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.experts.tensor_files import read_tensors
 from dsmoe_eval.registry import find_card
+from dsmoe_eval.results.cells import read_cell, read_samples
 from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.results.folder import RunFolder, open_folder
 from dsmoe_eval.runs import cells, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.steering import Profile
+
+from ..damage import damaged
 
 QUIET = Console(quiet=True)
 
@@ -178,8 +187,6 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_another_limit_on_the_same_folder_is_refused(finished, small_plan):
-    from dsmoe_eval.errors import UserError
-
     with pytest.raises(UserError, match="differs in limit"):
         run(small_plan, finished.root, limit=9, device="cpu", console=QUIET)
 
@@ -188,7 +195,6 @@ def test_a_prompt_that_is_too_long_is_told_before_anything_is_done(
     small_plan, tmp_path, monkeypatch
 ):
     from dsmoe_eval.engines.transformers import lm as transformers
-    from dsmoe_eval.errors import UserError
 
     monkeypatch.setattr(transformers, "positions", lambda _: 5)
     with pytest.raises(UserError, match=r"task 'lab_\w+': a prompt of \d+ tokens .* 5 positions"):
@@ -232,3 +238,51 @@ def test_the_positive_control_shows_its_known_effect(tmp_path, control_plan, who
     for target in targets:
         assert arms["contrast", target].non_target_result.non_inferiority.non_inferior
         assert arms["sham", target].equal_to_base
+
+
+@pytest.fixture(scope="module")
+def finished_copy(finished, tmp_path_factory):
+    return RunFolder(shutil.copytree(finished.root, tmp_path_factory.mktemp("copy") / "run"))
+
+
+def _goes_on(folder):
+    return open_folder(folder.root, "", json.loads(IDENTITIES[folder.root])).root
+
+
+IDENTITIES = {}
+"""Folder -> its `run.json`, before anything was damaged."""
+
+
+def _readers(folder, path):
+    """What commands read of a finished run: all of it, and what this file is a part of."""
+    readers = [_goes_on, lambda folder: read_finished(folder.root).result]
+    kind, *_ = path.relative_to(folder.root).parts
+    if kind == "cells":
+        readers += [
+            lambda folder: read_cell(folder, path.parent.name),
+            lambda folder: read_samples(folder, path.parent.name).to_json(),
+        ]
+    elif path.suffix == ".safetensors" and kind == "observations":
+        readers.append(lambda _: {n: v.tolist() for n, v in read_tensors(path).items()})
+    elif kind in ("tuning", "routing", "profiles", "adapters", "identification.json"):
+        readers.append(lambda folder: folder.read(path))
+    return readers
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_case_09_any_damage_of_a_finished_run_is_noticed_or_harmless(finished_copy, data):
+    folder = finished_copy
+    IDENTITIES.setdefault(folder.root, folder.identity.read_text())
+    kinds = {}
+    for path in sorted(path for path in folder.root.rglob("*") if path.is_file()):
+        kinds.setdefault(path.relative_to(folder.root).parts[0], []).append(path)
+    path = data.draw(st.sampled_from(kinds[data.draw(st.sampled_from(sorted(kinds)))]))
+    readers = _readers(folder, path)
+    before = [read(folder) for read in readers]
+    with damaged(path, data):
+        for read, value in zip(readers, before, strict=True):
+            try:
+                assert read(folder) == value
+            except (UserError, ValueError) as error:
+                assert path.name in str(error)  # noqa: PT017 - harmless or noticed

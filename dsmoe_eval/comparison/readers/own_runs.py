@@ -49,9 +49,7 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
     tables, measures, prompts, settings = [], {}, {}, {}
     for cell in dict.fromkeys(cells):
         about = read_cell(folder, cell)
-        identity = about.get("identity") if isinstance(about, dict) else None
-        if not isinstance(identity, dict) or "task" not in identity:
-            raise UserError(f"{folder.cell(cell) / 'cell.json'}: says of no task; run it again")
+        identity = about["identity"]
         task = str(identity["task"])
         if selection.task not in (None, task):
             continue

@@ -9,6 +9,7 @@ question. The first use of each way of sharing is compared with texts computed w
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from ...models.prompt_format import PLAIN, PromptFormat
 from ...tasks.language_model import Advance, LogLikelihood, unwatched
 from ..lm import Arranged, EngineLM, Pair, Tokens
 from ..requests import Answer, Request
+from ..sharing import checked, largest_difference
 from .generate import gaps, generate, positions
 from .memory import in_halves
 from .prefix_tree import Group, plan_groups, plan_headers
@@ -123,6 +125,8 @@ class TransformersLM(EngineLM):
                 return self._score_shared(pairs, arranged.groups, advance)
             except _UNSHARED as reason:
                 self.shares = False
+                if not isinstance(reason, _DisagreesError):
+                    self.sharing += (checked("log-likelihoods", False),)
                 warnings.warn(
                     f"model {self._identity.name!r}: what texts share cannot be computed once "
                     f"({reason or type(reason).__name__}); each text is computed whole from here "
@@ -175,7 +179,11 @@ class TransformersLM(EngineLM):
             spread = float((whole - alone).abs().max())
             allowed = (_ROUNDINGS * rounding * lengths).clamp(min=_SPREADS * spread)
         difference = (totals - whole).abs()
-        if not bool((difference <= allowed).all()):
+        agrees, worst = bool((difference <= allowed).all()), int((difference - allowed).argmax())
+        tolerance = float(allowed.expand_as(difference)[worst])
+        outcome = checked("log-likelihoods", agrees, float(difference[worst]), tolerance)
+        self.sharing += (outcome,)
+        if not agrees:
             raise _DisagreesError(
                 f"log-likelihoods are then off by up to {float(difference.max()):.3g}"
             )
@@ -248,11 +256,16 @@ class TransformersLM(EngineLM):
             few = [asked[0], asked[-1]]
             few = [replace(one, request=one.request.greedy(_COMPARED)) for one in few]
             whole = self._generate(few, None)
+            difference = tolerance = math.nan
             try:
                 cache = self._header_cache(asked[0], asked[0].header)
-                self._continues = all(map(self._alike, self._generate(few, cache), whole))
+                difference = max(map(largest_difference, self._generate(few, cache), whole))
+                rounding = float(torch.finfo(self.loaded.model.dtype).eps)
+                tolerance = max(_ABSOLUTE, _ROUNDINGS * rounding)
+                self._continues = difference <= tolerance
             except _UNSHARED:
                 self._continues = False
+            self.sharing += (checked("answers", self._continues, difference, tolerance),)
             if not self._continues:
                 warnings.warn(
                     f"model {self._identity.name!r}: answers are not the same where the beginning "
@@ -262,17 +275,6 @@ class TransformersLM(EngineLM):
                     stacklevel=4,
                 )
         return self._continues
-
-    def _alike(self, one: Answer, other: Answer) -> bool:
-        """Up to where the tokens differ, if they do, which rounding may bring about."""
-        rounding = float(torch.finfo(self.loaded.model.dtype).eps)
-        allowed = max(_ABSOLUTE, _ROUNDINGS * rounding)
-        for a, b in zip(one.scores, other.scores, strict=False):
-            if abs(a.logprob - b.logprob) > allowed:
-                return False
-            if a.token != b.token:
-                break
-        return True
 
     def _batches(
         self, ordered: Sequence[Item], room: int | None = None

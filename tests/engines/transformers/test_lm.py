@@ -350,3 +350,36 @@ def test_a_header_that_saves_no_forward_splits_no_batch(loaded, monkeypatch):
     drawn = {"max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
     _ask(lm, [prompt for prompt in _alike(4) for _ in range(8)], drawn)
     assert sizes == [40]
+
+
+def test_case_24_the_outcome_of_each_comparison_is_kept(loaded, lm, monkeypatch):
+    lm.loglikelihood(_long_requests())
+    assert lm.sharing
+    for check in lm.sharing:
+        assert check.agrees
+        assert 0 <= check.difference <= check.tolerance
+    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    wary = TransformersLM(loaded, batch_tokens=64)
+    with pytest.warns(UserWarning, match="off by up to"):
+        wary.loglikelihood(_long_requests())
+    *_, check = wary.sharing
+    assert (check.what, check.agrees) == ("log-likelihoods", False)
+    assert check.difference > check.tolerance == pytest.approx(1e-4)
+    monkeypatch.setattr(transformers_engine, "score_rows", _unknown)
+    unable = TransformersLM(loaded, batch_tokens=64)
+    with pytest.warns(UserWarning, match="what texts share cannot be computed once"):
+        unable.loglikelihood(_long_requests())
+    (check,) = unable.sharing
+    assert (check.agrees, check.difference, check.tolerance) == (False, None, None)
+
+
+@pytest.mark.parametrize(("grow", "agrees"), [(grown_from, True), (_spoilt, False)])
+def test_case_24_so_is_that_of_answers_behind_a_header(loaded, monkeypatch, grow, agrees):
+    monkeypatch.setattr(transformers_engine, "grown_from", grow)
+    lm = TransformersLM(loaded, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _ask(lm, _alike(), {"max_gen_toks": 6})
+    (check,) = lm.sharing
+    assert (check.what, check.agrees, check.tolerance) == ("answers", agrees, 1e-4)
+    assert (check.difference <= 1e-4) == agrees
