@@ -358,7 +358,7 @@ def test_case_24_the_outcome_of_each_comparison_is_kept(loaded, lm, monkeypatch)
     for check in lm.sharing:
         assert check.agrees
         assert 0 <= check.difference <= check.tolerance
-    monkeypatch.setattr(Row, "sees", lambda row: np.tri(len(row), dtype=bool))
+    monkeypatch.setattr(PackedRow, "sees", lambda row: np.tri(len(row), dtype=bool))
     wary = TransformersLM(loaded, batch_tokens=64)
     with pytest.warns(UserWarning, match="off by up to"):
         wary.loglikelihood(_long_requests())
