@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from ..experts.set_similarity import SetSimilarity
+from ..experts.similarity import Summary
+
 Interval = tuple[float, float]
 """The ends of a 95 % interval."""
 
@@ -110,22 +113,12 @@ class ExistenceResult(Existence):
     limit: int | None
 
 
-class CkaRow(TypedDict):
-    """The similarity of one layer's experts; `pair` is the two most similar experts."""
-
-    mean: float
-    alike: float
-    largest: float
-    pair: tuple[int, int]
-    effective_rank: float
-
-
 class KernelRow(TypedDict):
     """One layer by one kernel: its experts, and the sets they are compared with."""
 
-    experts: CkaRow
-    random: CkaRow
-    shuffled: CkaRow
+    experts: Summary
+    random: Summary
+    shuffled: Summary
 
 
 class LayerRow(TypedDict):
@@ -138,25 +131,6 @@ class LayerRow(TypedDict):
     rbf: KernelRow
 
 
-class ContrastRow(TypedDict):
-    """The pairs of a profile's experts beside an equal number of random pairs."""
-
-    pairs: int
-    mean: float
-    null_mean: float
-    null_low: float
-    null_high: float
-    p_value: float
-
-
-class ProfileKernelRow(TypedDict):
-    """A profile's experts by one kernel: among themselves, with others, and the others."""
-
-    within: ContrastRow | None
-    across: ContrastRow | None
-    others: float | None
-
-
 class ProfileRow(TypedDict):
     """The profile whose experts were compared with the others."""
 
@@ -165,8 +139,8 @@ class ProfileRow(TypedDict):
     domain: str
     experts: int
     draws: int
-    linear: ProfileKernelRow
-    rbf: ProfileKernelRow
+    linear: SetSimilarity
+    rbf: SetSimilarity
 
 
 class ModelRow(TypedDict):
