@@ -77,9 +77,8 @@ STOCK_PHRASES = (
 ALLOWED = re.compile(r"\bin place\b|\bin-place\b")
 
 # Public functions and classes that share a name: name -> (their files, why one is not enough).
-# A reason that starts with TODO is work of issue 16; the groups below say which.
 SAME_NAME = {
-    # TODO group 1: a model of the result's file mirrors a dataclass of the code that computes it.
+    # What is stored of a thing, and the thing as it is computed.
     "Leakage": (
         ("results/schema.py", "tasks/leakage.py"),
         "what the result's file holds, without questions; what was found, with them",
@@ -92,7 +91,6 @@ SAME_NAME = {
         ("results/arms.py", "variants/profile_builder.py"),
         "what the result's file holds of a tuned arm; size and strength that are tried",
     ),
-    # TODO group 2: one word for different things; the less public one gets a longer name.
     # Names that others fix.
     "dsmoe": (
         ("experts/scores.py", "inspect_plugin.py"),

@@ -5,7 +5,7 @@ another unit; more is better. In a paired comparison A is the baseline and a dif
 A.
 """
 
-from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, top_stability
+from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import Claim, claim, disagreement, regressions
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
@@ -34,18 +34,16 @@ from .power import (
     smallest_effect,
 )
 from .scores import score_interval
-from .strata import StrataResult, compare_strata
+from .strata import compare_strata
 
 __all__ = [
     "Claim",
     "DocumentCounts",
     "ExcessUse",
-    "ExcessUseIntervals",
     "NonInferiority",
     "PairedCounts",
     "PairedResult",
     "SampleVariance",
-    "StrataResult",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",
