@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ EXPERTS, TOP_K, VOCABULARY = 8, 2, 64
 FEW_ROWS = Path(__file__).resolve().parent / "data"
 REAL_DATA = "DSMOE_EVAL_REAL_DATA"
 
-# How long an example takes says more of what else runs here.
-settings.register_profile("any machine", deadline=None)
+# How long an example takes says more of what else runs here. Each run draws new examples, so fewer
+# than hypothesis' hundred miss little, and a run stays quick.
+settings.register_profile("any machine", deadline=None, max_examples=40)
 settings.load_profile("any machine")
 
 
@@ -51,6 +53,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     # Sparsemixer, in a router that is itself a linear.
     "phimoe": {"num_local_experts": EXPERTS},
 }  # fmt: skip
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector off the millions of objects of torch and the other imports: a third of
+    the time of quick tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

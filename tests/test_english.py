@@ -77,34 +77,19 @@ STOCK_PHRASES = (
 ALLOWED = re.compile(r"\bin place\b|\bin-place\b")
 
 # Public functions and classes that share a name: name -> (their files, why one is not enough).
-# A reason that starts with TODO is work of issue 16; the groups below say which.
 SAME_NAME = {
-    # TODO group 1: a model of the result's file mirrors a dataclass of the code that computes it.
+    # What is stored of a thing, and the thing as it is computed.
     "Leakage": (
         ("results/schema.py", "tasks/leakage.py"),
-        "TODO result model and computed value mean the same: one of the two, or LeakageCounts",
+        "what the result's file holds, without questions; what was found, with them",
     ),
     "NonInferiority": (
         ("results/paired.py", "stats/noninferiority.py"),
-        "TODO result model and computed value mean the same",
-    ),
-    "NonTargetChange": (
-        ("results/arms.py", "stats/generalization.py"),
-        "TODO result model and computed value mean the same",
+        "the two figures that the result's file holds; the outcome of the test, with its settings",
     ),
     "Settings": (
         ("results/arms.py", "variants/profile_builder.py"),
-        "TODO result model and tuning's choice mean the same",
-    ),
-    # TODO group 2: one word for different things; the less public one gets a longer name.
-    # TODO group 3: the same function for leaderboards and for runs; perhaps one.
-    "facets_of": (
-        ("leaderboards/board_tables.py", "reports/run_arms.py"),
-        "TODO filters of a leaderboard's row and of a run's row",
-    ),
-    "targets_of": (
-        ("leaderboards/board_tables.py", "reports/run_arms.py"),
-        "TODO targets in the order of the suite and of the plan",
+        "what the result's file holds of a tuned arm; size and strength that are tried",
     ),
     # Names that others fix.
     "dsmoe": (

@@ -4,24 +4,21 @@ Cards are immutable, and an unknown key is an error.
 """
 
 from .base import Card
-from .models import ModelCard, Parameters, Published, RoutingRule
+from .models import ModelCard, Published, RoutingRule
 from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
-from .suites import BUCKETS, MAX_NEW_TOKENS, Role, Split, Splits, StageSplit, Suite, Task
+from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
-    "BUCKETS",
     "MAX_NEW_TOKENS",
     "Card",
     "ExpertSource",
     "Identification",
     "Kind",
     "ModelCard",
-    "Parameters",
     "Plan",
     "Policy",
     "Published",
-    "Role",
     "RoutingRule",
     "Rule",
     "Sft",

@@ -10,27 +10,24 @@ from .choose import (
     signed_experts,
     smallest_sets,
 )
-from .counts import Marker, RoutingCounts, Sums, count_routing
+from .counts import Marker, RoutingCounts, count_routing
 from .documents import Document, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
-from .outputs import LayerTokens, check_outputs, record_tokens, sample_tokens
+from .outputs import check_outputs, record_tokens, sample_tokens
 from .scores import activation_share, exposure
-from .set_similarity import SetSimilarity, set_similarity
+from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .usage import encode_batch, expert_usage
 
 __all__ = [
     "Document",
     "ExpertSimilarity",
-    "LayerTokens",
     "Marker",
     "Method",
     "Observations",
     "RoutingCounts",
-    "SetSimilarity",
     "Shape",
-    "Sums",
     "activation_share",
     "all_methods",
     "best_experts",

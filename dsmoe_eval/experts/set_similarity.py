@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ DRAWS = 10_000
 _TIE = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
+class Contrast(TypedDict):
     """The mean CKA of some pairs of experts, and that of random expert sets.
 
     Attributes:
@@ -37,8 +35,7 @@ class Contrast:
     p_value: float
 
 
-@dataclass(frozen=True, slots=True)
-class SetSimilarity:
+class SetSimilarity(TypedDict):
     """The figures of one kernel, pooled over the pairs of each layer that has a chosen expert.
 
     Attributes:
@@ -50,10 +47,6 @@ class SetSimilarity:
     within: Contrast | None
     across: Contrast | None
     others: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures for `similarity.json`."""
-        return asdict(self)
 
 
 def set_similarity(

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -179,8 +179,7 @@ def _u_centred(gram: Tensor) -> Tensor:
     return centred
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(TypedDict):
     """The figures of one CKA matrix, over the pairs of different experts.
 
     Attributes:
@@ -239,7 +238,7 @@ class LayerSimilarity:
         """Return the figures by kernel, without the matrices."""
         figures: dict[str, Any] = {
             kernel: {
-                name: asdict(summarise(matrices[kernel]))
+                name: summarise(matrices[kernel])
                 for name, matrices in (
                     ("experts", self.experts),
                     ("shuffled", self.shuffled),

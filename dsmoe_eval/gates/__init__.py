@@ -2,12 +2,11 @@
 
 from .baseline import CHANGING, Baseline, changes_between, changes_since
 from .outputs import clear, plain, to_junit, to_markdown, write_verdict
-from .verdict import Ruling, Verdict, decide
+from .verdict import Verdict, decide
 
 __all__ = [
     "CHANGING",
     "Baseline",
-    "Ruling",
     "Verdict",
     "changes_between",
     "changes_since",

@@ -3,20 +3,17 @@
 Entries are appended to and never changed; what is rendered follows from them.
 """
 
-from .build import Built, build
+from .build import build
 from .changes import Change, Difference, differences, read_result
-from .checks import Finding, check_leaderboards
-from .ranking import LeaderboardRow, rank
+from .checks import check_leaderboards
+from .ranking import rank
 from .schema import Submission
 from .submission import Added, add_run, today
 
 __all__ = [
     "Added",
-    "Built",
     "Change",
     "Difference",
-    "Finding",
-    "LeaderboardRow",
     "Submission",
     "add_run",
     "build",

@@ -9,7 +9,7 @@ from ..reports import formats
 from ..reports.page import Forest, Interval, Plane, Point
 from ..reports.table import Table
 from ..variants import get_variant
-from .board_tables import MEAN, arms_table, facets_of, ranking_table, source_of
+from .board_tables import MEAN, arms_table, ranking_table, row_facets, source_of
 from .entries import SubmittedRun
 from .ranking import Estimate, LeaderboardRow, rank
 
@@ -105,7 +105,7 @@ def _forest(suite: str, rows: Sequence[LeaderboardRow]) -> Forest:
                 trace=f"{source_of(row, 'arms[*]')}; {MEAN.format('gains ' + what)}",
                 group=row.model,
                 kind="" if row.rank is None else "good" if estimate.low > 0 else "mark",
-                facets=facets_of(row),
+                facets=row_facets(row),
             )
         )
     shown.sort(key=lambda row: row.group)
@@ -131,7 +131,7 @@ def _plane(suite: str, rows: Sequence[LeaderboardRow], margin: float) -> Plane:
             trace=source_of(row, "arms[*]"),
             group=row.variant,
             dim=not row.trusted,
-            facets=facets_of(row),
+            facets=row_facets(row),
         )
         for row in rows
         if row.gain is not None and row.non_target is not None

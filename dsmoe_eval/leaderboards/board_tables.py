@@ -37,12 +37,12 @@ MEAN = "mean over targets of {}; interval by MOVER"
 """How a mean over targets was computed, of what."""
 
 
-def targets_of(rows: Sequence[LeaderboardRow]) -> list[str]:
+def row_targets(rows: Sequence[LeaderboardRow]) -> list[str]:
     """Return the targets, in the order of the suite."""
     return list(dict.fromkeys(t for row in rows for t in row.submitted.header.targets))
 
 
-def facets_of(row: LeaderboardRow, domain: str | None = None) -> Facets:
+def row_facets(row: LeaderboardRow, domain: str | None = None) -> Facets:
     """Return what a row is filtered by."""
     found: Facets = {
         "model": (row.model,),
@@ -92,11 +92,11 @@ def ranking_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
         "row has its scores. Greyed: not every mark of trust was earned. Click a figure to see "
         "where it is from."
     )
-    targets = targets_of(rows)
+    targets = row_targets(rows)
     figures = (*_NAMES, *map(_gain, targets), *_SUMMARY)
     others = [row for row in rows if row.variant != BASE]
     table = make_table(
-        f"ranking-{suite}", caption, figures, others, facets_of, lambda row: not row.trusted
+        f"ranking-{suite}", caption, figures, others, row_facets, lambda row: not row.trusted
     )
     base = (_base_row(row, targets) for row in rows if row.variant == BASE)
     return replace(table, rows=(*table.rows, *base))
@@ -154,7 +154,7 @@ def _base_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
         *(Cell(),) * 4,
         Cell("base"),
     )
-    return Row(cells, facets_of(row), apart=True)
+    return Row(cells, row_facets(row), apart=True)
 
 
 def _base_cell(row: LeaderboardRow, target: str) -> Cell:
@@ -236,7 +236,7 @@ def arms_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
         "Every variant on every target.",
         _ARM,
         shown,
-        lambda one: facets_of(one.row, one.arm.target),
+        lambda one: row_facets(one.row, one.arm.target),
         lambda one: not one.row.trusted,
     )
 

@@ -1,6 +1,6 @@
 """Models in memory: loading, miniatures, random weights, probing and baking."""
 
-from .baking import BakeReport, bake
+from .baking import bake
 from .loading import (
     LoadedModel,
     SaliencyModel,
@@ -8,14 +8,12 @@ from .loading import (
     identify_model,
     load_model,
     load_saliency_model,
-    load_tokenizer,
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
 from .random_weights import random_weights
 
 __all__ = [
-    "BakeReport",
     "LoadedModel",
     "ModelProbe",
     "SaliencyModel",
@@ -24,7 +22,6 @@ __all__ = [
     "identify_model",
     "load_model",
     "load_saliency_model",
-    "load_tokenizer",
     "miniature",
     "probe_model",
     "random_weights",

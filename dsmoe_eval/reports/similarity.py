@@ -8,14 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..experts.similarity import ALIKE, KERNELS, Kernel
+from ..experts.set_similarity import Contrast, SetSimilarity
+from ..experts.similarity import ALIKE, KERNELS, Kernel, Summary
 from ..files import write_json, write_text
 from ..studies.results import (
-    CkaRow,
-    ContrastRow,
     KernelRow,
     LayerRow,
-    ProfileKernelRow,
     ProfileRow,
     SimilarityResult,
 )
@@ -151,7 +149,7 @@ _LAYERS: tuple[Figure[Layer], ...] = (
 )  # fmt: skip
 
 
-def _most_alike(experts: CkaRow) -> Value:
+def _most_alike(experts: Summary) -> Value:
     one, other = experts["pair"]
     return one, other, experts["largest"]
 
@@ -168,7 +166,7 @@ class ExpertPairs(NamedTuple):
 
     kernel: str
     name: str
-    contrast: ContrastRow | None
+    contrast: Contrast | None
     size: int | None
     mean: float | None
 
@@ -189,7 +187,7 @@ def _profile(profile: ProfileRow) -> Table:
     return make_table("profile", "", _PAIRS, rows)
 
 
-def _pairs(kernel: str, figures: ProfileKernelRow) -> Iterator[ExpertPairs]:
+def _pairs(kernel: str, figures: SetSimilarity) -> Iterator[ExpertPairs]:
     within, across = figures["within"], figures["across"]
     for name, contrast in (("two chosen", within), ("a chosen and another", across)):
         if contrast is None:
@@ -199,7 +197,7 @@ def _pairs(kernel: str, figures: ProfileKernelRow) -> Iterator[ExpertPairs]:
     yield ExpertPairs(kernel, "two others", None, None, figures["others"])
 
 
-def _null(contrast: ContrastRow) -> Value:
+def _null(contrast: Contrast) -> Value:
     return contrast["null_low"], contrast["null_high"]
 
 

@@ -18,7 +18,6 @@ from ..stats import (
     NonInferiority,
     PairedResult,
     compare_paired,
-    gain_over_control,
     non_inferiority,
     score_interval,
 )
@@ -159,7 +158,8 @@ def _over_control(
         return None
     name = suite.target_task(arm.target).name
     before, after = (read(one.cells[name]) for one in (control, arm))
-    return gain_over_control(*_columns(pair_items(before, after, name)), plan.seed)
+    # Base's score cancels: the gain over base less that of the control.
+    return compare_paired(*_columns(pair_items(before, after, name)), plan.seed)
 
 
 def _compare(paired: pd.DataFrame, plan: Plan) -> PairedResult:

@@ -5,15 +5,8 @@ another unit; more is better. In a paired comparison A is the baseline and a dif
 A.
 """
 
-from .bootstrap import ExcessUseIntervals, bootstrap_intervals, chance_jaccard, top_stability
-from .claims import Claim, all_non_inferior, claim, disagreement, regressions
-from .generalization import (
-    NonTargetChange,
-    gain_over_control,
-    non_target_change,
-    retention,
-    target_gain,
-)
+from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
+from .claims import Claim, claim, disagreement, regressions
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .paired import (
@@ -41,48 +34,38 @@ from .power import (
     smallest_effect,
 )
 from .scores import score_interval
-from .strata import ModelsSummary, StrataResult, combine_models, compare_strata
+from .strata import compare_strata
 
 __all__ = [
     "Claim",
     "DocumentCounts",
     "ExcessUse",
-    "ExcessUseIntervals",
-    "ModelsSummary",
     "NonInferiority",
-    "NonTargetChange",
     "PairedCounts",
     "PairedResult",
     "SampleVariance",
-    "StrataResult",
-    "all_non_inferior",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",
     "claim",
-    "combine_models",
     "compare_paired",
     "compare_strata",
     "count_pairs",
     "disagreement",
     "excess_use",
     "fewest_discoveries",
-    "gain_over_control",
     "holm",
     "items_needed",
     "items_needed_of_samples",
     "mcnemar_midp",
     "midp_power",
     "non_inferiority",
-    "non_target_change",
     "permutation_p_values",
     "regressions",
-    "retention",
     "sample_variance",
     "score_interval",
     "smallest_effect",
     "tango_interval",
     "tango_z",
-    "target_gain",
     "top_stability",
 ]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .multiplicity import holm
-from .noninferiority import NonInferiority
 from .paired import PairedResult
 
 Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
@@ -109,26 +108,6 @@ def _smallest(result: PairedResult) -> str:
     if math.isnan(result.mde80):
         return f"{result.n} items could show no difference, however large"
     return f"{result.n} items show {_points(result.mde80)} or more with 80 % power"
-
-
-def all_non_inferior(tests: Sequence[NonInferiority]) -> tuple[float, bool]:
-    """Test whether B is non-inferior in all tests: the intersection-union test.
-
-    Each test uses its full alpha, since all must be non-inferior: Berger (1982), Technometrics
-    24:295.
-
-    Args:
-        tests: At least one test.
-
-    Returns:
-        (the largest p-value, whether B is non-inferior in all tests).
-
-    Raises:
-        ValueError: If there is no test.
-    """
-    if not tests:
-        raise ValueError("there is no test; give at least one non-inferiority test.")
-    return max(test.p_value for test in tests), all(test.non_inferior for test in tests)
 
 
 def regressions(results: Sequence[PairedResult], alpha: float = 0.05) -> tuple[bool, ...]:

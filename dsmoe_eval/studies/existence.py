@@ -10,9 +10,9 @@ of any expert for that domain in the random-weight models. That rule was fixed b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from ..stats import (
     top_stability,
 )
 from .documents import DocumentRouting, route_documents
-from .results import ExistenceResult
+from .results import DomainExistenceRow, Existence, ExistenceResult, SpecificExpertRow
 
 LEVEL = 0.05
 """The false discovery rate over the whole model."""
@@ -39,104 +39,6 @@ RESAMPLES = 2000
 STABILITY_PAIRS = 100
 RANDOM_SEEDS = (0, 1, 2)
 """The seeds of the random-weight models, one per model."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpecificExpert:
-    """An expert that a domain's tokens use more than chance explains.
-
-    Attributes:
-        layer: the model's index of the layer.
-        expert: index in the layer.
-        rate: share of the domain's tokens that use it.
-        rest_rate: share of all other domains' tokens that use it.
-        difference: `rate - rest_rate`.
-        difference_ci95: its interval, from resampled documents; not allowing for selection.
-        lift: `rate / rest_rate`, no use by the rest taken as half a use.
-        lift_ci95: its interval.
-        p_value: the p-value of the permutation test.
-        p_adjusted: after Benjamini and Hochberg, over the whole model.
-        exceeds_random: `difference` is larger than the domain's `random_largest`.
-    """
-
-    layer: int
-    expert: int
-    rate: float
-    rest_rate: float
-    difference: float
-    difference_ci95: tuple[float, float]
-    lift: float
-    lift_ci95: tuple[float, float]
-    p_value: float
-    p_adjusted: float
-    exceeds_random: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DomainExistence:
-    """The result for one domain.
-
-    Attributes:
-        domain: its name.
-        documents: how many were read.
-        tokens: how many tokens these documents have.
-        specific: its specific experts, the largest difference first.
-        exceeding: how many of them exceed the random-weight models.
-        by_layer: [layers] specific experts.
-        exceeding_by_layer: [layers] those that exceed.
-        random_specific: [seeds] specific experts of each random-weight model.
-        random_by_layer: [layers] the same by layer, mean over the seeds.
-        random_largest: the largest rate difference of any expert of any random-weight model.
-        stability: mean Jaccard index of the top `len(specific)` experts by difference, between
-            pairs of document resamples; None if nothing is specific.
-        stability_by_chance: the index of two sets of as many experts drawn blindly.
-    """
-
-    domain: str
-    documents: int
-    tokens: int
-    specific: tuple[SpecificExpert, ...]
-    exceeding: int
-    by_layer: tuple[int, ...]
-    exceeding_by_layer: tuple[int, ...]
-    random_specific: tuple[int, ...]
-    random_by_layer: tuple[float, ...]
-    random_largest: float
-    stability: float | None
-    stability_by_chance: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Existence:
-    """The result of the test on a model.
-
-    Attributes:
-        layers: the model's MoE layers.
-        experts: number of routed experts per layer.
-        level: the false discovery rate.
-        permutations: number of shuffles of the documents' labels.
-        resamples: number of resamples of the documents, for the intervals.
-        stability_pairs: number of pairs of resamples, for the stability.
-        hypotheses: number of (layer, expert, domain) tested.
-        fewest_discoveries: the number of permutations cannot declare fewer discoveries than this.
-        random_seeds: one per random-weight model.
-        domains: one result per domain.
-    """
-
-    layers: tuple[int, ...]
-    experts: int
-    level: float
-    permutations: int
-    resamples: int
-    stability_pairs: int
-    hypotheses: int
-    fewest_discoveries: int
-    random_seeds: tuple[int, ...]
-    domains: tuple[DomainExistence, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +80,7 @@ def existence(
     bounds = np.stack([intervals.difference, intervals.lift])
     stability = top_stability(counts, chosen, generator, STABILITY_PAIRS)
     return Existence(
-        layers=model.layers,
+        layers=list(model.layers),
         experts=model.used.shape[2],
         level=LEVEL,
         permutations=permutations,
@@ -186,11 +88,11 @@ def existence(
         stability_pairs=STABILITY_PAIRS,
         hypotheses=learned.p_value.size,
         fewest_discoveries=fewest_discoveries(learned.p_value.size, permutations, LEVEL),
-        random_seeds=tuple(random),
-        domains=tuple(
+        random_seeds=list(random),
+        domains=[
             _domain(model, index, learned, untrained, bounds[:, :, index], stability[index])
             for index in range(len(model.domains))
-        ),
+        ],
     )
 
 
@@ -221,7 +123,7 @@ def _domain(
     untrained: Sequence[_Tested],
     bounds: NDArray[np.float64],
     stability: float,
-) -> DomainExistence:
+) -> DomainExistenceRow:
     """Return one domain's result; `bounds` is [difference and lift, lower and upper, units]."""
     largest = max(float(each.effect.difference[index].max()) for each in untrained)
     specific = learned.specific[index]
@@ -230,20 +132,20 @@ def _domain(
     members = model.labels == index
     shape, count = model.used.shape[1:], int(specific.sum())
     random = np.stack([each.specific[index] for each in untrained])
-    return DomainExistence(
+    return DomainExistenceRow(
         domain=model.domains[index],
         documents=int(members.sum()),
         tokens=int(model.tokens[members].sum()),
-        specific=tuple(
+        specific=[
             _expert(model.layers, shape[1], index, int(unit), learned, bounds, exceeding)
             for unit in order
             if specific[unit]
-        ),
+        ],
         exceeding=int(exceeding.sum()),
-        by_layer=tuple(specific.reshape(shape).sum(1).tolist()),
-        exceeding_by_layer=tuple(exceeding.reshape(shape).sum(1).tolist()),
-        random_specific=tuple(random.sum(1).tolist()),
-        random_by_layer=tuple(random.reshape(-1, *shape).sum(2).mean(0).tolist()),
+        by_layer=specific.reshape(shape).sum(1).tolist(),
+        exceeding_by_layer=exceeding.reshape(shape).sum(1).tolist(),
+        random_specific=random.sum(1).tolist(),
+        random_by_layer=random.reshape(-1, *shape).sum(2).mean(0).tolist(),
         random_largest=largest,
         stability=float(stability) if count else None,
         stability_by_chance=chance_jaccard(count, specific.size) if count else None,
@@ -258,10 +160,10 @@ def _expert(
     learned: _Tested,
     bounds: NDArray[np.float64],
     exceeding: NDArray[np.bool_],
-) -> SpecificExpert:
+) -> SpecificExpertRow:
     effect = learned.effect
     (difference_ci95, lift_ci95) = (tuple(pair) for pair in bounds[:, :, unit].tolist())
-    return SpecificExpert(
+    return SpecificExpertRow(
         layer=layers[unit // experts],
         expert=unit % experts,
         rate=float(effect.rate[index, unit]),
@@ -289,7 +191,7 @@ def existence_of(
     """Test a model on a suite's identification text; see `route_documents` and `existence`.
 
     Returns:
-        `Existence.to_dict()` and `ComparedRouting.about`, merged.
+        The figures of `existence` and `ComparedRouting.about`, merged.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
@@ -303,4 +205,4 @@ def existence_of(
         result = existence(
             routing.model, routing.random, permutations=permutations, on_block=advance
         )
-    return cast(ExistenceResult, routing.about | result.to_dict())
+    return cast(ExistenceResult, routing.about | dict(result))

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from ..experts.set_similarity import SetSimilarity
+from ..experts.similarity import Summary
+
 Interval = tuple[float, float]
 """The ends of a 95 % interval."""
 
 
 class SpecificExpertRow(TypedDict):
-    """An expert that is specific to a domain; see `existence.SpecificExpert`."""
+    """An expert that a domain's tokens use more than chance explains.
+
+    Attributes:
+        layer: the model's index of the layer.
+        expert: index in the layer.
+        rate: share of the domain's tokens that use it.
+        rest_rate: share of all other domains' tokens that use it.
+        difference: `rate - rest_rate`.
+        difference_ci95: its interval, from resampled documents; not allowing for selection.
+        lift: `rate / rest_rate`, no use by the rest taken as half a use.
+        lift_ci95: its interval.
+        p_value: the p-value of the permutation test.
+        p_adjusted: after Benjamini and Hochberg, over the whole model.
+        exceeds_random: `difference` is larger than the domain's `random_largest`.
+    """
 
     layer: int
     expert: int
@@ -25,7 +42,23 @@ class SpecificExpertRow(TypedDict):
 
 
 class DomainExistenceRow(TypedDict):
-    """The result for one domain; see `existence.DomainExistence`."""
+    """The result for one domain.
+
+    Attributes:
+        domain: its name.
+        documents: how many were read.
+        tokens: how many tokens these documents have.
+        specific: its specific experts, the largest difference first.
+        exceeding: how many of them exceed the random-weight models.
+        by_layer: [layers] specific experts.
+        exceeding_by_layer: [layers] those that exceed.
+        random_specific: [seeds] specific experts of each random-weight model.
+        random_by_layer: [layers] the same by layer, mean over the seeds.
+        random_largest: the largest rate difference of any expert of any random-weight model.
+        stability: mean Jaccard index of the top `len(specific)` experts by difference, between
+            pairs of document resamples; None if nothing is specific.
+        stability_by_chance: the index of two sets of as many experts drawn blindly.
+    """
 
     domain: str
     documents: int
@@ -41,15 +74,22 @@ class DomainExistenceRow(TypedDict):
     stability_by_chance: float | None
 
 
-class ExistenceResult(TypedDict):
-    """The content of `existence.json`; see `existence.Existence`, and `ComparedRouting.about`."""
+class Existence(TypedDict):
+    """The result of the test on a model.
 
-    model: str
-    fingerprint: str
-    dtype: str
-    device: str
-    suite: str
-    limit: int | None
+    Attributes:
+        layers: the model's MoE layers.
+        experts: number of routed experts per layer.
+        level: the false discovery rate.
+        permutations: number of shuffles of the documents' labels.
+        resamples: number of resamples of the documents, for the intervals.
+        stability_pairs: number of pairs of resamples, for the stability.
+        hypotheses: number of (layer, expert, domain) tested.
+        fewest_discoveries: the number of permutations cannot declare fewer discoveries than this.
+        random_seeds: one per random-weight model.
+        domains: one result per domain.
+    """
+
     layers: list[int]
     experts: int
     level: float
@@ -62,22 +102,23 @@ class ExistenceResult(TypedDict):
     domains: list[DomainExistenceRow]
 
 
-class CkaRow(TypedDict):
-    """The similarity of one layer's experts; `pair` is the two most similar experts."""
+class ExistenceResult(Existence):
+    """The content of `existence.json`; see `ComparedRouting.about`."""
 
-    mean: float
-    alike: float
-    largest: float
-    pair: tuple[int, int]
-    effective_rank: float
+    model: str
+    fingerprint: str
+    dtype: str
+    device: str
+    suite: str
+    limit: int | None
 
 
 class KernelRow(TypedDict):
     """One layer by one kernel: its experts, and the sets they are compared with."""
 
-    experts: CkaRow
-    random: CkaRow
-    shuffled: CkaRow
+    experts: Summary
+    random: Summary
+    shuffled: Summary
 
 
 class LayerRow(TypedDict):
@@ -90,25 +131,6 @@ class LayerRow(TypedDict):
     rbf: KernelRow
 
 
-class ContrastRow(TypedDict):
-    """The pairs of a profile's experts beside an equal number of random pairs."""
-
-    pairs: int
-    mean: float
-    null_mean: float
-    null_low: float
-    null_high: float
-    p_value: float
-
-
-class ProfileKernelRow(TypedDict):
-    """A profile's experts by one kernel: among themselves, with others, and the others."""
-
-    within: ContrastRow | None
-    across: ContrastRow | None
-    others: float | None
-
-
 class ProfileRow(TypedDict):
     """The profile whose experts were compared with the others."""
 
@@ -117,8 +139,8 @@ class ProfileRow(TypedDict):
     domain: str
     experts: int
     draws: int
-    linear: ProfileKernelRow
-    rbf: ProfileKernelRow
+    linear: SetSimilarity
+    rbf: SetSimilarity
 
 
 class ModelRow(TypedDict):

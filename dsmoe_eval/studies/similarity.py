@@ -105,6 +105,6 @@ def similarity(
             "domain": profile.source.domain,
             "experts": len(profile.experts),
             "draws": DRAWS,
-            **{kernel: figures.to_dict() for kernel, figures in by_kernel.items()},
+            **by_kernel,
         }
     return cast(SimilarityResult, result)

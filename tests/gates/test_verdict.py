@@ -334,7 +334,7 @@ def test_the_policies_that_ship_pass_a_result_in_which_all_is_well(make_data, na
     assert outcome(make_data(), POLICIES[name]) == "pass"
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from([DELETE, None, math.nan, math.inf, "", "x", "0.5", [], {}]))
 def test_nothing_lost_or_spoiled_turns_anything_into_a_pass(make_data, drawn, value):
     data = make_data()
@@ -379,7 +379,7 @@ ENDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.data(),
     st.sampled_from(ENDS),
@@ -412,7 +412,7 @@ WORSE = {
 }  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(WORSE)),
     st.floats(-0.3, 0.3),

@@ -7,7 +7,7 @@ import pytest
 
 from dsmoe_eval.leaderboards import build
 from dsmoe_eval.leaderboards.board import boards
-from dsmoe_eval.leaderboards.board_tables import TRUST, targets_of
+from dsmoe_eval.leaderboards.board_tables import TRUST, row_targets
 from dsmoe_eval.leaderboards.ranking import model_names, rank
 from dsmoe_eval.leaderboards.submission import read_entry
 
@@ -137,7 +137,7 @@ def test_suites_have_a_board_each(make_run, file_runs, runs_of, tmp_path):
     submitted_runs = runs_of(root)
     assert [one.suite for one in boards(submitted_runs)] == ["another", "subjects"]
     assert set(model_names(submitted_runs).values()) == {"lab/moe-7b"}
-    assert targets_of(rank(submitted_runs[:1])) == ["math"]
+    assert row_targets(rank(submitted_runs[:1])) == ["math"]
 
 
 def test_revisions_of_a_model_are_told_apart(make_run, file_runs, runs_of, tmp_path):

@@ -238,31 +238,35 @@ def git(folder, *arguments):
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603
 
 
-@pytest.fixture(params=["leaderboards", "."])
-def tracked(request, board):
-    """The board in git: in a repository, or one of its own."""
-    repository = board if request.param == "." else board.parent
+def commit(repository):
     git(repository, "init")
     git(repository, "add", "-A")
     git(repository, "commit", "-m", "first")
+
+
+@pytest.fixture(params=["leaderboards", "."])
+def tracked(request, board):
+    """The board in git: in a repository, or one of its own."""
+    commit(board if request.param == "." else board.parent)
     return board
 
 
-def test_results_that_were_there_are_there_still(tracked, folder, make_run, submission):
-    assert check_leaderboards(tracked, "HEAD") == []
-    add_run(make_run(seed=2), tracked, submission)
-    build(tracked)
-    assert check_leaderboards(tracked, "HEAD") == []  # appended
+def test_results_that_were_there_are_there_still(board, folder, make_run, submission):
+    commit(board.parent)
+    add_run(make_run(seed=2), board, submission)
+    build(board)
+    assert check_leaderboards(board, "HEAD") == []  # appended
     path = folder / "sham.json"
     content = json.loads(path.read_text())
     del content["results"][0]
     path.write_text(to_text(content))
     (folder / "sft-lora.json").unlink()
-    found = [one.file for one in check_leaderboards(tracked, "HEAD") if one.rule == "rewritten"]
+    found = [one.file for one in check_leaderboards(board, "HEAD") if one.rule == "rewritten"]
     assert [name.rpartition("/")[2] for name in found] == ["sft-lora.json", "sham.json"]
 
 
 def test_a_reason_given_later_is_a_change(tracked, folder):
+    assert check_leaderboards(tracked, "HEAD") == []
     path = folder / "sham.json"
     content = json.loads(path.read_text())
     content["results"][0]["submission"]["reason"] = "no reason"

@@ -81,7 +81,7 @@ def boards(make_run, file_runs, tmp_path_factory):
     return {name: Board(file_runs(root / name, run)) for name, run in made.items()}
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)  # each checks a whole board
 @given(data=st.data())
 @pytest.mark.parametrize(("kind", "free"), [("binary", FREE), ("sampled", SAMPLED_FREE)])
 def test_any_figure_that_is_nudged_is_found(boards, kind, free, data):

@@ -80,8 +80,7 @@ def test_tables_show_the_figures(result):
     assert len(top_experts(many).rows) == 5
 
 
-@pytest.mark.parametrize("layers", [2, 40])
-@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize(("layers", "found"), [(2, True), (40, True), (2, False)])
 def test_page_picture_and_data(result, tmp_path, layers, found):
     result["layers"] = list(range(layers))
     for row in result["domains"]:

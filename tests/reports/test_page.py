@@ -84,7 +84,7 @@ def test_a_scale_holds_zero_and_everything_else(values):
         assert across == pytest.approx(expected, abs=0.0051)
 
 
-@settings(max_examples=25)  # each renders a page
+@settings(max_examples=10)  # each renders a page
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=4))
 def test_cells_and_traces_come_back_as_they_were(cells):
     # A parser makes \n of \r and drops NUL; what the page shows of these is not our matter.

@@ -18,8 +18,13 @@ from dsmoe_eval.runs import run
 from ..recorded import record
 
 
-def test_pages_and_pictures(folder):
-    page = render(folder)
+@pytest.fixture(scope="module")
+def page(folder):
+    """The report of the small run; only read."""
+    return render(folder)
+
+
+def test_pages_and_pictures(page):
     files = {path.name for path in page.parent.iterdir()}
     pictures = {"forest.png", "tradeoff.png", "experts.png", "routing.png"}
     assert files == {"index.html", "report.md", "items", *pictures}
@@ -44,8 +49,8 @@ def test_the_same_run_gives_the_same_report(folder, tmp_path):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
 
 
-def test_every_markdown_table_is_square(folder, tmp_path):
-    lines = render(folder, tmp_path).read_text().splitlines()
+def test_every_markdown_table_is_square(page):
+    lines = page.read_text().splitlines()
     tables_found = [line for line in lines if line.startswith("|")]
     assert len(tables_found) > 20
     for before, line in itertools.pairwise(lines):
@@ -69,10 +74,9 @@ def test_text_is_shown_as_text(folder, tmp_path):
     assert "&lt;script&gt;alert(1)" in html
 
 
-def test_disjoint_splits_are_said_to_be_so(folder, result, tmp_path):
+def test_disjoint_splits_are_said_to_be_so(page, result):
     assert result.leakage.allowed_by is None
-    page = render(folder, tmp_path)
-    for text in (page.read_text(), (tmp_path / "index.html").read_text()):
+    for text in (page.read_text(), (page.parent / "index.html").read_text()):
         assert "Of 42 identification, 66 tuning, 66 test items: no item repeats one" in text
         assert "WARNING" not in text
         assert 'class="overlap"' not in text

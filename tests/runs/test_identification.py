@@ -43,7 +43,7 @@ def test_a_phase_is_read_from_its_own_tokens(ours, tasks, tmp_path):
 
 def test_every_method_makes_a_profile(ours, tmp_path):
     for name in all_methods():
-        profile = identify(ours, "lab", "law", name, limit=6, root=tmp_path)
+        profile = identify(ours, "lab", "law", name, limit=3, root=tmp_path)
         assert profile.method == name
         assert profile.experts
     passes = [path for path in tmp_path.iterdir() if path.is_dir()]

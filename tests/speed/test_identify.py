@@ -26,6 +26,7 @@ def numbers(thing):
             yield value
 
 
+@pytest.mark.slow  # of a benchmark, not of the package
 def test_both_passes_find_the_same(identify):
     settings = identify.Settings(published=None, items=2, rounds=1, layers=1)
     report = identify.measure(settings, memory=False)

@@ -15,6 +15,7 @@ def benchmark(monkeypatch):
     return leaderboard
 
 
+@pytest.mark.slow  # of a benchmark, not of the package
 def test_it_builds_the_page_of_every_run(benchmark, tmp_path):
     runs = benchmark.make_runs(tmp_path, models=2, items=120, domains=3)
     root = tmp_path / "leaderboards"

@@ -30,6 +30,7 @@ def numbers(thing):
             yield value
 
 
+@pytest.mark.slow  # of a benchmark, not of the package
 def test_all_passes_give_the_same(scoring, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH_SIZES", (4,))
     report = scoring.measure(tiny(scoring))
@@ -42,6 +43,7 @@ def test_all_passes_give_the_same(scoring, monkeypatch):
     assert "| lm-eval `hf`" in scoring.markdown(report)
 
 
+@pytest.mark.slow  # of a benchmark, not of the package
 def test_another_answer_is_seen(scoring, monkeypatch):
     monkeypatch.setattr(scoring, "published", lambda *asked: [(0.0, False)] * len(asked[-1]))
     settings = tiny(scoring)

@@ -8,12 +8,10 @@ import pytest
 
 from dsmoe_eval.stats import (
     PairedResult,
-    all_non_inferior,
     claim,
     compare_paired,
     holm,
     mcnemar_midp,
-    non_inferiority,
     regressions,
 )
 
@@ -63,15 +61,6 @@ def test_without_interval_or_power_nothing_is_claimed() -> None:
     assert claim(compare_paired([1, 0], [1, 0]), 0.02).verdict == "inconclusive"
     with pytest.raises(ValueError, match="margin is 0"):
         claim(RESULT, 0)
-
-
-def test_all_must_hold() -> None:
-    good = non_inferiority([1] * 400, [1] * 400, 0.02)
-    bad = non_inferiority([1] * 30, [1] * 30, 0.02)
-    assert all_non_inferior([good, good]) == (good.p_value, True)
-    assert all_non_inferior([good, bad]) == (bad.p_value, False)
-    with pytest.raises(ValueError, match="no test"):
-        all_non_inferior([])
 
 
 def test_regressions_are_adjusted_and_point_down() -> None:

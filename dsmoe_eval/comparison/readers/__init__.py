@@ -10,11 +10,11 @@ from ...errors import UserError
 from .files import is_json_list, json_records
 from .inspect_logs import read_inspect
 from .lm_eval_samples import is_lm_eval, read_samples_file, read_samples_files, read_samples_folder
-from .results import COLUMNS, Results, Selection
+from .results import Results, Selection
 from .table_files import SUFFIXES
 from .tables import read_frame, read_table, read_table_folder
 
-__all__ = ["COLUMNS", "Results", "Selection", "read_results"]
+__all__ = ["Results", "Selection", "read_results"]
 
 Source = str | Path | pd.DataFrame | Results
 _LINES = (".jsonl", ".jsonl.gz")

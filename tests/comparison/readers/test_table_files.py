@@ -62,8 +62,8 @@ def write_all(folder, table):
 
 
 @given(table=tables())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@settings(  # each writes and reads six files
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_case_01_every_format_holds_the_same(tmp_path, table):
     selection = Selection(gold="gold", no_missing_value=True)

@@ -114,13 +114,16 @@ def test_trees_give_what_each_text_gives_alone(kind, make, attention):
 
 
 @pytest.mark.parametrize(
-    ("kind", "make"),
+    ("kind", "make", "header"),
     [
-        *((kind, make_loud_model) for kind in ARCHITECTURES),
-        *((kind, make_windowed_model) for kind in WINDOWED),
+        *((kind, make_loud_model, 3) for kind in ARCHITECTURES),
+        *(
+            pytest.param(kind, make_loud_model, 20, marks=pytest.mark.slow)
+            for kind in ARCHITECTURES
+        ),
+        *((kind, make_windowed_model, header) for kind in WINDOWED for header in (3, 20)),
     ],
 )
-@pytest.mark.parametrize("header", [3, 20])
 def test_answers_behind_a_header_are_those_of_each_prompt_alone(kind, make, header):
     """With windows longer and shorter than the header, and gaps that are longer than it."""
     chance = np.random.default_rng(1)
