@@ -74,7 +74,7 @@ def retention(base: ArrayLike, steered: ArrayLike) -> float:
 
 
 def gain_over_control(
-    control: ArrayLike, variant: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0
+    control: ArrayLike, variant: ArrayLike, clusters: ArrayLike | None = None
 ) -> PairedResult:
     """Compare the gain of a variant with the gain of its control on the target's items.
 
@@ -86,9 +86,8 @@ def gain_over_control(
         control: Shape (n,), scores of the control.
         variant: Shape (n,), scores of the variant on the same items.
         clusters: As in `compare_paired`.
-        seed: As in `compare_paired`.
 
     Returns:
         The comparison; ``delta`` is the difference of gains.
     """
-    return compare_paired(control, variant, clusters, seed)
+    return compare_paired(control, variant, clusters)
