@@ -1,5 +1,9 @@
 """Differences by cluster, and their t test against statsmodels, scipy and matrices."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -134,3 +138,34 @@ def test_scores_that_are_no_numbers_are_refused(bad) -> None:
 def test_the_fair_binomial_is_scipys(n):
     expected = binom.pmf(np.arange(n + 1), n, 0.5)
     assert fair_binomial(n) == pytest.approx(expected, rel=1e-9, abs=1e-290)
+
+
+def benchmark(name):
+    """A script of `benchmarks/`."""
+    path = Path(__file__).resolve().parents[2] / f"benchmarks/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("world", "count"),
+    [("8 samples, firm items", 30), ("unbounded, long tail of losses", 100)],
+)
+def test_case_25_the_interval_covers_where_t_alone_does_not(world, count) -> None:
+    script = benchmark("calibration_intervals")
+    draw, effects = script.WORLDS[world]
+    drawn = draw(np.random.default_rng(0), (600, count), effects[-1])
+
+    def covered(low, high):
+        return np.mean((low <= effects[-1]) & (effects[-1] <= high))
+
+    assert covered(*script.package(*drawn)) >= 0.935
+    assert covered(*script.robust_t(*drawn[:2], bell_mccaffrey=True)) < 0.935
+
+
+def test_case_25_the_calibration_of_decisions_runs() -> None:
+    script = benchmark("calibration")
+    for world, _ in script.WORLDS.values():
+        assert script.simulate(world, 30, 3).holds.size == 3
