@@ -104,13 +104,12 @@ def compare(
     selection: Selection | None = None,
     selection_b: Selection | None = None,
     margin: float = MARGIN,
-    seed: int = 0,
 ) -> Comparison:
     """Compare B with the baseline A on the items that both have.
 
     Items are paired by content (question, options, right answer), or by the `id` of the selection;
     see `pairing.pair`. The test is chosen by the scores' shape (`stats.compare_paired`): mid-p
-    McNemar for single binary items, else a sign-flip permutation of items or clusters. Claims about
+    McNemar for single binary items, else a t test of items or clusters. Claims about
     domains are adjusted by Holm.
 
     Args:
@@ -119,7 +118,6 @@ def compare(
         selection: columns, task, metric and filter where a format leaves them open.
         selection_b: the selection for B, if it differs.
         margin: two-sided, in units of the scores; an interval inside it is called equivalent.
-        seed: the seed of random sign flips and resamples.
 
     Raises:
         UserError: a source cannot be read, or the two cannot be paired.
@@ -129,10 +127,10 @@ def compare(
     selection = selection or Selection()
     results = read_results(a, selection), read_results(b, selection_b or selection)
     pairs = pair(*results, by_id=selection.id is not None)
-    return _compared(results[0].source, results[1].source, pairs, margin, seed)
+    return _compared(results[0].source, results[1].source, pairs, margin)
 
 
-def _compared(a: str, b: str, pairs: Pairs, margin: float, seed: int) -> Comparison:
+def _compared(a: str, b: str, pairs: Pairs, margin: float) -> Comparison:
     table = pairs.table
     scores = table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
     clusters = _cluster_codes(table["cluster"])
@@ -140,9 +138,9 @@ def _compared(a: str, b: str, pairs: Pairs, margin: float, seed: int) -> Compari
     fractions = all(side.min() >= 0 and side.max() <= 1 for side in scores)
     domains: tuple[DomainResult, ...] = ()
     if strata is None or len(np.unique(strata)) < 2:
-        pooled, conflicting = compare_paired(*scores, clusters, seed), False
+        pooled, conflicting = compare_paired(*scores, clusters), False
     else:
-        by_domain = compare_strata(*scores, strata, clusters, SIGNIFICANCE_LEVEL, seed)
+        by_domain = compare_strata(*scores, strata, clusters, SIGNIFICANCE_LEVEL)
         pooled, conflicting = by_domain.pooled, by_domain.conflicting
         domains = tuple(
             DomainResult(name, result, p, *_verdict(result, margin, p, fractions))

@@ -36,8 +36,8 @@ def details(result: RunResult) -> Table:
     caption = (
         "p: two-sided, against base on the same items, by the test named in the last column. "
         "Single right-or-wrong answers to items on their own: mid-p McNemar with Tango's score "
-        "interval. Means of several answers, and items that share a question: sign-flip "
-        "permutation of whole clusters with a BCa bootstrap interval. Smallest effect: at 80 % "
+        "interval. Means of several answers, and items that share a question: "
+        "Student's t with a standard error robust to clusters. Smallest effect: at 80 % "
         "power and the observed discordance or spread; one-sided bound: of the non-target change, "
         f"at level {result.significance_level / 2:g}."
     )

@@ -135,13 +135,13 @@ def _contrasts(
     pooled = pd.concat(others)
     return Contrasts(
         variant=arm.variant,
-        target=_compare(paired[suite.target_task(arm.target).name], plan),
-        pooled=_compare(pooled, plan),
+        target=_compare(paired[suite.target_task(arm.target).name]),
+        pooled=_compare(pooled),
         pooled_held=_held(pooled, plan),
-        domains=tuple(_compare(part, plan) for part in others),
+        domains=tuple(_compare(part) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=_over_control(read, plan, suite, arm, _control(arm, "random_matched", arms)),
-        wrong=_over_control(read, plan, suite, arm, _control(arm, "other_domain", arms)),
+        placebo=_over_control(read, suite, arm, _control(arm, "random_matched", arms)),
+        wrong=_over_control(read, suite, arm, _control(arm, "other_domain", arms)),
     )
 
 
@@ -152,23 +152,23 @@ def _control(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> A
 
 
 def _over_control(
-    read: Reader, plan: Plan, suite: Suite, arm: ArmCells, control: ArmCells | None
+    read: Reader, suite: Suite, arm: ArmCells, control: ArmCells | None
 ) -> PairedResult | None:
     if control is None:
         return None
     name = suite.target_task(arm.target).name
     before, after = (read(one.cells[name]) for one in (control, arm))
     # Base's score cancels: the gain over base less that of the control.
-    return compare_paired(*_columns(pair_items(before, after, name)), plan.seed)
+    return compare_paired(*_columns(pair_items(before, after, name)))
 
 
-def _compare(paired: pd.DataFrame, plan: Plan) -> PairedResult:
-    return compare_paired(*_columns(paired), plan.seed)
+def _compare(paired: pd.DataFrame) -> PairedResult:
+    return compare_paired(*_columns(paired))
 
 
 def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
     a, b, clusters = _columns(paired)
-    return non_inferiority(a, b, plan.margin, plan.significance_level / 2, clusters, plan.seed)
+    return non_inferiority(a, b, plan.margin, plan.significance_level / 2, clusters)
 
 
 def _arm_row(

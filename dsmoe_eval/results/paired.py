@@ -156,10 +156,7 @@ class Tested(Judged):
     @property
     def bound_test(self) -> str:
         """The test behind `non_inferiority`: the one-sided partner of `test`."""
-        if self.test == BINARY_TEST:
-            return "Tango score test"
-        clustered = self.test.startswith("clustered ")
-        return "clustered BCa bootstrap" if clustered else "BCa bootstrap"
+        return "Tango score test" if self.test == BINARY_TEST else self.test
 
     def judge(self, levels: Levels) -> None:
         """Set the levels of the run that this is part of."""

@@ -89,9 +89,7 @@ def tune(
     for settings in grid:
         scores = scores_at(settings)
         steered = np.concatenate([scores[name] for name in non_targets])
-        held = non_inferiority(
-            pooled, steered, plan.margin, plan.significance_level / 2, labels, plan.seed
-        )
+        held = non_inferiority(pooled, steered, plan.margin, plan.significance_level / 2, labels)
         trials.append(
             Trial(
                 expert_count=settings.expert_count,

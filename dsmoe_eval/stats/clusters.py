@@ -1,4 +1,4 @@
-"""Paired differences that are not single binary items: summed per cluster, tested by sign flips.
+"""Paired differences that are not single binary items: summed per cluster, with a robust t test.
 
 A cluster is a group of items whose scores may depend on each other, such as questions on one
 passage; it is never split. An item that belongs to no group is a cluster of one item.
@@ -12,17 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
-DRAWS = 9999
-"""The number of random sign flips, and of resamples of the bootstrap."""
-_MOST_ENUMERATED = 16
-_MOST_FLIPPED = 20_000
 _ROUNDING = 1e-9
-_FINEST = 64
-_WIDEST = 2**20
-_LONGEST_PRODUCT = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +41,83 @@ class ClusteredDifferences:
         return float(self.sums.sum() / self.sizes.sum())
 
     @property
-    def largest(self) -> float:
-        """The largest absolute mean difference of a cluster."""
-        return float(np.abs(self.sums / self.sizes).max())
+    def standard_error(self) -> float:
+        """The standard error of `delta`, robust to clusters, and for what the sample hides.
+
+        It is the CR2 estimator of Bell and McCaffrey (2002), Survey Methodology 28:169: each
+        cluster's residual is divided by the root of the share of items outside the cluster. To its
+        variance the variance of four more clusters is added, two that gain `_hidden` and two that
+        lose it, as Agresti and Coull (1998), The American Statistician 52:119, add two successes
+        and two failures to binary items. NaN for one cluster, and for unbounded scores that all
+        differ alike, which do not show how they may vary.
+        """
+        count = self.sums.size
+        if count < 2:
+            return math.nan
+        share, residuals = self._shares, self.sums - self.delta * self.sizes
+        if not self.bounded and np.abs(residuals).max() <= _ROUNDING * np.abs(self.sums).max():
+            return math.nan
+        seen = math.sqrt(float((residuals**2 / (1 - share)).sum())) / float(self.sizes.sum())
+        return math.hypot(seen, 2 * self._hidden(residuals) / (count + 4))
 
     @property
-    def standard_error(self) -> float:
-        """The standard error of `delta`, by linearisation over clusters; NaN for one cluster."""
+    def degrees_of_freedom(self) -> float:
+        """Satterthwaite's, of the CR2 variance; clusters - 1 if all have one size. NaN for one."""
         if self.sums.size < 2:
             return math.nan
-        residuals = self.sums - self.delta * self.sizes
-        inflation = self.sums.size / (self.sums.size - 1)
-        return float(np.sqrt(inflation * (residuals**2).sum()) / self.sizes.sum())
+        squares = self._shares**2
+        leverage = squares / (1 - self._shares)
+        return float(1 / (squares.sum() + leverage.sum() ** 2 - (leverage**2).sum()))
+
+    def bound(self, tail: float) -> float:
+        """Return the one-sided bound of `delta` by Student's t: 0.025 and 0.975 make an interval.
+
+        For scores in [0, 1] it is within [-1, 1]. NaN without a standard error.
+        """
+        spread = self.standard_error
+        if math.isnan(spread):
+            return math.nan
+        limit = 1.0 if self.bounded else math.inf
+        reach = float(stdtrit(self.degrees_of_freedom, tail)) * spread
+        return max(-limit, min(limit, self.delta + reach))
+
+    def p_value(self, threshold: float) -> float:
+        """Test "the true difference is at most `threshold`", one-sided, by Student's t.
+
+        It is 1 without a standard error.
+        """
+        spread = self.standard_error
+        if math.isnan(spread):
+            return 1.0
+        return float(stdtr(self.degrees_of_freedom, (threshold - self.delta) / spread))
+
+    @property
+    def two_sided_p_value(self) -> float:
+        """The two-sided p-value of "the true difference is 0"; 1 without a standard error."""
+        spread = self.standard_error
+        if math.isnan(spread):
+            return 1.0
+        return float(2 * stdtr(self.degrees_of_freedom, -abs(self.delta) / spread))
+
+    @property
+    def _shares(self) -> Floats:
+        return np.asarray(self.sizes / self.sizes.sum(), dtype=np.float64)
+
+    def _hidden(self, residuals: Floats) -> float:
+        """Return by how much more a cluster may change than the sample shows.
+
+        For scores in [0, 1]: by everything, weighted by the share of clusters that differ alike,
+        such as not at all. For unbounded scores: by 1.5 times the largest deviation seen, weighted
+        by how one-sided deviations are, |sum of cubes| over the sum of |cubes|, since a long tail
+        is seldom seen in full. Both keep a coverage that t alone loses: `reports/calibration`.
+        """
+        if self.bounded:
+            _, counts = np.unique(np.round(self.sums / self.sizes, 9), return_counts=True)
+            return float(counts.max()) / self.sums.size
+        largest = float(np.abs(residuals).max())
+        cubes = (residuals / largest) ** 3
+        one_sided = abs(float(cubes.sum())) / float(np.abs(cubes).sum())
+        return 1.5 * largest / float(self.sizes.mean()) * one_sided
 
 
 def as_scores(scores: ArrayLike, name: str) -> NDArray[Any]:
@@ -140,104 +199,8 @@ def clustered_differences(
     )
 
 
-def joined(
-    differences: ClusteredDifferences, most: int, generator: np.random.Generator
-) -> tuple[Floats, Floats, int]:
-    """Join clusters at random into at most `most` groups, which costs hardly any power.
-
-    Args:
-        differences: The clusters.
-        most: The largest number of groups; fewer clusters are not joined.
-        generator: Random generator of the groups.
-
-    Returns:
-        Sums and sizes, shape (clusters,) each, and their direction: -1 if all signs were changed,
-        so that B against A is resampled exactly like A against B; 0 if changing them makes no
-        difference.
-    """
-    sums, sizes, direction = _oriented(differences)
-    if sums.size <= most:
-        return sums, sizes, direction
-    group = generator.permutation(sums.size) % most
-    return _summed(group, sums), _summed(group, sizes), direction
-
-
 def _summed(group: NDArray[np.int64], values: Floats) -> Floats:
     return np.asarray(np.bincount(group, weights=values), dtype=np.float64)
-
-
-def _oriented(differences: ClusteredDifferences) -> tuple[Floats, Floats, int]:
-    rows = np.column_stack((differences.sums, differences.sizes))
-    mirror = np.column_stack((-differences.sums, differences.sizes))
-    mirror = mirror[np.lexsort((mirror[:, 1], mirror[:, 0]))]
-    apart = np.argwhere(rows != mirror)
-    if not apart.size:
-        return rows[:, 0], rows[:, 1], 0
-    mirrored = rows[tuple(apart[0])] < mirror[tuple(apart[0])]
-    first = mirror if mirrored else rows
-    return first[:, 0], first[:, 1], -1 if mirrored else 1
-
-
-def sign_flip_p_value(differences: ClusteredDifferences, seed: int) -> tuple[float, str]:
-    """Test "A and B are equally good" by permutation: swap A and B per cluster, two-sided.
-
-    The p-value is the share of sign flips whose absolute sum is at least the observed one. Up to 16
-    clusters with a difference are enumerated. Sums that are multiples of 1/d for a d up to 64, as
-    with binary items and means of d samples, have an exact distribution, convolved from binomials.
-    Otherwise 9,999 random flips give p = (1 + hits) / (1 + draws): Phipson and Smyth (2010),
-    Statistical Applications in Genetics and Molecular Biology 9:39. The test keeps its level for
-    any number of clusters if A and B are exchangeable within clusters. More than 20,000 clusters
-    are first joined at random into that many groups, whose signs are flipped together.
-
-    Args:
-        differences: The clusters.
-        seed: Seed of the random flips.
-
-    Returns:
-        The p-value (1.0 if no cluster differs) and the test's name.
-    """
-    sums = differences.sums[differences.sums != 0]
-    if sums.size > _MOST_ENUMERATED:
-        lattice = _on_lattice(np.abs(sums))
-        if lattice is not None:
-            observed = round(abs(float(sums.sum())) * lattice[1])
-            return _lattice_p_value(lattice[0], observed), "sign-flip permutation, exact"
-    generator = np.random.default_rng(seed)
-    sums, _, _ = joined(differences, _MOST_FLIPPED, generator)
-    sizes = np.sort(np.abs(sums[sums != 0]))
-    bar = abs(float(sums.sum())) - _ROUNDING * float(sizes.sum())
-    if sizes.size <= _MOST_ENUMERATED:
-        flipped = np.zeros(1)
-        for size in sizes:
-            flipped = np.concatenate((flipped - size, flipped + size))
-        return float((np.abs(flipped) >= bar).mean()), "sign-flip permutation, exact"
-    hits = int((np.abs(_flipped_sums(sizes, generator)) >= bar).sum())
-    return (1 + hits) / (1 + DRAWS), f"sign-flip permutation, {DRAWS:,} draws"
-
-
-def _on_lattice(sizes: Floats) -> tuple[NDArray[np.int64], int] | None:
-    """Return the sizes as multiples of 1/d, and the smallest such d; None if there is none."""
-    for d in range(1, _FINEST + 1):
-        multiples = np.rint(sizes * d)
-        if multiples.sum() > _WIDEST:
-            return None
-        if (np.abs(multiples - sizes * d) <= _ROUNDING * multiples).all():
-            return multiples.astype(np.int64), d
-    return None
-
-
-def _lattice_p_value(sizes: NDArray[np.int64], observed: int) -> float:
-    """Compute P(|sum of signs times sizes| >= observed).
-
-    The sum is 2 X - sum of sizes, where X adds, for each distinct size, size times a binomial.
-    """
-    law = np.ones(1)
-    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        steps = np.zeros(int(size * count) + 1)
-        steps[:: int(size)] = fair_binomial(int(count))
-        law = _convolved(law, steps)
-    sums = 2 * np.arange(law.size) - int(sizes.sum())
-    return min(1.0, float(law[np.abs(sums) >= observed].sum()))
 
 
 def fair_binomial(n: int) -> Floats:
@@ -252,22 +215,3 @@ def fair_binomial(n: int) -> Floats:
     steps = np.arange(n - middle, n)
     upper = central * np.cumprod(np.append(1.0, (n - steps) / (steps + 1)))
     return np.concatenate((upper[::-1], upper[1 - n % 2 :]))
-
-
-def _convolved(a: Floats, b: Floats) -> Floats:
-    if a.size * b.size <= _LONGEST_PRODUCT:  # unlike the FFT, this keeps relative errors small
-        return np.convolve(a, b)
-    length = a.size + b.size - 1
-    product = np.fft.irfft(np.fft.rfft(a, length) * np.fft.rfft(b, length), length)
-    return np.asarray(np.maximum(product, 0.0), dtype=np.float64)
-
-
-def _flipped_sums(sizes: Floats, generator: np.random.Generator) -> Floats:
-    """Compute sums with random signs, (draws,): eight clusters at a time, from a table of 256."""
-    padded = np.concatenate((sizes, np.zeros(-sizes.size % 8)))
-    signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1.0
-    total = np.zeros(DRAWS)
-    for eight in padded.reshape(-1, 8):
-        picks = np.frombuffer(generator.bytes(DRAWS), dtype=np.uint8)
-        total += (signs @ eight)[picks]
-    return total

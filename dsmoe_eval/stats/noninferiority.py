@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from .bca import bca_bootstrap, bounds, lower_tail
 from .clusters import clustered_differences
 from .paired import (
+    CLUSTERED_T_TEST,
+    T_TEST,
     PairedCounts,
     as_pairs,
     count_pairs,
@@ -57,7 +58,6 @@ def non_inferiority(
     margin: float,
     alpha: float = 0.025,
     clusters: ArrayLike | None = None,
-    seed: int = 0,
 ) -> NonInferiority:
     """Test H0: score_b - score_a <= -margin against "B is less than the margin worse".
 
@@ -67,11 +67,11 @@ def non_inferiority(
     is at most 0.029 at alpha 0.025 (300 items: 0.026). At alpha 0.05 the largest is 0.074 (30
     items, 0.066 for 300), where items are only lost and never gained.
 
-    All other scores: the BCa bootstrap's lower bound over clusters (`bounds`) and the p-value that
-    inverts it. Simulated with a true drop of the margin, 0.05, alpha 0.025 (0.05) and 30 to 500
-    items or clusters with scores in [0, 1], its type-I error is 0 to 2.6 % (0 to 4.7 %). It is
-    larger for unbounded scores whose differences have a long tail of losses (lognormal): 2.7 %
-    (6.3 %) with 30 items, 1.5 % (4.3 %) with 100, but 9 % (13 %) with 10. See
+    All other scores: the lower bound of Student's t with a standard error that is robust to
+    clusters, as in `compare_paired`, and the p-value that inverts it. Simulated with a true drop of
+    the margin, 0.05, alpha 0.025 and 30 to 500 items or clusters with scores in [0, 1], its type-I
+    error is 0 to 3.7 %. It is larger for few unbounded scores whose differences have a long tail of
+    losses (lognormal): 5 % with 30 items, 10 % with 10, but 2.3 % with 100. See
     `reports/calibration`.
 
     Args:
@@ -82,10 +82,9 @@ def non_inferiority(
             tests whether B is better.
         alpha: One-sided significance level, in (0, 0.25].
         clusters: Shape (n,), a label per item; items that may depend on each other share one.
-        seed: Seed of the resamples.
 
     Returns:
-        The outcome. Without a bound (one cluster, or unbounded scores that do not differ at all)
+        The outcome. Without a bound (one cluster, or unbounded scores that all differ alike)
         non-inferiority is not shown and p is 1.
 
     Raises:
@@ -97,10 +96,8 @@ def non_inferiority(
     if codes is None and is_binary(a) and is_binary(b):
         p_value, bound, test = _score_test(count_pairs(a, b), margin, alpha)
     else:
-        bootstrap = bca_bootstrap(differences, seed)
-        p_value = lower_tail(differences, bootstrap, -margin)
-        bound = bounds(differences, bootstrap, alpha)[0]
-        test = "BCa bootstrap" if codes is None else "clustered BCa bootstrap"
+        p_value, bound = differences.p_value(-margin), differences.bound(alpha)
+        test = T_TEST if codes is None else CLUSTERED_T_TEST
     non_inferior = p_value < alpha
     return NonInferiority(
         n=a.size,
@@ -133,8 +130,8 @@ def _score_test(counts: PairedCounts, margin: float, alpha: float) -> tuple[floa
 
 
 def _beside(threshold: float, bound: float, *, above: bool) -> float:
-    # Bound and p-value are one test and must agree. Only rounding (about 1e-12) and the steps
-    # between resamples can put them on different sides of the threshold.
+    # Bound and p-value are one test and must agree. Only rounding (about 1e-12) can put them
+    # on different sides of the threshold.
     if math.isnan(bound):
         return bound
     return max(bound, math.nextafter(threshold, 1)) if above else min(bound, threshold)

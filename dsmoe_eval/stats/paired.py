@@ -7,18 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import betainc, ndtri
+from scipy.special import betainc, ndtri, stdtrit
 
-from .bca import bca_bootstrap, bounds
-from .clusters import (
-    as_scores,
-    cluster_codes,
-    clustered_differences,
-    fair_binomial,
-    sign_flip_p_value,
-)  # fmt: skip
+from .clusters import as_scores, cluster_codes, clustered_differences, fair_binomial
 from .power import smallest_effect
 from .rounding import without_rounding
+
+T_TEST, CLUSTERED_T_TEST = "paired t", "cluster-robust t"
+"""Names of the tests of scores that are not single binary items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +89,7 @@ class PairedResult:
         lost: Items on which B scores less than A.
         mde80: Minimum detectable effect: the smallest difference that this test detects with 80 %
             power at alpha 0.05, given the number of items and the observed discordance or
-            standard error; NaN if no difference can be detected or nothing varies.
+            standard error; NaN if no difference can be detected or there is no interval.
         clusters: Number of clusters; ``n`` if items are independent.
     """
 
@@ -111,25 +107,25 @@ class PairedResult:
 
 
 def compare_paired(
-    score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0
+    score_a: ArrayLike, score_b: ArrayLike, clusters: ArrayLike | None = None
 ) -> PairedResult:
     """Compare B with A on the same items, in the same order, by the test that fits the scores.
 
     Independent items with scores of 0 and 1: the mid-p McNemar test and Tango's interval.
 
-    All other scores (means of several samples, log-likelihoods, bits per byte, clusters): the
-    sign-flip permutation test of whole clusters (`sign_flip_p_value`), their BCa bootstrap
-    interval (`bounds`), and an ``mde80`` of 2.80 standard errors. Test and interval do not invert
-    each other, so the interval may contain 0 although p is below 0.05. If no cluster differs, p is
-    1, and for scores in [0, 1] the interval is that of as many unchanged binary items. There is no
-    interval for one cluster, nor for unbounded scores that do not differ at all.
+    All other scores (means of several samples, log-likelihoods, bits per byte, clusters): Student's
+    t with a standard error that is robust to clusters (`ClusteredDifferences.standard_error`). The
+    interval contains 0 if and only if p is above 0.05, and ``mde80`` is of the same test. In
+    simulations the interval covers the true difference in 93.5 % of runs or more, of 5 to 1,000
+    clusters with scores in [0, 1] and of 30 or more unbounded scores with a long tail of losses
+    (`reports/calibration/intervals.md`). There is no interval, and p is 1, for one cluster and for
+    unbounded scores that all differ alike.
 
     Args:
         score_a: Shape (n,), finite; 1 or True where A is right and 0 or False where it is wrong,
             or a score, more is better.
         score_b: The same for B.
         clusters: Shape (n,), a label per item; items that may depend on each other share one.
-        seed: Seed of random sign flips and resamples.
 
     Returns:
         The difference with its 95 % interval, the test and the minimum detectable effect.
@@ -141,24 +137,20 @@ def compare_paired(
     if codes is None and is_binary(a) and is_binary(b):
         return _compare_counts(count_pairs(a, b))
     differences = clustered_differences(a, b, codes)
-    p_value, test = sign_flip_p_value(differences, seed)
-    spread = differences.standard_error
+    degrees = differences.degrees_of_freedom
     return PairedResult(
         n=a.size,
         score_a=float(a.mean(dtype=np.float64)),
         score_b=float(b.mean(dtype=np.float64)),
         delta=differences.delta,
-        ci95=bounds(differences, bca_bootstrap(differences, seed), 0.025),
-        p_value=p_value,
-        test=test if codes is None else f"clustered {test}",
+        ci95=(differences.bound(0.025), differences.bound(0.975)),
+        p_value=differences.two_sided_p_value,
+        test=T_TEST if codes is None else CLUSTERED_T_TEST,
         gained=int((b > a).sum()),
         lost=int((b < a).sum()),
-        mde80=_MDE80 * spread if spread > 0 else math.nan,
+        mde80=float(stdtrit(degrees, 0.975) + stdtrit(degrees, 0.8)) * differences.standard_error,
         clusters=differences.sums.size,
     )
-
-
-_MDE80 = -float(ndtri(0.025) + ndtri(0.2))
 
 
 def _compare_counts(counts: PairedCounts) -> PairedResult:

@@ -145,8 +145,8 @@ def items_needed_of_samples(
 ) -> int:
     """Compute how many items, with k samples each, are needed to detect a difference of means.
 
-    The paired t-test is used, as an approximation of the permutation test: item differences have
-    variance ``items + samples / k``, so more samples help until the items' variance dominates.
+    The paired t test is used, without the allowance for what a sample may hide: item differences
+    have variance ``items + samples / k``, so more samples help until the items' variance dominates.
 
     Args:
         effect: True difference of scores; its sign does not matter, and it is not 0.

@@ -38,15 +38,12 @@ def compare_strata(
     strata: ArrayLike,
     clusters: ArrayLike | None = None,
     alpha: float = 0.05,
-    seed: int = 0,
 ) -> StrataResult:
     """Compare B with A within strata and pooled over them.
 
-    Swapping A and B per item (or per cluster) never mixes strata, so the paired permutation test of
-    all items is also the test stratified by domain; for binary items without clusters it depends
-    only on the counts of gains and losses, and is the mid-p McNemar test of their sums. The pooled
-    interval resamples all items without fixing the strata's sizes, so it is slightly too wide if
-    strata differ.
+    For binary items without clusters the pooled test depends only on the counts of gains and
+    losses, and is the mid-p McNemar test of their sums. The pooled interval of other scores counts
+    differences between strata as chance, so it is slightly too wide if strata differ.
 
     Args:
         score_a: Shape (n,), as in `compare_paired`.
@@ -54,7 +51,6 @@ def compare_strata(
         strata: Shape (n,), a label per item.
         clusters: Shape (n,), a label per item; the same label in two strata is two clusters.
         alpha: Two-sided significance level of `StrataResult.conflicting`.
-        seed: Seed of random sign flips and resamples.
 
     Returns:
         The comparisons.
@@ -70,7 +66,7 @@ def compare_strata(
     nested = None if clusters is None else _nested(stratum, clusters)
 
     def compared(mask: NDArray[np.bool_]) -> PairedResult:
-        return compare_paired(a[mask], b[mask], None if nested is None else nested[mask], seed)
+        return compare_paired(a[mask], b[mask], None if nested is None else nested[mask])
 
     pooled = compared(np.ones(a.size, dtype=bool))
     results = [compared(stratum == index) for index in range(names.size)]

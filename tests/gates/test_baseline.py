@@ -82,11 +82,10 @@ def test_under_another_base_the_gains_are_compared(run_of, scores):
     found = gain(run_of(other, now), run_of(base, then))
     differences = (now.astype(int) - other) - (then.astype(int) - base)
     assert found.value == pytest.approx(differences.mean())
-    # The BCa interval is near Student's.
     reach = 2 * differences.std(ddof=1) / math.sqrt(ITEMS)
     assert found.value - found.low == pytest.approx(reach, rel=0.15)
     assert found.high - found.value == pytest.approx(reach, rel=0.15)
-    assert "permutation" in found.words
+    assert "paired t" in found.words
 
 
 @pytest.mark.parametrize("why", ["samples are missing", "the items are not the same"])

@@ -81,5 +81,5 @@ def test_an_overlap_that_spares_the_test_split_says_what_it_spoils(result):
     figures = {"pairs": 1, "items": (item,), "allowed_by": "allow_leakage: true"}
     leakage = result.leakage.model_copy(update=figures)
     warning = run_text.overlap_warning(result.model_copy(update={"leakage": leakage}))
-    assert "1 of 66 tuning items repeat items of the identification split. No test item" in warning
+    assert "1 of 54 tuning items repeat items of the identification split. No test item" in warning
     assert "generalise" in warning

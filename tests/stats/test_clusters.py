@@ -1,22 +1,20 @@
-"""Differences by cluster, and the sign-flip test against enumeration and scipy."""
+"""Differences by cluster, and their t test against statsmodels, scipy and matrices."""
 
-from collections import Counter
-from fractions import Fraction
-from itertools import product
+import importlib.util
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, norm, permutation_test
+from scipy.stats import binom, ttest_1samp
 
 from dsmoe_eval.stats.clusters import (
     as_scores,
     cluster_codes,
     clustered_differences,
     fair_binomial,
-    joined,
-    sign_flip_p_value,
 )
 
 
@@ -34,107 +32,84 @@ def test_sums_and_sizes_of_a_small_example() -> None:
     )
     assert found.sums.tolist() == [-0.5, 0.0, 0.25]
     assert found.sizes.tolist() == [2, 1, 1]
-    assert (found.delta, found.largest, found.bounded) == (-0.0625, 0.25, True)
+    assert (found.delta, found.bounded) == (-0.0625, True)
 
 
 def test_standard_error_of_single_items_is_the_textbooks() -> None:
     values = np.random.default_rng(3).normal(size=40)
     expected = values.std(ddof=1) / np.sqrt(40)
-    assert differences(values).standard_error == pytest.approx(expected, rel=1e-12)
+    assert seen(differences(values)) == pytest.approx(expected, rel=1e-9)
     assert np.isnan(differences([1.0, 2.0], [7, 7]).standard_error)
 
 
-def test_standard_error_of_clusters_is_the_regressions() -> None:
-    """Of the intercept, robust to clusters; statsmodels corrects by (n - 1) / (n - 1) as well."""
+def test_the_standard_error_of_equal_clusters_is_the_regressions() -> None:
+    """Of the intercept, robust to clusters; of equal clusters CR1 of statsmodels is CR2."""
     import statsmodels.api as sm
 
     rng = np.random.default_rng(4)
-    codes = rng.integers(0, 12, 60)
+    codes = np.repeat(np.arange(12), 5)
     values = rng.normal(size=60) + rng.normal(size=12)[codes]
     fit = sm.OLS(values, np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": codes})
-    assert differences(values, codes).standard_error == pytest.approx(fit.bse[0], rel=1e-9)
+    found = differences(values, codes)
+    assert seen(found) == pytest.approx(fit.bse[0], rel=1e-9)
+    assert found.degrees_of_freedom == pytest.approx(11, rel=1e-12)
 
 
-@given(st.lists(st.integers(-8, 8), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=40)
-def test_few_clusters_equal_brute_force_with_integers(eighths) -> None:
-    flips = [abs(sum(each)) for each in product(*((-x, x) for x in eighths))]
-    expected = Fraction(sum(f >= abs(sum(eighths)) for f in flips), len(flips))
-    p_value, name = sign_flip_p_value(differences([x / 8 for x in eighths]), 0)
-    assert p_value == pytest.approx(float(expected), abs=1e-12)
-    assert name == "sign-flip permutation, exact"
+def seen(found):
+    """The standard error without what the sample hides."""
+    residuals = found.sums - found.delta * found.sizes
+    hidden = 2 * found._hidden(residuals) / (found.sums.size + 4)
+    return np.sqrt(found.standard_error**2 - hidden**2)
 
 
-def test_few_clusters_equal_scipys_permutation_test() -> None:
-    values = np.random.default_rng(1).normal(0.4, 1, size=11)
-    other = permutation_test(
-        (values, np.zeros(11)), lambda x, y, axis: (x - y).sum(axis),
-        permutation_type="samples", vectorized=True, n_resamples=np.inf,
-    )  # fmt: skip
-    assert sign_flip_p_value(differences(values), 0)[0] == pytest.approx(other.pvalue, rel=1e-9)
+@given(st.lists(st.integers(0, 6), min_size=6, max_size=30).filter(lambda x: len(set(x)) > 1))
+@settings(deadline=None, max_examples=30)
+def test_case_25_unequal_clusters_are_those_of_bell_and_mccaffrey(codes) -> None:
+    """Variance and degrees of freedom by their matrices, cluster by cluster."""
+    n, values = len(codes), np.random.default_rng(len(codes)).normal(size=len(codes))
+    residual_maker = np.eye(n) - np.ones((n, n)) / n
+    residuals, variance, columns = residual_maker @ values, 0.0, []
+    for label in set(codes):
+        rows = np.flatnonzero(np.array(codes) == label)
+        weights, vectors = np.linalg.eigh(residual_maker[np.ix_(rows, rows)])
+        root = vectors @ np.diag(weights**-0.5) @ vectors.T
+        ones = np.ones(len(rows)) / n
+        variance += float(ones @ root @ residuals[rows]) ** 2
+        columns.append(residual_maker[rows].T @ root @ ones)
+    inner = np.stack(columns) @ np.stack(columns).T
+    found = differences(values, codes)
+    assert seen(found) == pytest.approx(np.sqrt(variance), rel=1e-6)
+    degrees = np.trace(inner) ** 2 / np.trace(inner @ inner)
+    assert found.degrees_of_freedom == pytest.approx(degrees, rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [17, 60, 1001])
-def test_many_clusters_come_near_the_normal_law(n) -> None:
-    values = np.random.default_rng(n).normal(1.6 / np.sqrt(n), 1, size=n)
-    other = permutation_test(
-        (values, np.zeros(n)), lambda x, y, axis: (x - y).sum(axis),
-        permutation_type="samples", vectorized=True, n_resamples=9999,
-        rng=np.random.default_rng(5),
-    )  # fmt: skip
-    p_value, name = sign_flip_p_value(differences(values), 0)
-    error = np.sqrt(2 * other.pvalue * (1 - other.pvalue) / 9999)
-    assert p_value == pytest.approx(other.pvalue, abs=5 * error)
-    assert name == "sign-flip permutation, 9,999 draws"
+def test_case_25_interval_and_p_value_are_scipys_where_nothing_is_hidden() -> None:
+    """Deviations that are as long on both sides hide no tail."""
+    half = np.random.default_rng(1).normal(size=20)
+    values = np.concatenate((half, -half)) + 0.2
+    other = ttest_1samp(values, 0)
+    found = differences(values)
+    assert found.two_sided_p_value == pytest.approx(other.pvalue, rel=1e-9)
+    interval = other.confidence_interval()
+    assert (found.bound(0.025), found.bound(0.975)) == pytest.approx((interval.low, interval.high))
+    assert found.p_value(0.1) == pytest.approx(
+        ttest_1samp(values, 0.1, alternative="greater").pvalue
+    )
 
 
-def test_an_overwhelming_difference_has_the_smallest_p_value() -> None:
-    values = 1 + np.random.default_rng(0).random(40) / 100
-    assert sign_flip_p_value(differences(values), 0)[0] == 1 / 10_000
-
-
-@given(st.lists(st.integers(-6, 6), min_size=20, max_size=60), st.sampled_from([1, 2, 3, 10, 64]))
-@settings(deadline=None, max_examples=40)
-def test_many_clusters_on_a_lattice_equal_counting_with_integers(values, d) -> None:
-    ways = {0: 1}
-    for value in values:
-        ways = dict(
-            sum((Counter({s + sign * abs(value): n for s, n in ways.items()}) for sign in (-1, 1)),
-                Counter())
-        )  # fmt: skip
-    extreme = sum(n for s, n in ways.items() if abs(s) >= abs(sum(values)))
-    p_value, name = sign_flip_p_value(differences(np.array(values) / d), 0)
-    assert p_value == pytest.approx(extreme / 2 ** len(values), rel=1e-9)
-    assert name == "sign-flip permutation, exact"
-
-
-def test_a_long_lattice_equals_the_binomial() -> None:
-    """Convolved by Fourier transforms; single gains and losses are a sign test."""
-    values = np.repeat([1.0, -1.0, 2.0, -2.0], [20_500, 20_000, 5000, 5000])
-    # Sums are even: a step of 2 lies half below 500.
-    expected = 2 * norm.sf(499 / np.sqrt((values**2).sum()))
-    assert sign_flip_p_value(differences(values), 0)[0] == pytest.approx(expected, rel=2e-3)
-    single = binomtest(20_500, 40_500).pvalue
-    assert sign_flip_p_value(differences(values[:40_500]), 0)[0] == pytest.approx(single, rel=1e-9)
+def test_case_25_what_a_sample_may_hide_widens_it() -> None:
+    half = np.full(100, 0.5)
+    alike = clustered_differences(half, np.append(half[2:], [0.0, 1.0]), None)
+    assert alike._hidden(alike.sums) == 0.98
+    assert differences([1.0] * 10).standard_error == pytest.approx(2 / 14)
+    tail = differences([-8.0, *np.linspace(0, 2, 30)])
+    assert tail.standard_error > 1.5 * seen(tail)
 
 
 def test_clusters_that_cancel_show_nothing() -> None:
     """0.1 + 0.2 - 0.3 is not 0 in floats; the cluster must not count as changed."""
     assert not differences([0.1, 0.2, -0.3] * 2, [0, 0, 0, 1, 1, 1]).sums.any()
-    assert sign_flip_p_value(differences([0.1, 0.2, -0.3], [0, 0, 0]), 0)[0] == 1.0
-
-
-def test_joining_keeps_the_totals_and_mirrors() -> None:
-    rng = np.random.default_rng(2)
-    values = differences(rng.normal(size=5000), rng.integers(0, 900, 5000))
-    mirror = differences(np.zeros(1), None)
-    mirror = type(values)(np.sort(-values.sums), values.sizes[::-1], False)
-    sums, sizes, direction = joined(values, 100, np.random.default_rng(0))
-    other = joined(mirror, 100, np.random.default_rng(0))
-    assert sums.size == 100
-    assert (direction * sums.sum(), sizes.sum()) == pytest.approx((values.sums.sum(), 5000))
-    assert direction == -other[2]
-    assert (sums == other[0]).all()
+    assert differences([0.1, 0.2, -0.3], [0, 0, 0]).two_sided_p_value == 1.0
 
 
 @pytest.mark.parametrize("clusters", [[1, 2, 2], ["a", "b", "b"], [None, 1, 2], [0.0, np.nan, 1]])
@@ -163,3 +138,34 @@ def test_scores_that_are_no_numbers_are_refused(bad) -> None:
 def test_the_fair_binomial_is_scipys(n):
     expected = binom.pmf(np.arange(n + 1), n, 0.5)
     assert fair_binomial(n) == pytest.approx(expected, rel=1e-9, abs=1e-290)
+
+
+def benchmark(name):
+    """A script of `benchmarks/`."""
+    path = Path(__file__).resolve().parents[2] / f"benchmarks/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("world", "count"),
+    [("8 samples, firm items", 30), ("unbounded, long tail of losses", 100)],
+)
+def test_case_25_the_interval_covers_where_t_alone_does_not(world, count) -> None:
+    script = benchmark("calibration_intervals")
+    draw, effects = script.WORLDS[world]
+    drawn = draw(np.random.default_rng(0), (600, count), effects[-1])
+
+    def covered(low, high):
+        return np.mean((low <= effects[-1]) & (effects[-1] <= high))
+
+    assert covered(*script.package(*drawn)) >= 0.935
+    assert covered(*script.robust_t(*drawn[:2], bell_mccaffrey=True)) < 0.935
+
+
+def test_case_25_the_calibration_of_decisions_runs() -> None:
+    script = benchmark("calibration")
+    for world, _ in script.WORLDS.values():
+        assert script.simulate(world, 30, 3).holds.size == 3
