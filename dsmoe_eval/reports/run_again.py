@@ -44,5 +44,7 @@ def _options(folder: RunFolder, result: RunResult) -> list[str]:
 def _beside(folder: RunFolder, result: RunResult) -> list[str]:
     """Return the suite and the variants of the user."""
     suite = [] if result.suite in builtin_names("suites") else [f"suite {result.suite}"]
-    variants = [variant["name"] for variant in folder.read_json(folder.identity).get("own_variants", ())]
+    variants = [
+        variant["name"] for variant in folder.read_json(folder.identity).get("own_variants", ())
+    ]
     return suite + [f"variant {name}" for name in variants]
