@@ -9,9 +9,10 @@ nothing is approximated silently.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,23 @@ _HALF_TOLERANCE = 4e-2
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """Equal groups of consecutive experts; a token's experts come from some of the groups.
+
+    Attributes:
+        count: number of groups.
+        kept: number of groups that a token keeps.
+        by_best: whether a group is rated by its best score; else by the sum of its two best ones.
+        leaks: whether experts of other groups are selected where all kept ones score below 0.
+    """
+
+    count: int
+    kept: int
+    by_best: bool
+    leaks: bool = field(default=False, compare=False)  # a layer's bias decides it
+
+
+@dataclass(frozen=True, slots=True)
 class Scoring:
     """The scoring rule of a router.
 
@@ -40,12 +58,14 @@ class Scoring:
             logits alone is the same as a renormalised softmax over all.
         correction_bias: whether experts are chosen (not weighted) by score + a bias of the router.
         shift_invariant: whether a constant added to all logits changes nothing.
+        groups: the groups that limit the choice, or None.
     """
 
     function: ScoreFunction
     renormalised: bool
     correction_bias: bool
     shift_invariant: bool
+    groups: Groups | None = None
 
     def __str__(self) -> str:
         words = [
@@ -53,6 +73,7 @@ class Scoring:
             "renormalised" if self.renormalised else "not renormalised",
             *(["with a correction bias"] if self.correction_bias else []),
             *([] if self.shift_invariant else ["changed by a constant shift"]),
+            *([f"from {self.groups.kept} of {self.groups.count} groups"] if self.groups else []),
         ]
         return ", ".join(words)
 
@@ -81,6 +102,7 @@ def describe_scoring(router: Router) -> Scoring:
             renormalised=_constant(sums, tolerance),
             correction_bias=_chooses_by_bias(router, hidden),
             shift_invariant=_same(plain, shifted, tolerance),
+            groups=_groups(router, hidden, plain),
         )
 
 
@@ -107,6 +129,17 @@ def check_meaning(
             f"mask of {len(chosen)} of {experts} experts leaves fewer than the {top_k} that every "
             "token needs; mask fewer"
         )
+    if kind == "mask" and scoring.groups and scoring.groups.leaks:
+        raise SteeringError(
+            "mask cannot be kept by this router: it gives the experts of groups that a token does "
+            "not keep the score 0, above kept ones whose correction bias makes them negative, so "
+            "that masked experts would be selected; use bias in the score channel instead"
+        )
+    if kind == "mask" and scoring.groups:
+        # With a correction bias of -inf, the sum of a group's two best scores is -inf as well where
+        # only one expert is left: such a group is kept only if there are too few others.
+        needed = 2 if scoring.correction_bias else 1
+        _check_left(kind, chosen, scoring.groups, experts, top_k, needed)
     if kind != "force":
         return
     if not scoring.shift_invariant:
@@ -124,6 +157,62 @@ def check_meaning(
         raise SteeringError(
             f"force cannot activate {active} experts and deactivate {len(chosen) - active} in a "
             f"layer that selects {top_k} of {experts}; force fewer"
+        )
+    if scoring.groups:
+        _check_kept(chosen, scoring.groups, experts)
+        _check_left(kind, chosen, scoring.groups, experts, top_k, 1)
+
+
+def _check_kept(chosen: Sequence[ChosenExpert], groups: Groups, experts: int) -> None:
+    """Check that the groups of all activated experts are kept for every token."""
+    active = Counter(
+        expert.expert * groups.count // experts for expert in chosen if expert.activate
+    )
+    alone = [] if groups.by_best else [group for group, number in active.items() if number < 2]
+    if len(active) > groups.kept or alone:
+        raise SteeringError(
+            f"force cannot activate experts of {len(active)} groups in a router that keeps "
+            f"{groups.kept} of {groups.count} groups"
+            + (", each by the sum of its two best scores" if alone else "")
+            + "; force experts of fewer groups"
+            + (", at least two of each" if alone else "")
+        )
+
+
+def _check_left(
+    kind: str,
+    chosen: Sequence[ChosenExpert],
+    groups: Groups,
+    experts: int,
+    top_k: int,
+    needed: int,
+) -> None:
+    """Check that the groups that a token keeps always have enough experts that are not excluded.
+
+    Args:
+        kind: of the intervention: `mask` excludes all chosen experts, `force` those not activated.
+        chosen: the experts of the layer.
+        groups: the router's.
+        experts: their number in the layer.
+        top_k: how many a token selects.
+        needed: experts that must be left in a group, so that it is rated above an empty one.
+    """
+    left = [experts // groups.count] * groups.count
+    sure = set()
+    for expert in chosen:
+        group = expert.expert * groups.count // experts
+        if kind == "mask" or not expert.activate:
+            left[group] -= 1
+        else:
+            sure.add(group)
+    others = [number for group, number in enumerate(left) if group not in sure]
+    others.sort(key=lambda number: (number < needed, number))
+    fewest = sum(left[group] for group in sure) + sum(others[: groups.kept - len(sure)])
+    if fewest < top_k:
+        raise SteeringError(
+            f"{kind} leaves as few as {fewest} experts in the {groups.kept} of {groups.count} "
+            f"groups from which this router selects a token's {top_k}, so that it would select "
+            f"excluded ones; {kind} fewer experts of a group"
         )
 
 
@@ -213,6 +302,34 @@ def _same(a: _Sample, b: _Sample, tolerance: float) -> bool:
         for sample in (a, b)
     )
     return bool(((first - second).abs() <= tolerance).all())
+
+
+def _groups(router: Router, hidden: Tensor, sample: _Sample) -> Groups | None:
+    """Return the groups that the router's attributes name, where its choice keeps to them."""
+    count, kept = (getattr(router.module, name, None) or 0 for name in ("num_group", "topk_group"))
+    if not 0 < kept < count:
+        return None
+    by_group = sample.logits.reshape(_TOKENS, count, -1)
+    size = by_group.shape[-1]
+    if _leaks(router, hidden, kept * size):
+        return Groups(count, kept, by_best=False, leaks=True)
+    group = sample.indices.long() // size
+    used = torch.zeros(_TOKENS, count, device=group.device).scatter(-1, group, 1.0)
+    if float(used.sum(-1).max()) > kept:
+        return None
+    best = used.gather(-1, by_group.amax(-1).topk(kept).indices).sum(-1)
+    return Groups(count, kept, router.correction_bias is None and torch.equal(best, used.sum(-1)))
+
+
+def _leaks(router: Router, hidden: Tensor, first: int) -> bool:
+    """Check whether a negative score of the `first` experts, a token's groups, selects others."""
+    bias = router.correction_bias
+    if bias is None or bias.is_meta or float(bias.min()) >= 0:
+        return False
+    shift = torch.full((router.experts,), -100.0)
+    shift[:first] = -50.0
+    with shifted_choice(bias, shift):
+        return bool((_sample(router, hidden).indices >= first).any())
 
 
 def _chooses_by_bias(router: Router, hidden: Tensor) -> bool:
