@@ -7,7 +7,12 @@ from dsmoe_eval.models.prompt_format import PromptFormat, prompt_format
 
 
 def tokenizer(template="{{ x }}"):
-    return SimpleNamespace(chat_template=template, encode=lambda text, **_: [len(text)])
+    return SimpleNamespace(
+        chat_template=template,
+        encode=lambda text, **_: [len(text)],
+        get_added_vocab=dict,
+        apply_chat_template=lambda asked, **_: f"<s>{asked[0]['content']}</s>",
+    )
 
 
 def test_a_base_models_card_keeps_it_out_of_the_template():
@@ -26,7 +31,8 @@ def test_a_model_without_a_card_is_taken_by_its_tokenizer():
 
 def test_a_reasoning_models_card_tells_where_its_answer_begins():
     found = prompt_format("qwen3-30b-a3b-thinking-2507", tokenizer())
-    assert found == PromptFormat(True, "<think>", (len("</think>"),), 32768)
+    ends = (len("</think>"),)
+    assert found == PromptFormat(True, "<think>", ends, 32768, "</think>", "</s>")
     assert found.name == "chat, thinking in up to 32768 tokens"
 
 
