@@ -131,7 +131,7 @@ def _named(marker: str | int, tokenizer: Tokenizer) -> tuple[tuple[int, ...], st
         if int(marker) >= len(tokenizer):
             raise UserError(f"think_end_token: there is no token {marker} of {len(tokenizer)}")
         return (int(marker),), tokenizer.decode([int(marker)])
-    ends = tuple(tokenizer.encode(str(marker), add_special_tokens=False))
+    ends = tuple(tokenizer.encode(str(marker), add_special_tokens=False)) if marker else ()
     if marker and not ends:
         raise UserError(f"think_end_token: the tokenizer gives no token for {marker!r}")
     return ends, str(marker)
