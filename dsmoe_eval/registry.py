@@ -80,7 +80,7 @@ def search_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Pa
 def _folders(kind: Kind, beside: Path | None) -> list[Path]:
     """Return the folders in which cards of a kind are searched, the user's folders first."""
     here = [] if beside is None else [beside.resolve().parent]
-    if kind == "variants":  # results have their names alone, and lie beside no plan
+    if kind in ("models", "variants"):  # also known by their names alone, beside no plan
         here.append(Path.cwd())
     of_user = [folder / kind for one in here for folder in (one, one.parent)]
     return [*of_user, builtin_folder() / kind]

@@ -31,7 +31,9 @@ from inspect_ai.model import (
     TopLogprob,
 )
 
-from ..engines.requests import Answer, Request, Sampling, Tokens, answer_text, split_reasoning
+from ..engines.encoding import Encoder
+from ..engines.reading import Reading, read_answer
+from ..engines.requests import Answer, Request, Sampling, Tokens, answer_text
 from ..engines.transformers.generate import end_tokens, generate, positions
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
@@ -72,6 +74,8 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         chat_template: whether messages are put into the tokenizer's chat template. By default they
             are if there is a template and the model's card does not say that it is a base model.
         do_sample: sample at temperature 1 if a request has no temperature.
+        think_end_token: text or token id that ends the thinking; by default as the model's card
+            or its tokenizer says.
         others: refused.
 
     Raises:
@@ -89,6 +93,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         device: str | int | None = None,
         chat_template: bool | None = None,
         do_sample: bool = False,
+        think_end_token: str | int | None = None,
         **others: object,
     ) -> None:
         given = {**others, "base_url": base_url, "api_key": api_key}
@@ -109,7 +114,7 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
                 f"{told or 'not given'}"
             )
         super().__init__(self._steered.name, config=config or GenerateConfig())
-        self._format = _format(name, self._tokenizer, chat_template)
+        self._format = _format(name, self._tokenizer, chat_template, think_end_token)
         self._do_sample = do_sample
         self._batcher: Batcher[Request, Answer] = Batcher(self._run)
         self._drawn: Counter[tuple[str, Tokens]] = Counter()
@@ -131,19 +136,22 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         begun = time.monotonic()
         request, room = self._request(input, config)
         answer = await self._batcher.ask(request, config.max_connections or MAX_CONNECTIONS)
-        ran_out = answer.reason == "max_tokens" and request.limit == room
+        told = read_answer(
+            self._tokenizer, self._format, request, answer, self._steered.loaded.identity.name
+        )
+        ended = "model_length" if request.limit == room else "max_tokens"
         read, written = len(request.prompt), len(answer.tokens)
         return ModelOutput(
             model=self.model_name,
             choices=[
                 ChatCompletionChoice(
                     message=ChatMessageAssistant(
-                        content=self._content(answer, request),
+                        content=self._content(told),
                         model=self.model_name,
                         source="generate",
                     ),
-                    stop_reason="model_length" if ran_out else answer.reason,
-                    logprobs=self._logprobs(answer, request),
+                    stop_reason="stop" if told.stopped else ended,
+                    logprobs=self._logprobs(answer, request, told),
                 )
             ],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
@@ -184,8 +192,11 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
 
     def _request(self, messages: list[ChatMessage], config: GenerateConfig) -> tuple[Request, int]:
         """Build the request; return it and the number of tokens that fit after the prompt."""
-        prompt = self._prompt(messages)
+        text = self._prompt(messages)
+        prompt = tuple(Encoder(self._tokenizer).encode(text))
+        thinks = self._format.thinks_after(text)
         asked, most = config.max_tokens or MAX_TOKENS, positions(self._steered.loaded)
+        asked = max(asked, (self._format.answer_tokens or 0) if thinks else 0)
         room = asked + 1 if most is None else most - len(prompt)
         if room < 1:
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room in {most} positions")
@@ -193,23 +204,23 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
             prompt,
             min(asked, room),
             stops=tuple(stop for stop in config.stop_seqs or () if stop),
-            after=self._format.think_end,
+            after=self._format.think_end if thinks else (),
             sampling=self._sampling(prompt, config),
             top_logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         )
         return request, room
 
-    def _prompt(self, messages: list[ChatMessage]) -> Tokens:
-        """Encode messages in the chat template, or joined by empty lines without a template."""
+    def _prompt(self, messages: list[ChatMessage]) -> str:
+        """Write messages in the chat template, or joined by empty lines without a template."""
         told = [{"role": message.role, "content": _text(message)} for message in messages]
         if not self._format.chat:
-            text = "\n\n".join(message["content"] for message in told)
-            return tuple(self._tokenizer.encode(text))
+            return "\n\n".join(message["content"] for message in told)
         begun = told[-1]["role"] == "assistant"
-        text = self._tokenizer.apply_chat_template(
-            told, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+        return str(
+            self._tokenizer.apply_chat_template(
+                told, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+            )
         )
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _sampling(self, prompt: Tokens, config: GenerateConfig) -> Sampling | None:
         """Choose the sampling settings; None means greedy decoding.
@@ -231,16 +242,14 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
     def _decode(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _content(self, answer: Answer, request: Request) -> str | list[Content]:
-        thought, said = split_reasoning(answer, request.after)
-        text = answer_text(self._tokenizer, said, request)
-        if thought is None:
-            return text
-        reasoning = self._decode(thought)
+    def _content(self, told: Reading) -> str | list[Content]:
+        if told.thought is None:
+            return told.text
+        reasoning = self._decode(told.thought)
         reasoning = reasoning.removeprefix(self._format.think_start).strip()
-        return [ContentReasoning(reasoning=reasoning), ContentText(text=text)]
+        return [ContentReasoning(reasoning=reasoning), ContentText(text=told.text)]
 
-    def _logprobs(self, answer: Answer, request: Request) -> Logprobs | None:
+    def _logprobs(self, answer: Answer, request: Request, told: Reading) -> Logprobs | None:
         """Return log-probabilities of the text's tokens, thinking included.
 
         The end-of-text token and the tokens of a stop string are left out.
@@ -250,8 +259,8 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         scores = answer.scores
         if scores and scores[-1].token in end_tokens(self._steered.loaded):
             scores = scores[:-1]
-        elif answer.reason == "stop":
-            scores = scores[: self._length_without_stop(answer, request)]
+        elif told.stopped:
+            scores = scores[: self._length_without_stop(answer, request, told)]
         return Logprobs(
             content=[
                 Logprob(
@@ -266,9 +275,9 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
             ]
         )
 
-    def _length_without_stop(self, answer: Answer, request: Request) -> int:
+    def _length_without_stop(self, answer: Answer, request: Request, told: Reading) -> int:
         """Return the smallest number of tokens with all of the text."""
-        _, said = split_reasoning(answer, request.after)
+        said = told.said
         text, size = answer_text(self._tokenizer, said, request), len(said)
         while size and answer_text(self._tokenizer, said[: size - 1], request) == text:
             size -= 1
@@ -291,10 +300,12 @@ def _split(model_name: str) -> tuple[str, str | None]:
     return found.group(1), found.group(2)
 
 
-def _format(name: str, tokenizer: Tokenizer, asked: bool | None) -> PromptFormat:
+def _format(
+    name: str, tokenizer: Tokenizer, asked: bool | None, think_end_token: str | int | None = None
+) -> PromptFormat:
     wanted: Literal["auto", "plain", "chat"] = "plain" if asked is False else "auto"
     try:
-        return prompt_format(name, tokenizer, "chat" if asked else wanted)
+        return prompt_format(name, tokenizer, "chat" if asked else wanted, think_end_token)
     except UserError as error:
         raise PrerequisiteError(f"dsmoe: {error}") from error
 

@@ -26,11 +26,12 @@ from ..engines.requests import Answer, Request
 from ..engines.transformers.lm import TransformersLM
 from ..errors import UserError, printable
 from ..models.loading import LoadedModel
+from ..models.prompt_format import prompt_format
 from ..steering import Profile, SteeringError
 from ..tasks.language_model import Advance, LogLikelihood, unwatched
 from .steered_model import SteeredModel
 
-_MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens")
+_MODEL_ARGUMENTS = ("pretrained", "profile", "device", "batch_tokens", "think_end_token")
 
 _OWNER = "dsmoe: whose answers these are"
 """Key of a response cache under which its model is recorded; lm-eval's keys are hashes."""
@@ -47,6 +48,8 @@ class SteeredLM(TransformersLM):
         batch_tokens: prompt tokens per batch, padding included.
         batch_size: refused, except for lm-eval's default.
         max_batch_size: refused.
+        think_end_token: text or token id that ends the thinking, as of lm-eval's `hf`; by default
+            as the model's card or its tokenizer says.
 
     Raises:
         UserError: the model cannot be loaded, or a batch size is given.
@@ -62,11 +65,15 @@ class SteeredLM(TransformersLM):
         batch_tokens: int = 8192,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        think_end_token: str | int | None = None,
     ) -> None:
         if str(batch_size or 1) != "1" or max_batch_size is not None:
             raise UserError("model dsmoe has no batch size; --model_args batch_tokens=N sets one")
         self.steered = _steered(pretrained, profile, device)
-        super().__init__(self.steered.loaded, int(batch_tokens))
+        loaded = self.steered.loaded
+        # lm-eval itself puts questions into the chat template, where its user wants that.
+        answers = prompt_format(loaded.identity.name, loaded.tokenizer, "plain", think_end_token)
+        super().__init__(loaded, int(batch_tokens), answers)
 
     @classmethod
     def create_from_arg_obj(
@@ -117,13 +124,16 @@ class SteeredLM(TransformersLM):
         cache = getattr(cache_hook, "dbdict", None)
         if cache is None:
             return
+        mine = self.steered.fingerprint
+        if self.format.think_end:
+            mine += f", thinking up to {self.format.marker}"
         if len(cache) == 0:
-            cache[_OWNER] = self.steered.fingerprint
+            cache[_OWNER] = mine
         owner = cache.get(_OWNER)
-        if owner != self.steered.fingerprint:
+        if owner != mine:
             raise UserError(
                 f"{cache.filename}: this response cache is of {owner or 'an unknown model'}, and "
-                f"{self.steered.fingerprint} is to answer; give each its own --use_cache"
+                f"{mine} is to answer; give each its own --use_cache"
             )
 
     def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:

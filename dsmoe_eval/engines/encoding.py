@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..experts.tokenizer import Tokenizer
+from ..experts.tokenizer import Tokenizer, written_starts
 
 
 class Encoder:
-    """Encodes each text once, with the tokenizer's first token before it where it lacks that.
+    """Encodes each text once, with the tokenizer's first tokens before it where it lacks them.
 
     Args:
         tokenizer: a model's.
@@ -16,7 +16,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._start = tokenizer.bos_token or tokenizer.eos_token
+        self._starts = written_starts(tokenizer)
         self._known: dict[tuple[bool, str], list[int]] = {}
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
@@ -24,8 +24,8 @@ class Encoder:
 
         Args:
             text: to be encoded.
-            add_special_tokens: None: unless the text has the first token in words, which it is not
-                given twice (as lm-eval's `hf`).
+            add_special_tokens: None: unless the text begins with a first token in words, which it
+                is not given twice (as lm-eval's `hf`; see `written_starts`).
         """
         special = self._lacks_start(text) if add_special_tokens is None else add_special_tokens
         key = special, text
@@ -48,4 +48,4 @@ class Encoder:
         self._known.clear()
 
     def _lacks_start(self, text: str) -> bool:
-        return not (self._start and text.startswith(self._start))
+        return not text.startswith(self._starts)

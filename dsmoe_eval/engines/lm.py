@@ -29,7 +29,8 @@ from ..tasks.language_model import (
     unwatched,
 )
 from .encoding import Encoder
-from .requests import Answer, Request, Sampling, answer_text, split_reasoning
+from .reading import read_answer
+from .requests import Answer, Request, Sampling
 from .response_log import ResponseLog, request_key
 from .sharing import SharingCheck
 
@@ -304,28 +305,28 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             prompt = tuple(self.tok_encode(text))
             until = settings.get("until") or []
             until = [until] if isinstance(until, str) else until
+            thinks = self.format.thinks_after(text)
             yield Request(
                 prompt,
-                self._limit(len(prompt), settings),
+                self._limit(len(prompt), settings, thinks),
                 # The end of text also where the model spells it, as in lm-eval's `hf`.
                 tuple(filter(None, [*until, self.tokenizer.eos_token])),
-                self.format.think_end,
+                self.format.think_end if thinks else (),
                 _sampling(settings, repr((self.seed, drawn[prompt], prompt))),
             )
             drawn[prompt] += 1
 
-    def _limit(self, prompt: int, settings: GenerationSettings) -> int:
+    def _limit(self, prompt: int, settings: GenerationSettings, thinks: bool) -> int:
         """The task's limit, or what the model needs to think, as far as there are positions."""
         asked = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
-        room = self.format.answer_tokens or 0
+        room = (self.format.answer_tokens or 0) if thinks else 0
         if self.max_length is not None:
             room = min(room, self.max_length - prompt)
         return max(int(asked), room)
 
     def _completion(self, request: Request, answer: Answer) -> Completion:
-        _, said = split_reasoning(answer, request.after)
-        text = answer_text(self.tokenizer, said, request)
-        return Completion(text, len(answer.tokens), answer.reason == "max_tokens")
+        read = read_answer(self.tokenizer, self.format, request, answer, self._identity.name)
+        return Completion(read.text, len(answer.tokens), not read.stopped)
 
 
 def _room_taken(request: TaskRequest) -> tuple[int, int]:

@@ -71,10 +71,12 @@ class Answer:
     scores: tuple[ScoredToken, ...] = ()
 
 
-def split_reasoning(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Tokens]:
-    """Tokens before and behind the last marker; no thought where the model did not think.
+def split_reasoning(
+    answer: Answer, marker: Tokens, began: bool = True
+) -> tuple[Tokens | None, Tokens]:
+    """Split tokens at the last marker; there is no thought where the model did not think.
 
-    An answer that its limit ended before the marker is all thought.
+    An answer that its limit ended before the marker is all thought if the thinking `began`.
     """
     tokens, size = answer.tokens, len(marker)
     if not size:
@@ -82,7 +84,7 @@ def split_reasoning(answer: Answer, marker: Tokens) -> tuple[Tokens | None, Toke
     for place in range(len(tokens) - size, -1, -1):
         if tokens[place : place + size] == marker:
             return tokens[:place], tokens[place + size :]
-    return (None, tokens) if answer.reason == "stop" else (tokens, ())
+    return (tokens, ()) if began and answer.reason == "max_tokens" else (None, tokens)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
@@ -95,7 +97,7 @@ def cut(text: str, stops: Sequence[str]) -> str:
 def holds_stop(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -> bool:
     """Return whether a stop string is in what was said, special tokens included.
 
-    Empty lines between a model's thinking and its answer stop nothing.
+    Blanks between a model's thinking and its answer stop nothing.
     """
     text = _text(tokenizer, tokens, request, special=True)
     return any(stop in text for stop in request.stops)
@@ -116,4 +118,4 @@ def answer_text(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int], request: Request, *, special: bool) -> str:
     text = str(tokenizer.decode(tokens, skip_special_tokens=not special))
-    return text.lstrip("\n") if request.after else text
+    return text.lstrip() if request.after else text

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, written_starts
 
 Phase = Literal["prompt", "generated"]
 
@@ -100,7 +100,8 @@ def _encode_message(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], t
     if start < 0 or rendered.find(content, start + 1) >= 0:
         raise ValueError(f"the chat template does not contain the text {text!r:.60} exactly once")
     try:
-        encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        special = not rendered.startswith(written_starts(tokenizer))
+        encoded = tokenizer(rendered, add_special_tokens=special, return_offsets_mapping=True)
     except NotImplementedError as error:
         raise ValueError(
             "this tokenizer cannot report which tokens are the text's; identify without "

@@ -37,3 +37,19 @@ class Tokenizer(Protocol):
 
     def get_vocab(self) -> Mapping[str, int]:
         """Return the vocabulary: token -> id."""
+
+    def get_added_vocab(self) -> Mapping[str, int]:
+        """Return the tokens added to the vocabulary, such as special ones: token -> id."""
+
+
+def written_starts(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Return the texts at the beginning of a prompt that has its first tokens in words.
+
+    These are the first token of a text (as in lm-eval's `hf`), and each token that the tokenizer
+    adds before a text, such as `[gMASK]` and `<sop>`: what a template writes is not added again.
+    """
+    body, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    places = range(len(whole) - len(body) + 1)
+    start = next((place for place in places if whole[place : place + len(body)] == body), 0)
+    first = tokenizer.bos_token or tokenizer.eos_token
+    return tuple(filter(None, [first, *(tokenizer.decode([token]) for token in whole[:start])]))

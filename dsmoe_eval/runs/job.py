@@ -80,8 +80,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     engine = _serve(plan, options.device)
     with ExitStack() as opened:
         opened.callback(engine.close)
-        wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt)
-        lm = engine.language_model(_limit_thinking(wanted, limit), plan.seed)
+        lm = engine.language_model(_format(plan, path, engine, limit), plan.seed)
         tuning, test = (
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
@@ -117,8 +116,9 @@ def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
     return {"own_variants": own} if own else {}
 
 
-def _limit_thinking(wanted: PromptFormat, limit: int | None) -> PromptFormat:
-    """With no more room for thinking than a smoke test gives any answer."""
+def _format(plan: Plan, path: Path, engine: Engine, limit: int | None) -> PromptFormat:
+    """Return the plan's format; a smoke test gives no more room for thinking than any answer."""
+    wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt, plan.think_end_token, path)
     if limit is None or wanted.answer_tokens is None:
         return wanted
     return replace(wanted, answer_tokens=most_tokens(limit))

@@ -10,10 +10,11 @@ It needs torch and transformers, and nothing else of this package:
 from .capture import Routing, capture_routing
 from .errors import ProbeError, SteeringError
 from .folding import fold
+from .meaning import check_meaning
 from .probes import ModelProber, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .routers import Router, find_routers, model_router_hash, router_hash
-from .scoring import Scoring, check_meaning, describe_scoring
+from .scoring import Scoring, describe_scoring
 from .steer import Steering, check_fits, steer
 
 __all__ = [

@@ -1,17 +1,15 @@
-"""A router's scoring rule, and the interventions that keep their definition under it.
+"""A router's scoring rule.
 
 `Scoring` is a router's rule from logits to (weights, indices). It is measured, not looked up by
-name: the router is run on random input and its output is compared with the known rules. Where the
-definition of an intervention does not apply to a rule, `check_meaning` raises with the reason;
-nothing is approximated silently.
+name: the router is run on random input and its output is compared with the known rules.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,7 +17,6 @@ from torch import Tensor, nn
 
 from . import router_patch
 from .errors import SteeringError
-from .profile import ChosenExpert, Intervention
 from .routers import Router
 
 ScoreFunction = Literal["softmax", "sigmoid", "other"]
@@ -28,6 +25,23 @@ _TOKENS, _SEED, _SPREAD = 64, 0, 2.0
 _SHIFT = 16.0
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF_TOLERANCE = 4e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Equal groups of consecutive experts; a token's experts come from some of the groups.
+
+    Attributes:
+        count: number of groups.
+        kept: number of groups that a token keeps.
+        by_best: whether a group is rated by its best score; else by the sum of its two best ones.
+        leaks: whether experts of other groups are selected where all kept ones score below 0.
+    """
+
+    count: int
+    kept: int
+    by_best: bool
+    leaks: bool = field(default=False, compare=False)  # a layer's bias decides it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +54,14 @@ class Scoring:
             logits alone is the same as a renormalised softmax over all.
         correction_bias: whether experts are chosen (not weighted) by score + a bias of the router.
         shift_invariant: whether a constant added to all logits changes nothing.
+        groups: the groups that limit the choice, or None.
     """
 
     function: ScoreFunction
     renormalised: bool
     correction_bias: bool
     shift_invariant: bool
+    groups: Groups | None = None
 
     def __str__(self) -> str:
         words = [
@@ -53,6 +69,7 @@ class Scoring:
             "renormalised" if self.renormalised else "not renormalised",
             *(["with a correction bias"] if self.correction_bias else []),
             *([] if self.shift_invariant else ["changed by a constant shift"]),
+            *([f"from {self.groups.kept} of {self.groups.count} groups"] if self.groups else []),
         ]
         return ", ".join(words)
 
@@ -81,49 +98,7 @@ def describe_scoring(router: Router) -> Scoring:
             renormalised=_constant(sums, tolerance),
             correction_bias=_chooses_by_bias(router, hidden),
             shift_invariant=_same(plain, shifted, tolerance),
-        )
-
-
-def check_meaning(
-    intervention: Intervention,
-    chosen: Sequence[ChosenExpert],
-    scoring: Scoring,
-    experts: int,
-    top_k: int,
-) -> None:
-    """Check that the definition of an intervention applies to a layer's scoring rule.
-
-    Raises:
-        SteeringError: it does not; the message has the reason and what to use instead.
-    """
-    kind = intervention.kind
-    if intervention.channel == "score" and not scoring.correction_bias:
-        raise SteeringError(
-            "bias in the score channel needs a router that chooses by score + correction bias; "
-            "this router does not, so use the logit channel"
-        )
-    if kind == "mask" and experts - len(chosen) < top_k:
-        raise SteeringError(
-            f"mask of {len(chosen)} of {experts} experts leaves fewer than the {top_k} that every "
-            "token needs; mask fewer"
-        )
-    if kind != "force":
-        return
-    if not scoring.shift_invariant:
-        raise SteeringError(
-            "force is defined on log_softmax of the logits, but the constant that log_softmax "
-            "subtracts changes this router's output; use bias instead"
-        )
-    if scoring.correction_bias:
-        raise SteeringError(
-            "force puts a logit above all others, which does not force a router that chooses by "
-            "score + correction bias; use bias in the score channel instead"
-        )
-    active = sum(expert.activate for expert in chosen)
-    if active > top_k or len(chosen) - active > experts - top_k:
-        raise SteeringError(
-            f"force cannot activate {active} experts and deactivate {len(chosen) - active} in a "
-            f"layer that selects {top_k} of {experts}; force fewer"
+            groups=_groups(router, hidden, plain),
         )
 
 
@@ -213,6 +188,34 @@ def _same(a: _Sample, b: _Sample, tolerance: float) -> bool:
         for sample in (a, b)
     )
     return bool(((first - second).abs() <= tolerance).all())
+
+
+def _groups(router: Router, hidden: Tensor, sample: _Sample) -> Groups | None:
+    """Return the groups that the router's attributes name, where its choice keeps to them."""
+    count, kept = (getattr(router.module, name, None) or 0 for name in ("num_group", "topk_group"))
+    if not 0 < kept < count:
+        return None
+    by_group = sample.logits.reshape(_TOKENS, count, -1)
+    size = by_group.shape[-1]
+    if _leaks(router, hidden, kept * size):
+        return Groups(count, kept, by_best=False, leaks=True)
+    group = sample.indices.long() // size
+    used = torch.zeros(_TOKENS, count, device=group.device).scatter(-1, group, 1.0)
+    if float(used.sum(-1).max()) > kept:
+        return None
+    best = used.gather(-1, by_group.amax(-1).topk(kept).indices).sum(-1)
+    return Groups(count, kept, router.correction_bias is None and torch.equal(best, used.sum(-1)))
+
+
+def _leaks(router: Router, hidden: Tensor, first: int) -> bool:
+    """Check whether a negative score of the `first` experts, a token's groups, selects others."""
+    bias = router.correction_bias
+    if bias is None or bias.is_meta or float(bias.min()) >= 0:
+        return False
+    shift = torch.full((router.experts,), -100.0)
+    shift[:first] = -50.0
+    with shifted_choice(bias, shift):
+        return bool((_sample(router, hidden).indices >= first).any())
 
 
 def _chooses_by_bias(router: Router, hidden: Tensor) -> bool:

@@ -12,9 +12,10 @@ from torch import nn
 from . import router_patch
 from .errors import SteeringError
 from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
+from .meaning import check_meaning
 from .profile import Profile
 from .routers import Router, find_routers, model_router_hash
-from .scoring import Scoring, check_meaning, describe_scoring, shifted_choice
+from .scoring import Scoring, describe_scoring, shifted_choice
 
 _NATIVE = "_dsmoe_native"
 _TWICE = "the model is steered already; remove that steering first"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cards import Sft
+from ..engines.encoding import Encoder
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
@@ -125,14 +126,11 @@ def _expert_parameters(model: nn.Module) -> list[str]:
 
 def _encode(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
     """Return (tokens of prompt, answer and end of text; length of the prompt) for each pair."""
-    rows = []
-    for prompt, answer in pairs:
-        first = tokenizer.bos_token  # a chat template has it in words
-        special = not (first and prompt.startswith(first))
-        start = tokenizer.encode(prompt, add_special_tokens=special)
-        whole = tokenizer.encode(prompt + answer, add_special_tokens=special)
-        rows.append(([*whole, tokenizer.eos_token_id], len(start)))
-    return rows
+    encoder = Encoder(tokenizer)
+    return [
+        ([*encoder.encode(prompt + answer), tokenizer.eos_token_id], len(encoder.encode(prompt)))
+        for prompt, answer in pairs
+    ]
 
 
 def _train(

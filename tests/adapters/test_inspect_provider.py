@@ -22,10 +22,11 @@ from inspect_ai.tool import ToolInfo
 from lm_eval.api.instance import Instance
 
 from dsmoe_eval.adapters.inspect_provider import DsmoeAPI, _format
+from dsmoe_eval.engines.reading import read_answer
 from dsmoe_eval.engines.requests import Answer, Request, split_reasoning
 from dsmoe_eval.engines.transformers.generate import generate
 from dsmoe_eval.engines.transformers.lm import TransformersLM
-from dsmoe_eval.errors import UserError
+from dsmoe_eval.errors import EvalWarning, UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.models.prompt_format import PromptFormat, prompt_format
@@ -234,18 +235,14 @@ CHAT = [
 
 def test_a_conversation_stands_in_the_template_or_is_joined():
     plain, chat = with_words(False), with_words(True)
-    assert (
-        chat._tokenizer.decode(chat._prompt(CHAT)) == "<system> be brief <user> why now <assistant>"
-    )
-    assert plain._tokenizer.decode(plain._prompt(CHAT)) == "be brief\n\nwhy now"
-    assert plain._tokenizer.decode(plain._prompt(CHAT[1:])) == "why now"
-    assert plain._prompt(CHAT)[0] == -1  # as lm-eval's prompts; a template has its own
-    assert chat._prompt(CHAT)[0] != -1
+    assert chat._prompt(CHAT) == "<system> be brief <user> why now <assistant>"
+    assert plain._prompt(CHAT) == "be brief\n\nwhy now"
+    assert plain._prompt(CHAT[1:]) == "why now"
     begun = [
         *CHAT,
         ChatMessageAssistant(content=[ContentReasoning(reasoning="hm"), ContentText(text="so")]),
     ]
-    assert chat._tokenizer.decode(chat._prompt(begun)).endswith("why now <assistant> so")
+    assert chat._prompt(begun).endswith("why now <assistant> so")
 
 
 def test_a_template_that_is_not_there_cannot_be_asked_for():
@@ -260,16 +257,22 @@ def test_thinking_is_told_apart_from_the_answer():
     words = with_words(False)
     words._tokenizer.chat_template = None
     words._format = prompt_format("qwen3-30b-a3b-thinking-2507", words._tokenizer)
-    (end,) = words._format.think_end
     tokens = words._tokenizer.encode(
         "<think> let me see </think> it is 4 . it", add_special_tokens=False
     )
-    request = SimpleNamespace(after=(end,), stops=(".",), top_logprobs=None)
-    reasoning, text = words._content(Answer(tuple(tokens), "stop"), request)
+    request = Request((0,), 50, stops=(".",), after=words._format.think_end)
+
+    def content(tokens, reason):
+        answer = Answer(tuple(tokens), reason)
+        return words._content(
+            read_answer(words._tokenizer, words._format, request, answer, "words")
+        )
+
+    reasoning, text = content(tokens, "stop")
     assert (reasoning.reasoning, text.text) == ("let me see", "it is 4 ")
-    unfinished = tuple(tokens[:3])
-    assert words._content(Answer(unfinished, "max_tokens"), request)[1].text == ""
-    assert words._content(Answer(unfinished, "stop"), request) == "<think> let me"
+    assert content(tokens[:3], "max_tokens")[1].text == ""
+    with pytest.warns(EvalWarning, match="'<think>', which looks like thinking"):
+        assert content(tokens[:3], "stop") == "<think> let me"
     assert split_reasoning(Answer((1, 9, 2, 9, 3), "stop"), (9,)) == ((1, 9, 2), (3,))
 
 
@@ -333,6 +336,7 @@ def test_case_03_a_special_token_stops_an_answer_and_is_no_part_of_it():
     for stop, text in (("<|end|>", "estion "), ("|end", "estion "), ("n <|end|>", "estion ")):
         request = Request(tuple(tokenizer.encode("qu")), 30, stops=(stop,), top_logprobs=0)
         (answer,) = generate(loaded, [request])
-        assert (made._content(answer, request), answer.reason) == (text, "stop")
-        told = "".join(one.token for one in made._logprobs(answer, request).content)
+        read = read_answer(tokenizer, made._format, request, answer, "letters")
+        assert (made._content(read), answer.reason) == (text, "stop")
+        told = "".join(one.token for one in made._logprobs(answer, request, read).content)
         assert told == text

@@ -184,6 +184,7 @@ def test_a_templated_text_gets_no_second_beginning(loaded):
 
     tokenizer = SimpleNamespace(bos_token="<s>", encode=encode)  # noqa: S106
     lm = SteeredLM(dataclasses.replace(loaded, tokenizer=tokenizer))
+    seen.clear()
     lm.tok_encode("<s>a")
     lm.tok_encode("a")
     lm.tok_encode("<s>b", add_special_tokens=True)

@@ -80,6 +80,7 @@ def test_a_text_does_not_get_its_first_token_twice(monkeypatch):
     monkeypatch.setattr(Letters, "bos_token_id", 25)
     monkeypatch.setattr(Letters, "encode", lambda _, text, **rest: seen.append((text, rest)) or [1])
     lm = Noting()
+    seen.clear()
     for text, given in (("<s>ab", None), ("ab", None), ("<s>ab", True), ("ab", False)):
         lm.tok_encode(text, given)
     wanted = [False, True, True, False]

@@ -56,3 +56,16 @@ def test_questions_stand_in_the_template_or_none(plan, chatting, tmp_path, monke
         for arm in result["arms"] for cell in arm["cells"].values()
     }  # fmt: skip
     assert formats == {"chat" if asked == "auto" else "plain"}
+
+
+def test_case_06_a_run_names_the_end_of_thinking(plan, chatting, tmp_path):
+    content = yaml.safe_load(plan.read_text()) | {"variants": ["base", "contrast"]}
+    plan.write_text(yaml.safe_dump(content | {"think_end_token": "keeper"}))
+    settings = {"limit": 3, "device": "cpu", "model": chatting, "console": Console(quiet=True)}
+    folder = run(str(plan), tmp_path / "run", **settings)
+    result = json.loads(folder.comparisons.read_text())
+    formats = {
+        read_cell(folder, cell)["identity"]["prompt_format"]
+        for arm in result["arms"] for cell in arm["cells"].values()
+    }  # fmt: skip
+    assert formats == {"chat, thinking up to keeper"}

@@ -17,10 +17,10 @@ class Letters:
 
     eos_token_id = 1
 
-    bos_token = None
+    bos_token = eos_token = None
 
     def encode(self, text, add_special_tokens=True):
-        assert add_special_tokens
+        del add_special_tokens
         return [2 + ord(letter) - ord("a") for letter in text]
 
 

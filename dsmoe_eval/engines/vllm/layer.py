@@ -24,7 +24,7 @@ from vllm.platforms import current_platform
 
 from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, force_logits
-from ...steering.scoring import ScoreFunction, Scoring
+from ...steering.scoring import Groups, ScoreFunction, Scoring
 
 # The router classes of vLLM whose use of the logits is known; any other class is refused.
 _ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")
@@ -168,7 +168,18 @@ def read_scoring(layer: SteerableMoERunner) -> Scoring:
         renormalised=bool(router.renormalize),
         correction_bias=bias is not None and not ignores_bias,
         shift_invariant=function == "softmax",
+        groups=_groups(router),
     )
+
+
+def _groups(router: Any) -> Groups | None:
+    """Return the groups that limit the choice; vLLM sums two scores where there is a bias."""
+    grouped = type(router).__name__ == "GroupedTopKRouter"
+    if not grouped and not getattr(router, "use_grouped_topk", False):
+        return None
+    count, kept = int(router.num_expert_group), int(router.topk_group)
+    by_best = router.e_score_correction_bias is None
+    return Groups(count, kept, by_best) if kept < count else None
 
 
 def _mark_as_steerable() -> None:

@@ -22,9 +22,9 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
 from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, layer_effect
+from ...steering.meaning import check_meaning
 from ...steering.profile import Profile
 from ...steering.routers import router_hash
-from ...steering.scoring import check_meaning
 from ...steering.steer import check_fits
 from .faults import check_model
 from .layer import SteerableMoERunner, read_scoring

@@ -12,6 +12,7 @@ from dsmoe_eval.engines.vllm.layer import read_scoring, steer_logits, steer_weig
 from dsmoe_eval.engines.vllm.worker import _check_reached
 from dsmoe_eval.steering import SteeringError
 from dsmoe_eval.steering.interventions import LayerEffect, edit_logits, edit_weights
+from dsmoe_eval.steering.scoring import Groups
 
 pytestmark = pytest.mark.vllm
 
@@ -83,3 +84,17 @@ def test_what_a_kernel_would_not_see_is_refused():
 def test_unknown_routers_are_refused():
     with pytest.raises(SteeringError, match="routes it by SimpleNamespace"):
         read_scoring(_layer(router=SimpleNamespace()))
+
+
+@pytest.mark.parametrize(
+    ("bias", "kept", "groups"),
+    [(None, 2, Groups(4, 2, by_best=True)), (ZEROS, 2, Groups(4, 2, by_best=False)),
+     (ZEROS, 4, None)],
+)  # fmt: skip
+def test_case_08_groups_are_read_from_vllms_router(bias, kept, groups):
+    settings = {
+        "use_grouped_topk": True, "num_expert_group": 4, "topk_group": kept, "renormalize": True,
+        "scoring_func": "sigmoid", "e_score_correction_bias": bias,
+    }  # fmt: skip
+    router = type("CPURouter", (SimpleNamespace,), {})(**settings)
+    assert read_scoring(_layer(router=router, correction_bias=bias)).groups == groups
