@@ -116,6 +116,7 @@ def test_debug_says_what_else_only_the_log_holds(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_case_15_a_second_process_is_refused(finished, plan):
     out = finished[0]
     unlock = lock_folder(out)
