@@ -45,6 +45,7 @@ def test_case_21_the_command_runs_the_same(folder, result, tmp_path, monkeypatch
     done = CliRunner().invoke(main, [*words, "--out", str(copy), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert RunFolder(copy).comparisons.read_bytes() == folder.comparisons.read_bytes()
+    assert f"root hash {RunFolder(copy).root_hash}" in done.output
 
 
 def test_case_21_a_built_in_plan_is_its_name(folder, result, tmp_path):
