@@ -170,7 +170,7 @@ def _card(model: str, beside: Path | None) -> ModelCard | None:
 
 
 def _names(model: str) -> list[str]:
-    """Return the given name of a model, and a folder's name and the hub id of its snapshot."""
+    """Return the names of a model: the given one; of a folder, its name and the hub's id."""
     folder = Path(model)
     if not folder.is_dir():
         return [model]
