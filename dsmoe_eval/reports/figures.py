@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ..results.schema import RunResult
@@ -29,6 +33,11 @@ Scores = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
 """Method -> domain -> [layers, experts]."""
 Shared = bool | Literal["none", "all", "row", "col"]
 _DPI = 150
+_MOST_COLUMNS = 4
+_LEGEND_WIDTH = 1.4
+"""The width of an entry of a legend in inches."""
+_ROW_HEIGHT = 0.25
+"""The height of a row of labels in inches."""
 
 
 def style() -> None:
@@ -81,56 +90,114 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         margin: the margin of non-inferiority, a fraction.
         path: the PNG.
     """
-    rows = list(dict.fromkeys(trials["variant"]))
-    columns = list(dict.fromkeys(trials["target"]))
     sizes = sorted(set(trials["expert_count"]))
     colours = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
-    width, height = 3.1 * len(columns), 2.7 * len(rows) + 0.6
-    figure, panels = subplots(len(rows), len(columns), width, height, sharex=True, sharey=True)
+    figure, panels = _arm_panels(trials["variant"], trials["target"], width=3.1, height=2.9)
     for (variant, target), group in trials.groupby(["variant", "target"]):
-        axis = panels[rows.index(str(variant))][columns.index(str(target))]
-        axis.set_title(f"{variant}, {target}", fontsize=11)
+        axis = panels[str(variant), str(target)]
         axis.axhline(0, color="black", linewidth=0.8)
         axis.axvline(-100 * margin, color="firebrick", linestyle=":")
         for size, line in group.sort_values("strength").groupby("expert_count"):
             x, y = 100 * line["non_target_delta"], 100 * line["target_delta"]
-            axis.plot(x, y, "-", marker=".", color=colours[size], label=f"{size} experts")
+            label = "1 expert" if size == 1 else f"{size} experts"
+            axis.plot(x, y, "-", marker=".", color=colours[size], label=label)
         best = group[group["chosen"]]
         axis.plot(
             100 * best["non_target_delta"], 100 * best["target_delta"], "*",
             color="black", markersize=13, label="chosen",
         )  # fmt: skip
-    figure.supxlabel("non-target change, percentage points")
-    figure.supylabel("target change, percentage points")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.supxlabel("non-target change,\npercentage points", fontsize="medium")
+    figure.supylabel("target change,\npercentage points", fontsize="medium", ma="center")
+    _legend(figure, list(panels.values()))
     save(figure, path)
+
+
+def _arm_panels(
+    variants: Iterable[str], targets: Iterable[str], width: float, height: float
+) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Return a figure and its panels by variant and target; the size is that of a panel, in inches.
+
+    A variant's panels are one row, or several if there are many targets: wider pictures could not
+    be read on a page.
+    """
+    rows, names = list(dict.fromkeys(variants)), list(dict.fromkeys(targets))
+    columns = min(len(names), _MOST_COLUMNS)
+    depth = -(-len(names) // columns)
+    figure, grid = subplots(
+        depth * len(rows), columns, columns * width + 0.8, depth * len(rows) * height + 1,
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    panels = {}
+    for (row, variant), place in product(enumerate(rows), range(depth * columns)):
+        down, across = row * depth + place // columns, place % columns
+        if place < len(names):
+            panels[variant, names[place]] = grid[down][across]
+            grid[down][across].set_title(f"{variant},\n{names[place]}", fontsize=11)
+        else:  # an empty panel, so that the one above it shows the axis of its column
+            grid[down][across].set_axis_off()
+            grid[down - 1][across].tick_params(labelbottom=True)
+    return figure, panels
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Draw one legend of all panels above them, with as many columns as there is room for."""
+    found: dict[str, Artist] = {}
+    for axis in panels:
+        found |= {
+            label: handle
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+            if label not in found
+        }
+    labels = sorted(found, key=lambda label: int(label.split()[0]) if label[0].isdigit() else 1e9)
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / _LEGEND_WIDTH)))
+    figure.legend(
+        [found[label] for label in labels], labels,
+        loc="outside upper center", ncols=columns, frameon=False, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def expert_map(scores: Scores, layers: Sequence[int], path: Path) -> None:
     """Draw the scores of all (layer, expert) pairs, one row per domain, one panel per method."""
-    figure, panels = subplots(len(scores), 1, width=12, height=0.6 + 2.3 * len(scores))
+    rows = max(map(len, scores.values()))
+    height = 0.8 + len(scores) * max(2.3, 0.9 + _ROW_HEIGHT * rows)
+    figure, panels = subplots(len(scores), 1, width=12, height=height)
     for axis, (method, by_domain) in zip(panels[:, 0], scores.items(), strict=True):
         table = np.array([np.ravel(by_domain[domain]) for domain in by_domain])
         experts = table.shape[1] // len(layers)
-        image = _signed_image(axis, table, float(np.abs(table).max()))
+        extent = (-0.5, len(layers) - 0.5, len(table) - 0.5, -0.5)
+        image = _signed_image(axis, table, float(np.abs(table).max()), extent)
         figure.colorbar(image, ax=axis, label="score", pad=0.01)
-        for layer in range(1, len(layers)):
-            axis.axvline(layer * experts - 0.5, color="black", linewidth=1)
+        axis.vlines(
+            np.arange(1, len(layers)) - 0.5, -0.5, len(table) - 0.5,
+            color="black", linewidth=min(1.0, 12 / len(layers)),
+        )  # fmt: skip
         axis.set_title(f"method {method}", loc="left")
         axis.set_yticks(range(len(table)), list(by_domain))
-        middles = [(place + 0.5) * experts - 0.5 for place in range(len(layers))]
-        axis.set_xticks(middles, [f"layer {layer}" for layer in layers])
-    panels[-1][0].set_xlabel(f"the {experts} experts of each layer")
+        name_ticks(axis.xaxis, layers)
+    panels[-1][0].set_xlabel(f"layer, each with its {experts} experts")
     save(figure, path)
 
 
-def _signed_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesImage:
+def name_ticks(axis: Axis, names: Sequence[object]) -> None:
+    """Mark the whole numbers from 0 on with names, as many of them as there is room for."""
+    axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(
+        FuncFormatter(lambda at, _: str(names[round(at)]) if 0 <= at < len(names) else "")
+    )
+
+
+def _signed_image(
+    axis: Axes,
+    table: NDArray[np.float64],
+    bound: float,
+    extent: tuple[float, float, float, float] | None = None,
+) -> AxesImage:
     """Draw signed numbers as a picture: red above zero, blue below, white at zero."""
     axis.grid(visible=False)
     return axis.imshow(
-        table, cmap="vlag", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
-    )
+        table, cmap="vlag", vmin=-bound, vmax=bound, extent=extent, aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
 
 
 def subplots(
@@ -162,19 +229,17 @@ def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
         layers: the model's index of each row.
         path: the PNG.
     """
-    rows = list(dict.fromkeys(variant for variant, _ in shifts))
-    columns = list(dict.fromkeys(target for _, target in shifts))
     bound = max(float(np.abs(shift).max()) for shift in shifts.values()) * 100 or 1.0
-    width, height = 3.2 * len(columns) + 1, 1.6 * len(rows) + 0.8
-    figure, panels = subplots(len(rows), len(columns), width, height, sharex=True, sharey=True)
-    for (variant, target), shift in shifts.items():
-        axis = panels[rows.index(variant)][columns.index(target)]
-        image = _signed_image(axis, 100 * np.asarray(shift), bound)
-        axis.set_title(f"{variant}, {target}", fontsize=11)
-        axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
-    figure.supxlabel("expert")
-    figure.supylabel("layer")
-    figure.colorbar(image, ax=panels, label="change of share, pp of tokens")
+    variants, targets = zip(*shifts, strict=True)
+    figure, panels = _arm_panels(variants, targets, width=3.2, height=1.9)
+    for key, shift in shifts.items():
+        image = _signed_image(panels[key], 100 * np.asarray(shift), bound)
+        name_ticks(panels[key].yaxis, layers)
+        name_ticks(panels[key].xaxis, range(np.shape(shift)[1]))
+    figure.supxlabel("expert", fontsize="medium")
+    figure.supylabel("layer", fontsize="medium")
+    label = "change of share, pp of tokens"
+    figure.colorbar(image, ax=figure.axes, label=label, location="top", aspect=40, shrink=0.7)
     save(figure, path)
 
 

@@ -21,10 +21,9 @@ from ..studies.results import (
     SimilarityResult,
     TrialResult,
 )
-from .figures import save, subplots
+from .figures import name_ticks, save, subplots
 
 Colour = tuple[float, float, float]
-_MOST_TICKS = 24
 _SERIES: tuple[tuple[Literal["experts", "random", "shuffled"], str, str, str, str, float], ...] = (
     ("experts", "experts", "C0", "o", "-", 2.0),
     ("random", "random weights, same tokens", "C1", "s", "--", 1.5),
@@ -43,7 +42,7 @@ def similarity_figure(result: SimilarityResult, path: Path) -> None:
         path: the PNG.
     """
     layers = result["layers"]
-    places = [str(layer["layer"]) for layer in layers]
+    places = range(len(layers))
     width = min(16.0, max(11.0, 3.0 + 0.45 * len(layers)))
     figure, panels = subplots(2, 2, width, 7.2, sharex=True, sharey="row")
     for column, (kernel, title) in enumerate(_KERNELS):
@@ -63,9 +62,7 @@ def similarity_figure(result: SimilarityResult, path: Path) -> None:
         panels[1][column].set_xlabel("layer")
     panels[0][0].set_ylabel("CKA of two experts, mean")
     panels[1][0].set_ylabel(f"effective rank, of {result['experts']} experts")
-    if len(places) > _MOST_TICKS:
-        step = -(-len(places) // _MOST_TICKS)
-        panels[1][0].set_xticks(range(0, len(places), step), places[::step])
+    name_ticks(panels[1][0].xaxis, [layer["layer"] for layer in layers])
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     save(figure, path)
@@ -76,17 +73,15 @@ def existence_map(result: ExistenceResult, path: Path) -> None:
     rows, layers = result["domains"], result["layers"]
     tables = [np.array([row[key] for row in rows]) for key in ("by_layer", "random_by_layer")]
     bound = max(1.0, *(float(table.max()) for table in tables))
-    width = 2.2 + 0.11 * max(16, len(layers))
     figure, panels = plt.subplots(
-        1, 3, figsize=(2 * width + 8, 2.3 + 0.45 * len(rows)), sharey=True, layout="constrained",
-        width_ratios=(width, width, 5),
+        1, 3, figsize=(16, 2.3 + 0.45 * len(rows)), sharey=True, layout="constrained",
+        width_ratios=(4, 4, 5),
     )  # fmt: skip
     titles = (result["model"], f"random weights, mean of {len(result['random_seeds'])}")
     for axis, table, title in zip(panels, tables, titles, strict=False):
         image = _count_image(axis, table, bound)
         axis.set_title(title, loc="left")
-        step = max(1, len(layers) // 12)
-        axis.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        name_ticks(axis.xaxis, layers)
         axis.set_xlabel("layer")
     names = [f"{row['domain']} (n = {row['documents']:,})" for row in rows]
     panels[0].set_yticks(range(len(rows)), names)

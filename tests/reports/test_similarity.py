@@ -105,7 +105,7 @@ def test_the_picture_shows_every_series(result, tmp_path, monkeypatch):
         for name, values in zip(NAMES, drawn, strict=False):
             expected = [row["linear"][name][key] for row in many["layers"]]
             np.testing.assert_allclose(values, expected)
-    assert 12 <= len(axes[2].get_xticks()) <= 24
+    assert 5 <= len(axes[2].get_xticks()) <= 24
 
 
 def test_the_page_that_is_kept_is_of_this_code():
