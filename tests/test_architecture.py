@@ -190,7 +190,7 @@ def test_modules_have_their_tests():
         "engines/transformers/whole_forward.py",
         "engines/vllm/faults.py", "engines/vllm/launch.py",
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
-        "runs/job.py", "runs/options.py", "reports/run_pictures.py", "reports/figures.py",
+        "runs/job.py", "runs/options.py", "reports/run_pictures.py",
         "reports/study_figures.py", "studies/results.py", "leaderboards/board_tables.py",
         "errors.py", "__main__.py",
     }  # fmt: skip

@@ -58,7 +58,8 @@ class Rule(Card):
         name: the rule's name in reports.
         tier: `critical`: a rule that is not met fails the run, an undecided one makes it
             inconclusive. `supporting`: both make it inconclusive. `advisory`: the rule is only
-            shown. A missing figure fails the run if the rule is critical or supporting.
+            shown. A missing figure fails a critical rule, and counts as not enough evidence in
+            a supporting one.
         metric: the metric.
         one_of: the allowed claims, for claims only. Inconclusive never passes.
         at_least: lower bound.

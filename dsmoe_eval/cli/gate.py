@@ -60,7 +60,7 @@ def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None)
 
 
 def _print(verdict: Verdict) -> None:
-    from ..gates import plain
+    from ..gates import conclusion, plain
 
     for ruling in verdict.rulings:
         tier = "" if ruling.tier == "critical" else f" ({ruling.tier})"
@@ -68,4 +68,4 @@ def _print(verdict: Verdict) -> None:
         echo(f"{ruling.state:<11}  {plain(words)}")
     for name in verdict.not_applied:
         echo(f"no baseline  {plain(name)}")
-    echo(plain(f"{verdict.outcome}: {verdict.run} by policy {verdict.policy}"))
+    echo(plain(conclusion(verdict)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +18,15 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&@]|:(?=//))")
 _SHOWN = 300
+_FIXES: Mapping[str, str] = {
+    "whole_run": "run without --limit",
+    "probes_passed": "find out by dsmoe-eval probe why steering does not act as it must",
+    "sham_equals_base": "find out what besides steering differs from base",
+    "leaked_items": "give the splits other items; dsmoe-eval leakage lists those that repeat",
+    "invalid_rate": "read the answers in the report, and correct the task's rule of extraction",
+    "truncated_rate": "let the tasks generate more tokens (max_gen_toks)",
+}
+"""Metric -> what to do about a rule that is not met."""
 _ORDER = {"fail": 0, "inconclusive": 1, "pass": 2}
 
 
@@ -77,6 +86,25 @@ def _xml(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
+def conclusion(verdict: Verdict) -> str:
+    """Return the outcome in one line: the rules that decided it, and what to do about them."""
+    said = f"{verdict.outcome}: {verdict.run} by policy {verdict.policy}"
+    if verdict.outcome == "pass":
+        return said
+    deciding = [one for one in verdict.rulings if one.weighs == verdict.outcome]
+    rules = dict.fromkeys(f"{one.rule} ({one.state})" for one in deciding)
+    fixes = dict.fromkeys(map(_fix, deciding))
+    return f"{said}, because of {', '.join(rules)}. To do: {'; '.join(fixes)}."
+
+
+def _fix(ruling: Ruling) -> str:
+    if ruling.state == "missing":
+        return "add to the plan what the run lacks, or leave the rule out of the policy"
+    if ruling.state == "undecided":
+        return "run more items; dsmoe-eval power says how many"
+    return _FIXES.get(ruling.metric, "change the setting or the method; the report has the figures")
+
+
 def to_markdown(verdict: Verdict) -> str:
     """Return the decision and its reasons in Markdown.
 
@@ -92,6 +120,8 @@ def to_markdown(verdict: Verdict) -> str:
         f"policy {_text(verdict.policy)}. Of {len(rulings)} rulings {len(met)} are met"
         + "".join(f", {count} {state}" for state, count in _counts(open_))
         + ".",
+        "",
+        _escape(conclusion(verdict)),
         "",
     ]
     if open_:
@@ -123,10 +153,13 @@ def _table(rulings: Sequence[Ruling]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Escape text so that Markdown shows it literally, on one line."""
+    """Escape text so that Markdown shows it literally, on one line that is not too long."""
     line = plain(text)
-    line = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
-    return _MARKUP.sub(r"\\\1", line)
+    return _escape(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
+
+
+def _escape(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", plain(text))
 
 
 def plain(text: str) -> str:

@@ -52,9 +52,9 @@ class Ruling(Record):
         """The outcome of the run that this ruling alone would give."""
         if self.tier == "advisory" or self.state == "met":
             return "pass"
-        if self.state == "missing" or (self.state == "unmet" and self.tier == "critical"):
-            return "fail"
-        return "inconclusive"
+        # What is missing is no evidence; a critical rule may not be without it.
+        decided = self.state in ("unmet", "missing")
+        return "fail" if decided and self.tier == "critical" else "inconclusive"
 
 
 class Verdict(Record):

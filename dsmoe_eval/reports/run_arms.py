@@ -109,6 +109,19 @@ def is_non_inferior(arm: Arm) -> bool:
     return arm.non_targets.non_inferiority.non_inferior
 
 
+def lacks_items(arm: Arm) -> bool:
+    """Return whether an arm equals base on all non-targets, and they are too few to show it."""
+    both = arm.non_target_result
+    return both.gained == both.lost == 0 and not is_non_inferior(arm)
+
+
+def non_inferior_words(arm: Arm) -> str:
+    """Return whether the pooled non-targets are shown to be non-inferior."""
+    if is_non_inferior(arm):
+        return "yes"
+    return "too few items" if lacks_items(arm) else "not shown"
+
+
 def sign_of(arm: Arm, level: float) -> str:
     """Return the mark beside the arm's gain; empty if neither gain nor loss is significant."""
     return _SIGNS[kind_of(arm, level)]

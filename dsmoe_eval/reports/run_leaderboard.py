@@ -13,6 +13,7 @@ from .run_arms import (
     improves,
     is_non_inferior,
     kind_of,
+    lacks_items,
     marks_of,
     sign_of,
     target_part,
@@ -27,7 +28,8 @@ def variants_table(result: RunResult) -> Table:
     level, margin = result.significance_level, formats.margin(result.margin)
     caption = (
         f"Change against base, percentage points. ▲ ▼: Holm-adjusted p < {level} "
-        f"({result.family}). non-inferior: pooled non-targets, at {margin} pp."
+        f"({result.family}). non-inferior: pooled non-targets, at {margin} pp; too few items: all "
+        "scores are base's, which so few items cannot show."
     )
     figures = (
         words("variant", _variant),
@@ -63,10 +65,15 @@ def _counted(level: float) -> tuple[Figure[Sequence[Arm]], ...]:
             source("count of target_result.p_adjusted < level with delta > 0")),
         Figure("non-targets, worst", lambda arms: min(a.non_target_result.delta for a in arms),
             formats.pp, source("least non_target_result.delta")),
-        Figure("non-inferior", lambda arms: (sum(map(is_non_inferior, arms)), len(arms)),
-            formats.share_of,
+        Figure("non-inferior", _non_inferior, str,
             source("count of non_target_result.non_inferiority.non_inferior"), numeric=False),
     )  # fmt: skip
+
+
+def _non_inferior(arms: Sequence[Arm]) -> str:
+    few = sum(map(lacks_items, arms))
+    shown = formats.share_of(sum(map(is_non_inferior, arms)), len(arms))
+    return f"{shown} ({few}: too few items)" if few else shown
 
 
 def _marked(arms: Sequence[Arm], level: float) -> Facets:

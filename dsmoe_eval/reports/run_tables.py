@@ -16,8 +16,8 @@ from .run_arms import (
     arm_source,
     domain_parts,
     facets_of,
-    is_non_inferior,
     kind_of,
+    non_inferior_words,
     non_inferiority_source,
     non_target_part,
     table_of_arms,
@@ -107,7 +107,7 @@ _NON_TARGETS: tuple[Figure[Part], ...] = (
         lambda part: non_target_part(part.arm).source("delta")),
     Figure("one-sided bound", lambda part: part.arm.non_targets.non_inferiority.lower_bound,
         formats.pp, _non_inferiority_source("lower_bound")),
-    words("non-inferior", lambda part: "yes" if is_non_inferior(part.arm) else "no",
+    words("non-inferior", lambda part: non_inferior_words(part.arm),
         _non_inferiority_source("non_inferior")),
 )  # fmt: skip
 

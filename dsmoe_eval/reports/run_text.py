@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..lab import EMBEDDED_MODELS
 from ..results import RunFolder
 from ..results.arms import Arm, Settings
 from ..results.cells import Sharing, read_cell
+from ..results.paired import Paired
 from ..results.schema import RunResult
 from ..tasks.leakage import leakage_counts
 from ..variants import BASE, get_variant
 from . import formats
-from .run_arms import arms_of, harms, improves, is_non_inferior, variants_of
+from .run_arms import arms_of, harms, improves, is_non_inferior, lacks_items, variants_of
 
 _UNREAD = 0.5
 """The share of a task's answers above which the report warns that they could not be read."""
@@ -41,7 +42,58 @@ def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
         + (f" and harms {_named(harmed, len(arms))}" if harmed else "")
         + f"; non-targets change by {formats.points_interval(low, high)} pp and are "
         f"non-inferior at {formats.margin(margin)} pp for {held} of {len(arms)} targets."
+        + "".join(_limits(arms, level, margin))
     )
+
+
+def _limits(arms: Sequence[Arm], level: float, margin: float) -> Iterator[str]:
+    """Yield what a variant's items could not show, and where no setting was good enough."""
+    unshown = [arm for arm in arms if not (improves(arm, level) or harms(arm, level))]
+    if unshown:
+        figures = [arm.target_result for arm in unshown]
+        yield f" No change is shown on {_list(unshown)}: {_smallest(figures)}."
+    few = [arm for arm in arms if lacks_items(arm)]
+    if few:
+        bounds = [-arm.non_targets.non_inferiority.lower_bound for arm in few]
+        items = [arm.non_target_result.n for arm in few]
+        yield (
+            f" Steered for {_list(few)} it equals base on every non-target, but "
+            f"{_range(items)} items without any change can show non-inferiority only at "
+            f"{_range(bounds, formats.size)} pp or more, and the margin is "
+            f"{formats.margin(margin)} pp."
+        )
+    weakest = [arm for arm in arms if _is_weakest(arm)]
+    if weakest:
+        yield f" On {_list(weakest)} no setting qualified, the weakest was used."
+
+
+def _is_weakest(arm: Arm) -> bool:
+    settings = arm.settings
+    return (
+        arm.control_of is None
+        and isinstance(settings, Settings)
+        and not settings.qualified_on_tuning
+    )
+
+
+def _smallest(figures: Sequence[Paired]) -> str:
+    known = [one.mde80 for one in figures if one.mde80 is not None]
+    items = f"{_range([one.n for one in figures])} items"
+    if not known:
+        return f"{items} can show no change, however large"
+    words = f"{items} can show {_range(known, formats.size)} points or more with 80 % power"
+    if len(known) < len(figures):
+        words += f", and on {len(figures) - len(known)} of the targets no change, however large"
+    return words
+
+
+def _range(numbers: Sequence[float], show: Callable[[float], str] = "{:,}".format) -> str:
+    low, high = show(min(numbers)), show(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def _list(arms: Sequence[Arm]) -> str:
+    return ", ".join(arm.target for arm in arms)
 
 
 def _named(targets: list[str], total: int) -> str:

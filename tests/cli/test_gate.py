@@ -71,6 +71,9 @@ def test_a_smoke_test_fails_the_policies_that_ship(gate, folder, tmp_path):
     assert code == 1
     assert "unmet        the whole run: the run: a smoke test of 4 items a task" in out
     assert "missing" not in out
+    assert out.splitlines()[-1].startswith(
+        f"fail: {folder} by policy default, because of the whole"
+    )
     assert gate(folder, "--policy", "strict", "--out", tmp_path)[0] == 1
 
 

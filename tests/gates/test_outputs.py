@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe_eval.cards import Policy
-from dsmoe_eval.gates import decide, plain, to_junit, to_markdown, write_verdict
+from dsmoe_eval.gates import conclusion, decide, plain, to_junit, to_markdown, write_verdict
 from dsmoe_eval.gates.outputs import FILES, SUMMARY_VARIABLE, clear
 from dsmoe_eval.registry import load_policy
 from dsmoe_eval.results.finished import as_finished
@@ -104,3 +104,48 @@ def test_a_summary_names_the_outcome_and_folds_what_is_met(data, contrast, outco
     assert text.startswith(f"## dsmoe-eval gate: {outcome.upper()}")
     assert "<details><summary>Met: " in text
     assert "Not applied, since no baseline was given: target gain since baseline" in text
+
+
+def test_case_23_the_last_line_names_the_rules_and_what_to_do(data, contrast):
+    assert conclusion(verdict_of(data)) == "pass: a run by policy default"
+    contrast["target_result"]["mde80"] = 0.5
+    few = "run more items; dsmoe-eval power says how many"
+    assert conclusion(verdict_of(data)) == (
+        "inconclusive: a run by policy default, because of power on the target (undecided). "
+        f"To do: {few}."
+    )
+    data["variants"].remove("random")
+    data["arms"] = [a for a in data["arms"] if a["variant"] != "random"]
+    assert conclusion(verdict_of(data)) == (
+        "inconclusive: a run by policy default, because of placebo is flat (missing), power on the "
+        "target (undecided). To do: add to the plan what the run lacks, or leave the rule out of "
+        f"the policy; {few}."
+    )
+    # What is not critical is not named where a critical rule decides.
+    data["run"]["limit"] = 8
+    said = "fail: a run by policy default, because of the whole run (unmet). To do: run without"
+    assert conclusion(verdict_of(data)) == f"{said} --limit."
+    contrast["target_result"] |= {"score_b": 0.3, "ci95": [-0.3, -0.1]}
+    assert conclusion(verdict_of(data)).endswith(
+        "the whole run (unmet), improves its target (unmet). To do: run without --limit; change "
+        "the setting or the method; the report has the figures."
+    )
+    assert f"\n{conclusion(verdict_of(data))}\n".replace("(", "").replace("-", "") in to_markdown(
+        verdict_of(data)
+    ).replace("(", "").replace("-", "")
+
+
+def test_case_23_every_metric_of_the_policies_has_something_to_do(data):
+    for name in ("default", "strict"):
+        for wanted in load_policy(name).rules:
+            for state in ("unmet", "undecided", "missing"):
+                one = (
+                    verdict_of(data)
+                    .rulings[0]
+                    .model_copy(
+                        update={"state": state, "metric": wanted.metric, "tier": "critical"}
+                    )
+                )
+                outcome = {"undecided": "inconclusive"}.get(state, "fail")
+                made = verdict_of(data).model_copy(update={"rulings": (one,), "outcome": outcome})
+                assert conclusion(made).partition("To do: ")[2] not in ("", ".")

@@ -217,17 +217,29 @@ def test_the_worst_domain_fell_only_where_holm_says_so(data, contrast):
     ("tier", "unmet", "undecided", "missing"),
     [
         ("critical", "fail", "inconclusive", "fail"),
-        ("supporting", "inconclusive", "inconclusive", "fail"),
+        ("supporting", "inconclusive", "inconclusive", "inconclusive"),
         ("advisory", "pass", "pass", "pass"),
     ],
 )
-def test_what_a_tier_weighs(data, contrast, tier, unmet, undecided, missing):
+def test_case_23_what_a_tier_weighs(data, contrast, tier, unmet, undecided, missing):
     wanted = policy(rule("whole_run"), rule("gain_over_placebo", at_least=0.1, tier=tier))
     for ends, told in (([0.0, 0.05], unmet), ([0.0, 0.2], undecided)):
         contrast["over_placebo"]["ci95"] = ends
         assert outcome(data, wanted) == told
     contrast["over_placebo"] = None
     assert outcome(data, wanted) == missing
+
+
+def test_case_23_a_plan_without_placebo_fails_only_by_critical_rules(data):
+    """`placebo is flat` is supporting: what lacks a placebo is undecided, not refuted."""
+    data["variants"].remove("random")
+    data["arms"] = [a for a in data["arms"] if a["variant"] != "random"]
+    found = decide(as_finished(data, "r"), load_policy("default"))
+    assert {(one.rule, one.state) for one in found.rulings if one.state != "met"} == {
+        ("placebo is flat", "missing")
+    }
+    assert (found.outcome, found.exit_code) == ("inconclusive", 2)
+    assert decide(as_finished(data, "r"), load_policy("strict")).exit_code == 1
 
 
 def test_a_bound_of_a_figure_without_interval_is_within(data, contrast):
@@ -444,3 +456,23 @@ def test_a_higher_cost_never_gives_a_better_verdict(make_data, low, more):
     better = RANK[outcome(data, wanted)]
     figures["invalid"] = min(1.0, low + more)
     assert RANK[outcome(data, wanted)] <= better
+
+
+@given(st.lists(st.sampled_from(FAILING), max_size=4))
+def test_case_23_fail_if_and_only_if_a_critical_rule_failed(make_data, changes):
+    data = make_data()
+    for one in changes:
+        try:
+            put(data, one)
+        except (KeyError, TypeError):  # an earlier change took the figure away
+            return
+    try:
+        found = decide(as_finished(data, "r"), POLICIES["default"])
+    except UserError:
+        return
+    failed = [
+        one for one in found.rulings
+        if one.tier == "critical" and one.state in ("unmet", "missing")
+    ]  # fmt: skip
+    open_ = [one for one in found.rulings if one.tier != "advisory" and one.state != "met"]
+    assert found.exit_code == (1 if failed else 2 if open_ else 0)
