@@ -15,6 +15,8 @@ from dsmoe_eval.reports import render
 from dsmoe_eval.reports.run_again import run_again
 from dsmoe_eval.results import RunFolder
 
+from ..recorded import record
+
 
 def changed(folder, to, keys=(), **identity):
     """A copy of what a run's folder says of its plan, with other keys."""
@@ -23,6 +25,7 @@ def changed(folder, to, keys=(), **identity):
     (to / "plan.yaml").write_text(yaml.safe_dump(own))
     before = json.loads((folder.root / "run.json").read_text())
     (to / "run.json").write_text(json.dumps(before | identity))
+    record(to)
     return RunFolder(to)
 
 
@@ -48,6 +51,7 @@ def test_case_21_the_command_runs_the_same(folder, result, tmp_path, monkeypatch
 def test_case_21_a_built_in_plan_is_its_name(folder, result, tmp_path):
     other = changed(folder, tmp_path / "r")
     shutil.copy(find_card("plans", "lab"), other.plan)
+    record(other.root)
     assert run_again(other, result) == ("dsmoe-eval run lab --limit 6", "")
 
 
