@@ -176,7 +176,7 @@ def test_case_22_similarity(check, layers, experts):
     series = dict.fromkeys(("experts", "random", "shuffled"), row)
     rows = [{"layer": n, "linear": series, "rbf": series} for n in range(1, layers + 1)]
     result = {"layers": rows, "tokens": 123_456, "experts": experts}
-    said = check(lambda path: study_figures.similarity(result, path))
+    said = check(lambda path: study_figures.similarity_figure(result, path))
     assert {"1", "layer", f"effective rank, of {experts} experts"} <= set(said)
 
 
