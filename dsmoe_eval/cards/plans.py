@@ -107,6 +107,8 @@ class Plan(Card):
         model: the model to be steered; `models` are several, and each of them is a separate run.
         prompt: whether questions are wrapped in the tokenizer's chat template. `auto`: if there
             is a template and the model's card does not say that it is a base model.
+        decoding: `task`: answers are decoded as the tasks say, and generation_config.json of the
+            model has no effect. `model`: its settings act where a task sets nothing.
         engine: the engine that answers; vLLM supports no variant that needs training, gradients
             or experts' outputs.
         tensor_parallel: number of devices over which vLLM shards the model.
@@ -133,6 +135,7 @@ class Plan(Card):
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     targets: tuple[Name, ...] | None = None
     prompt: Literal["auto", "plain", "chat"] = "auto"
+    decoding: Literal["task", "model"] = "task"
     seed: Annotated[int, Field(ge=0)] = 0
     engine: Literal["transformers", "vllm"] = "transformers"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1

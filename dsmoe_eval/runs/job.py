@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..cards import Plan, Suite
 from ..engines.base import Engine
 from ..engines.lm import EngineLM
@@ -81,7 +83,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     with ExitStack() as opened:
         opened.callback(engine.close)
         wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt)
-        lm = engine.language_model(_limit_thinking(wanted, limit), plan.seed)
+        used = engine.generation.used(plan.decoding)
+        lm = engine.language_model(_limit_thinking(wanted, limit), plan.seed, used)
         tuning, test = (
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
@@ -90,6 +93,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             check_context_length(task, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
+        fixed |= {"ends": list(engine.generation.ends), "generation_config": dict(used)}
+        fixed["threads"] = torch.get_num_threads()
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
         close = opened.pop_all().close
