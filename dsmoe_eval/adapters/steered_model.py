@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from ..engines.generation import FILE
 from ..engines.transformers.generate import generation_of
 from ..errors import EvalWarning
-from ..models.generation import FILE
 from ..models.loading import LoadedModel, load_model
 from ..models.probing import random_batch
 from ..steering import Profile, probe, steer

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ..experts import Document, Observations
 from ..experts.tokenizer import Tokenizer
-from ..models.generation import ModelGeneration
 from ..models.loading import SaliencyModel
 from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity, Profile
+from .generation import ModelGeneration
 
 if TYPE_CHECKING:
     from .lm import EngineLM

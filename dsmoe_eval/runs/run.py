@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
+from ..engines.generation import FILE
 from ..log import log_file, note
-from ..models.generation import FILE
 from ..progress import progress_bar
 from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder

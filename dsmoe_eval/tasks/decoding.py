@@ -111,3 +111,15 @@ def read_decoding(
             f"the generation setting {name}: {value!r:.60} cannot be met ({reason}); change it, or "
             "leave it out"
         ) from error
+
+
+def task_decoding(task: str | None, settings: Mapping[str, object]) -> Decoding:
+    """Check the generation settings of a task that is named.
+
+    Raises:
+        UserError: as `read_decoding`, with the task's name.
+    """
+    try:
+        return read_decoding(settings)
+    except UserError as error:
+        raise UserError(f"task {task!r}: {error}") from error

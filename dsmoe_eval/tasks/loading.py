@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..cards import Split, StageSplit, Suite, Task
 from ..errors import UserError
-from .decoding import read_decoding
+from .decoding import read_decoding, task_decoding
 from .items import Item, bucket_of, check_options, read_items
 from .language_model import (
     GenerationSettings,
@@ -191,7 +191,7 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
         settings = dict(task.config.generation_kwargs or {})
-        longest = card.answer_tokens or _limit(card, settings)
+        longest = card.answer_tokens or task_decoding(card.name, settings).max_gen_toks
         settings["max_gen_toks"] = min(longest, most_tokens(limit) or longest)
         if card.temperature is not None:
             settings |= {"do_sample": True, "temperature": card.temperature}
@@ -210,13 +210,6 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
     for index in chosen:
         check_options(card, documents[index], items[index])
     return _with_items(card, task, documents, items, chosen)
-
-
-def _limit(card: Task, settings: GenerationSettings) -> int:
-    try:
-        return read_decoding(settings).max_gen_toks
-    except UserError as error:
-        raise UserError(f"task {card.name!r}: {error}") from error
 
 
 def most_tokens(limit: int | None) -> int | None:

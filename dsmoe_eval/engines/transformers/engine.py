@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ...experts import Document, Observations, encode_batch, expert_usage, observe
 from ...experts.tokenizer import Tokenizer
-from ...models.generation import ModelGeneration
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, ModelProber, ProbeReport, Profile, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
+from ..generation import ModelGeneration
 from ..lm import EngineLM
 from .generate import generation_of, greedy_answers
 from .lm import TransformersLM

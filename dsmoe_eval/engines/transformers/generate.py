@@ -23,8 +23,8 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from ...experts.tokenizer import Tokenizer
-from ...models.generation import ModelGeneration, model_generation
 from ...models.loading import LoadedModel
+from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken, holds_stop
 
 TOKENS_A_BATCH = 8192

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...experts import Document, Observations, Shape, encode_documents, observe_routed
 from ...experts.tokenizer import Tokenizer
-from ...models.generation import ModelGeneration, model_generation
 from ...models.loading import SaliencyModel, count_parameters
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, Profile
 from ..base import Advance, Settings, pass_identity
+from ..generation import ModelGeneration, model_generation
 from .steered_vllm import SteeredVllm, VllmProbeReport
 
 if TYPE_CHECKING:

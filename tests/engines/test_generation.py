@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import GenerationConfig
 
+from dsmoe_eval.engines.generation import model_generation
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.models.generation import model_generation
 
 TOKENIZER = SimpleNamespace(eos_token_id=7)
 
