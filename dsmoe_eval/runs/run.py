@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import printable
 from ..engines.generation import FILE
+from ..errors import printable
 from ..log import log_file, note
 from ..progress import progress_bar
 from ..results.comparisons import compare_arms
