@@ -93,8 +93,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             check_context_length(task, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
-        fixed |= {"ends": list(engine.generation.ends), "generation_config": dict(used)}
-        fixed["threads"] = torch.get_num_threads()
+        fixed |= _decoding(engine, used)
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
         close = opened.pop_all().close
@@ -156,6 +155,12 @@ def _run_identity(suite: Suite, engine: Engine, limit: int | None) -> dict[str, 
         "limit": limit,
         "versions": {name: _version(name) for name in _PACKAGES} | {**engine.versions},
     }
+
+
+def _decoding(engine: Engine, used: Mapping[str, object]) -> dict[str, object]:
+    """Return what the checkpoint adds to the tasks' decoding, and the number of threads."""
+    ends = list(engine.generation.ends)
+    return {"ends": ends, "generation_config": dict(used), "threads": torch.get_num_threads()}
 
 
 def _version(package: str) -> str:
