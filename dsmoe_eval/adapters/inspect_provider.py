@@ -6,7 +6,6 @@ temperature.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections import Counter
@@ -39,6 +38,7 @@ from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..steering import SteeringError
+from ..tasks.decoding import Decoding, read_decoding
 from .batching import Batcher
 from .steered_model import SteeredModel
 
@@ -53,7 +53,7 @@ _CONTEXT = 8
 
 _NOT_SERVED = (
     "best_of", "frequency_penalty", "presence_penalty", "logit_bias", "prompt_logprobs",
-    "response_schema", "batch",
+    "response_schema", "batch", "extra_body", "modalities",
 )  # fmt: skip
 """Settings of Inspect that would change an answer and are not supported."""
 
@@ -195,17 +195,17 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
         text = self._prompt(messages)
         prompt = tuple(Encoder(self._tokenizer).encode(text))
         thinks = self._format.thinks_after(text)
-        asked, most = config.max_tokens or MAX_TOKENS, positions(self._steered.loaded)
-        asked = max(asked, (self._format.answer_tokens or 0) if thinks else 0)
+        decoding, most = _decoding(config, self._do_sample), positions(self._steered.loaded)
+        asked = max(decoding.max_gen_toks, (self._format.answer_tokens or 0) if thinks else 0)
         room = asked + 1 if most is None else most - len(prompt)
         if room < 1:
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room in {most} positions")
         request = Request(
             prompt,
             min(asked, room),
-            stops=tuple(stop for stop in config.stop_seqs or () if stop),
+            stops=tuple(filter(None, decoding.until)),
             after=self._format.think_end if thinks else (),
-            sampling=self._sampling(prompt, config),
+            sampling=self._sampling(prompt, decoding, config.seed or 0),
             top_logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         )
         return request, room
@@ -222,22 +222,12 @@ class DsmoeAPI(ModelAPI):  # type: ignore[misc]  # checked without Inspect too
             )
         )
 
-    def _sampling(self, prompt: Tokens, config: GenerateConfig) -> Sampling | None:
-        """Choose the sampling settings; None means greedy decoding.
-
-        Without a temperature, `top_p` and `top_k` do not change which token is the likeliest.
-        """
-        temperature = config.temperature
-        if temperature is None:
-            temperature = 1.0 if self._do_sample else 0.0
-        if temperature <= 0:
-            return None
+    def _sampling(self, prompt: Tokens, decoding: Decoding, seed: int) -> Sampling | None:
+        """Choose the sampling settings; None means greedy decoding."""
         run, place = _sample()
         earlier = self._drawn[run, prompt]
         self._drawn[run, prompt] += 1
-        content = repr((config.seed or 0, place, earlier, prompt)).encode()
-        seed = int.from_bytes(hashlib.sha256(content).digest()[:7])
-        return Sampling(temperature, seed, config.top_p, config.top_k)
+        return Sampling.of(decoding, repr((seed, place, earlier, prompt)))
 
     def _decode(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
@@ -316,6 +306,19 @@ def _check_served(tools: list[object], config: GenerateConfig) -> None:
     asked += ["tools"] if tools else []
     if asked:
         raise UserError(f"the dsmoe provider does not serve {', '.join(asked)}")
+
+
+def _decoding(config: GenerateConfig, do_sample: bool) -> Decoding:
+    return read_decoding(
+        {
+            "until": config.stop_seqs,
+            "max_gen_toks": MAX_TOKENS if config.max_tokens is None else config.max_tokens,
+            "do_sample": do_sample or None,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "top_k": config.top_k,
+        }
+    )
 
 
 def _text(message: ChatMessage) -> str:

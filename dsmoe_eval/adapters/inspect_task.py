@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..cards import MAX_NEW_TOKENS
 from ..errors import UserError
-from ..tasks.language_model import TaskRequest
+from ..tasks.decoding import read_decoding
+from ..tasks.language_model import GenerationSettings, TaskRequest
 from ..tasks.loading import LoadedTask
 from ..tasks.scoring import judge_response
 
@@ -30,7 +30,6 @@ def inspect_task(task: LoadedTask) -> Any:
     try:
         from inspect_ai import Task
         from inspect_ai.dataset import MemoryDataset, Sample
-        from inspect_ai.model import GenerateConfig
     except ImportError as error:
         raise UserError("Inspect is not installed; pip install 'dsmoe-eval[inspect]'") from error
     requests = _requests(task)
@@ -43,19 +42,13 @@ def inspect_task(task: LoadedTask) -> Any:
         )
         for item, request in zip(task.items, requests, strict=True)
     ]
-    limit, stops = _limits(requests[0])
     by_item = {item.id: request for item, request in zip(task.items, requests, strict=True)}
     return Task(
         name=task.card.name,
         dataset=MemoryDataset(samples, name=f"{task.card.name}-{task.items_hash}"),
         scorer=_scorer(task, by_item),
         epochs=task.card.samples,
-        config=GenerateConfig(
-            max_tokens=limit,
-            stop_seqs=stops,
-            temperature=task.card.temperature or 0.0,
-            top_p=task.card.top_p,
-        ),
+        config=_config(task, requests[0].args[1]),
         version=task.version,
         metadata={"items_hash": task.items_hash, "metric": task.card.metric},
     )
@@ -80,11 +73,28 @@ def _requests(task: LoadedTask) -> list[TaskRequest]:
     return requests
 
 
-def _limits(request: TaskRequest) -> tuple[int, list[str]]:
-    settings = request.args[1]
-    until = settings.get("until") or []
-    limit = settings.get("max_gen_toks") or settings.get("max_new_tokens")
-    return int(limit or MAX_NEW_TOKENS), [until] if isinstance(until, str) else list(until)
+def _config(task: LoadedTask, settings: GenerationSettings) -> Any:
+    """Return Inspect's settings of decoding.
+
+    Raises:
+        UserError: Inspect has no such setting.
+    """
+    from inspect_ai.model import GenerateConfig
+
+    decoding = read_decoding(settings)
+    missing = [name for name, _ in decoding.shaping] + ["min_p"] * (decoding.min_p > 0)
+    if missing:
+        raise UserError(
+            f"task {task.card.name!r}: Inspect has no {', '.join(missing)}; run it with dsmoe-eval "
+            "or dsmoe-lm-eval"
+        )
+    return GenerateConfig(
+        max_tokens=decoding.max_gen_toks,
+        stop_seqs=list(decoding.until),
+        temperature=decoding.drawn_at or 0.0,
+        top_p=None if decoding.top_p in (0, 1) else decoding.top_p,
+        top_k=decoding.top_k if decoding.top_k > 0 else None,
+    )
 
 
 def _scorer(task: LoadedTask, requests: dict[str, TaskRequest]) -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from ..engines.generation import FILE
+from ..engines.transformers.generate import generation_of
+from ..errors import EvalWarning
 from ..models.loading import LoadedModel, load_model
 from ..models.probing import random_batch
 from ..steering import Profile, probe, steer
@@ -58,7 +62,7 @@ class SteeredModel:
             SteeringError: as for the class, or the profile cannot be read.
         """
         chosen = None if profile is None else Profile.load(Path(profile))
-        shared = _IN_MEMORY.get((name, device)) or _Shared(load_model(name, device))
+        shared = _IN_MEMORY.get((name, device)) or _Shared(_load(name, device))
         _IN_MEMORY[name, device] = shared
         with shared.lock:
             steered = cls(shared.loaded, chosen)
@@ -81,3 +85,16 @@ class SteeredModel:
         """Yield the model, steered; only one context per model is active at a time."""
         with self._shared.lock, self._steering or nullcontext():
             yield self.loaded
+
+
+def _load(name: str, device: str | None) -> LoadedModel:
+    """Load a model; warn of what its checkpoint says of decoding and does not happen here."""
+    loaded = load_model(name, device)
+    said = generation_of(loaded)
+    if said.decoding:
+        warnings.warn(
+            f"model {name!r}: answers are decoded as the task says; ignored in {FILE}: {said}",
+            EvalWarning,
+            stacklevel=3,
+        )
+    return loaded

@@ -109,6 +109,8 @@ class Plan(Card):
             is a template and the model's card does not say that it is a base model.
         think_end_token: text that ends the model's thinking; by default as the model's card or its
             tokenizer says.
+        decoding: `task`: answers are decoded as the tasks say, and generation_config.json of the
+            model has no effect. `model`: its settings act where a task sets nothing.
         engine: the engine that answers; vLLM supports no variant that needs training, gradients
             or experts' outputs.
         tensor_parallel: number of devices over which vLLM shards the model.
@@ -136,6 +138,7 @@ class Plan(Card):
     targets: tuple[Name, ...] | None = None
     prompt: Literal["auto", "plain", "chat"] = "auto"
     think_end_token: str | None = None
+    decoding: Literal["task", "model"] = "task"
     seed: Annotated[int, Field(ge=0)] = 0
     engine: Literal["transformers", "vllm"] = "transformers"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1

@@ -156,14 +156,6 @@ class Task(Card):
         """Whether its items are answered and scored, and not only read for identification."""
         return set(self.roles) != {"identification"}
 
-    @property
-    def decoding(self) -> str:
-        """The decoding settings in words, a part of a cell's identity."""
-        if self.temperature is None:
-            return "greedy"
-        top_p = "" if self.top_p is None else f", top-p {self.top_p:g}"
-        return f"{self.samples} samples at temperature {self.temperature:g}{top_p}"
-
 
 class Suite(Card):
     """Target and non-target tasks that belong together.

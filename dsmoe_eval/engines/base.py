@@ -21,6 +21,7 @@ from ..experts.tokenizer import Tokenizer
 from ..models.loading import SaliencyModel
 from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity, Profile
+from .generation import ModelGeneration
 
 if TYPE_CHECKING:
     from .lm import EngineLM
@@ -85,12 +86,22 @@ class Engine(Protocol):
     def parameters(self) -> int | None:
         """How many the model has; None where that is not known."""
 
-    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+    @property
+    def generation(self) -> ModelGeneration:
+        """What the checkpoint says of decoding."""
+
+    def language_model(
+        self,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
+    ) -> EngineLM:
         """Return the model as lm-eval asks it; it answers steered within `steer`.
 
         Args:
             prompt_format: how prompts stand, and where answers begin.
             seed: of what is drawn where a task asks for sampling.
+            defaults: generation settings that act where a task sets nothing.
         """
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:

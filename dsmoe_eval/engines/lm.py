@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -14,11 +13,11 @@ from pathlib import Path
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from ..cards import MAX_NEW_TOKENS
 from ..errors import QuotingError, UserError
 from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PLAIN, PromptFormat
 from ..steering import ModelIdentity
+from ..tasks.decoding import Decoding, read_decoding
 from ..tasks.language_model import (
     Advance,
     Completion,
@@ -58,6 +57,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         identity: the model's.
         prompt_format: how prompts stand, and where answers begin.
         seed: of what is drawn where a task asks for sampling.
+        defaults: generation settings that act where a task sets nothing.
 
     Attributes:
         forward_tokens: tokens that the model has computed, generated ones and padding left out.
@@ -74,11 +74,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         identity: ModelIdentity,
         prompt_format: PromptFormat = PLAIN,
         seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.forward_tokens = 0
-        self._format, self._seed = prompt_format, seed
+        self._format, self._seed, self._defaults = prompt_format, seed, defaults
         self._identity = identity
         self._encoder = Encoder(tokenizer)
         self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
@@ -139,6 +140,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """
         generated = [one for one in requests if one.request_type == "generate_until"]
         scored = [one for one in requests if one.request_type == "loglikelihood"]
+        for one in generated:
+            self.decoding(one.args[1])
         if generated:
             (wanted,) = self._requests([max(generated, key=_room_taken).args])
             self._check_fits([len(wanted.prompt)], wanted.limit)
@@ -146,6 +149,14 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             longest = max(scored, key=lambda one: len(one.args[0]) + len(one.args[1]))
             context, continuation = self._encode_texts(*longest.args)
             self._check_fits([len(context) + len(continuation) - 1], 0)
+
+    def decoding(self, settings: GenerationSettings) -> Decoding:
+        """Read a task's generation settings as this engine meets them, all or none.
+
+        Raises:
+            UserError: it does not know one of them.
+        """
+        return read_decoding(settings, self._defaults)
 
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:
         """Refuse what a model has no positions for.
@@ -263,6 +274,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     ) -> list[str]:
         """Answer lm-eval's requests with the texts alone; see `complete`."""
         del disable_tqdm
+        for one in requests:
+            try:
+                self.decoding(one.args[1])
+            except UserError as error:
+                raise UserError(f"task {one.task_name!r}: {error}") from error
         return [completion.text for completion in self.complete([one.args for one in requests])]
 
     def complete(
@@ -302,27 +318,25 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def _requests(self, prompts: Iterable[tuple[str, GenerationSettings]]) -> Iterator[Request]:
         drawn: Counter[tuple[int, ...]] = Counter()
         for text, settings in prompts:
-            prompt = tuple(self.tok_encode(text))
-            until = settings.get("until") or []
-            until = [until] if isinstance(until, str) else until
+            prompt, decoding = tuple(self.tok_encode(text)), self.decoding(settings)
             thinks = self.format.thinks_after(text)
             yield Request(
                 prompt,
-                self._limit(len(prompt), settings, thinks),
+                self._limit(len(prompt), decoding.max_gen_toks, thinks),
                 # The end of text also where the model spells it, as in lm-eval's `hf`.
-                tuple(filter(None, [*until, self.tokenizer.eos_token])),
+                tuple(filter(None, [*decoding.until, self.tokenizer.eos_token])),
                 self.format.think_end if thinks else (),
-                _sampling(settings, repr((self.seed, drawn[prompt], prompt))),
+                Sampling.of(decoding, repr((self.seed, drawn[prompt], prompt))),
+                shaping=decoding.shaping,
             )
             drawn[prompt] += 1
 
-    def _limit(self, prompt: int, settings: GenerationSettings, thinks: bool) -> int:
+    def _limit(self, prompt: int, asked: int, thinks: bool) -> int:
         """The task's limit, or what the model needs to think, as far as there are positions."""
-        asked = settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS
         room = (self.format.answer_tokens or 0) if thinks else 0
         if self.max_length is not None:
             room = min(room, self.max_length - prompt)
-        return max(int(asked), room)
+        return max(asked, room)
 
     def _completion(self, request: Request, answer: Answer) -> Completion:
         read = read_answer(self.tokenizer, self.format, request, answer, self._identity.name)
@@ -332,15 +346,4 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 def _room_taken(request: TaskRequest) -> tuple[int, int]:
     """Characters of a prompt, and among equal ones the longest answer."""
     prompt, settings = request.args
-    return len(prompt), int(settings.get("max_gen_toks") or MAX_NEW_TOKENS)
-
-
-def _sampling(settings: GenerationSettings, content: str) -> Sampling | None:
-    """As transformers reads them: `do_sample` alone is temperature 1; False, or 0, is greedy."""
-    temperature = settings.get("temperature")
-    if temperature is None:
-        temperature = 1.0 if settings.get("do_sample") else 0.0
-    if float(temperature) <= 0 or settings.get("do_sample") is False:
-        return None
-    seed = int.from_bytes(hashlib.sha256(content.encode()).digest()[:7])
-    return Sampling(float(temperature), seed, settings.get("top_p"), settings.get("top_k"))
+    return len(prompt), read_decoding(settings).max_gen_toks

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ..experts.tokenizer import Tokenizer
+from ..tasks.decoding import Decoding
 
 Tokens = tuple[int, ...]
 
@@ -20,6 +22,17 @@ class Sampling:
     seed: int
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+
+    @classmethod
+    def of(cls, decoding: Decoding, content: str) -> Sampling | None:
+        """Return the sampling of a request, seeded by `content`; None if decoding is greedy."""
+        if decoding.drawn_at is None:
+            return None
+        seed = int.from_bytes(hashlib.sha256(content.encode()).digest()[:7])
+        top_p = decoding.top_p if decoding.top_p < 1 else None
+        top_k = decoding.top_k if decoding.top_k > 0 else None
+        return cls(decoding.drawn_at, seed, top_p, top_k, decoding.min_p or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,7 @@ class Request:
         stops: strings before which the text ends; special tokens count as they are spelled.
         after: stop strings count only behind these tokens (the end of a model's thinking).
         sampling: None is greedy.
+        shaping: `Decoding.shaping`, what changes the logits before.
         top_logprobs: how many likely tokens are told with each; None: no log-probabilities.
     """
 
@@ -41,6 +55,7 @@ class Request:
     after: Tokens = ()
     sampling: Sampling | None = None
     top_logprobs: int | None = None
+    shaping: tuple[tuple[str, object], ...] = ()
 
     def greedy(self, tokens: int) -> Request:
         """A few likeliest tokens with their log-probabilities instead."""

@@ -45,6 +45,7 @@ class Identity:
     batch_tokens: int
     prompt_format: str
     decoding: str
+    ends: tuple[str | int, ...]
     task: str
     task_version: str
     few_shot: int

@@ -10,6 +10,9 @@ from ..errors import UserError
 from ..files import LOCK, is_draft, remove_drafts
 from .manifest import MANIFEST, RecordedFolder
 
+_MAY_CHANGE = {"threads"}
+"""Keys of `run.json` that change no more than last digits: a run may go on with other values."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder(RecordedFolder):
@@ -93,7 +96,9 @@ def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> R
     if folder.identity.is_file():
         before = folder.read_json(folder.identity)
         changed = sorted(
-            key for key in {*before, *identity} if before.get(key) != identity.get(key)
+            key
+            for key in {*before, *identity} - _MAY_CHANGE
+            if before.get(key) != identity.get(key)
         )
         if changed:
             raise UserError(

@@ -74,6 +74,7 @@ def run_cell(
 def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
     """Return the identity of a cell: an arm, or base, on a task."""
     test, engine = job.test[task], job.engine
+    decoding = None if test.generation is None else job.lm.decoding(test.generation)
     return Identity(
         model=engine.identity.name,
         fingerprint=engine.identity.fingerprint,
@@ -89,7 +90,8 @@ def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
         versions=tuple(sorted(job.identity["versions"].items())),
         batch_tokens=job.plan.batch_tokens,
         prompt_format=job.lm.format.name,
-        decoding=test.card.decoding,
+        decoding="greedy" if decoding is None else decoding.describe(test.card.samples),
+        ends=() if decoding is None else (*decoding.until, *engine.generation.ends),
         task=task,
         task_version=test.version,
         few_shot=test.few_shot,

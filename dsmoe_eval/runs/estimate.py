@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from ..cards import MAX_NEW_TOKENS, Plan, StageSplit, Suite, Task
+from ..cards import Plan, StageSplit, Suite, Task
 from ..errors import UserError
 from ..models.loading import ModelSize, locate, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
@@ -244,7 +244,7 @@ def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
     characters = sum(len(str(request.args[0])) for request in requests) / len(requests)
     settings = requests[0].args[1]
     generated = isinstance(settings, dict)
-    answer = int(settings.get("max_gen_toks") or MAX_NEW_TOKENS) if generated else 0
+    answer = int(settings["max_gen_toks"]) if generated else 0
     return math.ceil(characters / CHARACTERS_A_TOKEN), answer
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..cards import Plan, Suite
 from ..engines.base import Engine
 from ..engines.lm import EngineLM
@@ -80,7 +82,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     engine = _serve(plan, options.device)
     with ExitStack() as opened:
         opened.callback(engine.close)
-        lm = engine.language_model(_format(plan, path, engine, limit), plan.seed)
+        used = engine.generation.used(plan.decoding)
+        lm = engine.language_model(_format(plan, path, engine, limit), plan.seed, used)
         tuning, test = (
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
@@ -89,6 +92,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             check_context_length(task, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
+        fixed |= _decoding(engine, used)
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
         close = opened.pop_all().close
@@ -151,6 +155,12 @@ def _run_identity(suite: Suite, engine: Engine, limit: int | None) -> dict[str, 
         "limit": limit,
         "versions": {name: _version(name) for name in _PACKAGES} | {**engine.versions},
     }
+
+
+def _decoding(engine: Engine, used: Mapping[str, object]) -> dict[str, object]:
+    """Return what the checkpoint adds to the tasks' decoding, and the number of threads."""
+    ends = list(engine.generation.ends)
+    return {"ends": ends, "generation_config": dict(used), "threads": torch.get_num_threads()}
 
 
 def _version(package: str) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..engines.generation import FILE
 from ..errors import printable
 from ..log import log_file, note
 from ..progress import progress_bar
@@ -107,6 +109,7 @@ def logged(job: Job) -> Iterator[None]:
             targets=job.targets,
             variants=[variant.name for variant in job.variants],
             seed=job.plan.seed,
+            threads=torch.get_num_threads(),
             **{key: job.identity[key] for key in _LOGGED},
         )
         yield
@@ -134,6 +137,7 @@ def plan_table(job: Job) -> Table:
         "model": f"{identity.name} ({size}{job.engine.dtype})",
         "experts": f"{identity.experts} in each of {len(identity.layers)} layers",
         "engine": _engine(job),
+        "decoding": _decoding(job),
         "suite": f"{job.suite.name}: {len(job.suite.tasks)} tasks",
         "targets": ", ".join(job.targets),
         "variants": ", ".join(variant.name for variant in job.variants),
@@ -156,6 +160,16 @@ def _engine(job: Job) -> str:
     engine = job.engine
     settings = ", ".join(f"{name}: {value}" for name, value in engine.settings.items())
     return f"{engine.name} on {engine.device}" + (f" ({settings})" if settings else "")
+
+
+def _decoding(job: Job) -> str:
+    """Say whose settings act, and which of the model's do not."""
+    said = job.engine.generation
+    if not said.decoding:
+        return "as the tasks say"
+    if job.plan.decoding == "model":
+        return f"as the tasks say, and where they do not, by {FILE}: {said}"
+    return f"as the tasks say; ignored in {FILE}: {said} (decoding: model uses it)"
 
 
 def _leakage(job: Job) -> Text:

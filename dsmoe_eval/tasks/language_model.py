@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -19,18 +19,8 @@ ASKED_TASKS: ContextVar[tuple[str, ...]] = ContextVar("asked_tasks", default=())
 """Names of the tasks whose requests a model answers at present."""
 Message = dict[str, str]
 """A message of a conversation: `role` and `content`."""
-
-
-class GenerationSettings(TypedDict, total=False):
-    """lm-eval's generation settings; `max_new_tokens` is another name of `max_gen_toks`."""
-
-    until: str | list[str]
-    max_gen_toks: int
-    max_new_tokens: int
-    do_sample: bool
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
+GenerationSettings = Mapping[str, object]
+"""lm-eval's generation settings of a task; `decoding.Decoding` has those that act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +42,7 @@ class TaskRequest(Protocol):
     """A request of lm-eval (`lm_eval.api.instance.Instance`)."""
 
     request_type: str
+    task_name: str | None
     doc: Mapping[str, object]
     doc_id: int
     idx: int

@@ -12,10 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cards import MAX_NEW_TOKENS, Split, StageSplit, Suite, Task
+from ..cards import Split, StageSplit, Suite, Task
 from ..errors import UserError
+from .decoding import read_decoding, task_decoding
 from .items import Item, bucket_of, check_options, read_items
-from .language_model import LanguageModel, LmEvalFilters, LmEvalTask, TaskRequest
+from .language_model import (
+    GenerationSettings,
+    LanguageModel,
+    LmEvalFilters,
+    LmEvalTask,
+    TaskRequest,
+)
 from .local_data import local_data
 from .opening import TaskManager, open_task, task_manager
 
@@ -106,9 +113,15 @@ class LoadedTask:
     @property
     def answer_tokens(self) -> int | None:
         """The limit of tokens per answer; None if options are scored."""
+        return None if self.generation is None else read_decoding(self.generation).max_gen_toks
+
+    @property
+    def generation(self) -> GenerationSettings | None:
+        """The task's generation settings; None if options are scored."""
         if self.task.OUTPUT_TYPE != "generate_until":
             return None
-        return int(self.task.config.generation_kwargs["max_gen_toks"])
+        settings: GenerationSettings = self.task.config.generation_kwargs
+        return settings
 
     @property
     def answers_asked(self) -> int:
@@ -178,7 +191,7 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
         settings = dict(task.config.generation_kwargs or {})
-        longest = card.answer_tokens or settings.get("max_gen_toks") or MAX_NEW_TOKENS
+        longest = card.answer_tokens or task_decoding(card.name, settings).max_gen_toks
         settings["max_gen_toks"] = min(longest, most_tokens(limit) or longest)
         if card.temperature is not None:
             settings |= {"do_sample": True, "temperature": card.temperature}

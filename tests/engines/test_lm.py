@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from lm_eval.api.instance import Instance
 
-from dsmoe_eval.engines import lm as lm_module
+from dsmoe_eval.cards import MAX_NEW_TOKENS
 from dsmoe_eval.engines.lm import EngineLM
 from dsmoe_eval.engines.requests import Answer
 from dsmoe_eval.errors import UserError
@@ -105,7 +105,7 @@ def test_texts_are_cut_before_their_stop_and_tell_what_they_took():
         Completion("abc", 7, False), Completion("abc.a", 5, True), Completion("x", 7, False),
     ]  # fmt: skip
     assert sum(told) == 3
-    assert [request.limit for request in lm.asked] == [9, 5, lm_module.MAX_NEW_TOKENS]
+    assert [request.limit for request in lm.asked] == [9, 5, MAX_NEW_TOKENS]
     assert [request.sampling for request in lm.asked] == [None] * 3
     assert lm.generate_until(requests("generate_until", *prompts)) == ["abc", "abc.a", "x"]
 
@@ -186,3 +186,15 @@ def test_rolling_windows_predict_each_token_once_from_the_one_before():
 def test_rolling_is_refused_where_the_length_is_not_known():
     with pytest.raises(UserError, match="not served"):
         Noting().loglikelihood_rolling([])
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 4}, {"max_gen_toks": 0}, {"no_such": 1}])
+def test_case_05_what_is_not_met_is_refused_with_the_tasks_name(settings):
+    (name,) = settings
+    lm, asked = Noting(), requests("generate_until", ("ab", settings))
+    asked[0].task_name = "sums"
+    with pytest.raises(UserError, match=f"task 'sums': the generation setting {name}"):
+        lm.generate_until(asked)
+    with pytest.raises(UserError, match=f"the generation setting {name}"):
+        lm.check_context_length(asked)
+    assert not lm.asked

@@ -10,8 +10,8 @@ IDENTITY = Identity(
     model="m", fingerprint="f", variant="contrast", target="math", profile="p", adapter=None,
     dtype="float32", device="cpu", experts_implementation="grouped_mm", engine="transformers",
     engine_settings=(("eager", True),), versions=(("torch", "2"),), batch_tokens=64,
-    prompt_format="plain", decoding="greedy", task="t", task_version="1", few_shot=0,
-    answer_tokens=9, filter="f", metric="acc", split="test", items="i", seed=0,
+    prompt_format="plain", decoding="greedy", ends=("\n", 1), task="t", task_version="1",
+    few_shot=0, answer_tokens=9, filter="f", metric="acc", split="test", items="i", seed=0,
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.files import read_json
 from dsmoe_eval.results.folder import open_folder
 
 
@@ -56,3 +57,9 @@ def test_case_09_a_process_killed_between_the_first_hash_and_its_file_goes_on(tm
     folder.identity.unlink()
     folder.plan.unlink()
     assert open_folder(tmp_path, "name: a\n", {"model": "m"}).plan.is_file()
+
+
+def test_case_18_a_run_goes_on_with_another_number_of_threads(tmp_path):
+    open_folder(tmp_path / "run", "name: a\n", {"model": "m", "threads": 2})
+    folder = open_folder(tmp_path / "run", "name: a\n", {"model": "m", "threads": 8})
+    assert read_json(folder.identity)["threads"] == 2

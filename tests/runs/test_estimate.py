@@ -13,6 +13,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import find_card, load_model_card, load_suite
+from dsmoe_eval.runs.cells import cell_identity
 from dsmoe_eval.runs.estimate import PEAK_FLOPS, estimate
 from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
@@ -178,3 +179,24 @@ def test_case_19_a_local_folder_has_a_size(small_plan, tmp_path):
     (found,) = estimate(small_plan(model=str(folder)), limit=2).models
     assert found.petaflop * 1e15 == 2 * (total - experts * (1 - share)) * found.tokens
     assert found.weights_gib * 2**30 == (folder / "model.safetensors").stat().st_size
+
+
+def test_case_04_the_models_decoding_is_named_and_part_of_a_cell(tmp_path):
+    model = shutil.copytree(EMBEDDED_MODELS["lab-poly"], tmp_path / "model")
+    file, seen = model / "generation_config.json", []
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan |= {"variants": ["base", "contrast"], "targets": ["math"], "model": str(model)}
+    for number, (mode, penalty, ends) in enumerate(
+        (("task", 1.0, 1), ("task", 1.1, 1), ("model", 1.1, 1), ("task", 1.1, [1, 5]))
+    ):
+        file.write_text(json.dumps({"repetition_penalty": penalty, "eos_token_id": ends}))
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | {"decoding": mode}))
+        options = RunOptions(device="cpu", limit=4)
+        job = prepare(str(tmp_path / "plan.yaml"), tmp_path / f"run{number}", options)
+        said = dict(zip(*[list(one.cells) for one in plan_table(job).columns], strict=True))
+        seen.append((str(said["decoding"]), cell_identity(job, None, "lab_arithmetic").id))
+    (plain, a), (ignored, b), (used, c), (_, d) = seen
+    assert plain == "as the tasks say"
+    assert ignored.startswith("as the tasks say; ignored in generation_config.json: repetition_pen")
+    assert used.endswith("by generation_config.json: repetition_penalty 1.1")
+    assert (a == b, len({b, c, d})) == (True, 3)

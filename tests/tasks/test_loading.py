@@ -7,6 +7,7 @@ import pytest
 from dsmoe_eval.cards import Splits
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
+from dsmoe_eval.tasks.decoding import read_decoding
 from dsmoe_eval.tasks.loading import in_format, load_tasks, most_tokens, without
 
 SUITE = load_suite("lab")
@@ -112,7 +113,7 @@ def test_a_task_is_asked_as_often_and_as_hot_as_its_card_says():
     settings = task.requests[0].args[1]
     assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
     assert settings["max_gen_toks"] == task.answer_tokens <= most_tokens(2)
-    assert card.decoding == "3 samples at temperature 0.6, top-p 0.9"
+    assert read_decoding(task.generation).describe(3) == "3 samples at temperature 0.6, top-p 0.9"
     with pytest.raises(UserError, match="scores options"):
         load_tasks(SUITE, [SUITE.tasks[0].model_copy(update={"temperature": 0.6})], "test", 2)
 

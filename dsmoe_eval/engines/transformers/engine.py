@@ -16,8 +16,9 @@ from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, ModelProber, ProbeReport, Profile, steer
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
+from ..generation import ModelGeneration
 from ..lm import EngineLM
-from .generate import greedy_answers
+from .generate import generation_of, greedy_answers
 from .lm import TransformersLM
 
 
@@ -69,9 +70,19 @@ class TransformersEngine:
         """How many the model has."""
         return sum(parameter.numel() for parameter in self.loaded.model.parameters())
 
-    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+    @property
+    def generation(self) -> ModelGeneration:
+        """What the checkpoint says of decoding."""
+        return generation_of(self.loaded)
+
+    def language_model(
+        self,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
+    ) -> EngineLM:
         """Return the model as lm-eval asks it."""
-        return TransformersLM(self.loaded, self.batch_tokens, prompt_format, seed)
+        return TransformersLM(self.loaded, self.batch_tokens, prompt_format, seed, defaults)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer inside the context."""

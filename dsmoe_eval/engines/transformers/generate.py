@@ -7,22 +7,25 @@ it is batched with changes no more than the last bits of its logits.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
     StoppingCriteria,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicCache
 
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
-from ..requests import Answer, Request, Sampling, ScoredToken, holds_stop
+from ..generation import ModelGeneration, model_generation
+from ..requests import Answer, Request, ScoredToken, holds_stop
 
 TOKENS_A_BATCH = 8192
 """Most tokens in a batch of greedy answers."""
@@ -45,20 +48,21 @@ def generate(
     padded = list(zip(requests, gaps(requests), strict=True))
     rows = [[0] * gap + list(request.prompt) for request, gap in padded]
     masks = [[0] * gap + [1] * len(request.prompt) for request, gap in padded]
-    device, ends = loaded.model.device, end_tokens(loaded)
-    choose = _Choose(requests)
-    finished = _Finished(requests, loaded.tokenizer, ends)
-    output = loaded.model.generate(
-        input_ids=torch.tensor(rows, device=device),
-        attention_mask=torch.tensor(masks, device=device),
-        past_key_values=cache,
-        do_sample=False,  # what is drawn is drawn by `choose`
-        max_new_tokens=max(request.limit for request in requests),
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
-        logits_processor=[choose],
-        stopping_criteria=[finished],
-    )
+    model, ends = loaded.model, sorted(end_tokens(loaded))
+    choose = _Choose(model, requests, ends)
+    finished = _Finished(requests, loaded.tokenizer, frozenset(ends))
+    with _without_defaults(model):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(masks, device=model.device),
+            past_key_values=cache,
+            do_sample=False,  # what is drawn is drawn by `choose`
+            max_new_tokens=max(request.limit for request in requests),
+            eos_token_id=ends or None,
+            pad_token_id=loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
+            logits_processor=[choose],
+            stopping_criteria=[finished],
+        )
     fresh = output[:, len(rows[0]) :].tolist()
     return [
         Answer(tuple(tokens[:length]), "stop" if stopped else "max_tokens", tuple(scores[:length]))
@@ -102,12 +106,24 @@ def gaps(requests: Sequence[Request]) -> list[int]:
     return [width - len(request.prompt) for request in requests]
 
 
+def generation_of(loaded: LoadedModel) -> ModelGeneration:
+    """Ends of text and decoding settings of the checkpoint."""
+    return model_generation(loaded.model.generation_config.to_diff_dict(), loaded.tokenizer)
+
+
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     """Tokens that end a text: the generation configuration's and the tokenizer's."""
-    told: int | list[int | None] | None = loaded.model.generation_config.eos_token_id
-    found = told if isinstance(told, list) else [told]
-    both = (*found, loaded.tokenizer.eos_token_id)
-    return frozenset(int(token) for token in both if token is not None)
+    return frozenset(generation_of(loaded).ends)
+
+
+@contextmanager
+def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Hide the checkpoint's generation configuration, which would act on every answer."""
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def positions(loaded: LoadedModel) -> int | None:
@@ -117,62 +133,61 @@ def positions(loaded: LoadedModel) -> int | None:
 
 
 class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Leaves the logits of greedy requests; makes the largest of others a draw.
+    """Shapes each request's logits as it asks, and makes the largest of those to be drawn a draw.
+
+    Requests of equal settings are shaped together. What counts tokens that were said sees a
+    prompt without its padding, so that answers alone and in a batch are the same.
 
     argmax(z / T - log e) with independent e ~ Exp(1) is a draw from softmax(z / T) (the Gumbel-max
     trick; Gumbel 1954), so that each request can draw from a generator of its own.
     """
 
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self._requests = requests
-        self._generators: dict[int, torch.Generator] = {}
+    def __init__(self, model: PreTrainedModel, requests: Sequence[Request], ends: Sequence[int]):
+        groups: dict[object, list[int]] = defaultdict(list)
+        for row, one in enumerate(requests):
+            if one.sampling is not None or one.shaping:
+                how = None if one.sampling is None else replace(one.sampling, seed=0)
+                size = (len(one.prompt), one.limit) if one.shaping else None
+                groups[repr((how, one.shaping, size))].append(row)
+        self._groups = [
+            (rows, _processors(model, requests[rows[0]], ends)) for rows in groups.values()
+        ]
+        self._requests, self._gaps = requests, gaps(requests)
+        self._generators = {
+            row: torch.Generator(model.device).manual_seed(one.sampling.seed)
+            for row, one in enumerate(requests)
+            if one.sampling is not None
+        }
         self.scores: list[list[ScoredToken]] = [[] for _ in requests]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        del input_ids
-        rows = [row for row, request in enumerate(self._requests) if request.sampling is not None]
-        chosen = scores.clone() if rows else scores
-        if rows:
-            settings = [self._requests[row].sampling for row in rows]
-            generators = [self._generator(row, scores.device) for row in rows]
-            chosen[rows] = _draw(scores[rows], list(filter(None, settings)), generators)
+        chosen = scores.clone() if self._groups else scores
+        for rows, shape in self._groups:
+            chosen[rows] = shape(input_ids[rows, self._gaps[rows[0]] :], scores[rows])
+        for row, generator in self._generators.items():
+            chosen[row] -= torch.empty_like(chosen[row]).exponential_(generator=generator).log()
         for row, request in enumerate(self._requests):
             if request.top_logprobs is not None:
                 token = int(chosen[row].argmax())
                 self.scores[row].append(_scored(scores[row], token, request.top_logprobs))
         return chosen
 
-    def _generator(self, row: int, device: torch.device) -> torch.Generator:
-        sampling = self._requests[row].sampling
-        if row not in self._generators and sampling is not None:
-            self._generators[row] = torch.Generator(device).manual_seed(sampling.seed)
-        return self._generators[row]
 
-
-def _draw(
-    logits: Tensor, settings: Sequence[Sampling], generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Logits [rows, vocabulary] whose largest is the token drawn, each row by its own generator."""
-    noise = torch.empty_like(logits)
-    for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    return _kept(logits, settings) - noise.log()
-
-
-def _kept(logits: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """Divide by the temperature, and leave out what `top_k` and `top_p` leave out."""
-    rows: dict[tuple[float, int | None, float | None], list[int]] = defaultdict(list)
-    for row, one in enumerate(settings):
-        rows[one.temperature, one.top_k, one.top_p].append(row)
-    kept = torch.empty_like(logits)
-    for (temperature, top_k, top_p), own in rows.items():
-        warped = TemperatureLogitsWarper(float(temperature))(None, logits[own])
-        if top_k:
-            warped = TopKLogitsWarper(top_k)(None, warped)
-        if top_p is not None and top_p < 1:
-            warped = TopPLogitsWarper(top_p)(None, warped)
-        kept[own] = warped
-    return kept
+def _processors(
+    model: PreTrainedModel, request: Request, ends: Sequence[int]
+) -> LogitsProcessorList:
+    """Return transformers' processors, in its order, of what a request asks for."""
+    how, size = request.sampling, len(request.prompt)
+    sampling = {} if how is None else {**asdict(how), "do_sample": True}
+    sampling.pop("seed", None)
+    config = GenerationConfig(
+        max_length=size + request.limit,
+        eos_token_id=[*ends] or None,
+        **sampling,
+        **dict(request.shaping),
+    )
+    model._prepare_special_tokens(config, device=model.device)
+    return model._get_logits_processor(config, input_ids_seq_length=size, device=model.device)
 
 
 def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:

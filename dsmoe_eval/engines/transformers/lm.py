@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -102,8 +102,9 @@ class TransformersLM(EngineLM):
         batch_tokens: int,
         prompt_format: PromptFormat = PLAIN,
         seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(loaded.tokenizer, loaded.identity, prompt_format, seed)
+        super().__init__(loaded.tokenizer, loaded.identity, prompt_format, seed, defaults)
         self.loaded = loaded
         self.batch_tokens = batch_tokens
         self.max_length = positions(loaded)

@@ -19,6 +19,7 @@ from ...models.loading import SaliencyModel, count_parameters
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import ModelIdentity, Profile
 from ..base import Advance, Settings, pass_identity
+from ..generation import ModelGeneration, model_generation
 from .steered_vllm import SteeredVllm, VllmProbeReport
 
 if TYPE_CHECKING:
@@ -83,11 +84,21 @@ class VllmEngine:
         """The parameter count of transformers: vLLM packs weights and distributes them."""
         return count_parameters(self.identity.name)
 
-    def language_model(self, prompt_format: PromptFormat = PLAIN, seed: int = 0) -> EngineLM:
+    @property
+    def generation(self) -> ModelGeneration:
+        """The settings of decoding that the checkpoint brings."""
+        return model_generation(self.engine.generation, self.tokenizer)
+
+    def language_model(
+        self,
+        prompt_format: PromptFormat = PLAIN,
+        seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
+    ) -> EngineLM:
         """Return the model as an LM of lm-eval."""
         from .lm import VllmLM
 
-        return VllmLM(self.engine, self.tokenizer, prompt_format, seed)
+        return VllmLM(self.engine, self.tokenizer, prompt_format, seed, defaults)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer by a profile inside the context; nothing is loaded again."""

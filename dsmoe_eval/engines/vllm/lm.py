@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from ...errors import UserError
 from ...experts.tokenizer import Tokenizer
 from ...models.prompt_format import PLAIN, PromptFormat
-from ...tasks.language_model import Advance, LogLikelihood, unwatched
+from ...tasks.decoding import Decoding
+from ...tasks.language_model import Advance, GenerationSettings, LogLikelihood, unwatched
 from ..lm import Arranged, EngineLM, Pair
 from ..requests import Answer, Request
 from .steered_vllm import SteeredVllm
 
+_SHAPING = ("repetition_penalty",)
+_COLDEST, _HOTTEST = 0.01, 2.0
+"""Temperatures: vLLM raises lower ones to the first and refuses higher ones than the second."""
 REQUESTS_AT_ONCE = 1024
 """Requests per call of vLLM, which batches them; a killed run answers at most these again."""
 
@@ -24,11 +29,29 @@ class VllmLM(EngineLM):
         tokenizer: Tokenizer,
         prompt_format: PromptFormat = PLAIN,
         seed: int = 0,
+        defaults: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(tokenizer, engine.identity, prompt_format, seed)
+        super().__init__(tokenizer, engine.identity, prompt_format, seed, defaults)
         self.engine = engine
         # vLLM generates a token after each scored text, and a text includes its last token.
         self.max_length = engine.max_length - 2
+
+    def decoding(self, settings: GenerationSettings) -> Decoding:
+        """Read a task's generation settings, of which vLLM does not know all.
+
+        Raises:
+            UserError: it does not know one of them, or would change its value without a word.
+        """
+        found = super().decoding(settings)
+        unknown = [name for name, _ in found.shaping if name not in _SHAPING]
+        drawn_at = found.drawn_at
+        if drawn_at is not None and not _COLDEST <= drawn_at <= _HOTTEST:
+            unknown.append(f"temperature {drawn_at:g} (of {_COLDEST:g} to {_HOTTEST:g})")
+        if unknown:
+            raise UserError(
+                f"vLLM does not implement {', '.join(unknown)}; take engine: transformers"
+            )
+        return found
 
     def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
         self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)

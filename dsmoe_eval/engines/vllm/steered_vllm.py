@@ -100,6 +100,8 @@ class SteeredVllm:
             "eager": bool(config.model_config.enforce_eager),
         }
         self.version: str = __version__
+        self.generation: dict[str, object] = config.model_config.try_get_generation_config()
+        """What the checkpoint's generation_config.json says, but for what is off anyway."""
         self.identity = ModelIdentity(
             name=name,
             fingerprint=fingerprint(place, self.config),
@@ -312,11 +314,12 @@ def _stopping(request: Request) -> Settings:
 
 
 def _drawing(request: Request) -> Settings:
-    """Return vLLM's sampling settings of a request that is not greedy."""
+    """Return vLLM's sampling settings of a request; it has no default of the checkpoint's."""
+    shaping: Settings = dict(request.shaping)
     if request.sampling is None:
-        return {}
+        return shaping
     told = asdict(request.sampling)
-    return {name: value for name, value in told.items() if value is not None}
+    return shaping | {name: value for name, value in told.items() if value is not None}
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:

@@ -8,11 +8,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from scipy.stats import chisquare
+from transformers import GenerationConfig
 
 from dsmoe_eval.engines.requests import Request, Sampling
+from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.engines.transformers.generate import (
     _Choose,
-    _draw,
     _Finished,
     end_tokens,
     generate,
@@ -21,6 +22,7 @@ from dsmoe_eval.engines.transformers.generate import (
 )
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.models import load_model
+from dsmoe_eval.tasks.decoding import read_decoding
 
 from .. import spelled
 
@@ -95,10 +97,9 @@ def test_a_draw_does_not_depend_on_its_company(loaded, prompts):
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -0.5, 1.5, -4.0])
 
 
-def test_draws_follow_the_softmax():
-    generator = torch.Generator().manual_seed(0)
-    sampling = Sampling(0.8, seed=0)
-    drawn = [int(_draw(LOGITS[None], [sampling], [generator]).argmax()) for _ in range(6000)]
+def test_draws_follow_the_softmax(loaded):
+    choose = _Choose(loaded.model, [Request((1,), 9, sampling=Sampling(0.8, seed=0))], [])
+    drawn = [int(choose(torch.tensor([[1]]), LOGITS[None]).argmax()) for _ in range(6000)]
     seen = torch.bincount(torch.tensor(drawn), minlength=len(LOGITS)).numpy()
     expected = (LOGITS.double() / 0.8).softmax(-1).numpy() * len(drawn)
     assert chisquare(seen, expected).pvalue > 0.001
@@ -116,20 +117,20 @@ def left_over(temperature, top_k, top_p):
     return set(order)
 
 
-def test_each_row_leaves_out_what_its_settings_say():
+def test_each_row_leaves_out_what_its_settings_say(loaded):
     choices = itertools.product([0.7, 2.0], [None, 1, 3, 9], [None, 0.05, 0.5, 0.8, 0.95, 1.0])
     asked = list(choices)
     settings = [Sampling(t, seed=0, top_k=k, top_p=p) for t, k, p in asked]
-    generators = [torch.Generator().manual_seed(0) for _ in asked]
-    drawn = _draw(LOGITS.repeat(len(asked), 1), settings, generators)
+    choose = _Choose(loaded.model, [Request((1,), 9, sampling=one) for one in settings], [])
+    drawn = choose(torch.ones(len(asked), 1, dtype=int), LOGITS.repeat(len(asked), 1))
     for row, one in zip(drawn, asked, strict=True):
         assert set(row.isfinite().nonzero().flatten().tolist()) == left_over(*one), one
 
 
-def test_greedy_logits_are_left_as_they_are():
+def test_greedy_logits_are_left_as_they_are(loaded):
     scores = torch.stack([LOGITS, LOGITS.flip(0)])
     requests = [Request((1,), 4), Request((1,), 4, sampling=Sampling(1.0, seed=0))]
-    chosen = _Choose(requests)(None, scores)
+    chosen = _Choose(loaded.model, requests, [])(torch.tensor([[1], [1]]), scores)
     assert torch.equal(chosen[0], LOGITS)
     assert not torch.equal(chosen[1], scores[1])
 
@@ -212,6 +213,48 @@ def test_the_tail_holds_the_longest_stop_string(stop):
     steps = torch.tensor([text])
     seen = [bool(finished(steps[:, :end], None)) for end in range(1, len(text) + 1)]
     assert seen == [False] * (len(text) - 1) + [True]
+
+
+SHAPED = (
+    {"repetition_penalty": 1.5},
+    {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2},
+    {"min_new_tokens": 9},
+    {"min_length": 20},
+    {"bad_words_ids": [[12], [5, 6]], "suppress_tokens": [10, 11]},
+    {"begin_suppress_tokens": list(range(8, 19))},
+    {"forced_eos_token_id": 1, "repetition_penalty": 3.0},
+)
+
+
+@pytest.mark.parametrize("settings", SHAPED, ids=lambda one: ",".join(one))
+def test_case_05_settings_act_as_in_transformers_on_each_prompt_alone(loaded, prompts, settings):
+    shaping = read_decoding(settings).shaping
+    got = generate(loaded, [Request(prompt, 12, shaping=shaping) for prompt in prompts])
+    plain = generate(loaded, [Request(prompt, 12) for prompt in prompts])
+    assert got != plain
+    for prompt, answer in zip(prompts, got, strict=True):
+        ids = torch.tensor([prompt])
+        output = loaded.model.generate(ids, do_sample=False, max_new_tokens=12, **settings)
+        assert answer.tokens == tuple(output[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("settings", SHAPED, ids=lambda one: ",".join(one))
+def test_case_04_the_checkpoints_settings_act_only_where_they_are_used(
+    loaded, settings, monkeypatch
+):
+    plain = asked_of(TransformersLM(loaded, 2048), TEXTS, max_gen_toks=12)
+    file = GenerationConfig(eos_token_id=1, pad_token_id=0, **settings)
+    monkeypatch.setattr(loaded.model, "generation_config", file)
+    engine = TransformersEngine(loaded)
+    assert dict(engine.generation.decoding) == settings
+    assert asked_of(engine.language_model(), TEXTS, max_gen_toks=12) == plain
+    used = engine.language_model(defaults=engine.generation.used("model"))
+    got = asked_of(used, TEXTS, max_gen_toks=12)
+    assert got != plain
+    assert got == [asked_of(used, [text], max_gen_toks=12)[0] for text in TEXTS]
+    hf = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1, device="cpu")
+    assert got == asked_of(hf, TEXTS, max_gen_toks=12)
+    assert loaded.model.generation_config is file
 
 
 def asked_of(lm, prompts, **settings):

@@ -383,3 +383,18 @@ def test_case_24_so_is_that_of_answers_behind_a_header(loaded, monkeypatch, grow
     (check,) = lm.sharing
     assert (check.what, check.agrees, check.tolerance) == ("answers", agrees, 1e-4)
     assert (check.difference <= 1e-4) == agrees
+
+
+def test_case_18_answers_do_not_depend_on_threads_beyond_the_last_digits(loaded):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            lm = TransformersLM(loaded, 256)
+            found.append((lm.loglikelihood(_requests()), _ask(lm, _alike(), {"max_gen_toks": 8})))
+    finally:
+        torch.set_num_threads(before)
+    (one, said), (other, again) = found
+    assert said == again
+    assert [greedy for _, greedy in one] == [greedy for _, greedy in other]
+    np.testing.assert_allclose([a for a, _ in one], [a for a, _ in other], atol=1e-4)
