@@ -17,6 +17,7 @@ from lm_eval.api.instance import Instance
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.engines.vllm import SteeredVllm
 from dsmoe_eval.engines.vllm.lm import VllmLM
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.loading import load_model
 
 pytestmark = pytest.mark.vllm
@@ -59,12 +60,24 @@ def test_both_give_the_same():
     cut = [lm.complete([(PROMPTS[0], stops)]) for lm in (ours, theirs)]
     drawn = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 16}
     twice = [ours.complete([(PROMPTS[0], drawn)] * 2) for _ in "ab"]
+    # The same kinds as `test_case_05` of the transformers engine.
+    shaped = {"repetition_penalty": 1.5, "max_gen_toks": 12}
+    likeliest = {"temperature": 0.7, "top_p": 0, "top_k": -1, "max_gen_toks": 12}
+    special = {"until": ["x<", "nd>"], "max_gen_toks": 12}
+    case_05 = [
+        [lm.complete([(prompt, asked) for prompt in PROMPTS]) for lm in (ours, theirs)]
+        for asked in (shaped, likeliest, special)
+    ]
+    for unknown in ({"no_repeat_ngram_size": 2}, {"temperature": 3.0}, {"num_beams": 2}):
+        with pytest.raises(UserError, match=next(iter(unknown))):
+            ours.complete([(PROMPTS[0], unknown)])
     engine.close()
     cleanup_dist_env_and_memory()
     assert engine.identity == loaded.identity
     assert answers == wanted
     assert texts == [answer.text for answer in wanted]
     assert cut[0] == cut[1]
+    assert [one for one, _ in case_05] == [other for _, other in case_05]
     assert cut[0][0].tokens == cut[1][0].tokens < 40
     assert twice[0] == twice[1]
     assert len({*twice[0]}) > 1
