@@ -32,7 +32,7 @@ test-full: test
 test-core test-rest test-slow test-costly test-vllm: export OMP_NUM_THREADS ?= 1
 
 # The quick tests in two parts of about the same cost, by folder.
-CORE := $(addprefix tests/,adapters engines experts models stats steering tasks variants)
+CORE := $(addprefix tests/,adapters cards comparison engines experts gates models stats steering tasks variants)
 QUICKLY := -m "not vllm and not slow and not full"
 
 test-core: $(DEV)

@@ -211,7 +211,7 @@ def _cell_identity(spec: Spec, variant: str, target: str | None, domain: str) ->
         model=spec.model, fingerprint=spec.fingerprint, variant=variant, target=target,
         profile=None, adapter=None, dtype="float32", device="cpu", experts_implementation="eager",
         engine="transformers", engine_settings=(), versions=(("dsmoe-eval", "0.1.0"),),
-        batch_tokens=8192, prompt_format="plain", decoding="greedy", task=f"{domain}_task",
+        batch_tokens=8192, prompt_format="plain", decoding="greedy", ends=(), task=f"{domain}_task",
         task_version=spec.version, few_shot=0, answer_tokens=None, filter=None, metric="acc",
         split="test", items=_digest(domain, spec.items), seed=spec.seed,
     )  # fmt: skip

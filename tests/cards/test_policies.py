@@ -76,7 +76,7 @@ def test_a_rule_that_cannot_be_meant(change, words):
     ("change", "words"),
     [
         ({"rules": []}, "at least 1"),
-        ({"rules": [RULE, dict(RULE)]}, "two rules have the same name"),
+        ({"rules": [RULE, RULE | {}]}, "two rules have the same name"),
         ({"rules": [RULE | {"tier": "supporting"}]}, "no rule is critical"),
         ({"rules": [RULE | {"against": "baseline"}]}, "no rule is critical"),
         ({"baseline": "perhaps"}, "optional"),

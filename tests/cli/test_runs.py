@@ -1,4 +1,4 @@
-"""A run as a process of its own, stderr in a file: what is said of it, and what its log holds."""
+"""A run, here and as a process, stderr in a file: what is said of it, and what its log holds."""
 
 import json
 import logging
@@ -9,8 +9,9 @@ import sys
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from dsmoe_eval.cli.main import _shown_records
+from dsmoe_eval.cli.main import _shown_records, main
 from dsmoe_eval.files import lock_folder
 from dsmoe_eval.log import log_file, note
 from dsmoe_eval.registry import find_card
@@ -26,10 +27,13 @@ def plan(tmp_path_factory):
     return folder / "plan.yaml"
 
 
+def arguments(plan, out, *options):
+    return [*options, "run", str(plan), "--out", str(out), "--limit", "2", "--device", "cpu"]
+
+
 def start(plan, out, *options):
-    """Run it; gives exit code and the lines on stderr."""
-    command = [sys.executable, "-m", "dsmoe_eval", *options, "run", str(plan), "--out", str(out)]
-    command += ["--limit", "2", "--device", "cpu"]
+    """Run it as a process; gives exit code and the lines on stderr."""
+    command = [sys.executable, "-m", "dsmoe_eval", *arguments(plan, out, *options)]
     with out.with_suffix(".err").open("w") as stderr:
         done = subprocess.run(command, stderr=stderr, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
     return done.returncode, out.with_suffix(".err").read_text().splitlines()
@@ -38,7 +42,8 @@ def start(plan, out, *options):
 @pytest.fixture(scope="module")
 def finished(plan, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "[i]a"
-    return out, *start(plan, out)
+    done = CliRunner().invoke(main, arguments(plan, out))
+    return out, done.exit_code, done.stderr.splitlines()
 
 
 def rows(out):

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import shutil
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,19 +27,25 @@ def _synthetic():
     return sys.modules["synthetic_run"]
 
 
+_MADE = {}
+"""Made once, also where another folder's conftest has these fixtures too."""
+
+
+def _once(key, make):
+    if key not in _MADE:
+        _MADE[key] = make()
+    return _MADE[key]
+
+
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory):
     """Make a finished run that differs as told; gives its folder, which must stay as it is."""
-    module = _synthetic()
-
-    @cache
-    def cached(spec_items):
-        root = tmp_path_factory.mktemp("runs") / "run"
-        return module.make_run(root, module.Spec(**{k: json.loads(v) for k, v in spec_items}))
 
     def make(**changes):
         lists = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-        return cached(tuple(sorted((k, json.dumps(v)) for k, v in lists.items())))
+        module, key = _synthetic(), tuple(sorted((k, json.dumps(v)) for k, v in lists.items()))
+        spec = module.Spec(**{k: json.loads(v) for k, v in key})
+        return _once(key, lambda: module.make_run(tmp_path_factory.mktemp("runs") / "run", spec))
 
     return make
 
@@ -53,11 +58,14 @@ def run(make_run):
 
 @pytest.fixture(scope="session")
 def _clean(run, make_run, tmp_path_factory):
-    root = tmp_path_factory.mktemp("boards") / "leaderboards"
-    for one in (run, make_run(seed=1)):
-        add_run(one, root, SUBMISSION)
-    build(root)
-    return root
+    def filed():
+        root = tmp_path_factory.mktemp("boards") / "leaderboards"
+        for one in (run, make_run(seed=1)):
+            add_run(one, root, SUBMISSION)
+        build(root)
+        return root
+
+    return _once("boards", filed)
 
 
 @pytest.fixture
