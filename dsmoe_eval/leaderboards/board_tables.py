@@ -119,7 +119,7 @@ _SUMMARY: tuple[Figure[LeaderboardRow], ...] = (
         "mean gain over base on the targets"),
     _estimate("non-targets", lambda row: row.non_target, "pooled changes", "non_target_result",
         "mean change of all else, pooled by arm"),
-    Figure("hold", lambda row: "yes" if row.non_inferior else "no", numeric=False,
+    Figure("non-inferior", lambda row: "yes" if row.non_inferior else "no", numeric=False,
         kind=lambda row: "" if row.non_inferior else "bad",
         help="the pooled non-targets are non-inferior for every target"),
     Figure("marks", lambda row: (sum(mark.earned for mark in row.marks), len(row.marks)),

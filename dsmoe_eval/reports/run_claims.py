@@ -60,9 +60,9 @@ def _flipped(arm: Arm) -> Value:
 
 
 _CLAIMS: tuple[Figure[Arm], ...] = (
-    words("on it", lambda arm: _verdict(arm.target_result.claim),
+    words("target claim", lambda arm: _verdict(arm.target_result.claim),
         lambda arm: target_part(arm).source("claim")),
-    words("on non-targets", lambda arm: _verdict(arm.non_target_result.claim),
+    words("non-target claim", lambda arm: _verdict(arm.non_target_result.claim),
         lambda arm: non_target_part(arm).source("claim")),
     Figure("beyond placebo", lambda arm: _over_control(arm.generalization.over_placebo),
         formats.pp_and, _at("over_placebo")),

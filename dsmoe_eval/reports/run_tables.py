@@ -80,8 +80,8 @@ def paired_figures(kind: Callable[[Part], str] | None = None) -> tuple[Figure[Pa
     """Return the columns of a comparison; `kind` gives the kind of its change."""
     return (
         _paired("n", lambda own: own.n, "n"),
-        _paired("base", lambda own: own.score_a, "score_a", formats.percent),
-        _paired("variant's", lambda own: own.score_b, "score_b", formats.percent),
+        _paired("base score", lambda own: own.score_a, "score_a", formats.percent),
+        _paired("variant score", lambda own: own.score_b, "score_b", formats.percent),
         _paired("change", lambda own: own.delta, "delta", formats.pp, kind),
         _paired("95 % interval", lambda own: own.ci95, "ci95", formats.points_interval),
         _paired("p", lambda own: own.p_value, "p_value", formats.p_value),

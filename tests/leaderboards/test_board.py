@@ -67,7 +67,7 @@ def test_every_figure_of_the_readme_is_in_an_entry(board, folder):
         else:
             assert found[variant]["over placebo"] == "-"
         held = all(arm.non_target_result.non_inferiority.non_inferior for arm in arms.values())
-        assert found[variant]["hold"] == ("yes" if held else "no")
+        assert found[variant]["non-inferior"] == ("yes" if held else "no")
     scores = {row.domain: row for row in read(folder, "base").base}
     for target in ("math", "law"):
         ends = [100 * end for end in scores[target].ci95]
