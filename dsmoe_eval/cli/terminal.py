@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 import traceback
@@ -12,6 +11,7 @@ from typing import NoReturn
 import click
 
 from ..errors import UserError, out_of_memory, printable
+from ..files import FREE_SPACE, full_disk
 
 EXIT_FAILED = 1
 """The request was carried out, and the answer is no."""
@@ -63,8 +63,7 @@ def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
 
 def _reason(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return reason + ("; free some space and start the same command again" if full else "")
+    return reason + (f"; {FREE_SPACE}" if full_disk(error) else "")
 
 
 def _crash(error: BaseException, doing: str) -> NoReturn:

@@ -13,6 +13,7 @@ from ..experts.tokenizer import Tokenizer
 from ..lab import EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
             "tokenizer_config.json from where the model comes from"
         )
     tokenizer: Tokenizer = found
+    guard_template(tokenizer, name)
     return tokenizer
 
 
