@@ -71,13 +71,9 @@ def measure_model(name: str) -> ModelSize:
     Raises:
         UserError: transformers has no code for the model, or the model is no MoE.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     place = locate(name)
     config = _config(name, place)
-    with torch.device("meta"):
-        model = of_model(f"model {name!r}", lambda: AutoModelForCausalLM.from_config(config))
+    model = of_model(f"model {name!r}", lambda: _weightless(config))
     try:
         routers = find_routers(model)
     except SteeringError as error:
@@ -228,18 +224,23 @@ def count_parameters(name: str) -> int | None:
     No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
     unpacked model.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     place = locate(name)
     try:
-        read_config(name, place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (UserError, OSError, ValueError, KeyError):
+        config = _config(name, place)
+        model = of_model(f"model {name!r}", lambda: _weightless(config))
+    except UserError:
         return None
     return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model whose parameters have shapes and take no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
