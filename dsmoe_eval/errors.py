@@ -31,6 +31,12 @@ def out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line, of at most 300 characters; its type if it has none."""
+    words = " ".join(str(error).split())
+    return (words if len(words) <= 300 else f"{words[:300]}...") or type(error).__name__
+
+
 class UserError(Exception):
     """A request that cannot be fulfilled; the message says what is wrong, where, and what to do.
 

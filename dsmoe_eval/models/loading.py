@@ -158,7 +158,9 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
     try:
         torch.empty(0, device="cpu" if spread else target)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {target!r} is not to be had here: {reason(error)}") from error
+        raise UserError(
+            f"device {target!r} is not available ({reason(error)}); name another with --device"
+        ) from error
     _config(name, place)
     check_weights(Path(place))
     tokenizer = _tokenizer(name, place)
@@ -310,7 +312,9 @@ def locate(name: str) -> str:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: a folder without config.json is no model")
+            raise UserError(
+                f"{folder}: a folder without config.json is no model; give a model's folder"
+            )
         return str(folder)
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(

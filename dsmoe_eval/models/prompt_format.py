@@ -105,7 +105,9 @@ def prompt_format(
     card = _card(model, beside)
     there = getattr(tokenizer, "chat_template", None) is not None
     if asked == "chat" and not there:
-        raise UserError(f"model {model!r}: its tokenizer has no chat template")
+        raise UserError(
+            f"model {model!r}: its tokenizer has no chat template; take `prompt: plain`"
+        )
     chat = asked == "chat" or (
         asked == "auto" and there and (card is None or card.format != "base")
     )

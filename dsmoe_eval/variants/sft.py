@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..cards import Sft
 from ..engines.encoding import Encoder
-from ..errors import UserError, out_of_memory
+from ..errors import UserError, one_line, out_of_memory
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
 
@@ -89,9 +89,9 @@ def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
         except Exception as error:  # given a damaged file, a library may raise anything
             if out_of_memory(error):
                 raise
-            words = " ".join(str(error).split())[:300]
             raise UserError(
-                f"{folder}: the adapter cannot be loaded ({words}); delete it and run again"
+                f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run "
+                "again"
             ) from error
         try:
             yield adapted.eval()
