@@ -24,9 +24,11 @@ def printable(text: str) -> str:
 
 def out_of_memory(error: BaseException | None) -> bool:
     """Return whether an error, or the one behind it, is a lack of memory, on whatever device."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
             return True
+        seen.add(id(error))  # an error may be its own cause
         error = error.__cause__ or error.__context__
     return False
 

@@ -48,13 +48,6 @@ def open_task(manager: TaskManager, card: Task, split: str) -> tuple[LmEvalTask,
     try:
         task = _made(manager, card, split)
         return task, _shuffled_by_content(task) if card.shuffles else task.test_docs()
-    except KeyError as error:
-        if error.args != (split,):
-            raise _task_error(card, error) from error
-        raise UserError(
-            f"task {card.name!r} has no split {split!r} in its data; name another in the suite, "
-            "under splits"
-        ) from error
     except ImportError as error:
         raise UnreadableTaskError(
             f"task {card.name!r} cannot be loaded: {error}; install that package"
@@ -62,6 +55,13 @@ def open_task(manager: TaskManager, card: Task, split: str) -> tuple[LmEvalTask,
     except _data_errors() as error:
         raise UnreadableTaskError(_unreadable(card, error)) from error
     except Exception as error:
+        if isinstance(error, KeyError) and error.args == (split,):
+            raise UserError(
+                f"task {card.name!r} has no split {split!r} in its data; name another in the "
+                "suite, under splits"
+            ) from error
+        if _is_said(error):
+            raise
         raise _task_error(card, error) from error
 
 
@@ -75,12 +75,16 @@ def task_code(card: Task) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if _is_said(error):
+            raise
         raise _task_error(card, error) from error
 
 
-def _task_error(card: Task, error: Exception) -> Exception:
-    if isinstance(error, UserError) or out_of_memory(error):
-        return error
+def _is_said(error: Exception) -> bool:
+    return isinstance(error, UserError) or out_of_memory(error)
+
+
+def _task_error(card: Task, error: Exception) -> QuotingError:
     return QuotingError(
         f"task {card.name!r}: its lm-eval YAML file fails on its data "
         f"({type(error).__name__}: {one_line(error)}); mend the file or the data"
