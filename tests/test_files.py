@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from dsmoe_eval.engines.requests import Answer
+from dsmoe_eval.engines.response_log import ResponseLog
 from dsmoe_eval.errors import EvalWarning, UserError
 from dsmoe_eval.files import (
     LOCK,
@@ -30,11 +34,6 @@ from dsmoe_eval.files import (
     write_json,
     write_text,
 )
-import torch
-from safetensors.torch import save_file
-
-from dsmoe_eval.engines.requests import Answer
-from dsmoe_eval.engines.response_log import ResponseLog
 from dsmoe_eval.log import log_file, note
 
 
@@ -152,6 +151,8 @@ def test_sealed_content_comes_back(content):
 def test_case_09_what_was_not_sealed_so_is_refused(sealed):
     with pytest.raises(ValueError, match="SHA-256"):
         unseal(sealed)
+
+
 @pytest.fixture
 def small_disk():
     """A limit of 4 kB per file, met by real writes."""

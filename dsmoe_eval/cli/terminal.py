@@ -18,7 +18,7 @@ EXIT_FAILED = 1
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 EXIT_CRASHED = 4
-"""The program is wrong: an error that nobody foresaw."""
+"""The program is wrong: an error that was not foreseen."""
 EXIT_INTERRUPTED = 130
 _LONGEST_COMMAND = 200
 
@@ -29,13 +29,13 @@ def echo(text: object, err: bool = False) -> None:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """End the program with one sentence on stderr."""
+    """Stop the program with one sentence on stderr."""
     echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
 def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
-    """End the program because of an error: its own sentence, or one that names a log file.
+    """Stop the program because of an error, with one sentence, which may name a log file.
 
     Args:
         error: what ended the command.
