@@ -20,7 +20,7 @@ from dsmoe_eval.cards import Splits, yaml_files
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.files import read_json, read_limited, write_text
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.models import bake, bare_config, load_model, load_tokenizer
+from dsmoe_eval.models import bake, bare_config, load_model
 from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
@@ -71,6 +71,10 @@ class Box:
         """A copy of the embedded model."""
         return shutil.copytree(EMBEDDED_MODELS["lab-poly"], self.root / "m")
 
+    @cached_property
+    def tokenizer(self):
+        return model_loading.load_tokenizer("lab-poly")
+
     def config(self, **changes):
         """The embedded model with another configuration."""
         path = self.folder / CONFIG
@@ -83,7 +87,9 @@ class Box:
     def template(self, text):
         (self.folder / "chat_template.jinja").write_text(text)
         chat = [{"role": "user", "content": "why?"}]
-        return load_tokenizer(str(self.folder)).apply_chat_template(chat, tokenize=False)
+        return model_loading.load_tokenizer(str(self.folder)).apply_chat_template(
+            chat, tokenize=False
+        )
 
     def task(self, *, rows=({"question": "q", "answer": "a"},), card=None, **changes):
         """Load a task of a user's suite, made of `rows`, and ask its requests."""
@@ -218,6 +224,15 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda _: prompt_format("lab-poly", SimpleNamespace(chat_template=None), "chat"),
         "'lab-poly'", "`prompt: plain`",
     ),
+    "no token of that number": (
+        lambda b: prompt_format("lab-poly", b.tokenizer, think_end_token=10**6),
+        "no token 1000000", "give the text",
+    ),
+    "no token of that text": (
+        lambda b: (b.patch.setattr(b.tokenizer, "encode", lambda *_, **__: []),
+                   prompt_format("lab-poly", b.tokenizer, "auto", "</x>")),
+        "no token for '</x>'", "give the text",
+    ),
     "baked before": (lambda b: bake("lab-poly", None, b.root), "exists already", "a new folder"),
     "other shards": (
         lambda b: (b.file("to/x", ""), _copy_checkpoint(b.root / "to", b.root, {"w": (1, 2)})),
@@ -229,6 +244,10 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     "no items": (
         lambda _: (task := lab()[SUITE.tasks[0].name], without(task, [i.id for i in task.items])),
         "no item is left", "name another",
+    ),
+    "a generation setting": (
+        lambda b: b.task(generation_kwargs={"num_beams": 3}),
+        "task 'mine': the generation setting num_beams: 3", "leave it out",
     ),
     "a temperature": (lambda _: lab(temperature=0.6), "nothing is drawn", "`temperature`"),
     "a task lacks a key": (lambda b: b.task(doc_to_text=None), "'mine'", "add it"),
