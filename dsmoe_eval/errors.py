@@ -23,12 +23,20 @@ def printable(text: str) -> str:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or the one behind it, is a lack of memory, on whatever device."""
-    while error is not None:
+    """Return whether an error, or the one behind it, is a lack of memory, on any device."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
             return True
+        seen.add(id(error))  # an error may be its own cause
         error = error.__cause__ or error.__context__
     return False
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line, of at most 300 characters; its type if it has none."""
+    words = " ".join(str(error).split())
+    return (words if len(words) <= 300 else f"{words[:300]}...") or type(error).__name__
 
 
 class UserError(Exception):

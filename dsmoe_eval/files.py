@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -23,6 +24,8 @@ LOCK = ".lock"
 
 MOST_JSON = 2**30
 """The most bytes of a JSON file of a run."""
+FREE_SPACE = "free some space and start the same command again"
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -104,10 +107,32 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path)
     try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        with writing(path):
+            draft.write_bytes(content)
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file, or its folder, for which there was no room; libraries name none.
+
+    Raises:
+        UserError: the disk or the quota is full.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors and pyarrow have errors of their own
+        if isinstance(error, UserError) or not (found := full_disk(error)):
+            raise
+        raise UserError(f"{path}: cannot be written ({found}); {FREE_SPACE}") from error
+
+
+def full_disk(error: BaseException) -> str:
+    """Return the words of an error that mean a lack of room on a disk; empty for another error."""
+    found = _FULL.search(str(error))
+    return found[0] if found else ""
 
 
 def seal(content: object) -> dict[str, object]:
@@ -149,8 +174,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     draft = _draft(path)
     draft.mkdir()
     try:
-        yield draft
-        os.replace(draft, path)
+        with writing(path):
+            yield draft
+            os.replace(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

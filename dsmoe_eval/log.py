@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
@@ -48,6 +49,18 @@ class JsonFormatter(logging.Formatter):
         )
 
 
+class _LogFile(logging.FileHandler):
+    """A file whose failed write ends the run with a sentence, not with a trace for each record."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exception()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{self.baseFilename}: cannot be written ({error.strerror}); free some space"
+            ) from error
+        super().handleError(record)
+
+
 @contextmanager
 def log_file(path: Path, told: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Append every record made inside to a file, warnings and the error that ends it included.
@@ -57,7 +70,7 @@ def log_file(path: Path, told: tuple[type[Exception], ...] = ()) -> Iterator[Non
         told: further errors whose text may be logged; for others only the traceback is.
     """
     _remove_unfinished_line(path)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     level = LOGGER.level
     LOGGER.addHandler(handler)
@@ -71,7 +84,8 @@ def log_file(path: Path, told: tuple[type[Exception], ...] = ()) -> Iterator[Non
     finally:
         LOGGER.setLevel(level)
         LOGGER.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # every record was flushed, or its failure raised, before
+            handler.close()
 
 
 def _remove_unfinished_line(path: Path) -> None:

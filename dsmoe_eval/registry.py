@@ -72,7 +72,7 @@ def search_card(kind: Kind, name_or_path: str, beside: Path | None = None) -> Pa
         for path in (from_beside, given):
             if path.is_file():
                 return path
-        raise UserError(f"{from_beside}: no such file")
+        raise UserError(f"{from_beside}: no such file; check the path")
     files = (folder / f"{name_or_path}.yaml" for folder in _folders(kind, beside))
     return next((file for file in files if file.is_file()), None)
 
@@ -130,7 +130,7 @@ def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
 def _load(card: type[AnyCard], path: Path) -> AnyCard:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a card is a mapping of keys to values")
+        raise UserError(f"{path}: a card is a mapping of keys to values; write `name: ...`")
     if None in content:
         raise UserError(
             f"{path}: a key is null, which YAML reads as nothing; variants have `zero_strength`"

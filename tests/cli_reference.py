@@ -23,7 +23,8 @@ This page is generated from the commands by `python tests/cli_reference.py`.
 The option `--help` of a command prints the same.
 
 Exit codes, unless a command says otherwise ([all of them](runs.md#exit-codes)):
-0 is success, 1 is a negative result, 3 is a request that could not be done, 130 is an interruption.
+0 is success, 1 is a negative result, 3 is a request that could not be done,
+4 is an error in the program, 130 is an interruption.
 """
 
 

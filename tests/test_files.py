@@ -4,14 +4,22 @@ import errno
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from dsmoe_eval.engines.requests import Answer
+from dsmoe_eval.engines.response_log import ResponseLog
 from dsmoe_eval.errors import EvalWarning, UserError
 from dsmoe_eval.files import (
     LOCK,
@@ -19,12 +27,14 @@ from dsmoe_eval.files import (
     locked,
     new_folder,
     read_json,
+    read_limited,
     remove_drafts,
     seal,
     unseal,
     write_json,
     write_text,
 )
+from dsmoe_eval.log import log_file, note
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
@@ -141,3 +151,64 @@ def test_sealed_content_comes_back(content):
 def test_case_09_what_was_not_sealed_so_is_refused(sealed):
     with pytest.raises(ValueError, match="SHA-256"):
         unseal(sealed)
+
+
+@pytest.fixture
+def small_disk():
+    """A limit of 4 kB per file, met by real writes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def save_adapter(folder):
+    with new_folder(folder / "adapter") as draft:
+        save_file({"a": torch.ones(10_000)}, draft / "adapter_model.safetensors")
+
+
+def save_samples(folder):
+    with new_folder(folder / "cell") as draft:
+        frame = pd.DataFrame({"a": np.random.default_rng(0).random(10_000)})
+        frame.to_parquet(draft / "samples.parquet")
+
+
+def save_answers(folder):
+    ResponseLog(folder / "x.jsonl").add([(None, Answer(tuple(range(5000)), "stop"))])
+
+
+def save_log(folder):
+    with log_file(folder / "log.jsonl"):
+        note("x", text="x" * 9000)
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        (lambda folder: write_text(folder / "a.json", "x" * 9000), "a.json"),
+        (save_adapter, "adapter"),
+        (save_samples, "cell"),
+        (save_answers, "x.jsonl"),
+        (save_log, "log.jsonl"),
+    ],
+)
+def test_case_14_a_full_disk_is_said_with_the_file_and_the_way_out(
+    tmp_path, small_disk, save, name
+):
+    with pytest.raises(UserError) as error:
+        save(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / name}: cannot be written (File too large)")
+    assert "free some space" in str(error.value)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_case_14_what_is_no_file_is_not_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_limited(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(UserError, match=r"a: larger than the limit of 0 MB; check the path"):
+        read_limited(tmp_path / "a", 4)
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path}: is not a regular file"):
+            read_limited(path, 5)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_limited(Path("a\0b"), 5)

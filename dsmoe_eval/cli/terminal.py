@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 import traceback
@@ -12,13 +11,14 @@ from typing import NoReturn
 import click
 
 from ..errors import UserError, out_of_memory, printable
+from ..files import FREE_SPACE, full_disk
 
 EXIT_FAILED = 1
 """The request was carried out, and the answer is no."""
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 EXIT_CRASHED = 4
-"""The program is wrong: an error that nobody foresaw."""
+"""The program is wrong: an error that was not foreseen."""
 EXIT_INTERRUPTED = 130
 _LONGEST_COMMAND = 200
 
@@ -29,13 +29,13 @@ def echo(text: object, err: bool = False) -> None:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """End the program with one sentence on stderr."""
+    """Stop the program with one sentence on stderr."""
     echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
 def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
-    """End the program because of an error: its own sentence, or one that names a log file.
+    """Stop the program because of an error, with one sentence, which may name a log file.
 
     Args:
         error: what ended the command.
@@ -63,8 +63,7 @@ def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
 
 def _reason(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return reason + ("; free some space and start the same command again" if full else "")
+    return reason + (f"; {FREE_SPACE}" if full_disk(error) else "")
 
 
 def _crash(error: BaseException, doing: str) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import seal, unseal
+from ..files import seal, unseal, writing
 from .requests import Answer, Request
 
 
@@ -49,7 +49,7 @@ class ResponseLog:
             for request, answer in answers
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write("".join(json.dumps(seal(row)) + "\n" for row in rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -19,6 +20,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, draft, metadata={"sha256": _hash(path.name, tensors)})
         os.replace(draft, path)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(errno.EIO, str(error), str(path)) from error
     finally:
         draft.unlink(missing_ok=True)
 

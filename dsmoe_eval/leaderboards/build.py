@@ -13,7 +13,7 @@ from ..files import write_text
 from ..reports import figures
 from ..reports.items import clear_items, write_item_files
 from ..reports.page import ItemFile, html_environment
-from ..reports.table import Table
+from ..reports.table import Table, write_markdown
 from ..results import RunFolder
 from .board import Board, boards
 from .board_tables import TRUST
@@ -85,7 +85,7 @@ def build(root: Path, runs: Sequence[Path] = ()) -> Built:
     for board in shown:
         figures.leaderboard_plot(board.forest, root / f"{board.suite}.png")
     write_text(root / "index.html", _html(values))
-    write_text(root / "README.md", _markdown(values))
+    write_markdown(root / "README.md", _markdown(values))
     return Built(root / "index.html", items, without)
 
 

@@ -98,7 +98,10 @@ def _copy_checkpoint(
         elif path.is_file() and path.suffix not in {".bin", ".pt", ".pth", ".pkl"}:
             shutil.copyfile(path, target / path.name)
     if left:
-        raise UserError(f"{source}: its shards do not hold {', '.join(left)} as the model does")
+        raise UserError(
+            f"{source}: its shards do not hold {', '.join(left)} as the model does; download them "
+            "again"
+        )
 
 
 def _copy_shard(source: Path, target: Path, left: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import EvalWarning, UserError, out_of_memory
+from ..errors import EvalWarning, UserError, one_line, out_of_memory
 from ..files import read_limited
 
 T = TypeVar("T")
@@ -62,13 +62,13 @@ def of_model(name: str, make: Callable[[], T]) -> T:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's text on one line, of at most 300 characters."""
-    words = " ".join(str(error).split())
+    """Return an error's text on one line, where transformers' words would mislead in others."""
+    words = one_line(error)
     if "ignore_mismatched_sizes" in words:  # an option of transformers, not of ours
         words = "its weights have other shapes than config.json says"
     if isinstance(error, KeyError):
         words = f"{words} is missing or not known"
-    return (words if len(words) <= 300 else f"{words[:300]}...") or type(error).__name__
+    return words
 
 
 def read_config(name: str, place: str) -> Mapping[str, object]:

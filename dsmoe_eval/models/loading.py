@@ -13,6 +13,7 @@ from ..experts.tokenizer import Tokenizer
 from ..lab import EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
 if TYPE_CHECKING:
@@ -70,13 +71,9 @@ def measure_model(name: str) -> ModelSize:
     Raises:
         UserError: transformers has no code for the model, or the model is no MoE.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     place = locate(name)
     config = _config(name, place)
-    with torch.device("meta"):
-        model = of_model(f"model {name!r}", lambda: AutoModelForCausalLM.from_config(config))
+    model = of_model(f"model {name!r}", lambda: _weightless(config))
     try:
         routers = find_routers(model)
     except SteeringError as error:
@@ -122,6 +119,7 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
             "tokenizer_config.json from where the model comes from"
         )
     tokenizer: Tokenizer = found
+    guard_template(tokenizer, name)
     return tokenizer
 
 
@@ -160,7 +158,9 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
     try:
         torch.empty(0, device="cpu" if spread else target)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {target!r} is not to be had here: {reason(error)}") from error
+        raise UserError(
+            f"device {target!r} is not available ({reason(error)}); name another with --device"
+        ) from error
     _config(name, place)
     check_weights(Path(place))
     tokenizer = _tokenizer(name, place)
@@ -226,18 +226,23 @@ def count_parameters(name: str) -> int | None:
     No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
     unpacked model.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     place = locate(name)
     try:
-        read_config(name, place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (UserError, OSError, ValueError, KeyError):
+        config = _config(name, place)
+        model = of_model(f"model {name!r}", lambda: _weightless(config))
+    except UserError:
         return None
     return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model whose parameters have shapes and take no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
@@ -307,7 +312,9 @@ def locate(name: str) -> str:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: a folder without config.json is no model")
+            raise UserError(
+                f"{folder}: a folder without config.json is no model; give a model's folder"
+            )
         return str(folder)
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(

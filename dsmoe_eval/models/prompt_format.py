@@ -105,7 +105,9 @@ def prompt_format(
     card = _card(model, beside)
     there = getattr(tokenizer, "chat_template", None) is not None
     if asked == "chat" and not there:
-        raise UserError(f"model {model!r}: its tokenizer has no chat template")
+        raise UserError(
+            f"model {model!r}: its tokenizer has no chat template; take `prompt: plain`"
+        )
     chat = asked == "chat" or (
         asked == "auto" and there and (card is None or card.format != "base")
     )
@@ -129,11 +131,17 @@ def _named(marker: str | int, tokenizer: Tokenizer) -> tuple[tuple[int, ...], st
     """Return tokens and text of the end of thinking that a user names, as lm-eval's `hf` does."""
     if str(marker).isdigit():
         if int(marker) >= len(tokenizer):
-            raise UserError(f"think_end_token: there is no token {marker} of {len(tokenizer)}")
+            raise UserError(
+                f"think_end_token: there is no token {marker} of {len(tokenizer)}; give the text "
+                "that ends the thinking"
+            )
         return (int(marker),), tokenizer.decode([int(marker)])
     ends = tuple(tokenizer.encode(str(marker), add_special_tokens=False)) if marker else ()
     if marker and not ends:
-        raise UserError(f"think_end_token: the tokenizer gives no token for {marker!r}")
+        raise UserError(
+            f"think_end_token: the tokenizer gives no token for {marker!r}; give the text that "
+            "ends the thinking"
+        )
     return ends, str(marker)
 
 

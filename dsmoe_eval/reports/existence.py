@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..files import write_json, write_text
+from ..files import write_json
 from ..studies.results import DomainExistenceRow, ExistenceResult, SpecificExpertRow
 from . import formats, study_figures
 from .figures import style
 from .render import markdown_environment
-from .table import Figure, Table, Value, make_table, words
+from .table import Figure, Table, Value, make_table, words, write_markdown
 
 EXPERTS_SHOWN = 5
 """The number of experts per domain that the page shows."""
@@ -33,7 +33,7 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
         "experts": top_experts(result),
         "shown": f"The {EXPERTS_SHOWN} with the largest excess use of each domain.",
     }
-    write_text(to / "existence.md", page.render(values))
+    write_markdown(to / "existence.md", page.render(values))
     return to / "existence.md"
 
 

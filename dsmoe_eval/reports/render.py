@@ -19,7 +19,7 @@ from .run_pictures import FIGURES, draw, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
 from .run_tables import by_domain, details, domain_details
-from .table import markdown
+from .table import markdown, write_markdown
 
 
 def render(folder: RunFolder, to: Path | None = None) -> Path:
@@ -46,7 +46,7 @@ def _write(folder: RunFolder, result: RunResult, target: Path) -> Path:
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
     drawn = [figure for figure in FIGURES if figure[0] in shown]
-    write_text(target / "report.md", text.render(said, figures=drawn))
+    write_markdown(target / "report.md", text.render(said, figures=drawn))
     return target / "report.md"
 
 

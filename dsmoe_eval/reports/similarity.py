@@ -10,7 +10,7 @@ import numpy as np
 
 from ..experts.set_similarity import Contrast, SetSimilarity
 from ..experts.similarity import ALIKE, KERNELS, Kernel, Summary
-from ..files import write_json, write_text
+from ..files import write_json
 from ..studies.results import (
     KernelRow,
     LayerRow,
@@ -19,7 +19,7 @@ from ..studies.results import (
 )
 from . import formats, study_figures
 from .figures import style
-from .table import Figure, Table, Value, make_table, markdown, otherwise, words
+from .table import Figure, Table, Value, make_table, markdown, otherwise, words, write_markdown
 
 NAMES = {"linear": "Linear", "rbf": "RBF"}
 PICTURE = "similarity.png"
@@ -31,7 +31,7 @@ def render_similarity(result: SimilarityResult, target: Path) -> Path:
     style()
     study_figures.similarity_figure(result, target / PICTURE)
     page = target / "similarity.md"
-    write_text(page, similarity_page(result, picture=True))
+    write_markdown(page, similarity_page(result, picture=True))
     return page
 
 

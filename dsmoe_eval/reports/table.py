@@ -5,9 +5,14 @@ A cell keeps its number until it is rendered, so a page sorts by the number itse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
+
+from ..errors import printable
+from ..files import write_text
 
 Facets = dict[str, tuple[str, ...]]
 """The values by which a page filters something, as `{"variant": ("contrast",)}`.
@@ -16,6 +21,7 @@ A facet that is not named does not apply, and never hides the thing.
 """
 Value = str | float | tuple[str | float, ...]
 """Words, a number, or numbers and words that are shown together."""
+_HTML = re.compile(r"<(?=[A-Za-z/?!])(?!!-- entries [0-9a-f]+ -->)")
 Subject = TypeVar("Subject")
 """The subject of a row, such as an arm."""
 
@@ -166,11 +172,23 @@ def make_table(
 
 
 def markdown(table: Table) -> str:
-    """Return the table in Markdown, with a line break at its end; names must not contain `|`."""
-    header = [column.name for column in table.columns]
+    """Return the table in Markdown, with a line break at its end."""
+    header = [_in_a_cell(column.name) for column in table.columns]
     rule = ["---", *("---:" for _ in header[1:])]
-    rows = ([cell.text for cell in row.cells] for row in table.rows)
+    rows = ([_in_a_cell(cell.text) for cell in row.cells] for row in table.rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *rows))
+
+
+def _in_a_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def write_markdown(path: Path, text: str) -> None:
+    """Write a Markdown page in which no HTML of the data, and no control character, is left.
+
+    Pages have no HTML but the comment by which a leaderboard knows its entries.
+    """
+    write_text(path, _HTML.sub("&lt;", printable(text)))
 
 
 def collect_facets(parts: Iterable[Facets]) -> Facets:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import locked, write_json, write_text
+from ..files import locked, write_json
 from ..results import RunFolder
 from ..studies.results import AgreementRow, GainRow, MethodRow, TrialResult
 from . import formats, study_figures
 from .figures import style
-from .table import Figure, Value, make_table, markdown, words
+from .table import Figure, Value, make_table, markdown, words, write_markdown
 
 FIGURE = "methods.png"
 _INTERVAL = "{:.2f} [{:.2f}, {:.2f}]".format
@@ -32,7 +32,7 @@ def render_trial(run_folder: Path, to: Path) -> Path:
         style()
         study_figures.trial(result, to / FIGURE)
         write_json(to / "trial.json", result)
-        write_text(to / "README.md", _page(result))
+        write_markdown(to / "README.md", _page(result))
     return to / "README.md"
 
 

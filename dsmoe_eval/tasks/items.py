@@ -68,6 +68,8 @@ def read_items(
         copy = f"~{seen[content]}" if seen[content] else ""
         seen[content] += 1
         stem, choices = quoted_stem(document, question), _choices(document, question, options)
+        if key is not None and key not in document:
+            raise UserError(f"no column {key!r}; give `group_column` one of {', '.join(document)}")
         cluster = wording_of(stem or question) if key is None else _hash(str(document[key]))
         yield Item(content + copy, question, tuple(options), gold, stem, choices, cluster)
 
@@ -144,7 +146,7 @@ def check_options(card: Task, document: Document, item: Item) -> None:
     if texts and known != len(texts):
         raise UserError(
             f"task {card.name!r}: item {item.id} has {len(texts)} options, of which the prompt "
-            f"shows {known}; its letters do not go further"
+            f"shows {known}; its letters do not go further: give doc_to_choice more"
         )
 
 

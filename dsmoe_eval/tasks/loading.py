@@ -24,7 +24,7 @@ from .language_model import (
     TaskRequest,
 )
 from .local_data import local_data
-from .opening import TaskManager, open_task, task_manager
+from .opening import TaskManager, open_task, task_code, task_manager
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,7 +60,7 @@ class LoadedTask:
                 "chat_template": self.chat.apply_chat_template,
                 "tokenizer_name": self.chat.tokenizer_name,
             }
-        with quiet_lm_eval():
+        with quiet_lm_eval(), task_code(self.card):
             self.task.build_all_requests(**options)
         return tuple(sorted(self.task.instances, key=lambda one: (one.doc_id, one.idx)))
 
@@ -175,7 +175,11 @@ def load_tasks(
     manager = task_manager(suite.tasks_dir)
     unknown = [card.name for card in cards if card.name not in manager.all_subtasks]
     if unknown:
-        raise UserError(f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}")
+        where = suite.tasks_dir or "lm-eval"
+        raise UserError(
+            f"suite {suite.name!r}: lm-eval has no task {', '.join(unknown)}; correct the name, or "
+            f"add its YAML file: searched in {where}"
+        )
     splits = {card.name: suite.stage_split(card, stage) for card in cards}
     with quiet_lm_eval(), local_data(data):
         return {
@@ -199,10 +203,14 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
         task.set_config(key="generation_kwargs", value=settings)
         task.set_config(key="repeats", value=card.samples)
     elif card.temperature is not None:
-        raise UserError(f"task {card.name!r} scores options; nothing is drawn at a temperature")
-    items = list(
-        read_items(task, documents, limit if split.buckets is None else None, card.group_column)
-    )
+        raise UserError(
+            f"task {card.name!r} scores options; nothing is drawn at a temperature: leave out "
+            "`temperature`"
+        )
+    with task_code(card):
+        items = list(
+            read_items(task, documents, limit if split.buckets is None else None, card.group_column)
+        )
     chosen = list(range(len(items)))
     if split.buckets is not None:
         buckets = range(*split.buckets)
@@ -222,7 +230,10 @@ def _with_items(
 ) -> LoadedTask:
     """Select documents of a task and fix them: shuffling tasks draw again at every reading."""
     if not chosen:
-        raise UserError(f"task {card.name!r}: no item is left in one of its splits")
+        raise UserError(
+            f"task {card.name!r}: no item is left in one of its splits; give the split more "
+            "buckets, or name another in the suite"
+        )
     kept = documents.select(chosen)
     task.test_docs = lambda: kept
     return LoadedTask(card, task, tuple(items[index] for index in chosen))

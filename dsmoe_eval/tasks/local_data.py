@@ -12,16 +12,18 @@ import io
 import json
 import types
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+_DAMAGE = (csv.Error, zipfile.BadZipFile, zlib.error)
 Row = dict[str, Any]
 Rows = list[Row]
 Read = Callable[[Path, str | None], Mapping[str, Rows]]
@@ -74,7 +76,10 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Datas
         try:
             return datasets.load_dataset(str(snapshot), name)
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(f"{snapshot}: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(
+                f"{snapshot}: data set {path!r} cannot be read ({one_line(error)}); download its "
+                "snapshot again"
+            ) from error
     missing = f"put its snapshot into {folders[-1] / path} (without --data it comes from the hub)"
     if path not in LAYOUTS:
         raise UserError(f"--data: no data set {path!r}; {missing}")
@@ -83,8 +88,12 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Datas
             return _dataset(LAYOUTS[path](folder, name))
         except FileNotFoundError as error:
             missing = f"no {error.filename}; {missing}"
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"--data {folder}: data set {path!r}: {error}") from error
+        except (OSError, LookupError, TypeError, ValueError, *_DAMAGE) as error:
+            lack = " is missing" if isinstance(error, LookupError) else ""
+            raise UserError(
+                f"--data {folder}: data set {path!r} cannot be read ({one_line(error)}{lack}); "
+                "download it again"
+            ) from error
     raise UserError(f"--data: no data set {path!r}: {missing}")
 
 
@@ -159,7 +168,13 @@ def _science(file: str, config: str, question: str) -> Read:
 
 def _json_lines(path: Path) -> Rows:
     # Not str.splitlines, which also splits at U+2028 inside a text.
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return rows
 
 
 LAYOUTS: Mapping[str, Read] = {

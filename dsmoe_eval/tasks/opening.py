@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..cards import Task
-from ..errors import UserError
+from ..errors import QuotingError, UserError, one_line, out_of_memory
 from .language_model import LmEvalTask
 
 if TYPE_CHECKING:
@@ -47,14 +48,47 @@ def open_task(manager: TaskManager, card: Task, split: str) -> tuple[LmEvalTask,
     try:
         task = _made(manager, card, split)
         return task, _shuffled_by_content(task) if card.shuffles else task.test_docs()
-    except KeyError as error:
-        if error.args != (split,):
-            raise
-        raise UserError(f"task {card.name!r} has no split {split!r}") from error
     except ImportError as error:
-        raise UnreadableTaskError(f"task {card.name!r} cannot be loaded: {error}") from error
+        raise UnreadableTaskError(
+            f"task {card.name!r} cannot be loaded: {error}; install that package"
+        ) from error
     except _data_errors() as error:
         raise UnreadableTaskError(_unreadable(card, error)) from error
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (split,):
+            raise UserError(
+                f"task {card.name!r} has no split {split!r} in its data; name another in the "
+                "suite, under splits"
+            ) from error
+        if _is_said(error):
+            raise
+        raise _task_error(card, error) from error
+
+
+@contextmanager
+def task_code(card: Task) -> Iterator[None]:
+    """Turn what a task's file raises on its data, in templates and functions, into one sentence.
+
+    Raises:
+        UserError: something was raised other than a lack of memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_said(error):
+            raise
+        raise _task_error(card, error) from error
+
+
+def _is_said(error: Exception) -> bool:
+    return isinstance(error, UserError) or out_of_memory(error)
+
+
+def _task_error(card: Task, error: Exception) -> QuotingError:
+    return QuotingError(
+        f"task {card.name!r}: its lm-eval YAML file fails on its data "
+        f"({type(error).__name__}: {one_line(error)}); mend the file or the data"
+    )
 
 
 def _made(manager: TaskManager, card: Task, split: str) -> LmEvalTask:
@@ -69,7 +103,7 @@ def _made(manager: TaskManager, card: Task, split: str) -> LmEvalTask:
             if str(error):
                 raise
     needed = "doc_to_text and doc_to_target" if card.is_answered else "doc_to_text, its text"
-    raise UserError(f"task {card.name!r}: its lm-eval YAML file lacks {needed}")
+    raise UserError(f"task {card.name!r}: its lm-eval YAML file lacks {needed}; add it")
 
 
 def _shuffled_by_content(task: LmEvalTask) -> Dataset:
@@ -102,11 +136,10 @@ def _data_errors() -> tuple[type[Exception], ...]:
 
 
 def _unreadable(card: Task, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
     way = "check the network, or give local files by --data"
     if card.gated:
         way = (
             f"the data are gated: accept the terms at https://huggingface.co/datasets/{card.data} "
             "and set HF_TOKEN, or give your own copy by --data"
         )
-    return f"task {card.name!r}: its data cannot be read ({reason[:200]}); {way}"
+    return f"task {card.name!r}: its data cannot be read ({one_line(error)}); {way}"

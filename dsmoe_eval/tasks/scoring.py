@@ -24,6 +24,7 @@ from .language_model import (
     unwatched,
 )
 from .loading import LoadedTask
+from .opening import task_code
 
 INVALID = "[invalid]"
 """The result of lm-eval's filters if a response has no answer."""
@@ -144,7 +145,7 @@ def _generates(task: LoadedTask) -> bool:
         return False
     raise UserError(
         f"task {task.card.name!r} asks for {', '.join(sorted(kinds))}; a suite's tasks score "
-        "options or generate answers"
+        "options or generate answers: leave it out"
     )
 
 
@@ -249,7 +250,13 @@ def _score(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:
 
 
 def _metric(task: LoadedTask, request: TaskRequest, results: list[Any]) -> float:
-    values = task.task.process_results(request.doc, results)
+    with task_code(task.card):
+        values = task.task.process_results(request.doc, results)
+    if task.card.metric not in values:
+        raise UserError(
+            f"task {task.card.name!r}: its file computes no metric {task.card.metric!r}; name one "
+            f"of {', '.join(map(str, values))} as `metric` in the suite"
+        )
     return as_binary(values[task.card.metric], task.card)
 
 
@@ -267,5 +274,8 @@ def as_binary(score: SupportsFloat, card: Task) -> float:
     """
     value = float(score)
     if value not in (0.0, 1.0):
-        raise UserError(f"task {card.name!r}: metric {card.metric!r} is not 0 or 1 on every item")
+        raise UserError(
+            f"task {card.name!r}: metric {card.metric!r} is {value:g}, not 0 or 1, on an item; "
+            "name another `metric` in the suite"
+        )
     return value

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..cards import Sft
 from ..engines.encoding import Encoder
-from ..errors import UserError
+from ..errors import UserError, one_line, out_of_memory
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
 
@@ -77,10 +77,22 @@ def step_count(items: int, settings: Sft) -> int:
 
 @contextmanager
 def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
-    """Yield the model with the adapters of `folder` on it; remove them afterwards."""
+    """Yield the model with the adapters of `folder` on it; remove them afterwards.
+
+    Raises:
+        UserError: peft is not installed, or the folder is damaged.
+    """
     peft = _import_peft()
     with _left_as_found(model):
-        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        try:
+            adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        except Exception as error:  # given a damaged file, a library may raise anything
+            if out_of_memory(error):
+                raise
+            raise UserError(
+                f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run "
+                "again"
+            ) from error
         try:
             yield adapted.eval()
         finally:

@@ -44,7 +44,7 @@ BAD = {
     "infinity by tag": ("a: !!float inf\n", "line 1", "inf is no finite number", "give one"),
     "not a number": ("\na: [-.NaN, .nan]\n", "line 2", "no finite number", "give one"),
     "huge integer": (f"a: 0x{'f' * 9000}\n", "line 1", "more than 64 bits", "smaller"),
-    "large": (f"a: {'x' * 1_000_001}", "", "larger than the limit of 1 MB", "check"),
+    "large": (f"a: {'x' * 1_000_001}", "", "larger than the limit of 1 MB", "check the path"),
     "deep": ("[" * 5000, "", "nested too deeply", "flat"),
     "deep mappings": ("{a: " * 5000, "", "nested too deeply", "flat"),
     "no such date": ("a: 1\nb: 2025-13-40\n", "line 2", "month", "into quotes"),

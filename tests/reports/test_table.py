@@ -1,7 +1,11 @@
 """A table keeps its numbers: one value, shown in two forms."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import dsmoe_eval
 from dsmoe_eval.reports import formats, page
 from dsmoe_eval.reports.table import (
     Cell,
@@ -13,6 +17,7 @@ from dsmoe_eval.reports.table import (
     make_table,
     markdown,
     words,
+    write_markdown,
 )
 
 HTML = "{% import 'page.html.j2' as page %}{{ page.data_table(table) }}"
@@ -75,3 +80,28 @@ def test_what_a_cell_shows_and_is_sorted_by(value, show, text, number):
 def test_facets_are_collected_in_their_order():
     parts = [{"variant": ("b",)}, {"variant": ("a", "b"), "mark": ("x",)}, {}]
     assert collect_facets(parts) == {"variant": ("b", "a"), "mark": ("x",)}
+
+
+HOSTILE = "<script>alert(1)</script> <img src=x onerror=y> <!-- x --> \x1b[31m | </td> <?x"
+
+
+def test_case_16_no_html_and_no_control_character_of_the_data_is_left_in_markdown(tmp_path):
+    table = make_table("t", HOSTILE, [words(HOSTILE, str)], [HOSTILE, "a\n\nb", "p < 0.05"])
+    path = tmp_path / "x.md"
+    write_markdown(path, f"# {HOSTILE}\n\n{markdown(table)}\n<!-- entries 0af3 -->\n")
+    text = path.read_text()
+    assert not re.search(r"<(?![ ]|!-- entries 0af3 -->)", text)
+    assert "\x1b" not in text
+    assert "&lt;script>alert(1)&lt;/script>" in text
+    assert "| a b |" in text
+    assert "| p < 0.05 |" in text
+    assert "<!-- entries 0af3 -->" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 5
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {2}
+
+
+def test_case_16_every_markdown_page_is_written_by_that_function():
+    for folder in ("reports", "leaderboards"):
+        for path in Path(dsmoe_eval.__file__).parent.joinpath(folder).glob("*.py"):
+            assert not re.search(r"write_text\([^\n]*(\.md|README|page,)", path.read_text()), path

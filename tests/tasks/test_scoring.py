@@ -215,5 +215,5 @@ def test_an_answer_is_invalid_where_none_was_found(text, found, valid, invalid):
 
 def test_a_metric_that_is_not_binary_is_refused():
     assert [as_binary(score, SUMS) for score in (1.0, 0, True, np.int64(1))] == [1, 0, 1, 1]
-    with pytest.raises(UserError, match="is not 0 or 1"):
+    with pytest.raises(UserError, match=r"is 0\.5, not 0 or 1"):
         as_binary(0.5, SUMS)
