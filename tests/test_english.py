@@ -21,6 +21,7 @@ DONE = (
     "adapters",
     "cards",
     "cli",
+    "engines",
     "errors",
     "experts",
     "files",
@@ -41,12 +42,12 @@ DONE = (
 )
 
 VERBS = """
-Add Adjust Answer Append Apply Average Bind Build Call Check Choose Combine Compare Compute Conclude
-Convert Copy Count Decide Decode Describe Draw Encode Escape Estimate Find Flatten Fold Generate
-Group Ignore Import Join Judge List Load Lock Log Lower Make Mark Mask Measure Name Number Overwrite
-Pad Parse Print Probe Put Raise Rank Read Record Refuse Register Remove Render Repeat Replace Report
-Resample Restore Return Round Route Run Score Select Send Serve Set Show Silence Split Start Steer
-Stop Store Sum Summarise Test Tokenize Train Turn U-centre Write Yield
+Add Adjust Answer Append Apply Arrange Average Bind Build Call Check Choose Combine Compare Compute
+Conclude Convert Copy Count Decide Decode Describe Draw Encode Escape Estimate Find Flatten Fold
+Generate Group Ignore Import Join Judge List Load Lock Log Lower Make Mark Mask Measure Name Number
+Overwrite Pad Parse Print Probe Put Raise Rank Read Record Refuse Register Remove Render Repeat
+Replace Report Resample Restore Return Round Route Run Score Select Send Serve Set Show Silence
+Split Start Steer Stop Store Sum Summarise Test Tokenize Train Turn U-centre Write Yield
 """.split()
 
 # Patterns that must not occur in a docstring: say what is meant.

@@ -1,4 +1,4 @@
-"""Who answers: one protocol, and a model in transformers or in vLLM behind it."""
+"""The engines that run a model: one protocol, implemented with transformers and with vLLM."""
 
 from .base import Engine
 from .load import load_engine

@@ -1,7 +1,7 @@
-"""What a run needs of an engine, whichever it is: one model that answers, steered in place.
+"""The interface that a run needs of every engine: one model that answers, steered in place.
 
-Identification, tuning, probes and cells know a model only as a `Engine`. That of
-transformers is in `transformers/engine.py`, vLLM's in `vllm/engine.py`.
+Identification, tuning, probes and cells use a model only through `Engine`. The engine of
+transformers is in `transformers/engine.py`, that of vLLM in `vllm/engine.py`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Advance = Callable[[int], None]
 Settings = Mapping[str, int | bool]
 
 BATCH_TOKENS = 8192
-"""Most tokens in a forward, where nobody says."""
+"""The default limit of tokens per forward pass."""
 
 
 class Figures(Protocol):
-    """What probes found."""
+    """The results of the probes."""
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """For `cell.json`."""
+        """Return the figures for `cell.json`."""
 
 
 class Prober(Protocol):
-    """Probes many profiles on the same texts; what they share is computed once."""
+    """A prober of many profiles on the same texts; shared results are computed once."""
 
     def probe(self, profile: Profile) -> Figures:
         """Run the null probe and the effect probe; see `Engine.probe`."""
@@ -52,43 +52,43 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the engine, as plans, profiles and cells say it."""
+        """The name of the engine in plans, profiles and cells."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of the model."""
+        """The identity of the model."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the model."""
+        """The tokenizer of the model."""
 
     @property
     def dtype(self) -> str:
-        """Such as `float32`."""
+        """The name of the model's dtype, such as `float32`."""
 
     @property
     def device(self) -> str:
-        """Its kind, such as `cuda`."""
+        """The type of the device, such as `cuda`."""
 
     @property
     def experts_implementation(self) -> str:
-        """Who computes the experts; an axis on which numbers may differ."""
+        """The implementation that computes the experts; numbers may differ between them."""
 
     @property
     def settings(self) -> Settings:
-        """Further ones of the engine on which numbers may differ."""
+        """Further settings of the engine on which numbers may depend."""
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Of packages that this engine alone needs."""
+        """The versions of packages that only this engine needs."""
 
     @property
     def parameters(self) -> int | None:
-        """How many the model has; None where that is not known."""
+        """The number of the model's parameters; None if it is not known."""
 
     @property
     def generation(self) -> ModelGeneration:
-        """What the checkpoint says of decoding."""
+        """The checkpoint's ends of text and decoding settings."""
 
     def language_model(
         self,
@@ -96,43 +96,43 @@ class Engine(Protocol):
         seed: int = 0,
         defaults: Mapping[str, object] | None = None,
     ) -> EngineLM:
-        """Return the model as lm-eval asks it; it answers steered within `steer`.
+        """Return the model as an LM of lm-eval; inside `steer` its answers are steered.
 
         Args:
-            prompt_format: how prompts stand, and where answers begin.
-            seed: of what is drawn where a task asks for sampling.
-            defaults: generation settings that act where a task sets nothing.
+            prompt_format: the format of prompts, and where answers begin.
+            seed: the random seed for tasks that request sampling.
+            defaults: generation settings that apply if a task does not set them.
         """
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer by `profile` inside the context.
 
         Raises:
-            SteeringError: it is not possible on this model.
+            SteeringError: this model cannot be steered by this profile.
         """
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> Figures:
-        """The null probe and the effect probe on texts; see `steering.probes`.
+        """Run the null probe and the effect probe on texts; see `steering.probes`.
 
         Raises:
-            SteeringError: the profile is not possible on this model, or a probe failed.
+            SteeringError: this model cannot be steered by this profile, or a probe failed.
         """
 
     def prober(self, texts: Sequence[str]) -> Prober:
-        """Return what probes many profiles on texts, as tuning does; see `steering.ModelProber`."""
+        """Return a prober of many profiles on texts, for tuning; see `steering.ModelProber`."""
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Share of the texts' tokens that each expert is selected for; see `expert_usage`."""
+        """Compute the share of the texts' tokens that select each expert; see `expert_usage`."""
 
     def reader(self) -> SaliencyModel:
-        """The model itself as what tells token saliency.
+        """Return this model as the model whose gradients give token saliency.
 
         Raises:
             UserError: the engine computes no gradients.
         """
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
-        """Greedy continuations of at most `limit` tokens."""
+        """Generate greedy completions of at most `limit` tokens."""
 
     def observe(
         self,
@@ -143,25 +143,35 @@ class Engine(Protocol):
         contributions: bool,
         advance: Advance,
     ) -> Observations:
-        """A pass; see `experts.observe`. `reader` tells saliency, or nobody does.
+        """Record a pass over documents; see `experts.observe`.
+
+        Args:
+            documents: as in `experts.observe`.
+            root: as in `experts.observe`.
+            reader: the model whose gradients give the saliency; None for no saliency.
+            contributions: as in `experts.observe`.
+            advance: as in `experts.observe`.
 
         Raises:
-            UserError: the engine cannot show what is asked for.
+            UserError: the engine does not show the requested values.
         """
 
     def close(self) -> None:
-        """Give back what the engine holds; it serves no more."""
+        """Stop the engine and free its memory; it cannot be used afterwards."""
 
 
 def run_facts(engine: Engine) -> str:
-    """All but model and texts that a forward's numbers may depend on."""
+    """Return as JSON all facts on which the numbers of a forward pass may depend.
+
+    Only the model and the texts are left out.
+    """
     axes = [engine.name, engine.device, engine.dtype, engine.experts_implementation]
     packages = {name: version(name) for name in ("torch", "transformers")}
     return json.dumps([*axes, {**engine.settings}, {**packages, **engine.versions}])
 
 
 def pass_identity(engine: Engine, reader: SaliencyModel | None) -> str:
-    """All but the documents that a pass depends on."""
+    """Return as JSON all facts on which a pass depends, except its documents."""
     saliency = None if reader is None else reader.fingerprint
     model = engine.identity
     return json.dumps([model.fingerprint, model.routers, run_facts(engine), saliency])

@@ -1,4 +1,4 @@
-"""Texts as token ids, remembered: every arm asks for the same texts."""
+"""The token ids of texts, which are remembered, since every arm needs the same texts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from ..experts.tokenizer import Tokenizer, written_starts
 
 
 class Encoder:
-    """Encodes each text once, with the tokenizer's first tokens before it where it lacks them.
+    """An encoder that encodes each text once.
+
+    It adds the tokenizer's first tokens before a text that does not begin with them.
 
     Args:
-        tokenizer: a model's.
+        tokenizer: a model's tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -23,9 +25,10 @@ class Encoder:
         """Return the token ids of a text.
 
         Args:
-            text: to be encoded.
-            add_special_tokens: None: unless the text begins with a first token in words, which it
-                is not given twice (as lm-eval's `hf`; see `written_starts`).
+            text: the text to encode.
+            add_special_tokens: whether the tokenizer adds its special tokens. None adds them unless
+                the text already begins with a first token in words, which is then not added twice
+                (as in lm-eval's `hf` model; see `written_starts`).
         """
         special = self._lacks_start(text) if add_special_tokens is None else add_special_tokens
         key = special, text
@@ -34,7 +37,7 @@ class Encoder:
         return self._known[key]
 
     def encode_together(self, texts: Iterable[str]) -> None:
-        """Encode texts in one call, which takes half the time, and remember them."""
+        """Encode texts in one call, which takes half the time, and remember their token ids."""
         keys = {(self._lacks_start(text), text): None for text in texts if text}
         for special in (False, True):
             missing = [text for own, text in keys if own == special]
@@ -44,7 +47,7 @@ class Encoder:
                 self._known |= {(special, t): row for t, row in zip(missing, rows, strict=True)}
 
     def forget(self) -> None:
-        """Encode every text anew from here on."""
+        """Remove all remembered token ids, so that every text is encoded again."""
         self._known.clear()
 
     def _lacks_start(self, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation_config.json says: ends of text, and settings of decoding."""
+"""The settings in a checkpoint's generation_config.json: ends of text and decoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_DECODING = (
     "transformers_version", "use_cache", "cache_implementation", "cache_config", "max_cache_len",
     "return_dict_in_generate", "compile_config", "disable_compile", "prefill_chunk_size",
 )  # fmt: skip
-"""Keys that change no token: limits are the tasks', the others are about memory and output."""
+"""Keys that change no token: tasks set the limits, the others concern memory and output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class ModelGeneration:
     """A model's ends of text and decoding settings.
 
     Attributes:
-        ends: tokens that end a text, those of the tokenizer included.
-        decoding: what the file says beyond what is off anyway; a task's settings come first.
+        ends: tokens that end a text, including the tokenizer's end-of-text token.
+        decoding: the file's settings that have an effect; a task's settings take precedence.
     """
 
     ends: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class ModelGeneration:
         return ", ".join(f"{name} {value}" for name, value in self.decoding.items())
 
     def used(self, mode: str) -> Mapping[str, object]:
-        """Return the settings that act: none by `task`, all by `model`.
+        """Return the settings that apply: none in mode `task`, all in mode `model`.
 
         Raises:
             UserError: one of them is not implemented.
@@ -49,7 +49,7 @@ class ModelGeneration:
 
 
 def model_generation(config: Mapping[str, object], tokenizer: Tokenizer) -> ModelGeneration:
-    """Read what `GenerationConfig.to_diff_dict` gives."""
+    """Read ends of text and settings from the result of `GenerationConfig.to_diff_dict`."""
     ends = config.get("eos_token_id")
     both = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
     off = Decoding().model_dump()

@@ -1,4 +1,4 @@
-"""What the engines' LMs share, as lm-eval asks for it: tokens in, tokens' answers out."""
+"""The base class of the engines' LMs, which translates lm-eval's texts to tokens and back."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ from .sharing import SharingCheck
 Tokens = Sequence[int]
 Pair = tuple[Tokens, Tokens]
 _ARRANGED = 64
-"""Sets of texts whose tokens and arrangement are remembered: each arm asks for the same ones."""
+"""Number of sets of texts whose tokens and arrangement are remembered: arms share the sets."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arranged:
-    """(context, continuation) pairs, none of them empty, as an engine scores them.
+    """Nonempty (context, continuation) pairs, arranged for an engine to score them.
 
-    An engine that plans how to score them keeps its plan here, so that it is made once.
+    An engine that plans how to score them stores its plan here, so that it plans only once.
     """
 
     pairs: Sequence[Pair]
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
-    """lm-eval's LM; an engine says how token ids are scored and continued.
+    """An LM of lm-eval; each engine implements the scoring and completion of token ids.
 
     Args:
-        tokenizer: the model's.
-        identity: the model's.
-        prompt_format: how prompts stand, and where answers begin.
-        seed: of what is drawn where a task asks for sampling.
-        defaults: generation settings that act where a task sets nothing.
+        tokenizer: the model's tokenizer.
+        identity: the model's identity.
+        prompt_format: the format of prompts, and where answers begin.
+        seed: the random seed for tasks that request sampling.
+        defaults: generation settings that apply if a task does not set them.
 
     Attributes:
-        forward_tokens: tokens that the model has computed, generated ones and padding left out.
-        max_length: tokens that the model has positions for; None where that is not known.
-        sharing: comparisons with whole texts so far, where what texts share is computed once.
+        forward_tokens: number of tokens computed so far, without generated tokens and padding.
+        max_length: limit of tokens per text and its answer; None if it is not known.
+        sharing: comparisons so far between texts with shared beginnings and whole texts.
     """
 
     max_length: int | None = None
@@ -86,12 +86,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 
     @property
     def format(self) -> PromptFormat:
-        """How prompts stand, and where answers begin."""
+        """The format of prompts, and where answers begin."""
         return self._format
 
     @property
     def seed(self) -> int:
-        """Of what is drawn where a task asks for sampling."""
+        """The random seed for tasks that request sampling."""
         return self._seed
 
     @property
@@ -100,24 +100,24 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._format.chat
 
     def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
-        """Prepare pairs to be scored, perhaps many times."""
+        """Arrange pairs for scoring, which may be repeated many times."""
         return Arranged(pairs)
 
     @abstractmethod
     def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
-        """(log-likelihood, is greedy) of each (context, continuation)."""
+        """Return (log-likelihood, is greedy) of each (context, continuation)."""
 
     @abstractmethod
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
-        """(place in `requests`, answer), some at a time, as they come."""
+        """Yield lists of (index in `requests`, answer) as the answers come."""
 
     def apply_chat_template(
         self, chat_history: list[Message], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation in the tokenizer's template, as lm-eval asks for it.
+        """Render a conversation with the tokenizer's chat template, for lm-eval.
 
         Raises:
-            UserError: the tokenizer has none.
+            UserError: the tokenizer has no chat template.
         """
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise UserError(f"the tokenizer of {self._identity.name!r} has no chat template")
@@ -131,12 +131,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         )
 
     def check_context_length(self, requests: Sequence[TaskRequest]) -> None:
-        """Try the longest of lm-eval's requests for room, before anything is computed.
+        """Check that the longest of lm-eval's requests fit, before anything is computed.
 
-        Of each kind that in characters: what it misses is refused when its turn comes.
+        Of each kind, only the longest in characters is checked; others are refused in their turn.
 
         Raises:
-            UserError: it does not fit into the model.
+            UserError: a request does not fit, or the engine does not implement a setting.
         """
         generated = [one for one in requests if one.request_type == "generate_until"]
         scored = [one for one in requests if one.request_type == "loglikelihood"]
@@ -151,15 +151,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             self._check_fits([len(context) + len(continuation) - 1], 0)
 
     def decoding(self, settings: GenerationSettings) -> Decoding:
-        """Read a task's generation settings as this engine meets them, all or none.
+        """Read a task's generation settings, all of which this engine must implement.
 
         Raises:
-            UserError: it does not know one of them.
+            UserError: the engine does not implement one of them.
         """
         return read_decoding(settings, self._defaults)
 
     def _check_fits(self, lengths: Iterable[int], room: int) -> None:
-        """Refuse what a model has no positions for.
+        """Refuse texts that are too long for the model.
 
         Raises:
             UserError: a text and the `room` for its answer do not fit into the model.
@@ -173,24 +173,24 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-text token."""
+        """The id of the end-of-text token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context, as with lm-eval's `hf` model."""
+        """The id of the token before a text without context, as in lm-eval's `hf` model."""
         start = self.tokenizer.bos_token_id
         return self.eot_token_id if start is None else int(start)
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of lm-eval's request cache key."""
+        """The fingerprint of the model, as part of lm-eval's request cache key."""
         return self._identity.fingerprint
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
-        """Token ids of a text; remembered, since every variant asks for the same texts."""
+        """Encode a text; its token ids are remembered, since every variant needs the same texts."""
         return self._encoder.encode(string, add_special_tokens)
 
     def loglikelihood(
@@ -205,7 +205,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     ) -> list[LogLikelihood]:
         """Score each (context, continuation): natural log-likelihood, and whether it is greedy.
 
-        The tokens of texts, and how they are arranged, are remembered for the next call.
+        The tokens of texts and their arrangement are remembered for the next call.
 
         Raises:
             UserError: a text does not fit, or the tokenizer gives no token for a continuation.
@@ -222,7 +222,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._arrange([self._encode_texts(*pair) for pair in texts])
 
     def _encode_texts(self, context: str, continuation: str) -> Pair:
-        """Token ids as lm-eval has them; an empty context is the `prefix_token_id`."""
+        """Encode a pair as lm-eval does; an empty context becomes the `prefix_token_id`."""
         if context:
             before, after = self._encode_pair(context, continuation)
         else:
@@ -245,12 +245,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def loglikelihood_rolling(
         self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[float]:
-        """Log-likelihood of each whole text, in windows of the model's length.
+        """Compute the log-likelihood of each whole text, in windows of the model's length.
 
         The windows are lm-eval's: each token is predicted once, the first from `prefix_token_id`.
 
         Raises:
-            UserError: the engine does not know how much the model can take.
+            UserError: the engine does not know the length limit of the model.
         """
         del disable_tqdm
         if self.max_length is None:
@@ -272,7 +272,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def generate_until(
         self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[str]:
-        """Answer lm-eval's requests with the texts alone; see `complete`."""
+        """Answer lm-eval's requests, with texts only; see `complete`."""
         del disable_tqdm
         for one in requests:
             try:
@@ -287,15 +287,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         remembered: Path | None = None,
         advance: Advance = unwatched,
     ) -> list[Completion]:
-        """Continue prompts up to a first stop string; greedy where no temperature is asked for.
+        """Generate completions up to the first stop string.
 
-        What is drawn depends on `seed`, the prompt and how often that prompt came before in this
-        call, and so is the same for every variant and batch.
+        Decoding is greedy unless settings request sampling. Random numbers depend on `seed`, the
+        prompt and its number of earlier occurrences in the call: not on variant and batch.
 
         Args:
-            prompts: with lm-eval's settings of each.
-            remembered: a file of answers: those that it has are taken, new ones are added as they
-                come. Its name must tell who answers, since it tells apart requests alone.
+            prompts: prompts, each with lm-eval's generation settings.
+            remembered: a file of answers: its answers are used again, new ones are appended as they
+                come. Its name must identify model and variant; its lines identify only requests.
             advance: called with the number of requests just answered.
 
         Raises:
@@ -323,7 +323,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             yield Request(
                 prompt,
                 self._limit(len(prompt), decoding.max_gen_toks, thinks),
-                # The end of text also where the model spells it, as in lm-eval's `hf`.
+                # The end of text also stops where the model spells it, as in lm-eval's `hf`.
                 tuple(filter(None, [*decoding.until, self.tokenizer.eos_token])),
                 self.format.think_end if thinks else (),
                 Sampling.of(decoding, repr((self.seed, drawn[prompt], prompt))),
@@ -332,7 +332,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             drawn[prompt] += 1
 
     def _limit(self, prompt: int, asked: int, thinks: bool) -> int:
-        """The task's limit, or what the model needs to think, as far as there are positions."""
+        """Return the task's limit, or `answer_tokens` (at most the free positions) if larger."""
         room = (self.format.answer_tokens or 0) if thinks else 0
         if self.max_length is not None:
             room = min(room, self.max_length - prompt)
@@ -344,6 +344,6 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 
 
 def _room_taken(request: TaskRequest) -> tuple[int, int]:
-    """Characters of a prompt, and among equal ones the longest answer."""
+    """Return the sort key of a request: characters of its prompt, then its answer's limit."""
     prompt, settings = request.args
     return len(prompt), read_decoding(settings).max_gen_toks

@@ -1,4 +1,4 @@
-"""A model in the engine that is named."""
+"""The loading of a model into the engine that a run names."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def load_engine(
     Args:
         model: as for `load_model`.
         engine: `transformers` or `vllm`.
-        device: for transformers; vLLM chooses its devices.
+        device: for transformers only; vLLM chooses its devices.
         batch_tokens: limit of tokens per forward pass.
         vllm_options: options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
-        UserError: the model or the engine is not available.
+        UserError: the model or the engine is not available, or `device` is given with vLLM.
     """
     if engine == "transformers":
         from .transformers.engine import TransformersEngine

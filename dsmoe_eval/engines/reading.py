@@ -1,4 +1,4 @@
-"""An answer as it is scored: without the thinking, and cut at the first stop string."""
+"""The scored form of an answer: without the thinking, and cut at the first stop string."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..models.prompt_format import MARKERS, PromptFormat
 from .requests import Answer, Request, Tokens, answer_text, cut, holds_stop, split_reasoning
 
 _TAIL = 64
-"""Tokens at the end of a prompt in which its template may begin the thinking."""
+"""Number of tokens at the end of a prompt in which its template may begin the thinking."""
 _MARK = re.compile(
     "|".join(map(re.escape, [*MARKERS, *MARKERS.values()]))
     + r"|<\|?/?(?:(?:begin|start|end)_(?:of_)?)?(?:\w+:)?"
     r"(?:think|thinking|thoughts?|reason|reasoning)(?:_(?:begin|start|end))?\|?>",
     re.IGNORECASE,
 )
-"""What looks like the beginning or the end of thinking."""
+"""A pattern of marks that look like the beginning or the end of thinking."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a model said.
+    """An answer, split into thinking and text.
 
     Attributes:
-        thought: tokens of the thinking; None where there is none.
-        said: tokens of the answer.
-        text: text of the answer, up to the first stop string; without leading blanks where the
-            model may have thought before it.
-        stopped: whether the answer ended by itself, or before a stop string.
+        thought: tokens of the thinking; None if there is none.
+        said: tokens of the answer after the thinking.
+        text: text of the answer, up to the first stop string; without leading blanks if the model
+            may have thought before it.
+        stopped: whether the answer ended at an end of text or a stop string, not at its limit.
     """
 
     thought: Tokens | None
@@ -44,12 +44,12 @@ class Reading:
 def read_answer(
     tokenizer: Tokenizer, prompt_format: PromptFormat, request: Request, answer: Answer, model: str
 ) -> Reading:
-    """Read an answer; warn where it has marks of thinking that are not known.
+    """Read an answer, and warn if it has unknown marks of thinking.
 
     Args:
-        tokenizer: the model's.
-        prompt_format: says how the model thinks.
-        request: the request; its `after` is empty where the model does not think.
+        tokenizer: the model's tokenizer.
+        prompt_format: the model's prompt format, which has the marks of its thinking.
+        request: the request; its `after` is empty if the model does not think.
         answer: the answer to it.
         model: the model's name, for the warning.
     """
@@ -65,7 +65,11 @@ def read_answer(
 def _split(
     tokenizer: Tokenizer, prompt_format: PromptFormat, request: Request, answer: Answer
 ) -> tuple[Tokens | None, Tokens, str]:
-    """Return thought, answer, and the text of the answer in the last token of the thought."""
+    """Return the thinking, the answer, and answer text from the thinking's last token.
+
+    The token that ends the thinking may also contain the first characters of the answer: these are
+    the third value, which is otherwise empty.
+    """
     thought, said = split_reasoning(answer, request.after, began=False)
     if not request.after or thought is not None:
         return thought, said, ""
@@ -78,9 +82,10 @@ def _split(
 
 
 def _place_of_text(tokenizer: Tokenizer, marker: str, tokens: Tokens) -> int | None:
-    """Return the place behind the last marker, also where it is in other tokens than alone.
+    """Return the number of tokens up to the end of the last marker; None without a marker.
 
-    After a full stop, `</think>` that is no special token may begin with the token `.</`.
+    The marker is searched in the text, since its tokens depend on the text before it: after a full
+    stop, `</think>` that is no special token may begin with the token `.</`.
     """
     marks = _text(tokenizer, tokens).count(marker) if marker else 0
     if not marks:
@@ -92,7 +97,10 @@ def _place_of_text(tokenizer: Tokenizer, marker: str, tokens: Tokens) -> int | N
 def _begun(
     tokenizer: Tokenizer, prompt_format: PromptFormat, request: Request, answer: Answer
 ) -> bool:
-    """Return whether the prompt or the answer begins the thinking, as far as that shows."""
+    """Return whether the prompt or the answer begins the thinking.
+
+    The result is True if the prompt format has no turn or no mark by which that can be seen.
+    """
     start, end = prompt_format.think_start, prompt_format.marker
     if prompt_format.turn is None or not start:
         return True

@@ -1,4 +1,4 @@
-"""Requests to an engine, and the answers that come back; no engine is needed to read this."""
+"""Requests to an engine and its answers; importing this module loads no engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; `temperature` is above 0."""
+    """The settings by which the next token is drawn; `temperature` is above 0."""
 
     temperature: float
     seed: int
@@ -37,16 +37,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one text is wanted for.
+    """A request for one answer.
 
     Attributes:
         prompt: token ids, at least one.
-        limit: new tokens at most.
-        stops: strings before which the text ends; special tokens count as they are spelled.
-        after: stop strings count only behind these tokens (the end of a model's thinking).
-        sampling: None is greedy.
-        shaping: `Decoding.shaping`, what changes the logits before.
-        top_logprobs: how many likely tokens are told with each; None: no log-probabilities.
+        limit: maximum number of new tokens.
+        stops: strings before which the text ends; special tokens are matched by their spelling.
+        after: stop strings count only after these tokens (the end of a model's thinking).
+        sampling: the settings of sampling; None for greedy decoding.
+        shaping: `Decoding.shaping`, settings that change the logits before a token is chosen.
+        top_logprobs: number of likeliest tokens to report with each token; None for no
+            log-probabilities.
     """
 
     prompt: Tokens
@@ -58,13 +59,19 @@ class Request:
     shaping: tuple[tuple[str, object], ...] = ()
 
     def greedy(self, tokens: int) -> Request:
-        """A few likeliest tokens with their log-probabilities instead."""
+        """Return a request for at most `tokens` greedy tokens with their log-probabilities."""
         return Request(self.prompt, min(tokens, self.limit), top_logprobs=0)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token, its log-probability (natural, before temperature), and the likeliest there."""
+    """A generated token with its log-probability.
+
+    Attributes:
+        token: token id.
+        logprob: natural logarithm of the token's probability, before temperature.
+        top: (token id, log-probability) of the likeliest tokens at this position.
+    """
 
     token: int
     logprob: float
@@ -73,12 +80,12 @@ class ScoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came.
+    """An answer to a request.
 
     Attributes:
-        tokens: with the end of text where it came, and the stop string's.
-        reason: `stop`: an end of text or a stop string; else the request's limit was reached.
-        scores: of each token; empty where they were not asked for.
+        tokens: generated tokens, including those of the end of text or stop string that ended them.
+        reason: `stop` for an end of text or a stop string, `max_tokens` for the request's limit.
+        scores: one per token; empty if the request has no `top_logprobs`.
     """
 
     tokens: Tokens
@@ -89,9 +96,10 @@ class Answer:
 def split_reasoning(
     answer: Answer, marker: Tokens, began: bool = True
 ) -> tuple[Tokens | None, Tokens]:
-    """Split tokens at the last marker; there is no thought where the model did not think.
+    """Split the tokens of an answer at the last marker, into thinking and text.
 
-    An answer that its limit ended before the marker is all thought if the thinking `began`.
+    Without a marker the thinking is None. But an answer that reached its limit before the marker is
+    all thinking if the thinking `began`.
     """
     tokens, size = answer.tokens, len(marker)
     if not size:
@@ -103,25 +111,25 @@ def split_reasoning(
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first stop string."""
+    """Return a text up to the first stop string."""
     for stop in stops:
         text = text.partition(stop)[0]
     return text
 
 
 def holds_stop(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -> bool:
-    """Return whether a stop string is in what was said, special tokens included.
+    """Return whether a stop string is in the text of tokens, special tokens included.
 
-    Blanks between a model's thinking and its answer stop nothing.
+    Blanks between a model's thinking and its answer match no stop string.
     """
     text = _text(tokenizer, tokens, request, special=True)
     return any(stop in text for stop in request.stops)
 
 
 def answer_text(tokenizer: Tokenizer, tokens: Sequence[int], request: Request) -> str:
-    """Return what was said, without special tokens, up to the first stop string.
+    """Return the text of tokens, without special tokens, up to the first stop string.
 
-    As in lm-eval's `hf`, where special tokens may stop an answer and are no part of its text.
+    As in lm-eval's `hf` model, special tokens may stop an answer but are not part of its text.
     """
     if holds_stop(tokenizer, tokens[:-1], request):
         ends = range(len(tokens))

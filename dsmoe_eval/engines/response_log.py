@@ -1,4 +1,4 @@
-"""Generated answers in a file as they come, so that what was killed goes on where it stood."""
+"""The file of generated answers, from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from .requests import Answer, Request
 
 
 class ResponseLog:
-    """JSON lines, one an answer, found again by a request's every field.
+    """A file of JSON lines, one line per answer, with a key from all fields of the request.
 
-    Answers of one batch are written at once, and a line that was not written to its end goes away.
+    The answers of a batch are written at once. A last line that was not written completely is
+    removed.
 
     Args:
-        path: made with its folder when the first answers come.
+        path: the file, which is created with its folder when the first answers are added.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, Answer]:
-        """What the file holds, by `request_key`.
+        """Read the answers in the file, by `request_key`; remove an incomplete last line.
 
         Raises:
             UserError: a line is damaged.
@@ -43,7 +44,7 @@ class ResponseLog:
             raise UserError(f"{self.path}: damaged ({error}); delete it and run again") from error
 
     def add(self, answers: Iterable[tuple[Request, Answer]]) -> None:
-        """Append answers; scores of their tokens are not kept."""
+        """Append answers; the scores of their tokens are not stored."""
         rows = [
             {"request": request_key(request), "tokens": answer.tokens, "reason": answer.reason}
             for request, answer in answers
@@ -54,7 +55,7 @@ class ResponseLog:
 
 
 def request_key(request: Request) -> str:
-    """First 32 hex digits of the SHA-256 over all fields."""
+    """Return the first 32 hex digits of the SHA-256 of all fields of a request."""
     return hashlib.sha256(repr(request).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of texts whose shared beginning is computed once with the same texts, whole."""
+"""The comparison of two ways to compute texts: shared beginnings once, and every text whole."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class SharingCheck:
     """The outcome of one comparison.
 
     Attributes:
-        what: `log-likelihoods` or `answers`.
-        tasks: the tasks whose requests were answered then.
-        agrees: whether sharing goes on; if not, every text is computed whole from then on.
-        difference: the largest difference, in nats; None where it is no number.
-        tolerance: what it may be at most.
+        what: the compared results, `log-likelihoods` or `answers`.
+        tasks: names of the tasks whose requests were answered at that time.
+        agrees: whether the results agree; if not, every text is computed whole from then on.
+        difference: the largest difference, in nats; None if it is not a finite number.
+        tolerance: the largest permitted difference, in nats; None if it is not a finite number.
     """
 
     what: str
@@ -32,7 +32,7 @@ class SharingCheck:
 def checked(
     what: str, agrees: bool, difference: float = math.nan, tolerance: float = math.nan
 ) -> SharingCheck:
-    """Return the outcome of a comparison, which is also logged."""
+    """Return the outcome of a comparison, and log it."""
     figures = (value if math.isfinite(value) else None for value in (difference, tolerance))
     check = SharingCheck(what, ASKED_TASKS.get(), agrees, *figures)
     note("shared beginnings compared", **asdict(check))
@@ -40,9 +40,10 @@ def checked(
 
 
 def largest_difference(one: Answer, other: Answer) -> float:
-    """Return how far log-probabilities differ, up to where the tokens do, as they may by rounding.
+    """Return the largest difference of log-probabilities between two answers, in nats.
 
-    Both answers have their tokens' scores.
+    The comparison ends at the first token that differs, since rounding may change a token and all
+    that follow. Both answers must have scores.
     """
     largest = 0.0
     for a, b in zip(one.scores, other.scores, strict=False):

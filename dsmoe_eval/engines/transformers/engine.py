@@ -1,4 +1,4 @@
-"""A model in transformers, as a run needs it."""
+"""A model in transformers with the interface that a run needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .lm import TransformersLM
 
 @dataclass(frozen=True)
 class TransformersEngine:
-    """A model in transformers: all methods, and whatever else needs the modules themselves."""
+    """A model in transformers, for all methods, including those that need its modules."""
 
     loaded: LoadedModel
     batch_tokens: int = BATCH_TOKENS
@@ -32,47 +32,47 @@ class TransformersEngine:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of the model."""
+        """The identity of the model."""
         return self.loaded.identity
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the model."""
+        """The tokenizer of the model."""
         return self.loaded.tokenizer
 
     @property
     def dtype(self) -> str:
-        """Such as `float32`."""
+        """The name of the model's dtype, such as `float32`."""
         return self.loaded.dtype
 
     @property
     def device(self) -> str:
-        """Its kind, such as `cuda`."""
+        """The type of the device, such as `cuda`."""
         return str(self.loaded.model.device.type)
 
     @property
     def experts_implementation(self) -> str:
-        """How transformers computes the experts."""
+        """The name of transformers' implementation of the experts."""
         return self.loaded.experts_implementation
 
     @property
     def settings(self) -> Settings:
-        """None."""
+        """An empty mapping: there are no further settings."""
         return {}
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """None: the packages that every run notes are all that it needs."""
+        """An empty mapping: every run already records the packages that this engine needs."""
         return {}
 
     @property
     def parameters(self) -> int:
-        """How many the model has."""
+        """The number of the model's parameters."""
         return sum(parameter.numel() for parameter in self.loaded.model.parameters())
 
     @property
     def generation(self) -> ModelGeneration:
-        """What the checkpoint says of decoding."""
+        """The checkpoint's ends of text and decoding settings."""
         return generation_of(self.loaded)
 
     def language_model(
@@ -81,32 +81,32 @@ class TransformersEngine:
         seed: int = 0,
         defaults: Mapping[str, object] | None = None,
     ) -> EngineLM:
-        """Return the model as lm-eval asks it."""
+        """Return the model as an LM of lm-eval."""
         return TransformersLM(self.loaded, self.batch_tokens, prompt_format, seed, defaults)
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
-        """Steer inside the context."""
+        """Steer by a profile inside the context."""
         return steer(self.loaded.model, profile)
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> ProbeReport:
-        """The probes, on one batch of all texts."""
+        """Run the null probe and the effect probe on one batch of all texts."""
         return self.prober(texts).probe(profile)
 
     def prober(self, texts: Sequence[str]) -> ModelProber:
-        """Return what probes many profiles on one batch of all texts."""
+        """Return a prober of many profiles on one batch of all texts."""
         model = self.loaded.model
         return ModelProber(model, *encode_batch(self.tokenizer, texts, model.device))
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """As `expert_usage`."""
+        """Compute the share of tokens that select each expert by `expert_usage`."""
         return expert_usage(self.loaded.model, self.tokenizer, texts)
 
     def reader(self) -> SaliencyModel:
-        """The model itself."""
+        """Return this model as the model whose gradients give token saliency."""
         return SaliencyModel(self.loaded.model, self.tokenizer, self.identity.fingerprint)
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
-        """Greedy continuations of at most `limit` tokens."""
+        """Generate greedy completions of at most `limit` tokens."""
         return greedy_answers(self.loaded, prompts, limit)
 
     def observe(
@@ -118,7 +118,7 @@ class TransformersEngine:
         contributions: bool,
         advance: Advance,
     ) -> Observations:
-        """As `experts.observe`."""
+        """Record a pass over documents by `experts.observe`."""
         return observe(
             self.loaded.model,
             documents,
@@ -130,4 +130,4 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        """Nothing to do: the model goes with the last who holds it."""
+        """Ignore the call: Python frees the model when nothing refers to it any more."""

@@ -1,7 +1,7 @@
-"""Texts from requests that may differ in everything, in one batch.
+"""Generation of answers in one batch to requests whose settings may all differ.
 
-A request's own draw of random numbers, its own limit and its own stop strings go with it, so what
-it is batched with changes no more than the last bits of its logits.
+Each request keeps its random generator, its limit and its stop strings, so the other requests of
+the batch change no more than the last bits of its logits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken, holds_stop
 
 TOKENS_A_BATCH = 8192
-"""Most tokens in a batch of greedy answers."""
+"""Limit of tokens per batch of greedy answers."""
 
 
 @torch.no_grad()
@@ -37,13 +37,13 @@ def generate(
     requests: Sequence[Request],
     cache: DynamicCache | None = None,
 ) -> list[Answer]:
-    """Answer requests in one batch, the model as it stands.
+    """Answer requests in one batch, with the model's present weights and steering.
 
     Args:
         loaded: the model.
         requests: at least one; prompt and limit fit into the model's positions.
         cache: keys and values of the first columns of these prompts, padded on the left by `gaps`;
-            see `packed.grown_from`.
+            see `shared_prefix_forward.grown_from`.
     """
     padded = list(zip(requests, gaps(requests), strict=True))
     rows = [[0] * gap + list(request.prompt) for request, gap in padded]
@@ -56,7 +56,7 @@ def generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(masks, device=model.device),
             past_key_values=cache,
-            do_sample=False,  # what is drawn is drawn by `choose`
+            do_sample=False,  # `choose` does the sampling
             max_new_tokens=max(request.limit for request in requests),
             eos_token_id=ends or None,
             pad_token_id=loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
@@ -78,13 +78,13 @@ def greedy_answers(
     limit: int,
     advance: Callable[[int], None] = lambda _prompts: None,
 ) -> list[tuple[int, ...]]:
-    """What the model, as it stands, goes on with: at most `limit` tokens, up to an end of text.
+    """Generate greedy completions, with the model's present weights and steering.
 
     Args:
         loaded: the model.
         prompts: token ids.
-        limit: tokens of an answer; the end of text is the last of them where it comes.
-        advance: told the number of prompts answered.
+        limit: maximum number of tokens per answer; an end of text ends an answer and is part of it.
+        advance: called with the number of prompts just answered.
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[tuple[int, ...]] = [()] * len(prompts)
@@ -101,24 +101,27 @@ def greedy_answers(
 
 
 def gaps(requests: Sequence[Request]) -> list[int]:
-    """Pads before each prompt, so that all end in one column."""
+    """Return the number of pads before each prompt, so that all prompts end in one column."""
     width = max(len(request.prompt) for request in requests)
     return [width - len(request.prompt) for request in requests]
 
 
 def generation_of(loaded: LoadedModel) -> ModelGeneration:
-    """Ends of text and decoding settings of the checkpoint."""
+    """Return the ends of text and the decoding settings of the checkpoint."""
     return model_generation(loaded.model.generation_config.to_diff_dict(), loaded.tokenizer)
 
 
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
-    """Tokens that end a text: the generation configuration's and the tokenizer's."""
+    """Return the tokens that end a text, by the generation configuration or the tokenizer."""
     return frozenset(generation_of(loaded).ends)
 
 
 @contextmanager
 def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Hide the checkpoint's generation configuration, which would act on every answer."""
+    """Replace the generation configuration by an empty one inside the context.
+
+    The checkpoint's configuration would change every answer.
+    """
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
@@ -127,19 +130,20 @@ def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
 
 
 def positions(loaded: LoadedModel) -> int | None:
-    """Tokens that the model can read at once, where its configuration tells."""
+    """Return the model's number of positions; None if its configuration lacks it."""
     most = getattr(loaded.model.config, "max_position_embeddings", None)
     return None if most is None else int(most)
 
 
 class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Shapes each request's logits as it asks, and makes the largest of those to be drawn a draw.
+    """A processor that changes each request's logits so that the largest is the next token.
 
-    Requests of equal settings are shaped together. What counts tokens that were said sees a
-    prompt without its padding, so that answers alone and in a batch are the same.
+    It applies the request's settings, and adds random numbers if the request has sampling. Requests
+    with equal settings are processed together. Settings that count earlier tokens get each prompt
+    without its padding, so that an answer is the same alone and in a batch.
 
     argmax(z / T - log e) with independent e ~ Exp(1) is a draw from softmax(z / T) (the Gumbel-max
-    trick; Gumbel 1954), so that each request can draw from a generator of its own.
+    trick; Gumbel 1954), so that each request can draw from a separate random generator.
     """
 
     def __init__(self, model: PreTrainedModel, requests: Sequence[Request], ends: Sequence[int]):
@@ -176,7 +180,7 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
 def _processors(
     model: PreTrainedModel, request: Request, ends: Sequence[int]
 ) -> LogitsProcessorList:
-    """Return transformers' processors, in its order, of what a request asks for."""
+    """Return transformers' processors for a request's settings, in transformers' order."""
     how, size = request.sampling, len(request.prompt)
     sampling = {} if how is None else {**asdict(how), "do_sample": True}
     sampling.pop("seed", None)
@@ -198,11 +202,12 @@ def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:
 
 
 class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    """Ends each text at its own limit or stop string; the batch goes on for the others.
+    """A criterion that ends each text of a batch at its limit, end of text or stop string.
 
-    Looks for a stop string in the text of the last tokens, and only where one is there in the whole
-    answer, so that a text counts as stopped exactly where it will be cut: a tokenizer that tidies
-    the beginning of what it decodes may find in a tail what is not in the text.
+    The batch continues for the other texts. A stop string is searched in the text of the last
+    tokens first; if it is there, it must also be in the whole answer. So a text counts as stopped
+    exactly where it will be cut: a tokenizer that tidies the beginning of decoded text may decode
+    the last tokens to a stop string that the whole answer does not have.
     """
 
     def __init__(
@@ -226,7 +231,7 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
     def _look(self, row: int, tokens: list[int]) -> None:
         request = self._requests[row]
         if request.stops and self._starts[row] is not None:
-            tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens a character
+            tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens per character
             begin = self._starts[row] or 0
             last = max(begin, len(tokens) - tail)
             self.stopped[row] = holds_stop(self._tokenizer, tokens[last:], request) and (

@@ -1,9 +1,10 @@
-"""The transformers engine, shown to lm-eval as an LM.
+"""The transformers engine as an LM of lm-eval.
 
-One loaded model serves every variant: whoever steers it or puts adapters on it does so around the
-calls. What texts share is computed once where the model allows it (`prefixes`, `packed`); where it
-does not, each text is computed whole, and one forward serves all single-token options of a
-question. The first use of each way of sharing is compared with texts computed whole.
+One loaded model serves every variant: the caller steers it or adds adapters around the calls. If
+the model allows it, shared beginnings of texts are computed once (`prefix_tree`,
+`shared_prefix_forward`); otherwise each text is computed whole, and one forward pass serves all
+single-token options of a question. The results of the first use of each way of sharing are compared
+with those of texts computed whole.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ from .shared_prefix_forward import Scores, grown_from, make_cache, refusal, scor
 from .whole_forward import Forward, longest_first, plan_forwards, wanted_places
 
 CPU_TOKENS = 2048
-"""In a forward on a CPU: 512 and 1,024 were measured slower, 4,096 and 8,192 no faster."""
+"""Limit of tokens per forward pass on a CPU.
+
+512 and 1,024 were measured slower, 4,096 and 8,192 no faster.
+"""
 _REMEMBERED = 16
-"""Times `batch_tokens`: keys and values of a batch that is generated."""
+"""Limit of cached tokens (keys and values) per generated batch, as multiple of `batch_tokens`."""
 _COMPARED = 4
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-6
 _ROUNDINGS, _SPREADS = 8, 4
@@ -46,7 +50,7 @@ Result = TypeVar("Result")
 
 
 class _DisagreesError(Exception):
-    """Why sharing is not trusted on this model."""
+    """An error: results with shared beginnings differ from those of whole texts."""
 
 
 _UNSHARED = (_DisagreesError, TypeError, ValueError, AttributeError, IndexError)
@@ -54,7 +58,7 @@ _UNSHARED = (_DisagreesError, TypeError, ValueError, AttributeError, IndexError)
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request, its place among those of a call, and how much of its prompt is a header."""
+    """A request, its index among those of a call, and the length of its prompt's header."""
 
     place: int
     request: Request
@@ -64,36 +68,37 @@ class _Asked:
         return len(self.request.prompt) - self.header
 
     def remembers(self) -> int:
-        """Tokens in the cache at the end, at most."""
+        """Return the maximum number of tokens in the cache at the end of the answer."""
         return len(self.request.prompt) + self.request.limit
 
     def order(self) -> tuple[int, Tokens]:
-        """The longest first."""
+        """Return the sort key that orders requests by length, the longest first."""
         return -len(self), self.request.prompt
 
 
 @dataclass(frozen=True, eq=False)
 class _Planned(Arranged):
-    """Pairs with the groups in which what they share is computed once.
+    """Pairs, and the groups in which their shared beginnings are computed once.
 
     Attributes:
-        room: most tokens in a row of theirs.
+        room: limit of tokens per row of a group.
     """
 
     room: int
 
     @functools.cached_property
     def groups(self) -> list[Group]:
-        """Planned at first use, which a model that cannot share never comes to."""
+        """The groups, planned at first use: never for a model that cannot share beginnings."""
         return plan_groups(self.pairs, self.room)
 
 
 class TransformersLM(EngineLM):
-    """lm-eval's LM over a loaded model.
+    """The LM of lm-eval for a loaded model.
 
     Attributes:
-        batch_tokens: most tokens in a forward, padding included, unless one text alone is longer.
-        shares: whether beginnings that texts share are computed once.
+        batch_tokens: limit of tokens per forward pass, including padding; a single text may be
+            longer.
+        shares: whether shared beginnings of texts are computed once.
     """
 
     def __init__(
@@ -158,14 +163,14 @@ class TransformersLM(EngineLM):
         return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
     def _compare(self, pairs: Sequence[Pair], scores: Scores) -> None:
-        """Compare a few requests, spread over a batch, with whole texts.
+        """Compare log-likelihoods of a few requests, spread over a batch, with whole texts.
 
-        In float32 they agree to 1e-4, or to a millionth. In 16 bits there is no such agreement
-        between any two batches: a few roundings for each token are let pass, or a few times by what
-        whole texts differ when they are run one by one instead of together.
+        In float32 the permitted difference is 1e-4, or a millionth of the value if that is more. In
+        16 bits no two batches agree so well: a few roundings per token are permitted, or, if that
+        is more, a few times the difference between whole texts run one by one and together.
 
         Raises:
-            _DisagreesError: with the difference.
+            _DisagreesError: a difference is larger; the message has the largest difference.
         """
         step = max(1, len(scores.requests) // _COMPARED)
         totals, requests = scores.totals[::step], scores.requests[::step]
@@ -215,7 +220,13 @@ class TransformersLM(EngineLM):
             yield from self._answer_group(asked, header)
 
     def _groups(self, prompts: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
-        """Prompts with a header of their own where that saves a forward, and then all others."""
+        """Yield groups of prompts with one header, then all other prompts.
+
+        Prompts get a header only if that saves a forward pass.
+
+        Yields:
+            The length of the header, 0 for the other prompts, and the indices of the prompts.
+        """
         rest: list[int] = []
         for header, places in plan_headers(prompts) if self.shares else ():
             if header * len(places) >= self.batch_tokens:
@@ -231,7 +242,7 @@ class TransformersLM(EngineLM):
         cache = self._header_cache(asked[0], header)
         work = functools.partial(self._generate, cache=cache)
         for whole in self._batches(asked, self.batch_tokens):
-            # Behind a header many fit into a forward, more than there is memory to remember.
+            # Behind a header, more prompts fit into a forward pass than into the cache's memory.
             most = max(1, _REMEMBERED * self.batch_tokens // max(map(_Asked.remembers, whole)))
             for start in range(0, len(whole), most):
                 for batch, answers in self._halving(whole[start : start + most], work):
@@ -249,9 +260,10 @@ class TransformersLM(EngineLM):
         return generate(self.loaded, requests, grown_from(self.loaded.model, cache, gaps(requests)))
 
     def _continues_alike(self, asked: Sequence[_Asked]) -> bool:
-        """Whether a few greedy tokens come with the same log-probabilities behind a header.
+        """Return whether a header leaves the log-probabilities of a few greedy tokens unchanged.
 
-        Asked once; the longest prompt and the shortest, in one batch, so that there are pads.
+        They are compared at the first call only, for the longest and the shortest prompt in one
+        batch, so that there are pads.
         """
         if self._continues is None:
             few = [asked[0], asked[-1]]
@@ -280,7 +292,10 @@ class TransformersLM(EngineLM):
     def _batches(
         self, ordered: Sequence[Item], room: int | None = None
     ) -> Iterator[Sequence[Item]]:
-        """Of items ordered by length, the longest first, so that memory is tried at once."""
+        """Yield batches of items, which must be ordered by length, the longest first.
+
+        So a lack of memory shows in the first batch.
+        """
         start = 0
         while start < len(ordered):
             count = max(1, (room or self._room) // len(ordered[start]))
@@ -290,7 +305,10 @@ class TransformersLM(EngineLM):
     def _halving(
         self, batch: Sequence[Item], work: Callable[[Sequence[Item]], Result]
     ) -> Iterator[tuple[Sequence[Item], Result]]:
-        """Work on a batch; what there was no memory for is not tried again in later batches."""
+        """Run a batch, in halves if memory is short, and lower the limits of later batches.
+
+        So a size that did not fit into memory is not tried again.
+        """
         largest = 0
         for part, result in in_halves(batch, work, len):
             largest = max(largest, len(part))

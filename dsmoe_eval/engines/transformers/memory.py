@@ -1,7 +1,7 @@
-"""What does not fit into memory is tried again in halves.
+"""Computation in batches: a batch that does not fit into memory is run again in halves.
 
-Accelerate says what a lack of memory is. Its `find_executable_batch_size` starts the whole work
-again, and collects garbage before each call; here what is done stays done.
+Accelerate decides which errors are a lack of memory. Its `find_executable_batch_size` would start
+the whole work again and collect garbage before each call; here finished parts are kept.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ def in_halves(
     """Run a batch in order, in halves of halves if memory is short.
 
     Args:
-        batch: to work on.
-        work: may run out of memory.
-        length: an item's tokens, for the error's words.
+        batch: items to work on.
+        work: computes the result of a part of the batch; may run out of memory.
+        length: returns the number of tokens of an item, for the error message.
+
+    Yields:
+        The items of a part, and the result of `work` for them.
 
     Raises:
-        UserError: one item alone is too much.
+        UserError: there is not enough memory for a single item.
     """
     start, size = 0, len(batch)
     while start < len(batch):
@@ -50,5 +53,5 @@ def in_halves(
             yield part, result
             start += len(part)
             continue
-        # Out of the handler: the error's frames held the tensors.
+        # Outside the handler, since the error's frames keep the tensors alive.
         clear_device_cache()

@@ -1,10 +1,10 @@
-"""What texts share, so that it is computed once.
+"""Plans by which the shared beginnings of texts are computed once.
 
 Texts to be scored often begin alike: with a task's few-shot examples, then with a question, then
-with the first words of an option. Those that share a long beginning become a group, whose header is
-computed once; what follows it becomes rows, and a row holds texts that still begin alike as a tree
-of tokens. Each token of a tree sees the header, the tokens that lead to it and itself, so that it
-stands as if its text were alone.
+with the first words of an option. Texts that share a long beginning become a group, whose header,
+the shared beginning, is computed once. The rest of the texts becomes rows; a row is a tree of
+tokens, which joins texts that still begin alike. Each token of a tree sees the header, the tokens
+that lead to it and itself, so its result is the same as in its text alone.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ Ints = NDArray[np.int64]
 _TOKEN = np.dtype(">i4")  # big-endian, so that bytes sort as tokens do
 
 ROW_TOKENS = 1024
-"""Most tokens of a tree: attention is computed between all of them."""
+"""Limit of tokens per tree: attention is computed between all of them."""
 MIN_HEADER, MIN_TEXTS = 32, 4
-"""A header has so many tokens at least, and so many texts have it."""
+"""The minimum number of tokens of a header, and of texts that share it."""
 _WORTH = 4
-"""A text joins a row if what it adds is at most so many times what it shares."""
+"""The maximum ratio of added to shared tokens with which a text joins a row."""
 _COARSER = 2
-"""A shorter header of more texts is taken if it saves at least one part in so many."""
+"""The divisor for the choice between headers.
+
+A shorter header of more texts is chosen if it saves at least the tokens that the longer headers
+within it save, divided by this number.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """A tree of tokens, and what is asked of it.
+    """A tree of tokens, and the queries on it: probabilities of next tokens.
 
     Attributes:
-        tokens: [length].
-        positions: [length], of each token in its text.
-        branches: each branch's first token and the tokens in the row that lead there, in order; it
-            ends where the next one begins.
-        places: [asked], the tokens whose next one is asked for.
-        targets: [asked], the next token whose probability is wanted.
-        requests: [asked], whose it is.
+        tokens: [length], token ids.
+        positions: [length], the position of each token in its text.
+        branches: the index in the row of each branch's first token, and the indices of the tokens
+            that lead there, in order; a branch ends where the next one begins.
+        places: [queries], the index in the row of the token before the queried one.
+        targets: [queries], the id of the token whose probability is queried.
+        requests: [queries], the request to which the query belongs.
     """
 
     tokens: Ints
@@ -56,11 +60,11 @@ class PackedRow:
 
     @property
     def is_chain(self) -> bool:
-        """One text only."""
+        """Whether there is only one branch, so that the row is a plain sequence."""
         return len(self.branches) == 1
 
     def sees(self) -> NDArray[np.bool_]:
-        """[length, length], whether a token (first axis) sees another."""
+        """Return a mask [length, length]: whether a token (first axis) sees another one."""
         seen = np.zeros((len(self), len(self)), dtype=bool)
         ends = [*(start for start, _ in self.branches[1:]), len(self)]
         for (start, path), end in zip(self.branches, ends, strict=True):
@@ -71,7 +75,7 @@ class PackedRow:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that follow one header, which may be empty; longest row first."""
+    """Rows that follow one header, which may be empty; the longest row is first."""
 
     header: Ints
     rows: tuple[PackedRow, ...]
@@ -79,20 +83,20 @@ class Group:
 
 @dataclass(slots=True)
 class _Text:
-    """Tokens to run, and the (request, context's length, continuation) that are asked of them."""
+    """Tokens to run, and the queries on them: (request, context's length, continuation)."""
 
     tokens: Ints
     asked: list[tuple[int, int, Sequence[int]]] = field(default_factory=list)
 
     @property
     def head(self) -> int:
-        """How many tokens come before all whose logits are needed."""
+        """The number of tokens before the first one whose logits are needed."""
         return min(length for _, length, _ in self.asked) - 1
 
 
 @dataclass(slots=True)
 class _Interval:
-    """Neighbours that share so many tokens; `below` are the best headers within."""
+    """Neighbouring texts that share `shared` tokens; `below` has the best headers within."""
 
     shared: int
     start: int
@@ -104,11 +108,11 @@ def plan_groups(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], most: int)
     """Arrange (context, continuation) pairs so that shared beginnings are computed once.
 
     Args:
-        pairs: of token ids, none of them empty.
-        most: tokens in a row, as far as a single text does not need more; `ROW_TOKENS` at most.
+        pairs: pairs of nonempty sequences of token ids.
+        most: limit of tokens per row, but no more than `ROW_TOKENS`; a single text may be longer.
 
     Returns:
-        Groups, that with the longest text first.
+        The groups, ordered by the length of header and longest row, the longest first.
     """
     texts, most = _texts(pairs), min(most, ROW_TOKENS)
     shared = _shared(texts)
@@ -123,13 +127,14 @@ def plan_groups(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], most: int)
 
 
 def plan_headers(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Arrange prompts to be continued by the beginning that they share.
+    """Group prompts for completion by the beginning that they share.
 
     Args:
-        prompts: token ids, none of them empty; the same one may be there several times.
+        prompts: nonempty sequences of token ids; a prompt may occur several times.
 
     Returns:
-        (length of the header, which may be 0 and leaves at least one token of each; the prompts).
+        For each group the length of its header and the indices of its prompts. The length may be 0,
+        and the header leaves at least one token of each prompt.
     """
     order = sorted(range(len(prompts)), key=lambda place: tuple(prompts[place]))
     texts = [
@@ -141,14 +146,14 @@ def plan_headers(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]
 
 
 def _shared(texts: Sequence[_Text]) -> list[int]:
-    """How many tokens each shares with the one before it, and 0 behind the last."""
+    """Return how many tokens each text shares with the one before it, and 0 at the end."""
     return [0, *(_common(a.tokens, b.tokens) for a, b in pairwise(texts)), 0]
 
 
 def _members(
     texts: Sequence[_Text], shared: Sequence[int], most: int
 ) -> list[tuple[int, list[int]]]:
-    """(length of a header, the texts that have it)."""
+    """Return the length of each header, and the indices of the texts that have it."""
     headers = dict.fromkeys(range(len(texts)), 0)
     members: dict[bytes, list[int]] = defaultdict(list)
     for start, end, length in _headers(texts, shared, most):
@@ -163,7 +168,7 @@ def _longest(row: PackedRow) -> tuple[int, int]:
 
 
 def _texts(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Text]:
-    """The distinct texts in lexicographic order."""
+    """Return the distinct texts in lexicographic order."""
     found: dict[bytes, _Text] = {}
     for request, (context, continuation) in enumerate(pairs):
         tokens = np.array([*context, *continuation[:-1]], dtype=_TOKEN)
@@ -181,10 +186,11 @@ def _common(one: Ints, other: Ints) -> int:
 def _headers(
     texts: Sequence[_Text], shared: Sequence[int], most: int
 ) -> list[tuple[int, int, int]]:
-    """The headers that save most, as (first text, end, length), none of them within another.
+    """Return the headers that save most, as (first text, end, length).
 
-    Every set of neighbours that share a beginning is looked at once, the longest beginnings first
-    (the LCP intervals of a sorted list, by a stack). What fits into one row needs no header.
+    No header is within another. Every set of neighbouring texts that share a beginning is visited
+    once, the longest beginnings first (the LCP intervals of a sorted list, computed with a stack).
+    Texts that fit into one row need no header.
     """
     heads = [text.head for text in texts]
     new = np.cumsum([0, *(len(t.tokens) - s for t, s in zip(texts, shared, strict=False))])
@@ -207,7 +213,10 @@ def _headers(
 
 
 def _settle(interval: _Interval, end: int, fits: bool) -> None:
-    """Take the interval's own header if it is worth more, or nearly, than those within."""
+    """Choose an interval's header if it saves nearly as much as those within, or more.
+
+    An interval that fits into one row, or has too few texts or shared tokens, gets no header.
+    """
     count = end - interval.start
     saved = (count - 1) * interval.shared
     if fits or count < MIN_TEXTS or interval.shared < MIN_HEADER:
@@ -220,7 +229,7 @@ def _settle(interval: _Interval, end: int, fits: bool) -> None:
 def _rows(
     texts: Sequence[_Text], indices: Iterable[int], shared: Sequence[int], header: int, most: int
 ) -> Iterator[PackedRow]:
-    """Texts of one header, each joined to its neighbour's row where that saves something."""
+    """Yield rows of texts with one header; a text that shares enough joins its neighbour's."""
     row, last = _Draft(header), -1
     for index in indices:
         text = texts[index]
@@ -235,7 +244,7 @@ def _rows(
 
 
 class _Draft:
-    """A row in the making."""
+    """A row under construction."""
 
     def __init__(self, header: int) -> None:
         self.header = header
@@ -246,7 +255,7 @@ class _Draft:
         self.asked: list[tuple[Ints, Sequence[int], int]] = []
 
     def add(self, text: _Text, common: int) -> None:
-        """Branch off `common` tokens behind the header on the last text's path."""
+        """Add a text as a branch of the last text, `common` tokens behind the header."""
         begin = self.header + common
         tokens = text.tokens[begin:]
         end = self.size + len(tokens)

@@ -1,7 +1,7 @@
-"""Runs trees of tokens behind a header that is computed once.
+"""Forward passes of token trees behind a header that is computed once.
 
-The header's keys and values stand in the cache once and are shown to every row. Only the hidden
-states whose next token is asked for go through the output head, in pieces.
+The header's keys and values are in the cache once, and every row sees them. Only the hidden states
+whose next token is queried go through the output head, in pieces.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _LOGITS_AT_ONCE_ELSEWHERE = 2**26
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of some requests, on the CPU.
+    """The scores of some requests, on the CPU.
 
     Attributes:
-        requests: [requests].
+        requests: [requests], the index of each request.
         totals: [requests], log-likelihoods, float64.
-        greedy: [requests], whether each token is the most likely one.
+        greedy: [requests], whether each token of the continuation is the most likely one.
     """
 
     requests: Tensor
@@ -41,10 +41,10 @@ class Scores:
 
 
 def refusal(model: PreTrainedModel) -> str | None:
-    """Why trees of tokens cannot be run on a model; None where they can.
+    """Return why trees of tokens cannot be run on a model; None if they can.
 
     A tree needs attention that takes any mask and sees the whole text or a window of it, positions
-    that do not depend on what else is in the batch, and a trunk with an output head.
+    that do not depend on the rest of the batch, and a trunk with an output head.
     """
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None)
@@ -66,7 +66,7 @@ def refusal(model: PreTrainedModel) -> str | None:
 
 
 class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """One layer's keys and values of a header, shown to each row and not added to."""
+    """One layer's keys and values of a header, which every row sees and no row extends."""
 
     def __init__(self, filled: DynamicLayer) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
 
 
 def make_cache(model: PreTrainedModel, header: Ints) -> DynamicCache | None:
-    """The header's keys and values, in batch 1; None for an empty header."""
+    """Compute the header's keys and values, in a batch of 1; None for an empty header."""
     if not len(header):
         return None
     ids = torch.from_numpy(header)[None].to(model.device)
@@ -92,16 +92,17 @@ def make_cache(model: PreTrainedModel, header: Ints) -> DynamicCache | None:
 
 
 def grown_from(model: PreTrainedModel, cache: DynamicCache, gaps: Sequence[int]) -> DynamicCache:
-    """A cache of rows padded on the left, each added to on its own.
+    """Build a cache of rows padded on the left, each of which can be extended separately.
 
-    A row has its gap's pads and behind them the header, and of that as many columns as the header
-    has tokens; so what is added begins in one column, and every two tokens of a row are as far
-    apart as in their text, which windows count by.
+    A row has as many columns as the header has tokens: first its pads, then the beginning of the
+    header. So new tokens begin in the same column in all rows, and any two tokens of a row are as
+    far apart as in their text, which is the distance that sliding windows count.
 
     Args:
-        model: whose cache it is to be.
-        cache: a header's, of `make_cache`.
-        gaps: of each row; keys and values of pads are some finite numbers, for a mask to hide.
+        model: the model that will use the cache.
+        cache: the header's cache, from `make_cache`.
+        gaps: number of pads of each row. Their keys and values are arbitrary finite numbers, which
+            a mask must hide.
     """
     grown = DynamicCache(config=model.config)
     columns = (torch.arange(cache.get_seq_length()) - torch.tensor(gaps)[:, None]).clamp(min=0)
@@ -117,12 +118,12 @@ def grown_from(model: PreTrainedModel, cache: DynamicCache, gaps: Sequence[int])
 def score_rows(
     model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
 ) -> Scores:
-    """Log-likelihoods of all that is asked of some rows.
+    """Compute the log-likelihoods of all requests with queries on some rows.
 
     Args:
-        model: of transformers; `refusal` finds nothing against it.
-        rows: behind one header.
-        cache: that header's.
+        model: a model of transformers for which `refusal` returns None.
+        rows: rows behind one header.
+        cache: the header's cache, from `make_cache`.
     """
     states = _states(model, rows, cache)
     width = states.shape[1]
@@ -142,13 +143,13 @@ def score_rows(
 def _judge(
     model: PreTrainedModel, states: Tensor, which: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target, and whether it is the most likely token.
+    """Compute the log-probability of each target, and whether it is the most likely token.
 
     Args:
-        model: whose head gives the logits.
-        states: [places, width], the trunk's.
-        which: [asked], of `places`.
-        targets: [asked].
+        model: the model whose output head gives the logits.
+        states: [states, width], hidden states of the trunk.
+        which: [queries], the index in `states` for each query.
+        targets: [queries], the id of each query's token.
     """
     head = model.get_output_embeddings()
     step = _LOGITS_AT_ONCE.get(states.device.type, _LOGITS_AT_ONCE_ELSEWHERE)
@@ -172,7 +173,7 @@ def _judge(
 def _states(
     model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
 ) -> Tensor:
-    """The trunk's last hidden states, [rows, longest, width]; rows are padded on the right."""
+    """Compute the trunk's last hidden states, [rows, longest, width], with pads on the right."""
     longest = max(map(len, rows))
     device = model.device
     ids, positions = np.zeros((2, len(rows), longest), dtype=np.int64)
@@ -194,7 +195,11 @@ def _states(
 
 
 def _seen(rows: Sequence[PackedRow], longest: int, header: int) -> Tensor:
-    """[rows, 1, longest, header + longest], which tokens a token sees; pads see the header."""
+    """Return a mask of the tokens that each token sees; pads see the header.
+
+    Returns:
+        [rows, 1, longest, header + longest], bool.
+    """
     seen = np.zeros((len(rows), 1, longest, header + longest), dtype=bool)
     seen[..., :header] = True
     for index, row in enumerate(rows):
@@ -204,12 +209,12 @@ def _seen(rows: Sequence[PackedRow], longest: int, header: int) -> Tensor:
 
 
 def _masks(model: PreTrainedModel, seen: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
-    """What is seen, as the model takes it: one mask, or one for each kind of its layers.
+    """Return the attention mask in the model's form: one mask, or one per kind of layer.
 
     Args:
-        model: of transformers.
-        seen: [rows, 1, longest, header + longest], as if all layers saw the whole text.
-        positions: [rows, longest], in its text.
+        model: a model of transformers.
+        seen: [rows, 1, longest, header + longest], the mask of layers that see the whole text.
+        positions: [rows, longest], the position of each token in its text.
     """
     config = model.config.get_text_config()
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
@@ -223,6 +228,6 @@ def _masks(model: PreTrainedModel, seen: Tensor, positions: Tensor) -> Tensor | 
 
 
 def _added(model: PreTrainedModel, seen: Tensor) -> Tensor:
-    """A mask that is added to attention's logits."""
+    """Return a mask that is added to the attention logits."""
     lowest = torch.finfo(model.dtype).min
     return seen.new_zeros(seen.shape, dtype=model.dtype).masked_fill_(~seen, lowest)

@@ -25,12 +25,12 @@ class Forward:
 
 
 def longest_first(forward: Forward) -> tuple[int, tuple[int, ...]]:
-    """Return what orders forwards by length, the longest first."""
+    """Return the sort key that orders forwards by length, the longest first."""
     return -len(forward), forward.tokens
 
 
 def plan_forwards(pairs: Sequence[Pair]) -> Iterator[Forward]:
-    """Join (context, continuation) pairs that are one sequence up to their last token."""
+    """Join (context, continuation) pairs whose sequences are equal without the last token."""
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for index, (context, continuation) in enumerate(pairs):
         groups[(*context, *continuation[:-1])].append((index, tuple(continuation)))
@@ -40,7 +40,7 @@ def plan_forwards(pairs: Sequence[Pair]) -> Iterator[Forward]:
 
 
 def wanted_places(batch: Sequence[Forward], kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the positions of the continuations' tokens in a batch's last `kept` log-probs.
+    """Return the indices of the continuations' tokens in a batch's last `kept` positions.
 
     Returns:
         Four vectors of one length: the request, its row, the position, and the token to be scored.

@@ -4,7 +4,7 @@ Phi-MoE: `PhiMoEForCausalLM` loads the bias of the last linear and never adds it
 log-probabilities are off by up to that bias. It is added here. Its attention always has a bias,
 regardless of the configuration: without one in the checkpoint that is uninitialised memory.
 
-ERNIE 4.5 on CPUs is refused by `layer.describe_scoring`, which explains the reason.
+ERNIE 4.5 on CPUs is refused by `layer.read_scoring`, which explains the reason.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     fixed = {
         "trust_remote_code": False,
         "load_format": "safetensors",
-        "generation_config": "vllm",  # no sampling settings of the checkpoint's
+        "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",

@@ -15,13 +15,13 @@ from .steered_vllm import SteeredVllm
 
 _SHAPING = ("repetition_penalty",)
 _COLDEST, _HOTTEST = 0.01, 2.0
-"""Temperatures: vLLM raises lower ones to the first and refuses higher ones than the second."""
+"""Limits of the temperature: vLLM raises lower values to the first and refuses higher ones."""
 REQUESTS_AT_ONCE = 1024
 """Requests per call of vLLM, which batches them; a killed run answers at most these again."""
 
 
 class VllmLM(EngineLM):
-    """lm-eval's LM of a running engine, which is steered around the calls."""
+    """The LM of lm-eval for a running engine, which is steered around the calls."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class VllmLM(EngineLM):
         self.max_length = engine.max_length - 2
 
     def decoding(self, settings: GenerationSettings) -> Decoding:
-        """Read a task's generation settings, of which vLLM does not know all.
+        """Read a task's generation settings, all of which vLLM must implement.
 
         Raises:
-            UserError: it does not know one of them, or would change its value without a word.
+            UserError: vLLM does not implement one of them, or would silently change its value.
         """
         found = super().decoding(settings)
         unknown = [name for name, _ in found.shaping if name not in _SHAPING]

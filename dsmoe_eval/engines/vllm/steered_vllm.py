@@ -101,7 +101,7 @@ class SteeredVllm:
         }
         self.version: str = __version__
         self.generation: dict[str, object] = config.model_config.try_get_generation_config()
-        """What the checkpoint's generation_config.json says, but for what is off anyway."""
+        """The settings of the checkpoint's generation_config.json that differ from the defaults."""
         self.identity = ModelIdentity(
             name=name,
             fingerprint=fingerprint(place, self.config),
@@ -287,7 +287,7 @@ class SteeredVllm:
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
     def _rpc(self, method: str, *args: str) -> Any:
-        """Call a method of all workers; they must agree, since their routers are the same."""
+        """Call a method of all workers; their results must agree, since their routers are equal."""
         try:
             answers = self._llm.collective_rpc(method, args=args)
         except Exception as error:
@@ -314,7 +314,7 @@ def _stopping(request: Request) -> Settings:
 
 
 def _drawing(request: Request) -> Settings:
-    """Return vLLM's sampling settings of a request; it has no default of the checkpoint's."""
+    """Return vLLM's sampling settings of a request; the checkpoint's defaults never apply."""
     shaping: Settings = dict(request.shaping)
     if request.sampling is None:
         return shaping

@@ -63,7 +63,7 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_routers(self) -> dict[str, object]:
-        """Return the routers' `hash` (see `router_hash`) and the description of each layer's."""
+        """Return the `hash` of the routers (see `router_hash`) and a description of each."""
         check_model(self.model_runner.get_model())
         layers = self._dsmoe_layers()
         return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
