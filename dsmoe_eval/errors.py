@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or the one behind it, is a lack of memory, on whatever device."""
+    """Return whether an error, or one that led to it, is a lack of memory on any device."""
     while error is not None:
         if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
             return True

@@ -38,7 +38,7 @@ data_option = click.option(
 
 
 class _Commands(click.Group):
-    """A group that ends with one sentence and an exit code, whatever the error."""
+    """A group of commands that ends with one sentence and an exit code at any error."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False

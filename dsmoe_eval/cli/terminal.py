@@ -1,4 +1,4 @@
-"""What a command prints, and how it ends: with one sentence and an exit code, without a trace."""
+"""The output of a command, and its end: one sentence and an exit code, without a trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXIT_FAILED = 1
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
 EXIT_CRASHED = 4
-"""The program is wrong: an error that nobody foresaw."""
+"""The program has a bug: an error that it does not handle."""
 EXIT_INTERRUPTED = 130
 _LONGEST_COMMAND = 200
 
@@ -29,13 +29,13 @@ def echo(text: object, err: bool = False) -> None:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """End the program with one sentence on stderr."""
+    """Print one sentence on stderr and exit with this code."""
     echo(f"dsmoe-eval: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
 def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
-    """End the program because of an error: its own sentence, or one that names a log file.
+    """Print an error as one sentence, or one that names a log file, and exit with its code.
 
     Args:
         error: what ended the command.
