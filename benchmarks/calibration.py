@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from scipy.stats import norm, ttest_1samp
 
 from dsmoe_eval.stats import (
-    all_non_inferior,
     claim,
     combine_models,
     compare_paired,
@@ -212,7 +211,7 @@ def _domains(world: World, size: int, index: int) -> tuple[bool, ...]:
         any(result.p_value <= 0.05 and result.delta < 0 for result in found.results),
         found.conflicting,
         found.pooled.p_value <= 0.05,
-        all_non_inferior(tests)[1],
+        all(test.non_inferior for test in tests),
     )
 
 

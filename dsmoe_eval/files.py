@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from .errors import EvalWarning, UserError
 
 LOCK = ".lock"
-"""The file by which a process locks a folder; it names the process."""
+"""The name of the file by which a process locks a folder; the file names the process."""
 
 MOST_JSON = 2**30
 """The most bytes of a JSON file of a run."""
@@ -60,10 +60,10 @@ def read_json(path: Path, content: bytes | None = None) -> Any:
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turn the errors of code that takes a file's content apart into one sentence.
+    """Turn the errors of code that parses a file's content into one sentence.
 
     Raises:
-        UserError: the content has not the form that the code inside expects.
+        UserError: the content does not have the form that the code inside expects.
     """
     try:
         yield
@@ -89,10 +89,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: object) -> str:
-    """Return JSON as files have it.
+    """Return the JSON text of a file.
 
     Raises:
-        ValueError: there is a NaN in it.
+        ValueError: a value is NaN.
     """
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
@@ -141,10 +141,10 @@ def seal(content: object) -> dict[str, object]:
 
 
 def unseal(sealed: Any) -> Any:
-    """Return the content of `seal`.
+    """Return the content that `seal` was given.
 
     Raises:
-        ValueError: it is not what was sealed.
+        ValueError: the content does not match its hash.
     """
     if not isinstance(sealed, dict) or sealed.get("sha256") != _hash(sealed.get("content")):
         raise ValueError("its content and its SHA-256 differ")

@@ -26,7 +26,7 @@ _FILES: Mapping[str, tuple[type[BaseModel], Literal["validation", "serialization
     "profile": (Profile, "serialization"),
     "leaderboard-entry": (Entry, "validation"),
 }
-"""Name -> the model, and whether the schema is of what is read or of what is written."""
+"""Name -> the model, and whether the schema is for reading (validation) or for writing."""
 
 
 def schemas() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a command prints, and how it ends: with one sentence and an exit code, without a trace."""
+"""The output of a command, and its end: one sentence and an exit code, without a trace."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def _compared(a: str, b: str, pairs: Pairs, margin: float) -> Comparison:
 
 
 def _cluster_codes(column: pd.Series) -> NDArray[np.int64] | None:
-    """Return a number for each cluster; an item without a cluster is a cluster of its own."""
+    """Return a number for each cluster; an item without a cluster gets a cluster alone."""
     if column.isna().all():
         return None
     factors, names = column.factorize()

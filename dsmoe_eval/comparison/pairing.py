@@ -56,12 +56,12 @@ class Pairs:
 
 
 def pair(a: Results, b: Results, by_id: bool) -> Pairs:
-    """Pair two results.
+    """Pair the items of two results.
 
     Args:
         a: the baseline.
         b: the results that are compared with it.
-        by_id: pair by `id`, which the user named, whatever the prompts; else by content, and by
+        by_id: pair by `id`, which the user named, even if prompts differ; else by content, and by
             `id` only if neither source knows the content. Two items whose right answers differ are
             never the same item.
 

@@ -1,4 +1,4 @@
-"""An arm's comparisons, and what it gained and cost."""
+"""An arm's comparisons, and its gains and costs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ VariantName = Annotated[Name, AfterValidator(_variant)]
 
 @dataclass(frozen=True, slots=True)
 class NonTargetChange:
-    """Change over the domains that were not steered for.
+    """The change of the score over the domains that were not steered for.
 
     Attributes:
-        pooled: mean change of all items, so each domain weighs by its items.
-        macro: mean of the domains' changes.
+        pooled: the mean change of all items, so that a domain's weight is its number of items.
+        macro: the mean of the domains' changes.
         worst: the lowest change of a domain, which is below 0 by chance alone; see `regressions`.
         worst_domain: its name.
     """
@@ -56,7 +56,7 @@ class NonTargetChange:
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """Shares of items whose score changed either way."""
+    """The shares of items whose score rose or fell."""
 
     target: float
     non_target: float
@@ -72,18 +72,18 @@ class AllNonInferior:
 
 @dataclass(frozen=True, slots=True)
 class Generalization:
-    """What an arm gained and cost, as it follows from its comparisons."""
+    """The gains and costs of an arm, which follow from its comparisons."""
 
     arm: Arm
 
     @property
     def target_gain(self) -> float:
-        """Change on the target."""
+        """The change of the score on the target."""
         return self.arm.target_result.delta
 
     @property
     def non_target_change(self) -> NonTargetChange:
-        """Change on all else."""
+        """The change of the score on the non-targets."""
         rows = dict(zip(self.arm.domain_names, self.arm.domains, strict=True))
         worst = min(rows, key=lambda name: rows[name].delta)
         return NonTargetChange(
@@ -95,29 +95,29 @@ class Generalization:
 
     @property
     def retention(self) -> float | None:
-        """Share of base's score on the non-targets that is kept; None where base has none."""
+        """The share of base's score on the non-targets that is kept; None where base has none."""
         both = self.arm.non_target_result
         return both.score_b / both.score_a if both.score_a > 0 else None
 
     @property
     def flipped(self) -> Flipped:
-        """Items whose score changed: an equal mean can hide many."""
+        """The shares of items whose score changed: an equal mean can hide many changes."""
         return Flipped(self.arm.target_result.flipped, self.arm.non_target_result.flipped)
 
     @property
     def tokens_ratio(self) -> float | None:
-        """Generated tokens over base's; see `paired.tokens_ratio`."""
+        """The ratio of generated tokens to base's; see `paired.tokens_ratio`."""
         rows = (self.arm.target_result, *self.arm.domains)
         return tokens_ratio([row.answers for row in rows if row.answers is not None])
 
     @property
     def invalid(self) -> float:
-        """Share of generated answers that are none, on the target or all else, the larger."""
+        """The share of generated answers that are invalid: target or non-targets, the larger."""
         return max((rates.invalid for rates in self._rates), default=0.0)
 
     @property
     def truncated(self) -> float:
-        """Share of generated answers that were cut off, likewise."""
+        """The share of generated answers that were cut off: target or non-targets, the larger."""
         return max((rates.truncated for rates in self._rates), default=0.0)
 
     @property
@@ -127,7 +127,7 @@ class Generalization:
 
     @property
     def all_non_inferior(self) -> AllNonInferior:
-        """Whether every domain is non-inferior (Berger 1982, Technometrics 24:295)."""
+        """The test whether every domain is non-inferior (Berger 1982, Technometrics 24:295)."""
         tests = [row.non_inferiority for row in self.arm.domains]
         return AllNonInferior(
             max(one.p_value for one in tests), all(one.non_inferior for one in tests)
@@ -135,24 +135,24 @@ class Generalization:
 
     @property
     def regressions(self) -> tuple[str, ...]:
-        """Domains that fell, the chance of any false one being at most the significance level."""
+        """The domains that fell; the chance of any false one is at most the significance level."""
         rows = [row.as_result() for row in self.arm.domains]
         fell = regressions(rows, self.arm.levels.significance_level)
         return tuple(n for n, lost in zip(self.arm.domain_names, fell, strict=True) if lost)
 
     @property
     def over_placebo(self) -> Paired | None:
-        """Against its placebo on the target; None where the plan has none."""
+        """The comparison with its placebo on the target; None where the plan has none."""
         return self.arm.over_placebo
 
     @property
     def specificity(self) -> Paired | None:
-        """Against its wrong-domain control, likewise."""
+        """The comparison with its wrong-domain control on the target; None where there is none."""
         return self.arm.specificity
 
 
 class Settings(Record):
-    """What tuning chose for a steered arm."""
+    """The settings that tuning chose for a steered arm."""
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
@@ -162,7 +162,7 @@ class Settings(Record):
 
 
 class Training(Record):
-    """How a fine-tuned arm was trained."""
+    """The training settings of a fine-tuned arm."""
 
     rank: Number
     lora_alpha: float
@@ -187,11 +187,12 @@ class Arm(Record):
 
     Attributes:
         cells: task name -> the cell that answered it.
-        target_result: with base, on the target.
-        non_targets: with base, on all non-targets together.
-        domains: with base, on each non-target task, in the order of the suite.
-        over_placebo: with its placebo on the target; None where the plan has none.
-        specificity: with its wrong-domain control on the target; likewise.
+        target_result: the comparison with base, on the target.
+        non_targets: the comparison with base, on all non-targets together.
+        domains: the comparisons with base, on each non-target task, in the order of the suite.
+        over_placebo: the comparison with its placebo on the target; None where the plan has none.
+        specificity: the comparison with its wrong-domain control on the target; None where
+            the plan has none.
     """
 
     variant: VariantName
@@ -225,22 +226,22 @@ class Arm(Record):
 
     @property
     def levels(self) -> Levels:
-        """By which the run judges its comparisons."""
+        """The levels by which the run judges its comparisons."""
         return self.non_targets.levels
 
     @property
     def non_target_result(self) -> Paired:
-        """With base, on all non-targets together."""
+        """The comparison with base, on all non-targets together."""
         return pool(self.non_targets, self.domains)
 
     @property
     def generalization(self) -> Generalization:
-        """What it gained and cost."""
+        """The gains and costs of the arm."""
         return Generalization(self)
 
     @property
     def comparisons(self) -> dict[str, Paired]:
-        """Every comparison, by its path in the arm."""
+        """Every comparison of the arm, by its path in the arm."""
         rows = {"target_result": self.target_result, "non_target_result": self.non_target_result}
         rows |= {f"domains[{row.task}]": row for row in self.domains}
         over = {"over_placebo": self.over_placebo, "specificity": self.specificity}
@@ -248,18 +249,18 @@ class Arm(Record):
 
     @property
     def control_of(self) -> str | None:
-        """The variant whose control it is."""
+        """The variant whose control the arm's variant is; None if it is no control."""
         return get_variant(self.variant).control_of
 
     @property
     def target_task(self) -> str:
-        """The task that it answered and that is no domain's."""
+        """The task of the target: the one answered task that is not in `domains`."""
         (task,) = set(self.cells) - {row.task for row in self.domains}
         return task
 
     @property
     def domain_names(self) -> list[str]:
-        """Its domains, or its tasks where a domain has several."""
+        """The non-target domains, or their tasks where a domain has several."""
         names = [row.domain for row in self.domains]
         return names if len(set(names)) == len(names) else [row.task for row in self.domains]
 

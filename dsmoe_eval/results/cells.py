@@ -1,4 +1,4 @@
-"""Cells on disk: one variant on one task, its identity and one row an item."""
+"""Cells on disk: one variant on one task, its identity and one row per item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GENERATED = {
     "truncated": "truncated",
     "invalid": "invalid",
 }
-"""Columns that hold a value for each generated answer of an item, and what of `ScoredAnswer`."""
+"""Columns with one value per generated answer of an item -> field of `ScoredAnswer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +58,24 @@ class Identity:
 
     @property
     def id(self) -> str:
-        """First 16 hex digits of the SHA-256 over all fields."""
+        """The first 16 hex digits of the SHA-256 over all fields."""
         return identity_id(asdict(self))
 
 
 def identity_id(fields: Mapping[str, object]) -> str:
-    """The id of the cell with these fields in its identity, as `Identity.id` and `cell.json`."""
+    """Return the id of the cell whose identity has these fields: `Identity.id`, in `cell.json`."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | None:
-    """Of generated answers: mean tokens, shares truncated and invalid.
+    """Return the mean tokens of generated answers and the shares truncated and invalid.
 
     Args:
-        rows: of cells.
-        suffix: of the columns, where rows hold two variants'.
+        rows: rows of cells.
+        suffix: the suffix of the columns, where rows hold two variants.
 
     Returns:
-        None where no answer was generated.
+        Name -> value; None where no answer was generated.
     """
     generated = rows[rows[f"tokens{suffix}"].str.len() > 0]
     if generated.empty:
@@ -88,17 +88,17 @@ def answer_rates(rows: pd.DataFrame, suffix: str = "") -> dict[str, float] | Non
 
 
 def is_done(folder: RunFolder, identity: Identity) -> bool:
-    """True where the cell was answered before.
+    """Return whether both files of the cell are in the folder.
 
     Raises:
-        UserError: a file of it is not what the run wrote.
+        UserError: a file of the cell is not what the run wrote.
     """
     cell = folder.cell(identity.id)
     return all(folder.has(cell / name) for name in ("cell.json", "samples.parquet"))
 
 
 class Sharing(TypedDict):
-    """A comparison of shared with whole texts; see `engines.sharing.SharingCheck`."""
+    """A comparison of shared with whole texts: see `engines.sharing.SharingCheck`."""
 
     what: str
     tasks: list[str]
@@ -120,7 +120,7 @@ class CellFile(TypedDict):
 
 
 def read_cell(folder: RunFolder, cell_id: str) -> CellFile:
-    """A cell's `cell.json`.
+    """Return the content of a cell's `cell.json`.
 
     Raises:
         UserError: the file is missing or was changed, or is of another cell.
@@ -138,7 +138,7 @@ def read_cell(folder: RunFolder, cell_id: str) -> CellFile:
 def read_samples(
     folder: RunFolder, cell_id: str, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """A cell's rows; all columns or those named.
+    """Return a cell's rows, one per item: all columns, or those in `columns`.
 
     Raises:
         UserError: the file is missing, damaged or was changed, or a score is not in [0, 1], the

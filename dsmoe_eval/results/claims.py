@@ -1,7 +1,7 @@
-"""What each arm's comparisons say once they are adjusted for their families.
+"""The p-values of each arm's comparisons, adjusted for their families.
 
 Every family of tests (`schema.FAMILIES`) follows from the plan: which arms, controls and domains
-there are, never what came out.
+there are, never the results.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ class Contrasts:
     """The comparisons of one arm.
 
     Attributes:
-        target: with base, on the target.
-        pooled: with base, on all non-targets.
-        pooled_held: non-inferiority on these, at the plan's margin.
-        domains: with base, on each non-target task, in the order of the suite.
-        held: non-inferiority on each of these.
-        placebo: with its placebo on the target; None where the plan has none.
-        wrong: with the wrong-domain control, likewise.
+        target: the comparison with base, on the target.
+        pooled: the comparison with base, on all non-targets.
+        pooled_held: non-inferiority on all non-targets, at the plan's margin.
+        domains: the comparisons with base, on each non-target task, in the order of the suite.
+        held: non-inferiority on each non-target task.
+        placebo: the comparison with its placebo on the target; None where the plan has none.
+        wrong: the comparison with its wrong-domain control on the target; None where the
+            plan has none.
     """
 
     variant: Variant

@@ -1,4 +1,4 @@
-"""Every arm against base, item by item: the figures that the report, and nobody else, renders."""
+"""The comparison of every arm with base, item by item: the figures that the report renders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .schema import SCHEMA_VERSION, Base, Leakage, Model, RunResult
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
 Reader = Callable[[str], pd.DataFrame]
-"""Cell id -> its rows."""
+"""A function: cell id -> the cell's rows."""
 
 
 _SETTINGS: TypeAdapter[Settings | Training | None] = TypeAdapter(Settings | Training | None)
@@ -43,7 +43,7 @@ _SETTINGS: TypeAdapter[Settings | Training | None] = TypeAdapter(Settings | Trai
 
 @dataclass(frozen=True, slots=True)
 class ArmCells:
-    """An arm and the cells that answered for it; task name -> cell id."""
+    """An arm and its cells: task name -> cell id."""
 
     variant: Variant
     target: str
@@ -64,13 +64,13 @@ def compare_arms(
     """Return the content of `comparisons.json`; the families of its claims are `FAMILIES`.
 
     Args:
-        folder: of the run, with its cells.
-        plan: of the run.
-        suite: of the plan.
-        base: task -> the cell in which base answered it.
-        arms: all others, each with its cells.
-        identity: what answered; the fields of `schema.Model`.
-        leakage: what the splits share.
+        folder: the run's folder, with its cells.
+        plan: the plan of the run.
+        suite: the suite of the plan.
+        base: task name -> the id of the cell in which base answered it.
+        arms: all arms, each with its cells.
+        identity: the model and engine that answered; the fields of `schema.Model`.
+        leakage: the items that the splits share.
     """
     read = cache(partial(read_samples, folder, columns=COMPARED))  # many arms share base's cells
     paired = [_pair_arm(read, base, arm) for arm in arms]
@@ -98,7 +98,7 @@ def compare_arms(
 
 
 _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")
-"""Of a cell's identity: what has to be the same for scores of a task to be of the same thing."""
+"""The fields of a cell's identity that must be equal for scores of a task to be comparable."""
 
 
 def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str) -> Base:
@@ -218,7 +218,10 @@ def _paired(result: PairedResult, p_adjusted: float | None, answers: Answers | N
 
 
 def _tested(result: PairedResult, p_adjusted: float | None) -> dict[str, object]:
-    """Without NaN: of one cluster only the bounds that scores have are known."""
+    """Return the figures of a test, without NaN.
+
+    An unknown interval, as with one cluster, is (-1, 1), the bounds of any difference.
+    """
     return {
         "ci95": (-1.0, 1.0) if math.isnan(result.ci95[0]) else result.ci95,
         "p_value": result.p_value,
@@ -235,10 +238,13 @@ def _non_inferiority(held: NonInferiority) -> StoredNonInferiority:
 
 
 def pair_items(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Base and another variant on the same items, by content; columns score_a, score_b, answers.
+    """Pair the rows of base, or of a control, with those of another variant on the same items.
+
+    Returns:
+        One row per item; the columns of the first with suffix `_a`, of the second with `_b`.
 
     Raises:
-        UserError: an item stands on one side only, which within one run must not happen.
+        UserError: an item is on one side only, which must not happen within one run.
     """
     merged = base.merge(
         other, on="item", how="outer", suffixes=("_a", "_b"), validate="one_to_one", indicator=True
@@ -250,7 +256,7 @@ def pair_items(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFra
 
 
 def compare_answers(paired: pd.DataFrame) -> Answers | None:
-    """Return what generated answers took; None where nothing was generated."""
+    """Return the rates of generated answers; None where nothing was generated."""
     generated = paired[paired["tokens_a"].str.len() > 0]
     if generated.empty:
         return None
@@ -274,6 +280,6 @@ Column = NDArray[np.generic]
 
 
 def _columns(paired: pd.DataFrame) -> tuple[Column, Column, Column]:
-    """Scores of base and of the other, and the items' clusters."""
+    """Return the scores of the two variants and the items' clusters, each of shape (items,)."""
     a, b, clusters = (paired[name].to_numpy() for name in ("score_a", "score_b", "cluster_a"))
     return a, b, clusters

@@ -1,4 +1,4 @@
-"""A finished run, read again: whole and sound by `schema.RunResult`, or an error."""
+"""A finished run, read again: complete and valid by `schema.RunResult`, or an error."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .folder import RunFolder
 from .schema import SCHEMA_VERSION, RunResult
 
 Key = tuple[str, str]
-"""Of an arm: variant, target."""
+"""The key of an arm: its variant and target."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's result, and where it is from.
+    """A run's result and its origin.
 
     Attributes:
-        name: where it came from.
+        name: the path or name from which the result was read.
         result: the content of its `comparisons.json`.
-        folder: of the run, with its cells; None where the result stands alone.
+        folder: the run's folder, with its cells; None where there is only the result.
     """
 
     name: str
@@ -39,12 +39,12 @@ class FinishedRun:
 
     @cached_property
     def arms(self) -> Mapping[Key, Arm]:
-        """By variant and target; every variant of the run on every target."""
+        """The arms by variant and target: every variant of the run on every target."""
         return {(arm.variant, arm.target): arm for arm in self.result.arms}
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """All but base, in the order of the plan."""
+        """All variants but base, in the order of the plan."""
         return tuple(get_variant(name) for name in self.result.variants)
 
 
@@ -54,8 +54,8 @@ def read_finished(path: Path) -> FinishedRun:
     The files of a run's folder are checked against its manifest first.
 
     Raises:
-        UserError: it is not there, damaged, of another version, or not of the schema, or a file of
-            the folder is not what the run wrote.
+        UserError: the result is missing, damaged, of another version, or does not fit the schema,
+            or a file of the folder is not what the run wrote.
     """
     file = path / "comparisons.json" if path.is_dir() else path
     if not file.is_file():
@@ -68,10 +68,11 @@ def read_finished(path: Path) -> FinishedRun:
 
 
 def as_finished(data: object, name: str, folder: RunFolder | None = None) -> FinishedRun:
-    """Return the run whose `comparisons.json` holds this.
+    """Return the run whose `comparisons.json` has this content.
 
     Raises:
-        UserError: it is of another version, or not of the schema; names the first fault.
+        UserError: it is of another version, or does not fit the schema; the message names the first
+            fault.
     """
     version = data.get("schema_version") if isinstance(data, Mapping) else None
     if version != SCHEMA_VERSION:
@@ -85,10 +86,10 @@ def as_finished(data: object, name: str, folder: RunFolder | None = None) -> Fin
 
 @contextmanager
 def sound(name: str) -> Iterator[None]:
-    """Turn what is wrong with a result into one sentence.
+    """Turn the faults that pydantic finds in a result into one sentence.
 
     Raises:
-        UserError: a model is made of something that it refuses; names the first fault.
+        UserError: a model refuses its content; the message names the first fault.
     """
     try:
         yield
@@ -99,7 +100,7 @@ def sound(name: str) -> Iterator[None]:
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Return where and what, of the first of pydantic's complaints, and how many more there are."""
+    """Return the location and the message of pydantic's first fault, and the number of others."""
     faults = error.errors(include_url=False, include_input=False)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     words = faults[0]["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Where a run keeps its things, and writes that are whole or absent."""
+"""The folder of a run: the paths of its files, which are complete or absent."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from ..files import LOCK, is_draft, remove_drafts
 from .manifest import MANIFEST, RecordedFolder
 
 _MAY_CHANGE = {"threads"}
-"""Keys of `run.json` that change no more than last digits: a run may go on with other values."""
+"""Keys of `run.json` that change only last digits: a run may continue with other values."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder(RecordedFolder):
-    """The layout of a run's folder; what stands there is complete, or is not there."""
+    """The layout of a run's folder; each file is complete or absent."""
 
     @property
     def plan(self) -> Path:
-        """The plan, as it was given."""
+        """The copy of the plan's file."""
         return self.root / "plan.yaml"
 
     @property
     def identity(self) -> Path:
-        """Everything that a second start on this folder must share with the first."""
+        """The settings that a second start on this folder must share with the first."""
         return self.root / "run.json"
 
     @property
     def observations(self) -> Path:
-        """Passes over the identification text: routing and saliency token by token, and counts."""
+        """The passes over the identification text: routing and saliency per token, and counts."""
         return self.root / "observations"
 
     @property
     def identification(self) -> Path:
-        """Routing counts by domain, and the experts' scores."""
+        """The routing counts by domain, and the experts' scores."""
         return self.root / "identification.json"
 
     @property
     def log(self) -> Path:
-        """What happened when, as JSON lines."""
+        """The log of events with their times, as JSON lines."""
         return self.root / "log.jsonl"
 
     @property
@@ -59,37 +59,38 @@ class RunFolder(RecordedFolder):
         return self.manifest.exists() or (self.root / "cells").is_dir()
 
     def tuning(self, variant: str, target: str) -> Path:
-        """What tuning tried for one arm, and what it chose."""
+        """Return the path of the settings that tuning tried for one arm, and of its choice."""
         return self.root / "tuning" / f"{target}--{variant}.json"
 
     def routing(self, variant: str, target: str) -> Path:
-        """Where the target's tuning questions were routed, before and after."""
+        """Return the path of the routing of the target's tuning questions, base and steered."""
         return self.root / "routing" / f"{target}--{variant}.json"
 
     def profile(self, variant: str, target: str, profile_id: str) -> Path:
-        """A steering profile."""
+        """Return the path of a steering profile."""
         return self.root / "profiles" / f"{target}--{variant}--{profile_id}.json"
 
     def adapter(self, variant: str, target: str) -> Path:
-        """Adapters of a fine-tuned arm."""
+        """Return the path of the adapters of a fine-tuned arm, a folder."""
         return self.root / "adapters" / f"{target}--{variant}"
 
     def cell(self, cell_id: str) -> Path:
-        """One (variant, target, task): `cell.json` and `samples.parquet`."""
+        """Return the folder of one (variant, target, task): `cell.json` and `samples.parquet`."""
         return self.root / "cells" / cell_id
 
     def answers(self, owner: str) -> Path:
-        """Generated answers of what is still being asked: a cell, or a setting that is tried."""
+        """Return the path of the answers generated so far for an unfinished cell or setting."""
         return self.root / "answers" / f"{owner}.jsonl"
 
 
 def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> RunFolder:
-    """A new run's folder, or the one of an interrupted run of the very same thing.
+    """Open the folder of a new run, or that of an interrupted run with the same identity.
 
-    This process has locked it, so that drafts are those of killed ones, and are removed.
+    This process has locked the folder, so that all drafts in it are those of killed processes;
+    they are removed.
 
     Raises:
-        UserError: the folder belongs to something else, cannot be written, or a file of it is not
+        UserError: the folder is that of something else, cannot be written, or a file of it is not
             what the run wrote.
     """
     folder = RunFolder(root)
@@ -121,5 +122,5 @@ def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> R
 
 
 def _is_unfinished(path: Path) -> bool:
-    """True for what a process that was killed before there was a run leaves behind."""
+    """Return whether a process that was killed before the run began leaves such a path."""
     return is_draft(path) or path.name in (LOCK, MANIFEST)

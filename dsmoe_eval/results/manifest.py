@@ -3,7 +3,7 @@
 A file's hash is in the manifest before the file is in the folder, so that a process killed between
 the two leaves a file that is missing, which is made again. A file that is there without its hash,
 or with another one, was not written by the run: it is refused. This guards against accidents and
-careless edits. Who also rewrites the manifest is met only by running again.
+careless edits. Edits that also rewrite the manifest are found only by running again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..files import new_folder, read_json, seal, to_json, unseal, write_bytes, w
 
 MANIFEST = "manifest.json"
 _LARGE = ("adapters/",)
-"""Files that no result is read from; they are checked before a run goes on."""
+"""Files that no result is read from; they are checked before a run continues."""
 
 
 @dataclass(frozen=True, slots=True)

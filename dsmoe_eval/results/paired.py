@@ -1,8 +1,8 @@
-"""Two variants on the same items: what is stored of a comparison, and what follows from it.
+"""Two variants on the same items: the figures that are stored, and those that follow from them.
 
 What follows (a difference, a claim and its words, a share) is computed when it is read, so a file
-cannot contradict itself. P-values, intervals and smallest effects are stored: of graded or
-clustered scores they need every item.
+cannot contradict itself. P-values, intervals and smallest effects are stored, since
+for graded or clustered scores they need every item.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Change = Annotated[float, Field(ge=-1, le=1)]
 Number = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 BINARY_TEST = "mid-p McNemar"
-"""The test of single right or wrong answers, of which everything follows from four counts."""
+"""The test of single right or wrong answers, whose figures all follow from four counts."""
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -34,7 +34,7 @@ Interval = Annotated[tuple[Change, Change], AfterValidator(_ordered)]
 
 
 class Record(BaseModel):
-    """Base of all that is stored: immutable; unknown keys and numbers that are none are errors."""
+    """The base class of stored data: immutable; unknown keys, NaN and infinity are errors."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -47,11 +47,12 @@ class Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """By what a run judges its comparisons.
+    """The levels by which a run judges its comparisons.
 
     Attributes:
-        significance_level: of a two-sided claim; non-inferiority takes half of it, one-sided.
-        margin: changes below it do not matter, a fraction.
+        significance_level: the level of a two-sided claim; non-inferiority takes half of it,
+            one-sided.
+        margin: the change below which changes do not matter, a fraction.
     """
 
     significance_level: float
@@ -59,7 +60,7 @@ class Levels:
 
 
 class Rates(Record):
-    """Of generated answers: mean tokens, shares truncated and invalid; answers to an item."""
+    """The mean tokens of generated answers, the shares truncated and invalid, answers per item."""
 
     mean_tokens: Annotated[float, Field(ge=0)]
     truncated: Score
@@ -68,9 +69,9 @@ class Rates(Record):
 
 
 class WholeAnswers(Record):
-    """Items that base and the arm both answered with no answer truncated or invalid.
+    """The items for which no answer of base or of the arm is truncated or invalid.
 
-    A gain that is not there among those is one of format or length.
+    A gain that is absent among these is a gain of format or length.
     """
 
     n: Number
@@ -78,11 +79,11 @@ class WholeAnswers(Record):
 
 
 class Answers(Record):
-    """What generated answers took, base's (a) and the other's (b).
+    """The rates of generated answers, base's (a) and the other variant's (b).
 
     Attributes:
-        n: items whose answers were generated.
-        count: answers to them, of each side.
+        n: the number of items whose answers were generated.
+        count: the number of answers to them, on each side.
     """
 
     a: Rates
@@ -93,7 +94,7 @@ class Answers(Record):
 
 
 class Judged(Record):
-    """Something that the levels of its run judge; the run sets them, for they are its settings."""
+    """A comparison that is judged by the levels of its run; the run sets them."""
 
     _levels: Levels | None = PrivateAttr(default=None)
 
@@ -103,10 +104,10 @@ class Judged(Record):
 
     @property
     def levels(self) -> Levels:
-        """By which it is judged.
+        """The levels by which the comparison is judged.
 
         Raises:
-            ValueError: it is part of no run.
+            ValueError: the comparison is part of no run.
         """
         if self._levels is None:
             raise ValueError("the comparison is part of no run, whose levels would judge it")
@@ -126,23 +127,24 @@ class NonInferiority(Judged):
 
     @property
     def significance_level(self) -> float:
-        """One-sided level."""
+        """The one-sided significance level: half of the run's."""
         return self.levels.significance_level / 2
 
     @property
     def margin(self) -> float:
-        """The drop that would still be tolerated."""
+        """The largest drop that is tolerated, a fraction."""
         return self.levels.margin
 
 
 class Tested(Judged):
-    """Figures that need the items of a comparison, not only its counts.
+    """The figures that need the items of a comparison, not only its counts.
 
     Attributes:
-        ci95: of the difference; -1 and 1 where the items are one cluster.
+        ci95: the 95 % interval of the difference; -1 and 1 where the items are one cluster.
         mde80: the smallest difference found with 80 % power; None where none is large enough.
         clusters: number of clusters of dependent items; the number of items if all are independent.
-        p_adjusted: for its family of claims, by Holm; None where nothing is claimed.
+        p_adjusted: the p-value adjusted for its family of claims, by Holm; None where nothing is
+            claimed.
     """
 
     ci95: Interval
@@ -169,7 +171,8 @@ class Paired(Tested):
     """A comparison of an arm (b) with base or a control (a); see `stats.PairedResult`.
 
     Attributes:
-        answers: None where nothing was generated, and against a control.
+        answers: the rates of generated answers; None where nothing was generated, and in a
+            comparison with a control.
     """
 
     n: Annotated[int, Field(ge=1)]
@@ -181,26 +184,26 @@ class Paired(Tested):
 
     @property
     def delta(self) -> float:
-        """Score of b less that of a; of right or wrong answers from the counts, which are exact."""
+        """The score of b minus that of a; for binary scores from the counts, which are exact."""
         if self.test == BINARY_TEST:
             return (self.gained - self.lost) / self.n
         return self.score_b - self.score_a
 
     @property
     def flipped(self) -> float:
-        """Share of items whose score changed either way."""
+        """The share of items whose score rose or fell."""
         return (self.gained + self.lost) / self.n
 
     @property
     def claim(self) -> Claim | None:
-        """What may be said; None where nothing is claimed, as of a null arm."""
+        """The claim that the figures support; None where nothing is claimed, as for a null arm."""
         if self.p_adjusted is None:
             return None
         levels = self.levels
         return claim(self.as_result(), levels.margin, levels.significance_level, self.p_adjusted)
 
     def as_result(self) -> PairedResult:
-        """Return the result as `stats` has it, with NaN for unknown values."""
+        """Return the result as a `stats.PairedResult`, with NaN for unknown values."""
         unknown = self.clusters == 1 and self.test != BINARY_TEST and self.ci95 == (-1.0, 1.0)
         return PairedResult(
             n=self.n,
@@ -226,7 +229,7 @@ class Domain(Paired):
 
 
 class Pooled(Tested):
-    """All non-target items of an arm as one: what does not follow from its domains."""
+    """All non-target items of an arm together: the figures that do not follow from its domains."""
 
     non_inferiority: NonInferiority
 
@@ -273,10 +276,10 @@ def _pool_rates(parts: Sequence[tuple[Rates, int]]) -> Rates:
 
 
 def tokens_ratio(parts: Sequence[Answers]) -> float | None:
-    """Return generated tokens over base's, of answers to several tasks.
+    """Return the ratio of generated tokens to base's, over the answers to several tasks.
 
-    1 where options are scored, since both read the same; None where base generated nothing. Time
-    would differ from one run of the same plan to the next.
+    The ratio is 1 where options are scored, since both variants read the same text, and None where
+    base generated nothing. Unlike time, it is the same in every run of a plan.
     """
     before, after = (
         sum(_total(getattr(part, side).mean_tokens, part.count) for part in parts) for side in "ab"
@@ -287,7 +290,7 @@ def tokens_ratio(parts: Sequence[Answers]) -> float | None:
 
 
 def _total(mean: float, count: int) -> float:
-    """Return the sum behind a mean, a whole number if it is one up to rounding."""
+    """Return the sum that a mean comes from: a whole number if it is one up to rounding."""
     total = mean * count
     whole = round(total)
     return float(whole) if math.isclose(total, whole, rel_tol=1e-8, abs_tol=1e-9) else total

@@ -1,4 +1,4 @@
-"""What a finished run says: the content of `comparisons.json`, and what follows from it."""
+"""The result of a finished run: the content of `comparisons.json`, and what follows from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .paired import Domain, Levels, Name, NonInferiority, Number, Paired, Rates,
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
 SCHEMA_VERSION: Literal[6] = 6
-"""Of `comparisons.json`."""
+"""The version of the schema of `comparisons.json`."""
 FAMILIES = {
     "target": "every arm but null ones, on its target",
     "non_target": "every arm but null ones, on its pooled non-targets",
@@ -20,7 +20,7 @@ FAMILIES = {
     "over_placebo": "every arm with a placebo, against it on its target",
     "specificity": "every arm with a wrong-domain control, against it on its target",
 }
-"""What is adjusted together, each by Holm at the plan's significance level."""
+"""The families of claims, each adjusted by Holm at the plan's significance level."""
 
 Plain = Annotated[str, Field(min_length=1, max_length=200)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -41,14 +41,14 @@ class Base(Record):
 
 
 class Checked(Record):
-    """How many items of a split were looked at for leakage."""
+    """The number of items of a split that were checked for leakage."""
 
     split: Plain
     items: Number
 
 
 class OverlapRow(Record):
-    """An item of one split that repeats one of an earlier split; hashes, no question."""
+    """An item of one split that repeats one of an earlier split; hashes, not questions."""
 
     rule: str
     split: Plain
@@ -61,14 +61,14 @@ class OverlapRow(Record):
 
 
 class RuleRow(Record):
-    """When two items are the same."""
+    """A rule by which two items count as the same."""
 
     rule: str
     same: str
 
 
 class Leakage(Record):
-    """What the splits shared; a leaderboard has their number, and not the items."""
+    """The items that splits share; a leaderboard has their number, but not the items."""
 
     pairs: Number
     allowed_by: str | None
@@ -84,7 +84,7 @@ class Leakage(Record):
 
 
 class Model(Record):
-    """What answered: the fields of a run's identity."""
+    """The model and engine that answered: the fields of a run's identity."""
 
     model: Plain
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
@@ -100,7 +100,7 @@ class Model(Record):
 
 
 class Outline(Record):
-    """What a run was to do: the settings that all its arms share."""
+    """The settings of a run that all its arms share."""
 
     plan: Name
     seed: int
@@ -114,7 +114,7 @@ class Outline(Record):
 
     @property
     def suite(self) -> str:
-        """Its name."""
+        """The name of the suite."""
         return self.run.suite
 
     @property
@@ -124,18 +124,18 @@ class Outline(Record):
 
     @property
     def levels(self) -> Levels:
-        """By which comparisons are judged."""
+        """The levels by which comparisons are judged."""
         return Levels(self.significance_level, self.margin)
 
     @property
     def family(self) -> str:
-        """How many claims about targets are adjusted together."""
+        """The number of claims about targets that are adjusted together, and the method."""
         claiming = sum(not get_variant(name).zero_strength for name in self.variants)
         return f"{claiming * len(self.targets)} target claims, Holm"
 
     @property
     def families(self) -> dict[str, str]:
-        """What is adjusted together."""
+        """The families of claims that are adjusted together."""
         return FAMILIES
 
 

@@ -15,13 +15,13 @@ from .plan_checks import check_plan
 
 @dataclass(frozen=True, slots=True)
 class PlannedArm:
-    """A variant for a target, and all that follows from plan and suite.
+    """A variant for a target, and what follows for it from plan and suite.
 
     Attributes:
-        variant: steered or fine-tuned.
-        target: the domain that it is to help.
-        tasks: names of the tasks that it answers; the target's is the first.
-        domain: whose experts a steered variant takes: the target's, or another one's.
+        variant: the variant, steered or fine-tuned.
+        target: the domain that the variant is meant to improve.
+        tasks: the names of the tasks that the arm answers; the target's is the first.
+        domain: the domain whose experts are steered, in a steered variant: the target or another.
         grid: the settings that tuning tries; none for controls and fine-tuned variants.
         control_of: the arm whose tuned settings a control takes.
     """
@@ -35,7 +35,7 @@ class PlannedArm:
 
     @property
     def name(self) -> str:
-        """Variant and target, for messages and file names."""
+        """The variant and the target, for messages and file names."""
         return f"{self.variant.name}-{self.target}"
 
     @property
@@ -59,12 +59,12 @@ class PlannedRun:
     """A plan with all that it names, checked before anything is loaded.
 
     Attributes:
-        plan: as it is to be run.
-        suite: that it names.
-        targets: domains that are steered for.
-        variants: base among them, in the order of the plan.
+        plan: the plan, with the options of the run applied.
+        suite: the suite that the plan names.
+        targets: the domains that are steered for.
+        variants: all variants, base among them, in the order of the plan.
         arms: every variant but base for every target, target by target.
-        base_tasks: names of the tasks that some arm answers, in the order of the suite.
+        base_tasks: the names of the tasks that some arm answers, in the order of the suite.
     """
 
     plan: Plan
@@ -76,10 +76,12 @@ class PlannedRun:
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:
-    """Look up what a plan names, near the file that it came from, and check it.
+    """Load the suite and the variants that a plan names, check the plan, and build its arms.
+
+    Files that the plan names are searched near `path`, the file of the plan.
 
     Raises:
-        UserError: something does not exist, or does not go with the rest.
+        UserError: a name does not exist, or does not fit the rest of the plan.
     """
     suite = load_suite(plan.suite, beside=path)
     variants = tuple(planned_variant(name, path) for name in plan.variants)
@@ -96,10 +98,10 @@ def plan_arms(
     """Return every arm that is compared with base, target by target in the order of the plan.
 
     Args:
-        plan: gives the grid.
-        suite: gives the tasks.
-        variants: of the plan, base among them, as `check_plan` let them pass.
-        targets: domains, a subset of the suite's targets.
+        plan: the plan, with the grid of settings.
+        suite: the suite, with the tasks.
+        variants: the variants of the plan, base among them, which `check_plan` has accepted.
+        targets: the domains, a subset of the suite's targets.
     """
     return tuple(arm for target in targets for arm in _arms_of(plan, suite, variants, target))
 

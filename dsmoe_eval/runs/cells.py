@@ -1,4 +1,4 @@
-"""Cells: one variant on one task, answered and judged, kept as one row an item."""
+"""Cells: one variant on one task, answered and judged, stored as one row per item."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ def run_cell(
     probe: Figures | None,
     advance: Advance = unwatched,
 ) -> None:
-    """Ask one task of the LM as it stands, and keep every item's answer.
+    """Answer one task with the LM in its present state, and store the answers to every item.
 
-    Answers that are generated are kept as they come, so that a killed run does not ask for them
-    again.
+    Generated answers are stored as they arrive, so that a killed run does not generate them again.
 
     Args:
-        folder: of the run; the cell appears in it whole or not at all.
-        identity: of the cell.
-        lm: steered, adapted or plain, as `identity` says.
-        task: on the test split.
-        probe: figures of the null and effect probe, for steered variants.
+        folder: the run's folder; the cell appears in it complete or not at all.
+        identity: the identity of the cell.
+        lm: the model, steered, adapted or plain, as `identity` says.
+        task: the task on the test split.
+        probe: the figures of the null and the effect probe, for steered variants.
         advance: called with the number of requests just answered.
 
     Raises:
@@ -72,7 +71,7 @@ def run_cell(
 
 
 def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
-    """Return the identity of a cell: an arm, or base, on a task."""
+    """Return the identity of a cell: an arm, or base if `arm` is None, on a task."""
     test, engine = job.test[task], job.engine
     decoding = None if test.generation is None else job.lm.decoding(test.generation)
     return Identity(

@@ -1,9 +1,9 @@
-"""What a plan would ask, cost and be able to show, before anything of it runs.
+"""Estimates of the answers, the cost and the power of a plan, before it runs.
 
 No weights are read: sizes come from the model cards and from the files of model folders. Items and
-prompts are loaded and checked as `run` does it, and what it would refuse is refused; tasks that
-this machine cannot read count by the suite's own figures. Times are floors: the arithmetic alone,
-at the peak rate of one accelerator.
+prompts are loaded and checked as `run` does it, and what `run` would refuse is refused; tasks that
+this machine cannot read are counted by the suite's figures. Times are lower bounds: the arithmetic
+alone, at the peak rate of one accelerator.
 """
 
 from __future__ import annotations
@@ -26,25 +26,29 @@ from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
 
 PEAK_FLOPS = 989e12
-"""Of one H100 SXM in bfloat16, dense, by its data sheet."""
+"""The peak rate of one H100 SXM in bfloat16, dense, by its data sheet, in operations per second."""
 CHARACTERS_A_TOKEN = 4
-"""Of English text; prompts are counted in characters, since ten models have ten tokenizers."""
+"""The characters per token of English text; prompts are counted in characters, since each model has
+another tokenizer."""
 DISCORDANCE = (0.1, 0.3)
-"""Shares of items on which two variants differ, at which the smallest effects are given."""
+"""The shares of items on which two variants differ for which the smallest effects are given."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEstimate:
-    """One task.
+    """The estimate of one task.
 
     Attributes:
-        test: items of the test part; `tuning` and `identification` likewise.
-        samples: answers to each item.
-        from_data: False where they are the suite's figures, and prompts are not known.
-        prompt_tokens: of one item, all of its options' forwards taken as one; None if not known.
-        answer_tokens: of one item, at most; 0 where options are scored, None if not known.
-        smallest: the smallest change that it can show with 80 % power at the plan's strictest Holm
-            level, by `DISCORDANCE`; None where no change is large enough.
+        test: the number of items of the test part; `tuning` and `identification` likewise.
+        samples: the number of answers to each item.
+        from_data: whether the items were read; if not, the numbers are the suite's, and the prompts
+            are not known.
+        prompt_tokens: the tokens of one item's prompt, the forward passes of all its options
+            counted as one; None if not known.
+        answer_tokens: the most tokens of one item's answer; 0 where options are scored, None if not
+            known.
+        smallest: the smallest change that the task can show with 80 % power at the plan's
+            strictest Holm level, by `DISCORDANCE`; None where no change is large enough.
     """
 
     task: str
@@ -63,13 +67,14 @@ class TaskEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ModelEstimate:
-    """One model; None where it has neither a card nor a folder here.
+    """The estimate of one model; figures are None where it has neither a card nor a folder here.
 
     Attributes:
-        tokens: the plan's, or more where the model thinks before it answers.
-        weights_gib: as published, or the size of the folder's safetensors.
-        petaflop: 2 operations for each active weight and token, prompts and longest answers.
-        hours: of these at `PEAK_FLOPS`: no real system comes near when it generates.
+        tokens: the tokens of the plan, or more where the model thinks before it answers.
+        weights_gib: the size of the weights in GiB, as published or of the folder's safetensors.
+        petaflop: 2 operations per active weight and token, of prompts and longest answers, in 1e15.
+        hours: the time of these operations at `PEAK_FLOPS`, which no real system comes near when it
+            generates.
     """
 
     model: str
@@ -81,16 +86,18 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """A whole plan.
+    """The estimate of a whole plan.
 
     Attributes:
-        engine: who would answer, on `devices` of them, each with its part of the weights.
-        cells: of one model.
-        answers: of one model on the test part; `tuning_answers` on the tuning part.
-        tokens: of one model, prompts and longest answers; those of tasks that are not known are
-            not in it.
-        complete: whether every task's tokens are in it.
-        claims: in the family that Holm adjusts.
+        engine: the engine that would answer.
+        devices: the number of devices, each with its part of the weights.
+        cells: the number of cells of one model.
+        answers: the number of answers of one model on the test part; `tuning_answers` on the tuning
+            part.
+        tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
+            not known.
+        complete: whether `tokens` counts every task.
+        claims: the number of claims in the family that Holm adjusts.
     """
 
     plan: str
@@ -109,7 +116,7 @@ class CostEstimate:
     models: tuple[ModelEstimate, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """For programs."""
+        """Return the figures for JSON."""
         return asdict(self)
 
 
@@ -119,16 +126,16 @@ def estimate(
     limit: int | None = None,
     data: Sequence[Path] = (),
 ) -> CostEstimate:
-    """What a plan would take.
+    """Estimate the answers, the tokens, the cost and the power of a plan.
 
     Args:
         plan_name: a built-in plan's name or the path of a YAML file.
-        models: instead of the plan's.
-        limit: at most so many items of each task and part.
-        data: folders that hold the data sets; none: they come from the hub.
+        models: the models, which replace those of the plan.
+        limit: the limit of items per task and part.
+        data: folders of data sets; if empty, they come from the hub.
 
     Raises:
-        UserError: the plan cannot be met; the message is that of `run`.
+        UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
     planned = plan_run(plan, path)
@@ -164,7 +171,7 @@ def estimate(
 
 
 def _tried(planned: PlannedRun) -> Counter[str]:
-    """How often tuning asks a task's items, once by base."""
+    """Count how often tuning answers each task: once by base, once per setting of each arm."""
     if planned.plan.tuning is None:
         return Counter()
     times = Counter(planned.base_tasks)
@@ -228,7 +235,10 @@ def _task(
 
 
 def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:
-    """By the suite's count of the whole test split; other splits' sizes are not known to it."""
+    """Count a task's items in each part by the suite's figure for the whole test split.
+
+    Parts that come from other splits are left out: the suite does not know their sizes.
+    """
     whole = task.items or 0
     splits = {stage: suite.stage_split(task, stage) for stage in get_args(StageSplit)}
     test = suite.stage_split(task, "test")
@@ -249,7 +259,13 @@ def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
 
 
 def _tokens(tasks: Mapping[str, TaskEstimate], counts: Mapping[str, int], thinking: int = 0) -> int:
-    """Of so many answers to each task, where generated ones may take `thinking` tokens at least."""
+    """Sum the tokens of prompts and longest answers.
+
+    Args:
+        tasks: the estimates of the tasks; prompts that are not known count as 0 tokens.
+        counts: task name -> the number of answers.
+        thinking: the least length of a longest generated answer, for models that think.
+    """
     total = 0
     for name, task in tasks.items():
         answer = max(task.answer_tokens, thinking) if task.answer_tokens else 0
@@ -263,7 +279,7 @@ def _smallest(items: int, discordance: float, level: float) -> float | None:
 
 
 def _measured(name: str, plan: Plan) -> ModelSize | None:
-    """Measure the model of a folder; None for one of the hub, or that only vLLM may know."""
+    """Measure the model in a folder; None for one of the hub, or one that only vLLM may know."""
     if not Path(locate(name)).is_dir():
         return None
     try:

@@ -34,18 +34,18 @@ from ..steering import Intervention, Profile, Source
 from ..tasks.loading import LoadedTask, load_tasks
 
 PAPER_STRENGTH = 4.0
-"""Of `reweight`: alpha = 5 is the best of the DSMoE paper."""
+"""The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentificationSpec:
-    """What a pass must show.
+    """The data that a pass over the identification text must give.
 
     Attributes:
-        settings: how the text is presented.
-        saliency: whether tokens are to be told apart by saliency.
+        settings: the presentation of the text.
+        saliency: whether the saliency of tokens is needed.
         contributions: whether experts' contributions are needed.
-        markers: tokens whose routing is counted by itself, with coefficients.
+        markers: the tokens whose routing is counted separately -> their coefficients.
     """
 
     settings: Identification
@@ -57,7 +57,7 @@ class IdentificationSpec:
     def by(
         cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
     ) -> IdentificationSpec:
-        """All that the methods need, and nothing else."""
+        """Return the specification of the data that the methods need, and no more."""
         return cls(
             settings,
             saliency=any(method.saliency for method in methods),
@@ -81,21 +81,21 @@ def identify(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> Profile:
-    """Find a domain's experts and make a profile of them.
+    """Find a domain's experts and build a profile from them.
 
     Args:
-        engine: shows the routing.
+        engine: the model's engine, which records the routing.
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
         intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
-        experts: size of E*; by default as the method has it, else 1 % of all experts.
-        limit: at most so many texts of each domain.
-        settings: how the text is presented; by default the plain questions.
-        markers: for `npmi`; by default those of the suite.
-        root: where passes are kept, for the next method or after a crash.
-        console: where progress is shown.
-        data: folders that hold the data sets; none: they come from the hub.
+        experts: the size of E*; by default that of the method, else 1 % of all experts.
+        limit: the limit of items per task.
+        settings: the presentation of the text; by default the plain questions.
+        markers: the marker tokens for `npmi`; by default those of the suite.
+        root: the folder in which passes are stored, for the next method or after a crash.
+        console: the console on which progress is shown; by default stderr.
+        data: folders of data sets; if empty, they come from the hub.
 
     Raises:
         UserError: unknown suite, domain or method, too few experts with a positive score, or the
@@ -127,7 +127,7 @@ def identify(
 
 
 def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
-    """The suite, once domain and method are known to exist: asked before a model is loaded.
+    """Load the suite, and check that domain and method exist, before a model is loaded.
 
     Raises:
         UserError: unknown suite, domain or method.
@@ -146,7 +146,7 @@ def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
 
 
 def domain_texts(tasks: Mapping[str, LoadedTask]) -> dict[str, list[str]]:
-    """The tasks' questions, without answers, by domain."""
+    """Return the tasks' questions, without answers, by domain."""
     texts: dict[str, list[str]] = {}
     for task in tasks.values():
         texts.setdefault(task.card.domain, []).extend(item.question for item in task.items)
@@ -160,7 +160,9 @@ def count_domains(
     root: Path,
     advance: Callable[[int], None],
 ) -> RoutingCounts:
-    """Routing counts over the tasks' questions, without answers, or over the model's own answers.
+    """Count the routing over the tasks' questions, or over the answers that the model generates.
+
+    The right answers of the tasks are not read.
 
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
@@ -195,7 +197,7 @@ def identification_source(
     settings: Identification,
     engine: str,
 ) -> Source:
-    """Where the identification text of a domain comes from, item by item."""
+    """Return the source of a domain's identification text, with the ids of its items."""
     items = [i.id for task in tasks.values() if task.card.domain == domain for i in task.items]
     return Source(
         suite=suite.name,
@@ -210,7 +212,7 @@ def identification_source(
 
 
 def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
-    """Counts by domain and the methods' scores, for the run's folder."""
+    """Return the counts by domain and the methods' scores as JSON data, for the run's folder."""
     sums = [counts.of(domain) for domain in counts.domains]
     scores = {
         method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
@@ -229,7 +231,11 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
 def _answered(
     engine: Engine, documents: Sequence[Document], limit: int, root: Path
 ) -> tuple[Document, ...]:
-    """The documents with the model's own answers, which are kept beside the passes."""
+    """Return the documents with the model's answers, which are stored beside the passes.
+
+    Raises:
+        UserError: the file of stored answers is damaged.
+    """
     facts = [documents_hash(documents), engine.identity.fingerprint, run_facts(engine), limit]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = root / f"answers-{key}.json"
@@ -243,7 +249,11 @@ def _answered(
 
 
 def _reader(engine: Engine, texts: Mapping[str, list[str]], name: str | None) -> SaliencyModel:
-    """What tells token saliency: the model itself, or one that reads the very same tokens."""
+    """Return the model that gives token saliency: the engine's model if `name` is None.
+
+    Raises:
+        UserError: the model of this name does not read the same tokens as the engine's model.
+    """
     if name is None:
         return engine.reader()
     reader = load_saliency_model(name)

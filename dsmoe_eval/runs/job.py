@@ -1,4 +1,4 @@
-"""A run in memory: the plan checked against what there is, and everything loaded."""
+"""A run in memory: its plan is checked against model and data, and everything is loaded."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(PlannedRun):
-    """A planned run with everything loaded: all that its stages need, and nothing that changes.
+    """A planned run with everything loaded that its stages need; it does not change.
 
     Attributes:
         engine: the model in its engine.
-        lm: the same model, to be asked.
+        lm: the same model as the language model that answers tasks.
         identification: the tasks of this part, by name; `tuning` and `test` likewise.
-        folder: of the run.
-        identity: what was run, for `comparisons.json`.
-        leakage: what the parts share.
-        close: frees the engine, and the folder for other processes.
+        folder: the run's folder.
+        identity: the identity of the run, for `comparisons.json`.
+        leakage: the items that the parts share.
+        close: the function that frees the engine, and unlocks the folder for other processes.
     """
 
     engine: Engine
@@ -64,11 +64,11 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     Args:
         plan_name: a built-in plan's name or the path of a YAML file.
         out: the run's folder.
-        options: beside the plan.
+        options: the settings beside the plan.
 
     Raises:
-        UserError: anything in the plan that cannot be met, or another process works in the folder;
-            nothing has been written then.
+        UserError: something in the plan cannot be met, or another process works in the folder; then
+            nothing has been written.
     """
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
@@ -111,7 +111,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
 
 
 def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
-    """Return the user's own variants: a run goes on only with the same ones."""
+    """Return the variants from the user's files: a run continues only with the same ones."""
     own = [
         variant.model_dump(mode="json")
         for name, variant in zip(planned.plan.variants, planned.variants, strict=True)
@@ -121,7 +121,7 @@ def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
 
 
 def _format(plan: Plan, path: Path, engine: Engine, limit: int | None) -> PromptFormat:
-    """Return the plan's format; a smoke test gives no more room for thinking than any answer."""
+    """Return the plan's format; a smoke test limits thinking to the length of any other answer."""
     wanted = prompt_format(plan.model, engine.tokenizer, plan.prompt, plan.think_end_token, path)
     if limit is None or wanted.answer_tokens is None:
         return wanted
@@ -158,7 +158,7 @@ def _run_identity(suite: Suite, engine: Engine, limit: int | None) -> dict[str, 
 
 
 def _decoding(engine: Engine, used: Mapping[str, object]) -> dict[str, object]:
-    """Return what the checkpoint adds to the tasks' decoding, and the number of threads."""
+    """Return the settings that the checkpoint adds to decoding, and the number of threads."""
     ends = list(engine.generation.ends)
     return {"ends": ends, "generation_config": dict(used), "threads": torch.get_num_threads()}
 

@@ -27,4 +27,4 @@ class RunOptions:
 
 
 AS_PLANNED = RunOptions()
-"""Nothing set: all as the plan has it."""
+"""The options of a run that changes no setting of its plan."""

@@ -1,4 +1,4 @@
-"""What can be checked of a plan before anything is loaded."""
+"""Checks of a plan that need no model and no data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..variants import BASE
 def check_plan(
     plan: Plan, suite: Suite, variants: Sequence[Variant], targets: Sequence[str]
 ) -> None:
-    """Check what can be checked before anything is loaded.
+    """Check a plan's targets and variants before anything is loaded.
 
     Raises:
         UserError: a target that the suite lacks, or a variant that lacks what it needs.
@@ -39,7 +39,7 @@ def check_engine(plan: Plan) -> None:
     """Check that the plan's engine is installed.
 
     Raises:
-        UserError: it is not.
+        UserError: the engine is not installed.
     """
     if plan.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""How many items, and samples of each, a suite's tasks need to show a change of a margin.
+"""The numbers of items and samples that a suite's tasks need to show a change of a margin.
 
 The same number serves two questions: finding a difference of the margin, two-sided at 0.05, and
 showing that there is no drop of the margin where there is none, one-sided at 0.025; both with
@@ -40,11 +40,11 @@ class Need:
             with several samples per item, the variance of the difference of single ones. With a
             pilot, the upper 80 % confidence limit, since a small pilot is as often below the truth
             as above it (Browne 1995, Statistics in Medicine 14:1933).
-        measured: in the pilot; None where it is assumed.
-        arm: of the pilot, the steered one that differs most from base; None where it is assumed.
-        items: needed, with the task's number of samples.
-        samples: needed of each of the items that there are; None where no number is enough, or a
-            pilot with several samples is missing.
+        measured: the discordance in the pilot; None where it is assumed.
+        arm: the steered arm of the pilot that differs most from base; None where it is assumed.
+        items: the number of items needed, with the task's number of samples.
+        samples: the number of samples needed of each existing item; None where no number is enough,
+            or a pilot with several samples is missing.
     """
 
     discordance: float
@@ -56,12 +56,13 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class TaskPower:
-    """One task.
+    """The needs of one task.
 
     Attributes:
-        items: in its test split; None if neither the data nor the suite gives it.
-        samples: answers to each item.
-        needs: one of the pilot, or one for each assumed discordance.
+        items: the number of items in its test split; None if neither the data nor the suite gives
+            it.
+        samples: the number of answers to each item.
+        needs: the need by the pilot, or one per assumed discordance.
     """
 
     task: str
@@ -82,10 +83,10 @@ def plan_power(
     """Compute the need of each target and non-target task.
 
     Args:
-        suite: whose tasks.
+        suite: the suite of the tasks.
         margin: the change to be shown or ruled out, a fraction in (0, 1).
         pilot: a run of the suite; a task that it lacks is planned as without one.
-        data: folders that hold the data sets; none: they come from the hub.
+        data: folders of data sets; if empty, they come from the hub.
 
     Raises:
         UserError: the margin is out of range, or the pilot is of another suite or lacks samples.

@@ -46,21 +46,21 @@ def run(
     data: Sequence[Path] = (),
     console: Console | None = None,
 ) -> RunFolder:
-    """Run a plan, or what is missing of it, and leave `comparisons.json` in the folder.
+    """Run a plan, or what is missing of it, and write `comparisons.json` to the folder.
 
     Args:
         plan: a built-in plan's name or the path of a YAML file.
         out: the run's folder; by default `out/<plan>`.
         limit: this and the next four are those of `RunOptions`: items of each task and split.
         device: a torch device.
-        model: instead of the plan's, or which one where it has several.
-        seed: instead of the plan's.
-        data: folders that hold the data sets; none: they come from the hub.
-        console: where the plan and the progress are shown; by default stderr.
+        model: replaces the plan's model, or selects one of several.
+        seed: replaces the plan's seed.
+        data: folders of data sets; if empty, they come from the hub.
+        console: the console on which plan and progress are shown; by default stderr.
 
     Raises:
-        UserError: the request cannot be met; what was done so far is kept.
-        SteeringError: a probe failed, so nothing that follows could be believed.
+        UserError: the request cannot be met; the results so far are kept.
+        SteeringError: a probe failed, so that later results could not be trusted.
     """
     options = RunOptions(limit=limit, device=device, model=model, seed=seed, data=data)
     return run_with(plan, out, options, console)
@@ -72,7 +72,7 @@ def run_with(
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
 ) -> RunFolder:
-    """Do as `run`, its options in one value."""
+    """Run a plan as `run` does, with all options in one value."""
     job = prepared(plan, out, options, console)
     try:
         with logged(job):
@@ -88,14 +88,14 @@ def prepared(
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
 ) -> Job:
-    """The run in memory, once the user has been told that this takes a moment."""
+    """Load a run into memory, while the console shows that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
         return prepare(plan, out or Path("out") / Path(plan).stem, options)
 
 
 @contextmanager
 def logged(job: Job) -> Iterator[None]:
-    """Keep the log of what is done with a prepared run in its folder.
+    """Write the log of what is done with a prepared run to the run's folder.
 
     Raises:
         UserError: the log cannot be written.
@@ -117,7 +117,7 @@ def logged(job: Job) -> Iterator[None]:
 
 
 def run_job(job: Job, console: Console | None = None) -> None:
-    """Do what is missing of a prepared run."""
+    """Run what is missing of a prepared run."""
     console, started = console or Console(stderr=True), time.perf_counter()
     console.print(plan_table(job))
     arms = _arms(job, console)
@@ -127,7 +127,7 @@ def run_job(job: Job, console: Console | None = None) -> None:
 
 
 def plan_table(job: Job) -> Table:
-    """What is about to be run, for people."""
+    """Describe the run that is about to start, as a table for people."""
     table = Table(title=Text(f"plan {job.plan.name}"), show_header=False, title_justify="left")
     identity, parameters = job.engine.identity, job.identity["parameters"]
     size = "" if parameters is None else f"{parameters / 1e6:,.1f} M parameters, "
@@ -163,7 +163,7 @@ def _engine(job: Job) -> str:
 
 
 def _decoding(job: Job) -> str:
-    """Say whose settings act, and which of the model's do not."""
+    """Describe which decoding settings apply, and which of the model are ignored."""
     said = job.engine.generation
     if not said.decoding:
         return "as the tasks say"

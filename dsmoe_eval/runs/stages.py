@@ -1,4 +1,4 @@
-"""The stages of a run. Each does only what its folder does not hold yet."""
+"""The stages of a run. Each does only what is missing in the run's folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ PROBE_TEXTS = 64
 
 
 def count_experts(job: Job, advance: Advance) -> RoutingCounts:
-    """Routing counts over the identification text of all domains; what the arms' methods need."""
+    """Count what the arms' methods need of the routing over all domains' identification text.
+
+    The counts and the methods' scores are also written to the run's folder.
+    """
     names = dict.fromkeys(arm.variant.method for arm in job.arms)
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
@@ -47,7 +50,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
 
 
 def tuning_answers(job: Job) -> int:
-    """Return how many answers tuning takes: of base once, of each arm at each of its settings."""
+    """Return the number of answers of tuning: base once, each arm at each of its settings."""
     base = sum(job.tuning[name].answers_asked for name in _tuning_tasks(job, job.base_tasks))
     return base + sum(_answers_a_setting(job, arm) * len(arm.grid) for arm in job.arms)
 
@@ -57,12 +60,12 @@ def _answers_a_setting(job: Job, arm: PlannedArm) -> int:
 
 
 def _tuning_tasks(job: Job, tasks: Sequence[str]) -> list[str]:
-    """Those of the tasks that have a tuning part."""
+    """Return the tasks that have a tuning part."""
     return [name for name in tasks if name in job.tuning]
 
 
 class Tuner:
-    """Tunes arms, each once; base is asked once, and only when something is left to tune."""
+    """The tuning of a run's arms, each once; base is scored once, and only if an arm needs it."""
 
     def __init__(self, job: Job, counts: RoutingCounts, steps: Steps) -> None:
         self.job = job
@@ -73,17 +76,17 @@ class Tuner:
 
     @cached_property
     def base(self) -> Scores:
-        """Base's scores on the tuning split of every task."""
+        """The scores of base on the tuning split of every task."""
         return _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
 
     def _prober(self, arm: PlannedArm) -> Prober:
-        """The probes on the target's questions; before any answer of a steered model counts."""
+        """Return the prober on the target's questions, to probe before an answer counts."""
         if arm.target not in self._probers:
             self._probers[arm.target] = self.job.engine.prober(_probed(self.job, arm))
         return self._probers[arm.target]
 
     def tuned(self, arm: PlannedArm) -> Tuned:
-        """The settings of an arm that is tuned, from the folder or by trying the grid."""
+        """Return the settings of a tuned arm: from the run's folder, else by trying the grid."""
         if arm not in self._tuned:
             folder = self.job.folder
             path = folder.tuning(arm.variant.name, arm.target)
@@ -128,7 +131,11 @@ class Tuner:
 
 
 def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -> Scores:
-    """On the tuning split; a killed run does not ask again for answers that were generated."""
+    """Score the model in its present state on the tuning split.
+
+    Generated answers are stored in the run's folder under `who`, so that a killed run does not
+    generate them again.
+    """
     asked = [job.tuning[name] for name in _tuning_tasks(job, tasks)]
     answers = sum(task.answers_asked for task in asked)
     requests = sum(task.requests_asked for task in asked)
@@ -138,10 +145,12 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
 
 
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
-    """Sizes of the grid for which the method cannot name as many experts, or which leave none out.
+    """Return the sizes in the grid for which the method cannot name as many experts.
+
+    A size of all experts of the model or more is among them.
 
     Raises:
-        UserError: it can name none of them.
+        UserError: no size in the grid is available.
     """
     missing, reason = [], None
     sizes = sorted({settings.expert_count for settings in arm.grid})
@@ -163,7 +172,7 @@ def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int,
 
 
 def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Settings) -> Profile:
-    """The profile of a steered arm at some settings."""
+    """Build the profile of a steered arm at these settings."""
     variant, identification = arm.variant, job.plan.identification
     try:
         experts = variant_experts(variant, counts, arm.domain, settings.expert_count, job.plan.seed)
@@ -176,7 +185,7 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
 
 
 def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm]:
-    """Tune what is tuned, give controls the settings of what they control, write profiles."""
+    """Tune the arms, give each control the settings of the arm it controls, write profiles."""
     tuner = Tuner(job, counts, steps)
     arms = [_made(job, counts, tuner, arm) for arm in job.arms]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
@@ -203,7 +212,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
 
 
 def training_steps(job: Job) -> int:
-    """Return how many optimizer steps the fine-tuned arms take; 0 where there are none."""
+    """Return the number of optimizer steps of all fine-tuned arms; 0 where there are none."""
     return sum(_training_steps(job, arm) for arm in job.arms if arm.variant.kind == "sft")
 
 
@@ -216,7 +225,7 @@ def _training_steps(job: Job, arm: PlannedArm) -> int:
 
 
 def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
-    """Train the adapters of a fine-tuned arm, where they are not there yet."""
+    """Train the adapters of a fine-tuned arm, if they are missing in the run's folder."""
     from ..variants.sft import ADAPTER_FILES, train_adapter
 
     if job.plan.sft is None:
@@ -236,14 +245,14 @@ def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
 
 
 def answer_base(job: Job, steps: Steps) -> dict[str, str]:
-    """Base on every task; task name -> cell id."""
+    """Answer every task with base, and return task name -> cell id."""
     cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
     _answer(job, cells, None, steps)
     return {name: identity.id for name, identity in cells.items()}
 
 
 def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> ArmCells:
-    """An arm on its tasks, with the probes run first where it is steered."""
+    """Answer what is missing of an arm's tasks; if the arm is steered, the probes run first."""
     planned = arm.planned
     cells = {name: cell_identity(job, arm, name) for name in planned.tasks}
     if all(is_done(job.folder, identity) for identity in cells.values()):
@@ -279,7 +288,7 @@ def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, st
 
 @contextmanager
 def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
-    """The model steered or adapted for the arm; gives the probes' figures."""
+    """Steer or adapt the model for the arm; yield the probes' figures, None if not steered."""
     planned = arm.planned
     if arm.profile is None:
         from ..variants.sft import adapter
@@ -295,7 +304,7 @@ def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
 
 
 def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
-    """Both probes on the target's tuning questions: before any answer of a steered model counts."""
+    """Run both probes on the target's tuning questions, before any steered answer counts."""
     figures = job.engine.probe(profile, _probed(job, arm))
     _note_probes(arm, profile, figures)
     return figures
@@ -310,7 +319,7 @@ def _note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
 
 
 def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
-    """Where the target's tuning questions were routed, before and after."""
+    """Store the routing of the target's tuning questions, without and with steering."""
     path = job.folder.routing(arm.variant.name, arm.target)
     if job.folder.has(path):
         return
@@ -322,7 +331,7 @@ def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
 
 
 def _modules(job: Job) -> LoadedModel:
-    """The model's own modules, to train them or to put adapters on."""
+    """Return the model with its modules, to train adapters or to apply them."""
     if not isinstance(job.engine, TransformersEngine):
         raise ValueError(f"{job.engine.name} does not give the model's modules")
     return job.engine.loaded
@@ -333,7 +342,7 @@ def _tuning_questions(job: Job, arm: PlannedArm) -> list[str]:
 
 
 def _about(arm: PlannedArm) -> dict[str, str]:
-    """For log records."""
+    """Return the fields of log records that name an arm."""
     return {"variant": arm.variant.name, "target": arm.target}
 
 

@@ -1,4 +1,4 @@
-"""Chooses the number of experts and the strength of an arm, on the tuning split only."""
+"""The choice of an arm's number of experts and strength, on the tuning split only."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Trial:
     Attributes:
         target_delta: change of the target score.
         non_target_delta: change of the pooled non-target score.
-        lower_bound: of the latter, one-sided; -1, a bound of any score, if all items are one
-            cluster.
-        qualified: the lower bound is above minus the margin.
+        lower_bound: the one-sided lower bound of `non_target_delta`; -1, the bound of any change,
+            if all items are one cluster.
+        qualified: whether the lower bound is above minus the margin.
     """
 
     expert_count: int
@@ -42,8 +42,8 @@ class Tuned:
     """The settings that were scored, and the choice.
 
     Attributes:
-        qualified: False where nothing qualified.
-        unavailable: sizes of E* that the method cannot name on this model, and were not tried.
+        qualified: whether any setting qualified.
+        unavailable: the sizes of E* that the method cannot name on this model; they are not tried.
     """
 
     trials: tuple[Trial, ...]
@@ -75,13 +75,13 @@ def tune(
     """Score every setting of the grid and choose by the plan's rule (see `cards.Tuning`).
 
     Args:
-        plan: its margin and level.
+        plan: the plan, with its margin and significance level.
         grid: the settings.
-        base: scores on the tuning split.
-        target_task: whose gain counts.
-        non_targets: tasks that must not suffer.
-        scores_at: gives the scores of a setting.
-        clusters: of each task's items, as for `compare_paired`.
+        base: the scores of base on the tuning split.
+        target_task: the task whose gain counts.
+        non_targets: the tasks whose scores must not drop.
+        scores_at: the function that returns the scores of a setting.
+        clusters: task name -> the clusters of its items, as for `compare_paired`.
     """
     labels = np.concatenate([clusters[name] for name in non_targets])
     pooled = np.concatenate([base[name] for name in non_targets])

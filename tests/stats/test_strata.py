@@ -1,9 +1,15 @@
 """Several domains, against brute force."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import t as student
 
-from dsmoe_eval.stats import compare_paired, compare_strata
+from dsmoe_eval.stats import combine_models, compare_paired, compare_strata
 
 
 def domains(rng, shifts, n=40):
@@ -57,3 +63,80 @@ def test_false_conflicts_are_rare() -> None:
 def test_strata_need_a_label_for_each_item() -> None:
     with pytest.raises(ValueError, match=r"strata has shape \(1,\)"):
         compare_strata([1, 0], [0, 1], ["x"])
+
+
+def paule_mandel(effects, errors):
+    """tau^2 at which the weighted squares equal their degrees of freedom, by root finding."""
+    effects, errors = np.array(effects), np.array(errors)
+
+    def surplus(tau2):
+        w = 1 / (errors**2 + tau2)
+        mean = (w @ effects) / w.sum()
+        return (w * (effects - mean) ** 2).sum() - effects.size + 1
+
+    tau2 = brentq(surplus, 0, 100) if surplus(0) > 0 else 0.0
+    w = 1 / (errors**2 + tau2)
+    return tau2, (w @ effects) / w.sum(), 1 / math.sqrt(w.sum())
+
+
+@pytest.mark.parametrize(
+    ("effects", "errors"),
+    [
+        ([0.05, 0.02, 0.08], [0.02, 0.017, 0.022]),
+        ([0.05, -0.1, 0.08, 0.3], [0.02, 0.01, 0.022, 0.1]),
+        ([0.03, 0.031], [0.02, 0.05]),
+    ],
+)
+def test_models_are_combined_as_the_formulas_say(effects, errors) -> None:
+    tau2, mean, spread = paule_mandel(effects, errors)
+    found = combine_models(effects, errors)
+    k = len(effects)
+    reach = student.ppf(0.975, k - 1) * spread
+    assert found.effect == pytest.approx(mean, abs=1e-6)
+    assert found.tau == pytest.approx(math.sqrt(tau2), abs=1e-5)
+    assert found.ci95 == pytest.approx((mean - reach, mean + reach), abs=1e-5)
+    assert (found.p_value < 0.05) == (found.ci95[0] > 0 or found.ci95[1] < 0)
+    if k == 2:
+        assert np.isnan(found.prediction95).all()
+    else:
+        ahead = student.ppf(0.975, k - 2) * math.sqrt(tau2 + spread**2)
+        assert found.prediction95 == pytest.approx((mean - ahead, mean + ahead), abs=1e-4)
+
+
+def test_equal_effects_are_not_surer_than_their_errors() -> None:
+    """Plain Hartung-Knapp would give an interval of no width."""
+    found = combine_models([0.05, 0.05, 0.05], [0.03, 0.03, 0.03])
+    reach = student.ppf(0.975, 2) * 0.03 / math.sqrt(3)
+    assert found.ci95 == pytest.approx((0.05 - reach, 0.05 + reach))
+    assert (found.tau, found.i_squared) == (0.0, 0.0)
+
+
+@given(st.lists(st.tuples(st.floats(-0.3, 0.3), st.floats(0.005, 0.1)), min_size=2, max_size=6))
+@settings(deadline=None, max_examples=40)
+def test_signs_and_order_of_models(models) -> None:
+    effects, errors = zip(*models, strict=True)
+    found = combine_models(effects, errors)
+    other = combine_models([-e for e in effects[::-1]], errors[::-1])
+    assert other.effect == pytest.approx(-found.effect, abs=1e-9)
+    assert other.p_value == pytest.approx(found.p_value, abs=1e-9)
+    assert min(effects) - 1e-9 <= found.effect <= max(effects) + 1e-9
+    assert 0 <= found.i_squared <= 1
+
+
+@pytest.mark.parametrize(
+    ("effects", "errors"),
+    [([0.1], [0.1]), ([0.1, 0.2], [0.1]), ([0.1, np.nan], [1, 1]), ([0.1, 0.2], [0.1, 0.0])],
+)
+def test_models_that_cannot_be_combined_are_refused(effects, errors) -> None:
+    with pytest.raises(ValueError, match="effect"):
+        combine_models(effects, errors)
+
+
+def test_coverage_of_the_mean_over_four_models() -> None:
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(400):
+        truth = 0.05 + rng.normal(0, 0.03, 4)
+        low, high = combine_models(rng.normal(truth, 0.02), [0.02] * 4).ci95
+        covered += low <= 0.05 <= high
+    assert covered / 400 >= 0.93

@@ -15,10 +15,10 @@ from .columns import MARKS, Strings
 
 Match = Literal["exact", "number", "casefold-strip"]
 MATCHES: tuple[Match, ...] = get_args(Match)
-"""How an answer is compared with the right one:
+"""The rules by which an answer is compared with the right one:
 
 `exact`: the same text, character by character (numbers: see `columns`). `number`: the same number,
-whatever its notation ("1,234", "1234.0"); where one of the two is not a number, as `exact`.
+in any notation ("1,234", "1234.0"); where one of the two is not a number, as `exact`.
 `casefold-strip`: the same text apart from case, blanks at the ends and repeated blanks.
 """
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([,_' \u00a0\u202f]\d{3})+(\.\d*)?")

@@ -3,7 +3,7 @@
 A column's type is decided over all its rows. Where every value is a number, or text that is
 written as Python writes numbers, the column is of numbers, and a whole number is written without a
 fraction: 3, 3.0 and "3" are "3", whether or not another row is empty or 2.5. Any other column
-is text, left as it is ("01", "1.10"). Empty text and null are both "no value".
+is text and is not changed ("01", "1.10"). Empty text and null are both "no value".
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def column_texts(column: pd.Series) -> Strings:
 
 
 def check_names(source: str, column: pd.Series, name: str) -> None:
-    """Refuse floats as names of items or clusters where they cannot tell whole numbers apart.
+    """Refuse floats as names of items or clusters that cannot represent every whole number.
 
     Args:
         source: the name of the source, with which the message begins.
-        column: the column as it was read.
+        column: the column, as read from the source.
         name: the name of the column.
 
     Raises:

@@ -68,7 +68,7 @@ def read_samples_file(path: Path, selection: Selection) -> Results:
 
 
 def read_samples_files(folder: Path, files: Sequence[Path], selection: Selection) -> Results:
-    """Read a folder of files of samples, one per task, whatever their names.
+    """Read a folder of files of samples, one per task, with any names.
 
     Raises:
         UserError: as `read_samples_file`.

@@ -19,8 +19,8 @@ COLUMNS = (
 """Columns of a reader's rows. All but `score` are strings, None where not known:
 
 `id` is the source's name of the item; `content` hashes question, options and gold, `question` the
-first two, `gold` the last, `document` all that the source knows of the item; `sample` tells several
-declared samples of one item apart.
+first two, `gold` the last, `document` all that the source knows of the item; `sample`
+distinguishes several declared samples of one item.
 """
 Measures = dict[str, tuple[str | None, str | None]]
 """Task -> metric and filter, None where the source does not say."""
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to read of a source; None leaves the choice to the source's format.
+    """The parts of a source to read; None leaves the choice to the source's format.
 
     Attributes:
         id: the column that names an item; items are then paired by it, not by content.
@@ -37,7 +37,7 @@ class Selection:
         gold: the column of right answers; an answer that matches scores 1, any other 0.
         domain: the column of the domain.
         cluster: the column whose value is shared by items that are not independent.
-        sample: the column that tells several samples of one item apart.
+        sample: the column that distinguishes several samples of one item.
         task: the only task to read.
         metric: the metric, if there are several; in an Inspect log the scorer.
         filter: lm-eval's filter, if there are several: its name, or its number from 1 where the

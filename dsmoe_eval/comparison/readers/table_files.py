@@ -32,7 +32,7 @@ class LoadedTable:
 
     Attributes:
         names: the names of all columns of the file.
-        frame: the columns that were requested and exist, of whatever types the file gives;
+        frame: the columns that were requested and exist, of the types that the file gives;
             integers with gaps are Python integers and None, never floats.
         notes: what the user should know of the reading.
     """
