@@ -34,7 +34,7 @@ from .power import (
     smallest_effect,
 )
 from .scores import score_interval
-from .strata import compare_strata
+from .strata import ModelsSummary, combine_models, compare_strata
 
 __all__ = [
     "Claim",

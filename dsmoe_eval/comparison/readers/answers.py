@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ...errors import UserError
 from .columns import MARKS, Strings
@@ -52,12 +53,21 @@ def judged(
     if not marks_are_answers:
         _check_marks(source, answers, gold)
     norms = {text: _NORMS[match](text) for text in {*answers.dropna(), *gold}}
-    right = (answers.map(norms) == gold.map(norms)).to_numpy(dtype=bool)
+    right = _alike(answers, gold, norms)
     wrong = ~right & answers.notna().to_numpy(dtype=bool)
     loose = {text: _loosest(text) for text in {*answers[wrong], *gold[wrong]}}
-    near = int((answers[wrong].map(loose) == gold[wrong].map(loose)).sum())
+    near = int(_alike(answers[wrong], gold[wrong], loose).sum())
     scores = pd.Series(right.astype(np.float64), index=answers.index)
     return scores, ((_near_note(near, match),) if near else ())
+
+
+def _alike(
+    answers: Strings, gold: Strings, norms: Mapping[str, str | Decimal]
+) -> NDArray[np.bool_]:
+    """Return for each row whether both have one norm; a missing answer is like none."""
+    # As objects: pandas turns a column of text alone into strings, and refuses numbers beside it.
+    left, right = (column.map(norms).astype(object) for column in (answers, gold))
+    return (left == right).to_numpy(dtype=bool)
 
 
 def _check_marks(source: str, answers: Strings, gold: Strings) -> None:
