@@ -123,8 +123,8 @@ def test_tasks_are_lm_eval_s_own(index, name):
         assert card.licence
         known = {config.get(f"{part}_split") for part in ("training", "validation", "test")}
         for part in ("identification", "tuning", "test"):
-            split = (suite.part(card, part) or "").partition("[")[0]
-            assert not split or split in known, (card.name, split)
+            split = suite.stage_split(card, part)
+            assert split is None or split.split in known, (card.name, split)
 
 
 def test_the_paper_s_suite_is_the_paper_s():

@@ -89,7 +89,9 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     lm = SimpleNamespace(check_context_length=lambda _: None)
     engine = SimpleNamespace(
         tokenizer=SimpleNamespace(chat_template=None),
+        generation=SimpleNamespace(ends=(), used=lambda decoding: f"decoded by {decoding}"),
         language_model=lambda *settings: told.append(settings) or lm,
+        close=lambda: None,
     )
 
     def load(*arguments, **options):
@@ -104,8 +106,8 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     job.prepare(path, tmp_path / "run", RunOptions(limit=2))
     options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
     assert asked == [(("lab-poly", "vllm", None), options)]
-    ((wanted, seed),) = told
-    assert (seed, wanted.name) == (3, "plain")
+    ((wanted, seed, used),) = told
+    assert (seed, wanted.name, used) == (3, "plain", "decoded by task")
 
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):

@@ -119,6 +119,6 @@ def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path,
         (before,) = [base.cell for base in finished.result.base if base.task == task]
         scores = [read_samples(job.folder, cell)["score"].to_numpy() for cell in (before, after)]
         changes.extend(scores[1] - scores[0])
-        assert row["settings"][target]["experts"] == 8
+        assert row["settings"][target]["expert_count"] == 8
     assert row["gain"]["delta"] == pytest.approx(np.mean(changes))
     assert row["gain"]["items"] == len(changes) == 24
