@@ -89,7 +89,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     lm = SimpleNamespace(check_context_length=lambda _: None)
     engine = SimpleNamespace(
         tokenizer=SimpleNamespace(chat_template=None),
-        generation=SimpleNamespace(ends=(), used=lambda decoding: f"decoded by {decoding}"),
+        generation=SimpleNamespace(ends=(), used=lambda decoding: {"by": decoding}),
         language_model=lambda *settings: told.append(settings) or lm,
         close=lambda: None,
     )
@@ -107,7 +107,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     options = {"batch_tokens": 64, "tensor_parallel_size": 2, "enable_expert_parallel": False}
     assert asked == [(("lab-poly", "vllm", None), options)]
     ((wanted, seed, used),) = told
-    assert (seed, wanted.name, used) == (3, "plain", "decoded by task")
+    assert (seed, wanted.name, used) == (3, "plain", {"by": "task"})
 
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
