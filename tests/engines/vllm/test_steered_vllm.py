@@ -30,7 +30,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
 
 from dsmoe_eval.engines.vllm import SteeredVllm  # noqa: E402
-from dsmoe_eval.engines.vllm import engine as vllm_engine  # noqa: E402
+from dsmoe_eval.engines.vllm import steered_vllm  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
 from dsmoe_eval.steering import (  # noqa: E402
@@ -429,8 +429,8 @@ def test_routing_of_many_requests_in_little_room(tight, monkeypatch):
     generator, seen = torch.Generator().manual_seed(2), []
     texts = [torch.randint(2, VOCABULARY, (60,), generator=generator).tolist() for _ in range(3)]
     prompts = [*texts, texts[0][:50], texts[0], [7, 8, 9], texts[2][:40]]
-    honest = vllm_engine.assemble
-    monkeypatch.setattr(vllm_engine, "assemble", lambda *a: seen.append(a[0]) or honest(*a))
+    honest = steered_vllm.assemble
+    monkeypatch.setattr(steered_vllm, "assemble", lambda *a: seen.append(a[0]) or honest(*a))
     found = engine.routing(prompts, 50)
     rows = load(base64.b64decode(seen[0]["rows"]))
     pairs = torch.stack([rows["request"], rows["position"]], 1)
