@@ -29,10 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
 
-from dsmoe_eval.engines.vllm import (
-    SteeredVllm,
-    steered_vllm,
-)
+from dsmoe_eval.engines.vllm import SteeredVllm, steered_vllm  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
 from dsmoe_eval.steering import (  # noqa: E402
