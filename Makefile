@@ -95,7 +95,7 @@ reports: $(RUN)
 leaderboards: $(RUN)
 	rm -rf out/reports-1
 	$(BIN)/dsmoe-eval run lab --seed 1 --out out/reports-1
-	$(BIN)/dsmoe-eval leaderboard add out/reports out/reports-1 out/trial
+	$(BIN)/dsmoe-eval leaderboard add --by "the authors" out/reports out/reports-1 out/trial
 	$(BIN)/dsmoe-eval leaderboard build --runs out/reports --runs out/reports-1 --runs out/trial
 
 # Compiling all that is never imported would take longer than installing it.
