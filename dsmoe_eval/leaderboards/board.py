@@ -70,11 +70,11 @@ def _findings(rows: Sequence[LeaderboardRow]) -> Iterator[str]:
         lacks = [mark.name for mark in row.marks if not mark.earned]
         yield (
             f"{row.model}, {row.variant}: {_words(found)} over its placebo (rank "
-            f"{row.rank}), {_words(row.gain)} over base; non-targets {_words(non)}, which hold. "
+            f"{row.rank}), {_words(row.gain)} over base; non-targets {_words(non)}, non-inferior. "
             + (f"Marks not earned: {', '.join(lacks)}." if lacks else "All marks earned.")
         )
     if not ranked:
-        yield "Nothing is ranked: no variant has a placebo and non-targets that are shown to hold."
+        yield "Nothing is ranked: no variant has a placebo and non-inferior non-targets."
     unranked = [row for row in rows if row.unranked not in ("", "base", "a control")]
     for reason in dict.fromkeys(row.unranked for row in unranked):
         names = [f"{r.variant} ({r.model})" for r in unranked if r.unranked == reason]

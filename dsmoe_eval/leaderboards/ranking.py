@@ -104,8 +104,8 @@ def rank(submitted_runs: Sequence[SubmittedRun]) -> list[LeaderboardRow]:
     The order is that of the mean gain over placebo. A rank is 1 plus the number of rows that are
     better beyond noise: the 95 % interval of the difference is above zero, computed from the two
     intervals as if they were independent, which is wide for variants of one model (MOVER: Zou and
-    Donner 2008, Statistics in Medicine 27:1693). Rows whose non-targets are not shown to hold, and
-    rows without a placebo, are not ranked.
+    Donner 2008, Statistics in Medicine 27:1693). Rows without a placebo, and rows
+    whose non-targets are not shown non-inferior, are not ranked.
     """
     shown, models = latest(submitted_runs), model_names(submitted_runs)
     rows = [
@@ -160,7 +160,7 @@ def _row(
         "a control": any(arm.control_of for arm in arms),
         "a smoke test": submitted.header.smoke_test,
         "no placebo": over is None,
-        "non-targets not shown to hold": not non_inferior,
+        "non-targets not shown non-inferior": not non_inferior,
     }
     return LeaderboardRow(
         submitted=submitted,

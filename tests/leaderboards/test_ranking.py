@@ -146,7 +146,7 @@ def test_what_is_ranked_and_why_the_rest_is_not(pair_of_seeds):
 def test_what_does_not_hold_is_not_ranked(small):
     change = put(f"{ARM}.non_targets.non_inferiority.p_value", 0.1)
     row = row_of(rank([altered(small, change, "contrast")]), "contrast")
-    assert (row.rank, row.unranked) == (None, "non-targets not shown to hold")
+    assert (row.rank, row.unranked) == (None, "non-targets not shown non-inferior")
     assert row_of(rank([small]), "contrast").rank == 1
 
 
