@@ -142,8 +142,13 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
         raise UserError(f"{path}: {faults}") from error
 
 
+def _key(part: str | int) -> str:
+    """Return the text of a key, with line breaks and the like escaped."""
+    return str(part) if str(part).isprintable() else repr(part)
+
+
 def _describe(fault: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+    where = ".".join(map(_key, fault["loc"])) or "the whole file"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing" or isinstance(fault["input"], dict):
         return f"{where}: {message}" if fault["loc"] else message

@@ -116,6 +116,7 @@ def plan_file(tmp_path):
     [
         ({"variants": ["base", "dsmo"]}, ["no variant 'dsmo'", "there are"]),
         ({"variants": ["dsmoe"]}, ["variants must hold 'base'"]),
+        ({"variants": ["base"]}, ["variants holds 'base' alone", "add a variant"]),
         ({"variants": ["base", "random"]}, ["'random' needs 'contrast'"]),
         ({"variants": ["base", "dsmoe", "dsmoe"]}, ["listed twice"]),
         ({"targets": ["math", "math"]}, ["listed twice"]),

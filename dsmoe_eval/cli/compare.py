@@ -103,7 +103,8 @@ def as_text(comparison: Comparison) -> str:
         lines.append("warning: domains differ significantly in both directions; the pool describes"
                      " neither")  # fmt: skip
     elif comparison.opposed:
-        lines.append(f"warning: against the pool's sign: {', '.join(comparison.opposed)}")
+        names = ", ".join(comparison.opposed)
+        lines.append(f"warning: changed in the other direction than all items together: {names}")
     return "\n".join(lines)
 
 

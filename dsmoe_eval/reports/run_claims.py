@@ -31,7 +31,7 @@ def generalization(result: RunResult) -> Table:
         "non-inferior at the margin (intersection-union test); domains that fell: a drop with "
         f"Holm-adjusted p at most {result.significance_level} among the arm's domains. Flipped: "
         "items whose score changed either way, on the target and elsewhere. Tokens: generated, "
-        "over base's."
+        "over base's. A loss can be real and yet smaller than the margin: harms, and non-inferior."
     )
     claiming = [arm for arm in result.arms if arm.target_result.claim is not None]
     return table_of_arms("claims", caption, (*ARM, *_CLAIMS), result, claiming)

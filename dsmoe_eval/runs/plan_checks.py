@@ -22,6 +22,11 @@ def check_plan(
     names = [variant.name for variant in variants]
     if BASE not in names:
         raise UserError(f"plan {plan.name!r}: variants must hold {BASE!r}")
+    if len(plan.variants) == 1:
+        raise UserError(
+            f"plan {plan.name!r}: variants holds {BASE!r} alone, so that nothing can be compared; "
+            "add a variant, such as sham"
+        )
     unknown = [target for target in targets if target not in suite.targets]
     if unknown:
         raise UserError(

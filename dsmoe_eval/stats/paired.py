@@ -138,6 +138,8 @@ def compare_paired(
         return _compare_counts(count_pairs(a, b))
     differences = clustered_differences(a, b, codes)
     degrees = differences.degrees_of_freedom
+    smallest = float(stdtrit(degrees, 0.975) + stdtrit(degrees, 0.8)) * differences.standard_error
+    fractions = min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1
     return PairedResult(
         n=a.size,
         score_a=float(a.mean(dtype=np.float64)),
@@ -148,7 +150,7 @@ def compare_paired(
         test=T_TEST if codes is None else CLUSTERED_T_TEST,
         gained=int((b > a).sum()),
         lost=int((b < a).sum()),
-        mde80=float(stdtrit(degrees, 0.975) + stdtrit(degrees, 0.8)) * differences.standard_error,
+        mde80=math.nan if fractions and smallest > 1 else smallest,  # no change exceeds the scale
         clusters=differences.sums.size,
     )
 

@@ -471,3 +471,11 @@ def test_the_test_is_scipys_binomial(gained, lost):
     tails = binom.cdf(fewer, changed, 0.5) + binom.cdf(fewer - 1, changed, 0.5)
     expected = 1 - binom.pmf(fewer, changed, 0.5) / 2 if gained == lost else tails
     assert mcnemar_midp(gained, lost) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_smallest_effect_above_the_scale_is_none() -> None:
+    """Four clusters of five items, all or nothing: no effect of fractions is large enough."""
+    codes = np.repeat(np.arange(4), 5)
+    base, other = np.zeros(20), np.repeat([1.0, 0.0, 1.0, 0.0], 5)
+    assert np.isnan(compare_paired(base, other, codes).mde80)
+    assert compare_paired(base, 100 * other, codes).mde80 > 100
