@@ -31,11 +31,11 @@ COLUMNS = {
     "capture": [("test_architectures", "test_capture", "{card}")],
     "vLLM": [
         (
-            "test_engine",
+            "test_steered_vllm",
             "test_base_is_transformers|test_steered_is_the_definition",
             r"{vllm}(-\w+)?",
         ),
-        ("test_engine", "test_{vllm}_runs_in_bfloat16", None),
+        ("test_steered_vllm", "test_{vllm}_runs_in_bfloat16", None),
     ],
     "bake": [("test_baking", "test_bake|test_bake_refused", "{card}")],
 }

@@ -11,7 +11,7 @@ XML = """<testsuites><testsuite>
 <testcase classname="tests.steering.test_architectures" name="test_probe[olmoe-1b-7b-bfloat16]"/>
 <testcase classname="tests.steering.test_architectures" name="test_intervention[olmoe-1b-7b-force]">
   <properties><property name="outcome" value="refused"/></properties></testcase>
-<testcase classname="tests.engines.vllm.test_engine" name="test_base_is_transformers[olmoe]">
+<testcase classname="tests.engines.vllm.test_steered_vllm" name="test_base_is_transformers[olmoe]">
   {vllm}</testcase>
 </testsuite></testsuites>"""
 
