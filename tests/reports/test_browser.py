@@ -115,9 +115,9 @@ def test_sorting(opened, parts):
 def test_filtering(opened, parts):
     watched = opened(parts)
     rows, tick = watched["#t tbody tr:visible"], watched.tab.get_by_label
-    assert rows.count() == 21
+    expect(rows).to_have_count(21)
     tick("math", exact=True).check()
-    assert rows.count() == 11  # ten, and the one that has no domain
+    expect(rows).to_have_count(11)  # ten, and the one that has no domain
     assert watched["#f li.row:not(.off)"].count() == 10
     assert watched["#p .point:not(.off)"].count() == 10
     assert watched["#filtered"].inner_text() == "11 of 21 rows shown"
@@ -126,7 +126,7 @@ def test_filtering(opened, parts):
     assert watched["#t tbody tr:visible th"].all_inner_texts() == ["row 3", "none"]
     watched["#filters button"].click()
     expect(watched["#filtered"]).to_have_text("")
-    assert rows.count() == 21
+    expect(rows).to_have_count(21)
 
 
 def test_traces_by_mouse_and_by_keyboard(opened, parts):
@@ -184,10 +184,10 @@ def test_items_are_found_and_opened(opened, parts):
     assert not any("/items/" in url for url in watched.asked)  # on demand
     _come_to_items(watched)
     rows = watched["#explorer-list li"]
-    assert rows.count() == 100
+    expect(rows).to_have_count(100)
     watched["#explorer-more"].click()
-    assert rows.count() == 150
-    assert not watched["#explorer-more"].is_visible()
+    expect(rows).to_have_count(150)
+    expect(watched["#explorer-more"]).to_be_hidden()
     counts = {}
     for show in ("gained", "lost", "changed", "wrong", "right"):
         watched["#explorer-show"].select_option(show)
@@ -201,7 +201,7 @@ def test_items_are_found_and_opened(opened, parts):
     }  # fmt: skip
     watched["#explorer-show"].select_option("gained")
     watched["#explorer-search"].fill("c OF")  # every option list has one
-    assert rows.count() == counts["gained"]
+    expect(rows).to_have_count(counts["gained"])
     rows.locator("a").first.focus()
     watched.tab.keyboard.press("Enter")
     watched[".answer"].first.wait_for()
@@ -211,13 +211,13 @@ def test_items_are_found_and_opened(opened, parts):
     assert answers[0].startswith("base: wrong; answer: ")
     assert answers[1].startswith("v1 on math: right, gained; answer: B of ")
     assert "cells/cell-1-0/samples.parquet" in answers[1]
-    assert "#item=made-up/mc/item" in watched.tab.url
+    expect(watched.tab).to_have_url(re.compile("#item=made-up/mc/item"))
     title = watched["#item-title"].inner_text()
     watched["#item-after"].click()
     expect(watched["#item-title"]).not_to_have_text(title)
     watched.tab.keyboard.press("Escape")
-    assert not watched["#item"].is_visible()
-    assert "#" not in watched.tab.url
+    expect(watched["#item"]).to_be_hidden()
+    expect(watched.tab).not_to_have_url(re.compile("#"))
 
 
 def _cells(root, *names):
