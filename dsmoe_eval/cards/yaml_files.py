@@ -11,7 +11,7 @@ from typing import cast
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import read_limited
 
 MOST_BYTES = 1_000_000
@@ -42,8 +42,9 @@ def read_yaml(path: Path) -> object:
         words = ", ".join(filter(None, (error.context, error.problem)))
         raise UserError(f"{where}: not valid YAML: {words}; mend that line") from error
     except (UnicodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML: {reason}; save it as text in UTF-8") from error
+        raise UserError(
+            f"{path}: not valid YAML: {one_line(error)}; save it as text in UTF-8"
+        ) from error
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply; write it again, flat") from error
     except _UNREADABLE as error:

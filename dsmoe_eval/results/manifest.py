@@ -60,8 +60,7 @@ class RecordedFolder:
             UserError: it is missing, or is not what the run wrote.
         """
         try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = _digest(path)
         except OSError as error:
             raise _unreadable(path, error) from error
         return self._checked(path, found, self._hashes())

@@ -100,6 +100,16 @@ class ClusteredDifferences:
         return float(2 * stdtr(self.degrees_of_freedom, -abs(self.delta) / spread))
 
     @property
+    def smallest_effect(self) -> float:
+        """The smallest difference that the two-sided 5 % test finds with 80 % power.
+
+        NaN without a standard error, and if it is above 1 for scores in [0, 1].
+        """
+        degrees = self.degrees_of_freedom
+        effect = float(stdtrit(degrees, 0.975) + stdtrit(degrees, 0.8)) * self.standard_error
+        return math.nan if self.bounded and effect > 1 else effect
+
+    @property
     def _shares(self) -> Floats:
         return np.asarray(self.sizes / self.sizes.sum(), dtype=np.float64)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import betainc, ndtri, stdtrit
+from scipy.special import betainc, ndtri
 
 from .clusters import as_scores, cluster_codes, clustered_differences, fair_binomial
 from .power import smallest_effect
@@ -137,9 +137,6 @@ def compare_paired(
     if codes is None and is_binary(a) and is_binary(b):
         return _compare_counts(count_pairs(a, b))
     differences = clustered_differences(a, b, codes)
-    degrees = differences.degrees_of_freedom
-    smallest = float(stdtrit(degrees, 0.975) + stdtrit(degrees, 0.8)) * differences.standard_error
-    fractions = min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1
     return PairedResult(
         n=a.size,
         score_a=float(a.mean(dtype=np.float64)),
@@ -150,7 +147,7 @@ def compare_paired(
         test=T_TEST if codes is None else CLUSTERED_T_TEST,
         gained=int((b > a).sum()),
         lost=int((b < a).sum()),
-        mde80=math.nan if fractions and smallest > 1 else smallest,  # no change exceeds the scale
+        mde80=differences.smallest_effect,
         clusters=differences.sums.size,
     )
 
