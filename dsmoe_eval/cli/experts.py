@@ -152,13 +152,17 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
     "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
     help="Shuffles of the documents' labels.",
 )  # fmt: skip
+@click.option(
+    "--controls", type=click.IntRange(min=1), default=3, show_default=True,
+    help="Models with random weights, and as many with shuffled routers; p >= 1 / (N + 1).",
+)  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
     model: str, suite: str, out: Path | None, as_json: bool, permutations: int, **rest: Any
 ) -> None:
-    """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
+    """Test which experts of MODEL are specific to a domain of a suite, beside control models."""
     from ..reports import render_existence
     from ..studies import existence_of
 
