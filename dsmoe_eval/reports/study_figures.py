@@ -123,6 +123,7 @@ def _strength(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
     """Draw every specific expert's t, and the largest one in each kind of control."""
     blue = sns.color_palette("colorblind")[0]
     labels = {False: "specific expert", True: "specific, beyond random weights"}
+    named: set[str] = set()
     for place, row in enumerate(rows):
         for beyond, label in labels.items():
             own = [one for one in row["specific"] if one["beyond"]["random"] == beyond]
@@ -137,11 +138,12 @@ def _strength(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
             if largest is None:
                 said += f"\n{name}: infinite t"
             else:
-                mark = None if place else f"largest, {name}"
+                mark = None if name in named else f"largest, {name}"
                 axis.plot([largest] * 2, ends, line, color=colour, linewidth=2.5, label=mark)
+                named.add(name)
         axis.annotate(said, (1.02, place), xycoords=("axes fraction", "data"), va="center")
-    axis.set_xlabel("t: excess use over its standard error")
-    axis.set_xlim(left=0)
+    axis.set_xlabel("t: excess use over its standard error (logarithmic)")
+    axis.set_xscale("log")
     axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
