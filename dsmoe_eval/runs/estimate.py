@@ -140,7 +140,7 @@ def estimate(
     plan, path = load_plan(plan_name)
     planned = plan_run(plan, path)
     arms = planned.arms
-    claims = sum(not arm.variant.zero_strength for arm in arms)
+    claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
     tasks = _tasks(planned, level, limit, data)
     asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
@@ -154,7 +154,7 @@ def estimate(
         suite=planned.suite.name,
         engine=plan.engine,
         devices=plan.tensor_parallel,
-        variants=plan.variants,
+        variants=tuple(variant.name for variant in planned.variants),
         targets=planned.targets,
         tasks=tuple(tasks.values()),
         cells=cells.total(),

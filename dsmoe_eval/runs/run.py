@@ -19,12 +19,11 @@ from ..progress import progress_bar
 from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder
 from ..steering import SteeringError
+from .answering import answer_arm, answer_base
 from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
 from .stages import (
-    answer_arm,
-    answer_base,
     count_experts,
     fine_tune,
     make_arms,
