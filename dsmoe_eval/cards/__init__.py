@@ -5,7 +5,7 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
-from .plans import ExpertSource, Identification, Kind, Plan, Sft, Stability, Tuning, Variant
+from .plans import ExpertSource, Identification, Kind, Plan, Sft, Stability, Tuning, Unit, Variant
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
 
@@ -29,5 +29,6 @@ __all__ = [
     "Suite",
     "Task",
     "Tuning",
+    "Unit",
     "Variant",
 ]

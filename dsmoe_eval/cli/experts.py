@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     help="Strength of the intervention.",
 )
 @click.option(
+    "--unit",
+    type=click.Choice(["odds", "sigma"]),
+    default="odds",
+    show_default=True,
+    help="Unit of a bias: sigma is the spread of each layer's logits over experts.",
+)
+@click.option(
     "--phase",
     type=click.Choice(["prompt", "generated"]),
     default="prompt",
@@ -98,7 +105,7 @@ def identify_command(
         suite,
         domain,
         method,
-        intervention=_intervention(rest["intervention"], rest["strength"]),
+        intervention=_intervention(rest["intervention"], rest["strength"], rest["unit"]),
         settings=Identification(
             phase=rest["phase"],
             answer_tokens=rest["answer_tokens"],
@@ -116,13 +123,13 @@ def identify_command(
     echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
 
 
-def _intervention(kind: str, strength: float) -> Intervention:
+def _intervention(kind: str, strength: float, unit: str) -> Intervention:
     from pydantic import ValidationError
 
     from ..steering.profile import Intervention, InterventionKind
 
     try:
-        return Intervention.model_validate({"kind": kind, "strength": strength})
+        return Intervention.model_validate({"kind": kind, "strength": strength, "unit": unit})
     except ValidationError as error:
         kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
         raise UserError(

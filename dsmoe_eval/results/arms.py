@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ..cards import Unit
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
@@ -201,10 +202,19 @@ class Line(Record):
 
 
 class Settings(Record):
-    """The settings that tuning chose for a steered arm."""
+    """The settings that tuning chose for a steered arm.
+
+    Attributes:
+        unit: the strength's unit.
+        log_odds: for bias on logits, the smallest and the largest shift of a steered layer.
+        sigmas: the same in units of the layers' sigmas, if these are known.
+    """
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
+    unit: Unit = "odds"
+    log_odds: tuple[float, float] | None = None
+    sigmas: tuple[float, float] | None = None
     activation_share: Score
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()

@@ -143,5 +143,5 @@ def _preamble(plan: Plan, suite: Suite, domain: str) -> str:
 def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
     if not variant.is_tuned or plan.tuning is None or variant.intervention is None:
         return ()
-    strengths = plan.tuning.strengths[variant.intervention]
-    return tuple(Settings(size, s) for size in plan.tuning.expert_counts for s in strengths)
+    unit, strengths = plan.tuning.of(variant.intervention) or ("odds", ())
+    return tuple(Settings(size, s, unit) for size in plan.tuning.expert_counts for s in strengths)

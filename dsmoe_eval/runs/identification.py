@@ -88,7 +88,8 @@ def identify(
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
-        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4). In units
+            of sigma it gets the sigmas of the layers here.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
         limit: the limit of items per task.
         settings: the presentation of the text; by default the plain questions.
@@ -113,6 +114,9 @@ def identify(
         console or Console(stderr=True), "identify experts", texts, "texts"
     ) as advance:
         counts = count_domains(engine, tasks, wanted, root or Path("out") / "observations", advance)
+    if kind.unit == "sigma":
+        content = kind.model_dump() | {"sigmas": tuple(sigmas_of(counts).items())}
+        kind = Intervention.model_validate(content)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -190,6 +194,22 @@ def count_domains(
         raise UserError(str(error)) from error
 
 
+def sigmas_of(counts: RoutingCounts) -> dict[int, float]:
+    """Return the sigma of each layer, in whose units strengths are given.
+
+    Raises:
+        UserError: a layer's logits do not differ between experts.
+    """
+    sigmas = counts.sigmas()
+    flat = [layer for layer, sigma in sigmas.items() if not sigma > 0]
+    if flat:
+        raise UserError(
+            f"layer {flat[0]}: the router gives all experts the same logit, so that sigma is 0; "
+            "give strengths as odds"
+        )
+    return sigmas
+
+
 def identification_source(
     suite: Suite,
     tasks: Mapping[str, LoadedTask],
@@ -225,6 +245,7 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "tokens": [one.tokens for one in sums],
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
+        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
     }
 
 

@@ -61,7 +61,8 @@ def _variant_fault(
     if (
         variant.kind == "steered"
         and variant.is_tuned
-        and (plan.tuning is None or variant.intervention not in plan.tuning.strengths)
+        and variant.intervention
+        and (plan.tuning is None or plan.tuning.of(variant.intervention) is None)
     ):
         return f"tuning.strengths.{variant.intervention} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:

@@ -28,9 +28,15 @@ from ..progress import Steps, counted_as
 from ..results.arms import Information
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
-from ..variants import BASE, Settings, build_profile, variant_experts
+from ..variants import BASE, Settings, build_profile, shift_ranges, variant_experts
 from .arms import NAMED_DOMAIN, PlannedArm, PreparedArm
-from .identification import IdentificationSpec, count_domains, counts_to_json, identification_source
+from .identification import (
+    IdentificationSpec,
+    count_domains,
+    counts_to_json,
+    identification_source,
+    sigmas_of,
+)
 from .job import Job
 from .tuning import Scores, Tuned, tune
 
@@ -188,7 +194,8 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
     source = identification_source(
         job.suite, job.identification, arm.domain, identification, job.engine.name
     )
-    return build_profile(variant, job.engine.identity, experts, settings.strength, source)
+    sigmas = sigmas_of(counts) if settings.unit == "sigma" else None
+    return build_profile(variant, job.engine.identity, experts, settings.strength, source, sigmas)
 
 
 def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm]:
@@ -213,6 +220,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     settings = {
         "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
+        **shift_ranges(profile, None if counts.spread is None else counts.sigmas()),
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
         "activation_share": activation_share(counts, profile.experts),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import Plan
+from ..cards import Plan, Unit
 from ..stats import non_inferiority
 from ..variants import Settings
 
@@ -27,6 +27,7 @@ class Trial:
         lower_bound: the one-sided lower bound of `non_target_delta`; -1, the bound of any change,
             if all items are one cluster.
         qualified: whether the lower bound is above minus the margin.
+        unit: the strength's unit.
     """
 
     expert_count: int
@@ -35,6 +36,7 @@ class Trial:
     non_target_delta: float
     lower_bound: float
     qualified: bool
+    unit: Unit = "odds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def tune(
                 non_target_delta=held.delta,
                 lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
                 qualified=held.non_inferior,
+                unit=settings.unit,
             )
         )
     return choose(trials)
@@ -110,4 +113,5 @@ def choose(trials: Sequence[Trial]) -> Tuned:
         best = min(qualified, key=lambda t: (-t.target_delta, t.expert_count, t.strength))
     else:
         best = min(trials, key=lambda trial: (trial.expert_count, trial.strength))
-    return Tuned(tuple(trials), Settings(best.expert_count, best.strength), bool(qualified))
+    chosen = Settings(best.expert_count, best.strength, best.unit)
+    return Tuned(tuple(trials), chosen, bool(qualified))

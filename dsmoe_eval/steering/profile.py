@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from .errors import SteeringError
 
 InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Channel = Literal["logit", "score"]
+Unit = Literal["odds", "sigma"]
+LayerSigmas = tuple[tuple[int, Annotated[float, Field(gt=0)]], ...]
+"""(layer, sigma) of the layers of a model."""
 _MOST_BYTES = 64_000_000
 _WAY_OUT = "write it again: dsmoe-eval identify"
 
@@ -65,6 +69,13 @@ class ChosenExpert(_Frozen):
     activate: bool = True
 
 
+def _only_with_sigma(schema: JsonDict) -> None:
+    """Make the keys optional that a profile in odds does not have."""
+    required = schema.get("required")
+    if isinstance(required, list):
+        schema["required"] = [key for key in required if key not in ("unit", "sigmas")]
+
+
 class Intervention(_Frozen):
     """The edit of the router's choice; see `interventions.py` for the formulas.
 
@@ -74,14 +85,27 @@ class Intervention(_Frozen):
             1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1.
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
+        unit: `odds`: `bias` adds log(1 + strength) to the logits. `sigma`: it adds strength x sigma
+            of the layer.
+        sigmas: with `sigma`: of every steered layer, the mean over the identification tokens of the
+            standard deviation over experts of the router's logits.
     """
+
+    model_config = ConfigDict(json_schema_extra=_only_with_sigma)
 
     kind: InterventionKind
     strength: Annotated[float, Field(ge=0)]
     channel: Channel = "logit"
+    unit: Unit = "odds"
+    sigmas: LayerSigmas = ()
 
     @model_validator(mode="after")
     def _check_kind(self) -> Intervention:
+        if self.unit == "sigma" and (self.kind != "bias" or self.channel != "logit"):
+            what = "the score channel" if self.kind == "bias" else self.kind
+            raise ValueError(f"unit `sigma` is for bias on the logits only, not for {what}")
+        if self.unit == "odds" and self.sigmas:
+            raise ValueError("sigmas go with unit `sigma` only")
         if self.channel == "score" and self.kind != "bias":
             raise ValueError(f"channel `score` is for bias only, not for {self.kind}")
         if self.kind == "mask" and self.strength not in (0, 1):
@@ -132,12 +156,17 @@ class Profile(_Frozen):
         for layer, expert in pairs:
             if layer not in self.model.layers or expert >= self.model.experts:
                 raise ValueError(f"layer {layer}, expert {expert} is not in the model")
+        sigmas = [layer for layer, _ in self.intervention.sigmas]
+        if self.intervention.unit == "sigma" and not {layer for layer, _ in pairs} <= set(sigmas):
+            raise ValueError("unit `sigma` needs the sigma of every layer with chosen experts")
+        if len(set(sigmas)) < len(sigmas):
+            raise ValueError("a layer has two sigmas")
         return self
 
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -159,7 +188,13 @@ class Profile(_Frozen):
 
     def to_json(self) -> str:
         """Return the profile as the text of its JSON file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._content(), indent=1, sort_keys=True) + "\n"
+
+    def _content(self) -> dict[str, object]:
+        content = self.model_dump(mode="json")
+        if self.intervention.unit == "odds":  # profiles that are older than the unit keep their ids
+            del content["intervention"]["unit"], content["intervention"]["sigmas"]
+        return content
 
     @classmethod
     def load(cls, path: Path) -> Profile:

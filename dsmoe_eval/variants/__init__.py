@@ -10,7 +10,7 @@ from .catalog import (
     planned_variant,
     with_controls,
 )
-from .profile_builder import Settings, build_profile, variant_experts
+from .profile_builder import Settings, build_profile, shift_ranges, variant_experts
 
 __all__ = [
     "BASE",
@@ -22,6 +22,7 @@ __all__ = [
     "get_variant",
     "own_file",
     "planned_variant",
+    "shift_ranges",
     "variant_experts",
     "with_controls",
 ]

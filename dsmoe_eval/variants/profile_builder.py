@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..cards import Variant
+from ..cards import Unit, Variant
 from ..experts import RoutingCounts, choose_experts, exposure, get_method, matched_experts
-from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source, logit_shift
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The result of tuning: the size of E* and the strength (alpha - 1)."""
+    """The result of tuning: the size of E* and the strength (alpha - 1, or in units of sigma)."""
 
     expert_count: int
     strength: float
+    unit: Unit = "odds"
 
 
 def variant_experts(
@@ -46,10 +48,12 @@ def build_profile(
     experts: tuple[ChosenExpert, ...],
     strength: float,
     source: Source,
+    sigmas: Mapping[int, float] | None = None,
 ) -> Profile:
     """Build the profile of a steered variant.
 
-    The strength is zero for `Variant.zero_strength`, and fixed for a mask.
+    With `sigmas`, those of every layer, the strength is in units of them. It is zero for
+    `Variant.zero_strength`, and fixed for a mask.
     """
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
@@ -65,7 +69,30 @@ def build_profile(
         method=method,
         experts=experts,
         intervention=Intervention(
-            kind=variant.intervention, strength=0.0 if variant.zero_strength else strength
+            kind=variant.intervention,
+            strength=0.0 if variant.zero_strength else strength,
+            unit="odds" if sigmas is None else "sigma",
+            sigmas=tuple((sigmas or {}).items()),
         ),
         source=source,
     )
+
+
+def shift_ranges(profile: Profile, sigmas: Mapping[int, float] | None) -> dict[str, object]:
+    """Return the unit of a bias on logits, and the least and the most that it adds to a layer.
+
+    Args:
+        profile: any profile; nothing is returned for other interventions.
+        sigmas: each layer's, if they are known.
+
+    Returns:
+        `unit`, `log_odds` and `sigmas`, the latter two as (least, most) of the steered layers.
+    """
+    intervention = profile.intervention
+    if intervention.kind != "bias" or intervention.channel != "logit" or not profile.experts:
+        return {}
+    shifts = {layer: logit_shift(intervention, layer) for layer in profile.by_layer()}
+    ranges = {"log_odds": shifts.values()}
+    if sigmas is not None and all(sigmas[layer] > 0 for layer in shifts):
+        ranges["sigmas"] = {n: shift / sigmas[n] for n, shift in shifts.items()}.values()
+    return {"unit": intervention.unit} | {n: (min(v), max(v)) for n, v in ranges.items()}
