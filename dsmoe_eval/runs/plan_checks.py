@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..cards import Plan, Suite, Variant
 from ..errors import UserError
@@ -33,7 +33,7 @@ def check_plan(
             f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
             f"targets: {', '.join(suite.targets)}"
         )
-    leading = [one.name for one in variants if one.is_tuned or one.kind == "prompt"]
+    leading = {one.name: one for one in variants if one.is_tuned or one.kind == "prompt"}
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
         if fault:
@@ -54,10 +54,12 @@ def check_engine(plan: Plan) -> None:
 
 
 def _variant_fault(
-    variant: Variant, plan: Plan, suite: Suite, leading: Sequence[str]
+    variant: Variant, plan: Plan, suite: Suite, leading: Mapping[str, Variant]
 ) -> str | None:
     if variant.control_of is not None and variant.control_of not in leading:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
+    if variant.control_of is not None and (fault := _unit_fault(variant, plan, leading)):
+        return fault
     if (
         variant.kind == "steered"
         and variant.is_tuned
@@ -74,6 +76,15 @@ def _variant_fault(
     if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
         return "peft: pip install 'dsmoe-eval[sft]'"
     return None
+
+
+def _unit_fault(variant: Variant, plan: Plan, leading: Mapping[str, Variant]) -> str | None:
+    """Return the need of a control that cannot take its arm's strength, which is in sigma."""
+    kind = leading[variant.control_of or ""].intervention
+    tuned = None if plan.tuning is None or kind is None else plan.tuning.of(kind)
+    if tuned is None or tuned[0] == "odds" or variant.intervention in ("bias", "mask"):
+        return None
+    return f"tuning.strengths.bias in place of bias_sigma: {variant.intervention} has no sigma"
 
 
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:

@@ -194,7 +194,9 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
     source = identification_source(
         job.suite, job.identification, arm.domain, identification, job.engine.name
     )
-    sigmas = sigmas_of(counts) if settings.unit == "sigma" else None
+    sigmas = None
+    if settings.unit == "sigma" and variant.intervention != "mask":  # a mask has no strength
+        sigmas = sigmas_of(counts)
     return build_profile(variant, job.engine.identity, experts, settings.strength, source, sigmas)
 
 
