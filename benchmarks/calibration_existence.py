@@ -3,8 +3,7 @@
     python benchmarks/calibration_existence.py        # writes reports/existence/calibration.md
 
 Null data: how often is anything discovered; beside two tests that are easily taken instead. Planted
-experts: false discoveries and power. Intervals: how often they hold the truth. Controls: how often
-random weights are beyond random weights, and planted experts beyond a noisy control.
+experts: false discoveries and power. Intervals: how often they hold the truth.
 """
 
 from __future__ import annotations
@@ -259,7 +258,6 @@ def textbook_intervals(
 PLANTED = tuple((domain, domain + 4, domain + 8) for domain in range(4))
 BOOSTS = (1.5, 2.0, 3.0)
 SIZES = (10, 30, 100)
-NOISY = 2.0
 
 
 def null_table(sets: int, routing: Any) -> list[str]:
@@ -320,81 +318,6 @@ def interval_table(sets: int) -> list[str]:
     return lines
 
 
-RANDOM_MODELS = 80
-CONTROL_SIZES = (3, 19)
-
-
-def random_models(documents: int | None) -> list[Any]:
-    """Models with random weights of the embedded model's shape, tested on its documents."""
-    from dsmoe_eval.models import load_model, random_weights
-    from dsmoe_eval.registry import load_suite
-    from dsmoe_eval.studies.documents import document_routing
-    from dsmoe_eval.studies.existence import PERMUTATIONS, examine
-    from dsmoe_eval.tasks.loading import load_tasks
-
-    suite, loaded = load_suite("lab"), load_model("lab-poly", "cpu")
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", documents, ())
-    config, dtype = loaded.model.config, loaded.model.dtype
-    routed = (
-        document_routing(
-            random_weights(config, dtype, "cpu", seed), loaded.tokenizer, tasks, lambda _: None
-        )
-        for seed in range(RANDOM_MODELS)
-    )
-    return [examine(each, PERMUTATIONS, seed) for seed, each in enumerate(routed)]
-
-
-def random_table() -> list[str]:
-    """Random weights beside random weights: each of many models beside the next ones."""
-    from dsmoe_eval.studies.existence import summary_of
-
-    lines = [
-        "| documents a task | N | nominal rate | domains with an expert beyond "
-        "| smallest p by number | smallest p by strength | specific experts, mean |",
-        "| ---: |" + " ---: |" * 6,
-    ]
-    for documents in (8, 20, None):
-        models = random_models(documents)
-        found = np.mean([each.specific.sum() for each in models])
-        for size in CONTROL_SIZES:
-            shares: dict[str, list[float]] = {"domains": [], "number": [], "strength": []}
-            for index, model in enumerate(models):
-                others = [models[(index + step) % len(models)] for step in range(1, size + 1)]
-                beside, least = summary_of(model, others), 1 / (size + 1) + 1e-9
-                shares["domains"].append(beside["domains_beyond"] / len(model.specific))
-                shares["number"].append(beside["p_by_number"] <= least)
-                shares["strength"].append(beside["p_by_strength"] <= least)
-            cells = " | ".join(f"{np.mean(each):.1%}" for each in shares.values())
-            name = "all" if documents is None else documents
-            lines.append(f"| {name} | {size} | {least:.0%} | {cells} | {found:.0f} |")
-    return lines
-
-
-def noisy_table(sets: int) -> list[str]:
-    """Share of planted experts beyond controls of noisy documents, by t and by excess use."""
-    lines = ["| documents a domain | discovered | beyond, by t | beyond, by excess use |"]
-    lines.append("|" + " ---: |" * 4)
-    for size in (*SIZES[:1], 20, *SIZES[1:]):
-        world = World(documents=size, boost=BOOSTS[-1], planted=PLANTED)
-        noisy = replace(world, concentration=NOISY, boost=1.0)
-        shares = []
-        for index in range(sets):
-            counts = world.draw(np.random.default_rng([size, index]))
-            seeds = range(CONTROL_SIZES[0])
-            others = [
-                excess_use(noisy.draw(np.random.default_rng([size, index, 1 + each])))
-                for each in seeds
-            ]
-            own, found = excess_use(counts), discoveries(counts, permutation_p_values, index)
-            beyond = [
-                found & (value(own) > np.max([value(o).max(1) for o in others], 0)[:, None])
-                for value in (lambda use: use.statistic, lambda use: use.difference)
-            ]
-            shares.append([each[world.is_planted].mean() for each in (found, *beyond)])
-        lines.append(f"| {size} | " + " | ".join(f"{s:.0%}" for s in np.mean(shares, 0)) + " |")
-    return lines
-
-
 def lab_routing() -> Any:
     """Per-document counts of the embedded model."""
     from dsmoe_eval.studies.documents import route_documents
@@ -443,28 +366,6 @@ which selection makes optimistic.
 Share of 95 % intervals of the rate difference that hold the truth, first domain, boost {boost:g}.
 
 {intervals}
-
-## Random weights beside random weights
-
-{models} models of lab-poly's shape with random weights, on lab-poly's documents or on so many a
-task. Each is taken for the model, and the next N for its control. "beyond": a specific expert whose
-t is larger than the largest of any expert for the domain in the N models. If the first is like the
-others, a domain has such an expert with probability 1 / (N + 1) at most, the nominal rate.
-"smallest p": share of models whose p is 1 / (N + 1), which must not exceed 1 / (N + 1) either.
-Where random weights have few specific experts, few can be beyond.
-
-{random}
-
-Twice the Monte Carlo error is about 5 points at N = 3 for domains, and 10 for a p-value.
-
-## Why t, and not the excess use itself
-
-Planted experts (boost {most:g}) beside {controls} control models in which nothing is planted, but
-documents are noisier (concentration {noisy:g}): share of planted experts that are discovered, that
-are discovered and exceed the control's largest t, or so its largest excess use; {noisy_sets} data
-sets.
-
-{beside}
 """
 
 
@@ -486,13 +387,6 @@ def main(sets: int, to: Path) -> None:
         null="\n".join(null_table(sets, lab_routing())),
         planted="\n".join(planted_table(max(4, sets // 6))),
         intervals="\n".join(interval_table(max(4, sets // 3))),
-        models=RANDOM_MODELS,
-        random="\n".join(random_table()),
-        most=BOOSTS[-1],
-        controls=CONTROL_SIZES[0],
-        noisy=NOISY,
-        noisy_sets=max(4, sets // 6),
-        beside="\n".join(noisy_table(max(4, sets // 6))),
     )
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(page, encoding="utf-8")

@@ -143,7 +143,7 @@ def observe(
         advance: called with the number of documents done, for a progress bar.
 
     Raises:
-        SteeringError: the model has no known router, or its experts an unknown call or output.
+        SteeringError: the model's routers, or the call or output of its experts, are not known.
     """
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
@@ -286,14 +286,11 @@ def _write_pass(
         folder=folder,
         domains=domains,
         domain=tuple(domains.index(document.domain) for document in documents),
-        layers=shape.layers,
-        experts=shape.experts,
-        top_k=shape.top_k,
-        batches=len(plan),
+        layers=shape.layers, experts=shape.experts, top_k=shape.top_k, batches=len(plan),
         has_saliency="saliency" in columns,
         has_contributions="contributions" in columns,
         has_spread="spread" in columns,
-    )
+    )  # fmt: skip
 
 
 def _folder(root: Path, content: Sequence[object]) -> Path:

@@ -59,14 +59,14 @@ def random_weights(
 
 @contextmanager
 def shuffled_routers(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Shuffle the input dimensions of every router, one shuffle per layer, and restore them after.
+    """Run the context with every router's input dimensions shuffled, one shuffle per layer.
 
     An expert keeps the size of its weights and its similarity to the layer's other experts, but the
     router no longer fits what it reads. Shuffled rows would only rename the experts, and rows
-    shuffled each by itself would lose the experts' similarity too.
+    shuffled separately would lose the experts' similarity too.
 
     Args:
-        model: a model with known routers; everything but their weights stays as it is.
+        model: a model with known routers; everything but their weights stays.
         seed: the seed of the shuffles, the same on all devices.
 
     Raises:

@@ -114,9 +114,6 @@ def identify(
         console or Console(stderr=True), "identify experts", texts, "texts"
     ) as advance:
         counts = count_domains(engine, tasks, wanted, root or Path("out") / "observations", advance)
-    if kind.unit == "sigma":
-        content = kind.model_dump() | {"sigmas": tuple(sigmas_of(counts).items())}
-        kind = Intervention.model_validate(content)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -125,7 +122,7 @@ def identify(
         model=engine.identity,
         method=method,
         experts=chosen,
-        intervention=kind,
+        intervention=_with_sigmas(kind, counts),
         source=identification_source(suite, tasks, domain, settings, engine.name),
     )
 
@@ -192,6 +189,13 @@ def count_domains(
         return count_routing(seen, markers=markers).in_phase(settings.phase)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _with_sigmas(intervention: Intervention, counts: RoutingCounts) -> Intervention:
+    if intervention.unit == "odds":
+        return intervention
+    sigmas = tuple(sigmas_of(counts).items())
+    return Intervention.model_validate(intervention.model_dump() | {"sigmas": sigmas})
 
 
 def sigmas_of(counts: RoutingCounts) -> dict[int, float]:

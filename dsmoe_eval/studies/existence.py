@@ -8,7 +8,7 @@ the number of specific experts and by t, the excess use over its standard error:
 a control if its t is larger than the largest of any expert for that domain in all models of the
 control. Raw excess use would compare noise: with few documents it is large in any model. If the
 model were one more model of the control, every order of the N + 1 models would be equally likely,
-whatever the domains and experts have in common; all p-values follow from that.
+however much the domains and experts have in common; all p-values follow from that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ takes long, so that more of them are the user's choice."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Examined:
     """The figures of one model, all [domains, units]."""
 
     effect: ExcessUse
@@ -132,23 +132,23 @@ def examine(
     permutations: int,
     seed: int,
     on_block: Callable[[int], None] = lambda _permutations: None,
-) -> Tested:
+) -> Examined:
     """Test one model; see `existence`."""
     counts = routing.counts()
     generator = np.random.default_rng([seed, 0])
     p_value = permutation_p_values(counts, generator, permutations, on_block)
     p_adjusted = benjamini_hochberg(p_value)
-    return Tested(excess_use(counts), p_value, p_adjusted, p_adjusted <= LEVEL)
+    return Examined(excess_use(counts), p_value, p_adjusted, p_adjusted <= LEVEL)
 
 
-def beyond_of(learned: Tested, models: Sequence[Tested]) -> NDArray[np.bool_]:
+def beyond_of(learned: Examined, models: Sequence[Examined]) -> NDArray[np.bool_]:
     """Return which specific experts have a larger t than any of the models', [domains, units]."""
     largest = np.max([each.effect.statistic.max(1) for each in models], axis=0)
     beyond: NDArray[np.bool_] = learned.specific & (learned.effect.statistic > largest[:, None])
     return beyond
 
 
-def summary_of(learned: Tested, models: Sequence[Tested]) -> ControlSummary:
+def summary_of(learned: Examined, models: Sequence[Examined]) -> ControlSummary:
     """Return the comparison of a model with the models of a control, over all domains."""
     discoveries = [int(each.specific.sum()) for each in models]
     domains, beyond = len(learned.specific), int(beyond_of(learned, models).any(1).sum())
@@ -162,7 +162,7 @@ def summary_of(learned: Tested, models: Sequence[Tested]) -> ControlSummary:
 
 
 def _control(
-    index: int, shape: tuple[int, ...], learned: Tested, models: Sequence[Tested]
+    index: int, shape: tuple[int, ...], learned: Examined, models: Sequence[Examined]
 ) -> ControlRow:
     specific = np.stack([each.specific[index] for each in models])
     beyond = beyond_of(learned, models)[index]
@@ -184,8 +184,8 @@ def _finite(statistic: np.float64) -> float | None:
 def _domain(
     model: DocumentRouting,
     index: int,
-    learned: Tested,
-    beside: Mapping[Control, Sequence[Tested]],
+    learned: Examined,
+    beside: Mapping[Control, Sequence[Examined]],
     bounds: NDArray[np.float64],
     stability: float,
 ) -> DomainExistenceRow:
@@ -217,7 +217,7 @@ def _expert(
     experts: int,
     index: int,
     unit: int,
-    learned: Tested,
+    learned: Examined,
     bounds: NDArray[np.float64],
     beyond: Mapping[Control, NDArray[np.bool_]],
 ) -> SpecificExpertRow:

@@ -81,7 +81,7 @@ class Recorder:
         self._next_batch, self._release = _watch(runner)
 
     def note_logits(self, logits: Tensor) -> None:
-        """Keep the spread of one layer's logits, [rows, experts], for the `note` that follows."""
+        """Record the spread of one layer's logits, [rows, experts], for the `note` that follows."""
         self._spread = logit_spread(logits)
 
     def note(self, layer: int, weights: Tensor, indices: Tensor) -> None:
