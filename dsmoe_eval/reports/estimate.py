@@ -68,6 +68,9 @@ def _sums(found: CostEstimate) -> Table:
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")
     cost = f"{found.control_cells:,} of these cells, {found.control_tokens / 1e6:,.1f} M tokens"
     table.add_row("of controls", cost)
+    if found.stability_cells:
+        again = f"{found.stability_cells:,} cells, {found.stability_answers:,} answers"
+        table.add_row("stability", f"{again}, after the test")
     table.add_row("tuning", f"{found.tuning_answers:,} answers")
     least = "" if found.complete else " of the tasks whose prompts are known"
     table.add_row("tokens", f"{found.tokens / 1e6:,.1f} M{least}, every answer at its longest")

@@ -25,7 +25,7 @@ from .answering import answer_arm, answer_base
 from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
-from .stability import check_wordings, measure_stability
+from .stability import check_wordings, measure_stability, stability_answers, stability_cells
 from .stages import (
     count_experts,
     fine_tune,
@@ -149,8 +149,11 @@ def plan_table(job: Job) -> Table:
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",
+        "stability": f"{stability_cells(job).total():,} cells, {stability_answers(job):,} answers",
         "folder": str(job.folder.root),
     }
+    if job.plan.stability is None:
+        del rows["stability"]
     for name, value in rows.items():
         table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
     return table

@@ -52,6 +52,11 @@ def stability_cells(planned: PlannedRun) -> Counter[str]:
     return Counter({planned.suite.target_task(target).name: times for target in planned.targets})
 
 
+def stability_answers(job: Job) -> int:
+    """Return the number of answers of these cells."""
+    return sum(n * job.test[name].answers_asked for name, n in stability_cells(job).items())
+
+
 def check_wordings(job: Job) -> None:
     """Check that prompts of every wording fit into the model, before anything is answered.
 
@@ -70,10 +75,7 @@ def measure_stability(
     plan = job.plan.stability
     if plan is None:
         return
-    answers = sum(
-        times * job.test[name].answers_asked for name, times in stability_cells(job).items()
-    )
-    with progress_bar(console, "measure stability", answers, "answers") as steps:
+    with progress_bar(console, "measure stability", stability_answers(job), "answers") as steps:
         numbers = range(1, plan.resamples + 1)
         texts = [resample_documents(counts, number, job.plan.seed) for number in numbers]
         tuned = [_resampled(job, texts, arm) for arm in arms if _chooses_experts(arm)]
