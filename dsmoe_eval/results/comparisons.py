@@ -109,12 +109,20 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
         cell=cell_id,
         domain=task.domain,
         role="target" if "target" in task.roles else "non-target",
-        n=cell["items"],
-        score=cell["score"],
+        n=len(rows),
+        score=float(rows["score"].mean()),
         ci95=None if math.isnan(low) else (low, high),
         version=digest(*(cell["identity"][key] for key in _VERSION)),
-        answers=None if cell["answers"] is None else Rates.model_validate(cell["answers"]),
+        answers=_rates(rows),
     )
+
+
+def _rates(rows: pd.DataFrame) -> Rates | None:
+    """Return the rates of a cell's generated answers; None where nothing was generated."""
+    rates = answer_rates(rows)
+    if rates is None:
+        return None
+    return Rates.model_validate(rates | {"samples": int(rows["tokens"].str.len().max())})
 
 
 def _pair_arm(read: Reader, base: Mapping[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:
