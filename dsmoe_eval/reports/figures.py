@@ -23,7 +23,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ..results.schema import RunResult
+from ..results.schema import Base, RunResult
 from .page import Forest
 from .run_arms import Part, improves, non_target_part, target_part, targets_of, variants_of
 
@@ -79,6 +79,28 @@ def _intervals(axis: Axes, parts: Sequence[tuple[Part, bool]]) -> None:
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(parts)), [part.arm.variant for part, _ in parts])
     axis.set_ylim(len(parts) - 0.5, -0.5)
+
+
+def base_scores(rows: Sequence[Base], path: Path) -> None:
+    """Draw base's score on every task with its 95 % interval, and the task's floors as lines."""
+    figure, panels = subplots(1, 1, 9, 1.6 + 0.36 * len(rows))
+    axis: Axes = panels[0][0]
+    for place, row in enumerate(rows):
+        ends = [100 * end for end in row.ci95 or (row.score, row.score)]
+        axis.plot(ends, [place, place], color="C0", linewidth=2)
+        axis.plot(100 * row.score, place, "o", color="C0", label="base")
+        floors = ((row.chance, "--", "firebrick", "chance"),
+                  (row.constant, ":", "0.3", "one answer to all"))  # fmt: skip
+        for floor, line, colour, name in floors:
+            if floor is not None:
+                x, y = [100 * floor] * 2, [place - 0.5, place + 0.5]
+                axis.plot(x, y, line, color=colour, linewidth=2, label=name)
+    axis.set_yticks(range(len(rows)), [f"{row.task} (n = {row.n:,})" for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(-2, 102)
+    figure.supxlabel("score, percent", fontsize="medium")
+    _legend(figure, [axis])
+    save(figure, path)
 
 
 def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:

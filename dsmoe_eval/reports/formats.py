@@ -80,6 +80,11 @@ def score(value: float, *interval: float) -> str:
     return f"{100 * value:.1f} %{f' [{ends}]' if ends else ''}"
 
 
+def floors(*values: float | str) -> str:
+    """Return scores in percent, and words where there is none."""
+    return "; ".join(value if isinstance(value, str) else score(value) for value in values)
+
+
 def p_value(value: float) -> str:
     """Return a p-value with four decimals; smaller ones as a bound."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

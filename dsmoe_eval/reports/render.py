@@ -11,8 +11,9 @@ from ..results import RunFolder, read_finished
 from ..results.schema import RunResult
 from . import page, run_text
 from .items import clear_items, write_item_files
-from .run_again import run_again
+from .run_again import citation, run_again
 from .run_arms import run_facets
+from .run_base import base_scores
 from .run_claims import answers, generalization
 from .run_leaderboard import variants_table
 from .run_pictures import FIGURES, draw, pictures
@@ -55,6 +56,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
     return {
         "command": command,
         "command_remark": remark,
+        "citation": citation(folder, result),
         "result": result,
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
@@ -68,6 +70,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
 def _tables(result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
+        "base": base_scores(result),
         "details": details(result),
         "settings": settings(result),
         "generalization": generalization(result),

@@ -24,6 +24,7 @@ from ..stats import (
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import control_for
+from . import floors
 from .arms import Arm, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
@@ -104,6 +105,7 @@ _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "d
 def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str) -> Base:
     cell, rows, task = read_cell(folder, cell_id), read(cell_id), suite.task(name)
     low, high = score_interval(rows["score"].to_numpy(), rows["cluster"].to_numpy())
+    asked = read_samples(folder, cell_id, columns=floors.COLUMNS)
     return Base(
         task=name,
         cell=cell_id,
@@ -114,6 +116,8 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
         ci95=None if math.isnan(low) else (low, high),
         version=digest(*(cell["identity"][key] for key in _VERSION)),
         answers=_rates(rows),
+        chance=floors.chance(asked),
+        constant=floors.constant(asked, str(cell["identity"]["metric"])),
     )
 
 
