@@ -32,8 +32,8 @@ class Base(Record):
     Attributes:
         version: the hash of items and scoring.
         chance: the expected score of random options; None where answers are generated.
-        constant: the best score of one answer to all items; None where no answer is right by
-            itself, as in following instructions.
+        constant: the best score of one answer to all items; None where items have no gold answer,
+            as in following instructions.
     """
 
     task: Name
