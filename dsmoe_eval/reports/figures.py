@@ -81,7 +81,7 @@ def _intervals(axis: Axes, parts: Sequence[tuple[Part, bool]]) -> None:
     axis.set_ylim(len(parts) - 0.5, -0.5)
 
 
-def base_scores(rows: Sequence[Base], path: Path) -> None:
+def base_panel(rows: Sequence[Base], path: Path) -> None:
     """Draw base's score on every task with its 95 % interval, and the task's floors as lines."""
     figure, panels = subplots(1, 1, 9, 1.6 + 0.36 * len(rows))
     axis: Axes = panels[0][0]

@@ -76,7 +76,7 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
-    figures.base_scores(result.base, to / "base.png")
+    figures.base_panel(result.base, to / "base.png")
     identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
     figures.expert_map(scores, layers, to / "experts.png")

@@ -209,6 +209,6 @@ def test_base_scores_of_any_number_of_tasks(check, count):
         )
         for place in range(count)
     ]  # fmt: skip
-    words = check(lambda path: figures.base_scores(rows, path))
+    words = check(lambda path: figures.base_panel(rows, path))
     assert {f"{row.task} (n = 12,000)" for row in rows} <= set(words)
     assert {"base", "chance", "one answer to all"} <= set(words)
