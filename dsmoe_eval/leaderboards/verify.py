@@ -18,7 +18,7 @@ ABSENT = "absent"
 """What is shown for a figure that is on one side only."""
 _KEYS = ("target", "task", "split")
 """By these the rows of a list are named in a path, the first that a row has."""
-_FACTS = ("settings", "profile", "probe", "cells")
+_FACTS = ("settings", "profile", "probe", "cells", "information", "prompt_tokens")
 """The parts of an arm that are no figures of its answers."""
 Leaves = dict[str, object]
 """Path -> value: what is left of JSON without its structure."""

@@ -85,6 +85,11 @@ def floors(*values: float | str) -> str:
     return "; ".join(value if isinstance(value, str) else score(value) for value in values)
 
 
+def to(before: float, after: float) -> str:
+    """Write two numbers as a change from one to the other, with one decimal."""
+    return f"{before:.1f} to {after:.1f}"
+
+
 def p_value(value: float) -> str:
     """Return a p-value with four decimals; smaller ones as a bound."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -15,6 +15,7 @@ from .run_again import citation, run_again
 from .run_arms import run_facets
 from .run_base import base_scores
 from .run_claims import answers, generalization
+from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
 from .run_pictures import FIGURES, draw, pictures
 from .run_plots import forests, plane
@@ -71,6 +72,8 @@ def _tables(result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
         "base": base_scores(result),
+        "over_placebo": placebo_gains(result),
+        "terms": terms(result),
         "details": details(result),
         "settings": settings(result),
         "generalization": generalization(result),

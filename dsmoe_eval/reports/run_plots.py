@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..results.arms import Arm
 from ..results.schema import RunResult
 from .page import Forest, Interval, Plane, Point
 from .run_arms import (
     Part,
     facets_of,
+    is_gain,
     is_non_inferior,
     kind_of,
     non_target_part,
+    shown_arms,
     target_part,
     targets_of,
 )
 
 
-def forests(result: RunResult) -> tuple[Forest, Forest]:
-    """Return every arm's change of its target and of the pooled non-targets, grouped by target."""
+def forests(result: RunResult) -> tuple[Forest, ...]:
+    """Return every arm's changes, grouped by target: of target, of non-targets, over placebo."""
     level = result.significance_level
-    ordered = [arm for name in targets_of(result) for arm in result.arms if arm.target == name]
+    shown = shown_arms(result)
+    ordered = [arm for name in targets_of(result) for arm in shown if arm.target == name]
     own = tuple(
         _interval(target_part(arm), arm.target, level, kind_of(arm, level)) for arm in ordered
     )
@@ -44,7 +49,31 @@ def forests(result: RunResult) -> tuple[Forest, Forest]:
             rest,
             result.margin,
         ),
+        *_over_placebo(ordered, level),
     )
+
+
+def _over_placebo(arms: Sequence[Arm], level: float) -> Iterator[Forest]:
+    """Yield the plot of gains over placebo, if there are any."""
+    rows = [
+        _interval(
+            Part(arm, "over placebo", "over_placebo", arm.over_placebo),
+            f"{arm.target}, over its placebo",
+            level,
+            "good" if is_gain(arm.over_placebo, level) else "",
+        )
+        for arm in arms
+        if arm.over_placebo is not None
+    ]
+    if rows:
+        yield Forest(
+            "forest-placebo",
+            "What it changed beyond its placebo: random experts of the same layers and exposure.",
+            "The mean of the placebo's draws on the same items. A filled dot is a gain that stands "
+            "after Holm's correction.",
+            "target score less its placebo's, percentage points",
+            tuple(rows),
+        )
 
 
 def _interval(part: Part, group: str, level: float, kind: str) -> Interval:
@@ -64,7 +93,7 @@ def plane(result: RunResult) -> Plane:
         "the broken line it cost more than the margin elsewhere. Controls are greyed.",
         "change of non-target score, percentage points",
         "change of target score, percentage points",
-        tuple(_point(arm, result.significance_level) for arm in result.arms),
+        tuple(_point(arm, result.significance_level) for arm in shown_arms(result)),
         result.margin,
     )
 

@@ -23,7 +23,11 @@ from .paired import (
     pool,
     tokens_ratio,
 )
+from .terms import Information, Line, Matching
 
+OVER = ("over_placebo", "specificity", "over_prompt")
+"""The names of an arm's comparisons with other arms, on its target."""
+PerItem = Annotated[float, Field(ge=0)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -150,6 +154,11 @@ class Generalization:
         """The comparison with its wrong-domain control on the target; None where there is none."""
         return self.arm.specificity
 
+    @property
+    def over_prompt(self) -> Paired | None:
+        """The comparison with naming the domain in the prompt; None where there is none."""
+        return self.arm.over_prompt
+
 
 class Settings(Record):
     """The settings that tuning chose for a steered arm."""
@@ -159,6 +168,7 @@ class Settings(Record):
     activation_share: Score
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
+    matching: Matching | None = None
 
 
 class Training(Record):
@@ -193,11 +203,15 @@ class Arm(Record):
         over_placebo: the comparison with its placebo on the target; None where the plan has none.
         specificity: the comparison with its wrong-domain control on the target; None where
             the plan has none.
+        over_prompt: the comparison with naming the domain in the prompt, on the target; None where
+            the plan has no such arm, and for controls.
+        information: what the arm learned from; a control has that of its arm.
+        prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
     """
 
     variant: VariantName
     target: Name
-    settings: Settings | Training | None
+    settings: Settings | Training | Line | None
     profile: Hash | None
     probe: Probe | None
     cells: dict[str, Hash]
@@ -206,6 +220,9 @@ class Arm(Record):
     domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
     over_placebo: Paired | None
     specificity: Paired | None
+    over_prompt: Paired | None
+    information: Information
+    prompt_tokens: tuple[PerItem, PerItem]
 
     @model_validator(mode="after")
     def _check_domains(self) -> Self:
@@ -220,9 +237,14 @@ class Arm(Record):
         """Set the levels of the run that this arm is part of."""
         for row in (self.target_result, self.non_targets, *self.domains):
             row.judge(levels)
-        for over in (self.over_placebo, self.specificity):
+        for over in self._over.values():
             if over is not None:
                 over.judge(levels)
+
+    @property
+    def _over(self) -> dict[str, Paired | None]:
+        """The comparisons with other arms, by their names."""
+        return {name: getattr(self, name) for name in OVER}
 
     @property
     def levels(self) -> Levels:
@@ -244,8 +266,7 @@ class Arm(Record):
         """Every comparison of the arm, by its path in the arm."""
         rows = {"target_result": self.target_result, "non_target_result": self.non_target_result}
         rows |= {f"domains[{row.task}]": row for row in self.domains}
-        over = {"over_placebo": self.over_placebo, "specificity": self.specificity}
-        return rows | {name: row for name, row in over.items() if row is not None}
+        return rows | {name: row for name, row in self._over.items() if row is not None}
 
     @property
     def control_of(self) -> str | None:

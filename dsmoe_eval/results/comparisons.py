@@ -9,29 +9,30 @@ from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from ..cards import ExpertSource, Plan, Suite, Variant
-from ..errors import UserError
 from ..stats import (
     NonInferiority,
     PairedResult,
     compare_paired,
+    compare_with_draws,
     non_inferiority,
     score_interval,
 )
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
-from ..variants import control_for
+from ..variants import controls_for
 from . import floors
 from .arms import Arm, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
-from .paired import Answers, Domain, Paired, Pooled, Rates, WholeAnswers
+from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
+from .pairing import columns_of, compare_answers, pair_items
 from .schema import SCHEMA_VERSION, Base, Leakage, Model, RunResult
+from .terms import Information, Line
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
@@ -39,7 +40,9 @@ Reader = Callable[[str], pd.DataFrame]
 """A function: cell id -> the cell's rows."""
 
 
-_SETTINGS: TypeAdapter[Settings | Training | None] = TypeAdapter(Settings | Training | None)
+_SETTINGS: TypeAdapter[Settings | Training | Line | None] = TypeAdapter(
+    Settings | Training | Line | None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class ArmCells:
     settings: Mapping[str, object] | None
     profile: str | None
     cells: dict[str, str]
+    information: Information
 
 
 def compare_arms(
@@ -92,7 +96,7 @@ def compare_arms(
         leakage=Leakage.model_validate(leakage.to_dict(), strict=False),
         base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
         arms=tuple(
-            _arm_row(folder, suite, *row)
+            _arm_row(folder, suite, base, *row)
             for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
         ),
     )
@@ -145,6 +149,10 @@ def _contrasts(
 ) -> Contrasts:
     others = [paired[task.name] for task in suite.non_target_tasks(arm.target)]
     pooled = pd.concat(others)
+
+    def over(source: ExpertSource) -> PairedResult | None:
+        return _over_controls(read, suite, arm, _controls(arm, source, arms))
+
     return Contrasts(
         variant=arm.variant,
         target=_compare(paired[suite.target_task(arm.target).name]),
@@ -152,47 +160,66 @@ def _contrasts(
         pooled_held=_held(pooled, plan),
         domains=tuple(_compare(part) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=_over_control(read, suite, arm, _control(arm, "random_matched", arms)),
-        wrong=_over_control(read, suite, arm, _control(arm, "other_domain", arms)),
+        placebo=over("random_matched"),
+        wrong=over("other_domain"),
+        prompt=_over_controls(read, suite, arm, _naming(arm, arms)),
     )
 
 
-def _control(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> ArmCells | None:
+def _controls(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> list[ArmCells]:
     own = {other.variant.name: other for other in arms if other.target == arm.target}
-    found = control_for(arm.variant, source, [other.variant for other in own.values()])
-    return None if found is None else own[found.name]
+    found = controls_for(arm.variant, source, [other.variant for other in own.values()])
+    return [own[control.name] for control in found]
 
 
-def _over_control(
-    read: Reader, suite: Suite, arm: ArmCells, control: ArmCells | None
+def _naming(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the arm that names the target's domain in the prompt, beside arms that do not."""
+    if arm.variant.kind == "prompt" or arm.variant.control_of is not None:
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and other.variant.kind == "prompt"
+        and other.variant.control_of is None
+    ][:1]
+
+
+def _over_controls(
+    read: Reader, suite: Suite, arm: ArmCells, controls: Sequence[ArmCells]
 ) -> PairedResult | None:
-    if control is None:
+    """Compare an arm with the mean of its controls on the target; None where there is none."""
+    if not controls:
         return None
     name = suite.target_task(arm.target).name
-    before, after = (read(one.cells[name]) for one in (control, arm))
+    after = read(arm.cells[name])
     # Base's score cancels: the gain over base less that of the control.
-    return compare_paired(*_columns(pair_items(before, after, name)))
+    pairs = [columns_of(pair_items(read(one.cells[name]), after, name)) for one in controls]
+    _, scores, clusters = pairs[0]
+    return compare_with_draws(np.stack([a for a, _, _ in pairs]), scores, clusters)
 
 
 def _compare(paired: pd.DataFrame) -> PairedResult:
-    return compare_paired(*_columns(paired))
+    return compare_paired(*columns_of(paired))
 
 
 def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
-    a, b, clusters = _columns(paired)
+    a, b, clusters = columns_of(paired)
     return non_inferiority(a, b, plan.margin, plan.significance_level / 2, clusters)
 
 
 def _arm_row(
     folder: RunFolder,
     suite: Suite,
+    base: Mapping[str, str],
     arm: ArmCells,
     contrasts: Contrasts,
     adjusted: Adjusted,
     paired: Mapping[str, pd.DataFrame],
 ) -> Arm:
     target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
-    probe = read_cell(folder, arm.cells[target])["probe"]
+    cell = read_cell(folder, arm.cells[target])
+    probe = cell["probe"]
     return Arm(
         variant=arm.variant.name,
         target=arm.target,
@@ -217,6 +244,9 @@ def _arm_row(
         ),
         over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
+        over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
+        information=arm.information,
+        prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
     )
 
 
@@ -247,51 +277,3 @@ def _tested(result: PairedResult, p_adjusted: float | None) -> dict[str, object]
 def _non_inferiority(held: NonInferiority) -> StoredNonInferiority:
     bound = -1.0 if math.isnan(held.lower_bound) else held.lower_bound
     return StoredNonInferiority(lower_bound=bound, p_value=held.p_value)
-
-
-def pair_items(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Pair the rows of base, or of a control, with those of another variant on the same items.
-
-    Returns:
-        One row per item; the columns of the first with suffix `_a`, of the second with `_b`.
-
-    Raises:
-        UserError: an item is on one side only, which must not happen within one run.
-    """
-    merged = base.merge(
-        other, on="item", how="outer", suffixes=("_a", "_b"), validate="one_to_one", indicator=True
-    )
-    alone = int((merged["_merge"] != "both").sum())
-    if alone:
-        raise UserError(f"task {task!r}: {alone} item(s) were answered by one variant only")
-    return merged
-
-
-def compare_answers(paired: pd.DataFrame) -> Answers | None:
-    """Return the rates of generated answers; None where nothing was generated."""
-    generated = paired[paired["tokens_a"].str.len() > 0]
-    if generated.empty:
-        return None
-    a, b = (Rates.model_validate(answer_rates(generated, f"_{side}")) for side in "ab")
-    whole = generated[_is_whole(generated, "a") & _is_whole(generated, "b")]
-    delta = float((whole["score_b"] - whole["score_a"]).mean()) if len(whole) else None
-    return Answers(
-        a=a,
-        b=b,
-        n=len(generated),
-        count=int(generated["tokens_a"].str.len().sum()),
-        both_whole=WholeAnswers(n=len(whole), delta=delta),
-    )
-
-
-def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
-    return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
-
-
-Column = NDArray[np.generic]
-
-
-def _columns(paired: pd.DataFrame) -> tuple[Column, Column, Column]:
-    """Return the scores of the two variants and the items' clusters, each of shape (items,)."""
-    a, b, clusters = (paired[name].to_numpy() for name in ("score_a", "score_b", "cluster_a"))
-    return a, b, clusters

@@ -23,7 +23,7 @@ def recompute(folder: RunFolder) -> RunResult:
     """Compute the content of a run's `comparisons.json` again, from the samples of its cells.
 
     Plan, model and engine are those of `run.json`. Of `comparisons.json` itself only that is used
-    which no sample says: which cells belong to which arm, the settings of the arms, the
+    which no sample says: which cells belong to which arm, the arms' settings and information, the
     suite's tasks and roles, and the outcome of the check for leakage.
 
     Raises:
@@ -84,7 +84,14 @@ def _check_tasks(folder: RunFolder, suite: Suite, arm: Arm) -> None:
 
 def _cells(arm: Arm) -> ArmCells:
     settings = None if arm.settings is None else arm.settings.model_dump()
-    return ArmCells(get_variant(arm.variant), arm.target, settings, arm.profile, dict(arm.cells))
+    return ArmCells(
+        get_variant(arm.variant),
+        arm.target,
+        settings,
+        arm.profile,
+        dict(arm.cells),
+        arm.information,
+    )
 
 
 def _leakage(stated: RunResult) -> Leakage:

@@ -23,7 +23,13 @@ from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
 from ..tasks.leakage import Leakage, check_leakage
-from ..tasks.loading import LoadedTask, check_context_length, in_format, most_tokens
+from ..tasks.loading import (
+    LoadedTask,
+    check_context_length,
+    in_format,
+    most_tokens,
+    with_preamble,
+)
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
@@ -88,8 +94,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
         )
-        for task in (*tuning.values(), *test.values()):
-            check_context_length(task, lm)
+        _check_lengths(planned, tuning, test, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
         fixed |= _decoding(engine, used)
@@ -110,11 +115,25 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     )
 
 
+def _check_lengths(
+    planned: PlannedRun,
+    tuning: Mapping[str, LoadedTask],
+    test: Mapping[str, LoadedTask],
+    lm: EngineLM,
+) -> None:
+    """Check that all prompts fit, also those after a line that names a domain."""
+    lines = {(name, arm.preamble) for arm in planned.arms if arm.preamble for name in arm.tasks}
+    for task in (*tuning.values(), *test.values()):
+        check_context_length(task, lm)
+    for name, line in sorted(lines):
+        check_context_length(with_preamble(test[name], line), lm)
+
+
 def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
     """Return the variants from the user's files: a run continues only with the same ones."""
     own = [
         variant.model_dump(mode="json")
-        for name, variant in zip(planned.plan.variants, planned.variants, strict=True)
+        for name, variant in zip(planned.plan.variants, planned.variants, strict=False)
         if own_file(name, path) is not None
     ]
     return {"own_variants": own} if own else {}
