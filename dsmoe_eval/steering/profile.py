@@ -1,5 +1,6 @@
-"""The steering profile: the experts, the model, the intervention with its strength, and the source.
+"""The steering profile: what is steered, the model, the intervention with its strength, the source.
 
+What is steered are experts, or vectors in the residual stream after some decoder layers.
 A profile is plain JSON. Its id is the hash of its content, so that two results of the same profile
 can be recognised.
 """
@@ -11,13 +12,24 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import SteeringError
 
-InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask"]
+InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask", "residual"]
 Channel = Literal["logit", "score"]
 _MOST_BYTES = 64_000_000
+_MOST = 3.4028234663852886e38
+"""The largest number of float32, in which vectors are added."""
 _WAY_OUT = "write it again: dsmoe-eval identify"
 
 
@@ -69,9 +81,11 @@ class Intervention(_Frozen):
     """The edit of the router's choice; see `interventions.py` for the formulas.
 
     Attributes:
-        kind: `reweight`, `bias`, `amplify`, `force` or `mask`.
+        kind: `reweight`, `bias`, `amplify`, `force` or `mask`; or `residual`, the edit of the
+            residual stream (see `residual.py`).
         strength: 0 changes nothing. `reweight`, `amplify` and `bias` on logits multiply by
-            1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1.
+            1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1;
+            `residual` adds strength times the vector.
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
     """
@@ -110,8 +124,17 @@ class Source(_Frozen):
     engine: str = "transformers"
 
 
+Layer = Annotated[int, Field(ge=0)]
+Vector = tuple[Annotated[float, Field(ge=-_MOST, le=_MOST)], ...]
+
+
 class Profile(_Frozen):
-    """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content."""
+    """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content.
+
+    Attributes:
+        vectors: for `residual`: index of a decoder layer -> the vector that is added after it, with
+            as many numbers as the model's hidden states. Other kinds have none, nor the key.
+    """
 
     schema_version: Annotated[Literal[1], BeforeValidator(_no_boolean)] = 1
     model: ModelIdentity
@@ -119,6 +142,25 @@ class Profile(_Frozen):
     experts: tuple[ChosenExpert, ...]
     intervention: Intervention
     source: Source
+    vectors: dict[Layer, Vector] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_vectors(self, inner: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = inner(self)  # profiles of experts keep their ids
+        return content if self.vectors else {k: v for k, v in content.items() if k != "vectors"}
+
+    @model_validator(mode="after")
+    def _check_vectors(self) -> Profile:
+        if (self.intervention.kind == "residual") != bool(self.vectors):
+            raise ValueError("residual needs `vectors`, and no other kind has them")
+        if self.vectors and self.experts:
+            raise ValueError("residual steers no experts")
+        if len(widths := {len(vector) for vector in self.vectors.values()}) > 1:
+            raise ValueError(f"the vectors differ in width: {sorted(widths)}")
+        for layer, vector in self.vectors.items():
+            if not any(vector):
+                raise ValueError(f"the vector of layer {layer} is zero")
+        return self
 
     @model_validator(mode="after")
     def _check_experts(self) -> Profile:
@@ -142,8 +184,15 @@ class Profile(_Frozen):
 
     @property
     def is_null(self) -> bool:
-        """Whether the profile changes nothing: strength 0 or no experts."""
-        return self.intervention.strength == 0 or not self.experts
+        """Whether the profile changes nothing: strength 0, or nothing that is steered."""
+        return self.intervention.strength == 0 or not (self.experts or self.vectors)
+
+    @property
+    def size(self) -> str:
+        """The number of experts, or the layers of the vectors, in words."""
+        if not self.vectors:
+            return f"{len(self.experts)} experts"
+        return f"a vector after layer {', '.join(map(str, sorted(self.vectors)))}"
 
     def with_strength(self, strength: float) -> Profile:
         """Return a copy of the profile at another strength."""
