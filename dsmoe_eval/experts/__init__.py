@@ -20,6 +20,7 @@ from .outputs import check_outputs, record_tokens, sample_tokens
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
+from .streams import StreamMeans, in_phase, mean_streams, sum_streams
 from .usage import encode_batch, expert_usage
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Observations",
     "RoutingCounts",
     "Shape",
+    "StreamMeans",
     "activation_share",
     "all_methods",
     "best_experts",
@@ -47,7 +49,9 @@ __all__ = [
     "exposure",
     "exposure_gaps",
     "get_method",
+    "in_phase",
     "matched_experts",
+    "mean_streams",
     "observe",
     "observe_routed",
     "record_tokens",
@@ -55,5 +59,6 @@ __all__ = [
     "set_similarity",
     "signed_experts",
     "smallest_sets",
+    "sum_streams",
     "with_answer",
 ]

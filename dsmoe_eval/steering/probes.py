@@ -138,7 +138,7 @@ class ModelProber:
         steering = steer(self._model, profile)
         parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
         report = _joined(parts)
-        moves = [report.logit_max_change]
+        moves: list[float | None] = [report.logit_max_change]
         if not profile.vectors:
             moves.append(report.weight_max_change)
         check_effect(profile, *moves if must_act else ())
