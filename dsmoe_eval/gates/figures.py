@@ -13,6 +13,7 @@ from ..variants import controls_for, get_variant
 
 _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
+    "over_prompt": "arm `prompt`, which names the domain, or this is that arm",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
 }
 
@@ -234,6 +235,7 @@ _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "worst_domain_change": _worst_domain_change,
     "retention": _retention,
     "gain_over_placebo": _change(_over("over_placebo")),
+    "gain_over_prompt": _change(_over("over_prompt")),
     "placebo_gain": _placebo_gain,
     "specificity": _change(_over("specificity")),
     "target_mde80": _mde80,

@@ -98,6 +98,8 @@ class CostEstimate:
             not known.
         complete: whether `tokens` counts every task.
         claims: the number of claims in the family that Holm adjusts.
+        control_cells: the cells that controls need, which are among `cells`.
+        control_tokens: the tokens of these cells, as `tokens`.
     """
 
     plan: str
@@ -113,6 +115,8 @@ class CostEstimate:
     tokens: int
     complete: bool
     claims: int
+    control_cells: int
+    control_tokens: int
     models: tuple[ModelEstimate, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -148,6 +152,7 @@ def estimate(
     tried = _tried(planned)
     answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
     tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
+    controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     counts = {name: answers[name] + tuning[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
@@ -163,6 +168,10 @@ def estimate(
         tokens=_tokens(tasks, counts),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
+        control_cells=controls.total(),
+        control_tokens=_tokens(
+            tasks, {name: _answers(tasks[name], "test", controls[name]) for name in tasks}
+        ),
         models=tuple(
             _model(name, plan, tasks, counts, limit)
             for name in models or plan.models or (plan.model,)

@@ -227,3 +227,12 @@ def controls_for(
         and not one.zero_strength
     )
     return tuple(sorted(controls, key=lambda one: one.draw))
+
+
+def describe_controls(variants: Iterable[Variant]) -> str:
+    """Return which controls each arm has, in words: `contrast: random, contrast+matched-2`."""
+    by_arm: dict[str, list[str]] = {}
+    for one in variants:
+        if one.control_of is not None:
+            by_arm.setdefault(one.control_of, []).append(one.name)
+    return "; ".join(f"{arm}: {', '.join(names)}" for arm, names in by_arm.items()) or "none"
