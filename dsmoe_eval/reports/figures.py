@@ -117,8 +117,8 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         path: the PNG.
     """
     pairs = zip(trials["expert_count"], trials["layers"], strict=True)
-    trials = trials.assign(size=[(count, tuple(layers)) for count, layers in pairs])
-    sizes = sorted(set(trials["size"]))
+    trials = trials.assign(size=[_size(count, layers) for count, layers in pairs])
+    sizes = list(dict.fromkeys(trials.sort_values("expert_count", kind="stable")["size"]))
     colours = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
     figure, panels = _arm_panels(trials["variant"], trials["target"], width=3.1, height=2.9)
     for (variant, target), group in trials.groupby(["variant", "target"]):
@@ -127,7 +127,7 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         axis.axvline(-100 * margin, color="firebrick", linestyle=":")
         for size, line in group.sort_values("strength").groupby("size"):
             x, y = 100 * line["non_target_delta"], 100 * line["target_delta"]
-            axis.plot(x, y, "-", marker=".", color=colours[size], label=_size(*size))
+            axis.plot(x, y, "-", marker=".", color=colours[size], label=size)
         best = group[group["chosen"]]
         axis.plot(
             100 * best["non_target_delta"], 100 * best["target_delta"], "*",
@@ -139,7 +139,7 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
     save(figure, path)
 
 
-def _size(experts: int, layers: tuple[int, ...]) -> str:
+def _size(experts: int, layers: Sequence[int]) -> str:
     """Return the number of experts, or the layers of a vector, in words."""
     if layers:
         return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"

@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -128,6 +126,11 @@ Layer = Annotated[int, Field(ge=0)]
 Vector = tuple[Annotated[float, Field(ge=-_MOST, le=_MOST)], ...]
 
 
+def _may_lack_vectors(schema: dict[str, Any]) -> None:
+    """Mark the key of vectors as one that a profile of experts lacks."""
+    schema["required"] = [name for name in schema["required"] if name != "vectors"]
+
+
 class Profile(_Frozen):
     """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content.
 
@@ -136,6 +139,8 @@ class Profile(_Frozen):
             as many numbers as the model's hidden states. Other kinds have none, nor the key.
     """
 
+    model_config = ConfigDict(json_schema_extra=_may_lack_vectors)
+
     schema_version: Annotated[Literal[1], BeforeValidator(_no_boolean)] = 1
     model: ModelIdentity
     method: str
@@ -143,11 +148,6 @@ class Profile(_Frozen):
     intervention: Intervention
     source: Source
     vectors: dict[Layer, Vector] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_empty_vectors(self, inner: SerializerFunctionWrapHandler) -> dict[str, object]:
-        content: dict[str, object] = inner(self)  # profiles of experts keep their ids
-        return content if self.vectors else {k: v for k, v in content.items() if k != "vectors"}
 
     @model_validator(mode="after")
     def _check_vectors(self) -> Profile:
@@ -179,7 +179,7 @@ class Profile(_Frozen):
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -208,7 +208,11 @@ class Profile(_Frozen):
 
     def to_json(self) -> str:
         """Return the profile as the text of its JSON file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._content(), indent=1, sort_keys=True) + "\n"
+
+    def _content(self) -> dict[str, object]:
+        """Return the file's content: without `vectors` where there are none, as ids need it."""
+        return self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
 
     @classmethod
     def load(cls, path: Path) -> Profile:
