@@ -30,8 +30,8 @@ def placebo_gains(result: RunResult) -> Table:
     level = result.significance_level
     caption = (
         "Target score less the mean of the arm's placebo draws, percentage points: random experts "
-        "of the same layers and exposure, with the arm's settings. The interval is for new items "
-        f"and new draws. ▲ ▼: Holm-adjusted p < {level}."
+        "of the same layers and exposure, or random vectors of the same norm, with the arm's "
+        f"settings. The interval is for new items and new draws. ▲ ▼: Holm-adjusted p < {level}."
     )
     rows = [arms for arms in (arms_of(result, v) for v in variants_of(result)) if _placebo(arms)]
     figures = (
@@ -159,7 +159,8 @@ def control_sentences(result: RunResult) -> list[str]:
         level = result.significance_level
         if over:
             draws = len(placebos(variant, result))
-            rest = f"the mean of {draws} draws of random experts" if draws > 1 else "its placebo"
+            drawn = "vectors" if get_variant(variant).kind == "residual" else "experts"
+            rest = f"the mean of {draws} draws of random {drawn}" if draws > 1 else "its placebo"
             found.append(f"Against {rest}, {variant} is {_outcome(over, level)}.")
         if named:
             found.append(

@@ -92,8 +92,10 @@ def draw(
     figures.base_panel(result.base, to / "base.png")
     identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
-    figures.expert_map(scores, layers, to / "experts.png")
-    shown = ["forest.png", "base.png", "experts.png"]
+    shown = ["forest.png", "base.png"]
+    if scores:  # not where no arm scores experts
+        figures.expert_map(scores, layers, to / "experts.png")
+        shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
         figures.tradeoff(trials, result.margin, to / "tradeoff.png")
@@ -142,9 +144,11 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
             continue
         tuned = Tuned.from_dict(folder.read_json(path))
         for trial in tuned.trials:
-            chosen = (trial.expert_count, trial.strength) == (
-                tuned.chosen.expert_count,
-                tuned.chosen.strength,
+            best = tuned.chosen
+            chosen = (trial.expert_count, trial.layers, trial.strength) == (
+                best.expert_count,
+                best.layers,
+                best.strength,
             )
             yield asdict(trial) | {"variant": arm.variant, "target": arm.target, "chosen": chosen}
 
