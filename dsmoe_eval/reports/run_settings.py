@@ -20,7 +20,8 @@ def settings(result: RunResult) -> Table:
         "Chosen on the tuning split by the plan's rule, before the test split was read. Share of "
         "activations: how much of all routing, over the identification text of every domain, falls "
         "on the chosen experts; a placebo whose share is far from that of the arm it controls is a "
-        "weak placebo. Strength: in brackets what a bias adds to a logit, over the steered layers; "
+        "weak placebo. A vector in the residual stream has layers, counted from 0, and no experts. "
+        "Strength: in brackets what a bias adds to a logit, over the steered layers; "
         "sigma is the spread of a layer's logits over experts, the mean of the identification text."
     )
     tuned = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Settings)]
@@ -59,9 +60,12 @@ def _range(low: float, high: float) -> str:
 _SETTINGS: tuple[Figure[Tuned], ...] = (
     words("variant", lambda tuned: tuned[0].variant),
     words("target", lambda tuned: tuned[0].target),
-    _setting("experts", lambda own: own.expert_count, "settings.expert_count"),
-    _setting("share of activations", lambda own: own.activation_share, "settings.activation_share",
-        formats.percent),
+    _setting("experts", lambda own: otherwise(own.expert_count or None, "-"),
+        "settings.expert_count"),
+    _setting("layers of the vector", lambda own: ", ".join(map(str, own.layers)) or "-",
+        "settings.layers"),
+    _setting("share of activations", lambda own: otherwise(own.activation_share, "-"),
+        "settings.activation_share", formats.percent),
     _setting("strength", _strength, "settings.strength", "{:.3g}{}".format),
     words("qualified", _qualified,
         lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")),

@@ -165,9 +165,12 @@ class Settings(Record):
     """The settings that tuning chose for a steered arm.
 
     Attributes:
+        expert_count: number of experts; 0 for an arm that is steered by vectors.
         unit: the strength's unit.
         log_odds: for bias on logits, the smallest and the largest shift of a steered layer.
         sigmas: the same in units of the layers' sigmas, if these are known.
+        layers: the decoder layers after which a vector is added; none for experts.
+        activation_share: the experts' share of all activations; None where there are no experts.
     """
 
     expert_count: Number
@@ -175,7 +178,8 @@ class Settings(Record):
     unit: Unit = "odds"
     log_odds: tuple[float, float] | None = None
     sigmas: tuple[float, float] | None = None
-    activation_share: Score
+    layers: tuple[int, ...] = ()
+    activation_share: Score | None
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
     matching: Matching | None = None

@@ -14,6 +14,7 @@ from .interventions import logit_shift
 from .meaning import check_meaning
 from .probes import ModelProber, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from .residual import check_vectors, decoder_layers, hidden_size, watched
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
 from .steer import Steering, check_fits, steer
@@ -36,12 +37,16 @@ __all__ = [
     "capture_spread",
     "check_fits",
     "check_meaning",
+    "check_vectors",
+    "decoder_layers",
     "describe_scoring",
     "find_routers",
     "fold",
+    "hidden_size",
     "logit_shift",
     "model_router_hash",
     "probe",
     "router_hash",
     "steer",
+    "watched",
 ]

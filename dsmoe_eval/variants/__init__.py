@@ -10,19 +10,32 @@ from .catalog import (
     planned_variant,
     with_controls,
 )
-from .profile_builder import Settings, build_profile, shift_ranges, variant_experts
+from .profile_builder import (
+    Settings,
+    build_profile,
+    build_vector_profile,
+    shift_ranges,
+    sigmas_of,
+    variant_experts,
+    variant_vectors,
+    with_sigmas,
+)
 
 __all__ = [
     "BASE",
     "Settings",
     "all_variants",
     "build_profile",
+    "build_vector_profile",
     "controls_for",
     "describe_controls",
     "get_variant",
     "own_file",
     "planned_variant",
     "shift_ranges",
+    "sigmas_of",
     "variant_experts",
+    "variant_vectors",
     "with_controls",
+    "with_sigmas",
 ]

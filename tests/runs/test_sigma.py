@@ -15,11 +15,10 @@ from dsmoe_eval.runs.identification import (
     counts_to_json,
     domain_texts,
     identify,
-    sigmas_of,
 )
 from dsmoe_eval.steering import Intervention, find_routers, logit_shift, steer
 from dsmoe_eval.tasks.loading import load_tasks
-from dsmoe_eval.variants import shift_ranges
+from dsmoe_eval.variants import shift_ranges, sigmas_of
 
 STRENGTH = 1.5
 
