@@ -15,7 +15,7 @@ def test_every_probe_has_its_source(result):
 
 
 def test_strength_is_shown_with_what_it_adds_to_the_logits(result):
-    shown_of = {row[0]: row[4] for row in shown(settings(result))}
+    shown_of = {row[0]: row[5] for row in shown(settings(result))}
     assert shown_of["sham"].startswith("0 (log-odds 0, sigma 0")
     assert shown_of["contrast"].partition(" (")[0] in ("1", "3")
     assert "(log-odds 0.69, sigma " in shown_of["contrast"] or "1.4" in shown_of["contrast"]
@@ -25,4 +25,4 @@ def test_strength_is_shown_with_what_it_adds_to_the_logits(result):
         unit="sigma", log_odds=(0.12, 0.26), sigmas=(2.0, 2.0),
     )  # fmt: skip
     changed = result.model_copy(update={"arms": (arm.model_copy(update={"settings": own}),)})
-    assert shown(settings(changed))[0][4] == "2 sigma (log-odds 0.12 to 0.26)"
+    assert shown(settings(changed))[0][5] == "2 sigma (log-odds 0.12 to 0.26)"
