@@ -107,7 +107,7 @@ def test_case_22_tradeoff(check, variants, domains, sizes):
         {
             "variant": variant, "target": target, "expert_count": size, "strength": strength,
             "target_delta": rng.normal() / 10, "non_target_delta": rng.normal() / 10,
-            "chosen": (size, strength) == (sizes[-1], 2.0),
+            "chosen": (size, strength) == (sizes[-1], 2.0), "layers": [],
         }
         for variant, target in product(variants, DOMAINS[:domains])
         for size, strength in product(sizes, (0.5, 1.0, 2.0))
@@ -121,6 +121,17 @@ def test_case_22_tradeoff(check, variants, domains, sizes):
     labels = [text for text in said if "expert" in text]
     assert labels == sorted(labels, key=lambda text: int(text.split()[0]))
     assert len(labels) == len(sizes)
+
+
+def test_a_tradeoff_of_vectors_names_their_layers(check):
+    rows = [
+        {"variant": "residual", "target": "math", "expert_count": 0, "layers": layers,
+         "strength": strength, "target_delta": strength, "non_target_delta": -strength,
+         "chosen": (layers, strength) == ([1], 0.5)}
+        for layers in ([1], [1, 2]) for strength in (0.5, 1.0)
+    ]  # fmt: skip
+    said = check(lambda path: figures.tradeoff(pd.DataFrame(rows), 0.02, path))
+    assert {"layer 1", "layers 1, 2", "chosen"} <= set(said)
 
 
 @pytest.mark.parametrize("domains", [2, 14])
