@@ -121,6 +121,11 @@ def _intervention(kind: str, strength: float) -> Intervention:
 
     from ..steering.profile import Intervention, InterventionKind
 
+    if kind == "residual":
+        raise UserError(
+            "residual steers by a vector, not by experts; a run with the arm residual writes its "
+            "profile into the folder profiles of the run"
+        )
     try:
         return Intervention.model_validate({"kind": kind, "strength": strength})
     except ValidationError as error:

@@ -21,6 +21,7 @@ from .resampling import resample_documents
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
+from .streams import StreamMeans, in_phase, mean_streams, sum_streams
 from .usage import encode_batch, expert_usage
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Observations",
     "RoutingCounts",
     "Shape",
+    "StreamMeans",
     "activation_share",
     "all_methods",
     "best_experts",
@@ -48,7 +50,9 @@ __all__ = [
     "exposure",
     "exposure_gaps",
     "get_method",
+    "in_phase",
     "matched_experts",
+    "mean_streams",
     "observe",
     "observe_routed",
     "record_tokens",
@@ -57,5 +61,6 @@ __all__ = [
     "set_similarity",
     "signed_experts",
     "smallest_sets",
+    "sum_streams",
     "with_answer",
 ]

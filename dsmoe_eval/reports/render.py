@@ -13,8 +13,9 @@ from ..results.schema import RunResult
 from ..results.stability import StabilityResult
 from . import page, run_text
 from .items import clear_items, write_item_files
-from .run_again import run_again
+from .run_again import citation, run_again
 from .run_arms import run_facets
+from .run_base import base_scores
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
@@ -61,6 +62,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
     return {
         "command": command,
         "command_remark": remark,
+        "citation": citation(folder, result),
         "result": result,
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
@@ -74,6 +76,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
 def _tables(result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
+        "base": base_scores(result),
         "over_placebo": placebo_gains(result),
         "terms": terms(result),
         "details": details(result),

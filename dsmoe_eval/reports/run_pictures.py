@@ -45,6 +45,13 @@ FIGURES = (
         "are right of zero on the left and right of the red line (the margin) on the right.",
     ),
     (
+        "base.png",
+        "Base's scores, and what needs no model",
+        "Base's score on each task with its 95 % interval. Broken red line: chance, the expected "
+        "score of random options. Dotted line: the best score of one answer to all items. Where an "
+        "interval reaches the red line, base's right answers may be luck.",
+    ),
+    (
         "tradeoff.png",
         "Gain against loss as strength grows (tuning split)",
         "Each line is one number of experts; strength grows along it. Steering that helps climbs "
@@ -82,10 +89,13 @@ def draw(
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
+    figures.base_panel(result.base, to / "base.png")
     identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
-    figures.expert_map(scores, layers, to / "experts.png")
-    shown = ["forest.png", "experts.png"]
+    shown = ["forest.png", "base.png"]
+    if scores:  # not where no arm scores experts
+        figures.expert_map(scores, layers, to / "experts.png")
+        shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
         figures.tradeoff(trials, result.margin, to / "tradeoff.png")
@@ -134,9 +144,11 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
             continue
         tuned = Tuned.from_dict(folder.read_json(path))
         for trial in tuned.trials:
-            chosen = (trial.expert_count, trial.strength) == (
-                tuned.chosen.expert_count,
-                tuned.chosen.strength,
+            best = tuned.chosen
+            chosen = (trial.expert_count, trial.layers, trial.strength) == (
+                best.expert_count,
+                best.layers,
+                best.strength,
             )
             yield asdict(trial) | {"variant": arm.variant, "target": arm.target, "chosen": chosen}
 

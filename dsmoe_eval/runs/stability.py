@@ -31,7 +31,7 @@ from .cells import cell_identity
 from .job import Job
 from .overlaps import Choice, overlap, resampled_choices
 from .plan_checks import stability_arm
-from .stages import make_profile
+from .profiles import make_profile
 
 
 @dataclass(frozen=True, slots=True)
