@@ -20,6 +20,7 @@ from .figures import Shifts
 from .page import Picture, embed
 from .run_arms import shown_arms
 from .run_stability import spreads
+from .spread_figure import spread
 
 
 class IdentificationScores(TypedDict):
@@ -105,7 +106,7 @@ def draw(
         figures.routing_shift(shifts, layers, to / "routing.png")
         shown.append("routing.png")
     if stability is not None:
-        figures.spread(spreads(result, stability), to / "stability.png")
+        spread(spreads(result, stability), to / "stability.png")
         shown.append("stability.png")
     return shown
 
