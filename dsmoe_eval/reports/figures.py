@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..results.arms import Arm
 from ..results.paired import Paired
-from ..results.schema import Base, RunResult
+from ..results.schema import RunResult
 from .page import Forest
 from .run_arms import (
     improves,
@@ -107,28 +107,6 @@ def _intervals(
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def base_panel(rows: Sequence[Base], path: Path) -> None:
-    """Draw base's score on every task with its 95 % interval, and the task's floors as lines."""
-    figure, panels = subplots(1, 1, 9, 1.6 + 0.36 * len(rows))
-    axis: Axes = panels[0][0]
-    for place, row in enumerate(rows):
-        ends = [100 * end for end in row.ci95 or (row.score, row.score)]
-        axis.plot(ends, [place, place], color="C0", linewidth=2)
-        axis.plot(100 * row.score, place, "o", color="C0", label="base")
-        floors = ((row.chance, "--", "firebrick", "chance"),
-                  (row.constant, ":", "0.3", "one answer to all"))  # fmt: skip
-        for floor, line, colour, name in floors:
-            if floor is not None:
-                x, y = [100 * floor] * 2, [place - 0.5, place + 0.5]
-                axis.plot(x, y, line, color=colour, linewidth=2, label=name)
-    axis.set_yticks(range(len(rows)), [f"{row.task} (n = {row.n:,})" for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(-2, 102)
-    figure.supxlabel("score, percent", fontsize="medium")
-    _legend(figure, [axis])
-    save(figure, path)
-
-
 def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
     """Draw target gain against non-target change on the tuning split, as strength grows.
 
@@ -157,7 +135,7 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         )  # fmt: skip
     figure.supxlabel("non-target change,\npercentage points", fontsize="medium")
     figure.supylabel("target change,\npercentage points", fontsize="medium", ma="center")
-    _legend(figure, list(panels.values()))
+    legend(figure, list(panels.values()))
     save(figure, path)
 
 
@@ -195,7 +173,7 @@ def _arm_panels(
     return figure, panels
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """Draw one legend of all panels above them, with as many columns as there is room for."""
     found: dict[str, Artist] = {}
     for axis in panels:

@@ -57,7 +57,7 @@ class DomainStability:
 def resampled_choices(
     resamples: Sequence[RoutingCounts], choose: Callable[[RoutingCounts], Choice]
 ) -> list[Choice | None]:
-    """Return the experts of each resample; None where the method cannot name enough of them."""
+    """Choose experts by each resample; None where the method cannot name enough of them."""
     choices: list[Choice | None] = []
     for counts in resamples:
         try:
@@ -114,39 +114,43 @@ def domain_stability(
     resamples: int = 5,
     seed: int = 0,
     limit: int | None = None,
+    root: Path | None = None,
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> DomainStability:
-    """Compare the experts of a domain that resamples of the documents choose.
+    """Compare the experts that resamples of the documents choose for a domain.
 
     Args:
-        engine: the model's engine; this and the others, but for the next two, are as in `identify`.
+        engine: the model's engine, which records the routing.
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
-        experts: the size of E*.
+        experts: the size of E*; by default that of the method, else 1 % of all experts.
         resamples: number of resamples.
         seed: the seed of the resamples.
         limit: the limit of items per task.
-        console: the console on which progress is shown.
-        data: folders of data sets.
+        root: the folder in which passes are stored.
+        console: the console on which progress is shown; by default stderr.
+        data: folders of data sets; if empty, they come from the hub.
 
     Raises:
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
-    suite, chosen = identification_suite(suite_name, domain, method), get_method(method)
-    about = suite, chosen, Identification(), suite.markers
-    _, counts = count_suite(engine, *about, limit=limit, console=console, data=data)
+    suite, chosen_method = identification_suite(suite_name, domain, method), get_method(method)
+    _, counts = count_suite(
+        engine, suite, chosen_method, Identification(), suite.markers,
+        limit=limit, root=root, console=console, data=data,
+    )  # fmt: skip
 
     def choose(of: RoutingCounts) -> Choice:
-        return choose_experts(chosen, of, domain, experts)
+        return choose_experts(chosen_method, of, domain, experts)
 
     try:
         full = choose(counts)
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
-    drawn = [resample_documents(counts, number + 1, seed) for number in range(resamples)]
-    choices = resampled_choices(drawn, choose)
+    drawn = (resample_documents(counts, number + 1, seed) for number in range(resamples))
+    choices = resampled_choices(list(drawn), choose)
     times = Counter(unit for one in choices if one is not None for unit in _units(one))
     return DomainStability(
         documents=int((counts.domain == counts.domains.index(domain)).sum()),

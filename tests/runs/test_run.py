@@ -21,8 +21,8 @@ from dsmoe_eval.results.cells import read_cell, read_samples
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.results.folder import RunFolder, open_folder
 from dsmoe_eval.results.recompute import cell_faults, recompute
-from dsmoe_eval.runs import cells, run
 from dsmoe_eval.runs import answering as answering_module
+from dsmoe_eval.runs import cells, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.steering import Profile
 

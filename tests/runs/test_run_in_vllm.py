@@ -13,8 +13,8 @@ from rich.console import Console
 from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
-from dsmoe_eval.runs import cells, job, run
 from dsmoe_eval.runs import answering as answering_module
+from dsmoe_eval.runs import cells, job, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan

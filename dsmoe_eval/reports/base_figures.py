@@ -1,4 +1,4 @@
-"""The picture of an arm's gain, with its interval over items and its spread."""
+"""The report's pictures of base's scores, and of how far the method itself spreads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .figures import save, subplots
+from ..results.schema import Base
+from .figures import legend, save, subplots
 from .run_stability import Spread
 
 
@@ -48,3 +49,25 @@ def _points(axis: Axes, gains: Sequence[float], place: float, marker: str, colou
         [100 * gain for gain in gains], heights, marker,
         color=colour, markersize=5, alpha=0.8,
     )  # fmt: skip
+
+
+def base_panel(rows: Sequence[Base], path: Path) -> None:
+    """Draw base's score on every task with its 95 % interval, and the task's floors as lines."""
+    figure, panels = subplots(1, 1, 9, 1.6 + 0.36 * len(rows))
+    axis: Axes = panels[0][0]
+    for place, row in enumerate(rows):
+        ends = [100 * end for end in row.ci95 or (row.score, row.score)]
+        axis.plot(ends, [place, place], color="C0", linewidth=2)
+        axis.plot(100 * row.score, place, "o", color="C0", label="base")
+        floors = ((row.chance, "--", "firebrick", "chance"),
+                  (row.constant, ":", "0.3", "one answer to all"))  # fmt: skip
+        for floor, line, colour, name in floors:
+            if floor is not None:
+                x, y = [100 * floor] * 2, [place - 0.5, place + 0.5]
+                axis.plot(x, y, line, color=colour, linewidth=2, label=name)
+    axis.set_yticks(range(len(rows)), [f"{row.task} (n = {row.n:,})" for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(-2, 102)
+    figure.supxlabel("score, percent", fontsize="medium")
+    legend(figure, [axis])
+    save(figure, path)

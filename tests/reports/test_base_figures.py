@@ -1,16 +1,16 @@
-"""The picture holds each resample's and each wording's gain at its height."""
+"""Pictures hold what their records say."""
 
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 
-from dsmoe_eval.reports import spread_figure
+from dsmoe_eval.reports import base_figures
 
 
-def test_it_shows_every_gain(tmp_path, monkeypatch):
+def test_the_spread_shows_every_gain(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        spread_figure, "save", lambda figure, path: (drawn.append(figure), path.touch())
+        base_figures, "save", lambda figure, path: (drawn.append(figure), path.touch())
     )
     paired = SimpleNamespace(delta=0.1, ci95=(0.0, 0.2), n=50)
     row = SimpleNamespace(
@@ -20,7 +20,7 @@ def test_it_shows_every_gain(tmp_path, monkeypatch):
             base_range=0.03, wordings=[SimpleNamespace(gain=gain) for gain in (0.1, -0.02)]
         ),
     )
-    spread_figure.spread([row], tmp_path / "spread.png")
+    base_figures.spread([row], tmp_path / "spread.png")
     (axis,) = drawn[0].axes
     shown = [list(line.get_xdata()) for line in axis.get_lines()]
     assert [0.0, 20.0] in shown
