@@ -147,7 +147,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan, path)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
     arms = planned.arms
     claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
@@ -175,10 +175,7 @@ def estimate(
         control_tokens=_tokens(tasks, of_controls),
         stability_cells=spread.total(),
         stability_answers=again.total(),
-        models=tuple(
-            _model(name, plan, tasks, counts, limit)
-            for name in models or plan.models or (plan.model,)
-        ),
+        models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
 
 
