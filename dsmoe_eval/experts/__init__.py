@@ -17,6 +17,7 @@ from .documents import Document, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
+from .resampling import resample_documents
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
@@ -55,6 +56,7 @@ __all__ = [
     "observe",
     "observe_routed",
     "record_tokens",
+    "resample_documents",
     "sample_tokens",
     "set_similarity",
     "signed_experts",

@@ -135,7 +135,7 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
         )  # fmt: skip
     figure.supxlabel("non-target change,\npercentage points", fontsize="medium")
     figure.supylabel("target change,\npercentage points", fontsize="medium", ma="center")
-    _legend(figure, list(panels.values()))
+    legend(figure, list(panels.values()))
     save(figure, path)
 
 
@@ -173,7 +173,7 @@ def _arm_panels(
     return figure, panels
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """Draw one legend of all panels above them, with as many columns as there is room for."""
     found: dict[str, Artist] = {}
     for axis in panels:

@@ -156,15 +156,16 @@ def control_sentences(result: RunResult) -> list[str]:
         arms = arms_of(result, variant)
         over = [(arm.target, arm.over_placebo) for arm in arms if arm.over_placebo is not None]
         named = [(arm.target, arm.over_prompt) for arm in arms if arm.over_prompt is not None]
+        level = result.significance_level
         if over:
             draws = len(placebos(variant, result))
             drawn = "vectors" if get_variant(variant).kind == "residual" else "experts"
             rest = f"the mean of {draws} draws of random {drawn}" if draws > 1 else "its placebo"
-            found.append(f"{variant} against {rest}: {_outcome(over, result.significance_level)}.")
+            found.append(f"Against {rest}, {variant} is {_outcome(over, level)}.")
         if named:
             found.append(
-                f"{variant} against naming the domain in the prompt: "
-                f"{_outcome(named, result.significance_level)}; not on equal terms, see below."
+                f"Against naming the domain in the prompt, {variant} is {_outcome(named, level)}; "
+                "they are not on equal terms, see below."
             )
     return [*found, *_terms_in_words(result)]
 

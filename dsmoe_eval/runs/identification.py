@@ -106,15 +106,17 @@ def identify(
     suite = identification_suite(suite_name, domain, method)
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
-    wanted = IdentificationSpec.by(
-        [chosen_method], settings, suite.markers if markers is None else markers
+    tasks, counts = count_suite(
+        engine,
+        suite,
+        chosen_method,
+        settings,
+        suite.markers if markers is None else markers,
+        limit=limit,
+        root=root,
+        console=console,
+        data=data,
     )
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
-    texts = sum(len(task.items) for task in tasks.values())
-    with progress_bar(
-        console or Console(stderr=True), "identify experts", texts, "texts"
-    ) as advance:
-        counts = count_domains(engine, tasks, wanted, root or Path("out") / "observations", advance)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -126,6 +128,35 @@ def identify(
         intervention=kind,
         source=identification_source(suite, tasks, domain, settings, engine.name),
     )
+
+
+def count_suite(
+    engine: Engine,
+    suite: Suite,
+    method: Method,
+    settings: Identification,
+    markers: Mapping[str, float],
+    *,
+    limit: int | None = None,
+    root: Path | None = None,
+    console: Console | None = None,
+    data: Sequence[Path] = (),
+) -> tuple[dict[str, LoadedTask], RoutingCounts]:
+    """Load a suite's identification text, and count what a method needs of its routing.
+
+    See `identify` for the arguments.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    wanted = IdentificationSpec.by([method], settings, markers)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
+    texts = sum(len(task.items) for task in tasks.values())
+    with progress_bar(
+        console or Console(stderr=True), "identify experts", texts, "texts"
+    ) as advance:
+        root = root or Path("out") / "observations"
+        return tasks, count_domains(engine, tasks, wanted, root, advance)
 
 
 def identification_suite(suite_name: str, domain: str, method: str) -> Suite:

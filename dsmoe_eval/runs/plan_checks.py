@@ -38,6 +38,29 @@ def check_plan(
         fault = _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
+    if plan.stability is not None:
+        stability_arm(plan, variants)
+
+
+def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:
+    """Return the variant whose gain a plan with `stability` measures again.
+
+    Raises:
+        UserError: it is no variant of the plan that is tuned and steers experts, or there is none.
+    """
+    able = [one.name for one in variants if one.is_tuned and one.kind == "steered"]
+    name = None if plan.stability is None else plan.stability.arm
+    if not able:
+        raise UserError(
+            f"plan {plan.name!r}: stability needs a variant that is tuned and steers experts, such "
+            "as contrast; add one, or leave `stability` out"
+        )
+    if name is not None and name not in able:
+        raise UserError(
+            f"plan {plan.name!r}: stability.arm is {name!r}; give a variant of the plan that is "
+            f"tuned and steers experts: {', '.join(able)}"
+        )
+    return name or able[0]
 
 
 def check_engine(plan: Plan) -> None:

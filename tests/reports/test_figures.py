@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from dsmoe_eval.reports import figures, study_figures
+from dsmoe_eval.reports import base_figures, figures, study_figures
 from dsmoe_eval.reports.page import Forest, Interval
 from dsmoe_eval.reports.run_arms import targets_of
+from dsmoe_eval.results.schema import Base
 
 DOMAINS = """mathematics computer_science chemistry law engineering other economics health
 psychology business biology philosophy physics history""".split()
@@ -206,3 +207,19 @@ def test_case_22_trial(check, methods):
         "methods": rows, "chance": 0.1, "experts": 48_128, "domains": DOMAINS, "items": 123_456,
     }  # fmt: skip
     check(lambda path: study_figures.trial(result, path))
+
+
+@pytest.mark.parametrize("count", [1, 12, 60])
+def test_base_scores_of_any_number_of_tasks(check, count):
+    """Each task is named; lines of chance are drawn where it is known."""
+    rows = [
+        Base.model_construct(
+            task=f"{DOMAINS[place % 14]}_{place}", n=12000, score=place / count,
+            ci95=None if place == 3 else (place / count, (place + 1) / count),
+            chance=None if place % 5 == 1 else 0.1, constant=0.12,
+        )
+        for place in range(count)
+    ]  # fmt: skip
+    words = check(lambda path: base_figures.base_panel(rows, path))
+    assert {f"{row.task} (n = 12,000)" for row in rows} <= set(words)
+    assert {"base", "chance", "one answer to all"} <= set(words)
