@@ -34,6 +34,7 @@ from ..progress import progress_bar
 from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
 from ..tasks.loading import LoadedTask, load_tasks
+from ..variants import with_sigmas
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
@@ -90,7 +91,8 @@ def identify(
         suite_name: a suite's name or path; only its identification split is read.
         domain: one of the suite's identification domains.
         method: a name in `experts.all_methods`.
-        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4). In units
+            of sigma it gets the sigmas of the layers here.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
         limit: the limit of items per task.
         settings: the presentation of the text; by default the plain questions.
@@ -125,7 +127,7 @@ def identify(
         model=engine.identity,
         method=method,
         experts=chosen,
-        intervention=kind,
+        intervention=with_sigmas(kind, counts),
         source=identification_source(suite, tasks, domain, settings, engine.name),
     )
 
@@ -275,6 +277,7 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "tokens": [one.tokens for one in sums],
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
+        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
     }
 
 

@@ -47,6 +47,19 @@ def test_what_is_missing_is_named(names, changes, words):
         checked(names, **changes)
 
 
+def test_a_control_of_another_kind_has_no_strength_in_sigma():
+    strengths = {"bias_sigma": (1.0,)}
+    tuning = PLAN.tuning.model_copy(update={"strengths": strengths})
+    checked(["base", "contrast", "random", "suppress"], tuning=tuning)
+    amplified = get_variant("random").model_copy(
+        update={"name": "amplified", "intervention": "amplify"}
+    )
+    plan = PLAN.model_copy(update={"tuning": tuning})
+    variants = (*map(get_variant, ("base", "contrast")), amplified)
+    with pytest.raises(UserError, match="bias in place of bias_sigma: amplify has no sigma"):
+        check_plan(plan, SUITE, variants, ("math",))
+
+
 def test_another_domain_needs_a_second_target():
     suite = SUITE.model_copy(update={"tasks": ()})
     with pytest.raises(UserError, match="needs a suite with two or more targets"):

@@ -183,12 +183,13 @@ class VllmEngine:
         return observe_routed(
             documents,
             lambda batch: [
-                (one.experts, one.weights)
+                (one.experts, one.weights, one.spread)
                 for one in self.engine.routing([document.tokens for document in batch])
             ],
             Shape(self.identity.layers, int(first["experts"]), int(first["top_k"])),
             root,
             saliency_model=None if reader is None else reader.model,
+            spread=True,
             identity=pass_identity(self, reader),
             advance=advance,
         )

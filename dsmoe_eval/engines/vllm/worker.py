@@ -138,6 +138,7 @@ class SteeringExtension:
         self._dsmoe_recorder = Recorder(self.model_runner, tuple(layers))
         for index, layer in layers.items():
             layer.dsmoe_note = partial(self._dsmoe_recorder.note, index)
+            layer.dsmoe_note_logits = self._dsmoe_recorder.note_logits
 
     @_refusing
     def dsmoe_recorded(self) -> dict[str, object]:
@@ -147,7 +148,7 @@ class SteeringExtension:
             SteeringError: the record is not complete.
         """
         for layer in self._dsmoe_layers().values():
-            layer.dsmoe_note = None
+            layer.dsmoe_note = layer.dsmoe_note_logits = None
         recorder = self._dsmoe_recorder
         del self._dsmoe_recorder  # it may need much memory
         return recorder.finish()
