@@ -118,11 +118,6 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
     if variant.kind == "sft":
         return "engine: transformers, since vLLM does not train; leave it out, or run it there"
-    if variant.kind == "residual":
-        return (
-            "engine: transformers, since the vLLM engine does not show the residual stream that it "
-            "averages; leave it out, or run it there (vLLM steers by the profile that this writes)"
-        )
     method = None if variant.method is None else get_method(variant.method)
     if method is not None and method.contributions:
         return (

@@ -37,11 +37,6 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "residual"], {}, r"'residual' needs tuning\.residual in the plan"),
         (["base", "residual"], {"tuning": None}, r"'residual' needs tuning\.residual in the plan"),
         (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
-        (
-            ["base", "residual"],
-            {"engine": "vllm", "tuning": NO_COUNTS},
-            "'residual' needs engine: transformers, since the vLLM engine does not show",
-        ),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
         (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),

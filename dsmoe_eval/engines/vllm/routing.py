@@ -78,7 +78,7 @@ class Recorder:
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._spread = torch.empty(0)
         self._fault: str | None = None
-        self._next_batch, self._release = _watch(runner)
+        self._next_batch, self._release = watch(runner)
 
     def note_logits(self, logits: Tensor) -> None:
         """Record the spread of one layer's logits, [rows, experts], for the `note` that follows."""
@@ -137,7 +137,7 @@ class Recorder:
         self._steps.append({name: tensor.cpu() for name, tensor in step.items()})
 
 
-def _watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
+def watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
     """Return a function that reads a runner's current batch, and one that restores the runner.
 
     vLLM's first model runner keeps the batch in its buffers; its second (V2) returns a new object
@@ -229,3 +229,11 @@ def _places(rows: Rows, requests: int) -> list[Tensor]:
     order = order[last]
     bounds = np.searchsorted(request[order], np.arange(requests + 1))
     return [torch.from_numpy(order[bounds[i] : bounds[i + 1]]) for i in range(requests)]
+
+
+def active_experts(routing: Sequence[Tensor]) -> int | None:
+    """Count the different experts per token and layer; 0 if the number is not the same for all."""
+    if not routing:
+        return None
+    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
+    return counts.pop() if len(counts) == 1 else 0
