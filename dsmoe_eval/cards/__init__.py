@@ -7,11 +7,12 @@ from .base import Card
 from .models import ModelCard, Published, RoutingRule
 from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
-from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
+from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "Card",
+    "DocumentFile",
     "ExpertSource",
     "Identification",
     "Kind",

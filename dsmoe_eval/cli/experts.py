@@ -13,12 +13,39 @@ from .main import data_option, main, progress_console
 from .terminal import echo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from ..steering import Intervention
+    from ..tasks.identification import TextSource
+
+
+def text_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the three options for identification text, of which a user gives one."""
+    for option in (
+        click.option("--text-dir", type=click.Path(path_type=Path),
+                     help="Folder of text documents: a sub-folder or file per domain."),
+        click.option("--text", type=click.Path(path_type=Path),
+                     help="Text documents: a JSONL file of objects with `text` and `domain`."),
+        click.option("--suite", help="Suite whose identification text is read: name or YAML file."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def given_text(options: Mapping[str, Any]) -> str | TextSource:
+    """Return the suite's name or the text documents that the options name.
+
+    Raises:
+        UserError: not exactly one of them is given, or the documents cannot be read.
+    """
+    from ..tasks.identification import text_source
+
+    return text_source(options["suite"], options["text"], options["text_dir"])
 
 
 @main.command("identify")
 @click.argument("model")
-@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@text_options
 @click.option("--domain", required=True, help="Domain whose experts are identified.")
 @click.option(
     "--method",
@@ -84,18 +111,18 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the profile."
 )
 def identify_command(
-    model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
+    model: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
     from ..engines.load import load_engine
     from ..files import write_text
-    from ..runs.identification import identification_suite, identify
+    from ..runs.identification import identify, text_of_domain
 
-    identification_suite(suite, domain, method)
+    text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
     profile = identify(
         load_engine(model, rest["engine"], device),
-        suite,
+        text,
         domain,
         method,
         intervention=_intervention(rest["intervention"], rest["strength"]),
@@ -108,8 +135,6 @@ def identify_command(
         markers=_markers(rest["marker"]),
         root=rest["observations"],
         experts=rest["experts"],
-        limit=rest["limit"],
-        data=rest["data"],
         console=progress_console(),
     )
     write_text(output, profile.to_json())
@@ -145,7 +170,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 
 @main.command("existence")
 @click.argument("model")
-@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@text_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder [out/existence/<model>].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
@@ -156,14 +181,20 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
-    model: str, suite: str, out: Path | None, as_json: bool, permutations: int, **rest: Any
+    model: str, out: Path | None, as_json: bool, permutations: int, device: str | None, **rest: Any
 ) -> None:
     """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
     from ..reports import render_existence
     from ..studies import existence_of
 
     result = existence_of(
-        model, suite, permutations=permutations, console=progress_console(), **rest
+        model,
+        given_text(rest),
+        permutations=permutations,
+        limit=rest["limit"],
+        device=device,
+        console=progress_console(),
+        data=rest["data"],
     )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:
@@ -175,9 +206,8 @@ def existence_command(
 
 @main.command("similarity")
 @click.argument("model")
-@click.option("--suite", help="Read the identification texts of this suite.")
+@text_options
 @data_option
-@click.option("--text", type=click.Path(path_type=Path), help="Read this file, one text per line.")
 @click.option(
     "--tokens",
     type=click.IntRange(min=100),
@@ -193,9 +223,7 @@ def existence_command(
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
-def similarity_command(
-    model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any
-) -> None:
+def similarity_command(model: str, tokens: int, out: Path | None, **rest: Any) -> None:
     """Measure how similar the experts of each layer of MODEL are (CKA of their outputs).
 
     If all experts do the same, steering has nothing to choose from.
@@ -206,7 +234,7 @@ def similarity_command(
     from ..studies.similarity import read_texts, similarity
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
-    texts = read_texts(suite, text, rest["data"])
+    texts = read_texts(given_text(rest), rest["data"])
     result = similarity(
         load_model(model, rest["device"]), texts, tokens, profile, progress_console()
     )

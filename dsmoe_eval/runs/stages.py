@@ -39,7 +39,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
-    counts = count_domains(job.engine, job.identification, wanted, root, advance)
+    counts = count_domains(job.engine, job.identification.tasks, wanted, root, advance)
     path = job.folder.identification
     if not job.folder.has(path):
         try:
@@ -178,9 +178,7 @@ def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Set
         experts = variant_experts(variant, counts, arm.domain, settings.expert_count, job.plan.seed)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    source = identification_source(
-        job.suite, job.identification, arm.domain, identification, job.engine.name
-    )
+    source = identification_source(job.identification, arm.domain, identification, job.engine.name)
     return build_profile(variant, job.engine.identity, experts, settings.strength, source)
 
 

@@ -29,6 +29,7 @@ from ..stats import (
     permutation_p_values,
     top_stability,
 )
+from ..tasks.identification import TextSource
 from .documents import DocumentRouting, route_documents
 from .results import DomainExistenceRow, Existence, ExistenceResult, SpecificExpertRow
 
@@ -180,7 +181,7 @@ def _expert(
 
 def existence_of(
     name: str,
-    suite_name: str,
+    source: str | TextSource,
     *,
     permutations: int = PERMUTATIONS,
     limit: int | None = None,
@@ -188,7 +189,7 @@ def existence_of(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> ExistenceResult:
-    """Test a model on a suite's identification text; see `route_documents` and `existence`.
+    """Test a model on identification text; see `route_documents` and `existence`.
 
     Returns:
         The figures of `existence` and `ComparedRouting.about`, merged.
@@ -198,7 +199,7 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
+        name, source, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
     )
     total = (1 + len(routing.random)) * permutations
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:

@@ -109,7 +109,8 @@ class ExistenceResult(Existence):
     fingerprint: str
     dtype: str
     device: str
-    suite: str
+    suite: str | None
+    file: str | None
     limit: int | None
 
 

@@ -107,7 +107,7 @@ _FIRST, _THEN = _Table(_first), _Table(_then)
 
 
 def closest(
-    own: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
+    own: Sequence[Sequence[str]], others: Sequence[Sequence[str]], *, as_part: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find for each text the most similar other text, exactly; see `NEAR`.
 
@@ -117,10 +117,12 @@ def closest(
     Args:
         own: texts as words.
         others: texts that they are compared with.
+        as_part: whether a text is also alike if it is a part of a longer one: instead of the
+            Jaccard index, the share of its runs that are in the other text.
 
     Returns:
-        Index in `others`, the first of equals, and Jaccard index, each `[len(own)]`; -1 and 0 if
-        no text is nearly the same.
+        Index in `others`, the first of equals, and Jaccard index or share, each `[len(own)]`; -1
+        and 0 if no text is nearly the same.
     """
     index, jaccard = np.full(len(own), -1, dtype=np.int64), np.zeros(len(own))
     vocabulary: dict[tuple[str, ...], int] = {}
@@ -131,7 +133,8 @@ def closest(
     for start in range(0, len(own), _ROWS_AT_ONCE):
         common = (left[start : start + _ROWS_AT_ONCE] @ right).tocoo()
         row, column = common.row + start, common.col
-        alike = common.data / (left_size[row] + right_size[column] - common.data)
+        union = left_size[row] + right_size[column] - common.data
+        alike = common.data / (left_size[row] if as_part else union)
         near = alike >= NEAR
         row, column, alike = row[near], column[near], alike[near]
         order = np.lexsort((column, -alike, row))

@@ -36,7 +36,7 @@ def domain(name, *differences, largest=0.2):
 def result():
     return {
         "model": "some/model", "fingerprint": "f", "dtype": "float32", "device": "cpu",
-        "suite": "s", "limit": None, "layers": [1, 3], "experts": 8, "level": 0.05,
+        "suite": "s", "file": None, "limit": None, "layers": [1, 3], "experts": 8, "level": 0.05,
         "permutations": 9999, "resamples": 2000, "stability_pairs": 100, "hypotheses": 48,
         "fewest_discoveries": 17, "random_seeds": [0, 1],
         "domains": [domain("math", 0.5, 0.3, 0.1), domain("law", 0.15), domain("music")],
