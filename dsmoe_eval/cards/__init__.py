@@ -5,7 +5,7 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
-from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
+from .plans import ExpertSource, Identification, Kind, Plan, Sft, Stability, Tuning, Variant
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 
@@ -25,6 +25,7 @@ __all__ = [
     "Sft",
     "Split",
     "Splits",
+    "Stability",
     "StageSplit",
     "Suite",
     "Task",

@@ -115,6 +115,7 @@ class CellFile(TypedDict):
     probe: dict[str, object] | None
     items: int
     score: float
+    prompt_tokens: float
     answers: dict[str, float] | None
     sharing: NotRequired[list[Sharing]]
 
