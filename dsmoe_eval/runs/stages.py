@@ -217,7 +217,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "matching": _matching(job, counts, arm, tuned.chosen, profile),
     }
     learned = Information(
-        texts=sum(len(task.items) for task in job.identification.values()),
+        texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
         answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
         parameters=0,
         settings=len(tuned.trials),

@@ -19,13 +19,21 @@ from typing import Literal, Protocol
 from ..errors import UserError
 from .identification import TextTask
 from .items import Item, WithItems
-from .text_normalization import LONG_WORDS, NEAR, RUN_WORDS, closest, letters, normalise
+from .text_normalization import (
+    LONG_WORDS,
+    NEAR,
+    PASSAGE_WORDS,
+    RUN_WORDS,
+    closest,
+    letters,
+    normalise,
+    windows,
+)
 
 Rule = Literal["content", "text", "stem", "near", "passage"]
 Splits = Mapping[str, Mapping[str, WithItems]]
 
 STEM_WORDS = 9
-PASSAGE_WORDS = 40
 RULES: Mapping[Rule, str] = {
     "content": "the same content hash: prompt, options and gold",
     "text": "the same prompt and the same options, whatever the case, spacing and punctuation",
@@ -297,24 +305,18 @@ def _passages(
     if not documents:
         return
     names = [*documents]
-    windows = [(row, window) for row in own for window in _windows(row.item)]
-    closest_document = closest(
-        [window for _, window in windows], [*documents.values()], as_part=True
-    )
+    parts = [
+        (row, window)
+        for row in own
+        for text in (row.item.question, *row.item.options)
+        for window in windows(text)
+    ]
+    nearest = closest([window for _, window in parts], [*documents.values()], as_part=True)
     found: dict[tuple[str, str], Overlap] = {}
-    for (row, _), position, share in zip(windows, *closest_document, strict=True):
+    for (row, _), position, share in zip(parts, *nearest, strict=True):
         if position >= 0:
             task, document = names[position]
             shared = round(float(share), 3)
             overlap = _overlap("passage", split, row, other_split, task, document, shared)
             found.setdefault((row.task, row.item.id), overlap)
     yield from found.values()
-
-
-def _windows(item: Item) -> Iterator[list[str]]:
-    """Yield the passages of an item: consecutive words, the last ones possibly in two passages."""
-    for text in (item.question, *item.options):
-        words = normalise(text).split()
-        for start in range(0, len(words), PASSAGE_WORDS):
-            start = max(0, min(start, len(words) - PASSAGE_WORDS))
-            yield words[start : start + PASSAGE_WORDS]

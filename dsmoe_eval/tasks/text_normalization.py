@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 RUN_WORDS = 5
+PASSAGE_WORDS = 40
 LONG_WORDS = 12
 NEAR = 0.8
 """Two texts are nearly the same if both have at least `LONG_WORDS` words and the Jaccard index of
@@ -106,8 +107,20 @@ def _then(character: str) -> str:
 _FIRST, _THEN = _Table(_first), _Table(_then)
 
 
+def windows(text: str) -> Iterator[list[str]]:
+    """Yield the passages of a text: `PASSAGE_WORDS` words each, the last ones maybe in two."""
+    words = normalise(text).split()
+    for start in range(0, len(words), PASSAGE_WORDS):
+        start = max(0, min(start, len(words) - PASSAGE_WORDS))
+        yield words[start : start + PASSAGE_WORDS]
+
+
 def closest(
-    own: Sequence[Sequence[str]], others: Sequence[Sequence[str]], *, as_part: bool = False
+    own: Sequence[Sequence[str]],
+    others: Sequence[Sequence[str]],
+    *,
+    as_part: bool = False,
+    apart: Sequence[int] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find for each text the most similar other text, exactly; see `NEAR`.
 
@@ -119,6 +132,7 @@ def closest(
         others: texts that they are compared with.
         as_part: whether a text is also alike if it is a part of a longer one: instead of the
             Jaccard index, the share of its runs that are in the other text.
+        apart: the index in `others` that each text is not compared with.
 
     Returns:
         Index in `others`, the first of equals, and Jaccard index or share, each `[len(own)]`; -1
@@ -136,6 +150,8 @@ def closest(
         union = left_size[row] + right_size[column] - common.data
         alike = common.data / (left_size[row] if as_part else union)
         near = alike >= NEAR
+        if apart is not None:
+            near &= column != np.asarray(apart)[row]
         row, column, alike = row[near], column[near], alike[near]
         order = np.lexsort((column, -alike, row))
         rows, firsts = np.unique(row[order], return_index=True)
