@@ -22,6 +22,7 @@ from dsmoe_eval.results import RunFolder
 from dsmoe_eval.results.cells import Identity, answer_rates
 from dsmoe_eval.results.comparisons import ArmCells, compare_arms
 from dsmoe_eval.results.folder import open_folder
+from dsmoe_eval.results.terms import Information
 from dsmoe_eval.tasks.leakage import Leakage, Overlap
 from dsmoe_eval.variants import BASE, get_variant
 
@@ -105,6 +106,7 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
             settings=_settings(name),
             profile=None if name == "sft-lora" else _digest("profile", name, target, spec.seed),
             cells={t.name: cells.write(name, target, t.domain) for t in suite.tasks_for(target)},
+            information=_information(name),
         )
         for target in spec.targets
         for name in spec.variants
@@ -157,6 +159,17 @@ def _leakage(spec: Spec) -> Leakage:
     return Leakage({"test": spec.items * len(spec.domains)}, overlaps, allowed)
 
 
+def _information(name: str) -> Information:
+    trained = name == "sft-lora"
+    return Information(
+        texts=0 if trained else 40,
+        answers=20,
+        parameters=1000 if trained else 0,
+        settings=0 if trained else 9,
+        domain_named=False,
+    )
+
+
 def _settings(name: str) -> dict[str, Any]:
     if name == "sft-lora":
         return dict(_TRAINING)
@@ -191,6 +204,7 @@ class _Cells:
             write_json(
                 draft / "cell.json",
                 {
+                    "prompt_tokens": 12.0,
                     "id": identity.id,
                     "identity": asdict(identity),
                     "probe": _probe(variant) if steered else None,
