@@ -42,9 +42,9 @@ EMBEDDED = ("CC-BY-4.0", "CC-BY-2.5-CA", "CC0-1.0", "OGL-Canada-2.0", "MIT OR Ap
 DOCUMENTS = {"identification": 18, "tuning": 8, "test": 25}
 """The most documents per domain and split; fewer than `FEWEST` for the test and it is left out."""
 FEWEST = 20
-FEW_PASSAGES = {"tuning": 3, "test": 8}
+FEW_PASSAGES = {"tuning": 2, "test": 6}
 """Documents of which a non-target task of the suite `smol` has one passage each."""
-FEW_TEXTS = 12
+FEW_TEXTS = 8
 """Test documents whose text the suite `smol` reads."""
 TEXT_CHARACTERS = {"identification": 1_000, "tuning": 600, "test": 600}
 TEXT_START = 1_500
@@ -68,7 +68,7 @@ SUBJECTS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The domains, and the subjects of MMLU that belong to each; all others are `other`."""
 QUESTIONS = {"tuning": 20, "test": 100}
-FEW_QUESTIONS = {"tuning": 3, "test": 8}
+FEW_QUESTIONS = {"tuning": 2, "test": 6}
 """The most questions of MMLU per domain and split, and those of the suite `smol`; of `other` twice
 as many."""
 PARTS = {"val": "tuning", "test": "test"}
