@@ -161,11 +161,18 @@ class Generalization:
 
 
 class Settings(Record):
-    """The settings that tuning chose for a steered arm."""
+    """The settings that tuning chose for a steered arm.
+
+    Attributes:
+        expert_count: number of experts; 0 for an arm that is steered by vectors.
+        layers: the decoder layers after which a vector is added; none for experts.
+        activation_share: the experts' share of all activations; None where there are no experts.
+    """
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
-    activation_share: Score
+    layers: tuple[int, ...] = ()
+    activation_share: Score | None
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
     matching: Matching | None = None

@@ -18,11 +18,13 @@ from ..experts import (
     Marker,
     Method,
     RoutingCounts,
+    StreamMeans,
     choose_experts,
     count_routing,
     documents_hash,
     encode_documents,
     get_method,
+    in_phase,
     with_answer,
 )
 from ..experts.tokenizer import Tokenizer
@@ -111,17 +113,7 @@ def identify(
     text = text_of_domain(source, domain, method, limit, data)
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
-    of_suite = {} if text.suite is None else text.suite.markers
-    wanted = IdentificationSpec.by(
-        [chosen_method], settings, of_suite if markers is None else markers
-    )
-    texts = sum(len(task.items) for task in text.tasks.values())
-    with progress_bar(
-        console or Console(stderr=True), "identify experts", texts, "texts"
-    ) as advance:
-        counts = count_domains(
-            engine, text.tasks, wanted, root or Path("out") / "observations", advance
-        )
+    counts = count_text(engine, text, chosen_method, settings, markers, root=root, console=console)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -133,6 +125,34 @@ def identify(
         intervention=kind,
         source=identification_source(text, domain, settings, engine.name),
     )
+
+
+def count_text(
+    engine: Engine,
+    text: IdentificationText,
+    method: Method,
+    settings: Identification,
+    markers: Mapping[str, float] | None = None,
+    *,
+    root: Path | None = None,
+    console: Console | None = None,
+) -> RoutingCounts:
+    """Count what a method needs of the routing of identification text.
+
+    See `identify` for the arguments.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    of_suite = {} if text.suite is None else text.suite.markers
+    wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
+    texts = sum(len(task.items) for task in text.tasks.values())
+    with progress_bar(
+        console or Console(stderr=True), "identify experts", texts, "texts"
+    ) as advance:
+        return count_domains(
+            engine, text.tasks, wanted, root or Path("out") / "observations", advance
+        )
 
 
 def text_of_domain(
@@ -180,14 +200,7 @@ def count_domains(
     settings = wanted.settings
     texts = domain_texts(tasks)
     try:
-        documents = encode_documents(
-            engine.tokenizer,
-            texts,
-            chat_template=settings.chat_template,
-            groups=domain_groups(tasks),
-        )
-        if settings.phase == "generated":
-            documents = _answered(engine, documents, settings.answer_tokens, root)
+        documents = _documents(engine, tasks, settings, root)
         reader = _reader(engine, texts, settings.saliency_model) if wanted.saliency else None
         seen = engine.observe(
             documents,
@@ -201,6 +214,25 @@ def count_domains(
             for text, weight in wanted.markers.items()
         ]
         return count_routing(seen, markers=markers).in_phase(settings.phase)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def average_streams(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    settings: Identification,
+    root: Path,
+    advance: Callable[[int], None],
+) -> StreamMeans:
+    """Average the residual stream over the tokens whose routing `count_domains` counts.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    try:
+        documents = _documents(engine, tasks, settings, root)
+        return engine.mean_streams(in_phase(documents, settings.phase), root, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -237,6 +269,21 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
     }
+
+
+def _documents(
+    engine: Engine, tasks: Mapping[str, WithItems], settings: Identification, root: Path
+) -> tuple[Document, ...]:
+    """Encode the texts, with the model's answers where these are to be read."""
+    documents = encode_documents(
+        engine.tokenizer,
+        domain_texts(tasks),
+        chat_template=settings.chat_template,
+        groups=domain_groups(tasks),
+    )
+    if settings.phase == "generated":
+        return _answered(engine, documents, settings.answer_tokens, root)
+    return documents
 
 
 def _answered(

@@ -1,4 +1,4 @@
-"""The choice of an arm's number of experts and strength, on the tuning split only."""
+"""The choice of an arm's number of experts or layers, and strength, on the tuning split only."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Trial:
     non_target_delta: float
     lower_bound: float
     qualified: bool
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,15 @@ class Tuned:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Tuned:
         """Read the content of the run's file."""
-        trials = tuple(Trial(**trial) for trial in value["trials"])
+        trials = tuple(Trial(**_in_tuples(trial)) for trial in value["trials"])
         unavailable = tuple(value["unavailable"])
-        return cls(trials, Settings(**value["chosen"]), value["qualified"], unavailable)
+        chosen = Settings(**_in_tuples(value["chosen"]))
+        return cls(trials, chosen, value["qualified"], unavailable)
+
+
+def _in_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn lists, which JSON has instead of tuples, into tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
 
 
 def tune(
@@ -98,16 +105,23 @@ def tune(
                 non_target_delta=held.delta,
                 lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
                 qualified=held.non_inferior,
+                layers=settings.layers,
             )
         )
     return choose(trials)
 
 
 def choose(trials: Sequence[Trial]) -> Tuned:
-    """Choose the best target gain among the qualified; ties: fewer experts, then strength."""
+    """Choose the best target gain among the qualified; ties go to the weaker setting."""
     qualified = [trial for trial in trials if trial.qualified]
     if qualified:
-        best = min(qualified, key=lambda t: (-t.target_delta, t.expert_count, t.strength))
+        best = min(qualified, key=lambda trial: (-trial.target_delta, *_weight(trial)))
     else:
-        best = min(trials, key=lambda trial: (trial.expert_count, trial.strength))
-    return Tuned(tuple(trials), Settings(best.expert_count, best.strength), bool(qualified))
+        best = min(trials, key=_weight)
+    chosen = Settings(best.expert_count, best.strength, layers=best.layers)
+    return Tuned(tuple(trials), chosen, bool(qualified))
+
+
+def _weight(trial: Trial) -> tuple[int, int, float]:
+    """Return by what settings are ordered: experts, then layers, then strength."""
+    return trial.expert_count, len(trial.layers), trial.strength
