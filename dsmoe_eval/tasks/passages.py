@@ -67,7 +67,7 @@ def _passage(text: str, start: int, name: str) -> Passage:
 
 
 def unrepeated(pool: Sequence[Passage], documents: Mapping[str, str]) -> tuple[Passage, ...]:
-    """Leave out passages that are also in another document, such as a publisher's usual words.
+    """Return the passages that are in no other document, as a publisher's usual words would be.
 
     Two documents that share a passage would make the same text right in one item and false in
     another, or known before the test.
