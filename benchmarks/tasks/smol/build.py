@@ -116,6 +116,17 @@ def excerpt(row: Row) -> Row:
     return {key: row[key] for key in first} | {"text": part}
 
 
+def without_repeats(kept: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Leave out test documents whose excerpt has a passage of another document's excerpt."""
+    parts = {row["id"]: excerpt(row)["text"] for rows in kept.values() for row in rows}
+    alone = unrepeated([Passage(name, text, "") for name, text in parts.items()], parts)
+    names = {one.document for one in alone}
+    return {
+        domain: [row for row in rows if row["split"] != "test" or row["id"] in names]
+        for domain, rows in kept.items()
+    }
+
+
 def passage_rows(rows: Sequence[Row], texts: Mapping[str, str]) -> Iterator[Row]:
     """Yield the items of next-passage choice of one domain; `texts` are all documents by id."""
     for split in ("tuning", "test"):
@@ -214,7 +225,7 @@ def attribution(rows: Sequence[Row]) -> str:
 def main(folder: Path) -> None:
     """Write the data, the task files and ATTRIBUTION.md."""
     by_domain = {domain: chosen(read_corpus(folder, domain)) for domain in SUBJECTS}
-    kept = {domain: rows for domain, rows in by_domain.items() if rows}
+    kept = without_repeats({domain: rows for domain, rows in by_domain.items() if rows})
     documents = [row for rows in kept.values() for row in rows]
     texts = {row["id"]: row["text"] for row in documents}
     items = [row for rows in kept.values() for row in passage_rows(rows, texts)]

@@ -15,7 +15,7 @@ def load(file: str, domain: str, few: bool = False, **_: Any) -> dict[str, datas
 
     With `few`, only the rows that have `few: true`.
     """
-    rows = [row for row in _read(file) if row["domain"] == domain and (row["few"] or not few)]
+    rows = [row for row in _read(file) if row["domain"] == domain and (not few or row["few"])]
     splits = sorted({row["split"] for row in rows})
     return {
         split: datasets.Dataset.from_list([row for row in rows if row["split"] == split])
