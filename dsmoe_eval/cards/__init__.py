@@ -14,6 +14,7 @@ from .plans import (
     Sft,
     Stability,
     Tuning,
+    Unit,
     Variant,
 )
 from .policies import Policy, Rule
@@ -41,5 +42,6 @@ __all__ = [
     "Suite",
     "Task",
     "Tuning",
+    "Unit",
     "Variant",
 ]

@@ -72,6 +72,13 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
     help="Strength of the intervention.",
 )
 @click.option(
+    "--unit",
+    type=click.Choice(["odds", "sigma"]),
+    default="odds",
+    show_default=True,
+    help="Unit of a bias: sigma is the spread of each layer's logits over experts.",
+)
+@click.option(
     "--phase",
     type=click.Choice(["prompt", "generated"]),
     default="prompt",
@@ -125,7 +132,7 @@ def identify_command(
         text,
         domain,
         method,
-        intervention=_intervention(rest["intervention"], rest["strength"]),
+        intervention=_intervention(rest["intervention"], rest["strength"], rest["unit"]),
         settings=Identification(
             phase=rest["phase"],
             answer_tokens=rest["answer_tokens"],
@@ -141,7 +148,7 @@ def identify_command(
     echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
 
 
-def _intervention(kind: str, strength: float) -> Intervention:
+def _intervention(kind: str, strength: float, unit: str) -> Intervention:
     from pydantic import ValidationError
 
     from ..steering.profile import Intervention, InterventionKind
@@ -152,7 +159,7 @@ def _intervention(kind: str, strength: float) -> Intervention:
             "profile into the folder profiles of the run"
         )
     try:
-        return Intervention.model_validate({"kind": kind, "strength": strength})
+        return Intervention.model_validate({"kind": kind, "strength": strength, "unit": unit})
     except ValidationError as error:
         kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
         raise UserError(
@@ -228,13 +235,17 @@ def stability_command(
     "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
     help="Shuffles of the documents' labels.",
 )  # fmt: skip
+@click.option(
+    "--controls", type=click.IntRange(min=1), default=3, show_default=True,
+    help="Models with random weights, and as many with shuffled routers; p >= 1 / (N + 1).",
+)  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
     model: str, out: Path | None, as_json: bool, permutations: int, device: str | None, **rest: Any
 ) -> None:
-    """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
+    """Test which experts of MODEL are specific to a domain of a suite, beside control models."""
     from ..reports import render_existence
     from ..studies import existence_of
 

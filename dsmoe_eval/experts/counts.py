@@ -83,6 +83,7 @@ class RoutingCounts:
         marker_tokens: [rows, markers] numbers of marker tokens.
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
+        spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
     """
 
     domains: tuple[str, ...]
@@ -99,6 +100,7 @@ class RoutingCounts:
     marker_tokens: NDArray[np.int64]
     marked: NDArray[np.int32]
     has_saliency: bool
+    spread: NDArray[np.float64] | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
@@ -147,6 +149,17 @@ class RoutingCounts:
         """Compute the sums over all domains."""
         return self._sums("*", np.ones(len(self.domain), dtype=bool))
 
+    def sigmas(self) -> dict[int, float]:
+        """Compute each layer's mean over tokens of the logits' standard deviation over experts.
+
+        Raises:
+            ValueError: the pass did not record it.
+        """
+        if self.spread is None:
+            raise ValueError("the pass did not record the spread of the routers' logits")
+        means = self.weight @ self.spread / (self.weight @ self.tokens.sum(1))
+        return dict(zip(self.layers, means.tolist(), strict=True))
+
     def _take(self, rows: NDArray[np.int64]) -> RoutingCounts:
         return replace(
             self,
@@ -159,6 +172,7 @@ class RoutingCounts:
             contribution=None if self.contribution is None else self.contribution[rows],
             marker_tokens=self.marker_tokens[rows],
             marked=self.marked[rows],
+            spread=None if self.spread is None else self.spread[rows],
         )
 
     def _sums(self, name: str, mask: NDArray[np.bool_]) -> Sums:
@@ -229,6 +243,7 @@ def count_routing(
         marker_tokens=columns["marker_tokens"],
         marked=columns["marked"],
         has_saliency=observations.has_saliency,
+        spread=columns["spread"] if observations.has_spread else None,
     )
 
 
@@ -259,6 +274,8 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
     }
     if seen.has_contributions:
         shapes["contribution"] = ((rows, *cell), np.float32)
+    if seen.has_spread:
+        shapes["spread"] = ((rows, cell[0]), np.float64)
     whole = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         for name, (shape, dtype) in shapes.items()
@@ -324,4 +341,7 @@ def _batch_counts(
     }
     if batch.contributions is not None:
         columns["contribution"] = table(local, cell, count, by=batch.contributions)
+    if batch.spread is not None:
+        columns["spread"] = np.zeros((count, layers))
+        np.add.at(columns["spread"], local, batch.spread.numpy())
     return {name: (rows, values) for name, values in columns.items()}

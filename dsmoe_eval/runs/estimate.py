@@ -148,7 +148,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan, path)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
     arms = planned.arms
     claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
@@ -156,10 +156,8 @@ def estimate(
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
-    tuning = _counted(tasks, "tuning", _tried(planned))
-    spread = stability_cells(planned)
+    tuning, spread = _counted(tasks, "tuning", _tried(planned)), stability_cells(planned)
     again = _counted(tasks, "test", spread)
-    counts = {name: answers[name] + tuning[name] + again[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -171,17 +169,14 @@ def estimate(
         cells=cells.total(),
         answers=answers.total(),
         tuning_answers=tuning.total(),
-        tokens=_tokens(tasks, counts),
+        tokens=_tokens(tasks, counts := answers + tuning + again),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
         control_cells=controls.total(),
         control_tokens=_tokens(tasks, of_controls),
         stability_cells=spread.total(),
         stability_answers=again.total(),
-        models=tuple(
-            _model(name, plan, tasks, counts, limit)
-            for name in models or plan.models or (plan.model,)
-        ),
+        models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
 
 

@@ -40,6 +40,7 @@ from ..tasks.identification import (
     identification_text,
 )
 from ..tasks.items import WithItems
+from ..variants import with_sigmas
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
@@ -97,7 +98,8 @@ def identify(
             documents, or text that was loaded before.
         domain: one of the text's domains.
         method: a name in `experts.all_methods`.
-        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4). In units
+            of sigma it gets the sigmas of the layers here.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
         limit: the limit of items per task, and of documents per domain.
         settings: the presentation of the text; by default the plain text.
@@ -122,7 +124,7 @@ def identify(
         model=engine.identity,
         method=method,
         experts=chosen,
-        intervention=kind,
+        intervention=with_sigmas(kind, counts),
         source=identification_source(text, domain, settings, engine.name),
     )
 
@@ -268,6 +270,7 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "tokens": [one.tokens for one in sums],
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
+        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
     }
 
 

@@ -119,7 +119,7 @@ def domain_stability(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> DomainStability:
-    """Identify a domain's experts on resamples of the documents, and compare the choices.
+    """Compare the experts that resamples of the documents choose for a domain.
 
     Args:
         engine: the model's engine, which records the routing.

@@ -10,6 +10,7 @@ from ..variants import (
     Settings,
     build_profile,
     build_vector_profile,
+    sigmas_of,
     variant_experts,
     variant_vectors,
 )
@@ -23,7 +24,7 @@ def needs_streams(job: Job) -> bool:
     return any(arm.variant.kind == "residual" for arm in job.arms)
 
 
-def mean_streams(job: Job, advance: Advance) -> StreamMeans:
+def stream_means(job: Job, advance: Advance) -> StreamMeans:
     """Average the residual stream over all domains' identification text."""
     settings, root = job.plan.identification, job.folder.observations
     return average_streams(job.engine, job.identification.tasks, settings, root, advance)
@@ -48,4 +49,7 @@ def make_profile(
         experts = variant_experts(variant, counts, arm.domain, settings.expert_count, seed)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    return build_profile(variant, model, experts, settings.strength, source)
+    sigmas = None
+    if settings.unit == "sigma" and variant.intervention != "mask":  # a mask has no strength
+        sigmas = sigmas_of(counts)
+    return build_profile(variant, model, experts, settings.strength, source, sigmas)

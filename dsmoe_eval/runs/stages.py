@@ -29,7 +29,7 @@ from ..progress import Steps, counted_as
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
 from ..tasks.scoring import score_tasks
-from ..variants import BASE, Settings, variant_experts
+from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
@@ -211,6 +211,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     settings = {
         "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
+        **shift_ranges(profile, None if counts.spread is None else counts.sigmas()),
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
         "layers": tuned.chosen.layers,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import Plan
+from ..cards import Plan, Unit
 from ..stats import non_inferiority
 from ..variants import Settings
 
@@ -27,6 +27,7 @@ class Trial:
         lower_bound: the one-sided lower bound of `non_target_delta`; -1, the bound of any change,
             if all items are one cluster.
         qualified: whether the lower bound is above minus the margin.
+        unit: the strength's unit.
     """
 
     expert_count: int
@@ -35,6 +36,7 @@ class Trial:
     non_target_delta: float
     lower_bound: float
     qualified: bool
+    unit: Unit = "odds"
     layers: tuple[int, ...] = ()
 
 
@@ -105,6 +107,7 @@ def tune(
                 non_target_delta=held.delta,
                 lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
                 qualified=held.non_inferior,
+                unit=settings.unit,
                 layers=settings.layers,
             )
         )
@@ -118,7 +121,7 @@ def choose(trials: Sequence[Trial]) -> Tuned:
         best = min(qualified, key=lambda trial: (-trial.target_delta, *_weight(trial)))
     else:
         best = min(trials, key=_weight)
-    chosen = Settings(best.expert_count, best.strength, layers=best.layers)
+    chosen = Settings(best.expert_count, best.strength, best.unit, layers=best.layers)
     return Tuned(tuple(trials), chosen, bool(qualified))
 
 

@@ -1,4 +1,4 @@
-"""The routing of every document of a suite, in a model and in random-weight models of its shape."""
+"""The routing of every document of a suite, in a model and in control models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
 from ..experts.tokenizer import Tokenizer
-from ..models import load_model, random_weights
+from ..models import load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
 from ..stats import DocumentCounts
 from ..tasks.identification import (
@@ -26,6 +26,7 @@ from ..tasks.identification import (
     identification_text,
 )
 from ..tasks.items import WithItems
+from .results import Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,18 @@ class DocumentRouting:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRouting:
-    """The routing of a model and of random-weight models, on the same documents.
+    """The routing of a model and of control models, on the same documents.
 
     Attributes:
         about: what was read: model, fingerprint, dtype, device, suite, limit.
         model: the routing of the model.
-        random: seed -> the routing of the random-weight model drawn from it.
+        controls: the routing of every control model, one per seed: of the same shape with random
+            weights, and the model with shuffled routers.
     """
 
     about: dict[str, Any]
     model: DocumentRouting
-    random: dict[int, DocumentRouting]
+    controls: dict[Control, list[DocumentRouting]]
 
 
 def route_documents(
@@ -77,13 +79,13 @@ def route_documents(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> ComparedRouting:
-    """Route identification text through a model and through random weights.
+    """Route identification text through a model and through control models.
 
     Args:
         name: as for `load_model`.
         source: a suite's name or path, of which only the identification text is read, or text
             documents.
-        seeds: one per random-weight model.
+        seeds: one per model of each kind of control.
         limit: the largest number of texts per task, or of documents per domain.
         device: a torch device.
         console: the console that shows progress.
@@ -98,19 +100,21 @@ def route_documents(
     loaded = load_model(name, device)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     dtype, place = loaded.model.dtype, loaded.model.device
-    total = (1 + len(seeds)) * sum(len(task.items) for task in tasks.values())
+    total = (1 + 2 * len(seeds)) * sum(len(task.items) for task in tasks.values())
     with progress_bar(
         console or Console(stderr=True), "route documents", total, "documents"
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
+        shuffled = []
+        for seed in seeds:
+            with shuffled_routers(loaded.model, seed):
+                shuffled.append(document_routing(loaded.model, tokenizer, tasks, advance))
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
-        random = {
-            seed: document_routing(
-                random_weights(config, dtype, place, seed), tokenizer, tasks, advance
-            )
+        random = [
+            document_routing(random_weights(config, dtype, place, seed), tokenizer, tasks, advance)
             for seed in seeds
-        }
+        ]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,
@@ -120,7 +124,7 @@ def route_documents(
         "file": text.file,
         "limit": limit,
     }
-    return ComparedRouting(about, learned, random)
+    return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
 
 
 def document_routing(

@@ -8,6 +8,8 @@ from dsmoe_eval.models.loading import identify_model
 from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.steering import SteeringError, find_routers
 
+from ..conftest import vector_profile
+
 
 @pytest.fixture(scope="module")
 def loaded():
@@ -31,6 +33,14 @@ def test_a_profile_of_another_model_is_refused(loaded, make_profile):
 
     with pytest.raises(SteeringError, match="Identify the experts of this model instead"):
         probe_model(loaded.model, loaded.identity, make_profile(make_model("qwen3_moe"), [(0, 3)]))
+
+
+def test_a_profile_of_vectors_is_probed(loaded):
+    vectors = {1: (0.5,) * loaded.model.config.hidden_size}
+    report = probe_model(loaded.model, loaded.identity, vector_profile(loaded.identity, vectors))
+    assert report.passed
+    assert [row.name for row in report.interventions] == ["residual"]
+    assert report.interventions[0].figures.logit_max_change > 0
 
 
 # Outside the ten, from transformers' default configurations; no line of ours names them.
