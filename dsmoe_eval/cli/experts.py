@@ -253,6 +253,7 @@ def existence_command(
         model,
         given_text(rest),
         permutations=permutations,
+        controls=rest["controls"],
         limit=rest["limit"],
         device=device,
         console=progress_console(),

@@ -54,7 +54,7 @@ def list_command(what: str, as_json: bool) -> None:
     help="Seed by which documents go to identification, tuning and test.",
 )
 def new_suite_command(text_dir: Path | None, text: Path | None, out: Path, seed: int) -> None:
-    """Write a suite, its tasks, data and a plan, from text documents of your own by domain."""
+    """Write a suite, its tasks, data and a plan, from text documents by domain."""
     from ..tasks.new_suite import write_suite
     from ..tasks.texts import read_text_file, read_text_folder
 

@@ -94,9 +94,8 @@ def route_documents(
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
     """
-    text = identification_text(source, limit, data)
+    text = _checked(identification_text(source, limit, data))
     tasks = text.tasks
-    _check_documents(text)
     loaded = load_model(name, device)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     dtype, place = loaded.model.dtype, loaded.model.device
@@ -120,8 +119,7 @@ def route_documents(
         "fingerprint": identity.fingerprint,
         "dtype": str(dtype).removeprefix("torch."),
         "device": place.type,
-        "suite": None if text.suite is None else text.suite.name,
-        "file": text.file,
+        **text.about,
         "limit": limit,
     }
     return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
@@ -145,7 +143,7 @@ def document_routing(
     return DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
 
 
-def _check_documents(text: IdentificationText) -> None:
+def _checked(text: IdentificationText) -> IdentificationText:
     texts = {domain: len(text.ids(domain)) for domain in text.domains}
     if len(texts) < 2:
         raise UserError(
@@ -158,3 +156,4 @@ def _check_documents(text: IdentificationText) -> None:
                 f"{text.source}, domain {domain!r}: {count} identification text(s); whole texts "
                 "are shuffled and resampled, so two or more are needed (see --limit)"
             )
+    return text

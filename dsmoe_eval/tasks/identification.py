@@ -62,6 +62,11 @@ class IdentificationText:
         """The domains of the text, in the order of first appearance."""
         return tuple(dict.fromkeys(task.card.domain for task in self.tasks.values()))
 
+    @property
+    def about(self) -> dict[str, str | None]:
+        """The names of the suite and of the file, for results."""
+        return {"suite": None if self.suite is None else self.suite.name, "file": self.file}
+
     def ids(self, domain: str) -> tuple[str, ...]:
         """Return the ids of a domain's questions, and the hashes of its documents."""
         return tuple(

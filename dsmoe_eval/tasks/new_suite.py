@@ -1,7 +1,7 @@
-"""A suite of the user's own, made from text documents: tasks, data, suite file and plan.
+"""A suite that is made from text documents: tasks, data, suite file and plan.
 
-No question has to be written: the items are next-passage choice (see `passages.py`), and held-out
-text is scored in bits per byte.
+No question has to be written: the items are next-passage choice (see `passages.py`), and text that
+served nothing else is scored in bits per byte.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Stages = Mapping[str, Sequence[TextDocument]]
 
 
 def _staged(domain: str, members: Sequence[TextDocument], seed: int) -> Stages:
-    """Share a domain's documents among the stages of a run."""
+    """Split a domain's documents among the stages of a run."""
     long = [one for one in members if len(one.text) >= STRETCH]
     short = [one for one in members if len(one.text) < STRETCH]
     random.Random(digest(seed, domain)).shuffle(long)
