@@ -1,5 +1,6 @@
 # Everything is set up in .venv by the two commands that a newcomer needs:
 #   make lab    the main job on the embedded model
+#   make smol   steering a small language model that reads English, in about 20 minutes
 #   make test   format, lint, types and tests (QUICK=1: without vLLM and the slow ones)
 # make test-full adds what is too costly to run before every change.
 
@@ -11,14 +12,20 @@ DEV := .venv/.dev
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
+SMOL_OUT ?= out/smol
+# Items of each task; empty for all of them.
+SMOL_LIMIT ?= 40
 
 # Where a machine forbids bytecode files, each process would compile its imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lab test test-full test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
+.PHONY: lab smol test test-full test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
+
+smol: $(RUN)
+	$(BIN)/dsmoe-eval run smol --out $(SMOL_OUT) $(if $(SMOL_LIMIT),--limit $(SMOL_LIMIT))
 
 # Two parts at a time, a core each; what they say is shown when a part ends.
 PARTS := check test-core test-rest $(if $(QUICK),,test-vllm test-slow)

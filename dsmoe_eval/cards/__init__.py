@@ -18,11 +18,12 @@ from .plans import (
     Variant,
 )
 from .policies import Policy, Rule
-from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
+from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "Card",
+    "DocumentFile",
     "ExpertSource",
     "Identification",
     "Kind",

@@ -65,7 +65,8 @@ class Sums:
 class RoutingCounts:
     """Counts of how often each (layer, expert) was selected, per document, phase and token class.
 
-    A row is one document in one phase: the prompt, or the model's answer.
+    A row is one document in one phase: the prompt, or the model's answer. All chunks of a text are
+    one document.
 
     Attributes:
         domains: names of the domains; `domain` indexes them.
@@ -226,15 +227,15 @@ def count_routing(
         _count(observations, folder, quantile, [marker.token for marker in markers])
         (folder / "done").write_text(json.dumps(_hashes(folder)))
     columns = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    documents = len(observations.domain)
+    domain = dict(zip(observations.group, observations.domain, strict=True))
     return RoutingCounts(
         domains=observations.domains,
         layers=observations.layers,
         top_k=observations.top_k,
         markers=tuple(markers),
-        domain=np.repeat(np.array(observations.domain), 2),
-        generated=np.tile([False, True], documents),
-        weight=np.ones(2 * documents),
+        domain=np.repeat(np.array([domain[group] for group in range(len(domain))]), 2),
+        generated=np.tile([False, True], len(domain)),
+        weight=np.ones(2 * len(domain)),
         tokens=columns["tokens"],
         used=columns["used"],
         gate=columns["gate"],
@@ -263,7 +264,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[int]) -> None:
-    rows, cell = 2 * len(seen.domain), (len(seen.layers), seen.experts)
+    rows, cell = 2 * len(set(seen.group)), (len(seen.layers), seen.experts)
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "tokens": ((rows, 2), np.int64),
         "used": ((rows, 2, *cell), np.int32),
@@ -282,7 +283,7 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
     thresholds = _thresholds(seen, quantile)
     for batch in seen.read():
         for name, (row, values) in _batch_counts(seen, batch, thresholds, markers).items():
-            whole[name][row] = values
+            whole[name][row] += values  # chunks of a document may be in several batches
     for array in whole.values():
         array.flush()
 
@@ -308,7 +309,7 @@ def _batch_counts(
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[Any]]]:
     """Count one batch; return (rows of its documents, their values) for each column."""
     generated = batch.generated.numpy().astype(np.int64)
-    row = 2 * batch.document.numpy().astype(np.int64) + generated
+    row = 2 * np.array(seen.group)[batch.document.numpy()] + generated
     rows, local = np.unique(row, return_inverse=True)
     limit = thresholds[np.array(seen.domain)[batch.document.numpy()], generated]
     salient = np.zeros(len(row), dtype=np.int64)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..steering import Routing, capture_routing, capture_spread, find_routers
 from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
-from .documents import Document, documents_hash
+from .documents import Document, documents_hash, group_numbers
 from .saliency import Saliency
 from .tensor_files import read_tensors, save_tensors
 from .workers import copies, side_by_side
@@ -70,6 +70,7 @@ class Observations:
         folder: the folder of the batches, named by the hash of all inputs.
         domains: names of the domains, in the order of first appearance.
         domain: index into `domains` of each document.
+        group: number of each document's group: chunks of one text are counted together.
         layers: the model's MoE layers, in the order of the batches' second axis.
         experts: number of routed experts per layer.
         top_k: number of experts selected per token.
@@ -82,6 +83,7 @@ class Observations:
     folder: Path
     domains: tuple[str, ...]
     domain: tuple[int, ...]
+    group: tuple[int, ...]
     layers: tuple[int, ...]
     experts: int
     top_k: int
@@ -258,10 +260,8 @@ def _write_pass(
     shape: Shape,
     columns: tuple[str, ...],
     identity: str,
-    budget: int,
-    workers: Sequence[Rows],
-    advance: Advance,
-) -> Observations:
+    budget: int, workers: Sequence[Rows], advance: Advance,
+) -> Observations:  # fmt: skip
     """Run the workers on batches of documents, and write the batches that do not exist yet."""
     plan = batches(documents, budget)
     folder = _folder(root, [identity, asdict(shape), columns, documents_hash(documents), budget])
@@ -281,11 +281,12 @@ def _write_pass(
     with side_by_side(len(workers)) as each:
         for done in each(keep, range(len(plan))):
             advance(done)
-    domains = tuple(dict.fromkeys(document.domain for document in documents))
+    domains = tuple(dict.fromkeys(one.domain for one in documents))
     return Observations(
         folder=folder,
         domains=domains,
-        domain=tuple(domains.index(document.domain) for document in documents),
+        domain=tuple(domains.index(one.domain) for one in documents),
+        group=group_numbers(documents),
         layers=shape.layers, experts=shape.experts, top_k=shape.top_k, batches=len(plan),
         has_saliency="saliency" in columns,
         has_contributions="contributions" in columns,

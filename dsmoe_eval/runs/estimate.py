@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..models.loading import ModelSize, locate, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
+from ..tasks.identification import suite_text
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask, most_tokens
 from ..tasks.splits import data_name, load_splits
@@ -203,7 +204,8 @@ def _tasks(
     """Read the tasks that the plan uses, by the code that loads and checks them for `run`."""
     suite, unread = planned.suite, dict[str, str]()
     splits = load_splits(suite, limit, data, planned.targets, unread)
-    check_leakage(splits, planned.plan.allow_leakage)
+    text = suite_text(suite, splits["identification"], limit)
+    check_leakage(splits | {"identification": text.tasks}, planned.plan.allow_leakage)
     used = {
         task.name for task in (*suite.identification_tasks, *map(suite.task, planned.base_tasks))
     }

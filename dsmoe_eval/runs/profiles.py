@@ -27,7 +27,7 @@ def needs_streams(job: Job) -> bool:
 def stream_means(job: Job, advance: Advance) -> StreamMeans:
     """Average the residual stream over all domains' identification text."""
     settings, root = job.plan.identification, job.folder.observations
-    return average_streams(job.engine, job.identification, settings, root, advance)
+    return average_streams(job.engine, job.identification.tasks, settings, root, advance)
 
 
 def make_profile(
@@ -40,7 +40,7 @@ def make_profile(
     """Build the profile of a steered arm at these settings; a vector needs the mean streams."""
     variant, seed, model = arm.variant, job.plan.seed, job.engine.identity
     source = identification_source(
-        job.suite, job.identification, arm.domain, job.plan.identification, job.engine.name
+        job.identification, arm.domain, job.plan.identification, job.engine.name
     )
     try:
         if variant.kind == "residual" and means is not None:

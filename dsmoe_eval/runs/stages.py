@@ -48,7 +48,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
-    counts = count_domains(job.engine, job.identification, wanted, root, advance)
+    counts = count_domains(job.engine, job.identification.tasks, wanted, root, advance)
     path = job.folder.identification
     if not job.folder.has(path):
         try:
@@ -219,7 +219,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "matching": _matching(job, counts, arm, tuned.chosen, profile),
     }
     learned = Information(
-        texts=sum(len(task.items) for task in job.identification.values()),
+        texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
         answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
         parameters=0,
         settings=len(tuned.trials),

@@ -129,17 +129,21 @@ class Source(_Frozen):
     """The origin of the identification text, and how its routing was read.
 
     Attributes:
-        items: content hashes of the items, for leakage checks.
+        suite: name of the suite; None if the text was not a suite's.
+        split: split of the suite, in words; None if all of the text was read.
+        items: content hashes of the items or documents, for leakage checks.
+        file: name of the file or folder of text documents; None if the text was questions.
         phase: whether routing was read from the questions or from the model's answers.
         chat_template: whether the questions were wrapped in the model's chat template.
         saliency_model: the model whose gradients gave the token saliency, if it was another one.
         engine: the engine that reported the routing.
     """
 
-    suite: str
+    suite: str | None
     domain: str
-    split: str
+    split: str | None
     items: tuple[str, ...]
+    file: str | None = None
     phase: Literal["prompt", "generated"] = "prompt"
     chat_template: bool = False
     saliency_model: str | None = None

@@ -33,6 +33,7 @@ from ..stats import (
     permutation_p_values,
     top_stability,
 )
+from ..tasks.identification import TextSource
 from .documents import DocumentRouting, route_documents
 from .results import (
     Control,
@@ -241,7 +242,7 @@ def _expert(
 
 def existence_of(
     name: str,
-    suite_name: str,
+    source: str | TextSource,
     *,
     permutations: int = PERMUTATIONS,
     controls: int = CONTROL_MODELS,
@@ -250,7 +251,7 @@ def existence_of(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> ExistenceResult:
-    """Test a model on a suite's identification text; see `route_documents` and `existence`.
+    """Test a model on identification text; see `route_documents` and `existence`.
 
     Returns:
         The figures of `existence` and `ComparedRouting.about`, merged.
@@ -260,7 +261,7 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, suite_name, range(controls), limit=limit, device=device, console=console, data=data
+        name, source, range(controls), limit=limit, device=device, console=console, data=data
     )
     total = (1 + 2 * controls) * permutations
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:

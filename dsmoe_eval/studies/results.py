@@ -147,7 +147,8 @@ class ExistenceResult(Existence):
     fingerprint: str
     dtype: str
     device: str
-    suite: str
+    suite: str | None
+    file: str | None
     limit: int | None
 
 

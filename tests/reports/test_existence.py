@@ -57,7 +57,7 @@ def summary(beyond, p_by_strength, p_by_number=0.05):
 def result():
     return {
         "model": "some/model", "fingerprint": "f", "dtype": "float32", "device": "cpu",
-        "suite": "s", "limit": None, "layers": [1, 3], "experts": 8, "level": 0.05,
+        "suite": "s", "file": None, "limit": None, "layers": [1, 3], "experts": 8, "level": 0.05,
         "permutations": 9999, "resamples": 2000, "stability_pairs": 100, "hypotheses": 48,
         "fewest_discoveries": 17, "control_models": 19,
         "controls": {"random": summary(1, 0.05), "shuffled": summary(0, 1.0, 0.4)},

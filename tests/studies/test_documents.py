@@ -14,6 +14,7 @@ from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import IdentificationSpec, count_domains
 from dsmoe_eval.studies import documents
 from dsmoe_eval.studies.documents import document_routing, route_documents
+from dsmoe_eval.tasks import identification
 from dsmoe_eval.tasks.loading import load_tasks
 
 QUIET = Console(quiet=True)
@@ -62,6 +63,6 @@ def test_too_little_to_compare_is_refused_before_a_model_is_loaded(monkeypatch):
         route_documents("lab-poly", "lab", (0,), limit=1, console=QUIET)
     suite = load_suite("lab")
     alone = suite.model_copy(update={"tasks": suite.identification_tasks[:1]})
-    monkeypatch.setattr(documents, "load_suite", lambda _: alone)
+    monkeypatch.setattr(identification, "load_suite", lambda _: alone)
     with pytest.raises(UserError, match="1 domain"):
         route_documents("lab-poly", "lab", (0,), console=QUIET)
