@@ -29,10 +29,11 @@ def list_command(what: str, as_json: bool) -> None:
 
 
 def _list_models() -> list[tuple[str, str]]:
-    from ..lab import EMBEDDED_MODELS
+    from ..lab import BUILT_MODELS, EMBEDDED_MODELS
     from ..registry import builtin_names, load_model_card
 
     embedded = [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+    embedded += [(name, f"built at its first use, {what}") for name, what in BUILT_MODELS.items()]
     cards = [load_model_card(name) for name in builtin_names("models")]
     by_size = sorted(cards, key=lambda card: card.parameters.total)
     return [*embedded, *((card.name, card.summary) for card in by_size)]
