@@ -27,28 +27,21 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "cpu": Distillation(steps=200, batch=4, at_once=1, looked_at=32),
-    "gpu": Distillation(steps=548, batch=64, at_once=16, looked_at=64),
+    "cuda": Distillation(steps=548, batch=64, at_once=16, looked_at=64),
 }
 """What fits into an hour on two cores, and what made the carving that ships."""
 
 
-def train_smol(
-    texts: Texts,
-    out: Path,
-    console: Console,
-    *,
-    device: str | None = None,
-    steps: int | None = None,
-) -> str:
+def train_smol(texts: Texts, out: Path, console: Console, steps: int | None = None) -> str:
     """Carve the dense model, distil it into `out`, and return its losses in words.
 
-    A training that was stopped goes on where its state was last saved.
+    It is done on the first GPU, or else on the CPU. A training that was stopped goes on where its
+    state was last saved.
 
     Args:
         texts: documents by domain; which of them are trained on, `passages` says.
         out: folder to write to; the model is in its sub-folder `model`.
         console: where progress is shown.
-        device: a torch device; by default the first GPU, or the CPU.
         steps: number of steps, if not the recipe's.
 
     Raises:
@@ -56,8 +49,8 @@ def train_smol(
     """
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = RECIPES["cpu" if place == "cpu" else "gpu"]
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    recipe = RECIPES[place]
     recipe = replace(recipe, steps=steps or recipe.steps)
     dense = built_folder("lab-smol-dense")
     tokenizer = AutoTokenizer.from_pretrained(dense)
