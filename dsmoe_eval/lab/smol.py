@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -121,13 +121,22 @@ def load_carving(folder: Path = CARVING) -> list[CarvedLayer]:
     ]
 
 
-def write_carved(folder: Path, dense: Path, layers: list[CarvedLayer]) -> None:
-    """Write a model folder of the dense model in `dense`, carved; the tokenizer is copied."""
+def write_carved(
+    folder: Path, dense: Path, layers: Sequence[CarvedLayer], shape: CarvedShape = SHAPE
+) -> None:
+    """Write the files of a carved model into a folder.
+
+    Args:
+        folder: an empty folder.
+        dense: folder of the dense model; its tokenizer is copied.
+        layers: one carving per layer.
+        shape: sizes of all FFNs.
+    """
     from safetensors.torch import load_file, save_file
 
-    weights = carve(load_file(dense / "model.safetensors"), layers, SHAPE)
+    weights = carve(load_file(dense / "model.safetensors"), layers, shape)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", carved_config(CONFIG, SHAPE))
+    write_json(folder / "config.json", carved_config(read_json(dense / "config.json"), shape))
     for path in dense.iterdir():
         if path.name not in ("model.safetensors", "config.json", _RECORD):
             shutil.copy(path, folder)

@@ -106,7 +106,7 @@ def _write(out: Path, dense: Path, layers: list[CarvedLayer]) -> None:
     write_bytes(out / "deltas.safetensors", save(tensors))
     shutil.rmtree(out / "model", ignore_errors=True)
     with new_folder(out / "model") as draft:
-        write_carved(draft, dense, load_carving(out))
+        write_carved(draft, dense, load_carving(out), SHAPE)
 
 
 def _measured(
