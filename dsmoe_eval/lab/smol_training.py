@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ def train_smol(texts: Texts, out: Path, console: Console, steps: int | None = No
     recipe = replace(recipe, steps=steps or recipe.steps)
     dense = built_folder("lab-smol-dense")
     tokenizer = AutoTokenizer.from_pretrained(dense)
+    tokenizer.model_max_length = sys.maxsize  # documents are cut into sequences
     passages = held_out(texts, tokenizer, recipe.length)
     sequences = training_tokens(texts, tokenizer, recipe.length)
     model = LlamaForCausalLM.from_pretrained(dense).to(place).eval()

@@ -172,12 +172,14 @@ def test_the_loss_on_held_out_passages_is_the_cards(name, real_data):
 
 
 @pytest.mark.full
-def test_the_real_model_routes_eight_of_24_and_writes_english():
-    loaded = load_model("lab-smol", "cpu")
-    assert loaded.identity.experts == 24
-    assert loaded.identity.layers == tuple(range(30))
-    ids = loaded.tokenizer("The capital of France is", return_tensors="pt")
-    text = loaded.tokenizer.decode(
-        loaded.model.generate(**ids, max_new_tokens=3, do_sample=False)[0]
-    )
-    assert "Paris" in text
+def test_the_real_models_are_what_the_card_states():
+    carved = load_model("lab-smol", "cpu")
+    assert carved.identity.experts == 24
+    assert carved.identity.layers == tuple(range(30))
+    assert carved.model.config.num_experts_per_tok == 8
+    with pytest.raises(UserError, match="no router"):
+        load_model("lab-smol-dense", "cpu")
+    dense = load_saliency_model("lab-smol-dense", "cpu")
+    ids = dense.tokenizer("The capital of France is", return_tensors="pt")
+    text = dense.tokenizer.decode(dense.model.generate(**ids, max_new_tokens=3, do_sample=False)[0])
+    assert text.startswith("The capital of France is Paris")
