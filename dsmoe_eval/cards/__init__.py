@@ -5,17 +5,22 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
+from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
 from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
     "MAX_NEW_TOKENS",
+    "OUTCOMES",
     "Card",
+    "Continuous",
     "ExpertSource",
     "Identification",
     "Kind",
     "ModelCard",
+    "Outcome",
+    "OutcomeName",
     "Plan",
     "Policy",
     "Published",

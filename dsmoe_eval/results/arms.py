@@ -10,8 +10,10 @@ from pydantic import AfterValidator, Field, model_validator
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
+from .outcomes import OutcomeResult
 from .paired import (
     Domain,
+    Hash,
     Levels,
     Name,
     Number,
@@ -23,8 +25,6 @@ from .paired import (
     pool,
     tokens_ratio,
 )
-
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 def _variant(name: str) -> str:
@@ -193,6 +193,7 @@ class Arm(Record):
         over_placebo: the comparison with its placebo on the target; None where the plan has none.
         specificity: the comparison with its wrong-domain control on the target; None where
             the plan has none.
+        outcomes: the comparisons by other outcomes than the score.
     """
 
     variant: VariantName
@@ -206,6 +207,7 @@ class Arm(Record):
     domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
     over_placebo: Paired | None
     specificity: Paired | None
+    outcomes: tuple[OutcomeResult, ...] = ()
 
     @model_validator(mode="after")
     def _check_domains(self) -> Self:
@@ -223,6 +225,12 @@ class Arm(Record):
         for over in (self.over_placebo, self.specificity):
             if over is not None:
                 over.judge(levels)
+        for one in self.outcomes:
+            one.judge(levels.significance_level)
+
+    def outcome(self, name: str) -> OutcomeResult | None:
+        """Return the comparisons by an outcome other than the score; None if there are none."""
+        return next((one for one in self.outcomes if one.outcome == name), None)
 
     @property
     def levels(self) -> Levels:

@@ -24,6 +24,7 @@ from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
 from ..tasks.leakage import Leakage, check_leakage
 from ..tasks.loading import LoadedTask, check_context_length, in_format, most_tokens
+from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
@@ -78,6 +79,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     check_engine(plan)
     locate(plan.model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
+    check_outcome([*splits["test"].values()], plan.outcome)
     leakage = check_leakage(splits, plan.allow_leakage)
     engine = _serve(plan, options.device)
     with ExitStack() as opened:

@@ -16,8 +16,8 @@ from ..engines.generation import FILE
 from ..errors import printable
 from ..log import log_file, note
 from ..progress import progress_bar
-from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder
+from ..results.outcome_comparisons import compare_run
 from ..steering import SteeringError
 from .arms import PreparedArm
 from .job import Job, prepare
@@ -183,9 +183,7 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         base = answer_base(job, steps)
         answered = [answer_arm(job, arm, steps) for arm in arms]
-    result = compare_arms(
-        job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage
-    )
+    result = compare_run(job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage)
     job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 

@@ -19,7 +19,7 @@ from ..progress import Steps, counted_as
 from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
 from ..steering import Profile
-from ..tasks.scoring import score_tasks
+from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, build_profile, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .cells import cell_identity, run_cell
@@ -141,7 +141,7 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
     requests = sum(task.requests_asked for task in asked)
     remembered = job.folder.answers(f"tuning-{who}")
     with counted_as(advance, answers, requests) as count:
-        return score_tasks(job.lm, asked, remembered, count)
+        return outcome_values(job.lm, asked, job.plan.outcome, remembered, count)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ A.
 """
 
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
-from .claims import Claim, claim, disagreement, regressions
+from .claims import Claim, Unit, claim, disagreement, regressions
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .paired import (
@@ -45,6 +45,7 @@ __all__ = [
     "PairedCounts",
     "PairedResult",
     "SampleVariance",
+    "Unit",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",
