@@ -6,7 +6,7 @@ Cards are immutable, and an unknown key is an error.
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
 from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
-from .plans import ExpertSource, Identification, Kind, Plan, Sft, Tuning, Variant
+from .plans import ExpertSource, Identification, Kind, Plan, Sft, Stability, Tuning, Variant
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
 
@@ -29,6 +29,7 @@ __all__ = [
     "Sft",
     "Split",
     "Splits",
+    "Stability",
     "StageSplit",
     "Suite",
     "Task",

@@ -18,13 +18,17 @@ class Variant(Card):
     """A variant of the model, which is compared with the base model.
 
     Attributes:
-        kind: `base`, `steered` or `sft`.
+        kind: `base`; `steered`: experts; `residual`: a vector in the residual stream; `prompt`: a
+            line that names the domain; `sft`: fine-tuned.
         method: the method that scores a steered variant's experts (see `experts.all_methods`).
         intervention: the kind of intervention on these experts.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
-            experts of like exposure; `other_domain`: the method's best for another domain.
+            experts of like exposure; `other_domain`: the method's best for another domain. For
+            `residual` likewise: the target's vector, a random one of the same norm, another
+            domain's; for `prompt`: the target's name or another domain's.
         control_of: the arm that this control belongs to, and whose tuned settings it uses.
         zero_strength: whether the strength is set to zero.
+        draw: the number of the draw of a random source; each draw has another seed.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -34,26 +38,31 @@ class Variant(Card):
 
     name: Name
     summary: str
-    kind: Literal["base", "steered", "sft"]
+    kind: Literal["base", "steered", "residual", "prompt", "sft"]
     method: str | None = None
     intervention: Kind | None = None
     expert_source: ExpertSource = "method"
     control_of: Name | None = None
     zero_strength: bool = False
+    draw: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _check(self) -> Variant:
         steered = (self.method, self.intervention)
         if self.kind == "steered" and None in steered:
             raise ValueError("a steered variant needs `method` and `intervention`")
-        if self.kind != "steered" and (steered != (None, None) or self.control_of):
-            raise ValueError(f"{self.kind} takes no method, intervention or control_of")
+        if self.kind != "steered" and steered != (None, None):
+            raise ValueError(f"{self.kind} takes no method or intervention")
+        if self.kind in ("base", "sft") and self.control_of:
+            raise ValueError(f"{self.kind} takes no control_of")
+        if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
+            raise ValueError("prompt has no strength and no random control; take other_domain")
         return self
 
     @property
     def is_tuned(self) -> bool:
-        """Whether the number of experts and the strength are chosen on the tuning split."""
-        return self.kind == "steered" and self.control_of is None
+        """Whether settings, such as the strength, are chosen on the tuning split."""
+        return self.kind in ("steered", "residual") and self.control_of is None
 
 
 class Tuning(Card):
@@ -101,6 +110,27 @@ class Sft(Card):
     batch_size: Annotated[int, Field(ge=1)]
 
 
+class Stability(Card):
+    """How far the results depend on the sample of identification text and on the prompt's wording.
+
+    In YAML `stability: 5` is short for five resamples and the defaults.
+
+    Attributes:
+        resamples: the number of resamples of the identification documents.
+        arm: the steered variant whose gain is measured again with the experts of each resample,
+            and under the suite's `wordings`; None: the first tuned one of the plan.
+    """
+
+    resamples: Annotated[int, Field(ge=2)] = 5
+    arm: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, content: object) -> object:
+        is_number = isinstance(content, int) and not isinstance(content, bool)
+        return {"resamples": content} if is_number else content
+
+
 class Plan(Card):
     """The complete definition of a run; everything is fixed before a test item is read.
 
@@ -117,6 +147,12 @@ class Plan(Card):
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
+        controls: the controls that are added for each tuned arm that has none in the plan:
+            `placebo`: matched random experts; `full`: sham and wrong-domain too. An arm `prompt`
+            gets another domain's name.
+        placebo_draws: the number of random draws of each placebo.
+        domain_lines: domain -> the line with which the arm `prompt` names it; by default as the
+            suite says.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
         outcome: the primary outcome, by which settings are chosen and which headlines are about;
             the others are secondary.
@@ -139,6 +175,9 @@ class Plan(Card):
     models: tuple[str, ...] = ()
     suite: Name
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
+    controls: Literal["full", "placebo", "none"] = "placebo"
+    placebo_draws: Annotated[int, Field(ge=1)] = 3
+    domain_lines: dict[Name, str] = Field(default_factory=dict)
     targets: tuple[Name, ...] | None = None
     prompt: Literal["auto", "plain", "chat"] = "auto"
     think_end_token: str | None = None
@@ -155,6 +194,7 @@ class Plan(Card):
     identification: Identification = Identification()
     tuning: Tuning | None = None
     sft: Sft | None = None
+    stability: Stability | None = None
     allow_leakage: bool = False
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ IntervalMetric = Literal[
     "worst_domain_change",
     "retention",
     "gain_over_placebo",
+    "gain_over_prompt",
     "placebo_gain",
     "specificity",
 ]

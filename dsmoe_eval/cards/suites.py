@@ -181,12 +181,17 @@ class Suite(Card):
     Attributes:
         markers: tokens whose routing the method `npmi` uses, with their coefficients; RICE uses
             `<think>` 1, `</think>` -1 and `Alternatively` -1 on the model's reasoning.
+        domain_line: the line before a question by which the arm `prompt` names the domain.
+        wordings: lines that may precede a question and do not change its meaning: by how much
+            they move scores is the noise of the prompt's wording.
     """
 
     name: Name
     description: str
     tasks_dir: Path | None = None
     markers: dict[str, float] = Field(default_factory=dict)
+    domain_line: str = "The following question is about {domain}."
+    wordings: tuple[str, ...] = ("Answer the following question.", "Give the right answer.")
     splits: Splits
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 

@@ -43,8 +43,8 @@ class Figures(Protocol):
 class Prober(Protocol):
     """A prober of many profiles on the same texts; shared results are computed once."""
 
-    def probe(self, profile: Profile) -> Figures:
-        """Run the null probe and the effect probe; see `Engine.probe`."""
+    def probe(self, profile: Profile, must_act: bool = True) -> Figures:
+        """Run the null probe and the effect probe; see `ModelProber.probe`."""
 
 
 class Engine(Protocol):

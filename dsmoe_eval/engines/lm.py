@@ -95,6 +95,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """The random seed for tasks that request sampling."""
         return self._seed
 
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a prompt, with the special tokens before it."""
+        return len(self._encoder.encode(text))
+
     @property
     def uses_chat_template(self) -> bool:
         """Whether questions are put into the tokenizer's chat template."""
@@ -255,13 +259,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def rolling_log_likelihoods(
         self, texts: Sequence[str], advance: Advance = unwatched
     ) -> list[float]:
-        """Compute the log-likelihood of each whole text, in windows of the model's length.
-
-        The windows are lm-eval's: each token is predicted once, the first from `prefix_token_id`.
-
-        Raises:
-            UserError: the engine does not know the length limit of the model.
-        """
+        """Compute the log-likelihood of each whole text, in lm-eval's windows; see `rolling`."""
         rolling = self._rolling(tuple(texts))
         with counted_as(advance, len(texts), sum(rolling.counts)) as count:
             return rolling.totals([value for value, _ in self._score(rolling.arranged, count)])

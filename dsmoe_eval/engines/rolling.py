@@ -1,4 +1,4 @@
-"""Whole texts in lm-eval's rolling windows: each token is predicted once."""
+"""Whole texts in lm-eval's rolling windows, of the model's length: each token is predicted once."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ It needs torch and transformers, and of this package only `steering`.
 """
 
 from .choose import (
+    MATCH_TOLERANCE,
     best_experts,
     choose_experts,
+    exposure_gaps,
     matched_experts,
     signed_experts,
     smallest_sets,
@@ -21,6 +23,7 @@ from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .usage import encode_batch, expert_usage
 
 __all__ = [
+    "MATCH_TOLERANCE",
     "Document",
     "ExpertSimilarity",
     "Marker",
@@ -42,6 +45,7 @@ __all__ = [
     "expert_similarity",
     "expert_usage",
     "exposure",
+    "exposure_gaps",
     "get_method",
     "matched_experts",
     "observe",

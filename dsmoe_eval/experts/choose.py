@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..steering import ChosenExpert
-from .counts import RoutingCounts
+from .counts import Floats, RoutingCounts
 from .methods import Method, get_method
 from .scores import Scores, exposure
 
@@ -121,7 +121,11 @@ def signed_experts(
 
 
 def matched_experts(
-    chosen: Sequence[ChosenExpert], exposure: Scores, layers: Sequence[int], seed: int
+    chosen: Sequence[ChosenExpert],
+    exposure: Scores,
+    layers: Sequence[int],
+    seed: int,
+    draw: int = 1,
 ) -> tuple[ChosenExpert, ...]:
     """Draw one random expert per chosen expert, in the same layer and with similar exposure.
 
@@ -134,11 +138,12 @@ def matched_experts(
         exposure: [layers, experts].
         layers: the model's layer index of each row.
         seed: seed of the draw.
+        draw: the number of the draw; each has random numbers that no other has.
 
     Raises:
         ValueError: a layer has too few experts that were not chosen.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed if draw == 1 else [seed, draw])
     taken = {(expert.layer, expert.expert) for expert in chosen}
     matched: list[ChosenExpert] = []
     for target in chosen:
@@ -153,3 +158,26 @@ def matched_experts(
         update = {"expert": pick, "score": float(row[pick])}
         matched.append(target.model_copy(update=update))
     return tuple(matched)
+
+
+def exposure_gaps(
+    chosen: Sequence[ChosenExpert],
+    matched: Sequence[ChosenExpert],
+    exposure: Scores,
+    layers: Sequence[int],
+) -> tuple[Floats, float]:
+    """Compare the exposure of matched experts with that of the chosen ones, in the same order.
+
+    Returns:
+        The relative difference of each pair, shape (pairs,): -0.2 is a fifth less than the chosen
+        expert's; and that of the two sums. Infinite where a chosen expert has no exposure.
+    """
+
+    def of(experts: Sequence[ChosenExpert]) -> Floats:
+        return np.array([exposure[list(layers).index(one.layer), one.expert] for one in experts])
+
+    before, after = of(chosen), of(matched)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.where(after == before, 0.0, (after - before) / before)
+        total = float((after.sum() - before.sum()) / before.sum())
+    return gaps, total

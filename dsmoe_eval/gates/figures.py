@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Domain, Paired
-from ..variants import control_for, get_variant
+from ..variants import controls_for, get_variant
 
 _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
+    "over_prompt": "arm `prompt`, which names the domain, or this is that arm",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
 }
 
@@ -85,8 +86,8 @@ def _over(name: str) -> Callable[[Arm], Paired]:
     return read
 
 
-def _change(comparison: Callable[[Arm], Paired]) -> Callable[[FinishedRun, Key], Reading]:
-    def read(run: FinishedRun, key: Key) -> Reading:
+def _change(comparison: Callable[[Arm], Paired]) -> Callable[[FinishedRun, Key], Measurement]:
+    def read(run: FinishedRun, key: Key) -> Measurement:
         row = comparison(run.arms[key])
         return Measurement(row.delta, *row.ci95)
 
@@ -142,10 +143,12 @@ def _retention(run: FinishedRun, key: Key) -> Reading:
 
 
 def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
-    placebo = control_for(get_variant(key[0]), "random_matched", run.variants)
-    if placebo is None:
+    """Return the gain of the placebo, of several draws the largest."""
+    placebos = controls_for(get_variant(key[0]), "random_matched", run.variants)
+    if not placebos:
         raise MissingFigureError(f"the plan has no placebo of {key[0]}")
-    return _change(_target)(run, (placebo.name, key[1]))
+    gains = [_change(_target)(run, (placebo.name, key[1])) for placebo in placebos]
+    return max(gains, key=lambda gain: gain.value)
 
 
 def _mde80(run: FinishedRun, key: Key) -> Reading:
@@ -232,6 +235,7 @@ _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "worst_domain_change": _worst_domain_change,
     "retention": _retention,
     "gain_over_placebo": _change(_over("over_placebo")),
+    "gain_over_prompt": _change(_over("over_prompt")),
     "placebo_gain": _placebo_gain,
     "specificity": _change(_over("specificity")),
     "target_mde80": _mde80,

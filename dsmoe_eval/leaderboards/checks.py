@@ -12,7 +12,7 @@ from ..cards import ExpertSource
 from ..errors import UserError
 from ..results.arms import Arm
 from ..results.schema import Base
-from ..variants import control_for, get_variant
+from ..variants import controls_for, get_variant
 from .consistency import adjustment_faults, arm_faults
 from .entries import SubmittedRun, entry_paths, folder_name, run_id, submitted_runs
 from .schema import Entry, Result
@@ -205,17 +205,19 @@ def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
     """Check that a gain over a control is the difference of the two arms' target scores."""
     variants = [get_variant(name) for name in run.header.variants]
     for kind, name in _CONTROLS:
-        control = control_for(get_variant(arm.variant), kind, variants)
+        controls = controls_for(get_variant(arm.variant), kind, variants)
+        names = ", ".join(control.name for control in controls)
         figures = arm.comparisons.get(name)
-        other = None if control is None else run.arms.get((control.name, arm.target))
-        if control is None or other is None:
-            if figures is not None and control is None:
+        others = [run.arms.get((control.name, arm.target)) for control in controls]
+        scores = [other.target_result.score_b for other in others if other is not None]
+        if not scores or len(scores) < len(others):
+            if figures is not None and not controls:
                 yield f"{name} is there, but the run has no such control"
             continue
         if figures is None:
-            yield f"{name} is missing, though {control.name} was run"
-        elif abs(figures.score_a - other.target_result.score_b) > 1e-7:
-            yield f"{name} is not against {control.name}, which scored otherwise"
+            yield f"{name} is missing, though {names} was run"
+        elif abs(figures.score_a - sum(scores) / len(scores)) > 1e-7:
+            yield f"{name} is not against {names}, which scored otherwise"
         elif abs(figures.score_b - arm.target_result.score_b) > 1e-7:
             yield f"{name} is not of this arm, which scored otherwise"
 

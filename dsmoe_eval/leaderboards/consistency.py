@@ -13,7 +13,8 @@ from functools import lru_cache
 from scipy.special import ndtr
 from statsmodels.stats.proportion import proportion_confint
 
-from ..results.arms import Arm
+from ..cards import Variant
+from ..results.arms import OVER, Arm
 from ..results.paired import BINARY_TEST, Answers, NonInferiority, Paired, Rates
 from ..results.schema import Base
 from ..stats import PairedCounts, holm, mcnemar_midp, smallest_effect, tango_interval, tango_z
@@ -166,8 +167,12 @@ def _probe_faults(arm: Arm) -> Iterator[Fault]:
         yield "probe", "probe", "a steered arm has probes and a profile"
     elif arm.probe.null_max_difference != 0:
         yield "probe", "probe.null_max_difference", "strength zero must change nothing"
-    elif arm.probe.logit_max_change == 0 and not variant.zero_strength:
+    elif arm.probe.logit_max_change == 0 and _must_act(variant):
         yield "probe", "probe.logit_max_change", "the profile moved nothing"
+
+
+def _must_act(variant: Variant) -> bool:
+    return not variant.zero_strength and variant.expert_source != "random_matched"
 
 
 def adjustment_faults(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Fault]]:
@@ -182,9 +187,10 @@ def adjustment_faults(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Fault]]:
 
 
 def _families(arms: Sequence[Arm]) -> Iterator[tuple[str, list[tuple[Arm, Paired]]]]:
-    for name in ("target_result", "non_target_result", "over_placebo", "specificity"):
-        rows = [(arm, arm.comparisons[name]) for arm in arms if name in arm.comparisons]
-        yield name, rows
+    kinds = [[arm for arm in arms if bool(arm.control_of) is control] for control in (False, True)]
+    for name in ("target_result", "non_target_result", *OVER):
+        for kind in kinds:
+            yield name, [(arm, arm.comparisons[name]) for arm in kind if name in arm.comparisons]
     for arm in arms:
         yield "domains[*]", [(arm, row) for row in arm.domains]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Paired
 from ..results.schema import Base
-from ..variants import BASE, control_for, get_variant
+from ..variants import BASE, controls_for, get_variant
 from .entries import SubmittedRun
 
 POWER = 0.1
@@ -243,18 +244,19 @@ def _mark(name: str, run: FinishedRun, figures: Sequence[tuple[str, Key | None]]
 def _placebo_mark(run: FinishedRun, keys: Sequence[tuple[str, str]]) -> Mark:
     """Decide whether every placebo is flat: none improves or harms its target."""
     name = "placebo flat"
-    placebo = control_for(get_variant(keys[0][0]), "random_matched", run.variants)
-    if placebo is None:
+    placebos = controls_for(get_variant(keys[0][0]), "random_matched", run.variants)
+    if not placebos:
         return Mark(name, False, "the run has no placebo of this arm")
     moved = []
-    for _, target in keys:
+    for placebo, (_, target) in itertools.product(placebos, keys):
         try:
             found = read_figure(run, "target_claim", (placebo.name, target))
         except MissingFigureError as error:
             return Mark(name, False, f"{placebo.name} on {target}: {error}")
         if isinstance(found, Claims) and found.said[0][0] in ("improves", "harms"):
             moved.append(f"{placebo.name} {found.said[0][0]} {target}")
-    return Mark(name, not moved, "; ".join(moved) or f"{placebo.name} moves no target")
+    names = ", ".join(placebo.name for placebo in placebos)
+    return Mark(name, not moved, "; ".join(moved) or f"no target is moved by {names}")
 
 
 def _seeds_mark(submitted: SubmittedRun, variant: str, every: Sequence[SubmittedRun]) -> Mark:

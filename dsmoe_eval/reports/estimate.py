@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..errors import printable
 from ..runs.estimate import DISCORDANCE, CostEstimate, ModelEstimate, TaskEstimate
+from ..variants import describe_controls, get_variant
 
 
 def estimate_tables(found: CostEstimate) -> Group:
@@ -60,9 +61,13 @@ def _sums(found: CostEstimate) -> Table:
     table.add_row("engine", found.engine)
     if found.devices > 1:
         table.add_row("devices", f"{found.devices}, each with 1 / {found.devices} of the weights")
-    table.add_row("variants", ", ".join(found.variants))
+    variants = [get_variant(name) for name in found.variants]
+    table.add_row("variants", ", ".join(one.name for one in variants if one.control_of is None))
+    table.add_row("controls", describe_controls(variants))
     table.add_row("targets", ", ".join(found.targets))
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")
+    cost = f"{found.control_cells:,} of these cells, {found.control_tokens / 1e6:,.1f} M tokens"
+    table.add_row("of controls", cost)
     table.add_row("tuning", f"{found.tuning_answers:,} answers")
     least = "" if found.complete else " of the tasks whose prompts are known"
     table.add_row("tokens", f"{found.tokens / 1e6:,.1f} M{least}, every answer at its longest")

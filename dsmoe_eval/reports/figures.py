@@ -23,9 +23,17 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from ..results.arms import Arm
+from ..results.paired import Paired
 from ..results.schema import RunResult
 from .page import Forest
-from .run_arms import Part, improves, non_target_part, target_part, targets_of, variants_of
+from .run_arms import (
+    improves,
+    is_gain,
+    shown_arms,
+    targets_of,
+    variants_of,
+)
 
 Shifts = Mapping[tuple[str, str], NDArray[np.float64]]
 """(variant, target) -> [layers, experts] change of the shares of tokens."""
@@ -52,33 +60,51 @@ def forest(result: RunResult, path: Path) -> None:
     """
     targets, variants = targets_of(result), variants_of(result)
     height = 0.5 + len(targets) * (0.9 + 0.28 * len(variants))
-    figure, panels = subplots(len(targets), 2, 11, height, sharex="col", sharey=True)
+    over = any(arm.over_placebo for arm in result.arms)
+    figure, panels = subplots(
+        len(targets), 3 if over else 2, 15 if over else 11, height, sharex="col", sharey=True
+    )
     for row, target in enumerate(targets):
-        arms = [arm for arm in result.arms if arm.target == target]
-        own, rest = map(target_part, arms), map(non_target_part, arms)
-        _intervals(panels[row][0], [(p, improves(p.arm, result.significance_level)) for p in own])
-        _intervals(panels[row][1], [(part, True) for part in rest])
+        arms = [arm for arm in shown_arms(result) if arm.target == target]
+        names, level = [arm.variant for arm in arms], result.significance_level
+        _intervals(panels[row][0], names, [(a.target_result, improves(a, level)) for a in arms])
+        _intervals(panels[row][1], names, [(arm.non_target_result, True) for arm in arms])
         panels[row][1].axvline(-100 * result.margin, color="firebrick", linestyle=":")
         panels[row][0].set_title(f"{target} (n = {arms[0].target_result.n})", loc="left")
         n_other = arms[0].non_target_result.n
         panels[row][1].set_title(f"all else, steered for {target} (n = {n_other})", loc="left")
+        if over:
+            _intervals(panels[row][2], names, [(a.over_placebo, _beats(a, level)) for a in arms])
+            panels[row][2].set_title("over its placebo", loc="left")
+    if over:
+        panels[-1][2].set_xlabel("target score less its placebo's, percentage points")
     panels[-1][0].set_xlabel("change of target score, percentage points")
     panels[-1][1].set_xlabel("change of non-target score, percentage points")
     save(figure, path)
 
 
-def _intervals(axis: Axes, parts: Sequence[tuple[Part, bool]]) -> None:
-    """Draw comparisons; the marked ones get a filled dot."""
-    colours = sns.color_palette("colorblind", len(parts))
-    for place, ((part, marked), colour) in enumerate(zip(parts, colours, strict=True)):
-        low, high = (100 * bound for bound in part.figures.ci95)
+def _beats(arm: Arm, level: float) -> bool:
+    """Return whether an arm gains significantly over its placebo."""
+    over = arm.over_placebo
+    return over is not None and is_gain(over, level)
+
+
+def _intervals(
+    axis: Axes, names: Sequence[str], rows: Sequence[tuple[Paired | None, bool]]
+) -> None:
+    """Draw comparisons; the marked ones get a filled dot, and those that are not there nothing."""
+    colours = sns.color_palette("colorblind", len(rows))
+    for place, ((figures, marked), colour) in enumerate(zip(rows, colours, strict=True)):
+        if figures is None:
+            continue
+        low, high = (100 * bound for bound in figures.ci95)
         filled = colour if marked else "white"
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        middle = 100 * part.figures.delta
+        middle = 100 * figures.delta
         axis.plot(middle, place, "o", color=colour, markerfacecolor=filled, markersize=7)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(parts)), [part.arm.variant for part, _ in parts])
-    axis.set_ylim(len(parts) - 0.5, -0.5)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:

@@ -80,6 +80,11 @@ def score(value: float, *interval: float) -> str:
     return f"{100 * value:.1f} %{f' [{ends}]' if ends else ''}"
 
 
+def to(before: float, after: float) -> str:
+    """Format two numbers as a change from one to the other, with one decimal."""
+    return f"{before:.1f} to {after:.1f}"
+
+
 def p_value(value: float) -> str:
     """Return a p-value with four decimals; smaller ones as a bound."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -14,6 +14,7 @@ from .items import clear_items, write_item_files
 from .run_again import run_again
 from .run_arms import run_facets
 from .run_claims import answers, generalization
+from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
 from .run_pictures import FIGURES, draw, pictures
 from .run_plots import forests, plane
@@ -68,6 +69,8 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
 def _tables(result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
+        "over_placebo": placebo_gains(result),
+        "terms": terms(result),
         "details": details(result),
         "settings": settings(result),
         "generalization": generalization(result),

@@ -72,8 +72,22 @@ def domain_parts(arm: Arm) -> tuple[Part, ...]:
 
 
 def variants_of(result: RunResult) -> list[str]:
-    """Return the compared variants, in the order of the plan."""
-    return list(dict.fromkeys(arm.variant for arm in result.arms))
+    """Return the variants that headlines and figures show, in the order of the plan.
+
+    A control that is named after its arm (ARM+matched, ARM+wrong, ARM+sham) is not among them: it
+    is shown as the arm's gain over it.
+    """
+    return list(dict.fromkeys(arm.variant for arm in shown_arms(result)))
+
+
+def shown_arms(result: RunResult) -> list[Arm]:
+    """Return the arms of `variants_of`."""
+    return [arm for arm in result.arms if not is_named_after_arm(arm)]
+
+
+def is_named_after_arm(arm: Arm) -> bool:
+    """Return whether the arm is a control that has its name from the arm that it controls."""
+    return arm.control_of is not None and arm.variant.startswith(f"{arm.control_of}+")
 
 
 def targets_of(result: RunResult) -> list[str]:
@@ -92,6 +106,12 @@ def kind_of(arm: Arm, level: float) -> Literal["good", "bad", ""]:
     if figures.p_adjusted is None or figures.p_adjusted >= level or figures.delta == 0:
         return ""
     return "good" if figures.delta > 0 else "bad"
+
+
+def is_gain(figures: Paired, level: float) -> bool:
+    """Return whether a comparison is a gain that is significant after Holm's correction."""
+    p = figures.p_adjusted
+    return p is not None and p < level and figures.delta > 0
 
 
 def improves(arm: Arm, level: float) -> bool:

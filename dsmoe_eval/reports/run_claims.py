@@ -27,8 +27,9 @@ def generalization(result: RunResult) -> Table:
         f"Improves, harms: Holm-adjusted p at most {result.significance_level}, among all arms of "
         f"the plan; equivalent: the 95 % interval lies inside {formats.margin(result.margin)} pp; "
         "else inconclusive. Beyond placebo, beyond wrong domain: on the target, against the arm's "
-        "own control on the same items. All domains non-inferior: each non-target domain is "
-        "non-inferior at the margin (intersection-union test); domains that fell: a drop with "
+        "own control on the same items, of several draws of random experts their mean. Beyond "
+        "naming the domain: against the arm that names it in the prompt. All domains non-inferior: "
+        "each is at the margin (intersection-union test); domains that fell: a drop with "
         f"Holm-adjusted p at most {result.significance_level} among the arm's domains. Flipped: "
         "items whose score changed either way, on the target and elsewhere. Tokens: generated, "
         "over base's. A loss can be real and yet smaller than the margin: harms, and non-inferior."
@@ -68,6 +69,9 @@ _CLAIMS: tuple[Figure[Arm], ...] = (
         formats.pp_and, _at("over_placebo")),
     Figure("beyond wrong domain", lambda arm: _over_control(arm.generalization.specificity),
         formats.pp_and, _at("specificity")),
+    Figure("beyond naming the domain",
+        lambda arm: _over_control(arm.generalization.over_prompt) if not arm.control_of else "",
+        formats.pp_and, _at("over_prompt")),
     Figure("worst domain", _worst, formats.pp_of, _at("non_target_change.worst")),
     words("all domains non-inferior",
         lambda arm: "yes" if arm.generalization.all_non_inferior.non_inferior else "not shown",

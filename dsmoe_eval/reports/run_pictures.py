@@ -17,6 +17,7 @@ from ..runs.tuning import Tuned
 from . import figures
 from .figures import Shifts
 from .page import Picture, embed
+from .run_arms import shown_arms
 
 
 class IdentificationScores(TypedDict):
@@ -128,7 +129,7 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
 def _shifts(folder: RunFolder, result: RunResult) -> Shifts:
     """Return the change of shares for every steered arm whose strength is not zero."""
     shifts = {}
-    for arm in result.arms:
+    for arm in shown_arms(result):
         path = folder.routing(arm.variant, arm.target)
         if path.is_file() and isinstance(arm.settings, Settings) and arm.settings.strength > 0:
             shares: RoutingShares = folder.read_json(path)

@@ -8,24 +8,45 @@ from .page import Forest, Interval, Plane, Point
 from .run_arms import (
     Part,
     facets_of,
+    is_gain,
     is_non_inferior,
     kind_of,
     non_target_part,
+    shown_arms,
     target_part,
     targets_of,
 )
 
 
-def forests(result: RunResult) -> tuple[Forest, Forest]:
-    """Return every arm's change of its target and of the pooled non-targets, grouped by target."""
+def forests(result: RunResult) -> tuple[Forest, ...]:
+    """Return every arm's changes, grouped by target: of target, of non-targets, over placebo."""
     level = result.significance_level
-    ordered = [arm for name in targets_of(result) for arm in result.arms if arm.target == name]
+    shown = shown_arms(result)
+    ordered = [arm for name in targets_of(result) for arm in shown if arm.target == name]
     own = tuple(
         _interval(target_part(arm), arm.target, level, kind_of(arm, level)) for arm in ordered
     )
     rest = tuple(
         _interval(non_target_part(arm), f"all else, steered for {arm.target}", level, mark)
         for arm, mark in ((arm, "mark" if is_non_inferior(arm) else "") for arm in ordered)
+    )
+    over = tuple(
+        _interval(
+            Part(arm, "over placebo", "over_placebo", arm.over_placebo),
+            f"{arm.target}, over its placebo",
+            level,
+            "good" if is_gain(arm.over_placebo, level) else "",
+        )
+        for arm in ordered
+        if arm.over_placebo is not None
+    )
+    placebo = Forest(
+        "forest-placebo",
+        "What it changed beyond its placebo: random experts of the same layers and exposure.",
+        "The mean of the placebo's draws on the same items. A filled dot is a gain that stands "
+        "after Holm's correction.",
+        "target score less its placebo's, percentage points",
+        over,
     )
     return (
         Forest(
@@ -44,6 +65,7 @@ def forests(result: RunResult) -> tuple[Forest, Forest]:
             rest,
             result.margin,
         ),
+        *([placebo] if over else []),
     )
 
 
@@ -64,7 +86,7 @@ def plane(result: RunResult) -> Plane:
         "the broken line it cost more than the margin elsewhere. Controls are greyed.",
         "change of non-target score, percentage points",
         "change of target score, percentage points",
-        tuple(_point(arm, result.significance_level) for arm in result.arms),
+        tuple(_point(arm, result.significance_level) for arm in shown_arms(result)),
         result.margin,
     )
 

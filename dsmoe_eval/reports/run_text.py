@@ -15,6 +15,7 @@ from ..tasks.leakage import leakage_counts
 from ..variants import BASE, get_variant
 from . import formats
 from .run_arms import arms_of, harms, improves, is_non_inferior, lacks_items, variants_of
+from .run_controls import control_sentences, unmatched
 
 _UNREAD = 0.5
 """The share of a task's answers above which the report warns that they could not be read."""
@@ -23,7 +24,7 @@ _UNREAD = 0.5
 def findings(result: RunResult) -> list[str]:
     """Return defects of the run, then one sentence per variant in the order of the plan."""
     found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
-    return unread_answers(result) + found + format_gains(result)
+    return unread_answers(result) + found + control_sentences(result) + format_gains(result)
 
 
 def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
@@ -139,8 +140,8 @@ def format_gains(result: RunResult) -> list[str]:
 def caveats(result: RunResult) -> list[str]:
     """Return the limits of the figures."""
     found = [
-        "One model, one training seed, one draw of random experts and one seed of fine-tuning: the "
-        "intervals hold for items, not for new models or new draws.",
+        "One model, one training seed and one seed of fine-tuning: the intervals hold for items "
+        "(those over a placebo of several draws for draws too), not for new models.",
         "Non-inferior at the margin is not “no loss”: read the one-sided bound for what could "
         "still be lost.",
         "A change that is not significant is not shown to be zero: read the smallest effect that "
@@ -149,6 +150,7 @@ def caveats(result: RunResult) -> list[str]:
         "text was not asked.",
         "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
     ]
+    found += unmatched(result)
     found += [words for arm in result.arms for words in _untried(arm)]
     if result.run.model in EMBEDDED_MODELS:
         found.insert(
@@ -191,7 +193,7 @@ def _untried(arm: Arm) -> Iterator[str]:
 
 def glossary(result: RunResult) -> tuple[tuple[str, str], ...]:
     """Return base and each compared variant, with their descriptions."""
-    names = [BASE, *variants_of(result)]
+    names = [BASE, *result.variants]
     return tuple((name, get_variant(name).summary) for name in names)
 
 

@@ -26,6 +26,10 @@ from .paired import (
     tokens_ratio,
 )
 
+OVER = ("over_placebo", "specificity", "over_prompt")
+"""The names of an arm's comparisons with other arms, on its target."""
+PerItem = Annotated[float, Field(ge=0)]
+
 
 def _variant(name: str) -> str:
     try:
@@ -150,6 +154,52 @@ class Generalization:
         """The comparison with its wrong-domain control on the target; None where there is none."""
         return self.arm.specificity
 
+    @property
+    def over_prompt(self) -> Paired | None:
+        """The comparison with naming the domain in the prompt; None where there is none."""
+        return self.arm.over_prompt
+
+
+class Information(Record):
+    """What an arm learned from; arms are on equal terms only where these are equal.
+
+    Attributes:
+        texts: number of documents, without answers, by which it was identified.
+        answers: number of answered questions by which it was tuned or trained.
+        parameters: number of trained parameters.
+        settings: number of settings that tuning tried.
+        domain_named: whether the model is given the domain's name.
+    """
+
+    texts: Number
+    answers: Number
+    parameters: Number
+    settings: Number
+    domain_named: bool
+
+
+class Matching(Record):
+    """How near the exposure of random experts is to that of the experts that they stand for.
+
+    Attributes:
+        experts: number of random experts.
+        outside: number of them whose exposure differs by more than 10 %.
+        largest: the largest relative difference of a pair; None where the chosen expert has no
+            exposure.
+        total: the relative difference of the sums; None likewise.
+    """
+
+    experts: Number
+    outside: Number
+    largest: float | None
+    total: float | None
+
+
+class Line(Record):
+    """The settings of an arm that names a domain: the line before each prompt."""
+
+    line: str
+
 
 class Settings(Record):
     """The settings that tuning chose for a steered arm."""
@@ -159,6 +209,7 @@ class Settings(Record):
     activation_share: Score
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
+    matching: Matching | None = None
 
 
 class Training(Record):
@@ -193,12 +244,16 @@ class Arm(Record):
         over_placebo: the comparison with its placebo on the target; None where the plan has none.
         specificity: the comparison with its wrong-domain control on the target; None where
             the plan has none.
+        over_prompt: the comparison with naming the domain in the prompt, on the target; None where
+            the plan has no such arm, and for controls.
+        information: what the arm learned from; a control has that of its arm.
+        prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
         outcomes: the comparisons by other outcomes than the score.
     """
 
     variant: VariantName
     target: Name
-    settings: Settings | Training | None
+    settings: Settings | Training | Line | None
     profile: Hash | None
     probe: Probe | None
     cells: dict[str, Hash]
@@ -207,6 +262,9 @@ class Arm(Record):
     domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
     over_placebo: Paired | None
     specificity: Paired | None
+    over_prompt: Paired | None
+    information: Information
+    prompt_tokens: tuple[PerItem, PerItem]
     outcomes: tuple[OutcomeResult, ...] = ()
 
     @model_validator(mode="after")
@@ -222,7 +280,7 @@ class Arm(Record):
         """Set the levels of the run that this arm is part of."""
         for row in (self.target_result, self.non_targets, *self.domains):
             row.judge(levels)
-        for over in (self.over_placebo, self.specificity):
+        for over in self._over.values():
             if over is not None:
                 over.judge(levels)
         for one in self.outcomes:
@@ -231,6 +289,11 @@ class Arm(Record):
     def outcome(self, name: str) -> OutcomeResult | None:
         """Return the comparisons by an outcome other than the score; None if there are none."""
         return next((one for one in self.outcomes if one.outcome == name), None)
+
+    @property
+    def _over(self) -> dict[str, Paired | None]:
+        """The comparisons with other arms, by their names."""
+        return {name: getattr(self, name) for name in OVER}
 
     @property
     def levels(self) -> Levels:
@@ -252,8 +315,7 @@ class Arm(Record):
         """Every comparison of the arm, by its path in the arm."""
         rows = {"target_result": self.target_result, "non_target_result": self.non_target_result}
         rows |= {f"domains[{row.task}]": row for row in self.domains}
-        over = {"over_placebo": self.over_placebo, "specificity": self.specificity}
-        return rows | {name: row for name, row in over.items() if row is not None}
+        return rows | {name: row for name, row in self._over.items() if row is not None}
 
     @property
     def control_of(self) -> str | None:

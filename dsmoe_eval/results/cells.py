@@ -119,6 +119,7 @@ class CellFile(TypedDict):
     items: int
     score: NotRequired[float]
     bits_per_byte: NotRequired[float]
+    prompt_tokens: float
     answers: dict[str, float] | None
     sharing: NotRequired[list[Sharing]]
 

@@ -26,6 +26,8 @@ class Contrasts:
         placebo: the comparison with its placebo on the target; None where the plan has none.
         wrong: the comparison with its wrong-domain control on the target; None where the
             plan has none.
+        prompt: the comparison with the arm that names the domain in the prompt, on the target;
+            None for that arm and for controls, and where the plan has none.
     """
 
     variant: Variant
@@ -36,6 +38,7 @@ class Contrasts:
     held: tuple[NonInferiority, ...]
     placebo: PairedResult | None
     wrong: PairedResult | None
+    prompt: PairedResult | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +50,42 @@ class Adjusted:
     domains: tuple[float | None, ...]
     placebo: float | None
     wrong: float | None
+    prompt: float | None
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
-    """Return the adjusted p-values of every arm; null arms claim nothing, and are in no family."""
-    claiming = [not arm.variant.zero_strength for arm in arms]
+    """Return the adjusted p-values of every arm; null arms claim nothing, and are in no family.
+
+    Controls are a family of their own: more controls must not make an arm's claims harder.
+    """
 
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:
-        return _holm([r if own else None for r, own in zip(results, claiming, strict=True)])
+        adjusted = [
+            _holm([r if of(arm) else None for r, arm in zip(results, arms, strict=True)])
+            for of in (_is_arm, _is_control)
+        ]
+        return [a if a is not None else b for a, b in zip(*adjusted, strict=True)]
 
     return [
-        Adjusted(target, pooled, tuple(_holm(domains)), placebo, wrong)
-        for target, pooled, domains, placebo, wrong in zip(
+        Adjusted(target, pooled, tuple(_holm(domains)), placebo, wrong, prompt)
+        for target, pooled, domains, placebo, wrong, prompt in zip(
             family([arm.target for arm in arms]),
             family([arm.pooled for arm in arms]),
             [[None if arm.variant.zero_strength else r for r in arm.domains] for arm in arms],
             family([arm.placebo for arm in arms]),
             family([arm.wrong for arm in arms]),
+            family([arm.prompt for arm in arms]),
             strict=True,
         )
     ]
+
+
+def _is_arm(arm: Contrasts) -> bool:
+    return arm.variant.control_of is None and not arm.variant.zero_strength
+
+
+def _is_control(arm: Contrasts) -> bool:
+    return arm.variant.control_of is not None and not arm.variant.zero_strength
 
 
 def _holm(results: Sequence[PairedResult | None]) -> list[float | None]:

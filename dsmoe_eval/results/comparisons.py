@@ -18,13 +18,14 @@ from ..stats import (
     NonInferiority,
     PairedResult,
     compare_paired,
+    compare_with_draws,
     non_inferiority,
     score_interval,
 )
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
-from ..variants import control_for
-from .arms import Arm, Probe, Settings, Training
+from ..variants import controls_for
+from .arms import Arm, Information, Line, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
@@ -38,7 +39,9 @@ Reader = Callable[[str], pd.DataFrame]
 """A function: cell id -> the cell's rows."""
 
 
-_SETTINGS: TypeAdapter[Settings | Training | None] = TypeAdapter(Settings | Training | None)
+_SETTINGS: TypeAdapter[Settings | Training | Line | None] = TypeAdapter(
+    Settings | Training | Line | None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class ArmCells:
     settings: Mapping[str, object] | None
     profile: str | None
     cells: dict[str, str]
+    information: Information
 
 
 def compare_arms(
@@ -91,7 +95,7 @@ def compare_arms(
         leakage=Leakage.model_validate(leakage.to_dict(), strict=False),
         base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
         arms=tuple(
-            _arm_row(folder, suite, *row)
+            _arm_row(folder, suite, base, *row)
             for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
         ),
     )
@@ -133,6 +137,10 @@ def _contrasts(
 ) -> Contrasts:
     others = [paired[task.name] for task in suite.non_target_tasks(arm.target)]
     pooled = pd.concat(others)
+
+    def over(source: ExpertSource) -> PairedResult | None:
+        return _over_controls(read, suite, arm, controls_of(arm, source, arms))
+
     return Contrasts(
         variant=arm.variant,
         target=_compare(paired[suite.target_task(arm.target).name]),
@@ -140,26 +148,44 @@ def _contrasts(
         pooled_held=_held(pooled, plan),
         domains=tuple(_compare(part) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=_over_control(read, suite, arm, _control(arm, "random_matched", arms)),
-        wrong=_over_control(read, suite, arm, _control(arm, "other_domain", arms)),
+        placebo=over("random_matched"),
+        wrong=over("other_domain"),
+        prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
     )
 
 
-def _control(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> ArmCells | None:
+def controls_of(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return an arm's controls with experts of this source, draw by draw."""
     own = {other.variant.name: other for other in arms if other.target == arm.target}
-    found = control_for(arm.variant, source, [other.variant for other in own.values()])
-    return None if found is None else own[found.name]
+    found = controls_for(arm.variant, source, [other.variant for other in own.values()])
+    return [own[control.name] for control in found]
 
 
-def _over_control(
-    read: Reader, suite: Suite, arm: ArmCells, control: ArmCells | None
+def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the arm that names the target's domain in the prompt, beside arms that do not."""
+    if arm.variant.kind == "prompt" or arm.variant.control_of is not None:
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and other.variant.kind == "prompt"
+        and other.variant.control_of is None
+    ][:1]
+
+
+def _over_controls(
+    read: Reader, suite: Suite, arm: ArmCells, controls: Sequence[ArmCells]
 ) -> PairedResult | None:
-    if control is None:
+    """Compare an arm with the mean of its controls on the target; None where there is none."""
+    if not controls:
         return None
     name = suite.target_task(arm.target).name
-    before, after = (read(one.cells[name]) for one in (control, arm))
+    after = read(arm.cells[name])
     # Base's score cancels: the gain over base less that of the control.
-    return compare_paired(*_columns(pair_items(before, after, name)))
+    pairs = [_columns(pair_items(read(one.cells[name]), after, name)) for one in controls]
+    _, scores, clusters = pairs[0]
+    return compare_with_draws(np.stack([a for a, _, _ in pairs]), scores, clusters)
 
 
 def _compare(paired: pd.DataFrame) -> PairedResult:
@@ -174,6 +200,7 @@ def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
 def _arm_row(
     folder: RunFolder,
     suite: Suite,
+    base: Mapping[str, str],
     arm: ArmCells,
     contrasts: Contrasts,
     adjusted: Adjusted,
@@ -205,6 +232,12 @@ def _arm_row(
         ),
         over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
+        over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
+        information=arm.information,
+        prompt_tokens=(
+            read_cell(folder, base[target])["prompt_tokens"],
+            read_cell(folder, arm.cells[target])["prompt_tokens"],
+        ),
     )
 
 

@@ -17,13 +17,19 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from ..cards import OUTCOMES, Continuous, ExpertSource, Plan, Suite, Task
+from ..cards import OUTCOMES, Continuous, Plan, Suite, Task, Variant
 from ..errors import UserError
-from ..stats import NonInferiority, PairedResult, compare_paired, holm, non_inferiority
+from ..stats import (
+    NonInferiority,
+    PairedResult,
+    compare_paired,
+    compare_with_draws,
+    holm,
+    non_inferiority,
+)
 from ..tasks.leakage import Leakage
-from ..variants import control_for
 from .cells import read_samples
-from .comparisons import ArmCells, compare_arms, pair_items
+from .comparisons import ArmCells, compare_arms, controls_of, naming_arm, pair_items
 from .folder import RunFolder
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
 from .schema import RunResult
@@ -89,7 +95,7 @@ class _Compared:
     target: OutcomeDifference | None
     non_targets: OutcomeDifference | None
     tasks: tuple[TaskDifference, ...]
-    over: tuple[OutcomeDifference | None, OutcomeDifference | None]
+    over: dict[str, OutcomeDifference | None]
     without: tuple[str, ...]
 
 
@@ -135,7 +141,14 @@ class _Comparer:
             self._difference([one.paired for one in own], held=False) if own else None,
             self._difference([one.paired for one in others], held=True) if others else None,
             tuple(self._task_row(part, held=part in others) for part in parts),
-            (self._over(arm, own, "random_matched"), self._over(arm, own, "other_domain")),
+            {
+                name: self._over(arm, own, others)
+                for name, others in (
+                    ("over_placebo", controls_of(arm, "random_matched", self.arms)),
+                    ("specificity", controls_of(arm, "other_domain", self.arms)),
+                    ("over_prompt", naming_arm(arm, self.arms)),
+                )
+            },
             tuple(
                 task.name for task in self.asked if task.name in arm.cells
                 and task not in self.having
@@ -153,15 +166,22 @@ class _Comparer:
         return _Part(task, cells, paired)
 
     def _over(
-        self, arm: ArmCells, own: Sequence[_Part], source: ExpertSource
+        self, arm: ArmCells, own: Sequence[_Part], controls: Sequence[ArmCells]
     ) -> OutcomeDifference | None:
-        same = {one.variant.name: one for one in self.arms if one.target == arm.target}
-        control = control_for(arm.variant, source, [one.variant for one in same.values()])
-        if control is None or not own:
+        """Compare an arm with the mean of its controls on the target; None where there is none."""
+        if not controls or not own:
             return None
-        other = same[control.name]
-        parts = [self._part(arm, part.task, other.cells[part.task.name]).paired for part in own]
-        return self._difference(parts, held=False)
+        pairs = [
+            pd.concat(
+                [self._part(arm, p.task, one.cells[p.task.name]).paired for p in own],
+                ignore_index=True,
+            )
+            for one in controls
+        ]
+        draws = np.stack([outcome_column(self.outcome, rows, "a") for rows in pairs])
+        after = outcome_column(self.outcome, pairs[0], "b")
+        clusters = pairs[0]["cluster_a"].to_numpy()
+        return difference(self.outcome, compare_with_draws(draws, after, clusters), None)
 
     def _task_row(self, part: _Part, *, held: bool) -> TaskDifference:
         row = self._difference([part.paired], held=held)
@@ -219,31 +239,43 @@ def _adjusted(
     outcome: Continuous, plan: Plan, compared: Sequence[_Compared]
 ) -> list[OutcomeResult | None]:
     """Adjust the p-values of each family, which are those of the score: `schema.FAMILIES`."""
-    null = [one.arm.variant.zero_strength for one in compared]
-    targets, pools, placebos, wrongs = (
-        _holm([None if own else row for row, own in zip(rows, null, strict=True)], rows)
-        for rows in (
-            [one.target for one in compared], [one.non_targets for one in compared],
-            [one.over[0] for one in compared], [one.over[1] for one in compared],
-        )
-    )  # fmt: skip
+    variants = [one.arm.variant for one in compared]
+    claims = partial(_family, variants)
+    targets, pools = (
+        claims([one.target for one in compared]),
+        claims([one.non_targets for one in compared]),
+    )
+    over = {name: claims([one.over[name] for one in compared]) for name in compared[0].over}
     return [
         OutcomeResult(
             outcome=outcome,
             margin=plan.margin_of(outcome),
             target=targets[place],
             non_targets=pools[place],
-            tasks=_tasks(one, null[place]),
-            over_placebo=placebos[place],
-            specificity=wrongs[place],
+            tasks=_tasks(one),
+            **{name: rows[place] for name, rows in over.items()},
             without=one.without,
         )
         for place, one in enumerate(compared)
     ]
 
 
-def _tasks(one: _Compared, null: bool) -> tuple[TaskDifference, ...]:
-    claiming = [None if null or row.domain == one.arm.target else row for row in one.tasks]
+def _family(
+    variants: Sequence[Variant], rows: Sequence[OutcomeDifference | None]
+) -> list[OutcomeDifference | None]:
+    """Adjust the p-values of arms and, in a family of their own, of controls; null arms have none.
+
+    See `claims.adjust`.
+    """
+    of = list(zip(variants, rows, strict=True))
+    arms = _holm([None if v.zero_strength or v.control_of else row for v, row in of], rows)
+    controls = [None if v.zero_strength or not v.control_of else row for v, row in of]
+    return _holm(controls, arms)
+
+
+def _tasks(one: _Compared) -> tuple[TaskDifference, ...]:
+    null, target = one.arm.variant.zero_strength, one.arm.target
+    claiming = [None if null or row.domain == target else row for row in one.tasks]
     return tuple(row for row in _holm(claiming, one.tasks) if row is not None)
 
 

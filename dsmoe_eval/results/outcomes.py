@@ -113,6 +113,7 @@ class OutcomeResult(Record):
         tasks: the comparisons on each task, in the order of the suite, the target's among them.
         over_placebo: the comparison with its placebo on the target; None where the plan has none.
         specificity: the comparison with its wrong-domain control; None where the plan has none.
+        over_prompt: the comparison with naming the domain in the prompt; None likewise.
         without: the arm's tasks that have no such outcome, such as generated answers.
     """
 
@@ -123,6 +124,7 @@ class OutcomeResult(Record):
     tasks: Annotated[tuple[TaskDifference, ...], Field(min_length=1)]
     over_placebo: OutcomeDifference | None = None
     specificity: OutcomeDifference | None = None
+    over_prompt: OutcomeDifference | None = None
     without: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
@@ -148,7 +150,7 @@ class OutcomeResult(Record):
 
     def comparisons(self) -> Iterator[tuple[str, OutcomeDifference]]:
         """Yield every comparison with its path in the result."""
-        for name in ("target", "non_targets", "over_placebo", "specificity"):
+        for name in ("target", "non_targets", "over_placebo", "specificity", "over_prompt"):
             row: OutcomeDifference | None = getattr(self, name)
             if row is not None:
                 yield name, row

@@ -11,16 +11,20 @@ from .arms import Arm, VariantName
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
-SCHEMA_VERSION: Literal[6] = 6
+SCHEMA_VERSION: Literal[7] = 7
 """The version of the schema of `comparisons.json`."""
 FAMILIES = {
-    "target": "every arm but null ones, on its target",
-    "non_target": "every arm but null ones, on its pooled non-targets",
+    "target": "every arm but controls, on its target; every control but null ones likewise",
+    "non_target": "the same two families, on the pooled non-targets",
     "domains": "the non-target domains of one arm",
-    "over_placebo": "every arm with a placebo, against it on its target",
+    "over_placebo": "every arm with a placebo, against the mean of its draws on its target",
     "specificity": "every arm with a wrong-domain control, against it on its target",
+    "over_prompt": "every arm that does not name the domain, against the one that does",
 }
-"""The families of claims, each adjusted by Holm at the plan's significance level."""
+"""The families of claims, each adjusted by Holm at the plan's significance level.
+
+Controls are a family of their own, so that more of them do not make an arm's claims harder.
+"""
 
 Plain = Annotated[str, Field(min_length=1, max_length=200)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -131,7 +135,8 @@ class Outline(Record):
     @property
     def family(self) -> str:
         """The number of claims about targets that are adjusted together, and the method."""
-        claiming = sum(not get_variant(name).zero_strength for name in self.variants)
+        variants = map(get_variant, self.variants)
+        claiming = sum(not (one.zero_strength or one.control_of) for one in variants)
         return f"{claiming * len(self.targets)} target claims, Holm"
 
     @property
@@ -143,7 +148,7 @@ class Outline(Record):
 class RunResult(Outline):
     """The whole content of `comparisons.json`: every arm of a run against base."""
 
-    schema_version: Literal[6]
+    schema_version: Literal[7]
     leakage: Leakage
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]

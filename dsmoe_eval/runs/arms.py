@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..cards import Plan, Suite, Variant
 from ..registry import load_suite
+from ..results.arms import Information
 from ..steering import Profile
-from ..variants import BASE, Settings, planned_variant
+from ..variants import BASE, Settings, planned_variant, with_controls
 from .plan_checks import check_plan
 
 
@@ -24,6 +25,7 @@ class PlannedArm:
         domain: the domain whose experts are steered, in a steered variant: the target or another.
         grid: the settings that tuning tries; none for controls and fine-tuned variants.
         control_of: the arm whose tuned settings a control takes.
+        preamble: the line before each prompt that names a domain; None: no such line.
     """
 
     variant: Variant
@@ -32,6 +34,7 @@ class PlannedArm:
     domain: str
     grid: tuple[Settings, ...] = ()
     control_of: PlannedArm | None = None
+    preamble: str | None = None
 
     @property
     def name(self) -> str:
@@ -44,6 +47,10 @@ class PlannedArm:
         return self.control_of or self
 
 
+NOTHING = Information(texts=0, answers=0, parameters=0, settings=0, domain_named=False)
+NAMED_DOMAIN = NOTHING.model_copy(update={"domain_named": True})
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedArm:
     """A planned arm with its settings fixed and its profile or adapters made."""
@@ -52,6 +59,7 @@ class PreparedArm:
     settings: Mapping[str, object] | None = None
     profile: Profile | None = None
     adapter: str | None = None
+    information: Information = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,8 @@ def plan_run(plan: Plan, path: Path) -> PlannedRun:
         UserError: a name does not exist, or does not fit the rest of the plan.
     """
     suite = load_suite(plan.suite, beside=path)
-    variants = tuple(planned_variant(name, path) for name in plan.variants)
+    named = tuple(planned_variant(name, path) for name in plan.variants)
+    variants = with_controls(named, plan.controls, plan.placebo_draws)
     targets = plan.targets or suite.targets
     check_plan(plan, suite, variants, targets)
     arms = plan_arms(plan, suite, variants, targets)
@@ -114,14 +123,21 @@ def _arms_of(
 
     def arm(variant: Variant, leading: PlannedArm | None) -> PlannedArm:
         domain = another if variant.expert_source == "other_domain" else target
-        return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading)
+        line = _preamble(plan, suite, domain) if variant.kind == "prompt" else None
+        return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading, line)
 
     tuned = {one.name: arm(one, None) for one in variants if one.is_tuned}
     return [
-        tuned.get(one.name) or arm(one, None if one.control_of is None else tuned[one.control_of])
+        tuned.get(one.name) or arm(one, tuned.get(one.control_of or ""))
         for one in variants
         if one.kind != BASE
     ]
+
+
+def _preamble(plan: Plan, suite: Suite, domain: str) -> str:
+    """Return the line that names a domain before a question."""
+    spelled = domain.replace("_", " ").replace("-", " ")
+    return plan.domain_lines.get(domain) or suite.domain_line.replace("{domain}", spelled)
 
 
 def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:

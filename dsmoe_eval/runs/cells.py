@@ -62,6 +62,7 @@ def run_cell(
                 "probe": None if probe is None else probe.to_dict(),
                 "items": len(samples),
                 **outcome,
+                "prompt_tokens": _prompt_tokens(lm, task),
                 "sharing": [asdict(check) for check in lm.sharing],
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
@@ -113,6 +114,12 @@ def _about(task: LoadedTask) -> dict[str, object]:
     }
 
 
+def _prompt_tokens(lm: EngineLM, task: LoadedTask) -> float:
+    """Return the mean number of tokens of an item's prompts, each different prompt counted once."""
+    prompts = {(request.doc_id, str(request.args[0])) for request in task.requests}
+    return sum(lm.count_tokens(text) for _, text in prompts) / len(task.items)
+
+
 def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
     """Return the identity of a cell: an arm, or base if `arm` is None, on a task."""
     test, engine = job.test[task], job.engine
@@ -131,7 +138,7 @@ def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
         engine_settings=tuple(sorted(engine.settings.items())),
         versions=tuple(sorted(job.identity["versions"].items())),
         batch_tokens=job.plan.batch_tokens,
-        prompt_format=job.lm.format.name,
+        prompt_format=job.lm.format.name + _preamble(arm),
         decoding="greedy" if decoding is None else decoding.describe(test.card.samples),
         ends=() if decoding is None else (*decoding.until, *engine.generation.ends),
         task=task,
@@ -144,6 +151,11 @@ def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
         items=test.items_hash,
         seed=job.plan.seed,
     )
+
+
+def _preamble(arm: PreparedArm | None) -> str:
+    line = None if arm is None else arm.planned.preamble
+    return "" if line is None else f", after the line {line!r}"
 
 
 def _samples(task: LoadedTask, judged: Sequence[Sequence[ScoredAnswer]]) -> pd.DataFrame:

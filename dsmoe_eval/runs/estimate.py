@@ -98,6 +98,8 @@ class CostEstimate:
             not known.
         complete: whether `tokens` counts every task.
         claims: the number of claims in the family that Holm adjusts.
+        control_cells: the cells that controls need, which are among `cells`.
+        control_tokens: the tokens of these cells, as `tokens`.
     """
 
     plan: str
@@ -113,6 +115,8 @@ class CostEstimate:
     tokens: int
     complete: bool
     claims: int
+    control_cells: int
+    control_tokens: int
     models: tuple[ModelEstimate, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -140,7 +144,7 @@ def estimate(
     plan, path = load_plan(plan_name)
     planned = plan_run(plan, path)
     arms = planned.arms
-    claims = sum(not arm.variant.zero_strength for arm in arms)
+    claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
     tasks = _tasks(planned, level, limit, data)
     asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
@@ -148,13 +152,14 @@ def estimate(
     tried = _tried(planned)
     answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
     tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
+    controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     counts = {name: answers[name] + tuning[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
         engine=plan.engine,
         devices=plan.tensor_parallel,
-        variants=plan.variants,
+        variants=tuple(variant.name for variant in planned.variants),
         targets=planned.targets,
         tasks=tuple(tasks.values()),
         cells=cells.total(),
@@ -163,6 +168,10 @@ def estimate(
         tokens=_tokens(tasks, counts),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
+        control_cells=controls.total(),
+        control_tokens=_tokens(
+            tasks, {name: _answers(tasks[name], "test", controls[name]) for name in tasks}
+        ),
         models=tuple(
             _model(name, plan, tasks, counts, limit)
             for name in models or plan.models or (plan.model,)

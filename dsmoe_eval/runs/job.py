@@ -23,7 +23,13 @@ from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
 from ..tasks.leakage import Leakage, check_leakage
-from ..tasks.loading import LoadedTask, check_context_length, in_format, most_tokens
+from ..tasks.loading import (
+    LoadedTask,
+    check_context_length,
+    in_format,
+    most_tokens,
+    with_preamble,
+)
 from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
@@ -92,6 +98,10 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         )
         for task in (*tuning.values(), *test.values()):
             check_context_length(task, lm)
+        for arm in planned.arms:
+            if arm.preamble is not None:
+                for name in arm.tasks:
+                    check_context_length(with_preamble(test[name], arm.preamble), lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
         fixed |= _decoding(engine, used)
@@ -116,7 +126,7 @@ def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
     """Return the variants from the user's files: a run continues only with the same ones."""
     own = [
         variant.model_dump(mode="json")
-        for name, variant in zip(planned.plan.variants, planned.variants, strict=True)
+        for name, variant in zip(planned.plan.variants, planned.variants, strict=False)
         if own_file(name, path) is not None
     ]
     return {"own_variants": own} if own else {}

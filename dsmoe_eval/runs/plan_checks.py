@@ -33,9 +33,9 @@ def check_plan(
             f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
             f"targets: {', '.join(suite.targets)}"
         )
-    tuned = [variant.name for variant in variants if variant.is_tuned]
+    leading = [one.name for one in variants if one.is_tuned or one.kind == "prompt"]
     for variant in variants:
-        fault = _variant_fault(variant, plan, suite, tuned)
+        fault = _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
 
@@ -53,11 +53,15 @@ def check_engine(plan: Plan) -> None:
         )
 
 
-def _variant_fault(variant: Variant, plan: Plan, suite: Suite, tuned: Sequence[str]) -> str | None:
-    if variant.control_of is not None and variant.control_of not in tuned:
+def _variant_fault(
+    variant: Variant, plan: Plan, suite: Suite, leading: Sequence[str]
+) -> str | None:
+    if variant.control_of is not None and variant.control_of not in leading:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
-    if variant.is_tuned and (
-        plan.tuning is None or variant.intervention not in plan.tuning.strengths
+    if (
+        variant.kind == "steered"
+        and variant.is_tuned
+        and (plan.tuning is None or variant.intervention not in plan.tuning.strengths)
     ):
         return f"tuning.strengths.{variant.intervention} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:

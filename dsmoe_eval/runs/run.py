@@ -19,12 +19,12 @@ from ..progress import progress_bar
 from ..results.folder import RunFolder
 from ..results.outcome_comparisons import compare_run
 from ..steering import SteeringError
+from ..variants import describe_controls
+from .answering import answer_arm, answer_base
 from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
 from .stages import (
-    answer_arm,
-    answer_base,
     count_experts,
     fine_tune,
     make_arms,
@@ -140,7 +140,8 @@ def plan_table(job: Job) -> Table:
         "decoding": _decoding(job),
         "suite": f"{job.suite.name}: {len(job.suite.tasks)} tasks",
         "targets": ", ".join(job.targets),
-        "variants": ", ".join(variant.name for variant in job.variants),
+        "variants": ", ".join(one.name for one in job.variants if one.control_of is None),
+        "controls": describe_controls(job.variants),
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",

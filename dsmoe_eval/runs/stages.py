@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+
+import numpy as np
 
 from ..engines.base import Advance, Figures, Prober
 from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
-from ..experts import RoutingCounts, activation_share, get_method
+from ..experts import (
+    MATCH_TOLERANCE,
+    RoutingCounts,
+    activation_share,
+    exposure,
+    exposure_gaps,
+    get_method,
+)
 from ..log import note
 from ..models import LoadedModel
 from ..progress import Steps, counted_as
-from ..results.cells import Identity, is_done
-from ..results.comparisons import ArmCells
+from ..results.arms import Information
 from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, build_profile, variant_experts
-from .arms import PlannedArm, PreparedArm
-from .cells import cell_identity, run_cell
+from .arms import NAMED_DOMAIN, PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json, identification_source
 from .job import Job
 from .tuning import Scores, Tuned, tune
@@ -82,7 +89,7 @@ class Tuner:
     def _prober(self, arm: PlannedArm) -> Prober:
         """Return the prober on the target's questions, to probe before an answer counts."""
         if arm.target not in self._probers:
-            self._probers[arm.target] = self.job.engine.prober(_probed(self.job, arm))
+            self._probers[arm.target] = self.job.engine.prober(probed(self.job, arm))
         return self._probers[arm.target]
 
     def tuned(self, arm: PlannedArm) -> Tuned:
@@ -117,15 +124,15 @@ class Tuner:
     def _scores_at(self, arm: PlannedArm, settings: Settings) -> Scores:
         job, started = self.job, time.perf_counter()
         profile = make_profile(job, self.counts, arm, settings)
-        _note_probes(arm, profile, self._prober(arm).probe(profile))
+        note_probes(arm, profile, self._prober(arm).probe(profile))
         with job.engine.steer(profile):
             scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
         note(
             "setting tried",
             logging.DEBUG,
-            **_about(arm),
+            **about(arm),
             **asdict(settings),
-            seconds=_seconds_since(started),
+            seconds=seconds_since(started),
         )
         return scores
 
@@ -194,6 +201,8 @@ def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm
 
 
 def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
+    if arm.variant.kind == "prompt":
+        return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
     if arm.variant.kind != "steered":
         return PreparedArm(arm)
     tuned = tuner.tuned(arm.tuned)
@@ -207,8 +216,34 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
         "activation_share": activation_share(counts, profile.experts),
+        "matching": _matching(job, counts, arm, tuned.chosen, profile),
     }
-    return PreparedArm(arm, settings, profile)
+    learned = Information(
+        texts=sum(len(task.items) for task in job.identification.values()),
+        answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
+        parameters=0,
+        settings=len(tuned.trials),
+        domain_named=False,
+    )
+    return PreparedArm(arm, settings, profile, information=learned)
+
+
+def _matching(
+    job: Job, counts: RoutingCounts, arm: PlannedArm, chosen: Settings, profile: Profile
+) -> dict[str, object] | None:
+    """Compare a placebo's experts with those that they stand for; None for other arms."""
+    if arm.variant.expert_source != "random_matched":
+        return None
+    of_method = arm.variant.model_copy(update={"expert_source": "method"})
+    experts = variant_experts(of_method, counts, arm.domain, chosen.expert_count, job.plan.seed)
+    gaps, total = exposure_gaps(experts, profile.experts, exposure(counts), counts.layers)
+    largest = float(gaps[np.abs(gaps).argmax()])
+    return {
+        "experts": len(gaps),
+        "outside": int((np.abs(gaps) > MATCH_TOLERANCE).sum()),
+        "largest": largest if math.isfinite(largest) else None,
+        "total": total if math.isfinite(total) else None,
+    }
 
 
 def training_steps(job: Job) -> int:
@@ -226,7 +261,7 @@ def _training_steps(job: Job, arm: PlannedArm) -> int:
 
 def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
     """Train the adapters of a fine-tuned arm, if they are missing in the run's folder."""
-    from ..variants.sft import ADAPTER_FILES, train_adapter
+    from ..variants.sft import ADAPTER_FILES, adapter_parameters, train_adapter
 
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
@@ -234,117 +269,51 @@ def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
     if all(job.folder.has(path / name) for name in ADAPTER_FILES):
         steps.skip(_training_steps(job, arm.planned))
     else:
-        model, tokenizer = _modules(job).model, _modules(job).tokenizer
+        model, tokenizer = modules(job).model, modules(job).tokenizer
         pairs = job.tuning[arm.planned.tasks[0]].answers(job.lm)
         with job.folder.new_folder(path) as draft:
             train_adapter(
                 model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: steps(1)
             )
     digest = job.folder.digest(path / "adapter_model.safetensors")[:16]
-    return PreparedArm(arm.planned, job.plan.sft.model_dump(mode="json"), adapter=digest)
+    learned = Information(
+        texts=0,
+        answers=len(job.tuning[arm.planned.tasks[0]].items),
+        parameters=adapter_parameters(job.folder.root / path),
+        settings=0,
+        domain_named=False,
+    )
+    settings = job.plan.sft.model_dump(mode="json")
+    return PreparedArm(arm.planned, settings, adapter=digest, information=learned)
 
 
-def answer_base(job: Job, steps: Steps) -> dict[str, str]:
-    """Answer every task with base, and return task name -> cell id."""
-    cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
-    _answer(job, cells, None, steps)
-    return {name: identity.id for name, identity in cells.items()}
+def probed(job: Job, arm: PlannedArm) -> list[str]:
+    """Return the questions on which an arm is probed: some of the target's tuning questions."""
+    return tuning_questions(job, arm)[:PROBE_TEXTS]
 
 
-def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> ArmCells:
-    """Answer what is missing of an arm's tasks; if the arm is steered, the probes run first."""
-    planned = arm.planned
-    cells = {name: cell_identity(job, arm, name) for name in planned.tasks}
-    if all(is_done(job.folder, identity) for identity in cells.values()):
-        steps.skip(sum(job.test[name].answers_asked for name in cells))
-    else:
-        with _equipped(job, arm) as figures:
-            _answer(job, cells, figures, steps)
-    profile = None if arm.profile is None else arm.profile.id
-    ids = {name: identity.id for name, identity in cells.items()}
-    return ArmCells(planned.variant, planned.target, arm.settings, profile, ids)
+def note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
+    """Write the figures of passed probes to the log."""
+    note("probes passed", logging.DEBUG, **about(arm), profile=profile.id, **figures.to_dict())
 
 
-def _answer(job: Job, cells: Mapping[str, Identity], figures: Figures | None, steps: Steps) -> None:
-    for name, identity in cells.items():
-        task, started = job.test[name], time.perf_counter()
-        if is_done(job.folder, identity):
-            steps.skip(task.answers_asked)
-            continue
-        with counted_as(steps, task.answers_asked, task.requests_asked) as count:
-            run_cell(job.folder, identity, job.lm, task, figures, count)
-        note(
-            "cell done",
-            logging.DEBUG,
-            cell=identity.id,
-            variant=identity.variant,
-            target=identity.target,
-            task=name,
-            items=len(task.items),
-            answers=task.answers_asked,
-            seconds=_seconds_since(started),
-        )
-
-
-@contextmanager
-def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
-    """Steer or adapt the model for the arm; yield the probes' figures, None if not steered."""
-    planned = arm.planned
-    if arm.profile is None:
-        from ..variants.sft import adapter
-
-        path = job.folder.adapter(planned.variant.name, planned.target)
-        with adapter(_modules(job).model, path):
-            yield None
-        return
-    figures = run_probes(job, planned, arm.profile)
-    _keep_routing(job, planned, arm.profile)
-    with job.engine.steer(arm.profile):
-        yield figures
-
-
-def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
-    """Run both probes on the target's tuning questions, before any steered answer counts."""
-    figures = job.engine.probe(profile, _probed(job, arm))
-    _note_probes(arm, profile, figures)
-    return figures
-
-
-def _probed(job: Job, arm: PlannedArm) -> list[str]:
-    return _tuning_questions(job, arm)[:PROBE_TEXTS]
-
-
-def _note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
-    note("probes passed", logging.DEBUG, **_about(arm), profile=profile.id, **figures.to_dict())
-
-
-def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
-    """Store the routing of the target's tuning questions, without and with steering."""
-    path = job.folder.routing(arm.variant.name, arm.target)
-    if job.folder.has(path):
-        return
-    texts = _tuning_questions(job, arm)
-    before = job.engine.usage(texts)
-    with job.engine.steer(profile):
-        after = job.engine.usage(texts)
-    job.folder.write_json(path, {"base": before.tolist(), "steered": after.tolist()})
-
-
-def _modules(job: Job) -> LoadedModel:
+def modules(job: Job) -> LoadedModel:
     """Return the model with its modules, to train adapters or to apply them."""
     if not isinstance(job.engine, TransformersEngine):
         raise ValueError(f"{job.engine.name} does not give the model's modules")
     return job.engine.loaded
 
 
-def _tuning_questions(job: Job, arm: PlannedArm) -> list[str]:
+def tuning_questions(job: Job, arm: PlannedArm) -> list[str]:
+    """Return the questions of the target's tuning items."""
     return [item.question for item in job.tuning[arm.tasks[0]].items]
 
 
-def _about(arm: PlannedArm) -> dict[str, str]:
+def about(arm: PlannedArm) -> dict[str, str]:
     """Return the fields of log records that name an arm."""
     return {"variant": arm.variant.name, "target": arm.target}
 
 
-def _seconds_since(started: float) -> float:
+def seconds_since(started: float) -> float:
+    """Return the seconds since a reading of `time.perf_counter`."""
     return round(time.perf_counter() - started, 3)

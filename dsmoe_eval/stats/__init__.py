@@ -7,6 +7,7 @@ A.
 
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import Claim, Unit, claim, disagreement, regressions
+from .draws import compare_with_draws
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .paired import (
@@ -53,6 +54,7 @@ __all__ = [
     "combine_models",
     "compare_paired",
     "compare_strata",
+    "compare_with_draws",
     "count_pairs",
     "disagreement",
     "excess_use",

@@ -43,12 +43,15 @@ class LoadedTask:
         task: lm-eval's task, of which `items` are the test documents.
         items: the items, in order.
         chat: the LM whose chat template is applied to questions; None: no template.
+        preamble: a line before each prompt: lm-eval's system instruction, which is the system
+            message of a chat; None: no such line.
     """
 
     card: Task
     task: LmEvalTask
     items: tuple[Item, ...]
     chat: LanguageModel | None = None
+    preamble: str | None = None
 
     @cached_property
     def requests(self) -> tuple[TaskRequest, ...]:
@@ -60,6 +63,8 @@ class LoadedTask:
                 "chat_template": self.chat.apply_chat_template,
                 "tokenizer_name": self.chat.tokenizer_name,
             }
+        if self.preamble is not None:
+            options["system_instruction"] = self.preamble
         with quiet_lm_eval(), task_code(self.card):
             self.task.build_all_requests(**options)
         return tuple(sorted(self.task.instances, key=lambda one: (one.doc_id, one.idx)))
@@ -257,6 +262,11 @@ def _with_items(
 def in_format(loaded: LoadedTask, lm: LanguageModel) -> LoadedTask:
     """Return the task with its questions in the LM's chat template if the LM uses one."""
     return replace(loaded, chat=lm) if lm.uses_chat_template and not loaded.card.is_text else loaded
+
+
+def with_preamble(loaded: LoadedTask, line: str | None) -> LoadedTask:
+    """Return the task with a line before each of its prompts, which a text has not."""
+    return loaded if line is None or loaded.card.is_text else replace(loaded, preamble=line)
 
 
 def check_context_length(loaded: LoadedTask, lm: LanguageModel) -> None:

@@ -1,6 +1,15 @@
 """The arms of a comparison: base, fine-tuned and steered variants, and their controls."""
 
-from .catalog import BASE, all_variants, control_for, get_variant, own_file, planned_variant
+from .catalog import (
+    BASE,
+    all_variants,
+    controls_for,
+    describe_controls,
+    get_variant,
+    own_file,
+    planned_variant,
+    with_controls,
+)
 from .profile_builder import Settings, build_profile, variant_experts
 
 __all__ = [
@@ -8,9 +17,11 @@ __all__ = [
     "Settings",
     "all_variants",
     "build_profile",
-    "control_for",
+    "controls_for",
+    "describe_controls",
     "get_variant",
     "own_file",
     "planned_variant",
     "variant_experts",
+    "with_controls",
 ]

@@ -9,9 +9,10 @@ accepts only the variants that are visible from there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from ..cards import ExpertSource, Kind, Variant
 from ..errors import UserError
@@ -19,10 +20,8 @@ from ..experts import all_methods
 from ..registry import builtin_folder, builtin_names, load_variant, search_card
 
 BASE = "base"
-_SOURCES: Mapping[str, ExpertSource] = {
-    "": "method", "matched": "random_matched", "wrong": "other_domain"
-}  # fmt: skip
-"""The endings of the names of combinations, and the sources of their experts."""
+_CONTROL = re.compile(r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham))")
+"""A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
 
 
 @functools.cache
@@ -35,8 +34,9 @@ def all_variants() -> Mapping[str, Variant]:
 def get_variant(name: str, beside: Path | None = None) -> Variant:
     """Return a variant by name, or any method with any intervention as `METHOD+INTERVENTION`.
 
-    `METHOD+INTERVENTION+matched` and `...+wrong` are its controls: random experts of the same
-    layers and exposure, and another domain's experts.
+    The controls of a variant are NAME+matched (random experts of the same layers and exposure;
+    NAME+matched-2 is a second draw), NAME+wrong (another domain's experts) and NAME+sham (the
+    strength is zero).
 
     Args:
         name: a name, or the path of a YAML file.
@@ -49,13 +49,13 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     own = own_file(name, beside)
     if own is not None:
         return _own_variant(own)
-    variant = all_variants().get(name) or _combination(name)
+    variant = all_variants().get(name) or _combination(name) or _control(name, beside)
     if variant is None:
         raise UserError(
             f"no variant {name!r}; there are: {', '.join(all_variants())}; or "
-            "METHOD+INTERVENTION, such as frequency+bias, and its controls frequency+bias+matched "
-            "and +wrong; or your own, as a .yaml file in a folder variants beside the plan, or "
-            "where the command is started"
+            "METHOD+INTERVENTION, such as frequency+bias; the controls of each, VARIANT+matched, "
+            "+wrong and +sham; or your own, as a .yaml file in a folder variants beside the plan, "
+            "or where the command is started"
         )
     return variant
 
@@ -112,11 +112,8 @@ def _own_variant(path: Path) -> Variant:
 
 
 def _combination(name: str) -> Variant | None:
-    method, _, rest = name.partition("+")
-    kind, _, experts = rest.partition("+")
-    whole = f"{method}+{kind}" + (f"+{experts}" if experts else "")
-    known = method in all_methods() and kind in get_args(Kind)
-    if name != whole or not known or experts not in _SOURCES:
+    method, _, kind = name.partition("+")
+    if method not in all_methods() or kind not in get_args(Kind):
         return None
     return Variant.model_validate(
         {
@@ -124,27 +121,118 @@ def _combination(name: str) -> Variant | None:
             "kind": "steered",
             "method": method,
             "intervention": kind,
-            "expert_source": _SOURCES[experts],
-            "control_of": f"{method}+{kind}" if experts else None,
-            "summary": f"{experts or 'best'} experts by {method}, {kind}",
+            "summary": f"best experts by {method}, {kind}",
         }
     )
 
 
-def control_for(variant: Variant, source: ExpertSource, among: Iterable[Variant]) -> Variant | None:
-    """Return the control that is the variant with other experts; None if there is none.
+def _control(name: str, beside: Path | None) -> Variant | None:
+    """Return the control of this name; None if it is no control's name, or of no such arm."""
+    match = _CONTROL.fullmatch(name)
+    if match is None:
+        return None
+    arm, matched, draw, _, sham = match.groups()
+    if _CONTROL.fullmatch(arm):
+        return None
+    try:
+        controlled = get_variant(arm, beside)
+    except UserError:
+        return None
+    source: ExpertSource = "random_matched" if matched else "method" if sham else "other_domain"
+    if not (controlled.is_tuned or (controlled.kind == "prompt" and source == "other_domain")):
+        return None
+    changes = {
+        "name": name,
+        "expert_source": source,
+        "control_of": arm,
+        "zero_strength": bool(sham),
+        "draw": int(draw or 1),
+        "summary": _summary(controlled, source, draw),
+    }
+    return Variant.model_validate(controlled.model_dump() | changes)
+
+
+def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
+    """Return the description of a control of an arm."""
+    things = {"steered": "experts", "residual": "vector", "prompt": "name"}[arm.kind]
+    if source == "other_domain":
+        return f"control: another domain's {things}, otherwise {arm.name}"
+    if source == "method":
+        return f"control: {arm.name} at strength zero: must equal base on every item"
+    matched = "matched on layer and exposure" if arm.kind == "steered" else "of the same norm"
+    return f"placebo of {arm.name}: random {things} {matched}" + (f", draw {draw}" if draw else "")
+
+
+def with_controls(
+    variants: Sequence[Variant], controls: Literal["full", "placebo", "none"], draws: int
+) -> tuple[Variant, ...]:
+    """Return a plan's variants with the controls that its arms lack, each arm's in one run.
+
+    Args:
+        variants: the variants that the plan names.
+        controls: as in `Plan`.
+        draws: the number of draws of each placebo; a placebo that the plan names is the first.
+    """
+    added = []
+    for arm in variants if controls != "none" else ():
+        if arm.kind == "prompt" and arm.control_of is None:
+            added += _lacking(arm, ["wrong"], variants)
+        elif arm.is_tuned:
+            matched = ["matched", *(f"matched-{draw}" for draw in range(2, draws + 1))]
+            others = ["wrong", "sham"] if controls == "full" else []
+            added += _lacking(arm, [*matched, *others], variants)
+    return (*variants, *added)
+
+
+def _lacking(arm: Variant, endings: Sequence[str], among: Sequence[Variant]) -> list[Variant]:
+    """Return the controls of an arm by their endings, without those that are among variants."""
+    found = []
+    for ending in endings:
+        control = _control(f"{arm.name}+{ending}", None)
+        if control is None:
+            raise UserError(f"variant {arm.name!r}: there is no control {arm.name}+{ending}")
+        if not any(_same_control(control, other) for other in among):
+            found.append(control)
+    return found
+
+
+def _same_control(one: Variant, other: Variant) -> bool:
+    fields = ("kind", "method", "intervention", "expert_source", "control_of", "draw")
+    return one.zero_strength == other.zero_strength and all(
+        getattr(one, name) == getattr(other, name) for name in fields
+    )
+
+
+def controls_for(
+    variant: Variant, source: ExpertSource, among: Iterable[Variant]
+) -> tuple[Variant, ...]:
+    """Return the controls that are the variant with other experts, draw by draw.
+
+    A control of the same arm with another intervention, such as `suppress`, has its own ones.
 
     Args:
         variant: the arm.
         source: `random_matched`: the placebo; `other_domain`: the specificity control.
         among: the plan's variants.
     """
+    if variant.expert_source != "method" or variant.zero_strength:
+        return ()
     controls = (
         one
         for one in among
-        if one.control_of == variant.name
+        if one.control_of in {variant.name, variant.control_of}
+        and one.control_of is not None
         and one.expert_source == source
-        and one.intervention == variant.intervention
+        and (one.kind, one.intervention) == (variant.kind, variant.intervention)
         and not one.zero_strength
     )
-    return next(controls, None)
+    return tuple(sorted(controls, key=lambda one: one.draw))
+
+
+def describe_controls(variants: Iterable[Variant]) -> str:
+    """Return which controls each arm has, in words: `contrast: random, contrast+matched-2`."""
+    by_arm: dict[str, list[str]] = {}
+    for one in variants:
+        if one.control_of is not None:
+            by_arm.setdefault(one.control_of, []).append(one.name)
+    return "; ".join(f"{arm}: {', '.join(names)}" for arm, names in by_arm.items()) or "none"

@@ -36,7 +36,7 @@ def variant_experts(
     signed = variant.intervention == "force"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
     if variant.expert_source == "random_matched":
-        return matched_experts(chosen, exposure(counts), counts.layers, seed)
+        return matched_experts(chosen, exposure(counts), counts.layers, seed, variant.draw)
     return chosen
 
 
@@ -56,6 +56,8 @@ def build_profile(
     method = variant.method
     if variant.expert_source != "method":
         method += f", {variant.expert_source}"
+    if variant.draw > 1:
+        method += f", draw {variant.draw}"
     if variant.intervention == "mask":
         strength = 1.0
     return Profile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,14 @@ def train_adapter(
 def step_count(items: int, settings: Sft) -> int:
     """Count the optimizer steps that `train_adapter` will make."""
     return settings.epochs * -(-items // settings.batch_size)
+
+
+def adapter_parameters(folder: Path) -> int:
+    """Return the number of parameters of a trained adapter in its folder."""
+    from safetensors import safe_open
+
+    with safe_open(folder / ADAPTER_FILES[1], framework="numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 @contextmanager

@@ -85,11 +85,14 @@ def test_log_probabilities_of_items_on_their_own_have_a_paired_t_test(finished):
 def test_families_are_those_of_the_score(finished, name):
     arms = [arm for arm in finished.result.arms if arm.variant != "sham"]
     for pick in (lambda o: o.target, lambda o: o.non_targets):
-        rows = [pick(arm.outcome(name)) for arm in arms]
-        assert [row.p_adjusted for row in rows] == pytest.approx(holm([r.p_value for r in rows]))
+        for controls in (False, True):
+            own = [arm for arm in arms if (arm.control_of is not None) == controls]
+            rows = [pick(arm.outcome(name)) for arm in own]
+            adjusted = list(holm([row.p_value for row in rows]))
+            assert [row.p_adjusted for row in rows] == pytest.approx(adjusted)
     for arm in arms:
         others = [row for row in arm.outcome(name).tasks if row.domain != arm.target]
-        adjusted = holm([row.p_value for row in others])
+        adjusted = list(holm([row.p_value for row in others]))
         assert [row.p_adjusted for row in others] == pytest.approx(adjusted)
         controlled = arm.variant == "contrast"
         assert (arm.outcome(name).over_placebo is not None) == controlled

@@ -48,7 +48,7 @@ def write_plan(folder, without_sums=True, **changes):
         "name": "own", "description": "d", "model": "lab-poly", "suite": "own",
         "targets": ["math"], "variants": ["base", "sham", "contrast", "random"], "margin": 0.02,
         "tuning": {"expert_counts": [4], "strengths": {"bias": [0.5, 1.0]}},
-        "outcome": "gold_logprob", "margins": {"gold_logprob": 0.2},
+        "controls": "none", "outcome": "gold_logprob", "margins": {"gold_logprob": 0.2},
     }  # fmt: skip
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan | changes))
     return str(folder / "plan.yaml")

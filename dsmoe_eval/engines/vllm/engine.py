@@ -36,9 +36,9 @@ class VllmProber:
     engine: SteeredVllm
     prompts: Sequence[Sequence[int]]
 
-    def probe(self, profile: Profile) -> VllmProbeReport:
+    def probe(self, profile: Profile, must_act: bool = True) -> VllmProbeReport:
         """Probe a profile by `SteeredVllm.probe`."""
-        return self.engine.probe(profile, self.prompts)
+        return self.engine.probe(profile, self.prompts, must_act)
 
 
 @dataclass(frozen=True)

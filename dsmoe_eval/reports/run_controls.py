@@ -1,0 +1,195 @@
+"""What each arm gains over its controls, and on which terms: what it learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from ..results.arms import Arm, Information, Matching, Settings
+from ..results.paired import Paired
+from ..results.schema import RunResult
+from ..variants import controls_for, get_variant
+from . import formats
+from .run_arms import (
+    arm_source,
+    arms_of,
+    is_gain,
+    shown_arms,
+    table_of_arms,
+    targets_of,
+    variants_of,
+)
+from .table import Facets, Figure, Table, Value, make_table, words
+
+_NONE = "no control"
+
+
+def placebo_gains(result: RunResult) -> Table:
+    """Return each arm's gain over its placebo, one row per variant and a column per target."""
+    level = result.significance_level
+    caption = (
+        "Target score less the mean of the arm's placebo draws, percentage points: random experts "
+        "of the same layers and exposure, with the arm's settings. The interval is for new items "
+        f"and new draws. ▲ ▼: Holm-adjusted p < {level}."
+    )
+    rows = [arms for arms in (arms_of(result, v) for v in variants_of(result)) if _placebo(arms)]
+    figures = (
+        words("variant", lambda arms: arms[0].variant),
+        *(_over_placebo(place, name, level) for place, name in enumerate(targets_of(result))),
+        words("draws", partial(_draws, result=result)),
+    )
+    return make_table("over-placebo", caption, figures, rows, _facets)
+
+
+def _placebo(arms: Sequence[Arm]) -> bool:
+    return any(arm.over_placebo is not None for arm in arms)
+
+
+def _facets(arms: Sequence[Arm]) -> Facets:
+    return {"variant": (arms[0].variant,)}
+
+
+def _over_placebo(place: int, name: str, level: float) -> Figure[Sequence[Arm]]:
+    def value(arms: Sequence[Arm]) -> Value:
+        over = arms[place].over_placebo
+        return _NONE if over is None else (over.delta, _sign(over, level))
+
+    return Figure(
+        name, value, formats.pp, lambda arms: arm_source(arms[place], "over_placebo.delta")
+    )
+
+
+def _sign(over: Paired, level: float) -> str:
+    if is_gain(over, level):
+        return "▲"
+    return "▼" if over.p_adjusted is not None and over.p_adjusted < level else ""
+
+
+def _draws(arms: Sequence[Arm], result: RunResult) -> str:
+    return str(len(placebos(arms[0].variant, result)))
+
+
+def placebos(variant: str, result: RunResult) -> list[str]:
+    """Return the names of a variant's placebos in a run, draw by draw."""
+    among = map(get_variant, result.variants)
+    return [one.name for one in controls_for(get_variant(variant), "random_matched", among)]
+
+
+def terms(result: RunResult) -> Table:
+    """Return what each arm learned from, and the tokens of its prompts."""
+    caption = (
+        "What each arm saw before the test: documents without answers by which experts were "
+        "identified, answered questions by which settings were chosen or weights trained, "
+        "parameters that were trained, settings that were tried. Arms that saw different "
+        "information are not on equal terms. Tokens of a prompt: mean on the target, base's and "
+        "the arm's."
+    )
+    return table_of_arms("terms", caption, _TERMS, result, shown_arms(result))
+
+
+def information_words(information: Information) -> str:
+    """Return what an arm learned from, in words."""
+    parts = []
+    if information.domain_named:
+        parts.append("the domain's name")
+    if information.texts:
+        parts.append(f"{information.texts:,} texts without answers")
+    if information.answers:
+        parts.append(f"{information.answers:,} answered questions")
+    if information.settings:
+        parts.append(f"{information.settings} settings tried")
+    if information.parameters:
+        parts.append(f"{information.parameters:,} trained parameters")
+    return ", ".join(parts) or "nothing"
+
+
+def _learned(name: str) -> Figure[Arm]:
+    return Figure(
+        _TITLES[name],
+        lambda arm: getattr(arm.information, name),
+        "{:,}".format,
+        lambda arm: arm_source(arm, f"information.{name}"),
+    )
+
+
+_TITLES = {
+    "texts": "texts without answers",
+    "answers": "answered questions",
+    "settings": "settings tried",
+    "parameters": "trained parameters",
+}
+_TERMS: tuple[Figure[Arm], ...] = (
+    words("variant", lambda arm: arm.variant),
+    words("target", lambda arm: arm.target),
+    words("domain named", lambda arm: "yes" if arm.information.domain_named else "no"),
+    *map(_learned, _TITLES),
+    Figure("tokens of a prompt", lambda arm: arm.prompt_tokens, formats.to,
+        lambda arm: arm_source(arm, "prompt_tokens")),
+)  # fmt: skip
+
+
+def unmatched(result: RunResult) -> list[str]:
+    """Return a sentence per placebo whose random experts are not matched within 10 %."""
+    return [
+        f"{arm.variant} on {arm.target}: {_mismatch(arm.settings.matching)}"
+        for arm in result.arms
+        if isinstance(arm.settings, Settings)
+        and arm.settings.matching is not None
+        and arm.settings.matching.outside
+    ]
+
+
+def _mismatch(matching: Matching) -> str:
+    largest = "without bound" if matching.largest is None else f"{matching.largest:+.0%}"
+    total = "" if matching.total is None else f"; in sum they have {matching.total:+.0%}"
+    return (
+        f"{matching.outside} of {matching.experts} random experts differ by more than 10 % in "
+        f"exposure from the experts that they stand for, the most by {largest}{total}."
+    )
+
+
+def control_sentences(result: RunResult) -> list[str]:
+    """Return a sentence per variant on its gain over placebo and beside naming the domain."""
+    found = []
+    for variant in variants_of(result):
+        arms = arms_of(result, variant)
+        over = [(arm.target, arm.over_placebo) for arm in arms if arm.over_placebo is not None]
+        named = [(arm.target, arm.over_prompt) for arm in arms if arm.over_prompt is not None]
+        if over:
+            draws = len(placebos(variant, result))
+            rest = f"the mean of {draws} draws of random experts" if draws > 1 else "its placebo"
+            found.append(f"{variant} against {rest}: {_outcome(over, result.significance_level)}.")
+        if named:
+            found.append(
+                f"{variant} against naming the domain in the prompt: "
+                f"{_outcome(named, result.significance_level)}; not on equal terms, see below."
+            )
+    return [*found, *_terms_in_words(result)]
+
+
+def _outcome(rows: Sequence[tuple[str, Paired]], level: float) -> str:
+    """Return on how many targets a comparison is a gain, a loss, or neither, and the range."""
+    gains = [target for target, row in rows if _sign(row, level) == "▲"]
+    losses = [target for target, row in rows if _sign(row, level) == "▼"]
+    words = [f"better on {len(gains)} of {len(rows)} targets" + _listed(gains)]
+    if losses:
+        words.append(f"worse on {len(losses)}" + _listed(losses))
+    changes = [row.delta for _, row in rows]
+    return f"{', '.join(words)}; {formats.points_interval(min(changes), max(changes))} pp"
+
+
+def _listed(targets: Sequence[str]) -> str:
+    return f" ({', '.join(targets)})" if targets else ""
+
+
+def _terms_in_words(result: RunResult) -> list[str]:
+    """Return a sentence on what the variants learned from, where that is not the same for all."""
+    groups: dict[str, list[str]] = {}
+    for variant in variants_of(result):
+        arms = arms_of(result, variant)
+        if any(arm.control_of is None for arm in arms):
+            groups.setdefault(information_words(arms[0].information), []).append(variant)
+    if len(groups) < 2:
+        return []
+    parts = [f"{', '.join(names)}: {learned}" for learned, names in groups.items()]
+    return [f"The arms are not on equal terms, each used for a target: {'; '.join(parts)}."]
