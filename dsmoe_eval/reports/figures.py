@@ -277,11 +277,12 @@ def leaderboard_plot(forest: Forest, path: Path) -> None:
     for row in forest.rows:
         place += 1.0 if row.group == group else 1.6
         group = row.group
-        reach = [[100 * (row.value - row.low)], [100 * (row.high - row.value)]]
+        scale = forest.unit.factor
+        reach = [[scale * (row.value - row.low)], [scale * (row.high - row.value)]]
         filled = row.kind in ("good", "mark")
         colour, inside = ("C0", "C0") if filled else ("0.4", "white")
         axis.errorbar(
-            [100 * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside
+            [scale * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside
         )
         places.append(place)
     axis.axvline(0, color="black", linewidth=1)

@@ -16,7 +16,8 @@ from .run_arms import run_facets
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
-from .run_pictures import FIGURES, draw, pictures
+from .run_outcomes import outcome_sections, primary_words
+from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
 from .run_tables import by_domain, details, domain_details
@@ -42,7 +43,12 @@ def _write(folder: RunFolder, result: RunResult, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
     shown = draw(folder, result, target)
-    said = _sentences(folder, result) | _tables(result) | {"root_hash": folder.root_hash}
+    sections = draw_outcomes(outcome_sections(result), target)
+    said = (
+        _sentences(folder, result)
+        | _tables(result)
+        | {"outcomes": sections, "root_hash": folder.root_hash}
+    )
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
@@ -57,6 +63,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "command": command,
         "command_remark": remark,
         "result": result,
+        "primary_words": primary_words(result),
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),

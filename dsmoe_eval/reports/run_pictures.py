@@ -18,6 +18,7 @@ from . import figures
 from .figures import Shifts
 from .page import Picture, embed
 from .run_arms import shown_arms
+from .run_outcomes import OutcomeSection
 
 
 class IdentificationScores(TypedDict):
@@ -83,6 +84,14 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
         figures.routing_shift(shifts, layers, to / "routing.png")
         shown.append("routing.png")
     return shown
+
+
+def draw_outcomes(sections: list[OutcomeSection], to: Path) -> list[OutcomeSection]:
+    """Draw the plots of each outcome, and return the sections."""
+    for section in sections:
+        for forest in section.forests:
+            figures.leaderboard_plot(forest, to / f"{forest.id}.png")
+    return sections
 
 
 def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:

@@ -1,6 +1,7 @@
 """A whole run with held-out text, whose primary outcome is the log-probability."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_suite
+from dsmoe_eval.reports.render import render
+from dsmoe_eval.reports.run_outcomes import outcome_sections, primary_words
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs import run
 from dsmoe_eval.runs.tuning import Tuned
@@ -100,3 +103,20 @@ def test_a_primary_outcome_that_a_task_lacks_is_refused(tmp_path):
     with pytest.raises(UserError, match="gold_logprob needs options, and task lab_arithmetic"):
         run(plan, tmp_path / "out", limit=2, device="cpu", console=QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_both_pages_have_a_section_of_each_outcome_and_its_plots(finished, tmp_path):
+    report = render(finished.folder, tmp_path / "report")
+    text, html = report.read_text(), (report.parent / "index.html").read_text()
+    words = primary_words(finished.result)
+    assert words in html
+    assert text.index(words) < text.index("The score, secondary in this plan")
+    for section in outcome_sections(finished.result):
+        assert f"## {section.title}" in text
+        assert f"<h2>{section.title}</h2>" in html
+        for forest in section.forests:
+            assert f"({forest.id}.png)" in text
+            assert (report.parent / f"{forest.id}.png").is_file()
+            assert f'id="{forest.id}"' in html
+    assert re.search(r"broken line: the margin, -0\.02 bits per byte", html)
+    assert "- By score (secondary): sham equals base" in text
