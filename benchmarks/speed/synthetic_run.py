@@ -19,11 +19,11 @@ import yaml
 from dsmoe_eval.cards import Plan, Suite, Task
 from dsmoe_eval.files import write_json
 from dsmoe_eval.results import RunFolder
-from dsmoe_eval.results.arms import Information
 from dsmoe_eval.results.cells import Identity, answer_rates
 from dsmoe_eval.results.comparisons import ArmCells
 from dsmoe_eval.results.folder import open_folder
 from dsmoe_eval.results.outcome_comparisons import compare_run
+from dsmoe_eval.results.terms import Information
 from dsmoe_eval.tasks.leakage import Leakage, Overlap
 from dsmoe_eval.variants import BASE, get_variant
 
@@ -35,7 +35,6 @@ _PROBE = {
     "null_max_difference": 0.0, "logit_max_change": 2.5, "selection_changed": 0.25,
     "weight_max_change": 0.5, "active_experts": 2, "tokens": 512,
 }  # fmt: skip
-_INFORMATION = Information(texts=40, answers=30, parameters=0, settings=2, domain_named=False)
 _TRAINING = {"rank": 8, "lora_alpha": 16.0, "learning_rate": 5e-4, "epochs": 2, "batch_size": 8}
 
 
@@ -113,7 +112,7 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
             settings=_settings(name),
             profile=None if name == "sft-lora" else _digest("profile", name, target, spec.seed),
             cells={task.name: cells.of(name, target, task) for task in suite.tasks_for(target)},
-            information=_INFORMATION,
+            information=_information(name),
         )
         for target in spec.targets
         for name in spec.variants
@@ -170,6 +169,17 @@ def _leakage(spec: Spec) -> Leakage:
     return Leakage({"test": spec.items * len(spec.domains)}, overlaps, allowed)
 
 
+def _information(name: str) -> Information:
+    trained = name == "sft-lora"
+    return Information(
+        texts=0 if trained else 40,
+        answers=20,
+        parameters=1000 if trained else 0,
+        settings=0 if trained else 9,
+        domain_named=False,
+    )
+
+
 def _settings(name: str) -> dict[str, Any]:
     if name == "sft-lora":
         return dict(_TRAINING)
@@ -221,7 +231,7 @@ class _Cells:
                     "identity": asdict(identity),
                     "probe": _probe(identity.variant) if steered else None,
                     "items": len(rows),
-                    "prompt_tokens": 20.0,
+                    "prompt_tokens": 12.0,
                     **figures,
                 },
             )

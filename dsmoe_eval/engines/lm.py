@@ -95,10 +95,6 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """The random seed for tasks that request sampling."""
         return self._seed
 
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a prompt, with the special tokens before it."""
-        return len(self._encoder.encode(text))
-
     @property
     def uses_chat_template(self) -> bool:
         """Whether questions are put into the tokenizer's chat template."""

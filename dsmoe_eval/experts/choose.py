@@ -130,8 +130,9 @@ def matched_experts(
     """Draw one random expert per chosen expert, in the same layer and with similar exposure.
 
     It is drawn from the layer's other experts whose exposure is within `MATCH_TOLERANCE` of the
-    chosen expert's; if there is none, the nearest is used. Its score is its exposure. It is
-    deactivated if its chosen expert is.
+    chosen expert's; if these are fewer than the number of the draw, from so many nearest ones:
+    the draws of a placebo must be able to differ. Its score is its exposure. It is deactivated if
+    its chosen expert is.
 
     Args:
         chosen: the experts to be matched.
@@ -153,7 +154,9 @@ def matched_experts(
             raise ValueError(f"layer {target.layer} has no expert left to match {target.expert}")
         gaps = np.abs(row[free] - row[target.expert])
         near = np.flatnonzero(gaps <= MATCH_TOLERANCE * row[target.expert])
-        pick = free[int(generator.choice(near) if len(near) else gaps.argmin())]
+        if len(near) < draw:
+            near = np.argsort(gaps, kind="stable")[:draw]
+        pick = free[int(generator.choice(near))]
         taken.add((target.layer, pick))
         update = {"expert": pick, "score": float(row[pick])}
         matched.append(target.model_copy(update=update))

@@ -66,8 +66,10 @@ def _sums(found: CostEstimate) -> Table:
     table.add_row("controls", describe_controls(variants))
     table.add_row("targets", ", ".join(found.targets))
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")
-    cost = f"{found.control_cells:,} of these cells, {found.control_tokens / 1e6:,.1f} M tokens"
-    table.add_row("of controls", cost)
+    tokens = (
+        f"{found.control_tokens / 1e6:,.1f} M" if found.control_tokens else "an unknown number of"
+    )
+    table.add_row("of controls", f"{found.control_cells:,} of these cells, {tokens} tokens")
     table.add_row("tuning", f"{found.tuning_answers:,} answers")
     least = "" if found.complete else " of the tasks whose prompts are known"
     table.add_row("tokens", f"{found.tokens / 1e6:,.1f} M{least}, every answer at its longest")

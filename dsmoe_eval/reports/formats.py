@@ -81,7 +81,7 @@ def score(value: float, *interval: float) -> str:
 
 
 def to(before: float, after: float) -> str:
-    """Format two numbers as a change from one to the other, with one decimal."""
+    """Write two numbers as a change from one to the other, with one decimal."""
     return f"{before:.1f} to {after:.1f}"
 
 

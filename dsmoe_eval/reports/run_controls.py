@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..results.arms import Arm, Information, Matching, Settings
+from ..results.arms import Arm, Settings
 from ..results.paired import Paired
 from ..results.schema import RunResult
+from ..results.terms import Information, Matching
 from ..variants import controls_for, get_variant
 from . import formats
 from .run_arms import (
@@ -144,7 +145,7 @@ def _mismatch(matching: Matching) -> str:
     total = "" if matching.total is None else f"; in sum they have {matching.total:+.0%}"
     return (
         f"{matching.outside} of {matching.experts} random experts differ by more than 10 % in "
-        f"exposure from the experts that they stand for, the most by {largest}{total}."
+        f"exposure from the experts that they replace, the most by {largest}{total}."
     )
 
 

@@ -103,42 +103,41 @@ def _caption(result: RunResult, own: OutcomeResult) -> str:
     )
 
 
+def _of(
+    place: str,
+    title: str,
+    value: Callable[[OutcomeDifference], Value | None],
+    show: Callable[..., str] = str,
+    path: str = "",
+) -> Figure[_Row]:
+    def read(row: _Row) -> Value | None:
+        own: OutcomeDifference | None = getattr(row.result, place)
+        return None if own is None else value(own)
+
+    return Figure(title, read, show, lambda row: row.source(f"{place}.{path or title}"), blank="-")
+
+
 def _arms_table(result: RunResult, name: str, rows: list[_Row]) -> Table:
     level = result.significance_level
-
-    def of(
-        place: str,
-        title: str,
-        value: Callable[[OutcomeDifference], Value | None],
-        show: Callable[..., str] = str,
-        path: str = "",
-    ) -> Figure[_Row]:
-        def read(row: _Row) -> Value | None:
-            own: OutcomeDifference | None = getattr(row.result, place)
-            return None if own is None else value(own)
-
-        return Figure(
-            title, read, show, lambda row: row.source(f"{place}.{path or title}"), blank="-"
-        )
 
     figures: tuple[Figure[_Row], ...] = (
         words("variant", lambda row: row.arm.variant),
         words("target", lambda row: row.arm.target),
-        of("target", "n", lambda own: own.n),
-        of("target", "base", lambda own: own.level_a, _level, "level_a"),
-        of("target", "variant's", lambda own: own.level_b, _level, "level_b"),
-        of("target", "gain", lambda own: (own.gain, _sign(own, level)), _gain),
-        of("target", "95 % interval", _interval_or_none, _ends, "ci95"),
-        of("target", "p", lambda own: own.p_value, formats.p_value, "p_value"),
-        of("target", "p (Holm)", lambda own: otherwise(own.p_adjusted, "no claim"),
+        _of("target", "n", lambda own: own.n),
+        _of("target", "base", lambda own: own.level_a, _level, "level_a"),
+        _of("target", "variant's", lambda own: own.level_b, _level, "level_b"),
+        _of("target", "gain", lambda own: (own.gain, _sign(own, level)), _gain),
+        _of("target", "95 % interval", _interval_or_none, _ends, "ci95"),
+        _of("target", "p", lambda own: own.p_value, formats.p_value, "p_value"),
+        _of("target", "p (Holm)", lambda own: otherwise(own.p_adjusted, "no claim"),
            formats.p_value, "p_adjusted"),
-        of("target", "smallest effect", lambda own: otherwise(own.mde80, "none"), _level, "mde80"),
-        of("non_targets", "non-target n", lambda own: own.n, str, "n"),
-        of("non_targets", "non-target gain", lambda own: own.gain, _signed, "gain"),
-        of("non_targets", "one-sided bound", _bound, _signed, "non_inferiority.lower_bound"),
-        of("non_targets", "non-inferior", lambda own: "yes" if own.non_inferior else "not shown",
+        _of("target", "smallest effect", lambda own: otherwise(own.mde80, "none"), _level, "mde80"),
+        _of("non_targets", "non-target n", lambda own: own.n, str, "n"),
+        _of("non_targets", "non-target gain", lambda own: own.gain, _signed, "gain"),
+        _of("non_targets", "one-sided bound", _bound, _signed, "non_inferiority.lower_bound"),
+        _of("non_targets", "non-inferior", lambda own: "yes" if own.non_inferior else "not shown",
            str, "non_inferiority.p_value"),
-        of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, level)), _gain,
+        _of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, level)), _gain,
            "gain"),
         words("test", lambda row: "-" if row.result.target is None else row.result.target.test),
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..results.arms import Arm
 from ..results.schema import RunResult
 from .page import Forest, Interval, Plane, Point
@@ -30,24 +32,6 @@ def forests(result: RunResult) -> tuple[Forest, ...]:
         _interval(non_target_part(arm), f"all else, steered for {arm.target}", level, mark)
         for arm, mark in ((arm, "mark" if is_non_inferior(arm) else "") for arm in ordered)
     )
-    over = tuple(
-        _interval(
-            Part(arm, "over placebo", "over_placebo", arm.over_placebo),
-            f"{arm.target}, over its placebo",
-            level,
-            "good" if is_gain(arm.over_placebo, level) else "",
-        )
-        for arm in ordered
-        if arm.over_placebo is not None
-    )
-    placebo = Forest(
-        "forest-placebo",
-        "What it changed beyond its placebo: random experts of the same layers and exposure.",
-        "The mean of the placebo's draws on the same items. A filled dot is a gain that stands "
-        "after Holm's correction.",
-        "target score less its placebo's, percentage points",
-        over,
-    )
     return (
         Forest(
             "forest-target",
@@ -65,8 +49,31 @@ def forests(result: RunResult) -> tuple[Forest, ...]:
             rest,
             result.margin,
         ),
-        *([placebo] if over else []),
+        *_over_placebo(ordered, level),
     )
+
+
+def _over_placebo(arms: Sequence[Arm], level: float) -> Iterator[Forest]:
+    """Yield the plot of gains over placebo, if there are any."""
+    rows = [
+        _interval(
+            Part(arm, "over placebo", "over_placebo", arm.over_placebo),
+            f"{arm.target}, over its placebo",
+            level,
+            "good" if is_gain(arm.over_placebo, level) else "",
+        )
+        for arm in arms
+        if arm.over_placebo is not None
+    ]
+    if rows:
+        yield Forest(
+            "forest-placebo",
+            "What it changed beyond its placebo: random experts of the same layers and exposure.",
+            "The mean of the placebo's draws on the same items. A filled dot is a gain that stands "
+            "after Holm's correction.",
+            "target score less its placebo's, percentage points",
+            tuple(rows),
+        )
 
 
 def _interval(part: Part, group: str, level: float, kind: str) -> Interval:

@@ -25,6 +25,7 @@ from .paired import (
     pool,
     tokens_ratio,
 )
+from .terms import Information, Line, Matching
 
 OVER = ("over_placebo", "specificity", "over_prompt")
 """The names of an arm's comparisons with other arms, on its target."""
@@ -158,47 +159,6 @@ class Generalization:
     def over_prompt(self) -> Paired | None:
         """The comparison with naming the domain in the prompt; None where there is none."""
         return self.arm.over_prompt
-
-
-class Information(Record):
-    """What an arm learned from; arms are on equal terms only where these are equal.
-
-    Attributes:
-        texts: number of documents, without answers, by which it was identified.
-        answers: number of answered questions by which it was tuned or trained.
-        parameters: number of trained parameters.
-        settings: number of settings that tuning tried.
-        domain_named: whether the model is given the domain's name.
-    """
-
-    texts: Number
-    answers: Number
-    parameters: Number
-    settings: Number
-    domain_named: bool
-
-
-class Matching(Record):
-    """How near the exposure of random experts is to that of the experts that they stand for.
-
-    Attributes:
-        experts: number of random experts.
-        outside: number of them whose exposure differs by more than 10 %.
-        largest: the largest relative difference of a pair; None where the chosen expert has no
-            exposure.
-        total: the relative difference of the sums; None likewise.
-    """
-
-    experts: Number
-    outside: Number
-    largest: float | None
-    total: float | None
-
-
-class Line(Record):
-    """The settings of an arm that names a domain: the line before each prompt."""
-
-    line: str
 
 
 class Settings(Record):

@@ -56,7 +56,7 @@ class Adjusted:
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
     """Return the adjusted p-values of every arm; null arms claim nothing, and are in no family.
 
-    Controls are a family of their own: more controls must not make an arm's claims harder.
+    Controls are a separate family: more controls must not make an arm's claims harder.
     """
 
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:

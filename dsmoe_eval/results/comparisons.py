@@ -9,11 +9,9 @@ from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from ..cards import ExpertSource, Plan, Suite, Variant
-from ..errors import UserError
 from ..stats import (
     NonInferiority,
     PairedResult,
@@ -25,13 +23,15 @@ from ..stats import (
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
-from .arms import Arm, Information, Line, Probe, Settings, Training
-from .cells import answer_rates, read_cell, read_samples
+from .arms import Arm, Probe, Settings, Training
+from .cells import read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
-from .paired import Answers, Domain, Paired, Pooled, Rates, WholeAnswers
+from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
+from .pairing import columns_of, compare_answers, pair_items
 from .schema import SCHEMA_VERSION, Base, Leakage, Model, RunResult
+from .terms import Information, Line
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
@@ -183,17 +183,17 @@ def _over_controls(
     name = suite.target_task(arm.target).name
     after = read(arm.cells[name])
     # Base's score cancels: the gain over base less that of the control.
-    pairs = [_columns(pair_items(read(one.cells[name]), after, name)) for one in controls]
+    pairs = [columns_of(pair_items(read(one.cells[name]), after, name)) for one in controls]
     _, scores, clusters = pairs[0]
     return compare_with_draws(np.stack([a for a, _, _ in pairs]), scores, clusters)
 
 
 def _compare(paired: pd.DataFrame) -> PairedResult:
-    return compare_paired(*_columns(paired))
+    return compare_paired(*columns_of(paired))
 
 
 def _held(paired: pd.DataFrame, plan: Plan) -> NonInferiority:
-    a, b, clusters = _columns(paired)
+    a, b, clusters = columns_of(paired)
     return non_inferiority(a, b, plan.margin, plan.significance_level / 2, clusters)
 
 
@@ -207,7 +207,8 @@ def _arm_row(
     paired: Mapping[str, pd.DataFrame],
 ) -> Arm:
     target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
-    probe = read_cell(folder, arm.cells[target])["probe"]
+    cell = read_cell(folder, arm.cells[target])
+    probe = cell["probe"]
     return Arm(
         variant=arm.variant.name,
         target=arm.target,
@@ -234,10 +235,7 @@ def _arm_row(
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
         information=arm.information,
-        prompt_tokens=(
-            read_cell(folder, base[target])["prompt_tokens"],
-            read_cell(folder, arm.cells[target])["prompt_tokens"],
-        ),
+        prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
     )
 
 
@@ -268,51 +266,3 @@ def _tested(result: PairedResult, p_adjusted: float | None) -> dict[str, object]
 def _non_inferiority(held: NonInferiority) -> StoredNonInferiority:
     bound = -1.0 if math.isnan(held.lower_bound) else held.lower_bound
     return StoredNonInferiority(lower_bound=bound, p_value=held.p_value)
-
-
-def pair_items(base: pd.DataFrame, other: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Pair the rows of base, or of a control, with those of another variant on the same items.
-
-    Returns:
-        One row per item; the columns of the first with suffix `_a`, of the second with `_b`.
-
-    Raises:
-        UserError: an item is on one side only, which must not happen within one run.
-    """
-    merged = base.merge(
-        other, on="item", how="outer", suffixes=("_a", "_b"), validate="one_to_one", indicator=True
-    )
-    alone = int((merged["_merge"] != "both").sum())
-    if alone:
-        raise UserError(f"task {task!r}: {alone} item(s) were answered by one variant only")
-    return merged
-
-
-def compare_answers(paired: pd.DataFrame) -> Answers | None:
-    """Return the rates of generated answers; None where nothing was generated."""
-    generated = paired[paired["tokens_a"].str.len() > 0]
-    if generated.empty:
-        return None
-    a, b = (Rates.model_validate(answer_rates(generated, f"_{side}")) for side in "ab")
-    whole = generated[_is_whole(generated, "a") & _is_whole(generated, "b")]
-    delta = float((whole["score_b"] - whole["score_a"]).mean()) if len(whole) else None
-    return Answers(
-        a=a,
-        b=b,
-        n=len(generated),
-        count=int(generated["tokens_a"].str.len().sum()),
-        both_whole=WholeAnswers(n=len(whole), delta=delta),
-    )
-
-
-def _is_whole(generated: pd.DataFrame, side: str) -> pd.Series[bool]:
-    return ~(generated[f"truncated_{side}"].map(np.any) | generated[f"invalid_{side}"].map(np.any))
-
-
-Column = NDArray[np.generic]
-
-
-def _columns(paired: pd.DataFrame) -> tuple[Column, Column, Column]:
-    """Return the scores of the two variants and the items' clusters, each of shape (items,)."""
-    a, b, clusters = (paired[name].to_numpy() for name in ("score_a", "score_b", "cluster_a"))
-    return a, b, clusters

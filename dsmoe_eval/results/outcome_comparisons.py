@@ -29,9 +29,10 @@ from ..stats import (
 )
 from ..tasks.leakage import Leakage
 from .cells import read_samples
-from .comparisons import ArmCells, compare_arms, controls_of, naming_arm, pair_items
+from .comparisons import ArmCells, compare_arms, controls_of, naming_arm
 from .folder import RunFolder
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
+from .pairing import pair_items
 from .schema import RunResult
 
 _COLUMNS: Mapping[Continuous, tuple[str, ...]] = {

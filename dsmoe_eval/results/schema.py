@@ -23,7 +23,7 @@ FAMILIES = {
 }
 """The families of claims, each adjusted by Holm at the plan's significance level.
 
-Controls are a family of their own, so that more of them do not make an arm's claims harder.
+Controls are a separate family, so that more of them do not make an arm's claims harder.
 """
 
 Plain = Annotated[str, Field(min_length=1, max_length=200)]

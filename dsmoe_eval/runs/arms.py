@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..cards import Plan, Suite, Variant
 from ..registry import load_suite
-from ..results.arms import Information
+from ..results.terms import NOTHING, Information
 from ..steering import Profile
 from ..variants import BASE, Settings, planned_variant, with_controls
 from .plan_checks import check_plan
@@ -45,10 +45,6 @@ class PlannedArm:
     def tuned(self) -> PlannedArm:
         """The arm that is tuned: this one, or the one that it controls."""
         return self.control_of or self
-
-
-NOTHING = Information(texts=0, answers=0, parameters=0, settings=0, domain_named=False)
-NAMED_DOMAIN = NOTHING.model_copy(update={"domain_named": True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _about(task: LoadedTask) -> dict[str, object]:
 def _prompt_tokens(lm: EngineLM, task: LoadedTask) -> float:
     """Return the mean number of tokens of an item's prompts, each different prompt counted once."""
     prompts = {(request.doc_id, str(request.args[0])) for request in task.requests}
-    return sum(lm.count_tokens(text) for _, text in prompts) / len(task.items)
+    return sum(len(lm.tok_encode(text)) for _, text in prompts) / len(task.items)
 
 
 def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:

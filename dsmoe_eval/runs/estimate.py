@@ -147,12 +147,10 @@ def estimate(
     claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
     tasks = _tasks(planned, level, limit, data)
-    asked = [planned.base_tasks, *(arm.tasks for arm in arms)]
-    cells = Counter(name for names in asked for name in names)
-    tried = _tried(planned)
-    answers = Counter({name: _answers(tasks[name], "test", times) for name, times in cells.items()})
-    tuning = Counter({name: _answers(tasks[name], "tuning", t) for name, t in tried.items()})
+    cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
+    answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
+    tuning = _counted(tasks, "tuning", _tried(planned))
     counts = {name: answers[name] + tuning[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
@@ -169,9 +167,7 @@ def estimate(
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
         control_cells=controls.total(),
-        control_tokens=_tokens(
-            tasks, {name: _answers(tasks[name], "test", controls[name]) for name in tasks}
-        ),
+        control_tokens=_tokens(tasks, of_controls),
         models=tuple(
             _model(name, plan, tasks, counts, limit)
             for name in models or plan.models or (plan.model,)
@@ -189,8 +185,12 @@ def _tried(planned: PlannedRun) -> Counter[str]:
     return times
 
 
-def _answers(task: TaskEstimate, stage: StageSplit, times: int) -> int:
-    return int(getattr(task, stage)) * task.samples * times
+def _counted(
+    tasks: Mapping[str, TaskEstimate], stage: StageSplit, times: Counter[str]
+) -> Counter[str]:
+    """Count the answers to each task's items of a stage, each item answered `times` times."""
+    items = {name: int(getattr(task, stage)) for name, task in tasks.items()}
+    return Counter({name: items[name] * tasks[name].samples * times[name] for name in tasks})
 
 
 def _tasks(

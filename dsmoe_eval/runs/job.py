@@ -96,12 +96,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
         )
-        for task in (*tuning.values(), *test.values()):
-            check_context_length(task, lm)
-        for arm in planned.arms:
-            if arm.preamble is not None:
-                for name in arm.tasks:
-                    check_context_length(with_preamble(test[name], arm.preamble), lm)
+        _check_lengths(planned, tuning, test, lm)
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
         fixed |= _decoding(engine, used)
@@ -120,6 +115,20 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         leakage=leakage,
         close=close,
     )
+
+
+def _check_lengths(
+    planned: PlannedRun,
+    tuning: Mapping[str, LoadedTask],
+    test: Mapping[str, LoadedTask],
+    lm: EngineLM,
+) -> None:
+    """Check that all prompts fit, also those after a line that names a domain."""
+    lines = {(name, arm.preamble) for arm in planned.arms if arm.preamble for name in arm.tasks}
+    for task in (*tuning.values(), *test.values()):
+        check_context_length(task, lm)
+    for name, line in sorted(lines):
+        check_context_length(with_preamble(test[name], line), lm)
 
 
 def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:

@@ -25,11 +25,11 @@ from ..experts import (
 from ..log import note
 from ..models import LoadedModel
 from ..progress import Steps, counted_as
-from ..results.arms import Information
+from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, build_profile, variant_experts
-from .arms import NAMED_DOMAIN, PlannedArm, PreparedArm
+from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json, identification_source
 from .job import Job
 from .tuning import Scores, Tuned, tune
@@ -231,7 +231,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
 def _matching(
     job: Job, counts: RoutingCounts, arm: PlannedArm, chosen: Settings, profile: Profile
 ) -> dict[str, object] | None:
-    """Compare a placebo's experts with those that they stand for; None for other arms."""
+    """Compare a placebo's experts with those that they replace; None for other arms."""
     if arm.variant.expert_source != "random_matched":
         return None
     of_method = arm.variant.model_copy(update={"expert_source": "method"})

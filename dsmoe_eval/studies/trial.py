@@ -28,8 +28,8 @@ from ..errors import UserError
 from ..experts import RoutingCounts, get_method
 from ..progress import progress_bar
 from ..results.cells import read_samples
-from ..results.comparisons import pair_items
 from ..results.finished import FinishedRun, read_finished
+from ..results.pairing import pair_items
 from ..runs.identification import identification_source
 from ..runs.job import Job
 from ..runs.run import logged, run_job

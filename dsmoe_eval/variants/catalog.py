@@ -208,7 +208,7 @@ def controls_for(
 ) -> tuple[Variant, ...]:
     """Return the controls that are the variant with other experts, draw by draw.
 
-    A control of the same arm with another intervention, such as `suppress`, has its own ones.
+    A control of the same arm with another intervention, such as `suppress`, has other ones.
 
     Args:
         variant: the arm.

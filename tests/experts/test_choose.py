@@ -13,10 +13,12 @@ from dsmoe_eval.experts import (
     choose_experts,
     count_routing,
     exposure,
+    exposure_gaps,
     matched_experts,
     signed_experts,
     smallest_sets,
 )
+from dsmoe_eval.steering import ChosenExpert
 
 from .conftest import random_pass
 
@@ -149,3 +151,24 @@ def test_the_authors_scores_and_threshold_give_the_authors_experts(domain, real_
     ours = smallest_sets(scores, layers, share)
     for layer, experts in theirs.items():
         assert [one.expert for one in ours if one.layer == int(layer)] == experts
+
+
+def test_a_further_draw_can_differ_where_one_expert_alone_is_near():
+    exposure = np.array([[0.50, 0.52, 0.90, 0.40, 0.10]])
+    chosen = best_experts(np.array([[2.0, 0, 0, 0, 0]]), (0,), 1)
+    first = {matched_experts(chosen, exposure, (0,), seed)[0].expert for seed in range(20)}
+    second = {matched_experts(chosen, exposure, (0,), seed, 2)[0].expert for seed in range(20)}
+    third = {matched_experts(chosen, exposure, (0,), seed, 3)[0].expert for seed in range(40)}
+    assert (first, second, third) == ({1}, {1, 3}, {1, 3, 2})  # the one, two and three nearest
+
+
+def test_exposure_gaps_are_relative_and_in_order():
+    exposure = np.array([[0.50, 0.40], [0.0, 0.3]])
+    chosen = [ChosenExpert(layer=4, expert=0, score=1), ChosenExpert(layer=7, expert=1, score=1)]
+    matched = [ChosenExpert(layer=4, expert=1, score=1), ChosenExpert(layer=7, expert=1, score=1)]
+    gaps, total = exposure_gaps(chosen, matched, exposure, (4, 7))
+    assert gaps == pytest.approx([-0.2, 0.0])
+    assert total == pytest.approx((0.7 - 0.8) / 0.8)
+    gaps, _ = exposure_gaps([chosen[1].model_copy(update={"expert": 0})], matched[1:], exposure,
+                            (4, 7))  # fmt: skip
+    assert np.isinf(gaps[0])

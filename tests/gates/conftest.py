@@ -51,6 +51,15 @@ def arm(variant, target):
         ],
         "over_placebo": over,
         "specificity": copy.deepcopy(over),
+        "over_prompt": copy.deepcopy(over),
+        "information": {
+            "texts": 9,
+            "answers": 8,
+            "parameters": 0,
+            "settings": 3,
+            "domain_named": False,
+        },
+        "prompt_tokens": [12.0, 12.0],
     }
     if variant == "sham":
         for one in (row["target_result"], *row["domains"]):

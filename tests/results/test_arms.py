@@ -8,6 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from dsmoe_eval.results.arms import Arm
 from dsmoe_eval.results.paired import Domain, Levels, NonInferiority, Paired, Pooled, Rates
+from dsmoe_eval.results.terms import NOTHING
 from dsmoe_eval.stats import claim, compare_paired, non_inferiority
 
 LEVELS = Levels(significance_level=0.05, margin=0.02)
@@ -44,7 +45,8 @@ def arm_of(target, others, answers=None, domains=None):
         cells=dict.fromkeys(("math_task", *others), "0" * 16),
         target_result=Paired(**stored(target, answers)),
         non_targets=Pooled(**(figures_of(pool, 1.0)[1] | held(pool))),
-        domains=tuple(rows), over_placebo=None, specificity=None,
+        domains=tuple(rows), over_placebo=None, specificity=None, over_prompt=None,
+        information=NOTHING, prompt_tokens=(1.0, 1.0),
     )  # fmt: skip
     arm.judge(LEVELS)
     return arm

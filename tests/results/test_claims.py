@@ -5,6 +5,7 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from dsmoe_eval.registry import load_plan
+from dsmoe_eval.results.arms import OVER
 from dsmoe_eval.results.claims import Contrasts, adjust
 from dsmoe_eval.results.schema import FAMILIES
 from dsmoe_eval.stats import compare_paired, non_inferiority
@@ -30,6 +31,7 @@ def contrasts(name, target, others, placebo=None):
         held=tuple(non_inferiority(*scores, PLAN.margin) for scores in others),
         placebo=placebo,
         wrong=None,
+        prompt=None,
     )
 
 
@@ -54,11 +56,12 @@ def test_families_are_those_of_the_plan(arms):
     assert (found[0].target, found[0].pooled, found[0].placebo) == (None, None, None)
     assert found[0].domains == (None, None, None)
     for name in ("target", "pooled"):
-        adjusted = [getattr(one, name) for one in found[1:]]
-        assert adjusted == pytest.approx(holm([getattr(arm, name) for arm in arms[1:]]))
+        for family in ((1, 3), (2,)):  # the arms, and the control
+            adjusted = [getattr(found[place], name) for place in family]
+            assert adjusted == pytest.approx(holm([getattr(arms[p], name) for p in family]))
     placebo = [found[place].placebo for place in (1, 3)]
     assert placebo == pytest.approx(holm([arms[place].placebo for place in (1, 3)]))
     assert found[2].placebo is found[1].wrong is None
     for arm, one in zip(arms[1:], found[1:], strict=True):
         assert list(one.domains) == pytest.approx(holm(arm.domains))
-    assert set(FAMILIES) == {"target", "non_target", "domains", "over_placebo", "specificity"}
+    assert set(FAMILIES) == {"target", "non_target", "domains", *OVER}

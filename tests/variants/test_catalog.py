@@ -5,7 +5,7 @@ import pytest
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import find_card
-from dsmoe_eval.variants import all_variants, control_for, get_variant, own_file
+from dsmoe_eval.variants import all_variants, controls_for, get_variant, own_file, with_controls
 
 
 def test_every_steered_variant_names_a_method_and_an_intervention_that_exist():
@@ -49,14 +49,61 @@ def test_any_method_goes_with_any_intervention():
 def test_a_control_does_the_same_with_other_experts():
     among = all_variants().values()
     arm = get_variant("contrast")
-    assert (
-        control_for(arm, "random_matched", among).name == "random"
-    )  # not suppress-random, which masks
-    assert control_for(arm, "other_domain", among).name == "wrong-domain"
-    assert control_for(arm, "random_matched", [arm]) is None
-    assert control_for(get_variant("dsmoe"), "random_matched", among) is None
-    named = [get_variant(name) for name in ("npmi+bias+matched", "npmi+bias")]
-    assert control_for(named[1], "random_matched", named) == named[0]
+
+    def names(arm, source, among):
+        return [one.name for one in controls_for(arm, source, among)]
+
+    assert names(arm, "random_matched", among) == ["random"]  # not suppress-random, which masks
+    assert names(get_variant("suppress"), "random_matched", among) == ["suppress-random"]
+    assert names(arm, "other_domain", among) == ["wrong-domain"]
+    assert names(arm, "random_matched", [arm]) == []
+    assert names(get_variant("random"), "random_matched", among) == []
+    assert names(get_variant("dsmoe"), "random_matched", among) == []
+    drawn = ["npmi+bias+matched-2", "npmi+bias+matched", "npmi+bias", "npmi+bias+wrong"]
+    both = [get_variant(name) for name in drawn]
+    assert names(both[2], "random_matched", both) == drawn[1::-1]  # draw by draw
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "draw", "null"),
+    [
+        ("dsmoe+matched", "random_matched", 1, False),
+        ("dsmoe+matched-3", "random_matched", 3, False),
+        ("dsmoe+wrong", "other_domain", 1, False),
+        ("dsmoe+sham", "method", 1, True),
+        ("prompt+wrong", "other_domain", 1, False),
+    ],
+)
+def test_every_arm_has_controls_by_name(name, source, draw, null):
+    control, arm = get_variant(name), get_variant(name.partition("+")[0])
+    assert (control.expert_source, control.draw, control.zero_strength) == (source, draw, null)
+    assert control.control_of == arm.name
+    assert (control.kind, control.method, control.intervention) == (
+        arm.kind, arm.method, arm.intervention
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dsmoe+matched-1", "dsmoe+matched-0", "dsmoe+matched-02", "random+matched", "sft-lora+sham",
+     "dsmoe+matched+matched", "prompt+matched", "prompt+sham", "base+wrong", "nothing+matched"],
+)  # fmt: skip
+def test_what_is_no_arm_has_no_controls(name):
+    with pytest.raises(UserError, match="no variant"):
+        get_variant(name)
+
+
+def test_controls_are_added_for_the_arms_that_lack_them():
+    plan = [get_variant(name) for name in ("base", "prompt", "contrast", "random", "sft-lora")]
+
+    def added(controls, draws=2):
+        return [one.name for one in with_controls(plan, controls, draws)[len(plan) :]]
+
+    assert added("none") == []
+    assert added("placebo", 1) == ["prompt+wrong"]  # random is contrast's
+    assert added("placebo") == ["prompt+wrong", "contrast+matched-2"]
+    assert added("full") == ["prompt+wrong", "contrast+matched-2", "contrast+wrong",
+                             "contrast+sham"]  # fmt: skip
 
 
 OWN = """\

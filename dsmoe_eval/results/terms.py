@@ -1,0 +1,50 @@
+"""The terms on which an arm was compared: what it learned from, and how well it was matched."""
+
+from __future__ import annotations
+
+from .paired import Number, Record
+
+
+class Information(Record):
+    """What an arm learned from; arms are on equal terms only where these are equal.
+
+    Attributes:
+        texts: number of documents, without answers, by which it was identified.
+        answers: number of answered questions by which it was tuned or trained.
+        parameters: number of trained parameters.
+        settings: number of settings that tuning tried.
+        domain_named: whether the model is given the domain's name.
+    """
+
+    texts: Number
+    answers: Number
+    parameters: Number
+    settings: Number
+    domain_named: bool
+
+
+class Matching(Record):
+    """How near the exposure of random experts is to that of the experts that they replace.
+
+    Attributes:
+        experts: number of random experts.
+        outside: number of them whose exposure differs by more than 10 %.
+        largest: the largest relative difference of a pair; None where the chosen expert has no
+            exposure.
+        total: the relative difference of the sums; None likewise.
+    """
+
+    experts: Number
+    outside: Number
+    largest: float | None
+    total: float | None
+
+
+class Line(Record):
+    """The settings of an arm that names a domain: the line before each prompt."""
+
+    line: str
+
+
+NOTHING = Information(texts=0, answers=0, parameters=0, settings=0, domain_named=False)
+NAMED_DOMAIN = NOTHING.model_copy(update={"domain_named": True})
