@@ -17,11 +17,13 @@ from .files import write_text
 from .gates.verdict import Verdict
 from .leaderboards.schema import Entry
 from .results.schema import RunResult
+from .results.stability import StabilityResult
 from .steering import Profile
 
 FOLDER = Path("docs/schemas")
 _FILES: Mapping[str, tuple[type[BaseModel], Literal["validation", "serialization"]]] = {
     "comparisons": (RunResult, "validation"),
+    "stability": (StabilityResult, "validation"),
     "verdict": (Verdict, "serialization"),
     "profile": (Profile, "serialization"),
     "leaderboard-entry": (Entry, "validation"),

@@ -110,7 +110,7 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
             variant=get_variant(name),
             target=target,
             settings=_settings(name),
-            profile=None if name == "sft-lora" else _digest("profile", name, target, spec.seed),
+            profile=_profile(spec, name, target),
             cells={task.name: cells.of(name, target, task) for task in suite.tasks_for(target)},
             information=_information(name),
         )
@@ -279,12 +279,18 @@ def _probe(variant: str) -> dict[str, Any]:
 def _cell_identity(spec: Spec, variant: str, target: str | None, domain: str) -> Identity:
     return Identity(
         model=spec.model, fingerprint=spec.fingerprint, variant=variant, target=target,
-        profile=None, adapter=None, dtype="float32", device="cpu", experts_implementation="eager",
+        profile=_profile(spec, variant, target), adapter=None,
+        dtype="float32", device="cpu", experts_implementation="eager",
         engine="transformers", engine_settings=(), versions=(("dsmoe-eval", "0.1.0"),),
         batch_tokens=8192, prompt_format="plain", decoding="greedy", ends=(), task=f"{domain}_task",
         task_version=spec.version, few_shot=0, answer_tokens=None, filter=None, metric="acc",
         split="test", items=_digest(domain, spec.items), seed=spec.seed,
     )  # fmt: skip
+
+
+def _profile(spec: Spec, variant: str, target: str | None) -> str | None:
+    steered = target is not None and get_variant(variant).kind == "steered"
+    return _digest("profile", variant, target, spec.seed) if steered else None
 
 
 def _questions(spec: Spec, domain: str) -> pd.DataFrame:

@@ -6,7 +6,17 @@ Cards are immutable, and an unknown key is an error.
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
 from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
-from .plans import ExpertSource, Identification, Kind, Plan, Sft, Stability, Tuning, Variant
+from .plans import (
+    ExpertSource,
+    Identification,
+    Kind,
+    Plan,
+    ResidualTuning,
+    Sft,
+    Stability,
+    Tuning,
+    Variant,
+)
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
 
@@ -24,6 +34,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Published",
+    "ResidualTuning",
     "RoutingRule",
     "Rule",
     "Sft",

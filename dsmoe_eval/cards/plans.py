@@ -62,22 +62,48 @@ class Variant(Card):
     @property
     def is_tuned(self) -> bool:
         """Whether settings, such as the strength, are chosen on the tuning split."""
-        return self.kind in ("steered", "residual") and self.control_of is None
+        return self.has_profile and self.control_of is None
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether the model is steered by a profile: of experts, or of vectors."""
+        return self.kind in ("steered", "residual")
+
+
+Depth = Annotated[float, Field(ge=0, le=1)]
+Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
+
+class ResidualTuning(Card):
+    """The settings to try for `residual`: every depth with every strength.
+
+    Attributes:
+        depths: depth in the model, from 0, the first decoder layer, to 1, the last; a list of
+            depths is one setting that steers several layers.
+        strengths: factors of the vector; 1 is the difference of means.
+    """
+
+    depths: Annotated[
+        tuple[Depth | Annotated[tuple[Depth, ...], Field(min_length=1)], ...], Field(min_length=1)
+    ]
+    strengths: Strengths
 
 
 class Tuning(Card):
     """The rule that chooses settings, on the tuning split only.
 
-    Every pair of a number of experts and a strength is tried. The setting with the largest target
-    gain is chosen among those whose non-target change on the tuning split is non-inferior at the
-    plan's margin. Ties go to fewer experts, then to the lower strength. If no setting qualifies,
-    the weakest one is used and the report says so.
+    Every pair of a number of experts and a strength is tried, for `residual` of a depth and a
+    strength. The setting with the largest target gain is chosen among those whose non-target change
+    on the tuning split is non-inferior at the plan's margin. Ties go to fewer experts, to fewer
+    layers, then to the lower strength. If no setting qualifies, the weakest one is used and the
+    report says so.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"experts": "`expert_counts`"}
 
-    expert_counts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    strengths: dict[Kind, Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]]
+    expert_counts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = ()
+    strengths: dict[Kind, Strengths] = Field(default_factory=dict)
+    residual: ResidualTuning | None = None
 
 
 class Identification(Card):

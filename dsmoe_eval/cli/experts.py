@@ -121,6 +121,11 @@ def _intervention(kind: str, strength: float) -> Intervention:
 
     from ..steering.profile import Intervention, InterventionKind
 
+    if kind == "residual":
+        raise UserError(
+            "residual steers by a vector, not by experts; a run with the arm residual writes its "
+            "profile into the folder profiles of the run"
+        )
     try:
         return Intervention.model_validate({"kind": kind, "strength": strength})
     except ValidationError as error:
@@ -141,6 +146,45 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
         if not text:
             raise UserError(f"--marker {one!r} is not TOKEN=COEFFICIENT, such as '<think>=1'")
     return markers or None
+
+
+@main.command("stability")
+@click.argument("model")
+@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@click.option("--domain", required=True, help="Domain whose experts are identified.")
+@click.option("--method", default="dsmoe", show_default=True, help="Method that scores experts.")
+@click.option(
+    "--experts", type=click.IntRange(min=1),
+    help="Number of experts [the method's default, or 1 %].",
+)  # fmt: skip
+@click.option(
+    "--resamples", type=click.IntRange(min=2), default=5, show_default=True,
+    help="Number of resamples of the documents.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@data_option
+@click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@click.option("--device", help="A torch device [the first GPU, else cpu].")
+def stability_command(
+    model: str, suite: str, domain: str, method: str, as_json: bool, **rest: Any
+) -> None:
+    """Measure whether other documents would have chosen other experts of MODEL for a domain.
+
+    Documents are drawn again with replacement, and the experts that each draw chooses are compared.
+    No question is answered; `stability` in a plan measures the spread of gains too.
+    """
+    from ..engines.load import load_engine
+    from ..reports import domain_stability_page
+    from ..runs.identification import identification_suite
+    from ..runs.overlaps import domain_stability
+
+    identification_suite(suite, domain, method)
+    engine = load_engine(model, device=rest.pop("device"))
+    found = domain_stability(engine, suite, domain, method, console=progress_console(), **rest)
+    if as_json:
+        echo(json.dumps(found.to_dict()))
+    else:
+        echo(domain_stability_page(found, domain, method))
 
 
 @main.command("existence")

@@ -1,4 +1,4 @@
-"""Commands about leaderboards: add, build, check, diff."""
+"""Commands about leaderboards: add, build, check, diff, verify."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from .main import main
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
-    from ..leaderboards import Change, Difference
+    from ..leaderboards import Change, Difference, Verified
 
 _root_option = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True,
@@ -28,7 +29,7 @@ _root_option = click.option(
 
 @main.group("leaderboard")
 def leaderboard() -> None:
-    """Store the results of many runs in git: add, render, check and compare them."""
+    """Store the results of many runs in git: add, render, check, verify and compare them."""
 
 
 @leaderboard.command("add")
@@ -108,6 +109,55 @@ def check_command(root: Path, since: str | None, as_json: bool) -> None:
         echo(f"{root}: {len(found)} finding(s)" if found else f"{root}: nothing wrong")
     if found:
         sys.exit(EXIT_FAILED)
+
+
+@leaderboard.command("verify")
+@click.argument(
+    "entries", metavar="ENTRY...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--runs", metavar="DIR", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="A run's folder, or a folder of such folders; may be repeated.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def verify_command(entries: tuple[Path, ...], runs: tuple[Path, ...], as_json: bool) -> None:
+    """Compute every figure of an entry again from the answers in its run.
+
+    ENTRY is a file of a leaderboard, or a folder of such files. The run is known by the root hash
+    of its files, or by its id; its files are checked against its manifest first. Exit code 1 if
+    any figure differs.
+    """
+    from ..leaderboards import verify
+
+    found = verify(entries, runs)
+    if as_json:
+        echo(json.dumps([asdict(one) for one in found], allow_nan=False))
+    else:
+        for one in found:
+            _print_verified(one)
+        echo(_verified_words(found))
+    if any(one.differences for one in found):
+        sys.exit(EXIT_FAILED)
+
+
+def _print_verified(one: Verified) -> None:
+    if one.run is None:
+        echo(f"{one.entry}: run {one.run_id}: NOT CHECKED, no folder that was given holds it")
+        return
+    echo(
+        f"{one.entry}: run {one.run_id}: recomputed {one.figures:,} figures of {one.arms} arms "
+        f"from {one.items:,} answered items in {one.run}; compared {one.facts:,} other values "
+        f"with its files; {len(one.differences)} differ"
+    )
+    for difference in one.differences:
+        echo(f"  {difference}")
+
+
+def _verified_words(found: Sequence[Verified]) -> str:
+    checked = [one for one in found if one.run is not None]
+    wrong = sum(bool(one.differences) for one in checked)
+    words = f"{wrong} of them differ" if wrong else "nothing differs"
+    return f"{len(checked)} of {len(found)} results checked: {words}"
 
 
 @leaderboard.command("diff")

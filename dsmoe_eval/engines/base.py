@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..experts import Document, Observations
+from ..experts import Document, Observations, StreamMeans
 from ..experts.tokenizer import Tokenizer
 from ..models.loading import SaliencyModel
 from ..models.prompt_format import PLAIN, PromptFormat
@@ -154,6 +154,15 @@ class Engine(Protocol):
 
         Raises:
             UserError: the engine does not show the requested values.
+        """
+
+    def mean_streams(
+        self, documents: Sequence[Document], root: Path, advance: Advance
+    ) -> StreamMeans:
+        """Average the residual stream over documents; see `experts.mean_streams`.
+
+        Raises:
+            UserError: the engine does not show the residual stream.
         """
 
     def close(self) -> None:

@@ -17,9 +17,11 @@ from .documents import Document, documents_hash, encode_documents, with_answer
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
+from .resampling import resample_documents
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
+from .streams import StreamMeans, in_phase, mean_streams, sum_streams
 from .usage import encode_batch, expert_usage
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Observations",
     "RoutingCounts",
     "Shape",
+    "StreamMeans",
     "activation_share",
     "all_methods",
     "best_experts",
@@ -47,13 +50,17 @@ __all__ = [
     "exposure",
     "exposure_gaps",
     "get_method",
+    "in_phase",
     "matched_experts",
+    "mean_streams",
     "observe",
     "observe_routed",
     "record_tokens",
+    "resample_documents",
     "sample_tokens",
     "set_similarity",
     "signed_experts",
     "smallest_sets",
+    "sum_streams",
     "with_answer",
 ]

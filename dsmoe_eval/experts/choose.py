@@ -130,7 +130,7 @@ def matched_experts(
     """Draw one random expert per chosen expert, in the same layer and with similar exposure.
 
     It is drawn from the layer's other experts whose exposure is within `MATCH_TOLERANCE` of the
-    chosen expert's; if these are fewer than the number of the draw, from so many nearest ones:
+    chosen expert's; if these are fewer than the number of the draw, from that many nearest ones:
     the draws of a placebo must be able to differ. Its score is its exposure. It is deactivated if
     its chosen expert is.
 

@@ -150,7 +150,7 @@ def _said(row: Paired, where: str) -> tuple[str, str]:
 
 
 def _probes_passed(run: FinishedRun, key: Key) -> Reading:
-    if get_variant(key[0]).kind != "steered":
+    if not get_variant(key[0]).has_profile:
         return Check(True, "nothing is steered")
     probe = run.arms[key].probe
     if probe is None:

@@ -9,12 +9,15 @@ from .checks import check_leaderboards
 from .ranking import rank
 from .schema import Submission
 from .submission import Added, add_run, today
+from .verify import Mismatch, Verified, verify
 
 __all__ = [
     "Added",
     "Change",
     "Difference",
+    "Mismatch",
     "Submission",
+    "Verified",
     "add_run",
     "build",
     "check_leaderboards",
@@ -22,4 +25,5 @@ __all__ = [
     "rank",
     "read_result",
     "today",
+    "verify",
 ]

@@ -98,7 +98,12 @@ def ranking_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
     table = make_table(
         f"ranking-{suite}", caption, figures, others, row_facets, lambda row: not row.trusted
     )
-    base = (_base_row(row, targets) for row in rows if row.variant == BASE)
+    base = (
+        made(row, targets)
+        for row in rows
+        if row.variant == BASE
+        for made in (_base_row, _floor_row)
+    )
     return replace(table, rows=(*table.rows, *base))
 
 
@@ -145,15 +150,18 @@ def _run_words(submitted: SubmittedRun) -> str:
 
 def _base_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
     """Return base's scores, which are no changes."""
-    cells = (
-        Cell("-"),
-        Cell(row.model, source=_model_source(row)),
-        Cell(BASE),
-        Cell(),
-        *(_base_cell(row, target) for target in targets),
-        *(Cell(),) * 4,
-        Cell("base"),
-    )
+    return _row_apart(row, BASE, [_base_cell(row, target) for target in targets])
+
+
+def _floor_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
+    """Return what guessing, or one answer to all items, would get where base has its scores."""
+    return _row_apart(row, "chance; one answer", [_floor_cell(row, target) for target in targets])
+
+
+def _row_apart(row: LeaderboardRow, name: str, scores: Sequence[Cell]) -> Row:
+    model = Cell(row.model, source=_model_source(row))
+    blank = (Cell(),) * 4
+    cells = (Cell("-"), model, Cell(name), Cell(), *scores, *blank, Cell(BASE))
     return Row(cells, row_facets(row), apart=True)
 
 
@@ -163,6 +171,15 @@ def _base_cell(row: LeaderboardRow, target: str) -> Cell:
     base = base_of(row.submitted, target)
     source = f"{source_of(row, f'base[{base.task}].score')}; n = {base.n}; Wilson's interval"
     return Cell((base.score, *(base.ci95 or ())), formats.score, source)
+
+
+def _floor_cell(row: LeaderboardRow, target: str) -> Cell:
+    if target not in row.submitted.header.targets:
+        return Cell("-")
+    base = base_of(row.submitted, target)
+    source = source_of(row, f"base[{base.task}].chance") + "; then .constant"
+    floors = tuple("-" if one is None else one for one in (base.chance, base.constant))
+    return Cell(floors, formats.floors, source)
 
 
 def _paired(

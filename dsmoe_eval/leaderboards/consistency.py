@@ -161,7 +161,7 @@ def _probe_faults(arm: Arm) -> Iterator[Fault]:
     variant = get_variant(arm.variant)
     if variant.zero_strength and not arm.equal_to_base:
         yield "sham", "equal_to_base", "a sham must equal base"
-    if variant.kind != "steered":
+    if not variant.has_profile:
         return
     if arm.probe is None or arm.profile is None:
         yield "probe", "probe", "a steered arm has probes and a profile"

@@ -55,7 +55,7 @@ def add_run(run: Path, root: Path, submission: Submission) -> Added:
             there with other figures and `submission.reason` is missing, or another process works
             in the folder.
     """
-    results = _results(*_read(run), submission)
+    results = results_of(*_read(run), submission)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
         return _add(results, root)
@@ -88,7 +88,7 @@ def identity_of(run: Path) -> str:
         UserError: it is not finished, or not of this version.
     """
     result, folder = _read(run)
-    return run_id(_header(result, folder), result.base)
+    return run_id(header_of(result, folder), result.base)
 
 
 def _read(run: Path) -> tuple[RunResult, RunFolder]:
@@ -96,9 +96,14 @@ def _read(run: Path) -> tuple[RunResult, RunFolder]:
     finished = read_finished(run)
     if finished.folder is None:
         raise UserError(f"{run}: give the run's folder, with its cells, not its comparisons.json")
-    shown = json.dumps(_rounded(finished.result.model_dump(mode="json")))
-    with sound(str(finished.folder.comparisons)):
-        return RunResult.model_validate_json(shown), finished.folder
+    return kept_digits(finished.result, finished.folder), finished.folder
+
+
+def kept_digits(result: RunResult, folder: RunFolder) -> RunResult:
+    """Return a run's result to the digits that entries keep."""
+    shown = json.dumps(_rounded(result.model_dump(mode="json")))
+    with sound(str(folder.comparisons)):
+        return RunResult.model_validate_json(shown)
 
 
 def _write_all(texts: Mapping[Path, str]) -> None:
@@ -181,9 +186,9 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _results(result: RunResult, folder: RunFolder, submission: Submission) -> dict[str, Result]:
+def results_of(result: RunResult, folder: RunFolder, submission: Submission) -> dict[str, Result]:
     """Build a result for base, and one for each variant."""
-    header = _header(result, folder)
+    header = header_of(result, folder)
     arms: dict[str, tuple[Arm, ...]] = {
         variant: tuple(arm for arm in result.arms if arm.variant == variant)
         for variant in (BASE, *result.variants)
@@ -204,7 +209,8 @@ def _results(result: RunResult, folder: RunFolder, submission: Submission) -> di
     }
 
 
-def _header(result: RunResult, folder: RunFolder) -> Header:
+def header_of(result: RunResult, folder: RunFolder) -> Header:
+    """Return what all variants of a run share."""
     plan = json.dumps(folder.read_json(folder.identity)["plan"], sort_keys=True)
     shared = {name: getattr(result, name) for name in Outline.model_fields}
     return Header(**shared, plan_hash=hashlib.sha256(plan.encode()).hexdigest()[:16])

@@ -3,10 +3,12 @@
 from .existence import render_existence
 from .items import write_item_files
 from .render import render
+from .run_stability import domain_stability_page
 from .similarity import render_similarity, similarity_page
 from .trial import render_trial
 
 __all__ = [
+    "domain_stability_page",
     "render",
     "render_existence",
     "render_similarity",

@@ -71,6 +71,9 @@ def _sums(found: CostEstimate) -> Table:
         f"{found.control_tokens / 1e6:,.1f} M" if found.control_tokens else "an unknown number of"
     )
     table.add_row("of controls", f"{found.control_cells:,} of these cells, {tokens} tokens")
+    if found.stability_cells:
+        again = f"{found.stability_cells:,} cells, {found.stability_answers:,} answers"
+        table.add_row("stability", f"{again}, after the test")
     table.add_row("tuning", f"{found.tuning_answers:,} answers")
     least = "" if found.complete else " of the tasks whose prompts are known"
     table.add_row("tokens", f"{found.tokens / 1e6:,.1f} M{least}, every answer at its longest")

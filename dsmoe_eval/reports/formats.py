@@ -80,6 +80,11 @@ def score(value: float, *interval: float) -> str:
     return f"{100 * value:.1f} %{f' [{ends}]' if ends else ''}"
 
 
+def floors(*values: float | str) -> str:
+    """Return scores in percent, and words where there is none."""
+    return "; ".join(value if isinstance(value, str) else score(value) for value in values)
+
+
 def to(before: float, after: float) -> str:
     """Write two numbers as a change from one to the other, with one decimal."""
     return f"{before:.1f} to {after:.1f}"

@@ -8,11 +8,14 @@ import jinja2
 
 from ..files import locked, write_text
 from ..results import RunFolder, read_finished
+from ..results.finished import FinishedRun
 from ..results.schema import RunResult
+from ..results.stability import StabilityResult
 from . import page, run_text
 from .items import clear_items, write_item_files
-from .run_again import run_again
+from .run_again import citation, run_again
 from .run_arms import run_facets
+from .run_base import base_scores
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
@@ -20,6 +23,7 @@ from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
+from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
 from .table import markdown, write_markdown
 
@@ -33,22 +37,20 @@ def render(folder: RunFolder, to: Path | None = None) -> Path:
         UserError: the run has no comparisons yet, or is of another version, or a file is damaged or
             was changed, or another process works in the folder.
     """
-    result = read_finished(folder.root).result
+    run = read_finished(folder.root)
     target = to or folder.report
     with locked(folder.root, target):
-        return _write(folder, result, target)
+        return _write(folder, run, target)
 
 
-def _write(folder: RunFolder, result: RunResult, target: Path) -> Path:
+def _write(folder: RunFolder, run: FinishedRun, target: Path) -> Path:
+    result, stability = run.result, run.stability
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
-    shown = draw(folder, result, target)
+    shown = draw(folder, result, stability, target)
+    said = _sentences(folder, result) | _tables(result) | _spread(result, stability)
     sections = draw_outcomes(outcome_sections(result), target)
-    said = (
-        _sentences(folder, result)
-        | _tables(result)
-        | {"outcomes": sections, "root_hash": folder.root_hash}
-    )
+    said |= {"outcomes": sections, "root_hash": folder.root_hash}
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
@@ -62,6 +64,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
     return {
         "command": command,
         "command_remark": remark,
+        "citation": citation(folder, result),
         "result": result,
         "primary_words": primary_words(result),
         "findings": run_text.findings(result),
@@ -76,6 +79,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
 def _tables(result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
+        "base": base_scores(result),
         "over_placebo": placebo_gains(result),
         "terms": terms(result),
         "details": details(result),
@@ -85,6 +89,18 @@ def _tables(result: RunResult) -> dict[str, object]:
         "domain_details": domain_details(result),
         "answers": answers(result),
         "probes": probes(result),
+    }
+
+
+def _spread(result: RunResult, stability: StabilityResult | None) -> dict[str, object]:
+    """Return the part on the spread of the method; its sentences are among the findings."""
+    if stability is None:
+        return {"overlap": None, "spread_findings": []}
+    return {
+        "overlap": overlap_table(stability),
+        "spread": spread_table(result, stability),
+        "wordings": wordings_table(stability),
+        "spread_findings": stability_findings(result, stability),
     }
 
 

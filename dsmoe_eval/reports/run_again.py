@@ -1,4 +1,4 @@
-"""How to run a plan again: the command, and what it needs where the plan is not built in."""
+"""How to run a plan again, and how to cite what came out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def run_again(folder: RunFolder, result: RunResult) -> tuple[str, str]:
     if beside:
         remark += f" Put it where the plan was, for it names what is there: {', '.join(beside)}."
     return f"dsmoe-eval run plan.yaml {options}".rstrip(), remark
+
+
+def citation(folder: RunFolder, result: RunResult) -> str:
+    """Return one line for a paper, by which the model, the plan and the files are known again."""
+    smoke = f", limited to {result.run.limit} items per task" if result.smoke_test else ""
+    return (
+        f"dsmoe-eval {result.run.versions.get('dsmoe-eval', 'of an unknown version')}, plan "
+        f"{result.plan} on suite {result.suite}, seed {result.seed}{smoke}; model "
+        f"{result.run.model}, fingerprint {result.run.fingerprint}; SHA-256 root hash of the "
+        f"run's files {folder.root_hash}."
+    )
 
 
 def _options(folder: RunFolder, result: RunResult) -> list[str]:

@@ -30,8 +30,8 @@ def placebo_gains(result: RunResult) -> Table:
     level = result.significance_level
     caption = (
         "Target score less the mean of the arm's placebo draws, percentage points: random experts "
-        "of the same layers and exposure, with the arm's settings. The interval is for new items "
-        f"and new draws. ▲ ▼: Holm-adjusted p < {level}."
+        "of the same layers and exposure, or random vectors of the same norm, with the arm's "
+        f"settings. The interval is for new items and new draws. ▲ ▼: Holm-adjusted p < {level}."
     )
     rows = [arms for arms in (arms_of(result, v) for v in variants_of(result)) if _placebo(arms)]
     figures = (
@@ -156,14 +156,16 @@ def control_sentences(result: RunResult) -> list[str]:
         arms = arms_of(result, variant)
         over = [(arm.target, arm.over_placebo) for arm in arms if arm.over_placebo is not None]
         named = [(arm.target, arm.over_prompt) for arm in arms if arm.over_prompt is not None]
+        level = result.significance_level
         if over:
             draws = len(placebos(variant, result))
-            rest = f"the mean of {draws} draws of random experts" if draws > 1 else "its placebo"
-            found.append(f"{variant} against {rest}: {_outcome(over, result.significance_level)}.")
+            drawn = "vectors" if get_variant(variant).kind == "residual" else "experts"
+            rest = f"the mean of {draws} draws of random {drawn}" if draws > 1 else "its placebo"
+            found.append(f"Against {rest}, {variant} is {_outcome(over, level)}.")
         if named:
             found.append(
-                f"{variant} against naming the domain in the prompt: "
-                f"{_outcome(named, result.significance_level)}; not on equal terms, see below."
+                f"Against naming the domain in the prompt, {variant} is {_outcome(named, level)}; "
+                "they are not on equal terms, see below."
             )
     return [*found, *_terms_in_words(result)]
 

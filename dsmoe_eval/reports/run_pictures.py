@@ -13,12 +13,14 @@ import pandas as pd
 from ..results import RunFolder
 from ..results.arms import Settings
 from ..results.schema import RunResult
+from ..results.stability import StabilityResult
 from ..runs.tuning import Tuned
 from . import figures
 from .figures import Shifts
 from .page import Picture, embed
 from .run_arms import shown_arms
 from .run_outcomes import OutcomeSection
+from .run_stability import spreads
 
 
 class IdentificationScores(TypedDict):
@@ -44,6 +46,13 @@ FIGURES = (
         "are right of zero on the left and right of the red line (the margin) on the right.",
     ),
     (
+        "base.png",
+        "Base's scores, and what needs no model",
+        "Base's score on each task with its 95 % interval. Broken red line: chance, the expected "
+        "score of random options. Dotted line: the best score of one answer to all items. Where an "
+        "interval reaches the red line, base's right answers may be luck.",
+    ),
+    (
         "tradeoff.png",
         "Gain against loss as strength grows (tuning split)",
         "Each line is one number of experts; strength grows along it. Steering that helps climbs "
@@ -63,18 +72,31 @@ FIGURES = (
         "Change of each expert's share of the target's tuning questions, steered minus base. "
         "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
     ),
+    (
+        "stability.png",
+        "Would other text, or another prompt, have shown the same gain?",
+        "Line and large dot: the gain over base and its 95 % interval over items. Small dots: the "
+        "gain with the experts that each resample of the documents chooses. Crosses: the gain "
+        "under each wording of the prompt. Grey: what the wordings move base; a gain inside it is "
+        "smaller than the noise of the prompt.",
+    ),
 )
 """The file, title and caption of each picture."""
 
 
-def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
+def draw(
+    folder: RunFolder, result: RunResult, stability: StabilityResult | None, to: Path
+) -> list[str]:
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
+    figures.base_panel(result.base, to / "base.png")
     identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
-    figures.expert_map(scores, layers, to / "experts.png")
-    shown = ["forest.png", "experts.png"]
+    shown = ["forest.png", "base.png"]
+    if scores:  # not where no arm scores experts
+        figures.expert_map(scores, layers, to / "experts.png")
+        shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
         figures.tradeoff(trials, result.margin, to / "tradeoff.png")
@@ -83,6 +105,9 @@ def draw(folder: RunFolder, result: RunResult, to: Path) -> list[str]:
     if shifts:
         figures.routing_shift(shifts, layers, to / "routing.png")
         shown.append("routing.png")
+    if stability is not None:
+        figures.spread(spreads(result, stability), to / "stability.png")
+        shown.append("stability.png")
     return shown
 
 
@@ -128,9 +153,11 @@ def _trials(folder: RunFolder, result: RunResult) -> Iterator[dict[str, object]]
             continue
         tuned = Tuned.from_dict(folder.read_json(path))
         for trial in tuned.trials:
-            chosen = (trial.expert_count, trial.strength) == (
-                tuned.chosen.expert_count,
-                tuned.chosen.strength,
+            best = tuned.chosen
+            chosen = (trial.expert_count, trial.layers, trial.strength) == (
+                best.expert_count,
+                best.layers,
+                best.strength,
             )
             yield asdict(trial) | {"variant": arm.variant, "target": arm.target, "chosen": chosen}
 

@@ -20,7 +20,7 @@ def settings(result: RunResult) -> Table:
         "Chosen on the tuning split by the plan's rule, before the test split was read. Share of "
         "activations: how much of all routing, over the identification text of every domain, falls "
         "on the chosen experts; a placebo whose share is far from that of the arm it controls is a "
-        "weak placebo."
+        "weak placebo. A vector in the residual stream has layers, counted from 0, and no experts."
     )
     tuned = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Settings)]
 
@@ -45,9 +45,12 @@ def _qualified(tuned: Tuned) -> str:
 _SETTINGS: tuple[Figure[Tuned], ...] = (
     words("variant", lambda tuned: tuned[0].variant),
     words("target", lambda tuned: tuned[0].target),
-    _setting("experts", lambda own: own.expert_count, "settings.expert_count"),
-    _setting("share of activations", lambda own: own.activation_share, "settings.activation_share",
-        formats.percent),
+    _setting("experts", lambda own: otherwise(own.expert_count or None, "-"),
+        "settings.expert_count"),
+    _setting("layers of the vector", lambda own: ", ".join(map(str, own.layers)) or "-",
+        "settings.layers"),
+    _setting("share of activations", lambda own: otherwise(own.activation_share, "-"),
+        "settings.activation_share", formats.percent),
     _setting("strength", lambda own: own.strength, "settings.strength", formats.significant),
     words("qualified", _qualified,
         lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")),

@@ -162,11 +162,18 @@ class Generalization:
 
 
 class Settings(Record):
-    """The settings that tuning chose for a steered arm."""
+    """The settings that tuning chose for a steered arm.
+
+    Attributes:
+        expert_count: number of experts; 0 for an arm that is steered by vectors.
+        layers: the decoder layers after which a vector is added; none for experts.
+        activation_share: the experts' share of all activations; None where there are no experts.
+    """
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
-    activation_share: Score
+    layers: tuple[int, ...] = ()
+    activation_share: Score | None
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
     matching: Matching | None = None
@@ -245,6 +252,12 @@ class Arm(Record):
                 over.judge(levels)
         for one in self.outcomes:
             one.judge(levels.significance_level)
+
+    @property
+    def text_cells(self) -> dict[str, tuple[Hash, Hash]]:
+        """The cells of base and of the arm of each task of texts, by the task's name."""
+        texts = self.outcome("bits_per_byte")
+        return {} if texts is None else {task.task: task.cells for task in texts.tasks}
 
     def outcome(self, name: str) -> OutcomeResult | None:
         """Return the comparisons by an outcome other than the score; None if there are none."""

@@ -23,8 +23,9 @@ from ..stats import (
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
+from . import floors
 from .arms import Arm, Probe, Settings, Training
-from .cells import read_cell, read_samples
+from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
 from .paired import Answers, Domain, Paired, Pooled, Rates
@@ -108,17 +109,28 @@ _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "d
 def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id: str) -> Base:
     cell, rows, task = read_cell(folder, cell_id), read(cell_id), suite.task(name)
     low, high = score_interval(rows["score"].to_numpy(), rows["cluster"].to_numpy())
+    asked = read_samples(folder, cell_id, columns=floors.COLUMNS)
     return Base(
         task=name,
         cell=cell_id,
         domain=task.domain,
         role="target" if "target" in task.roles else "non-target",
-        n=cell["items"],
-        score=cell["score"],
+        n=len(rows),
+        score=float(rows["score"].mean()),
         ci95=None if math.isnan(low) else (low, high),
         version=digest(*(cell["identity"][key] for key in _VERSION)),
-        answers=None if cell["answers"] is None else Rates.model_validate(cell["answers"]),
+        answers=_rates(rows),
+        chance=floors.chance(asked),
+        constant=floors.constant(asked, str(cell["identity"]["metric"])),
     )
+
+
+def _rates(rows: pd.DataFrame) -> Rates | None:
+    """Return the rates of a cell's generated answers; None where nothing was generated."""
+    rates = answer_rates(rows)
+    if rates is None:
+        return None
+    return Rates.model_validate(rates | {"samples": int(rows["tokens"].str.len().max())})
 
 
 def _pair_arm(read: Reader, base: Mapping[str, str], arm: ArmCells) -> dict[str, pd.DataFrame]:

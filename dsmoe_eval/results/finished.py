@@ -18,6 +18,7 @@ from ..variants import get_variant
 from .arms import Arm
 from .folder import RunFolder
 from .schema import SCHEMA_VERSION, RunResult
+from .stability import StabilityResult
 
 Key = tuple[str, str]
 """The key of an arm: its variant and target."""
@@ -41,6 +42,19 @@ class FinishedRun:
     def arms(self) -> Mapping[Key, Arm]:
         """The arms by variant and target: every variant of the run on every target."""
         return {(arm.variant, arm.target): arm for arm in self.result.arms}
+
+    @cached_property
+    def stability(self) -> StabilityResult | None:
+        """The content of the run's `stability.json`; None of a plan without `stability`.
+
+        Raises:
+            UserError: it is of another version, or does not fit the schema.
+        """
+        folder = self.folder
+        if folder is None or not folder.has(folder.stability):
+            return None
+        with sound(f"{folder.stability}"):
+            return StabilityResult.model_validate_json(folder.read(folder.stability))
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -49,6 +49,11 @@ class RunFolder(RecordedFolder):
         return self.root / "comparisons.json"
 
     @property
+    def stability(self) -> Path:
+        """The spread of the method, of a plan that has `stability`."""
+        return self.root / "stability.json"
+
+    @property
     def report(self) -> Path:
         """The rendered report."""
         return self.root / "report"

@@ -31,7 +31,14 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Base(Record):
-    """Base's score on one task, with its 95 % interval; `version` hashes items and scoring."""
+    """Base's score on one task, with its 95 % interval, and the task's floors.
+
+    Attributes:
+        version: the hash of items and scoring.
+        chance: the expected score of random options; None where answers are generated.
+        constant: the best score of one answer to all items; None where items have no gold answer,
+            as in following instructions.
+    """
 
     task: Name
     domain: Name
@@ -42,6 +49,8 @@ class Base(Record):
     ci95: tuple[Score, Score] | None
     version: Hash
     answers: Rates | None
+    chance: Score | None = None
+    constant: Score | None = None
 
 
 class Checked(Record):

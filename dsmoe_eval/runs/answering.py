@@ -23,7 +23,7 @@ from .stages import modules, note_probes, probed, seconds_since, tuning_question
 def answer_base(job: Job, steps: Steps) -> dict[str, str]:
     """Answer every task with base, and return task name -> cell id."""
     cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
-    _answer(job, cells, None, steps)
+    answer_cells(job, cells, None, steps)
     return {name: identity.id for name, identity in cells.items()}
 
 
@@ -35,19 +35,28 @@ def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> ArmCells:
         steps.skip(sum(job.test[name].answers_asked for name in cells))
     else:
         with _equipped(job, arm) as figures:
-            _answer(job, cells, figures, steps, planned.preamble)
+            answer_cells(job, cells, figures, steps, planned.preamble)
     profile = None if arm.profile is None else arm.profile.id
     ids = {name: identity.id for name, identity in cells.items()}
     return ArmCells(planned.variant, planned.target, arm.settings, profile, ids, arm.information)
 
 
-def _answer(
+def answer_cells(
     job: Job,
     cells: Mapping[str, Identity],
     figures: Figures | None,
     steps: Steps,
     preamble: str | None = None,
 ) -> None:
+    """Answer what is missing of some tasks with the model in its present state.
+
+    Args:
+        job: the run.
+        cells: task name -> the identity of its cell.
+        figures: the probes' figures, for a steered model.
+        steps: the counter of answers.
+        preamble: the line before each prompt, as the cells' identities say; None: no such line.
+    """
     for name, identity in cells.items():
         task, started = with_preamble(job.test[name], preamble), time.perf_counter()
         if is_done(job.folder, identity):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cards import Plan, Suite, Variant
+from ..cards import Plan, ResidualTuning, Suite, Variant
 from ..registry import load_suite
 from ..results.terms import NOTHING, Information
 from ..steering import Profile
@@ -137,7 +137,18 @@ def _preamble(plan: Plan, suite: Suite, domain: str) -> str:
 
 
 def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
-    if not variant.is_tuned or plan.tuning is None or variant.intervention is None:
+    if not variant.is_tuned or plan.tuning is None:
+        return ()
+    if variant.kind == "residual":
+        return _vector_grid(plan.tuning.residual)
+    if variant.intervention is None:
         return ()
     strengths = plan.tuning.strengths[variant.intervention]
     return tuple(Settings(size, s) for size in plan.tuning.expert_counts for s in strengths)
+
+
+def _vector_grid(tuning: ResidualTuning | None) -> tuple[Settings, ...]:
+    if tuning is None:
+        return ()
+    depths = [one if isinstance(one, tuple) else (one,) for one in tuning.depths]
+    return tuple(Settings(0, s, depths=each) for each in depths for s in tuning.strengths)

@@ -120,9 +120,16 @@ def _prompt_tokens(lm: EngineLM, task: LoadedTask) -> float:
     return sum(len(lm.tok_encode(text)) for _, text in prompts) / len(task.items)
 
 
-def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
-    """Return the identity of a cell: an arm, or base if `arm` is None, on a task."""
+def cell_identity(
+    job: Job, arm: PreparedArm | None, task: str, line: str | None = None
+) -> Identity:
+    """Return the identity of a cell: an arm, or base if `arm` is None, on a task.
+
+    Its prompts begin with `line`; if that is None, with the arm's line, if it has one.
+    """
     test, engine = job.test[task], job.engine
+    if line is None and arm is not None:
+        line = arm.planned.preamble
     decoding = None if test.generation is None else job.lm.decoding(test.generation)
     return Identity(
         model=engine.identity.name,
@@ -138,7 +145,7 @@ def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
         engine_settings=tuple(sorted(engine.settings.items())),
         versions=tuple(sorted(job.identity["versions"].items())),
         batch_tokens=job.plan.batch_tokens,
-        prompt_format=job.lm.format.name + _preamble(arm),
+        prompt_format=job.lm.format.name + _after(line),
         decoding="greedy" if decoding is None else decoding.describe(test.card.samples),
         ends=() if decoding is None else (*decoding.until, *engine.generation.ends),
         task=task,
@@ -153,8 +160,7 @@ def cell_identity(job: Job, arm: PreparedArm | None, task: str) -> Identity:
     )
 
 
-def _preamble(arm: PreparedArm | None) -> str:
-    line = None if arm is None else arm.planned.preamble
+def _after(line: str | None) -> str:
     return "" if line is None else f", after the line {line!r}"
 
 

@@ -25,6 +25,7 @@ from ..tasks.loading import LoadedTask, most_tokens
 from ..tasks.outcomes import check_outcome
 from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
+from .stability import stability_cells
 
 PEAK_FLOPS = 989e12
 """The peak rate of one H100 SXM in bfloat16, dense, by its data sheet, in operations per second."""
@@ -102,6 +103,8 @@ class CostEstimate:
         claims: the number of claims in the family that Holm adjusts.
         control_cells: the cells that controls need, which are among `cells`.
         control_tokens: the tokens of these cells, as `tokens`.
+        stability_cells: the cells of the stage `stability`, which come after `cells`.
+        stability_answers: the number of answers of these cells.
     """
 
     plan: str
@@ -119,6 +122,8 @@ class CostEstimate:
     claims: int
     control_cells: int
     control_tokens: int
+    stability_cells: int
+    stability_answers: int
     models: tuple[ModelEstimate, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -153,7 +158,9 @@ def estimate(
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
     tuning = _counted(tasks, "tuning", _tried(planned))
-    counts = {name: answers[name] + tuning[name] for name in tasks}
+    spread = stability_cells(planned)
+    again = _counted(tasks, "test", spread)
+    counts = {name: answers[name] + tuning[name] + again[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -170,6 +177,8 @@ def estimate(
         claims=claims,
         control_cells=controls.total(),
         control_tokens=_tokens(tasks, of_controls),
+        stability_cells=spread.total(),
+        stability_answers=again.total(),
         models=tuple(
             _model(name, plan, tasks, counts, limit)
             for name in models or plan.models or (plan.model,)

@@ -18,11 +18,13 @@ from ..experts import (
     Marker,
     Method,
     RoutingCounts,
+    StreamMeans,
     choose_experts,
     count_routing,
     documents_hash,
     encode_documents,
     get_method,
+    in_phase,
     with_answer,
 )
 from ..experts.tokenizer import Tokenizer
@@ -104,15 +106,17 @@ def identify(
     suite = identification_suite(suite_name, domain, method)
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
-    wanted = IdentificationSpec.by(
-        [chosen_method], settings, suite.markers if markers is None else markers
+    tasks, counts = count_suite(
+        engine,
+        suite,
+        chosen_method,
+        settings,
+        suite.markers if markers is None else markers,
+        limit=limit,
+        root=root,
+        console=console,
+        data=data,
     )
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
-    texts = sum(len(task.items) for task in tasks.values())
-    with progress_bar(
-        console or Console(stderr=True), "identify experts", texts, "texts"
-    ) as advance:
-        counts = count_domains(engine, tasks, wanted, root or Path("out") / "observations", advance)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -124,6 +128,35 @@ def identify(
         intervention=kind,
         source=identification_source(suite, tasks, domain, settings, engine.name),
     )
+
+
+def count_suite(
+    engine: Engine,
+    suite: Suite,
+    method: Method,
+    settings: Identification,
+    markers: Mapping[str, float],
+    *,
+    limit: int | None = None,
+    root: Path | None = None,
+    console: Console | None = None,
+    data: Sequence[Path] = (),
+) -> tuple[dict[str, LoadedTask], RoutingCounts]:
+    """Load a suite's identification text, and count what a method needs of its routing.
+
+    See `identify` for the arguments.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    wanted = IdentificationSpec.by([method], settings, markers)
+    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
+    texts = sum(len(task.items) for task in tasks.values())
+    with progress_bar(
+        console or Console(stderr=True), "identify experts", texts, "texts"
+    ) as advance:
+        root = root or Path("out") / "observations"
+        return tasks, count_domains(engine, tasks, wanted, root, advance)
 
 
 def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
@@ -170,9 +203,7 @@ def count_domains(
     settings = wanted.settings
     texts = domain_texts(tasks)
     try:
-        documents = encode_documents(engine.tokenizer, texts, chat_template=settings.chat_template)
-        if settings.phase == "generated":
-            documents = _answered(engine, documents, settings.answer_tokens, root)
+        documents = _documents(engine, texts, settings, root)
         reader = _reader(engine, texts, settings.saliency_model) if wanted.saliency else None
         seen = engine.observe(
             documents,
@@ -186,6 +217,25 @@ def count_domains(
             for text, weight in wanted.markers.items()
         ]
         return count_routing(seen, markers=markers).in_phase(settings.phase)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def average_streams(
+    engine: Engine,
+    tasks: Mapping[str, LoadedTask],
+    settings: Identification,
+    root: Path,
+    advance: Callable[[int], None],
+) -> StreamMeans:
+    """Average the residual stream over the tokens whose routing `count_domains` counts.
+
+    Raises:
+        UserError: the text, the tokenizer or the engine does not allow it; the message says why.
+    """
+    try:
+        documents = _documents(engine, domain_texts(tasks), settings, root)
+        return engine.mean_streams(in_phase(documents, settings.phase), root, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -226,6 +276,16 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
     }
+
+
+def _documents(
+    engine: Engine, texts: Mapping[str, list[str]], settings: Identification, root: Path
+) -> tuple[Document, ...]:
+    """Encode the texts, with the model's answers where these are to be read."""
+    documents = encode_documents(engine.tokenizer, texts, chat_template=settings.chat_template)
+    if settings.phase == "generated":
+        return _answered(engine, documents, settings.answer_tokens, root)
+    return documents
 
 
 def _answered(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from ..cards import Plan, Suite, Variant
+from ..cards import Plan, Suite, Tuning, Variant
 from ..errors import UserError
 from ..experts import get_method
 from ..variants import BASE
@@ -38,6 +38,29 @@ def check_plan(
         fault = _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
+    if plan.stability is not None:
+        stability_arm(plan, variants)
+
+
+def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:
+    """Return the variant whose gain a plan with `stability` measures again.
+
+    Raises:
+        UserError: it is no variant of the plan that is tuned and steers experts, or there is none.
+    """
+    able = [one.name for one in variants if one.is_tuned and one.kind == "steered"]
+    name = None if plan.stability is None else plan.stability.arm
+    if not able:
+        raise UserError(
+            f"plan {plan.name!r}: stability needs a variant that is tuned and steers experts, such "
+            "as contrast; add one, or leave `stability` out"
+        )
+    if name is not None and name not in able:
+        raise UserError(
+            f"plan {plan.name!r}: stability.arm is {name!r}; give a variant of the plan that is "
+            f"tuned and steers experts: {', '.join(able)}"
+        )
+    return name or able[0]
 
 
 def check_engine(plan: Plan) -> None:
@@ -58,12 +81,8 @@ def _variant_fault(
 ) -> str | None:
     if variant.control_of is not None and variant.control_of not in leading:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
-    if (
-        variant.kind == "steered"
-        and variant.is_tuned
-        and (plan.tuning is None or variant.intervention not in plan.tuning.strengths)
-    ):
-        return f"tuning.strengths.{variant.intervention} in the plan"
+    if variant.is_tuned and (missing := _missing_setting(variant, plan.tuning)):
+        return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
     if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
@@ -75,10 +94,24 @@ def _variant_fault(
     return None
 
 
+def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
+    """Return the key of the settings to try that a tuned variant needs and the plan lacks."""
+    if variant.kind == "residual":
+        return None if tuning is not None and tuning.residual is not None else "residual"
+    if tuning is None or variant.intervention not in tuning.strengths:
+        return f"strengths.{variant.intervention}"
+    return None if tuning.expert_counts else "expert_counts"
+
+
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
     if variant.kind == "sft":
         return "engine: transformers, since vLLM does not train; leave it out, or run it there"
+    if variant.kind == "residual":
+        return (
+            "engine: transformers, since the vLLM engine does not show the residual stream that it "
+            "averages; leave it out, or run it there (vLLM steers by the profile that this writes)"
+        )
     method = None if variant.method is None else get_method(variant.method)
     if method is not None and method.contributions:
         return (

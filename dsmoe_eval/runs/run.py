@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..engines.generation import FILE
 from ..errors import printable
+from ..experts import RoutingCounts
 from ..log import log_file, note
 from ..progress import progress_bar
 from ..results.folder import RunFolder
@@ -24,6 +25,8 @@ from .answering import answer_arm, answer_base
 from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
+from .profiles import mean_streams, needs_streams
+from .stability import check_wordings, measure_stability, stability_answers, stability_cells
 from .stages import (
     count_experts,
     fine_tune,
@@ -120,8 +123,10 @@ def run_job(job: Job, console: Console | None = None) -> None:
     """Run what is missing of a prepared run."""
     console, started = console or Console(stderr=True), time.perf_counter()
     console.print(plan_table(job))
-    arms = _arms(job, console)
+    check_wordings(job)
+    counts, arms = _arms(job, console)
     compare_cells(job, arms, console)
+    measure_stability(job, counts, arms, console)
     spent = time.perf_counter() - started
     console.print(Text(printable(f"answered and compared in {spent:.0f} s: {job.folder.root}")))
 
@@ -145,8 +150,11 @@ def plan_table(job: Job) -> Table:
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",
+        "stability": f"{stability_cells(job).total():,} cells, {stability_answers(job):,} answers",
         "folder": str(job.folder.root),
     }
+    if job.plan.stability is None:
+        del rows["stability"]
     for name, value in rows.items():
         table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
     return table
@@ -188,16 +196,20 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
-def _arms(job: Job, console: Console) -> list[PreparedArm]:
+def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
     texts = sum(len(task.items) for task in job.identification.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)
+    means = None
+    if needs_streams(job):
+        with progress_bar(console, "average the residual stream", texts, "texts") as steps:
+            means = mean_streams(job, steps)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
-        arms = make_arms(job, counts, steps)
+        arms = make_arms(job, counts, steps, means)
     training = training_steps(job)
     if not training:
-        return arms
+        return counts, arms
     with progress_bar(console, "fine-tune", training) as steps:
-        return [
+        return counts, [
             fine_tune(job, arm, steps) if arm.planned.variant.kind == "sft" else arm for arm in arms
         ]

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..experts import (
     MATCH_TOLERANCE,
     RoutingCounts,
+    StreamMeans,
     activation_share,
     exposure,
     exposure_gaps,
@@ -28,10 +29,11 @@ from ..progress import Steps, counted_as
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
 from ..tasks.outcomes import outcome_values
-from ..variants import BASE, Settings, build_profile, variant_experts
+from ..variants import BASE, Settings, variant_experts
 from .arms import PlannedArm, PreparedArm
-from .identification import IdentificationSpec, count_domains, counts_to_json, identification_source
+from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
+from .profiles import make_profile
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
@@ -74,9 +76,12 @@ def _tuning_tasks(job: Job, tasks: Sequence[str]) -> list[str]:
 class Tuner:
     """The tuning of a run's arms, each once; base is scored once, and only if an arm needs it."""
 
-    def __init__(self, job: Job, counts: RoutingCounts, steps: Steps) -> None:
+    def __init__(
+        self, job: Job, counts: RoutingCounts, steps: Steps, means: StreamMeans | None = None
+    ) -> None:
         self.job = job
         self.counts = counts
+        self.means = means
         self.steps = steps
         self._tuned: dict[PlannedArm, Tuned] = {}
         self._probers: dict[str, Prober] = {}
@@ -110,7 +115,9 @@ class Tuner:
     def _tune(self, arm: PlannedArm) -> Tuned:
         job = self.job
         unavailable = _unavailable(job, self.counts, arm)
-        grid = [one for one in arm.grid if one.expert_count not in unavailable]
+        layers = 0 if self.means is None else self.means.layers
+        located = dict.fromkeys(one.in_model(layers) for one in arm.grid)  # depths may coincide
+        grid = [one for one in located if one.expert_count not in unavailable]
         self.steps.skip(_answers_a_setting(job, arm) * (len(arm.grid) - len(grid)))
         target_task, *others = _tuning_tasks(job, arm.tasks)
         clusters = {name: [i.cluster for i in job.tuning[name].items] for name in others}
@@ -123,7 +130,7 @@ class Tuner:
 
     def _scores_at(self, arm: PlannedArm, settings: Settings) -> Scores:
         job, started = self.job, time.perf_counter()
-        profile = make_profile(job, self.counts, arm, settings)
+        profile = make_profile(job, self.counts, arm, settings, self.means)
         note_probes(arm, profile, self._prober(arm).probe(profile))
         with job.engine.steer(profile):
             scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
@@ -154,11 +161,13 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
     """Return the sizes in the grid for which the method cannot name as many experts.
 
-    A size of all experts of the model or more is among them.
+    A size of all experts of the model or more is among them. A vector has no size.
 
     Raises:
         UserError: no size in the grid is available.
     """
+    if arm.variant.kind == "residual":
+        return ()
     missing, reason = [], None
     sizes = sorted({settings.expert_count for settings in arm.grid})
     identity = job.engine.identity
@@ -178,22 +187,11 @@ def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int,
     return tuple(missing)
 
 
-def make_profile(job: Job, counts: RoutingCounts, arm: PlannedArm, settings: Settings) -> Profile:
-    """Build the profile of a steered arm at these settings."""
-    variant, identification = arm.variant, job.plan.identification
-    try:
-        experts = variant_experts(variant, counts, arm.domain, settings.expert_count, job.plan.seed)
-    except ValueError as error:  # a control, of an arm that could name as many
-        raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    source = identification_source(
-        job.suite, job.identification, arm.domain, identification, job.engine.name
-    )
-    return build_profile(variant, job.engine.identity, experts, settings.strength, source)
-
-
-def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm]:
+def make_arms(
+    job: Job, counts: RoutingCounts, steps: Steps, means: StreamMeans | None = None
+) -> list[PreparedArm]:
     """Tune the arms, give each control the settings of the arm it controls, write profiles."""
-    tuner = Tuner(job, counts, steps)
+    tuner = Tuner(job, counts, steps, means)
     arms = [_made(job, counts, tuner, arm) for arm in job.arms]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
     job.folder.answers(f"tuning-{BASE}").unlink(missing_ok=True)
@@ -203,10 +201,10 @@ def make_arms(job: Job, counts: RoutingCounts, steps: Steps) -> list[PreparedArm
 def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
     if arm.variant.kind == "prompt":
         return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
-    if arm.variant.kind != "steered":
+    if not arm.variant.has_profile:
         return PreparedArm(arm)
     tuned = tuner.tuned(arm.tuned)
-    profile = make_profile(job, counts, arm, tuned.chosen)
+    profile = make_profile(job, counts, arm, tuned.chosen, tuner.means)
     path = job.folder.profile(arm.variant.name, arm.target, profile.id)
     if not job.folder.has(path):
         job.folder.write(path, profile.to_json().encode())
@@ -215,7 +213,8 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "strength": profile.intervention.strength,
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
-        "activation_share": activation_share(counts, profile.experts),
+        "layers": tuned.chosen.layers,
+        "activation_share": activation_share(counts, profile.experts) if profile.experts else None,
         "matching": _matching(job, counts, arm, tuned.chosen, profile),
     }
     learned = Information(
@@ -232,7 +231,7 @@ def _matching(
     job: Job, counts: RoutingCounts, arm: PlannedArm, chosen: Settings, profile: Profile
 ) -> dict[str, object] | None:
     """Compare a placebo's experts with those that they replace; None for other arms."""
-    if arm.variant.expert_source != "random_matched":
+    if arm.variant.expert_source != "random_matched" or not profile.experts:
         return None
     of_method = arm.variant.model_copy(update={"expert_source": "method"})
     experts = variant_experts(of_method, counts, arm.domain, chosen.expert_count, job.plan.seed)

@@ -1,4 +1,4 @@
-"""The choice of an arm's number of experts and strength, on the tuning split only."""
+"""The choice of an arm's number of experts or layers, and strength, on the tuning split only."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Trial:
     non_target_delta: float
     lower_bound: float | None
     qualified: bool
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,15 @@ class Tuned:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Tuned:
         """Read the content of the run's file."""
-        trials = tuple(Trial(**trial) for trial in value["trials"])
+        trials = tuple(Trial(**_in_tuples(trial)) for trial in value["trials"])
         unavailable = tuple(value["unavailable"])
-        return cls(trials, Settings(**value["chosen"]), value["qualified"], unavailable)
+        chosen = Settings(**_in_tuples(value["chosen"]))
+        return cls(trials, chosen, value["qualified"], unavailable)
+
+
+def _in_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn lists, which JSON has instead of tuples, into tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
 
 
 def tune(
@@ -100,6 +107,7 @@ def tune(
                 non_target_delta=held.delta,
                 lower_bound=_bound(plan, held.lower_bound),
                 qualified=held.non_inferior,
+                layers=settings.layers,
             )
         )
     return choose(trials)
@@ -113,10 +121,16 @@ def _bound(plan: Plan, bound: float) -> float | None:
 
 
 def choose(trials: Sequence[Trial]) -> Tuned:
-    """Choose the best target gain among the qualified; ties: fewer experts, then strength."""
+    """Choose the best target gain among the qualified; ties go to the weaker setting."""
     qualified = [trial for trial in trials if trial.qualified]
     if qualified:
-        best = min(qualified, key=lambda t: (-t.target_delta, t.expert_count, t.strength))
+        best = min(qualified, key=lambda trial: (-trial.target_delta, *_weight(trial)))
     else:
-        best = min(trials, key=lambda trial: (trial.expert_count, trial.strength))
-    return Tuned(tuple(trials), Settings(best.expert_count, best.strength), bool(qualified))
+        best = min(trials, key=_weight)
+    chosen = Settings(best.expert_count, best.strength, layers=best.layers)
+    return Tuned(tuple(trials), chosen, bool(qualified))
+
+
+def _weight(trial: Trial) -> tuple[int, int, float]:
+    """Return by what settings are ordered: experts, then layers, then strength."""
+    return trial.expert_count, len(trial.layers), trial.strength

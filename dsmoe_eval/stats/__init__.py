@@ -10,6 +10,7 @@ from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
+from .overlap import expected_jaccard, jaccard
 from .paired import (
     PairedCounts,
     PairedResult,
@@ -59,10 +60,12 @@ __all__ = [
     "count_pairs",
     "disagreement",
     "excess_use",
+    "expected_jaccard",
     "fewest_discoveries",
     "holm",
     "items_needed",
     "items_needed_of_samples",
+    "jaccard",
     "mcnemar_midp",
     "midp_power",
     "non_inferiority",

@@ -13,6 +13,7 @@ from .folding import fold
 from .meaning import check_meaning
 from .probes import ModelProber, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from .residual import check_vectors, decoder_layers, hidden_size, watched
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
 from .steer import Steering, check_fits, steer
@@ -34,11 +35,15 @@ __all__ = [
     "capture_routing",
     "check_fits",
     "check_meaning",
+    "check_vectors",
+    "decoder_layers",
     "describe_scoring",
     "find_routers",
     "fold",
+    "hidden_size",
     "model_router_hash",
     "probe",
     "router_hash",
     "steer",
+    "watched",
 ]

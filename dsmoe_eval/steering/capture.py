@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import SteeringError
+from .errors import ProbeError, SteeringError
+from .router_patch import routing_of
 from .routers import Router
 
 
@@ -82,3 +83,38 @@ def _recorder(routing: Routing, router: Router) -> Any:
         routing._weights[router.layer] = weights[-1].detach()
 
     return record
+
+
+@contextmanager
+def router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
+    """Record the output of each router inside the context, by layer."""
+    given: dict[int, Any] = {}
+    handles = [
+        router.module.register_forward_hook(
+            lambda _module, _args, output, layer=router.layer: given.update({layer: output})
+        )
+        for router in routers
+    ]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
+    """Check that the experts received the router's output.
+
+    A fused kernel that never calls the router's forward would leave the layer unsteered.
+
+    Raises:
+        ProbeError: they did not.
+    """
+    if given is not None:
+        weights_at, indices_at = routing_of(given, router.name)
+        if torch.equal(given[weights_at], weights) and torch.equal(given[indices_at], indices):
+            return
+    raise ProbeError(
+        f"layer {router.layer}: the experts did not receive the output of {router.name!r}, so "
+        "steering that router has no effect"
+    )

@@ -32,6 +32,11 @@ def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
     Raises:
         SteeringError: the intervention or the architecture does not allow an exact fold.
     """
+    if profile.vectors:
+        raise SteeringError(
+            "residual adds a vector after a decoder layer, for which a checkpoint of this "
+            f"architecture has no parameter; {_ELSEWHERE}"
+        )
     if profile.intervention.kind != "bias":
         raise SteeringError(
             f"{profile.intervention.kind} depends on each token's choice and cannot be folded into "

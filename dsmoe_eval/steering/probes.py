@@ -1,9 +1,11 @@
 """Probes that every steered model must pass before its answers are used.
 
 - Null probe: at strength zero every output bit is the same.
-- Effect probe: the profile changes what the experts receive, and the outputs change.
+- Effect probe: the profile changes what the experts receive, and the outputs change (for `residual`
+  only these, since no expert may follow its vector).
 - Kind: the number of experts per token is unchanged, a masked expert never runs, a forced one runs
-  for every token, and `reweight` and `amplify` leave the selection unchanged.
+  for every token, `reweight` and `amplify` leave the selection unchanged, and `residual` moves the
+  hidden states after its first layer by strength times its vector.
 
 Steering that silently does nothing is the worst failure of this software, so every failure raises.
 """
@@ -11,18 +13,17 @@ Steering that silently does nothing is the worst failure of this software, so ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .capture import capture_routing
+from .capture import capture_routing, check_obeyed, router_outputs
 from .errors import ProbeError
 from .profile import Profile
-from .router_patch import routing_of
-from .routers import Router, find_routers
+from .residual import check_moved, recorded
+from .routers import find_routers
 from .steer import Steering, steer
 
 _LOGITS_AT_ONCE = 2**28
@@ -76,6 +77,7 @@ class _Part:
     mask: Tensor
     base: _Pass | None = None
     nulls: dict[str, float] = field(default_factory=dict)  # by the id at strength zero
+    states: dict[int, Tensor] = field(default_factory=dict)  # of base, by layer
 
     def base_of(self, model: nn.Module) -> _Pass:
         if self.base is not None:
@@ -136,8 +138,10 @@ class ModelProber:
         steering = steer(self._model, profile)
         parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
         report = _joined(parts)
-        moves = (report.logit_max_change, report.weight_max_change) if must_act else ()
-        check_effect(profile, *moves)
+        moves: list[float | None] = [report.logit_max_change]
+        if not profile.vectors:
+            moves.append(report.weight_max_change)
+        check_effect(profile, *moves if must_act else ())
         return report
 
 
@@ -161,8 +165,15 @@ def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _P
         check_null(difference, _same_choice(null.choice, base.choice))
         part.nulls[zero.profile.id] = difference
     null_difference = part.nulls[zero.profile.id]
-    with steering:
+    first = [] if profile.is_null else sorted(profile.vectors)[:1]
+    with steering, recorded(steering.layers, first) as states:
         steered = _forward(model, part.input_ids, part.mask)
+    for layer in first:
+        if layer not in part.states:
+            with recorded(steering.layers, first) as plain:
+                _forward(model, part.input_ids, part.mask)
+            part.states |= plain
+        check_moved(profile, layer, part.states[layer], states[layer], part.mask)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
         _check_kind(profile, base.choice, steered.choice)
     return _report(base, steered, null_difference)
@@ -256,10 +267,11 @@ def check_effect(profile: Profile, *changes: float | None) -> None:
     if profile.is_null and any(moves):
         raise ProbeError(f"profile {profile.id} should change nothing, but the outputs changed")
     if not profile.is_null and not all(moves):
+        changed = "the outputs" if profile.vectors else "both the experts' input and the outputs"
         raise ProbeError(
             f"effect probe failed: profile {profile.id} ({profile.intervention.kind}, strength "
-            f"{profile.intervention.strength:g}, {len(profile.experts)} experts) does not change "
-            "both the experts' input and the outputs of this model: it would be a silent no-op"
+            f"{profile.intervention.strength:g}, {profile.size}) does not change "
+            f"{changed} of this model: it would be a silent no-op"
         )
 
 
@@ -294,11 +306,11 @@ def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
     if any(router.native_only for router in routers):
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
         return _Pass(logits.flatten(0, 1)[kept], None)
-    with capture_routing(routers) as routing, _router_outputs(routers) as given:
+    with capture_routing(routers) as routing, router_outputs(routers) as given:
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
     indices, weights = routing.indices(), routing.weights()
     for column, router in enumerate(routers):
-        _check_obeyed(router, given.get(router.layer), weights[:, column], indices[:, column])
+        check_obeyed(router, given.get(router.layer), weights[:, column], indices[:, column])
     indices, weights = indices[kept].long(), weights[kept].float()
     dense = torch.zeros(*indices.shape[:2], routers[0].experts, device=weights.device)
     choice = _Choice(
@@ -306,41 +318,6 @@ def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
         weights=dense.scatter(-1, indices, weights),
     )
     return _Pass(logits.flatten(0, 1)[kept], choice)
-
-
-@contextmanager
-def _router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
-    """Record the output of each router inside the context, by layer."""
-    given: dict[int, Any] = {}
-    handles = [
-        router.module.register_forward_hook(
-            lambda _module, _args, output, layer=router.layer: given.update({layer: output})
-        )
-        for router in routers
-    ]
-    try:
-        yield given
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
-    """Check that the experts received the router's output.
-
-    A fused kernel that never calls the router's forward would leave the layer unsteered.
-
-    Raises:
-        ProbeError: they did not.
-    """
-    if given is not None:
-        weights_at, indices_at = routing_of(given, router.name)
-        if torch.equal(given[weights_at], weights) and torch.equal(given[indices_at], indices):
-            return
-    raise ProbeError(
-        f"layer {router.layer}: the experts did not receive the output of {router.name!r}, so "
-        "steering that router has no effect"
-    )
 
 
 def _largest(difference: Tensor) -> float:

@@ -1,5 +1,6 @@
-"""The steering profile: the experts, the model, the intervention with its strength, and the source.
+"""The steering profile: what is steered, the model, the intervention with its strength, the source.
 
+What is steered are experts, or vectors in the residual stream after some decoder layers.
 A profile is plain JSON. Its id is the hash of its content, so that two results of the same profile
 can be recognised.
 """
@@ -9,15 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from .errors import SteeringError
 
-InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask"]
+InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask", "residual"]
 Channel = Literal["logit", "score"]
 _MOST_BYTES = 64_000_000
+_MOST = 3.4028234663852886e38
+"""The largest number of float32, in which vectors are added."""
 _WAY_OUT = "write it again: dsmoe-eval identify"
 
 
@@ -69,9 +79,11 @@ class Intervention(_Frozen):
     """The edit of the router's choice; see `interventions.py` for the formulas.
 
     Attributes:
-        kind: `reweight`, `bias`, `amplify`, `force` or `mask`.
+        kind: `reweight`, `bias`, `amplify`, `force` or `mask`; or `residual`, the edit of the
+            residual stream (see `residual.py`).
         strength: 0 changes nothing. `reweight`, `amplify` and `bias` on logits multiply by
-            1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1.
+            1 + strength; `bias` on scores adds it; `force` uses it as margin; for `mask` it is 1;
+            `residual` adds strength times the vector.
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
     """
@@ -110,8 +122,24 @@ class Source(_Frozen):
     engine: str = "transformers"
 
 
+Layer = Annotated[int, Field(ge=0)]
+Vector = tuple[Annotated[float, Field(ge=-_MOST, le=_MOST)], ...]
+
+
+def _may_lack_vectors(schema: dict[str, Any]) -> None:
+    """Mark the key of vectors as one that a profile of experts lacks."""
+    schema["required"] = [name for name in schema["required"] if name != "vectors"]
+
+
 class Profile(_Frozen):
-    """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content."""
+    """A steering profile. Build it, `save` it, `load` it; its `id` is the hash of its content.
+
+    Attributes:
+        vectors: for `residual`: index of a decoder layer -> the vector that is added after it, with
+            as many numbers as the model's hidden states. Other kinds have none, nor the key.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_may_lack_vectors)
 
     schema_version: Annotated[Literal[1], BeforeValidator(_no_boolean)] = 1
     model: ModelIdentity
@@ -119,6 +147,20 @@ class Profile(_Frozen):
     experts: tuple[ChosenExpert, ...]
     intervention: Intervention
     source: Source
+    vectors: dict[Layer, Vector] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_vectors(self) -> Profile:
+        if (self.intervention.kind == "residual") != bool(self.vectors):
+            raise ValueError("residual needs `vectors`, and no other kind has them")
+        if self.vectors and self.experts:
+            raise ValueError("residual steers no experts")
+        if len(widths := {len(vector) for vector in self.vectors.values()}) > 1:
+            raise ValueError(f"the vectors differ in width: {sorted(widths)}")
+        for layer, vector in self.vectors.items():
+            if not any(vector):
+                raise ValueError(f"the vector of layer {layer} is zero")
+        return self
 
     @model_validator(mode="after")
     def _check_experts(self) -> Profile:
@@ -137,13 +179,20 @@ class Profile(_Frozen):
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def is_null(self) -> bool:
-        """Whether the profile changes nothing: strength 0 or no experts."""
-        return self.intervention.strength == 0 or not self.experts
+        """Whether the profile changes nothing: strength 0, or nothing that is steered."""
+        return self.intervention.strength == 0 or not (self.experts or self.vectors)
+
+    @property
+    def size(self) -> str:
+        """The number of experts, or the layers of the vectors, in words."""
+        if not self.vectors:
+            return f"{len(self.experts)} experts"
+        return f"a vector after layer {', '.join(map(str, sorted(self.vectors)))}"
 
     def with_strength(self, strength: float) -> Profile:
         """Return a copy of the profile at another strength."""
@@ -159,7 +208,11 @@ class Profile(_Frozen):
 
     def to_json(self) -> str:
         """Return the profile as the text of its JSON file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._content(), indent=1, sort_keys=True) + "\n"
+
+    def _content(self) -> dict[str, object]:
+        """Return the file's content: without `vectors` where there are none, as ids need it."""
+        return self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
 
     @classmethod
     def load(cls, path: Path) -> Profile:

@@ -14,10 +14,12 @@ from .errors import SteeringError
 from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
 from .meaning import check_meaning
 from .profile import Profile
+from .residual import add_after, check_vectors, decoder_layers, hidden_size, shifts
 from .routers import Router, find_routers, model_router_hash
 from .scoring import Scoring, describe_scoring, shifted_choice
 
-_NATIVE = "_dsmoe_native"
+_STEERED = "_dsmoe_steered"
+"""The mark of a router that is steered by its bias, or whose model is by its residual stream."""
 _TWICE = "the model is steered already; remove that steering first"
 
 
@@ -34,6 +36,9 @@ class Steering:
         self.routers = find_routers(model)
         layers = tuple(router.layer for router in self.routers)
         check_fits(profile, layers, self.routers[0].experts, model_router_hash(self.routers))
+        self.layers = decoder_layers(model, self.routers) if profile.vectors else nn.ModuleList()
+        if profile.vectors:
+            check_vectors(profile, len(self.layers), hidden_size(model))
         self._scorings: dict[int, Scoring] = {}
         self._installed = ExitStack()
 
@@ -51,9 +56,12 @@ class Steering:
                 definition of the intervention does not apply to a router.
         """
         chosen = self.profile.by_layer()
-        if any(router_patch.is_attached(router.module) for router in self.routers):
+        if any(_is_steered(router.module) for router in self.routers):
             raise SteeringError(_TWICE)
         with ExitStack() as stack:
+            if self.profile.vectors:
+                stack.enter_context(add_after(self.layers, shifts(self.profile)))
+                _mark(self.routers[0].module, stack)
             for router in self.routers:
                 if router.layer in chosen:
                     self._install(router, stack)
@@ -104,11 +112,17 @@ def _steer_native(router: Router, effect: LayerEffect, kind: str, stack: ExitSta
             f"{kind} is not possible here: {type(router.consumer).__name__} never calls the router "
             "and reads only its weight and bias. Use bias, or load the model dequantized"
         )
-    if hasattr(router.module, _NATIVE):
-        raise SteeringError(_TWICE)
     stack.enter_context(shifted_choice(bias, effect.logit_shift))
-    setattr(router.module, _NATIVE, True)
-    stack.callback(delattr, router.module, _NATIVE)
+    _mark(router.module, stack)
+
+
+def _is_steered(router: nn.Module) -> bool:
+    return router_patch.is_attached(router) or hasattr(router, _STEERED)
+
+
+def _mark(router: nn.Module, stack: ExitStack) -> None:
+    setattr(router, _STEERED, True)
+    stack.callback(delattr, router, _STEERED)
 
 
 def steer(model: nn.Module, profile: Profile) -> Steering:

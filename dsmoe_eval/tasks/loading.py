@@ -64,7 +64,9 @@ class LoadedTask:
                 "tokenizer_name": self.chat.tokenizer_name,
             }
         if self.preamble is not None:
-            options["system_instruction"] = self.preamble
+            # lm-eval joins it to a plain prompt without anything between the two.
+            apart = "" if self.chat is not None else self.task.config.fewshot_delimiter
+            options["system_instruction"] = self.preamble + apart
         with quiet_lm_eval(), task_code(self.card):
             self.task.build_all_requests(**options)
         return tuple(sorted(self.task.instances, key=lambda one: (one.doc_id, one.idx)))

@@ -10,18 +10,26 @@ from .catalog import (
     planned_variant,
     with_controls,
 )
-from .profile_builder import Settings, build_profile, variant_experts
+from .profile_builder import (
+    Settings,
+    build_profile,
+    build_vector_profile,
+    variant_experts,
+    variant_vectors,
+)
 
 __all__ = [
     "BASE",
     "Settings",
     "all_variants",
     "build_profile",
+    "build_vector_profile",
     "controls_for",
     "describe_controls",
     "get_variant",
     "own_file",
     "planned_variant",
     "variant_experts",
+    "variant_vectors",
     "with_controls",
 ]

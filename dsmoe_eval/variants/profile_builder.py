@@ -1,20 +1,45 @@
-"""The profile of a steered variant, built from routing counts and settings."""
+"""The profile of a steered variant, built from routing counts or mean streams, and settings."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..cards import Variant
-from ..experts import RoutingCounts, choose_experts, exposure, get_method, matched_experts
+from ..experts import (
+    RoutingCounts,
+    StreamMeans,
+    choose_experts,
+    exposure,
+    get_method,
+    matched_experts,
+)
 from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The result of tuning: the size of E* and the strength (alpha - 1)."""
+    """The result of tuning: the size of E* or the steered layers, and the strength (alpha - 1).
+
+    Attributes:
+        expert_count: the size of E*; 0 for `residual`.
+        depths: of a setting in a plan's grid: the depths of `residual`, from 0 to 1.
+        layers: the decoder layers that `residual` steers, once the model is known.
+    """
 
     expert_count: int
     strength: float
+    depths: tuple[float, ...] = ()
+    layers: tuple[int, ...] = ()
+
+    def in_model(self, layers: int) -> Settings:
+        """Return the settings with the layers that are nearest to the depths in a model."""
+        if not self.depths:
+            return self
+        near = sorted({round(depth * (layers - 1)) for depth in self.depths})
+        return Settings(self.expert_count, self.strength, layers=tuple(near))
 
 
 def variant_experts(
@@ -53,19 +78,71 @@ def build_profile(
     """
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
-    method = variant.method
-    if variant.expert_source != "method":
-        method += f", {variant.expert_source}"
-    if variant.draw > 1:
-        method += f", draw {variant.draw}"
     if variant.intervention == "mask":
         strength = 1.0
     return Profile(
         model=model,
-        method=method,
+        method=_described(variant, variant.method),
         experts=experts,
         intervention=Intervention(
             kind=variant.intervention, strength=0.0 if variant.zero_strength else strength
         ),
         source=source,
     )
+
+
+def variant_vectors(
+    variant: Variant, means: StreamMeans, domain: str, layers: tuple[int, ...], seed: int
+) -> dict[int, tuple[float, ...]]:
+    """Return the vectors of a variant `residual` by layer, in float32.
+
+    A random vector is a Gaussian one, scaled to the norm of the domain's vector of its layer.
+
+    Args:
+        variant: the variant.
+        means: the mean streams of the identification text of all domains.
+        domain: the vector's domain: the target, or another one for a wrong-domain control.
+        layers: indices of decoder layers.
+        seed: the seed of random vectors.
+
+    Raises:
+        ValueError: there is no text of that domain or of no other, or its mean is the others'.
+    """
+    vectors, difference = {}, means.difference(domain)
+    for layer in layers:
+        vector = difference[layer]
+        if not vector.any():
+            raise ValueError(f"after layer {layer} the mean stream of {domain!r} is the others'")
+        if variant.expert_source == "random_matched":
+            name = int.from_bytes(hashlib.sha256(domain.encode()).digest()[:8])
+            drawn = np.random.default_rng([seed, variant.draw, name, layer])
+            noise = drawn.standard_normal(vector.shape)
+            vector = noise * (np.linalg.norm(vector) / np.linalg.norm(noise))
+        vectors[layer] = tuple(vector.astype(np.float32).tolist())
+    return vectors
+
+
+def build_vector_profile(
+    variant: Variant,
+    model: ModelIdentity,
+    vectors: dict[int, tuple[float, ...]],
+    strength: float,
+    source: Source,
+) -> Profile:
+    """Build the profile of a variant `residual`; the strength is zero for a sham."""
+    strength = 0.0 if variant.zero_strength else strength
+    return Profile(
+        model=model,
+        method=_described(variant, "mean-difference"),
+        experts=(),
+        intervention=Intervention(kind="residual", strength=strength),
+        source=source,
+        vectors=vectors,
+    )
+
+
+def _described(variant: Variant, method: str) -> str:
+    """Return the method with what a control takes instead of the target's experts or vector."""
+    if variant.expert_source != "method":
+        method += f", {variant.expert_source}"
+    return method + (f", draw {variant.draw}" if variant.draw > 1 else "")

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dsmoe_eval.cards import Plan, Sft, Task, Tuning, Variant
+from dsmoe_eval.cards import Plan, ResidualTuning, Sft, Task, Tuning, Variant
 from dsmoe_eval.registry import load_plan
 
 
@@ -29,6 +29,23 @@ def test_overlapping_splits_are_asked_for_by_name():
 def test_a_former_key_is_an_error_that_names_the_new_one(card, content, name):
     with pytest.raises(ValidationError, match=f"is now `{name}`"):
         card.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depths": []}, "at least 1 item"),
+        ({"depths": [1.5]}, "less than or equal to 1"),
+        ({"depths": [[0.5, -1]]}, "greater than or equal to 0"),
+        ({"strengths": [0]}, "greater than 0"),
+        ({"layers": [1]}, "layers"),
+    ],
+)
+def test_a_grid_of_vectors_is_checked(changes, words):
+    content = {"depths": [0, 0.5, [0.25, 0.75]], "strengths": [1]}
+    assert ResidualTuning.model_validate(content).depths == (0, 0.5, (0.25, 0.75))
+    with pytest.raises(ValidationError, match=words):
+        ResidualTuning.model_validate(content | changes)
 
 
 def test_one_model_or_several():

@@ -159,3 +159,26 @@ def test_a_gates_baseline_may_stand_in_a_leaderboard(called, run, folder, tmp_pa
     code, _, err = called(*arguments, "--baseline", folder.parent, group="gate")
     assert code == 3
     assert "no comparisons.json" in err
+
+
+def test_verify_prints_what_was_recomputed_and_what_differs(called, make_run, tmp_path):
+    one, root = make_run(**SMALL), tmp_path / "leaderboards"
+    called("add", one, "--root", root, "--by", "me")
+    path = next(root.glob("*/*/*/contrast.json"))
+    code, out, err = called("verify", path, "--runs", one)
+    assert (code, err) == (0, "")
+    assert "figures of 1 arms from 720 answered items" in out  # three tasks, base and arm
+    assert out.splitlines()[-1] == "1 of 1 results checked: nothing differs"
+    content = json.loads(path.read_text())
+    content["results"][0]["base"][0]["score"] = 0.25
+    path.write_text(json.dumps(content))
+    code, out, _ = called("verify", path, "--runs", one)
+    assert code == 1
+    assert "  results[0].base[math_task].score: stored 0.25, recomputed 0.5" in out
+    assert out.splitlines()[-1] == "1 of 1 results checked: 1 of them differ"
+    code, out, _ = called("verify", path, "--runs", one, "--json")
+    (found,) = json.loads(out)
+    assert (code, found["items"], found["differences"][0]["recomputed"]) == (1, 720, 0.5)
+    code, out, err = called("verify", path, "--runs", make_run(**SMALL, seed=1))
+    assert (code, out) == (3, "")
+    assert "no folder that was given holds its run" in err

@@ -36,7 +36,7 @@ def test_every_figure_of_the_page_is_where_its_trace_says(board):
             assert number(text) == pytest.approx(value, abs=0.00051), trace
             assert sort is None or float(sort) == pytest.approx(value, abs=1e-9)
             seen += 1
-    ranking, arms = 5 + 3 * 4 + 2, 8 * 6 - 3 * 4  # but contrast none has controls
+    ranking, arms = 5 + 3 * 4 + 2 + 2, 8 * 6 - 3 * 4  # but contrast none has controls
     assert seen == ranking + arms
 
 
@@ -45,8 +45,9 @@ def test_every_figure_of_the_readme_is_in_an_entry(board, folder):
     header, *rows = table
     assert header[4:6] == ["math", "law"]
     found = {row[2]: dict(zip(header, row, strict=True)) for row in rows}
-    assert set(found) == {"contrast", "sft-lora", "random", "wrong-domain", "base"}
-    for variant in set(found) - {"base"}:
+    others = {"base", "chance; one answer"}
+    assert set(found) == {"contrast", "sft-lora", "random", "wrong-domain", *others}
+    for variant in set(found) - others:
         arms = {arm.target: arm for arm in read(folder, variant).arms}
         gains = {target: arm.target_result.delta for target, arm in arms.items()}
         for target, gain in gains.items():
@@ -73,6 +74,8 @@ def test_every_figure_of_the_readme_is_in_an_entry(board, folder):
         ends = [100 * end for end in scores[target].ci95]
         score = 100 * scores[target].score
         assert found["base"][target] == f"{score:.1f} % [{ends[0]:.1f}, {ends[1]:.1f}]"
+        # Four options, the first of which is always right.
+        assert found["chance; one answer"][target] == "25.0 %; 100.0 %"
 
 
 def test_every_arm_stands_in_the_page_with_its_claim(board, folder):

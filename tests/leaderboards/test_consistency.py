@@ -13,9 +13,9 @@ from dsmoe_eval.leaderboards.submission import to_text
 from .conftest import SMALL
 
 FREE = (
-    r"arms\.\d+\.(settings|probe)\..*",  # facts that no other figure repeats
+    r"arms\.\d+\.(settings|probe|information|prompt_tokens)\..*",  # nothing else repeats them
     # Of binary answers it would follow, at a cost; the target's is checked, as it decides a mark.
-    r".*(non_targets|domains\.\d+|over_placebo|specificity)\.mde80",
+    r".*(non_targets|domains\.\d+|over_placebo|specificity|over_prompt)\.mde80",
     r".*\.answers\.(b|both_whole)\..*",  # they follow from the samples alone
 )
 """Figures that may change alone, by their path within a result."""

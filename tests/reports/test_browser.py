@@ -308,7 +308,7 @@ def test_the_report_of_a_run(opened, report, width):
     _come_to_items(watched, "lab_arithmetic")
     watched["#explorer-list a"].first.click()
     watched[".answer pre"].first.wait_for()
-    assert watched["img"].count() == 3
+    assert watched["img"].count() == 4
     assert all(watched["img"].evaluate_all("all => all.map((one) => one.naturalWidth > 0)"))
 
 

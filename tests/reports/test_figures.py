@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from dsmoe_eval.reports import figures, study_figures
 from dsmoe_eval.reports.page import Forest, Interval
 from dsmoe_eval.reports.run_arms import targets_of
+from dsmoe_eval.results.schema import Base
 
 DOMAINS = """mathematics computer_science chemistry law engineering other economics health
 psychology business biology philosophy physics history""".split()
@@ -106,7 +107,7 @@ def test_case_22_tradeoff(check, variants, domains, sizes):
         {
             "variant": variant, "target": target, "expert_count": size, "strength": strength,
             "target_delta": rng.normal() / 10, "non_target_delta": rng.normal() / 10,
-            "chosen": (size, strength) == (sizes[-1], 2.0),
+            "chosen": (size, strength) == (sizes[-1], 2.0), "layers": [],
         }
         for variant, target in product(variants, DOMAINS[:domains])
         for size, strength in product(sizes, (0.5, 1.0, 2.0))
@@ -120,6 +121,17 @@ def test_case_22_tradeoff(check, variants, domains, sizes):
     labels = [text for text in said if "expert" in text]
     assert labels == sorted(labels, key=lambda text: int(text.split()[0]))
     assert len(labels) == len(sizes)
+
+
+def test_a_tradeoff_of_vectors_names_their_layers(check):
+    rows = [
+        {"variant": "residual", "target": "math", "expert_count": 0, "layers": layers,
+         "strength": strength, "target_delta": strength, "non_target_delta": -strength,
+         "chosen": (layers, strength) == ([1], 0.5)}
+        for layers in ([1], [1, 2]) for strength in (0.5, 1.0)
+    ]  # fmt: skip
+    said = check(lambda path: figures.tradeoff(pd.DataFrame(rows), 0.02, path))
+    assert {"layer 1", "layers 1, 2", "chosen"} <= set(said)
 
 
 @pytest.mark.parametrize("domains", [2, 14])
@@ -195,3 +207,19 @@ def test_case_22_trial(check, methods):
         "methods": rows, "chance": 0.1, "experts": 48_128, "domains": DOMAINS, "items": 123_456,
     }  # fmt: skip
     check(lambda path: study_figures.trial(result, path))
+
+
+@pytest.mark.parametrize("count", [1, 12, 60])
+def test_base_scores_of_any_number_of_tasks(check, count):
+    """Each task is named; lines of chance are drawn where it is known."""
+    rows = [
+        Base.model_construct(
+            task=f"{DOMAINS[place % 14]}_{place}", n=12000, score=place / count,
+            ci95=None if place == 3 else (place / count, (place + 1) / count),
+            chance=None if place % 5 == 1 else 0.1, constant=0.12,
+        )
+        for place in range(count)
+    ]  # fmt: skip
+    words = check(lambda path: figures.base_panel(rows, path))
+    assert {f"{row.task} (n = 12,000)" for row in rows} <= set(words)
+    assert {"base", "chance", "one answer to all"} <= set(words)

@@ -26,11 +26,11 @@ def page(folder):
 
 def test_pages_and_pictures(page):
     files = {path.name for path in page.parent.iterdir()}
-    pictures = {"forest.png", "tradeoff.png", "experts.png", "routing.png"}
+    pictures = {"forest.png", "base.png", "tradeoff.png", "experts.png", "routing.png"}
     assert files == {"index.html", "report.md", "items", *pictures}
     html = (page.parent / "index.html").read_text()
     sources = re.findall(r'src="([^"]+)"', html)
-    assert len(sources) == 3  # the forest is drawn in the page
+    assert len(sources) == 4  # the forest is drawn in the page
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r'(src|href)="(https?:)?//', html)
     words = re.search(r'alt="(Heat maps[^"]+)"', html)[1]

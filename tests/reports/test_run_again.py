@@ -1,4 +1,4 @@
-"""The command that a report gives to run the same again."""
+"""The command that a report gives to run the same again, and the line by which it is cited."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from dsmoe_eval.cli import main
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card
 from dsmoe_eval.reports import render
-from dsmoe_eval.reports.run_again import run_again
+from dsmoe_eval.reports.run_again import citation, run_again
 from dsmoe_eval.results import RunFolder
 
 from ..recorded import record
@@ -84,3 +84,21 @@ def test_case_21_a_folder_without_its_plan_is_an_error(folder, result, tmp_path)
     other.plan.unlink()
     with pytest.raises(UserError, match=r"plan\.yaml: no such file"):
         run_again(other, result)
+
+
+def test_a_citation_names_all_that_a_run_is_known_by(folder, result):
+    line = citation(folder, result)
+    assert "\n" not in line
+    for words in (
+        f"dsmoe-eval {result.run.versions['dsmoe-eval']}",
+        "plan lab on suite lab, seed 0, limited to 6 items per task",
+        f"model lab-poly, fingerprint {result.run.fingerprint}",
+        f"root hash of the run's files {folder.root_hash}.",
+    ):
+        assert words in line
+    page = render(folder)
+    assert f"> {line}" in page.read_text()
+    assert (
+        f"<blockquote>{line.replace(chr(39), '&#39;')}</blockquote>"
+        in (page.parent / "index.html").read_text()
+    )

@@ -4,7 +4,8 @@ from dsmoe_eval.reports import run_plots
 
 
 def test_every_arm_is_in_both_forests(result):
-    own, rest = run_plots.forests(result)
+    own, rest, over = run_plots.forests(result)
+    assert [row.label for row in over.rows] == ["contrast"] * 2  # the one with a placebo
     arms = {(arm.variant, arm.target): arm for arm in result.arms}
     for forest, part in ((own, "target_result"), (rest, "non_target_result")):
         assert len(forest.rows) == len(arms)

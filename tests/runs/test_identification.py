@@ -1,13 +1,20 @@
 """Identification on text of the embedded model's suite: phases, methods, what is refused."""
 
+import numpy as np
 import pytest
+import torch
 
 from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identification import IdentificationSpec, count_domains, identify
+from dsmoe_eval.runs.identification import (
+    IdentificationSpec,
+    average_streams,
+    count_domains,
+    identify,
+)
 from dsmoe_eval.tasks.loading import load_tasks
 
 
@@ -39,6 +46,23 @@ def test_a_phase_is_read_from_its_own_tokens(ours, tasks, tmp_path):
         assert prompt.of(domain).tokens == sum(lengths)
         assert 0 < generated.of(domain).tokens <= 3 * len(task.items)
     assert len(list(tmp_path.glob("answers-*.json"))) == 1
+
+
+def test_the_vector_of_a_real_model_equals_an_independent_computation(ours, tasks, tmp_path):
+    """transformers' record of one text at a time, in float64; the last is after the final norm."""
+    means = average_streams(ours, tasks, Identification(), tmp_path, lambda _: None)
+    model, states = ours.loaded.model, {}
+    for task in tasks.values():
+        for item in task.items:
+            ids = torch.tensor([ours.tokenizer(item.question)["input_ids"]])
+            with torch.no_grad():
+                every = model(input_ids=ids, output_hidden_states=True).hidden_states
+            states.setdefault(task.card.domain, []).append(torch.cat(every[1:-1]).double())
+    pooled = {domain: torch.cat(parts, 1) for domain, parts in states.items()}
+    for domain in means.domains:
+        others = torch.cat([pooled[other] for other in pooled if other != domain], 1)
+        expected = (pooled[domain].mean(1) - others.mean(1)).numpy()
+        np.testing.assert_allclose(means.difference(domain)[:-1], expected, rtol=0, atol=1e-6)
 
 
 def test_every_method_makes_a_profile(ours, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from dsmoe_eval.cards import Tuning
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
@@ -11,6 +12,9 @@ from dsmoe_eval.variants import get_variant
 
 PLAN = load_plan("lab")[0]
 SUITE = load_suite("lab")
+NO_COUNTS = Tuning.model_validate(
+    {"strengths": {"bias": [1.0]}, "residual": {"depths": [0.5], "strengths": [1.0]}}
+)
 
 
 def checked(names, plan=PLAN, suite=SUITE, targets=("math",), **changes):
@@ -30,6 +34,14 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base"], {"targets": ("alchemy",)}, "alchemy is no target of suite 'lab'"),
         (["base", "random"], {}, "'random' needs 'contrast', the arm that it controls"),
         (["base", "contrast"], {"tuning": None}, r"needs tuning\.strengths\.bias"),
+        (["base", "residual"], {}, r"'residual' needs tuning\.residual in the plan"),
+        (["base", "residual"], {"tuning": None}, r"'residual' needs tuning\.residual in the plan"),
+        (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
+        (
+            ["base", "residual"],
+            {"engine": "vllm", "tuning": NO_COUNTS},
+            "'residual' needs engine: transformers, since the vLLM engine does not show",
+        ),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
         (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),

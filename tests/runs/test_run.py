@@ -20,6 +20,8 @@ from dsmoe_eval.registry import find_card
 from dsmoe_eval.results.cells import read_cell, read_samples
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.results.folder import RunFolder, open_folder
+from dsmoe_eval.results.recompute import cell_faults, recompute
+from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.steering import Profile
@@ -129,7 +131,7 @@ def test_a_second_start_does_nothing_and_changes_nothing(finished, small_plan, m
         raise AssertionError("work was done twice")
 
     before = comparisons(finished)
-    monkeypatch.setattr(stages_module, "run_cell", never)
+    monkeypatch.setattr(answering_module, "run_cell", never)
     monkeypatch.setattr(stages_module, "score_tasks", never)
     monkeypatch.setattr("dsmoe_eval.experts.observations.Saliency.__call__", never)
     run(small_plan, finished.root, limit=8, device="cpu", console=QUIET)
@@ -150,11 +152,18 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         honest(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages_module, "run_cell", interrupt)
+        patch.setattr(answering_module, "run_cell", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(small_plan, tmp_path / "b", limit=8, device="cpu", console=QUIET)
     again = run(small_plan, tmp_path / "b", limit=8, device="cpu", console=QUIET)
     assert comparisons(again) == comparisons(finished)
+
+
+def test_its_answers_give_its_result_again(finished):
+    """Also where several tasks are of the target's domain, which its arms do not answer."""
+    result = recompute(finished)
+    assert result == read_finished(finished.root).result
+    assert list(cell_faults(finished, result)) == []
 
 
 @pytest.fixture(scope="module")

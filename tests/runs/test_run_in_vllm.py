@@ -13,6 +13,7 @@ from rich.console import Console
 from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
+from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, job, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.runs.options import RunOptions
@@ -151,7 +152,7 @@ def interrupted(monkeypatch, path, folder):
         honest(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages_module, "run_cell", interrupt)
+        patch.setattr(answering_module, "run_cell", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(path, folder, limit=6, console=QUIET)
 

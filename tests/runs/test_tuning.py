@@ -1,5 +1,8 @@
 """The rule by which settings are chosen."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,6 +29,18 @@ def test_the_best_gain_among_the_qualified():
 def test_ties_go_to_fewer_experts_then_less_strength():
     tied = [trial(2, 1, 0.1, True), trial(1, 2, 0.1, True), trial(1, 1, 0.1, True)]
     assert choose(tied).chosen == Settings(1, 1)
+
+
+def test_ties_of_vectors_go_to_fewer_layers_then_less_strength():
+    def vector(layers, strength, qualified):
+        return replace(trial(0, strength, 0.1, qualified), layers=layers)
+
+    tied = [vector((1, 2), 0.5, True), vector((2,), 2.0, True), vector((1,), 1.0, True)]
+    assert choose(tied).chosen == Settings(0, 1.0, layers=(1,))
+    none = choose([replace(one, qualified=False) for one in tied])
+    assert (none.chosen, none.qualified) == (Settings(0, 1.0, layers=(1,)), False)
+    read = json.loads(json.dumps(none.to_dict()))
+    assert Tuned.from_dict(read) == none
 
 
 def test_where_nothing_qualifies_the_weakest_is_used_and_said_so():

@@ -8,7 +8,7 @@ from dsmoe_eval.cards import Splits
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.tasks.decoding import read_decoding
-from dsmoe_eval.tasks.loading import in_format, load_tasks, most_tokens, without
+from dsmoe_eval.tasks.loading import in_format, load_tasks, most_tokens, with_preamble, without
 
 SUITE = load_suite("lab")
 
@@ -131,3 +131,10 @@ def test_requests_stand_in_the_template_and_items_stay_what_they_are():
     assert task.answers(lm)[0] == (f"[user] {task.items[0].question} [you]", task.items[0].gold)
     lm.uses_chat_template = False
     assert task.answers(lm)[0][0] == task.items[0].question
+
+
+def test_a_line_before_a_prompt_is_apart_from_it(test_split):
+    """Glued to the question, its last and the question's first word would be one unknown word."""
+    loaded = test_split["lab_math_named"]
+    before, after = loaded.requests[0], with_preamble(loaded, "In math,").requests[0]
+    assert after.args == (f"In math, {before.args[0]}", before.args[1])

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from dsmoe_eval.experts import RoutingCounts
+from dsmoe_eval.experts import RoutingCounts, StreamMeans
 from dsmoe_eval.steering import ModelIdentity, Source
-from dsmoe_eval.variants import build_profile, get_variant, variant_experts
+from dsmoe_eval.variants import (
+    Settings,
+    build_profile,
+    build_vector_profile,
+    get_variant,
+    variant_experts,
+    variant_vectors,
+)
 
 MODEL = ModelIdentity(name="m", fingerprint="f", routers="r", layers=(0, 1), experts=6)
 SOURCE = Source(suite="s", domain="math", split="i", items=())
@@ -67,3 +74,53 @@ def test_a_mask_has_one_strength():
         build_profile(get_variant("suppress"), MODEL, experts, 7.0, SOURCE).intervention.strength
         == 1
     )
+
+
+def vectors(name, domain="math", layers=(0, 2), seed=0):
+    sums = np.random.default_rng(1).normal(size=(3, 3, 5))
+    means = StreamMeans(("math", "law", "biology"), np.array([2.0, 4.0, 1.0]), sums)
+    return variant_vectors(get_variant(name), means, domain, layers, seed), means
+
+
+def test_a_vector_is_the_difference_of_pooled_means():
+    found, means = vectors("residual")
+    others = (means.sums[1] + means.sums[2]) / 5
+    assert list(found) == [0, 2]
+    for layer, vector in found.items():
+        expected = means.sums[0, layer] / 2 - others[layer]
+        np.testing.assert_allclose(vector, expected, rtol=1e-6)
+        assert np.array_equal(np.float32(vector), np.array(vector))
+    assert vectors("residual+wrong", "law")[0] == vectors("residual", "law")[0]
+    assert vectors("residual+sham")[0] == found
+
+
+def test_a_random_vector_has_the_norm_and_only_that():
+    found, drawn = vectors("residual")[0], vectors("residual+matched")[0]
+    for layer, vector in drawn.items():
+        np.testing.assert_allclose(np.linalg.norm(vector), np.linalg.norm(found[layer]), rtol=1e-6)
+        assert vector != found[layer]
+    others = [
+        vectors("residual+matched-2")[0],
+        vectors("residual+matched", seed=1)[0],
+        vectors("residual+matched", domain="law")[0],
+    ]
+    directions = [np.array(one[0]) / np.linalg.norm(one[0]) for one in (drawn, *others)]
+    assert len({tuple(one.round(6)) for one in directions}) == 4
+    assert vectors("residual+matched", layers=(2,))[0][2] == drawn[2]  # whatever else is steered
+
+
+def test_a_profile_of_vectors_says_whose():
+    given = vectors("residual")[0]
+    sham = build_vector_profile(get_variant("residual+sham"), MODEL, given, 2.0, SOURCE)
+    assert sham.is_null
+    second = build_vector_profile(get_variant("residual+matched-2"), MODEL, given, 2.0, SOURCE)
+    assert second.method == "mean-difference, random_matched, draw 2"
+    assert (second.intervention.kind, second.intervention.strength) == ("residual", 2.0)
+
+
+def test_depths_are_the_nearest_layers_of_a_model():
+    grid = [Settings(0, 1.0, depths=(depth,)) for depth in (0, 0.33, 0.67, 1)]
+    assert [one.in_model(4).layers for one in grid] == [(0,), (1,), (2,), (3,)]
+    assert Settings(0, 1.0, depths=(0.25, 0.75)).in_model(48) == Settings(0, 1.0, layers=(12, 35))
+    assert Settings(0, 1.0, depths=(0.5, 0.6)).in_model(2).layers == (0, 1)
+    assert Settings(8, 1.0).in_model(4) == Settings(8, 1.0)

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...experts import Document, Observations, encode_batch, expert_usage, observe
+from ...experts import (
+    Document,
+    Observations,
+    StreamMeans,
+    encode_batch,
+    expert_usage,
+    mean_streams,
+    observe,
+)
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
@@ -128,6 +136,13 @@ class TransformersEngine:
             identity=pass_identity(self, reader),
             advance=advance,
         )
+
+    def mean_streams(
+        self, documents: Sequence[Document], root: Path, advance: Advance
+    ) -> StreamMeans:
+        """Average the residual stream over documents by `experts.mean_streams`."""
+        identity = pass_identity(self, None)
+        return mean_streams(self.loaded.model, documents, root, identity=identity, advance=advance)
 
     def close(self) -> None:
         """Ignore the call: Python frees the model when nothing refers to it any more."""

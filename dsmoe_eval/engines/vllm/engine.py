@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...experts import Document, Observations, Shape, encode_documents, observe_routed
+from ...experts import (
+    Document,
+    Observations,
+    Shape,
+    StreamMeans,
+    encode_documents,
+    observe_routed,
+)
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import SaliencyModel, count_parameters
 from ...models.prompt_format import PLAIN, PromptFormat
@@ -180,6 +187,22 @@ class VllmEngine:
             saliency_model=None if reader is None else reader.model,
             identity=pass_identity(self, reader),
             advance=advance,
+        )
+
+    def mean_streams(
+        self,
+        documents: Sequence[Document],  # noqa: ARG002 - as the protocol has it
+        root: Path,  # noqa: ARG002
+        advance: Advance,  # noqa: ARG002
+    ) -> StreamMeans:
+        """Raise an error: this engine does not show the residual stream.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "the vLLM engine does not show the residual stream; take the transformers engine for "
+            "the arm residual"
         )
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -24,6 +25,7 @@ from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, layer_effect
 from ...steering.meaning import check_meaning
 from ...steering.profile import Profile
+from ...steering.residual import add_after, check_vectors, layers_of, shifts
 from ...steering.routers import router_hash
 from ...steering.steer import check_fits
 from .faults import check_model
@@ -60,6 +62,8 @@ class SteeringExtension:
     model_config: Any
     model_runner: Any
     parallel_config: Any
+    _dsmoe_stream: ExitStack | None = None
+    """What adds vectors to the residual stream at present."""
 
     @_refusing
     def dsmoe_routers(self) -> dict[str, object]:
@@ -82,6 +86,9 @@ class SteeringExtension:
         layers = self._dsmoe_layers()
         experts = len(next(iter(layers.values())).dsmoe_shift)
         check_fits(profile, tuple(layers), experts, self._dsmoe_hash())
+        added = {}
+        if profile.vectors:
+            decoder, added = self._dsmoe_decoder(profile), shifts(profile)
         effects = {}
         for index, chosen in profile.by_layer().items():
             layer = layers[index]
@@ -96,12 +103,17 @@ class SteeringExtension:
         self.dsmoe_remove()
         for index, effect in effects.items():
             layers[index].steer(effect)
-        return {"profile": profile.id, "layers": sorted(effects)}
+        if added:
+            self._dsmoe_stream = add_after(decoder, added)
+        return {"profile": profile.id, "layers": sorted({**effects, **added})}
 
     def dsmoe_remove(self) -> None:
         """Stop steering from the next forward pass on."""
         for layer in self._dsmoe_layers().values():
             layer.unsteer()
+        if self._dsmoe_stream is not None:
+            self._dsmoe_stream.close()
+            self._dsmoe_stream = None
 
     def dsmoe_calls(self) -> dict[str, int]:
         """Count how often the edits of each layer have run, as proof that the graph has them."""
@@ -149,6 +161,27 @@ class SteeringExtension:
                 "this version cannot steer; use the transformers engine"
             )
         return {m.layer_id: m for m in sorted(runners, key=lambda m: m.layer_id)}
+
+    def _dsmoe_decoder(self, profile: Profile) -> nn.ModuleList:
+        """Return the decoder layers, after checking that a profile's vectors can be added there.
+
+        A layer returns what it adds to the stream beside the stream so far (or their sum), so that
+        a vector added to the first of its outputs is added to the stream.
+        """
+        if not self.model_config.enforce_eager:
+            raise SteeringError("the residual stream can be steered with enforce_eager only")
+        model = self.model_runner.get_model()
+        runners = {id(runner): index for index, runner in self._dsmoe_layers().items()}
+        names = [(n, runners[id(m)]) for n, m in model.named_modules() if id(m) in runners]
+        layers = layers_of(model, names)
+        check_vectors(profile, len(layers), self.model_config.get_hidden_size())
+        scales = {getattr(layer, "routed_scaling_factor", 1.0) for layer in layers}
+        if self.model_config.dtype == torch.float16 and scales != {1.0}:
+            raise SteeringError(
+                f"vLLM divides the residual stream of {type(model).__name__} by a factor in "
+                "float16, so that a vector would be added at another scale; take bfloat16"
+            )
+        return layers
 
     def _dsmoe_hash(self) -> str:
         model = self.model_runner.get_model()

@@ -34,6 +34,7 @@ from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
 from dsmoe_eval.steering import (  # noqa: E402
     Intervention,
+    Profile,
     SteeringError,
     capture_routing,
     find_routers,
@@ -349,6 +350,58 @@ def test_steered_is_the_definition(case, kind, record_property):
         assert difference(steered, expected) < TOLERANCE
         assert difference(steered, base) > 100 * TOLERANCE
     assert torch.equal(engine.log_probabilities(PROMPTS), base)
+
+
+def vectors_of(engine, layers, strength):
+    """Random vectors after some layers, whether these have experts or not."""
+    width = engine.config.get_text_config().hidden_size
+    generator = torch.Generator().manual_seed(3)
+    given = {i: tuple((0.3 * torch.randn(width, generator=generator)).tolist()) for i in layers}
+    profile = profile_of(engine, INTERVENTIONS["bias"]).model_dump()
+    kind = {"kind": "residual", "strength": strength}
+    return Profile(**profile | {"experts": (), "intervention": kind, "vectors": given})
+
+
+def with_vectors(reference, profile):
+    """What transformers computes if each layer's output is moved by hand."""
+    layers, strength = reference.model.model.layers, profile.intervention.strength
+    originals = {index: layers[index].forward for index in profile.vectors}
+    for index, vector in profile.vectors.items():
+
+        def moved(*args, index=index, vector=vector, **kwargs):
+            added = strength * torch.tensor(vector)
+            output = originals[index](*args, **kwargs)
+            return output + added if torch.is_tensor(output) else (output[0] + added, *output[1:])
+
+        layers[index].forward = moved
+    found = reference.log_probabilities()
+    for index in originals:
+        del layers[index].forward
+    return found
+
+
+def test_vectors_after_layers_are_the_definition(case, record_property):
+    engine, reference = case
+    base = engine.log_probabilities(PROMPTS)
+    for layers in ((0,), (1,), (0, 1)):
+        profile = vectors_of(engine, layers, 1.5)
+        with engine.steer(profile):
+            steered = engine.log_probabilities(PROMPTS)
+            with pytest.raises(SteeringError, match="steered already"):
+                engine.steer(profile).__enter__()
+        found = difference(steered, with_vectors(reference, profile))
+        record_property("difference", found)
+        assert found < 1e-5
+        assert difference(steered, base) > 1e-2
+        with engine.steer(profile.with_strength(0.0)):
+            assert torch.equal(engine.log_probabilities(PROMPTS), base)
+        assert torch.equal(engine.log_probabilities(PROMPTS), base)
+    report = engine.probe(profile, PROMPTS)
+    assert report.null_max_difference == 0.0
+    assert report.logit_max_change > 0
+    far = profile.model_copy(update={"vectors": {9: profile.vectors[0]}})
+    with pytest.raises(SteeringError, match="steers layer 9; this model has layers 0 to"):
+        engine.steer(far).__enter__()
 
 
 def by_expert(weights, indices, experts):

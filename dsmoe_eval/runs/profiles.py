@@ -1,0 +1,51 @@
+"""The profiles of a run's arms, from routing counts or from mean residual streams."""
+
+from __future__ import annotations
+
+from ..engines.base import Advance
+from ..errors import UserError
+from ..experts import RoutingCounts, StreamMeans
+from ..steering import Profile
+from ..variants import (
+    Settings,
+    build_profile,
+    build_vector_profile,
+    variant_experts,
+    variant_vectors,
+)
+from .arms import PlannedArm
+from .identification import average_streams, identification_source
+from .job import Job
+
+
+def needs_streams(job: Job) -> bool:
+    """Return whether an arm steers by a vector in the residual stream."""
+    return any(arm.variant.kind == "residual" for arm in job.arms)
+
+
+def mean_streams(job: Job, advance: Advance) -> StreamMeans:
+    """Average the residual stream over all domains' identification text."""
+    settings, root = job.plan.identification, job.folder.observations
+    return average_streams(job.engine, job.identification, settings, root, advance)
+
+
+def make_profile(
+    job: Job,
+    counts: RoutingCounts,
+    arm: PlannedArm,
+    settings: Settings,
+    means: StreamMeans | None = None,
+) -> Profile:
+    """Build the profile of a steered arm at these settings; a vector needs the mean streams."""
+    variant, seed, model = arm.variant, job.plan.seed, job.engine.identity
+    source = identification_source(
+        job.suite, job.identification, arm.domain, job.plan.identification, job.engine.name
+    )
+    try:
+        if variant.kind == "residual" and means is not None:
+            vectors = variant_vectors(variant, means, arm.domain, settings.layers, seed)
+            return build_vector_profile(variant, model, vectors, settings.strength, source)
+        experts = variant_experts(variant, counts, arm.domain, settings.expert_count, seed)
+    except ValueError as error:  # a control, of an arm that could name as many
+        raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
+    return build_profile(variant, model, experts, settings.strength, source)

@@ -1,0 +1,198 @@
+"""The spread of the method: experts, gains and scores under other samples of text and wordings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from ..cards import Variant
+from ..engines.base import Figures
+from ..experts import RoutingCounts, resample_documents
+from ..progress import Steps, progress_bar
+from ..results.cells import is_done, read_cell
+from ..results.stability import (
+    STABILITY_VERSION,
+    ArmOverlap,
+    ResampledGains,
+    StabilityResult,
+    TargetWordings,
+    Wording,
+)
+from ..steering import Profile
+from ..tasks.loading import check_context_length, with_preamble
+from ..variants import Settings, variant_experts
+from .answering import answer_cells, run_probes
+from .arms import PlannedRun, PreparedArm
+from .cells import cell_identity
+from .job import Job
+from .overlaps import Choice, overlap, resampled_choices
+from .plan_checks import stability_arm
+from .profiles import make_profile
+
+
+@dataclass(frozen=True, slots=True)
+class _Resampled:
+    """A tuned arm, and the experts that each resample of the text chooses for it."""
+
+    arm: PreparedArm
+    profile: Profile
+    choices: Sequence[Choice | None]
+
+
+def stability_cells(planned: PlannedRun) -> Counter[str]:
+    """Count the cells of the stage by task: the arm's resamples, base and the arm by wording."""
+    plan = planned.plan.stability
+    if plan is None:
+        return Counter()
+    times = plan.resamples + 2 * len(planned.suite.wordings)
+    return Counter({planned.suite.target_task(target).name: times for target in planned.targets})
+
+
+def stability_answers(job: Job) -> int:
+    """Return the number of answers of these cells."""
+    return sum(n * job.test[name].answers_asked for name, n in stability_cells(job).items())
+
+
+def check_wordings(job: Job) -> None:
+    """Check that prompts of every wording fit into the model, before anything is answered.
+
+    Raises:
+        UserError: the longest does not.
+    """
+    for name in stability_cells(job):
+        for line in job.suite.wordings:
+            check_context_length(with_preamble(job.test[name], line), job.lm)
+
+
+def measure_stability(
+    job: Job, counts: RoutingCounts, arms: Sequence[PreparedArm], console: Console
+) -> None:
+    """Measure the spread that the plan asks for, and write `stability.json`."""
+    plan = job.plan.stability
+    if plan is None:
+        return
+    with progress_bar(console, "measure stability", stability_answers(job), "answers") as steps:
+        numbers = range(1, plan.resamples + 1)
+        texts = [resample_documents(counts, number, job.plan.seed) for number in numbers]
+        tuned = [_resampled(job, texts, arm) for arm in arms if _chooses_experts(arm)]
+        name = stability_arm(job.plan, job.variants)
+        leading = [one for one in tuned if one.arm.planned.variant.name == name]
+        result = StabilityResult(
+            schema_version=STABILITY_VERSION,
+            resamples=plan.resamples,
+            arm=name,
+            overlaps=tuple(_overlap(one, counts.experts) for one in tuned),
+            without_experts=_without_experts(job.variants),
+            gains=tuple(_gains(job, texts, one, steps) for one in leading),
+            wordings=tuple(_wordings(job, one.arm, steps) for one in leading),
+        )
+    job.folder.write_json(job.folder.stability, result.model_dump(mode="json"))
+
+
+def _chooses_experts(arm: PreparedArm) -> bool:
+    return arm.planned.variant.is_tuned and arm.planned.variant.kind == "steered"
+
+
+def _without_experts(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """Return the tuned variants that steer by something else, such as a vector."""
+    return tuple(one.name for one in variants if one.is_tuned and one.kind != "steered")
+
+
+def _resampled(job: Job, texts: Sequence[RoutingCounts], arm: PreparedArm) -> _Resampled:
+    if arm.profile is None:
+        raise ValueError(f"arm {arm.planned.name} has no profile")
+    planned, size = arm.planned, len(arm.profile.experts)
+
+    def choose(counts: RoutingCounts) -> Choice:
+        return variant_experts(planned.variant, counts, planned.domain, size, job.plan.seed)
+
+    return _Resampled(arm, arm.profile, resampled_choices(texts, choose))
+
+
+def _overlap(one: _Resampled, units: int) -> ArmOverlap:
+    planned = one.arm.planned
+    figures = overlap(one.choices, one.profile.experts, units).model_dump()
+    return ArmOverlap(variant=planned.variant.name, target=planned.target, **figures)
+
+
+def _gains(
+    job: Job, texts: Sequence[RoutingCounts], one: _Resampled, steps: Steps
+) -> ResampledGains:
+    """Answer the target's items with the experts of each resample."""
+    task = one.arm.planned.tasks[0]
+    base, cells = cell_identity(job, None, task).id, []
+    for number, (counts, choice) in enumerate(zip(texts, one.choices, strict=True), 1):
+        if choice is None:
+            steps.skip(job.test[task].answers_asked)
+        else:
+            cells += _answer(job, _with_resample(job, counts, one, number), task, [None], steps)
+    before = _score(job, base)
+    return ResampledGains(
+        target=one.arm.planned.target,
+        base=base,
+        cells=tuple(cells),
+        gains=tuple(_score(job, cell) - before for cell in cells),
+    )
+
+
+def _with_resample(job: Job, counts: RoutingCounts, one: _Resampled, number: int) -> PreparedArm:
+    """Return the arm with a resample's experts, at its tuned settings, and store the profile."""
+    ending, planned = f"resample-{number}", one.arm.planned
+    variant = planned.variant.model_copy(update={"name": f"{planned.variant.name}+{ending}"})
+    settings = Settings(len(one.profile.experts), one.profile.intervention.strength)
+    made = make_profile(job, counts, planned, settings)
+    profile = made.model_copy(update={"method": f"{made.method}, {ending}"})
+    path = job.folder.profile(variant.name, planned.target, profile.id)
+    if not job.folder.has(path):
+        job.folder.write(path, profile.to_json().encode())
+    return replace(one.arm, planned=replace(planned, variant=variant), profile=profile)
+
+
+def _wordings(job: Job, arm: PreparedArm, steps: Steps) -> TargetWordings:
+    """Answer the target's items by base and by the arm under each wording."""
+    task, lines = arm.planned.tasks[0], (None, *job.suite.wordings)
+    own = [cell_identity(job, who, task).id for who in (None, arm)]
+    base, steered = (
+        [first, *_answer(job, who, task, lines[1:], steps)]
+        for first, who in zip(own, (None, arm), strict=True)
+    )
+    return TargetWordings(
+        target=arm.planned.target,
+        wordings=tuple(
+            Wording(line=line, base=_score(job, a), arm=_score(job, b), base_cell=a, arm_cell=b)
+            for line, a, b in zip(lines, base, steered, strict=True)
+        ),
+    )
+
+
+def _answer(
+    job: Job, arm: PreparedArm | None, task: str, lines: Sequence[str | None], steps: Steps
+) -> list[str]:
+    """Answer a task by an arm, or by base, after each line; return the ids of the cells."""
+    cells = {line: cell_identity(job, arm, task, line) for line in lines}
+    if all(is_done(job.folder, identity) for identity in cells.values()):
+        steps.skip(job.test[task].answers_asked * len(cells))
+    else:
+        with _steered(job, arm) as figures:
+            for line, identity in cells.items():
+                answer_cells(job, {task: identity}, figures, steps, line)
+    return [identity.id for identity in cells.values()]
+
+
+@contextmanager
+def _steered(job: Job, arm: PreparedArm | None) -> Iterator[Figures | None]:
+    """Steer the model for an arm after its probes, and yield their figures; base is not steered."""
+    if arm is None or arm.profile is None:
+        yield None
+        return
+    figures = run_probes(job, arm.planned, arm.profile)
+    with job.engine.steer(arm.profile):
+        yield figures
+
+
+def _score(job: Job, cell: str) -> float:
+    return read_cell(job.folder, cell)["score"]
