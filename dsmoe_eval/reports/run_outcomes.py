@@ -126,7 +126,7 @@ def _arms_table(result: RunResult, name: str, rows: list[_Row]) -> Table:
         _of("target", "n", lambda own: own.n),
         _of("target", "base", lambda own: own.level_a, _level, "level_a"),
         _of("target", "variant's", lambda own: own.level_b, _level, "level_b"),
-        _of("target", "gain", lambda own: (own.gain, _sign(own, level)), _gain),
+        _of("target", "gain", lambda own: (own.gain, _sign(own, level)), _signed),
         _of("target", "95 % interval", _interval_or_none, _ends, "ci95"),
         _of("target", "p", lambda own: own.p_value, formats.p_value, "p_value"),
         _of("target", "p (Holm)", lambda own: otherwise(own.p_adjusted, "no claim"),
@@ -137,7 +137,7 @@ def _arms_table(result: RunResult, name: str, rows: list[_Row]) -> Table:
         _of("non_targets", "one-sided bound", _bound, _signed, "non_inferiority.lower_bound"),
         _of("non_targets", "non-inferior", lambda own: "yes" if own.non_inferior else "not shown",
            str, "non_inferiority.p_value"),
-        _of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, level)), _gain,
+        _of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, level)), _signed,
            "gain"),
         words("test", lambda row: "-" if row.result.target is None else row.result.target.test),
     )  # fmt: skip
@@ -156,11 +156,7 @@ def _interval_or_none(own: OutcomeDifference) -> Value:
 
 
 _level = "{:.3f}".format
-_signed = "{:+.3f}".format
-
-
-def _gain(value: float, mark: str) -> str:
-    return f"{value:+.3f}{f' {mark}' if mark else ''}"
+_signed = formats.thousandths
 
 
 def _ends(low: float, high: float) -> str:

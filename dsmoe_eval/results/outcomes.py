@@ -12,7 +12,8 @@ from ..cards import OUTCOMES, Continuous, Outcome
 from ..stats import Claim, PairedResult, Unit, claim
 from .paired import Hash, Judged, Levels, Name, Number, Record, Score, ordered
 
-_NEAR = 1e-9
+_NEAR = 1e-7
+"""Levels of leaderboard entries are kept to nine digits."""
 Ends = Annotated[tuple[float, float], AfterValidator(ordered)]
 
 
