@@ -15,7 +15,7 @@ from ..results.arms import Settings
 from ..results.schema import RunResult
 from ..results.stability import StabilityResult
 from ..runs.tuning import Tuned
-from . import figures
+from . import base_figures, figures
 from .figures import Shifts
 from .page import Picture, embed
 from .run_arms import shown_arms
@@ -90,7 +90,7 @@ def draw(
     """Draw those of `FIGURES` that the run has data for, and return their files' names."""
     figures.style()
     figures.forest(result, to / "forest.png")
-    figures.base_panel(result.base, to / "base.png")
+    base_figures.base_panel(result.base, to / "base.png")
     identification: IdentificationScores = folder.read_json(folder.identification)
     scores, layers = identification["scores"], identification["layers"]
     shown = ["forest.png", "base.png"]
@@ -106,7 +106,7 @@ def draw(
         figures.routing_shift(shifts, layers, to / "routing.png")
         shown.append("routing.png")
     if stability is not None:
-        figures.spread(spreads(result, stability), to / "stability.png")
+        base_figures.spread(spreads(result, stability), to / "stability.png")
         shown.append("stability.png")
     return shown
 

@@ -79,7 +79,7 @@ class Wording(Record):
     """The scores of base and of the arm on a target under one wording of the prompt.
 
     Attributes:
-        line: the line before each prompt; None: the task's prompt as it is.
+        line: the line before each prompt; None: the task's prompt without one.
     """
 
     line: str | None

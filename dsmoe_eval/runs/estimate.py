@@ -157,10 +157,8 @@ def estimate(
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
-    tuning = _counted(tasks, "tuning", _tried(planned))
-    spread = stability_cells(planned)
+    tuning, spread = _counted(tasks, "tuning", _tried(planned)), stability_cells(planned)
     again = _counted(tasks, "test", spread)
-    counts = {name: answers[name] + tuning[name] + again[name] for name in tasks}
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -172,7 +170,7 @@ def estimate(
         cells=cells.total(),
         answers=answers.total(),
         tuning_answers=tuning.total(),
-        tokens=_tokens(tasks, counts),
+        tokens=_tokens(tasks, counts := answers + tuning + again),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         claims=claims,
         control_cells=controls.total(),

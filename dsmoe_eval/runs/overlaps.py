@@ -118,7 +118,7 @@ def domain_stability(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> DomainStability:
-    """Identify a domain's experts on resamples of the documents, and compare the choices.
+    """Compare the experts that resamples of the documents choose for a domain.
 
     Args:
         engine: the model's engine, which records the routing.
@@ -138,16 +138,9 @@ def domain_stability(
     """
     suite, chosen_method = identification_suite(suite_name, domain, method), get_method(method)
     _, counts = count_suite(
-        engine,
-        suite,
-        chosen_method,
-        Identification(),
-        suite.markers,
-        limit=limit,
-        root=root,
-        console=console,
-        data=data,
-    )
+        engine, suite, chosen_method, Identification(), suite.markers,
+        limit=limit, root=root, console=console, data=data,
+    )  # fmt: skip
 
     def choose(of: RoutingCounts) -> Choice:
         return choose_experts(chosen_method, of, domain, experts)

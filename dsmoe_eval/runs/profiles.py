@@ -23,7 +23,7 @@ def needs_streams(job: Job) -> bool:
     return any(arm.variant.kind == "residual" for arm in job.arms)
 
 
-def mean_streams(job: Job, advance: Advance) -> StreamMeans:
+def stream_means(job: Job, advance: Advance) -> StreamMeans:
     """Average the residual stream over all domains' identification text."""
     settings, root = job.plan.identification, job.folder.observations
     return average_streams(job.engine, job.identification, settings, root, advance)

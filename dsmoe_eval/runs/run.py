@@ -25,7 +25,7 @@ from .answering import answer_arm, answer_base
 from .arms import PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
-from .profiles import mean_streams, needs_streams
+from .profiles import needs_streams, stream_means
 from .stability import check_wordings, measure_stability, stability_answers, stability_cells
 from .stages import (
     count_experts,
@@ -203,7 +203,7 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
     means = None
     if needs_streams(job):
         with progress_bar(console, "average the residual stream", texts, "texts") as steps:
-            means = mean_streams(job, steps)
+            means = stream_means(job, steps)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
         arms = make_arms(job, counts, steps, means)
     training = training_steps(job)

@@ -20,7 +20,7 @@ def test_case_19_names_are_whole_at_80_columns():
     tasks = tuple(TaskEstimate(name, "d", ("non-target",), *figures) for name in names)
     model = ModelEstimate("/a/folder/" + "deep/" * 20 + "[x]", 10**12, 1e3, 1e6, 1e6)
     found = CostEstimate(
-        "p", "s", "vllm", 1, ("base",), ("d",), tasks, 1, 4, 0, 0, True, 1, 0, 0, (model,)
+        "p", "s", "vllm", 1, ("base",), ("d",), tasks, 1, 4, 0, 0, True, 1, 0, 0, 0, 0, (model,)
     )
     lines = printed(found, 80).splitlines()
     assert max(map(len, lines)) <= 80
@@ -37,7 +37,24 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
     )
     model = ModelEstimate("m", 0, None, None, None)
     found = CostEstimate(
-        "p", "s", "vllm", 4, ("base",), ("math",), (task,), 1, 4, 0, 0, False, 1, 0, 0, (model,)
+        "p",
+        "s",
+        "vllm",
+        4,
+        ("base",),
+        ("math",),
+        (task,),
+        1,
+        4,
+        0,
+        0,
+        False,
+        1,
+        0,
+        0,
+        0,
+        0,
+        (model,),
     )
     said = printed(found, 200)
     for part in (

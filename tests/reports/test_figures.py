@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from dsmoe_eval.reports import figures, study_figures
+from dsmoe_eval.reports import base_figures, figures, study_figures
 from dsmoe_eval.reports.page import Forest, Interval
 from dsmoe_eval.reports.run_arms import targets_of
 from dsmoe_eval.results.schema import Base
@@ -220,6 +220,6 @@ def test_base_scores_of_any_number_of_tasks(check, count):
         )
         for place in range(count)
     ]  # fmt: skip
-    words = check(lambda path: figures.base_panel(rows, path))
+    words = check(lambda path: base_figures.base_panel(rows, path))
     assert {f"{row.task} (n = 12,000)" for row in rows} <= set(words)
     assert {"base", "chance", "one answer to all"} <= set(words)
