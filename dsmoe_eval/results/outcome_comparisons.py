@@ -264,7 +264,7 @@ def _adjusted(
 def _family(
     variants: Sequence[Variant], rows: Sequence[OutcomeDifference | None]
 ) -> list[OutcomeDifference | None]:
-    """Adjust the p-values of arms and, in a family of their own, of controls; null arms have none.
+    """Adjust the p-values of arms and, in another family, of controls; null arms have none.
 
     See `claims.adjust`.
     """

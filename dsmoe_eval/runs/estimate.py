@@ -51,7 +51,7 @@ class TaskEstimate:
             known.
         smallest: the smallest change that the task can show with 80 % power at the plan's
             strictest Holm level, by `DISCORDANCE`; None where no change is large enough, and of
-            texts, whose smallest change only a pilot tells (`outcome_power`).
+            texts, whose smallest change needs a pilot (`outcome_power`).
     """
 
     task: str

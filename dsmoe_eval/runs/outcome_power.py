@@ -76,7 +76,7 @@ def _of_score(row: Paired) -> int | None:
 
 
 def _scaled(row: Paired | OutcomeDifference) -> int | None:
-    """Scale the items by the square of the smallest effect over the gain: errors fall as 1/sqrt(n).
+    """Compute the items by the square of the smallest effect over the gain.
 
     For few items it is an upper bound, since t's quantiles and what the sample may hide fall too.
     """

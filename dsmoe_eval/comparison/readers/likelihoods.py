@@ -24,7 +24,7 @@ def sample_gold_logprob(
 
     Raises:
         UserError: the sample holds no log-likelihood of each option, or names no right one, or its
-            own accuracy does not follow from them.
+            accuracy does not follow from them.
     """
     values = _likelihoods(sample.get("filtered_resps"))
     rights = _rights(sample.get("target"), options)

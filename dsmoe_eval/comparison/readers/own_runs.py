@@ -109,7 +109,7 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
 def _by_outcome(
     rows: pd.DataFrame, wanted: str | None, metric: str | None
 ) -> tuple[pd.DataFrame, str | None]:
-    """Return a cell's rows with the wanted outcome as their score, and its name."""
+    """Return a cell's rows with the selected outcome as their score, and its name."""
     if wanted == BITS and "loglikelihood" not in rows:
         return rows.assign(score=math.nan), metric
     if wanted == BITS:
