@@ -147,6 +147,7 @@ def plan_table(job: Job) -> Table:
         "targets": ", ".join(job.targets),
         "variants": ", ".join(one.name for one in job.variants if one.control_of is None),
         "controls": describe_controls(job.variants),
+        "primary outcome": job.plan.outcome,
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",
