@@ -219,6 +219,43 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     assert not (tmp_path / "p.json").exists()
 
 
+def text_file(path):
+    """Three documents of two chunks per domain, of words that the embedded model knows."""
+    rows = [
+        {"domain": domain, "text": f"In {domain}, what is the sign of the {word}? " * 15}
+        for domain in ("math", "law") for word in ("base", "cell", "field")
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_experts_are_identified_from_text_of_the_user(run, tmp_path):
+    from dsmoe_eval.steering import Profile
+    from dsmoe_eval.tasks.texts import read_text_file
+
+    text, path = text_file(tmp_path / "mine.jsonl"), tmp_path / "profile.json"
+    common = ("identify", "lab-poly", "--text", text, "--device", "cpu", "-o", path)
+    done = run(*common, "--domain", "law", "--observations", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    source = Profile.load(path).source
+    assert (source.suite, source.split, source.file) == (None, None, "mine.jsonl")
+    assert source.items == tuple(one.id for one in read_text_file(text) if one.domain == "law")
+    refused(run(*common, "--domain", "art"), "mine.jsonl has no identification text of 'art'")
+    refused(run(*common, "--suite", "lab", "--domain", "law"), "one of the three")
+
+
+def test_existence_counts_documents_of_text(run, tmp_path):
+    text = text_file(tmp_path / "mine.jsonl")
+    common = ("existence", "lab-poly", "--text", text, "--device", "cpu", "--permutations", "99")
+    done = run(*common, "--out", tmp_path / "e", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["documents"] for row in result["domains"]] == [3, 3]
+    page = (tmp_path / "e" / "existence.md").read_text()
+    assert "on mine.jsonl" in page
+    assert "all chunks of a text are one document" in page
+
+
 def test_existence_writes_a_page_and_says_what_it_says(run, tmp_path):
     """With 99 shuffles nothing can be declared, and the page says so."""
     common = ["existence", "lab-poly", "--suite", "lab", "--device", "cpu", "--limit", "4"]
@@ -285,10 +322,20 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
     refused(run("probe", tmp_path), "no router")
 
 
+def test_each_embedded_model_has_its_own_training(run, tmp_path):
+    refused(run("lab", "train", "lab-smol", "--out", tmp_path), "needs --text")
+    refused(run("lab", "train", "lab-poly", "--steps", "3"), "are for lab-smol")
+    path = tmp_path / "none.jsonl"
+    refused(run("lab", "train", "lab-smol", "--text", path), "none.jsonl", "cannot be read")
+
+
 def test_similarity_says_how_alike_experts_are(run, tmp_path):
     items = (builtin_folder() / "tasks/lab/data/law_named.jsonl").read_text().splitlines()
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(json.loads(item)["question"] + "\n" for item in items))
+    path = tmp_path / "texts.jsonl"
+    rows = [{"domain": "law", "text": json.loads(item)["question"]} for item in items]
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in {r["text"]: r for r in rows}.values())
+    )
     common = ("similarity", "lab-poly", "--text", path, "--tokens", "100", "--device", "cpu")
     done = run(*common)
     assert done.returncode == 0, done.stderr
@@ -300,10 +347,11 @@ def test_similarity_says_how_alike_experts_are(run, tmp_path):
 def test_similarity_refuses_in_one_sentence(run, tmp_path):
     (tmp_path / "t.txt").write_text("In math, what is the sign of the base?")
     common = ("similarity", "lab-poly", "--device", "cpu")
-    refused(run(*common), "--suite or by --text")
+    refused(run(*common), "by --suite, --text or --text-dir")
     refused(run(*common, "--suite", "lab", "--tokens", "9"), "--tokens")
     refused(run(*common, "--suite", "lab", "--tokens", "9999"), "have 2460 distinct tokens")
-    refused(run(*common, "--text", tmp_path / "t.txt"), "t.txt: the texts have")
+    refused(run(*common, "--text", tmp_path / "t.txt"), "line 1: not JSON", "by --text-dir")
+    refused(run(*common, "--text-dir", tmp_path), f"{tmp_path.name}: the texts have")
     refused(run(*common, "--suite", "lab", "--profile", tmp_path / "p"), "cannot be read")
 
 

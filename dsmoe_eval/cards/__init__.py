@@ -15,16 +15,18 @@ from .plans import (
     Sft,
     Stability,
     Tuning,
+    Unit,
     Variant,
 )
 from .policies import Policy, Rule
-from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
+from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "OUTCOMES",
     "Card",
     "Continuous",
+    "DocumentFile",
     "ExpertSource",
     "Identification",
     "Kind",
@@ -45,5 +47,6 @@ __all__ = [
     "Suite",
     "Task",
     "Tuning",
+    "Unit",
     "Variant",
 ]

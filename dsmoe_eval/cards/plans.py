@@ -11,6 +11,7 @@ from .base import Card, Fraction, Name
 from .outcomes import OUTCOMES, Continuous, OutcomeName
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+Unit = Literal["odds", "sigma"]
 ExpertSource = Literal["method", "random_matched", "other_domain"]
 
 
@@ -97,13 +98,31 @@ class Tuning(Card):
     on the tuning split is non-inferior at the plan's margin. Ties go to fewer experts, to fewer
     layers, then to the lower strength. If no setting qualifies, the weakest one is used and the
     report says so.
+
+    Attributes:
+        expert_counts: the numbers of experts.
+        strengths: kind of intervention -> strengths. `bias_sigma` has those of bias in units of the
+            spread of each layer's logits, instead of `bias`, whose unit is the odds.
+        residual: the settings of `residual`.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"experts": "`expert_counts`"}
 
     expert_counts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = ()
-    strengths: dict[Kind, Strengths] = Field(default_factory=dict)
+    strengths: dict[Kind | Literal["bias_sigma"], Strengths] = Field(default_factory=dict)
     residual: ResidualTuning | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Tuning:
+        if {"bias", "bias_sigma"} <= set(self.strengths):
+            raise ValueError("give strengths of `bias` or of `bias_sigma`, not of both")
+        return self
+
+    def of(self, kind: Kind) -> tuple[Unit, tuple[float, ...]] | None:
+        """Return the unit and the strengths for a kind of intervention; None if there are none."""
+        if kind == "bias" and "bias_sigma" in self.strengths:
+            return "sigma", self.strengths["bias_sigma"]
+        return ("odds", self.strengths[kind]) if kind in self.strengths else None
 
 
 class Identification(Card):

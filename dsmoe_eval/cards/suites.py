@@ -175,10 +175,35 @@ class Task(Card):
         return set(self.roles) != {"identification"}
 
 
+class DocumentFile(Card):
+    """A file of text documents, from which experts are identified.
+
+    In YAML a file without other keys is written as its path alone.
+
+    Attributes:
+        file: JSON lines with `text` and `domain`, relative to the suite's file.
+        split: the documents whose key `split` has this value serve identification; None: all.
+        characters: the most characters of a chunk, see `tasks.texts.cut_text`.
+        chunks: the most chunks of a document, its first ones; None: all.
+    """
+
+    file: Path
+    split: SplitName | None = None
+    characters: Annotated[int, Field(ge=20)] = 500
+    chunks: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, content: object) -> object:
+        return {"file": content} if isinstance(content, str) else content
+
+
 class Suite(Card):
     """Target and non-target tasks that belong together.
 
     Attributes:
+        documents: text documents from which experts are identified, beside or instead of tasks with
+            the role `identification`.
         markers: tokens whose routing the method `npmi` uses, with their coefficients; RICE uses
             `<think>` 1, `</think>` -1 and `Alternatively` -1 on the model's reasoning.
         domain_line: the line before a question by which the arm `prompt` names the domain.
@@ -189,6 +214,7 @@ class Suite(Card):
     name: Name
     description: str
     tasks_dir: Path | None = None
+    documents: DocumentFile | None = None
     markers: dict[str, float] = Field(default_factory=dict)
     domain_line: str = "The following question is about {domain}."
     wordings: tuple[str, ...] = ("Answer the following question.", "Give the right answer.")
@@ -215,8 +241,8 @@ class Suite(Card):
                 yield f"task {task.name!r} has no identification split"
 
     def _target_faults(self, domain: str) -> Iterator[str]:
-        if domain not in self.identification_domains:
-            yield f"target domain {domain!r} has no identification task"
+        if domain not in self.identification_domains and self.documents is None:
+            yield f"target domain {domain!r} has no identification task, nor `documents`"
         if not self.stage_split(self.target_task(domain), "tuning"):
             yield f"target domain {domain!r} has no tuning split"
         if not self.non_target_tasks(domain):
@@ -257,7 +283,7 @@ class Suite(Card):
 
     @property
     def identification_domains(self) -> tuple[str, ...]:
-        """The domains whose text is compared when experts are identified."""
+        """The domains whose tasks are read when experts are identified; documents have more."""
         return tuple(task.domain for task in self.identification_tasks)
 
     def target_task(self, domain: str) -> Task:

@@ -1,4 +1,4 @@
-"""Commands that list what exists, and that make the embedded model."""
+"""Commands that list what exists, and that make suites and the embedded model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import UserError
 from .main import main, progress_console
 from .terminal import echo
 
@@ -28,11 +29,59 @@ def list_command(what: str, as_json: bool) -> None:
         echo(f"{name:<{width}}  {summary}")
 
 
+@main.command("new-suite")
+@click.option(
+    "--text-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of text documents: a sub-folder or file per domain.",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text documents: a JSONL file of objects with `text` and `domain`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="New folder of the suite; its name is the suite's name.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed by which documents go to identification, tuning and test.",
+)
+def new_suite_command(text_dir: Path | None, text: Path | None, out: Path, seed: int) -> None:
+    """Write a suite, its tasks, data and a plan, from text documents by domain."""
+    from ..tasks.new_suite import write_suite
+    from ..tasks.texts import read_text_file, read_text_folder
+
+    if text is not None and text_dir is None:
+        documents = read_text_file(text)
+    elif text_dir is not None and text is None:
+        documents = read_text_folder(text_dir)
+    else:
+        raise UserError("give the text by --text or --text-dir, one of the two")
+    for one in write_suite(documents, out, seed):
+        counts = ", ".join(f"{count} for {stage}" for stage, count in one.documents.items())
+        left_out = (
+            f"; {one.repeated} passages left out, which others repeat" if one.repeated else ""
+        )
+        echo(
+            f"{one.domain}: documents: {counts}; items: {one.items['tuning']} for tuning, "
+            f"{one.items['test']} for test{left_out}"
+        )
+    echo(f"\n{out}: now: dsmoe-eval run {out / 'plan.yaml'} --model path/to/model")
+
+
 def _list_models() -> list[tuple[str, str]]:
-    from ..lab import EMBEDDED_MODELS
+    from ..lab import BUILT_MODELS, EMBEDDED_MODELS
     from ..registry import builtin_names, load_model_card
 
     embedded = [(name, f"embedded, {folder}") for name, folder in EMBEDDED_MODELS.items()]
+    embedded += [(name, f"built at its first use, {what}") for name, what in BUILT_MODELS.items()]
     cards = [load_model_card(name) for name in builtin_names("models")]
     by_size = sorted(cards, key=lambda card: card.parameters.total)
     return [*embedded, *((card.name, card.summary) for card in by_size)]
@@ -87,13 +136,40 @@ def lab_group() -> None:
 
 
 @lab_group.command("train")
-@click.argument("model", type=click.Choice(["lab-poly"]))
+@click.argument("model", type=click.Choice(["lab-poly", "lab-smol"]))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to [out/<model>].")
-def lab_train_command(model: str, out: Path | None) -> None:
-    """Train MODEL from its seed and report how close it is to the one that ships."""
-    from ..lab.train import train_and_compare
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="lab-smol: a JSONL file of objects with `text` and `domain`, to train on.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="lab-smol: steps of training [200 on a CPU, 548 on a GPU].",
+)
+def lab_train_command(model: str, out: Path | None, text: Path | None, steps: int | None) -> None:
+    """Train MODEL again, and report how good it is or how close to the one that ships.
 
-    echo(train_and_compare(model, out or Path("out") / model, progress_console()))
+    lab-poly is trained from its seed. lab-smol is carved out of its dense model and distilled on
+    the text of --text; a training that was stopped goes on if the command is given again.
+    """
+    folder = out or Path("out") / model
+    if model == "lab-poly":
+        from ..lab.train import train_and_compare
+
+        if text or steps:
+            raise UserError("--text and --steps are for lab-smol; lab-poly has a world of its own")
+        echo(train_and_compare(model, folder, progress_console()))
+        return
+    from ..lab.smol_training import train_smol
+    from ..tasks.texts import documents_by_domain, read_text_file
+
+    if text is None:
+        raise UserError("lab-smol needs --text FILE.jsonl, with `text` and `domain` on each line")
+    groups = documents_by_domain(read_text_file(text))
+    texts = {domain: [one.text for one in group] for domain, group in groups.items()}
+    echo(train_smol(texts, folder, progress_console(), steps))
 
 
 @lab_group.command("data")

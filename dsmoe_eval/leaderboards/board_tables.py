@@ -133,6 +133,7 @@ _SUMMARY: tuple[Figure[LeaderboardRow], ...] = (
         formats.share_of, lambda row: f"{source_of(row, 'marks')}: {_mark_words(row)}",
         kind=lambda _: "mark",
         help="; ".join(f"{name}: {meaning}" for name, meaning in TRUST.items())),
+    words("learned from", lambda row: row.learned_from),
     words("not ranked for", lambda row: row.unranked),
 )  # fmt: skip
 
@@ -162,7 +163,7 @@ def _floor_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
 
 def _row_apart(row: LeaderboardRow, name: str, scores: Sequence[Cell]) -> Row:
     model = Cell(row.model, source=_model_source(row))
-    blank = (Cell(),) * 4
+    blank = (Cell(),) * 5
     cells = (Cell("-"), model, Cell(name), Cell(), *scores, *blank, Cell(BASE))
     return Row(cells, row_facets(row), apart=True)
 

@@ -131,6 +131,7 @@ def _arms_table(result: RunResult, name: str, rows: list[_Row]) -> Table:
         _of("target", "p", lambda own: own.p_value, formats.p_value, "p_value"),
         _of("target", "p (Holm)", lambda own: otherwise(own.p_adjusted, "no claim"),
            formats.p_value, "p_adjusted"),
+        _of("target", "claim", lambda own: own.claim.verdict if own.claim else "no claim"),
         _of("target", "smallest effect", lambda own: otherwise(own.mde80, "none"), _level, "mde80"),
         _of("non_targets", "non-target n", lambda own: own.n, str, "n"),
         _of("non_targets", "non-target gain", lambda own: own.gain, _signed, "gain"),

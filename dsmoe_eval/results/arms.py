@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ..cards import Unit
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
@@ -166,12 +167,18 @@ class Settings(Record):
 
     Attributes:
         expert_count: number of experts; 0 for an arm that is steered by vectors.
+        unit: the strength's unit.
+        log_odds: for bias on logits, the smallest and the largest shift of a steered layer.
+        sigmas: the same in units of the layers' sigmas, if these are known.
         layers: the decoder layers after which a vector is added; none for experts.
         activation_share: the experts' share of all activations; None where there are no experts.
     """
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
+    unit: Unit = "odds"
+    log_odds: tuple[float, float] | None = None
+    sigmas: tuple[float, float] | None = None
     layers: tuple[int, ...] = ()
     activation_share: Score | None
     qualified_on_tuning: bool

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..models.loading import ModelSize, locate, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
+from ..tasks.identification import suite_text
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask, most_tokens
 from ..tasks.outcomes import check_outcome
@@ -149,7 +150,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan, path)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
     arms = planned.arms
     claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
@@ -177,10 +178,7 @@ def estimate(
         control_tokens=_tokens(tasks, of_controls),
         stability_cells=spread.total(),
         stability_answers=again.total(),
-        models=tuple(
-            _model(name, plan, tasks, counts, limit)
-            for name in models or plan.models or (plan.model,)
-        ),
+        models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
 
 
@@ -209,7 +207,8 @@ def _tasks(
     suite, unread = planned.suite, dict[str, str]()
     splits = load_splits(suite, limit, data, planned.targets, unread)
     check_outcome([*splits["test"].values()], planned.plan.outcome)
-    check_leakage(splits, planned.plan.allow_leakage)
+    text = suite_text(suite, splits["identification"], limit)
+    check_leakage(splits | {"identification": text.tasks}, planned.plan.allow_leakage)
     used = {
         task.name for task in (*suite.identification_tasks, *map(suite.task, planned.base_tasks))
     }

@@ -22,6 +22,7 @@ from ..models.loading import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
+from ..tasks.identification import IdentificationText, suite_text
 from ..tasks.leakage import Leakage, check_leakage
 from ..tasks.loading import (
     LoadedTask,
@@ -47,7 +48,8 @@ class Job(PlannedRun):
     Attributes:
         engine: the model in its engine.
         lm: the same model as the language model that answers tasks.
-        identification: the tasks of this part, by name; `tuning` and `test` likewise.
+        identification: the text from which experts are identified.
+        tuning: the tasks of this part, by name; `test` likewise.
         folder: the run's folder.
         identity: the identity of the run, for `comparisons.json`.
         leakage: the items that the parts share.
@@ -56,7 +58,7 @@ class Job(PlannedRun):
 
     engine: Engine
     lm: EngineLM
-    identification: Mapping[str, LoadedTask]
+    identification: IdentificationText
     tuning: Mapping[str, LoadedTask]
     test: Mapping[str, LoadedTask]
     folder: RunFolder
@@ -86,7 +88,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     locate(plan.model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     check_outcome([*splits["test"].values()], plan.outcome)
-    leakage = check_leakage(splits, plan.allow_leakage)
+    text = suite_text(planned.suite, splits["identification"], limit)
+    leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
     engine = _serve(plan, options.device)
     with ExitStack() as opened:
         opened.callback(engine.close)
@@ -107,7 +110,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
         engine=engine,
         lm=lm,
-        identification=splits["identification"],
+        identification=text,
         tuning=tuning,
         test=test,
         folder=folder,

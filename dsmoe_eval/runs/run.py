@@ -198,7 +198,7 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
 
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
-    texts = sum(len(task.items) for task in job.identification.values())
+    texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)
     means = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import Plan
+from ..cards import Plan, Unit
 from ..stats import non_inferiority
 from ..variants import Settings
 
@@ -28,6 +28,7 @@ class Trial:
         lower_bound: the one-sided lower bound of `non_target_delta`. If all items are one cluster:
             -1, the bound of any change of a score; None for an outcome without bounds.
         qualified: whether the lower bound is above minus the margin.
+        unit: the strength's unit.
     """
 
     expert_count: int
@@ -36,6 +37,7 @@ class Trial:
     non_target_delta: float
     lower_bound: float | None
     qualified: bool
+    unit: Unit = "odds"
     layers: tuple[int, ...] = ()
 
 
@@ -107,6 +109,7 @@ def tune(
                 non_target_delta=held.delta,
                 lower_bound=_bound(plan, held.lower_bound),
                 qualified=held.non_inferior,
+                unit=settings.unit,
                 layers=settings.layers,
             )
         )
@@ -127,7 +130,7 @@ def choose(trials: Sequence[Trial]) -> Tuned:
         best = min(qualified, key=lambda trial: (-trial.target_delta, *_weight(trial)))
     else:
         best = min(trials, key=_weight)
-    chosen = Settings(best.expert_count, best.strength, layers=best.layers)
+    chosen = Settings(best.expert_count, best.strength, best.unit, layers=best.layers)
     return Tuned(tuple(trials), chosen, bool(qualified))
 
 

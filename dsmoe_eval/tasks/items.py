@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import UserError
 from .language_model import LmEvalTask
@@ -55,6 +55,18 @@ class Item:
     choices: tuple[str, ...] = ()
     cluster: str = ""
     rights: tuple[int, ...] = ()
+
+
+class WithItems(Protocol):
+    """A task with the items of one split."""
+
+    @property
+    def card(self) -> Task:
+        """The suite's card of the task."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items, in order."""
 
 
 def read_items(

@@ -42,6 +42,8 @@ def test_tables_and_plots_hold_every_arm_with_its_figures(found):
             one = arms[cells["variant"].text, cells["target"].text].outcome(section.name)
             assert cells["gain"].number == one.target.gain
             assert cells["base"].number == one.target.level_a
+            claim = one.target.claim
+            assert cells["claim"].text == ("no claim" if claim is None else claim.verdict)
             assert cells["one-sided bound"].number == one.non_targets.non_inferiority.lower_bound
             assert f"outcomes[{section.name}].target.gain" in cells["gain"].source
             wanted = "-" if one.over_placebo is None else f"{one.over_placebo.gain:+.3f}"
