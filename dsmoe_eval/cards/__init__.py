@@ -5,6 +5,7 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
+from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
 from .plans import (
     ExpertSource,
     Identification,
@@ -22,12 +23,16 @@ from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Sui
 
 __all__ = [
     "MAX_NEW_TOKENS",
+    "OUTCOMES",
     "Card",
+    "Continuous",
     "DocumentFile",
     "ExpertSource",
     "Identification",
     "Kind",
     "ModelCard",
+    "Outcome",
+    "OutcomeName",
     "Plan",
     "Policy",
     "Published",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from .base import Card, Fraction, Name
+from .outcomes import OUTCOMES, Continuous, OutcomeName
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Unit = Literal["odds", "sigma"]
@@ -198,6 +199,9 @@ class Plan(Card):
         domain_lines: domain -> the line with which the arm `prompt` names it; by default as the
             suite says.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
+        outcome: the primary outcome, by which settings are chosen and which headlines are about;
+            the others are secondary.
+        margins: non-inferiority margins of the outcomes other than `score`, each in its unit.
         significance_level: of two-sided tests of target claims; the one-sided non-inferiority test
             uses half of it.
         allow_leakage: whether the splits may overlap, as in the set-up of the DSMoE paper, which
@@ -229,6 +233,8 @@ class Plan(Card):
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction
+    outcome: Literal["score", "gold_logprob"] = "score"
+    margins: dict[Continuous, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     significance_level: Fraction = 0.05
     identification: Identification = Identification()
     tuning: Tuning | None = None
@@ -248,6 +254,13 @@ class Plan(Card):
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
+
+    def margin_of(self, outcome: OutcomeName) -> float:
+        """Return the margin of non-inferiority in the unit of an outcome."""
+        default = OUTCOMES[outcome].margin
+        if outcome == "score" or default is None:
+            return self.margin
+        return self.margins.get(outcome, default)
 
     def of(self, model: str, seed: int | None = None) -> Plan:
         """Return the plan of one model, with another seed if one is given."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..gates.figures import Check, Claims, Measurement, MissingFigureError, read_figure
+from ..gates.figures import read_figure
+from ..gates.readings import Check, Claims, Measurement, MissingFigureError
 from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Paired

@@ -31,6 +31,7 @@ from ..tasks.loading import (
     most_tokens,
     with_preamble,
 )
+from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
@@ -86,6 +87,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     check_engine(plan)
     locate(plan.model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
+    check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
     leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
     engine = _serve(plan, options.device)

@@ -28,7 +28,7 @@ from ..models import LoadedModel
 from ..progress import Steps, counted_as
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
-from ..tasks.scoring import score_tasks
+from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json
@@ -155,7 +155,7 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
     requests = sum(task.requests_asked for task in asked)
     remembered = job.folder.answers(f"tuning-{who}")
     with counted_as(advance, answers, requests) as count:
-        return score_tasks(job.lm, asked, remembered, count)
+        return outcome_values(job.lm, asked, job.plan.outcome, remembered, count)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
