@@ -356,6 +356,13 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
     refused(run("probe", tmp_path), "no router")
 
 
+def test_each_embedded_model_has_its_own_training(run, tmp_path):
+    refused(run("lab", "train", "lab-smol", "--out", tmp_path), "needs --text")
+    refused(run("lab", "train", "lab-poly", "--steps", "3"), "are for lab-smol")
+    path = tmp_path / "none.jsonl"
+    refused(run("lab", "train", "lab-smol", "--text", path), "none.jsonl", "cannot be read")
+
+
 def test_similarity_says_how_alike_experts_are(run, tmp_path):
     items = (builtin_folder() / "tasks/lab/data/law_named.jsonl").read_text().splitlines()
     path = tmp_path / "texts.jsonl"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..cards import ModelCard
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
-from ..lab import EMBEDDED_MODELS
+from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
@@ -130,7 +130,7 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
     ignored, so that the classes are those of transformers.
 
     Args:
-        name: `lab-poly`, the name of a model card, a folder with `config.json`, or
+        name: `lab-poly`, `lab-smol`, the name of a model card, a folder with `config.json`, or
             `organisation/model`.
         device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
             `auto`, accelerate distributes the model over all available devices.
@@ -307,6 +307,10 @@ def locate(name: str) -> str:
     """
     if name in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name])
+    if name in BUILT_MODELS:
+        from ..lab.smol import built_folder
+
+        return str(built_folder(name))
     if name in builtin_names("models"):
         return load_model_card(name).hub_id
     folder = Path(name)
@@ -319,7 +323,7 @@ def locate(name: str) -> str:
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(
             f"model {name!r}: no such folder, and not a hub id (organisation/model); embedded: "
-            f"{', '.join(EMBEDDED_MODELS)}"
+            f"{', '.join([*EMBEDDED_MODELS, *BUILT_MODELS])}"
         )
     return name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from ..lab import EMBEDDED_MODELS
+from ..lab import CAVEATS
 from ..results import RunFolder
 from ..results.arms import Arm, Settings
 from ..results.cells import Sharing, read_cell
@@ -154,12 +154,8 @@ def caveats(result: RunResult) -> list[str]:
     ]
     found += unmatched(result)
     found += [words for arm in result.arms for words in _untried(arm)]
-    if result.run.model in EMBEDDED_MODELS:
-        found.insert(
-            0,
-            f"{result.run.model} is a test bed with a known kind of effect. Nothing here is "
-            "evidence about real language models.",
-        )
+    if result.run.model in CAVEATS:
+        found.insert(0, CAVEATS[result.run.model])
     return found
 
 

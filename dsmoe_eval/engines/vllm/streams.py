@@ -47,7 +47,7 @@ class StreamSums:
             self._hooks.callback(layer.register_forward_hook(self._adder(index)).remove)
 
     def begin(self, domain: int, kept: Sequence[bool]) -> None:
-        """Begin a document of a domain, of whose tokens those that are kept are added.
+        """Start a document of a domain; of its tokens, those that are kept are added.
 
         Raises:
             SteeringError: not every token of the document before was seen once.

@@ -177,12 +177,12 @@ class SteeringExtension:
 
     @_refusing
     def dsmoe_document(self, domain: int, kept: list[bool]) -> None:
-        """Begin a document of a domain; see `StreamSums.begin`."""
+        """Start a document of a domain; see `StreamSums.begin`."""
         self._dsmoe_sums.begin(domain, kept)
 
     @_refusing
     def dsmoe_summed(self) -> str:
-        """Stop, and return the sums; see `StreamSums.finish`."""
+        """Stop adding and return the sums; see `StreamSums.finish`."""
         sums = self._dsmoe_sums
         del self._dsmoe_sums
         return sums.finish()
