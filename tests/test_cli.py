@@ -244,6 +244,40 @@ def test_experts_are_identified_from_text_of_the_user(run, tmp_path):
     refused(run(*common, "--suite", "lab", "--domain", "law"), "one of the three")
 
 
+def test_new_suite_refuses_in_one_sentence(run, tmp_path):
+    out = ("--out", tmp_path / "mine")
+    refused(run("new-suite", *out), "by --text or --text-dir, one of the two")
+    few = run("new-suite", "--text", text_file(tmp_path / "t.jsonl"), *out)
+    refused(few, "needs 8 documents of 370 characters or more; there are: math 3, law 3")
+
+
+@pytest.mark.full
+def test_from_text_files_to_a_report(run, tmp_path):
+    """The way of docs/your-own.md, on the embedded model and words that it knows."""
+    import random
+
+    from dsmoe_eval.models import load_model
+
+    tokenizer = load_model("lab-poly", "cpu").tokenizer
+    known = {tokenizer.decode([token]).strip() for token in range(len(tokenizer))}
+    words = sorted(word for word in known if word.isalpha())
+    generator = random.Random(0)
+    for domain in ("math", "law", "biology"):
+        for number in range(9):
+            path = tmp_path / "texts" / domain / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(" ".join(generator.choices(words, k=200)))
+    suite = tmp_path / "my-suite"
+    made = run("new-suite", "--text-dir", tmp_path / "texts", "--out", suite)
+    assert made.returncode == 0, made.stderr
+    assert "law: documents: 2 for tuning, 4 for test, 3 for identification" in made.stdout
+    out = tmp_path / "run"
+    common = ("run", suite / "plan.yaml", "--model", "lab-poly", "--limit", "3", "--device", "cpu")
+    done = run(*common, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report" / "index.html").is_file()
+
+
 def test_existence_counts_documents_of_text(run, tmp_path):
     text = text_file(tmp_path / "mine.jsonl")
     common = ("existence", "lab-poly", "--text", text, "--device", "cpu", "--permutations", "99")
