@@ -52,7 +52,10 @@ def test_what_is_written_loads_and_has_no_document_twice(tmp_path):
     for one in sizes:
         assert sum(one.documents.values()) == 11
         assert one.documents["identification"] == len(text.ids(one.domain))
-        (task,) = (t for t in suite.tasks if t.domain == one.domain)
+        task = suite.target_task(one.domain)
+        (text_task,) = (t for t in suite.tasks if t.domain == one.domain and t.is_text)
+        texts = splits["test"][text_task.name].items
+        assert len(texts) == one.documents["test"]
         for stage in ("tuning", "test"):
             items = splits[stage][task.name].items
             assert len(items) == one.items[stage]
