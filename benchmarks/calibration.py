@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from scipy.stats import norm, ttest_1samp
 
 from dsmoe_eval.stats import (
@@ -112,12 +113,46 @@ def skewed(rng: np.random.Generator, n: int, delta: float) -> Run:
     return Run(a, a + difference, None, float(ttest_1samp(difference, 0).pvalue))
 
 
+def _passages(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+    """Labels of passages of 1 to 8 items."""
+    return np.repeat(np.arange(n), rng.integers(1, 9, n))
+
+
+def gold_logprobs(rng: np.random.Generator, n: int, delta: float) -> Run:
+    """Log softmax of 4 options, heavy-tailed noise of passages and items; a drop is lognormal."""
+    passages = _passages(rng, n)
+    shape = (passages.size, 4)
+    options = rng.normal([1, 0, 0, 0], 2, shape)
+    sides = []
+    for _ in range(2):
+        noise = 0.2 * rng.standard_t(3, (n, 4))[passages] + 0.2 * rng.standard_t(3, shape)
+        sides.append(log_softmax(options + noise, axis=1)[:, 0])
+    a, b = sides
+    b += delta * rng.lognormal(-0.5, 1, n)[passages]
+    return Run(a, b, passages, float(ttest_1samp(b - a, 0).pvalue))
+
+
+def bits_per_byte(rng: np.random.Generator, n: int, delta: float) -> Run:
+    """Bits per byte of passages of unequal length, noise of documents and passages, t of 4."""
+    documents = _passages(rng, n)
+    size = rng.lognormal(6, 0.6, documents.size)
+    change = delta * rng.lognormal(-0.125, 0.5, n)[documents]
+    for scale, drawn in ((0.05, rng.standard_t(4, n)[documents]),
+                         (0.05, rng.standard_t(4, documents.size))):  # fmt: skip
+        change = change + scale * drawn
+    weight = size / size.mean()
+    a = -weight * (1 + rng.normal(0, 0.2, documents.size))
+    return Run(a, a + weight * change, documents, float(ttest_1samp(weight * change, 0).pvalue))
+
+
 WORLDS: dict[str, tuple[World, str]] = {
     "binary": (binary, "t-test of items"),
     "binary, clustered": (clustered, "items as if alone"),
     "8 samples, soft items": (soft_samples, "samples as if items"),
     "8 samples, firm items": (firm_samples, "samples as if items"),
     "log-likelihoods, skewed": (skewed, "t-test of items"),
+    "log-probability of the right option": (gold_logprobs, "items as if alone"),
+    "bits per byte": (bits_per_byte, "passages as if alone"),
 }
 
 

@@ -94,7 +94,7 @@ def progress_bar(console: Console, label: str, total: int, unit: str = "steps") 
 
 @contextmanager
 def counted_as(
-    advance: Callable[[int], None], answers: int, requests: int
+    advance: Callable[[int], object], answers: int, requests: int
 ) -> Iterator[Callable[[int], None]]:
     """Count requests to an engine as answers; an answer may take several requests.
 

@@ -114,9 +114,17 @@ def load_variant(path: Path) -> Variant:
 
 
 def load_suite(name_or_path: str, beside: Path | None = None) -> Suite:
-    """Load a suite; its `tasks_dir` is resolved against the folder of the suite's file."""
+    """Load a suite; `tasks_dir` and `documents` are resolved against its file's folder."""
     path = find_card("suites", name_or_path, beside)
     suite = _load(Suite, path)
+    if suite.documents is not None:
+        file = (path.parent / suite.documents.file).resolve()
+        if not file.is_file():
+            raise UserError(
+                f"{path}: documents: {file} is no file; give a path relative to the suite's file"
+            )
+        found = suite.documents.model_copy(update={"file": file})
+        suite = suite.model_copy(update={"documents": found})
     if suite.tasks_dir is None:
         return suite
     folder = (path.parent / suite.tasks_dir).resolve()

@@ -16,7 +16,13 @@ from hypothesis import settings
 from dsmoe_eval.models.loading import identify_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import find_card, load_suite
-from dsmoe_eval.steering import ChosenExpert, Intervention, Profile, find_routers
+from dsmoe_eval.steering import (
+    ChosenExpert,
+    Intervention,
+    ModelIdentity,
+    Profile,
+    find_routers,
+)
 
 from .browser import Watched, launched
 
@@ -151,6 +157,17 @@ def profile_of(
     strength = {"mask": 1.0, "force": 0.01}.get(kind, 9.0) if strength is None else strength
     intervention = Intervention(kind=kind, strength=strength, channel=channel)  # type: ignore[arg-type]
     return trial_profile(identify_model("tiny", "0", model), intervention, experts)
+
+
+def vector_profile(
+    identity: ModelIdentity, vectors: dict[int, tuple[float, ...]], strength: float = 1.0
+) -> Profile:
+    """A profile that adds vectors after layers of a model."""
+    experts = trial_profile(identity, Intervention(kind="bias", strength=1.0), [])
+    return Profile(
+        model=identity, method="mean-difference", experts=(), source=experts.source,
+        intervention=Intervention(kind="residual", strength=strength), vectors=vectors,
+    )  # fmt: skip
 
 
 @pytest.fixture

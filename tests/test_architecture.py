@@ -191,7 +191,7 @@ def test_modules_have_their_tests():
         "engines/vllm/faults.py", "engines/vllm/launch.py",
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
         "runs/job.py", "runs/options.py", "reports/run_pictures.py",
-        "reports/base_figures.py", "reports/study_figures.py", "studies/results.py",
+        "reports/study_figures.py", "studies/results.py",
         "leaderboards/board_tables.py",
         "results/terms.py", "errors.py", "__main__.py",
     }  # fmt: skip

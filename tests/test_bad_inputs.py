@@ -25,7 +25,8 @@ from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
 from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suite
-from dsmoe_eval.tasks import scoring
+from dsmoe_eval.tasks import outcomes, scoring
+from dsmoe_eval.tasks.items import Item
 from dsmoe_eval.tasks.leakage import check_leakage
 from dsmoe_eval.tasks.loading import check_context_length, load_tasks, without
 from dsmoe_eval.tasks.local_data import local_data, local_dataset
@@ -48,6 +49,15 @@ TASK = {
     "doc_to_text": "{{question}}", "doc_to_target": "{{answer}}", "test_split": "test",
     "metric_list": [{"metric": "exact_match"}],
 }  # fmt: skip
+
+TEXT = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "metric_list": None}
+TEXT_CARD = {"roles": ("text",), "metric": "bits_per_byte"}
+CHOOSING, GENERATING = (
+    SimpleNamespace(
+        card=SUMS, task=SimpleNamespace(OUTPUT_TYPE=kind), items=[Item("i", "q", ("a",), "c")]
+    )
+    for kind in ("multiple_choice", "generate_until")
+)
 
 
 @dataclass
@@ -102,6 +112,12 @@ class Box:
         mine = SUMS.model_copy(update=plain | (card or {}))
         loaded = load_tasks(suite, [mine], "test", None)["mine"]
         return loaded, loaded.requests
+
+    def texts(self, **changes):
+        """Score the texts of a task by a model that gives each the log-likelihood -1."""
+        loaded, _ = self.task(**TEXT | changes, card=TEXT_CARD)
+        lm = SimpleNamespace(rolling_log_likelihoods=lambda texts, _: [-1.0] * len(texts))
+        return outcomes.score_texts(lm, loaded)
 
     def judged(self, **changes):
         loaded, _ = self.task(**changes)
@@ -306,6 +322,32 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     ),
     "answers lack": (
         lambda _: scoring.judge(SimpleNamespace(card=SUMS), [[]]), "'lab_arithmetic'", "1 answers",
+    ),
+    "text that is a question": (
+        lambda b: b.task(card=TEXT_CARD), "'mine' has the role text", "loglikelihood_rolling",
+    ),
+    "text without its role": (
+        lambda b: b.task(**TEXT, card={"roles": ("non-target",)}),
+        "'mine' asks for loglikelihood_rolling", "give it the role text",
+    ),
+    "text without bits": (
+        lambda b: b.texts(metric_list=[{"metric": "word_perplexity"}]), "'mine'", "metric_list",
+    ),
+    "text without bytes": (
+        lambda b: b.texts(rows=[{"answer": ""}]), "'mine': document 0 has 0 bytes", "remove it",
+    ),
+    "no right option": (
+        lambda _: outcomes.gold_logprobs(CHOOSING, [[SimpleNamespace(results=[(-1.0, True)])]]),
+        "'lab_arithmetic': item i: its right answer 'c'", "mend the task's doc_to_target",
+    ),
+    "no finite probability": (
+        lambda _: outcomes.item_gold_logprob(
+            Item("i", "q", ("a", "b"), "a", rights=(0,)), [-float("inf"), -1.0], "acc"),
+        "item i", "take a wider dtype",
+    ),
+    "an outcome lacks": (
+        lambda _: outcomes.check_outcome([GENERATING], "gold_logprob"),
+        "task lab_arithmetic", "take `outcome: score`",
     ),
     "no such metric": (
         lambda b: b.judged(card={"metric": "f1"}), "no metric 'f1'", "one of exact_match",

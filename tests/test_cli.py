@@ -219,6 +219,77 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     assert not (tmp_path / "p.json").exists()
 
 
+def text_file(path):
+    """Three documents of two chunks per domain, of words that the embedded model knows."""
+    rows = [
+        {"domain": domain, "text": f"In {domain}, what is the sign of the {word}? " * 15}
+        for domain in ("math", "law") for word in ("base", "cell", "field")
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_experts_are_identified_from_text_of_the_user(run, tmp_path):
+    from dsmoe_eval.steering import Profile
+    from dsmoe_eval.tasks.texts import read_text_file
+
+    text, path = text_file(tmp_path / "mine.jsonl"), tmp_path / "profile.json"
+    common = ("identify", "lab-poly", "--text", text, "--device", "cpu", "-o", path)
+    done = run(*common, "--domain", "law", "--observations", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    source = Profile.load(path).source
+    assert (source.suite, source.split, source.file) == (None, None, "mine.jsonl")
+    assert source.items == tuple(one.id for one in read_text_file(text) if one.domain == "law")
+    refused(run(*common, "--domain", "art"), "mine.jsonl has no identification text of 'art'")
+    refused(run(*common, "--suite", "lab", "--domain", "law"), "one of the three")
+
+
+def test_new_suite_refuses_in_one_sentence(run, tmp_path):
+    out = ("--out", tmp_path / "mine")
+    refused(run("new-suite", *out), "by --text or --text-dir, one of the two")
+    few = run("new-suite", "--text", text_file(tmp_path / "t.jsonl"), *out)
+    refused(few, "needs 8 documents of 370 characters or more; there are: math 3, law 3")
+
+
+@pytest.mark.full
+def test_from_text_files_to_a_report(run, tmp_path):
+    """The way of docs/your-own.md, on the embedded model and words that it knows."""
+    import random
+
+    from dsmoe_eval.models import load_model
+
+    tokenizer = load_model("lab-poly", "cpu").tokenizer
+    known = {tokenizer.decode([token]).strip() for token in range(len(tokenizer))}
+    words = sorted(word for word in known if word.isalpha())
+    generator = random.Random(0)
+    for domain in ("math", "law", "biology"):
+        for number in range(9):
+            path = tmp_path / "texts" / domain / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(" ".join(generator.choices(words, k=200)))
+    suite = tmp_path / "my-suite"
+    made = run("new-suite", "--text-dir", tmp_path / "texts", "--out", suite)
+    assert made.returncode == 0, made.stderr
+    assert "law: documents: 2 for tuning, 4 for test, 3 for identification" in made.stdout
+    out = tmp_path / "run"
+    common = ("run", suite / "plan.yaml", "--model", "lab-poly", "--limit", "3", "--device", "cpu")
+    done = run(*common, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report" / "index.html").is_file()
+
+
+def test_existence_counts_documents_of_text(run, tmp_path):
+    text = text_file(tmp_path / "mine.jsonl")
+    common = ("existence", "lab-poly", "--text", text, "--device", "cpu", "--permutations", "99")
+    done = run(*common, "--out", tmp_path / "e", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["documents"] for row in result["domains"]] == [3, 3]
+    page = (tmp_path / "e" / "existence.md").read_text()
+    assert "on mine.jsonl" in page
+    assert "all chunks of a text are one document" in page
+
+
 def test_existence_writes_a_page_and_says_what_it_says(run, tmp_path):
     """With 99 shuffles nothing can be declared, and the page says so."""
     common = ["existence", "lab-poly", "--suite", "lab", "--device", "cpu", "--limit", "4"]
@@ -294,8 +365,11 @@ def test_each_embedded_model_has_its_own_training(run, tmp_path):
 
 def test_similarity_says_how_alike_experts_are(run, tmp_path):
     items = (builtin_folder() / "tasks/lab/data/law_named.jsonl").read_text().splitlines()
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(json.loads(item)["question"] + "\n" for item in items))
+    path = tmp_path / "texts.jsonl"
+    rows = [{"domain": "law", "text": json.loads(item)["question"]} for item in items]
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in {r["text"]: r for r in rows}.values())
+    )
     common = ("similarity", "lab-poly", "--text", path, "--tokens", "100", "--device", "cpu")
     done = run(*common)
     assert done.returncode == 0, done.stderr
@@ -307,10 +381,11 @@ def test_similarity_says_how_alike_experts_are(run, tmp_path):
 def test_similarity_refuses_in_one_sentence(run, tmp_path):
     (tmp_path / "t.txt").write_text("In math, what is the sign of the base?")
     common = ("similarity", "lab-poly", "--device", "cpu")
-    refused(run(*common), "--suite or by --text")
+    refused(run(*common), "by --suite, --text or --text-dir")
     refused(run(*common, "--suite", "lab", "--tokens", "9"), "--tokens")
     refused(run(*common, "--suite", "lab", "--tokens", "9999"), "have 2460 distinct tokens")
-    refused(run(*common, "--text", tmp_path / "t.txt"), "t.txt: the texts have")
+    refused(run(*common, "--text", tmp_path / "t.txt"), "line 1: not JSON", "by --text-dir")
+    refused(run(*common, "--text-dir", tmp_path), f"{tmp_path.name}: the texts have")
     refused(run(*common, "--suite", "lab", "--profile", tmp_path / "p"), "cannot be read")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dsmoe_eval.cards import Plan, Suite
+from dsmoe_eval.cards import Plan, Suite, Task
 from dsmoe_eval.files import write_json
 from dsmoe_eval.results import RunFolder
 from dsmoe_eval.results.cells import Identity, answer_rates
-from dsmoe_eval.results.comparisons import ArmCells, compare_arms
+from dsmoe_eval.results.comparisons import ArmCells
 from dsmoe_eval.results.folder import open_folder
+from dsmoe_eval.results.outcome_comparisons import compare_run
 from dsmoe_eval.results.terms import Information
 from dsmoe_eval.tasks.leakage import Leakage, Overlap
 from dsmoe_eval.variants import BASE, get_variant
@@ -29,6 +30,7 @@ from dsmoe_eval.variants import BASE, get_variant
 Flips = tuple[float, float]
 """Shares of a task's items that a variant gains and loses."""
 OPTIONS = ("one", "two", "three", "four")
+TEXT_BITS, TEXT_GAIN = 1.2, 0.03
 _PROBE = {
     "null_max_difference": 0.0, "logit_max_change": 2.5, "selection_changed": 0.25,
     "weight_max_change": 0.5, "active_experts": 2, "tokens": 512,
@@ -53,6 +55,8 @@ class Spec:
         shared: whether a variant's arms share the cells of all tasks but their own target's.
         leaked: pairs of items that two splits share.
         version: of the tasks.
+        outcome: the primary one.
+        texts: whether there are log-probabilities of right options, and a task of texts a domain.
     """
 
     model: str = "lab/moe-7b"
@@ -86,6 +90,8 @@ class Spec:
     shared: bool = False
     leaked: int = 0
     version: str = "1.0"
+    outcome: str = "score"
+    texts: bool = False
 
 
 def make_run(root: Path, spec: Spec | None = None) -> Path:
@@ -98,21 +104,21 @@ def make_run(root: Path, spec: Spec | None = None) -> Path:
         identity | {"plan": plan.model_dump(mode="json")},
     )
     cells = _Cells(folder, spec)
-    base = {task.name: cells.write(BASE, None, task.domain) for task in suite.tasks}
+    base = {task.name: cells.of(BASE, None, task) for task in suite.tasks}
     arms = [
         ArmCells(
             variant=get_variant(name),
             target=target,
             settings=_settings(name),
             profile=_profile(spec, name, target),
-            cells={t.name: cells.write(name, target, t.domain) for t in suite.tasks_for(target)},
+            cells={task.name: cells.of(name, target, task) for task in suite.tasks_for(target)},
             information=_information(name),
         )
         for target in spec.targets
         for name in spec.variants
         if name != BASE
     ]
-    result = compare_arms(folder, plan, suite, base, arms, identity, _leakage(spec))
+    result = compare_run(folder, plan, suite, base, arms, identity, _leakage(spec))
     folder.write_json(folder.comparisons, result.model_dump(mode="json"))
     return root
 
@@ -128,13 +134,17 @@ def _suite(spec: Spec) -> Suite:
         }
         for domain in spec.domains
     ]  # fmt: skip
+    tasks += [
+        {"name": f"{domain}_text", "domain": domain, "roles": ["text"], "metric": "bits_per_byte"}
+        for domain in (spec.domains if spec.texts else ())
+    ]
     splits = {"identification": "train", "tuning": "validation", "test": "test"}
     card = {"name": spec.suite, "description": "by chance", "splits": splits, "tasks": tasks}
     return Suite.model_validate(card)
 
 
 def _plan(spec: Spec) -> Plan:
-    names = ("seed", "margin", "variants", "targets")
+    names = ("seed", "margin", "variants", "targets", "outcome")
     card = {"name": spec.plan, "description": "by chance", "suite": spec.suite}
     card |= {name: getattr(spec, name) for name in names} | {"model": "by-chance"}
     return Plan.model_validate(card)
@@ -185,6 +195,47 @@ class _Cells:
         self.folder, self.spec = folder, spec
         self._questions = {domain: _questions(spec, domain) for domain in spec.domains}
 
+    def of(self, variant: str, target: str | None, task: Task) -> str:
+        """The id of the cell of a task."""
+        return (self.write_text if task.is_text else self.write)(variant, target, task.domain)
+
+    def write_text(self, variant: str, target: str | None, domain: str) -> str:
+        """The id of a cell of texts, two to a document."""
+        spec = self.spec
+        identity = replace(
+            _cell_identity(spec, variant, target, domain), task=f"{domain}_text",
+            metric="bits_per_byte",
+        )  # fmt: skip
+        rows = self._questions[domain][["item", "domain", "question"]].head(spec.items // 2)
+        bits = TEXT_BITS + _chance(domain).normal(0, 0.2, len(rows))
+        bits -= _shift(variant, domain == target) * TEXT_GAIN
+        bits += _chance(variant, target, domain).normal(0, 0.02, len(rows)) * _changes(variant)
+        size = rows["question"].str.len() + np.arange(len(rows)) % 40
+        likelihood = -bits * size * np.log(2)
+        rows = rows.assign(
+            task=f"{domain}_text", cluster=[_digest(domain, n // 2) for n in range(len(rows))],
+            loglikelihood=likelihood, bytes=size, words=size // 5,
+        )  # fmt: skip
+        level = -float(likelihood.sum() / size.sum() / np.log(2))
+        self._write(identity, rows, {"answers": None, "bits_per_byte": level})
+        return identity.id
+
+    def _write(self, identity: Identity, rows: pd.DataFrame, figures: dict[str, Any]) -> None:
+        steered = get_variant(identity.variant).kind == "steered"
+        with self.folder.new_folder(self.folder.cell(identity.id)) as draft:
+            rows.to_parquet(draft / "samples.parquet", index=False)
+            write_json(
+                draft / "cell.json",
+                {
+                    "id": identity.id,
+                    "identity": asdict(identity),
+                    "probe": _probe(identity.variant) if steered else None,
+                    "items": len(rows),
+                    "prompt_tokens": 12.0,
+                    **figures,
+                },
+            )
+
     def write(self, variant: str, target: str | None, domain: str) -> str:
         """The cell's id."""
         spec = self.spec
@@ -197,23 +248,28 @@ class _Cells:
         chance = _chance(spec.seed, variant, identity.target, domain)
         right = _answered(spec, domain, flips.get(variant, (0.0, 0.0)), chance)
         rows = self._questions[domain].assign(**_answers(spec, domain, right))
-        steered = get_variant(variant).kind == "steered"
+        known = spec.texts and domain != spec.generated
+        gold = _gold_logprobs(spec, variant, target, domain) if known else np.nan
+        rows = rows.assign(gold_logprob=gold)
         rates = answer_rates(rows)
-        with self.folder.new_folder(path) as draft:
-            rows.to_parquet(draft / "samples.parquet", index=False)
-            write_json(
-                draft / "cell.json",
-                {
-                    "prompt_tokens": 12.0,
-                    "id": identity.id,
-                    "identity": asdict(identity),
-                    "probe": _probe(variant) if steered else None,
-                    "items": len(rows),
-                    "score": float(rows["score"].mean()),
-                    "answers": rates and {"samples": spec.samples} | rates,
-                },
-            )
+        answers = rates and {"samples": spec.samples} | rates
+        self._write(identity, rows, {"score": float(rows["score"].mean()), "answers": answers})
         return identity.id
+
+
+def _changes(variant: str) -> bool:
+    return variant != BASE and not get_variant(variant).zero_strength
+
+
+def _shift(variant: str, on_target: bool) -> float:
+    """The share of the gain that a variant has, on its target only."""
+    return {"contrast": 1.0, "sft-lora": 1.2}.get(variant, 0.0) if on_target else 0.0
+
+
+def _gold_logprobs(spec: Spec, variant: str, target: str | None, domain: str) -> Any:
+    base = _chance(spec.fingerprint, domain, "gold").normal(0.3, 0.8, spec.items)
+    noise = _chance(spec.seed, variant, target, domain, "gold").normal(0, 0.1, spec.items)
+    return -np.exp(base + noise * _changes(variant) - 0.1 * _shift(variant, domain == target))
 
 
 def _probe(variant: str) -> dict[str, Any]:

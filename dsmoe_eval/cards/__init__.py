@@ -5,6 +5,7 @@ Cards are immutable, and an unknown key is an error.
 
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
+from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
 from .plans import (
     ExpertSource,
     Identification,
@@ -14,18 +15,24 @@ from .plans import (
     Sft,
     Stability,
     Tuning,
+    Unit,
     Variant,
 )
 from .policies import Policy, Rule
-from .suites import MAX_NEW_TOKENS, Split, Splits, StageSplit, Suite, Task
+from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 
 __all__ = [
     "MAX_NEW_TOKENS",
+    "OUTCOMES",
     "Card",
+    "Continuous",
+    "DocumentFile",
     "ExpertSource",
     "Identification",
     "Kind",
     "ModelCard",
+    "Outcome",
+    "OutcomeName",
     "Plan",
     "Policy",
     "Published",
@@ -40,5 +47,6 @@ __all__ = [
     "Suite",
     "Task",
     "Tuning",
+    "Unit",
     "Variant",
 ]

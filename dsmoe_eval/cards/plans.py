@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from .base import Card, Fraction, Name
+from .outcomes import OUTCOMES, Continuous, OutcomeName
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+Unit = Literal["odds", "sigma"]
 ExpertSource = Literal["method", "random_matched", "other_domain"]
 
 
@@ -96,13 +98,31 @@ class Tuning(Card):
     on the tuning split is non-inferior at the plan's margin. Ties go to fewer experts, to fewer
     layers, then to the lower strength. If no setting qualifies, the weakest one is used and the
     report says so.
+
+    Attributes:
+        expert_counts: the numbers of experts.
+        strengths: kind of intervention -> strengths. `bias_sigma` has those of bias in units of the
+            spread of each layer's logits, instead of `bias`, whose unit is the odds.
+        residual: the settings of `residual`.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"experts": "`expert_counts`"}
 
     expert_counts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = ()
-    strengths: dict[Kind, Strengths] = Field(default_factory=dict)
+    strengths: dict[Kind | Literal["bias_sigma"], Strengths] = Field(default_factory=dict)
     residual: ResidualTuning | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Tuning:
+        if {"bias", "bias_sigma"} <= set(self.strengths):
+            raise ValueError("give strengths of `bias` or of `bias_sigma`, not of both")
+        return self
+
+    def of(self, kind: Kind) -> tuple[Unit, tuple[float, ...]] | None:
+        """Return the unit and the strengths for a kind of intervention; None if there are none."""
+        if kind == "bias" and "bias_sigma" in self.strengths:
+            return "sigma", self.strengths["bias_sigma"]
+        return ("odds", self.strengths[kind]) if kind in self.strengths else None
 
 
 class Identification(Card):
@@ -179,6 +199,9 @@ class Plan(Card):
         domain_lines: domain -> the line with which the arm `prompt` names it; by default as the
             suite says.
         margin: non-inferiority margin on pooled non-targets, a fraction of items.
+        outcome: the primary outcome, by which settings are chosen and which headlines are about;
+            the others are secondary.
+        margins: non-inferiority margins of the outcomes other than `score`, each in its unit.
         significance_level: of two-sided tests of target claims; the one-sided non-inferiority test
             uses half of it.
         allow_leakage: whether the splits may overlap, as in the set-up of the DSMoE paper, which
@@ -210,6 +233,8 @@ class Plan(Card):
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     margin: Fraction
+    outcome: Literal["score", "gold_logprob"] = "score"
+    margins: dict[Continuous, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     significance_level: Fraction = 0.05
     identification: Identification = Identification()
     tuning: Tuning | None = None
@@ -229,6 +254,13 @@ class Plan(Card):
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
+
+    def margin_of(self, outcome: OutcomeName) -> float:
+        """Return the margin of non-inferiority in the unit of an outcome."""
+        default = OUTCOMES[outcome].margin
+        if outcome == "score" or default is None:
+            return self.margin
+        return self.margins.get(outcome, default)
 
     def of(self, model: str, seed: int | None = None) -> Plan:
         """Return the plan of one model, with another seed if one is given."""

@@ -10,7 +10,17 @@ from .base import Card, Name
 
 Tier = Literal["critical", "supporting", "advisory"]
 ClaimMetric = Literal[
-    "target_claim", "non_target_claim", "domain_claims", "placebo_claim", "specificity_claim"
+    "target_claim",
+    "non_target_claim",
+    "domain_claims",
+    "placebo_claim",
+    "specificity_claim",
+    "gold_logprob.target_claim",
+    "gold_logprob.non_target_claim",
+    "gold_logprob.placebo_claim",
+    "bits_per_byte.target_claim",
+    "bits_per_byte.non_target_claim",
+    "bits_per_byte.placebo_claim",
 ]
 IntervalMetric = Literal[
     "target_gain",
@@ -21,6 +31,12 @@ IntervalMetric = Literal[
     "gain_over_prompt",
     "placebo_gain",
     "specificity",
+    "gold_logprob.target_gain",
+    "gold_logprob.non_target_change",
+    "gold_logprob.gain_over_placebo",
+    "bits_per_byte.target_gain",
+    "bits_per_byte.non_target_change",
+    "bits_per_byte.gain_over_placebo",
 ]
 PointMetric = Literal[
     "target_mde80",
@@ -46,7 +62,7 @@ _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rule(Card):
-    """One metric and the values that it may have; fractions, never percents.
+    """One metric and the values that it may have: fractions, or in the unit of its outcome.
 
     A rule on a claim (`*_claim`) is met if the claim is one of `one_of`, and undecided if the claim
     is inconclusive. A rule on a figure with an interval is met if the whole interval is within the

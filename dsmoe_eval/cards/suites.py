@@ -23,7 +23,7 @@ def _pattern(value: str) -> str:
     return value
 
 
-Role = Literal["target", "non-target", "identification"]
+Role = Literal["target", "non-target", "text", "identification"]
 SplitName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 StageSplit = Literal["identification", "tuning", "test"]
@@ -95,10 +95,11 @@ class Task(Card):
         name: the task's name in lm-eval.
         domain: the subject of its items.
         roles: `target`: steering for its domain should help here. `non-target`: steering for
-            another domain must not hurt here. `identification`: the domain's experts are
-            identified on its identification split.
-        metric: the metric of lm-eval that is the item's score, 0 or 1; none if the only role is
-            `identification`.
+            another domain must not hurt here. `text`: unseen text, whose bits per byte base and
+            every arm compute. `identification`: the domain's experts are identified on its
+            identification split.
+        metric: the metric of lm-eval that is the item's score, 0 or 1; `bits_per_byte` of a task
+            with the role `text`; none if the only role is `identification`.
         inspect: the Inspect task with the same questions, as given on Inspect's command line; its
             prompts and its answer extraction differ.
         filter: the filter of lm-eval that extracts the answer, if the task has several.
@@ -126,7 +127,9 @@ class Task(Card):
     name: Name
     domain: Name
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
-    metric: Literal["acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "none"] = "none"
+    metric: Literal[
+        "acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "bits_per_byte", "none"
+    ] = "none"
     inspect: Annotated[str, Field(pattern=r"^\w+/\w+( -T \S.*)?$")] | None = None
     filter: str | None = None
     splits: Splits | None = None
@@ -149,7 +152,22 @@ class Task(Card):
             raise ValueError(f"task {self.name!r}: samples and top_p need a temperature")
         if self.is_answered and self.metric == "none":
             raise ValueError(f"task {self.name!r}: a target or non-target task needs a metric")
+        if self.is_text and {"target", "non-target"} & set(self.roles):
+            raise ValueError(
+                f"task {self.name!r}: the role text goes with no other than identification"
+            )
+        if self.is_text != (self.metric == "bits_per_byte"):
+            raise ValueError(
+                f"task {self.name!r}: `metric: bits_per_byte` and the role text go together"
+            )
+        if self.is_text and self.samples > 1:
+            raise ValueError(f"task {self.name!r}: text is scored once; leave out samples")
         return self
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the likelihood of its texts is computed, instead of answers to questions."""
+        return "text" in self.roles
 
     @property
     def is_answered(self) -> bool:
@@ -157,10 +175,35 @@ class Task(Card):
         return set(self.roles) != {"identification"}
 
 
+class DocumentFile(Card):
+    """A file of text documents, from which experts are identified.
+
+    In YAML a file without other keys is written as its path alone.
+
+    Attributes:
+        file: JSON lines with `text` and `domain`, relative to the suite's file.
+        split: the documents whose key `split` has this value serve identification; None: all.
+        characters: the most characters of a chunk, see `tasks.texts.cut_text`.
+        chunks: the most chunks of a document, its first ones; None: all.
+    """
+
+    file: Path
+    split: SplitName | None = None
+    characters: Annotated[int, Field(ge=20)] = 500
+    chunks: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, content: object) -> object:
+        return {"file": content} if isinstance(content, str) else content
+
+
 class Suite(Card):
     """Target and non-target tasks that belong together.
 
     Attributes:
+        documents: text documents from which experts are identified, beside or instead of tasks with
+            the role `identification`.
         markers: tokens whose routing the method `npmi` uses, with their coefficients; RICE uses
             `<think>` 1, `</think>` -1 and `Alternatively` -1 on the model's reasoning.
         domain_line: the line before a question by which the arm `prompt` names the domain.
@@ -171,6 +214,7 @@ class Suite(Card):
     name: Name
     description: str
     tasks_dir: Path | None = None
+    documents: DocumentFile | None = None
     markers: dict[str, float] = Field(default_factory=dict)
     domain_line: str = "The following question is about {domain}."
     wordings: tuple[str, ...] = ("Answer the following question.", "Give the right answer.")
@@ -197,8 +241,8 @@ class Suite(Card):
                 yield f"task {task.name!r} has no identification split"
 
     def _target_faults(self, domain: str) -> Iterator[str]:
-        if domain not in self.identification_domains:
-            yield f"target domain {domain!r} has no identification task"
+        if domain not in self.identification_domains and self.documents is None:
+            yield f"target domain {domain!r} has no identification task, nor `documents`"
         if not self.stage_split(self.target_task(domain), "tuning"):
             yield f"target domain {domain!r} has no tuning split"
         if not self.non_target_tasks(domain):
@@ -213,6 +257,8 @@ class Suite(Card):
 
     def stage_split(self, task: Task, stage: StageSplit) -> Split | None:
         """Return the split that a stage of a run takes from a task; None if its roles need none."""
+        if stage == "tuning" and task.is_text:
+            return None
         if not ("identification" in task.roles if stage == "identification" else task.is_answered):
             return None
         split: Split | None = getattr(task.splits or self.splits, stage)
@@ -237,7 +283,7 @@ class Suite(Card):
 
     @property
     def identification_domains(self) -> tuple[str, ...]:
-        """The domains whose text is compared when experts are identified."""
+        """The domains whose tasks are read when experts are identified; documents have more."""
         return tuple(task.domain for task in self.identification_tasks)
 
     def target_task(self, domain: str) -> Task:
@@ -248,9 +294,14 @@ class Suite(Card):
         """Return the non-target tasks of all other domains, which steering must not hurt."""
         return tuple(t for t in self.tasks if "non-target" in t.roles and t.domain != domain)
 
+    @property
+    def text_tasks(self) -> tuple[Task, ...]:
+        """The tasks of unseen text, which base and every arm read."""
+        return tuple(task for task in self.tasks if task.is_text)
+
     def tasks_for(self, domain: str) -> tuple[Task, ...]:
-        """Return all tasks that an arm steered for `domain` answers."""
-        return (self.target_task(domain), *self.non_target_tasks(domain))
+        """Return all tasks that an arm steered for `domain` answers, the target's first."""
+        return (self.target_task(domain), *self.non_target_tasks(domain), *self.text_tasks)
 
     def answered_tasks(self, domains: Iterable[str]) -> tuple[Task, ...]:
         """Return all tasks that the arms steered for `domains` answer, in the order of the card."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\b
   dsmoe-eval compare out/lab:base out/lab:contrast:math
   dsmoe-eval compare lm_eval_out/base lm_eval_out/tuned --metric acc
+  dsmoe-eval compare lm_eval_out/base lm_eval_out/tuned --metric gold_logprob
   dsmoe-eval compare base.eval steered.eval
   dsmoe-eval compare a.csv b.parquet --id question_id
   dsmoe-eval compare wide.csv:MODEL_A wide.csv:MODEL_B --id question_id --gold answer
@@ -64,14 +65,24 @@ class _Columns(TypedDict):
 @click.option("--no-missing-value", is_flag=True,
               help='No item is missing: "None", "N/A" and the like are answers.')  # fmt: skip
 @click.option("--task", help="Only this task.")
-@click.option("--metric", help="The metric, if there are several.")
+@click.option("--metric", help="The metric, if there are several. Of scored options also"
+              " gold_logprob, or gold_logprob_norm, which divides by the length as acc_norm does;"
+              " of whole texts bits_per_byte.")  # fmt: skip
 @click.option("--filter", help="lm-eval's filter, if there are several: its name, or its number"
               " (from 1) in samples that do not name it.")  # fmt: skip
-@click.option("--margin", type=float, default=0.02, show_default=True,
-              help="The largest difference that does not matter, a fraction.")  # fmt: skip
+@click.option("--margin", type=float,
+              help="The largest difference that does not matter, in the unit of the scores"
+              " [0.02; of gold_logprob 0.05].")  # fmt: skip
+@click.option("--lower-is-better", is_flag=True,
+              help="Lower scores are better; bits_per_byte says so itself.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def compare_command(
-    a: str, b: str, margin: float, as_json: bool, **columns: Unpack[_Columns]
+    a: str,
+    b: str,
+    margin: float | None,
+    lower_is_better: bool,
+    as_json: bool,
+    **columns: Unpack[_Columns],
 ) -> None:
     """Compare B with the baseline A, item by item: by domain and pooled.
 
@@ -84,13 +95,14 @@ def compare_command(
     from ..comparison import Selection
     from ..comparison.compare import compare
 
-    comparison = compare(a, b, Selection(**columns), margin=margin)
+    comparison = compare(a, b, Selection(**columns), margin=margin, lower_is_better=lower_is_better)
     echo(json.dumps(comparison.to_dict(), allow_nan=False) if as_json else as_text(comparison))
 
 
 def as_text(comparison: Comparison) -> str:
     """Return the comparison as text for a person."""
     lines = [f"A  {comparison.a}", f"B  {comparison.b}"]
+    lines += ["lower is better; delta is positive for the better"] * comparison.lower_is_better
     unpaired_a, unpaired_b = comparison.unpaired_a, comparison.unpaired_b
     lines += [f"unpaired: {_unpaired(unpaired_a, 'A')}, {_unpaired(unpaired_b, 'B')}"]
     lines += [f"warning: {warning}" for warning in comparison.warnings]

@@ -13,12 +13,39 @@ from .main import data_option, main, progress_console
 from .terminal import echo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from ..steering import Intervention
+    from ..tasks.identification import TextSource
+
+
+def text_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the three options for identification text, of which a user gives one."""
+    for option in (
+        click.option("--text-dir", type=click.Path(path_type=Path),
+                     help="Folder of text documents: a sub-folder or file per domain."),
+        click.option("--text", type=click.Path(path_type=Path),
+                     help="Text documents: a JSONL file of objects with `text` and `domain`."),
+        click.option("--suite", help="Suite whose identification text is read: name or YAML file."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def given_text(options: Mapping[str, Any]) -> str | TextSource:
+    """Return the suite's name or the text documents that the options name.
+
+    Raises:
+        UserError: not exactly one of them is given, or the documents cannot be read.
+    """
+    from ..tasks.identification import text_source
+
+    return text_source(options["suite"], options["text"], options["text_dir"])
 
 
 @main.command("identify")
 @click.argument("model")
-@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@text_options
 @click.option("--domain", required=True, help="Domain whose experts are identified.")
 @click.option(
     "--method",
@@ -43,6 +70,13 @@ if TYPE_CHECKING:
     default=4.0,
     show_default=True,
     help="Strength of the intervention.",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(["odds", "sigma"]),
+    default="odds",
+    show_default=True,
+    help="Unit of a bias: sigma is the spread of each layer's logits over experts.",
 )
 @click.option(
     "--phase",
@@ -84,21 +118,21 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the profile."
 )
 def identify_command(
-    model: str, suite: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
+    model: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
     from ..cards import Identification
     from ..engines.load import load_engine
     from ..files import write_text
-    from ..runs.identification import identification_suite, identify
+    from ..runs.identification import identify, text_of_domain
 
-    identification_suite(suite, domain, method)
+    text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
     profile = identify(
         load_engine(model, rest["engine"], device),
-        suite,
+        text,
         domain,
         method,
-        intervention=_intervention(rest["intervention"], rest["strength"]),
+        intervention=_intervention(rest["intervention"], rest["strength"], rest["unit"]),
         settings=Identification(
             phase=rest["phase"],
             answer_tokens=rest["answer_tokens"],
@@ -108,15 +142,13 @@ def identify_command(
         markers=_markers(rest["marker"]),
         root=rest["observations"],
         experts=rest["experts"],
-        limit=rest["limit"],
-        data=rest["data"],
         console=progress_console(),
     )
     write_text(output, profile.to_json())
     echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
 
 
-def _intervention(kind: str, strength: float) -> Intervention:
+def _intervention(kind: str, strength: float, unit: str) -> Intervention:
     from pydantic import ValidationError
 
     from ..steering.profile import Intervention, InterventionKind
@@ -127,7 +159,7 @@ def _intervention(kind: str, strength: float) -> Intervention:
             "profile into the folder profiles of the run"
         )
     try:
-        return Intervention.model_validate({"kind": kind, "strength": strength})
+        return Intervention.model_validate({"kind": kind, "strength": strength, "unit": unit})
     except ValidationError as error:
         kinds, reason = ", ".join(get_args(InterventionKind)), error.errors()[0]["msg"]
         raise UserError(
@@ -150,7 +182,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 
 @main.command("stability")
 @click.argument("model")
-@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@text_options
 @click.option("--domain", required=True, help="Domain whose experts are identified.")
 @click.option("--method", default="dsmoe", show_default=True, help="Method that scores experts.")
 @click.option(
@@ -166,7 +198,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def stability_command(
-    model: str, suite: str, domain: str, method: str, as_json: bool, **rest: Any
+    model: str, domain: str, method: str, as_json: bool, device: str | None, **rest: Any
 ) -> None:
     """Measure whether other documents would have chosen other experts of MODEL for a domain.
 
@@ -175,12 +207,19 @@ def stability_command(
     """
     from ..engines.load import load_engine
     from ..reports import domain_stability_page
-    from ..runs.identification import identification_suite
+    from ..runs.identification import text_of_domain
     from ..runs.overlaps import domain_stability
 
-    identification_suite(suite, domain, method)
-    engine = load_engine(model, device=rest.pop("device"))
-    found = domain_stability(engine, suite, domain, method, console=progress_console(), **rest)
+    text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
+    found = domain_stability(
+        load_engine(model, device=device),
+        text,
+        domain,
+        method,
+        experts=rest["experts"],
+        resamples=rest["resamples"],
+        console=progress_console(),
+    )
     if as_json:
         echo(json.dumps(found.to_dict()))
     else:
@@ -189,25 +228,36 @@ def stability_command(
 
 @main.command("existence")
 @click.argument("model")
-@click.option("--suite", required=True, help="Name or YAML file of the suite.")
+@text_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder [out/existence/<model>].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
     "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
     help="Shuffles of the documents' labels.",
 )  # fmt: skip
+@click.option(
+    "--controls", type=click.IntRange(min=1), default=3, show_default=True,
+    help="Models with random weights, and as many with shuffled routers; p >= 1 / (N + 1).",
+)  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
-    model: str, suite: str, out: Path | None, as_json: bool, permutations: int, **rest: Any
+    model: str, out: Path | None, as_json: bool, permutations: int, device: str | None, **rest: Any
 ) -> None:
-    """Test which experts of MODEL are specific to a domain of a suite, beside random weights."""
+    """Test which experts of MODEL are specific to a domain of a suite, beside control models."""
     from ..reports import render_existence
     from ..studies import existence_of
 
     result = existence_of(
-        model, suite, permutations=permutations, console=progress_console(), **rest
+        model,
+        given_text(rest),
+        permutations=permutations,
+        controls=rest["controls"],
+        limit=rest["limit"],
+        device=device,
+        console=progress_console(),
+        data=rest["data"],
     )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:
@@ -219,9 +269,8 @@ def existence_command(
 
 @main.command("similarity")
 @click.argument("model")
-@click.option("--suite", help="Read the identification texts of this suite.")
+@text_options
 @data_option
-@click.option("--text", type=click.Path(path_type=Path), help="Read this file, one text per line.")
 @click.option(
     "--tokens",
     type=click.IntRange(min=100),
@@ -237,9 +286,7 @@ def existence_command(
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
-def similarity_command(
-    model: str, suite: str | None, text: Path | None, tokens: int, out: Path | None, **rest: Any
-) -> None:
+def similarity_command(model: str, tokens: int, out: Path | None, **rest: Any) -> None:
     """Measure how similar the experts of each layer of MODEL are (CKA of their outputs).
 
     If all experts do the same, steering has nothing to choose from.
@@ -250,7 +297,7 @@ def similarity_command(
     from ..studies.similarity import read_texts, similarity
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
-    texts = read_texts(suite, text, rest["data"])
+    texts = read_texts(given_text(rest), rest["data"])
     result = similarity(
         load_model(model, rest["device"]), texts, tokens, profile, progress_console()
     )

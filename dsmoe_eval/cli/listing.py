@@ -1,4 +1,4 @@
-"""Commands that list what exists, and that make the embedded model."""
+"""Commands that list what exists, and that make suites and the embedded model."""
 
 from __future__ import annotations
 
@@ -27,6 +27,53 @@ def list_command(what: str, as_json: bool) -> None:
     width = max(len(name) for name, _ in rows)
     for name, summary in rows:
         echo(f"{name:<{width}}  {summary}")
+
+
+@main.command("new-suite")
+@click.option(
+    "--text-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of text documents: a sub-folder or file per domain.",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text documents: a JSONL file of objects with `text` and `domain`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="New folder of the suite; its name is the suite's name.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed by which documents go to identification, tuning and test.",
+)
+def new_suite_command(text_dir: Path | None, text: Path | None, out: Path, seed: int) -> None:
+    """Write a suite, its tasks, data and a plan, from text documents by domain."""
+    from ..tasks.new_suite import write_suite
+    from ..tasks.texts import read_text_file, read_text_folder
+
+    if text is not None and text_dir is None:
+        documents = read_text_file(text)
+    elif text_dir is not None and text is None:
+        documents = read_text_folder(text_dir)
+    else:
+        raise UserError("give the text by --text or --text-dir, one of the two")
+    for one in write_suite(documents, out, seed):
+        counts = ", ".join(f"{count} for {stage}" for stage, count in one.documents.items())
+        left_out = (
+            f"; {one.repeated} passages left out, which others repeat" if one.repeated else ""
+        )
+        echo(
+            f"{one.domain}: documents: {counts}; items: {one.items['tuning']} for tuning, "
+            f"{one.items['test']} for test{left_out}"
+        )
+    echo(f"\n{out}: now: dsmoe-eval run {out / 'plan.yaml'} --model path/to/model")
 
 
 def _list_models() -> list[tuple[str, str]]:

@@ -10,7 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..stats import PairedResult, claim, compare_paired, compare_strata, disagreement
+from ..stats import (
+    POINTS,
+    PairedResult,
+    Unit,
+    claim,
+    compare_paired,
+    compare_strata,
+    disagreement,
+)
+from .outcomes import Direction, direction_of
 from .pairing import Pairs, Unpaired, pair
 from .readers import Selection, Source, read_results
 
@@ -47,7 +56,8 @@ class Comparison:
         unpaired_a: the items of A left out.
         unpaired_b: the items of B left out.
         warnings: what the user should know.
-        margin: as given.
+        margin: as given, or the default of the metric.
+        lower_is_better: whether lower levels are better; a difference is positive for the better.
     """
 
     a: str
@@ -62,6 +72,7 @@ class Comparison:
     unpaired_b: Unpaired
     warnings: tuple[str, ...]
     margin: float
+    lower_is_better: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """Return the comparison for JSON, without NaN: what is not known is None."""
@@ -72,6 +83,7 @@ class Comparison:
             "verdict": self.verdict,
             "claim": self.words,
             "margin": self.margin,
+            "lower_is_better": self.lower_is_better,
             "significance_level": SIGNIFICANCE_LEVEL,
             "unpaired": {"a": self.unpaired_a.n, "b": self.unpaired_b.n},
             "unpaired_items": {"a": asdict(self.unpaired_a), "b": asdict(self.unpaired_b)},
@@ -103,7 +115,8 @@ def compare(
     b: Source,
     selection: Selection | None = None,
     selection_b: Selection | None = None,
-    margin: float = MARGIN,
+    margin: float | None = None,
+    lower_is_better: bool = False,
 ) -> Comparison:
     """Compare B with the baseline A on the items that both have.
 
@@ -117,44 +130,56 @@ def compare(
         b: the same.
         selection: columns, task, metric and filter where a format leaves them open.
         selection_b: the selection for B, if it differs.
-        margin: two-sided, in units of the scores; an interval inside it is called equivalent.
+        margin: two-sided, in units of the scores; an interval inside it is called equivalent. By
+            default 0.02, or that of the metric in `cards.OUTCOMES`.
+        lower_is_better: whether lower scores are better; metrics that are outcomes say so
+            themselves.
 
     Raises:
         UserError: a source cannot be read, or the two cannot be paired.
     """
-    if not 0 < margin < math.inf:
+    if margin is not None and not 0 < margin < math.inf:
         raise UserError(f"--margin is {margin}; give a fraction above 0, such as 0.02")
     selection = selection or Selection()
     results = read_results(a, selection), read_results(b, selection_b or selection)
     pairs = pair(*results, by_id=selection.id is not None)
-    return _compared(results[0].source, results[1].source, pairs, margin)
+    direction = direction_of(*results, lower_is_better)
+    chosen = margin or direction.margin or MARGIN
+    return _compared(results[0].source, results[1].source, pairs, chosen, direction)
 
 
-def _compared(a: str, b: str, pairs: Pairs, margin: float) -> Comparison:
+def _compared(a: str, b: str, pairs: Pairs, margin: float, direction: Direction) -> Comparison:
     table = pairs.table
-    scores = table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
+    sizes = None if table["size"].isna().any() else table["size"].to_numpy(np.float64)
+    sides = table["score_a"].to_numpy(np.float64), table["score_b"].to_numpy(np.float64)
+    scores = direction.ordered(*sides)
     clusters = _cluster_codes(table["cluster"])
     strata = None if table["domain"].isna().all() else table["domain"].fillna("").to_numpy(str)
-    fractions = all(side.min() >= 0 and side.max() <= 1 for side in scores)
+    unit = direction.unit
+    if unit is None and all(side.min() >= 0 and side.max() <= 1 for side in scores):
+        unit = POINTS
     domains: tuple[DomainResult, ...] = ()
     if strata is None or len(np.unique(strata)) < 2:
         pooled, conflicting = compare_paired(*scores, clusters), False
     else:
         by_domain = compare_strata(*scores, strata, clusters, SIGNIFICANCE_LEVEL)
         pooled, conflicting = by_domain.pooled, by_domain.conflicting
+        results = [
+            direction.shown(one, None if sizes is None else sizes[strata == name])
+            for name, one in zip(by_domain.strata, by_domain.results, strict=True)
+        ]
         domains = tuple(
-            DomainResult(name, result, p, *_verdict(result, margin, p, fractions))
-            for name, result, p in zip(
-                by_domain.strata, by_domain.results, by_domain.p_adjusted, strict=True
-            )
+            DomainResult(name, result, p, *_verdict(result, margin, p, unit))
+            for name, result, p in zip(by_domain.strata, results, by_domain.p_adjusted, strict=True)
         )
-    verdict, words = _verdict(pooled, margin, None, fractions)
+    pooled = direction.shown(pooled, sizes)
+    verdict, words = _verdict(pooled, margin, None, unit)
     if mixed := _mixed(verdict, domains, conflicting):
         verdict, words = "mixed", f"{mixed}; pooled {words}"
     opposed = tuple(d.domain for d in domains if d.result.delta * pooled.delta < 0)
     return Comparison(
         a, b, pooled, verdict, words, domains, conflicting, opposed,
-        pairs.a, pairs.b, pairs.warnings, margin,
+        pairs.a, pairs.b, pairs.warnings, margin, direction.lower_is_better,
     )  # fmt: skip
 
 
@@ -170,11 +195,11 @@ def _cluster_codes(column: pd.Series) -> NDArray[np.int64] | None:
 
 
 def _verdict(
-    result: PairedResult, margin: float, p_adjusted: float | None, fractions: bool
+    result: PairedResult, margin: float, p_adjusted: float | None, unit: Unit | None
 ) -> tuple[str, str]:
-    """Return the verdict and its words; points only for scores that are fractions."""
-    claimed = claim(result, margin, SIGNIFICANCE_LEVEL, p_adjusted)
-    if fractions:
+    """Return the verdict and its words; scores of no known unit have short words."""
+    claimed = claim(result, margin, SIGNIFICANCE_LEVEL, p_adjusted, unit or POINTS)
+    if unit is not None:
         return claimed.verdict, claimed.words
     p_value = result.p_value if p_adjusted is None else p_adjusted
     within = f" within {margin:g}" if claimed.verdict == "equivalent" else ""

@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 
 _REASONS = ("gold", "question", "absent")
 _NAMED = 5
-_COMPARED = ["task", "id", "domain", "cluster", "score", "gold", "question", "document"]
+_COMPARED = ["task", "id", "domain", "cluster", "score", "size", "gold", "question", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class Pairs:
     """The items that can be compared.
 
     Attributes:
-        table: columns task, id, domain, cluster, score_a, score_b; one row per item, in A's order.
+        table: columns task, id, domain, cluster, score_a, score_b, size; one row per item, in A's
+            order.
         a: the items of A without a partner.
         b: the items of B without a partner.
         warnings: what the user should know.
@@ -98,9 +99,20 @@ def pair(a: Results, b: Results, by_id: bool) -> Pairs:
             "cluster": merged["cluster_a"].where(merged["cluster_a"].notna(), merged["cluster_b"]),
             "score_a": merged["score_a"],
             "score_b": merged["score_b"],
+            "size": _same_size(merged, a, b),
         }
     )
     return Pairs(table, unpaired_a, unpaired_b, (*_prefixed("A", a), *_prefixed("B", b), *notes))
+
+
+def _same_size(merged: pd.DataFrame, a: Results, b: Results) -> pd.Series:
+    """Return the bytes of the paired texts, which are the same on both sides."""
+    if _differs(merged, "size").any():
+        raise UserError(
+            f"{a.source} and {b.source} count other bytes of the same texts; evaluate both by one "
+            "version of the task"
+        )
+    return merged["size_a"]
 
 
 def _prefixed(side: str, results: Results) -> list[str]:

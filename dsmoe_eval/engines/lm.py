@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..errors import QuotingError, UserError
 from ..experts.tokenizer import Tokenizer
 from ..models.prompt_format import PLAIN, PromptFormat
+from ..progress import counted_as
 from ..steering import ModelIdentity
 from ..tasks.decoding import Decoding, read_decoding
 from ..tasks.language_model import (
@@ -31,6 +30,7 @@ from .encoding import Encoder
 from .reading import read_answer
 from .requests import Answer, Request, Sampling
 from .response_log import ResponseLog, request_key
+from .rolling import RollingTexts, known_length
 from .sharing import SharingCheck
 
 Tokens = Sequence[int]
@@ -83,6 +83,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self._identity = identity
         self._encoder = Encoder(tokenizer)
         self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
+        self._rolling = lru_cache(_ARRANGED)(self._arrange_rolling)
 
     @property
     def format(self) -> PromptFormat:
@@ -149,6 +150,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             longest = max(scored, key=lambda one: len(one.args[0]) + len(one.args[1]))
             context, continuation = self._encode_texts(*longest.args)
             self._check_fits([len(context) + len(continuation) - 1], 0)
+        if any(one.request_type == "loglikelihood_rolling" for one in requests):
+            known_length(self.max_length)
 
     def decoding(self, settings: GenerationSettings) -> Decoding:
         """Read a task's generation settings, all of which this engine must implement.
@@ -245,29 +248,21 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def loglikelihood_rolling(
         self, requests: Sequence[TaskRequest], disable_tqdm: bool = True
     ) -> list[float]:
-        """Compute the log-likelihood of each whole text, in windows of the model's length.
-
-        The windows are lm-eval's: each token is predicted once, the first from `prefix_token_id`.
-
-        Raises:
-            UserError: the engine does not know the length limit of the model.
-        """
+        """Answer lm-eval's requests; see `rolling_log_likelihoods`."""
         del disable_tqdm
-        if self.max_length is None:
-            raise UserError(
-                "rolling log-likelihood (perplexity tasks) is not served by this engine"
-            )
-        pairs: list[Pair] = []
-        counts = []
-        for request in requests:
-            windows = get_rolling_token_windows(
-                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
-            )
-            before = len(pairs)
-            pairs += map(make_disjoint_window, windows)
-            counts.append(len(pairs) - before)
-        values = iter([value for value, _ in self._score(self._arrange(pairs))])
-        return [sum(islice(values, count)) for count in counts]
+        return self.rolling_log_likelihoods([request.args[0] for request in requests])
+
+    def rolling_log_likelihoods(
+        self, texts: Sequence[str], advance: Advance = unwatched
+    ) -> list[float]:
+        """Compute the log-likelihood of each whole text, in lm-eval's windows; see `rolling`."""
+        rolling = self._rolling(tuple(texts))
+        with counted_as(advance, len(texts), sum(rolling.counts)) as count:
+            return rolling.totals([value for value, _ in self._score(rolling.arranged, count)])
+
+    def _arrange_rolling(self, texts: tuple[str, ...]) -> RollingTexts[Arranged]:
+        tokens = [self.tok_encode(text) for text in texts]
+        return RollingTexts.of(tokens, self.prefix_token_id, self.max_length, self._arrange)
 
     def generate_until(
         self, requests: Sequence[TaskRequest], disable_tqdm: bool = True

@@ -65,7 +65,8 @@ class Sums:
 class RoutingCounts:
     """Counts of how often each (layer, expert) was selected, per document, phase and token class.
 
-    A row is one document in one phase: the prompt, or the model's answer.
+    A row is one document in one phase: the prompt, or the model's answer. All chunks of a text are
+    one document.
 
     Attributes:
         domains: names of the domains; `domain` indexes them.
@@ -82,6 +83,7 @@ class RoutingCounts:
         marker_tokens: [rows, markers] numbers of marker tokens.
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
+        spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
     """
 
     domains: tuple[str, ...]
@@ -98,6 +100,7 @@ class RoutingCounts:
     marker_tokens: NDArray[np.int64]
     marked: NDArray[np.int32]
     has_saliency: bool
+    spread: NDArray[np.float64] | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
@@ -146,6 +149,17 @@ class RoutingCounts:
         """Compute the sums over all domains."""
         return self._sums("*", np.ones(len(self.domain), dtype=bool))
 
+    def sigmas(self) -> dict[int, float]:
+        """Compute each layer's mean over tokens of the logits' standard deviation over experts.
+
+        Raises:
+            ValueError: the pass did not record it.
+        """
+        if self.spread is None:
+            raise ValueError("the pass did not record the spread of the routers' logits")
+        means = self.weight @ self.spread / (self.weight @ self.tokens.sum(1))
+        return dict(zip(self.layers, means.tolist(), strict=True))
+
     def _take(self, rows: NDArray[np.int64]) -> RoutingCounts:
         return replace(
             self,
@@ -158,6 +172,7 @@ class RoutingCounts:
             contribution=None if self.contribution is None else self.contribution[rows],
             marker_tokens=self.marker_tokens[rows],
             marked=self.marked[rows],
+            spread=None if self.spread is None else self.spread[rows],
         )
 
     def _sums(self, name: str, mask: NDArray[np.bool_]) -> Sums:
@@ -212,15 +227,15 @@ def count_routing(
         _count(observations, folder, quantile, [marker.token for marker in markers])
         (folder / "done").write_text(json.dumps(_hashes(folder)))
     columns = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    documents = len(observations.domain)
+    domain = dict(zip(observations.group, observations.domain, strict=True))
     return RoutingCounts(
         domains=observations.domains,
         layers=observations.layers,
         top_k=observations.top_k,
         markers=tuple(markers),
-        domain=np.repeat(np.array(observations.domain), 2),
-        generated=np.tile([False, True], documents),
-        weight=np.ones(2 * documents),
+        domain=np.repeat(np.array([domain[group] for group in range(len(domain))]), 2),
+        generated=np.tile([False, True], len(domain)),
+        weight=np.ones(2 * len(domain)),
         tokens=columns["tokens"],
         used=columns["used"],
         gate=columns["gate"],
@@ -228,6 +243,7 @@ def count_routing(
         marker_tokens=columns["marker_tokens"],
         marked=columns["marked"],
         has_saliency=observations.has_saliency,
+        spread=columns["spread"] if observations.has_spread else None,
     )
 
 
@@ -248,7 +264,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[int]) -> None:
-    rows, cell = 2 * len(seen.domain), (len(seen.layers), seen.experts)
+    rows, cell = 2 * len(set(seen.group)), (len(seen.layers), seen.experts)
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "tokens": ((rows, 2), np.int64),
         "used": ((rows, 2, *cell), np.int32),
@@ -258,6 +274,8 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
     }
     if seen.has_contributions:
         shapes["contribution"] = ((rows, *cell), np.float32)
+    if seen.has_spread:
+        shapes["spread"] = ((rows, cell[0]), np.float64)
     whole = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         for name, (shape, dtype) in shapes.items()
@@ -265,7 +283,7 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
     thresholds = _thresholds(seen, quantile)
     for batch in seen.read():
         for name, (row, values) in _batch_counts(seen, batch, thresholds, markers).items():
-            whole[name][row] = values
+            whole[name][row] += values  # chunks of a document may be in several batches
     for array in whole.values():
         array.flush()
 
@@ -291,7 +309,7 @@ def _batch_counts(
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[Any]]]:
     """Count one batch; return (rows of its documents, their values) for each column."""
     generated = batch.generated.numpy().astype(np.int64)
-    row = 2 * batch.document.numpy().astype(np.int64) + generated
+    row = 2 * np.array(seen.group)[batch.document.numpy()] + generated
     rows, local = np.unique(row, return_inverse=True)
     limit = thresholds[np.array(seen.domain)[batch.document.numpy()], generated]
     salient = np.zeros(len(row), dtype=np.int64)
@@ -323,4 +341,7 @@ def _batch_counts(
     }
     if batch.contributions is not None:
         columns["contribution"] = table(local, cell, count, by=batch.contributions)
+    if batch.spread is not None:
+        columns["spread"] = np.zeros((count, layers))
+        np.add.at(columns["spread"], local, batch.spread.numpy())
     return {name: (rows, values) for name, values in columns.items()}

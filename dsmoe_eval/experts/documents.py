@@ -22,16 +22,23 @@ class Document:
         kept: whether each token is counted: true for tokens of the text itself, not for those of
             a chat template, nor for special ones.
         prompt_length: number of tokens before the model's answer; all if there is no answer.
+        group: name of the text that this is a chunk of: all chunks of one text are counted as one
+            document; empty if it is a whole text.
     """
 
     domain: str
     tokens: tuple[int, ...]
     kept: tuple[bool, ...]
     prompt_length: int
+    group: str = ""
 
 
 def encode_documents(
-    tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]], *, chat_template: bool = False
+    tokenizer: Tokenizer,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    chat_template: bool = False,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Document, ...]:
     """Encode texts by domain as documents, in the given order.
 
@@ -40,6 +47,7 @@ def encode_documents(
         texts: domain -> its texts (questions without answers).
         chat_template: whether to wrap each text as a user message in the tokenizer's chat template,
             whose tokens are not counted.
+        groups: domain -> the group of each of its texts (see `Document`); None: no text is a chunk.
 
     Raises:
         ValueError: a domain has no text, a text is too short to have a loss or has no token that
@@ -51,15 +59,28 @@ def encode_documents(
     for domain, members in texts.items():
         if not members:
             raise ValueError(f"domain {domain!r} has no identification text")
-        for text in members:
+        for text, group in zip(members, _groups(groups, domain, len(members)), strict=True):
             tokens, kept = encode(tokenizer, text)
             if len(tokens) < 2 or not any(kept):
                 raise ValueError(
                     f"the identification text {text!r:.60} of {domain!r} has fewer than two "
                     "tokens, or none that is not special"
                 )
-            documents.append(Document(domain, tokens, kept, len(tokens)))
+            documents.append(Document(domain, tokens, kept, len(tokens), group))
     return tuple(documents)
+
+
+def _groups(groups: Mapping[str, Sequence[str]] | None, domain: str, count: int) -> Sequence[str]:
+    return ("",) * count if groups is None else groups[domain]
+
+
+def group_numbers(documents: Sequence[Document]) -> tuple[int, ...]:
+    """Number the groups of documents from 0, by first appearance; a whole text is its only one."""
+    numbers: dict[object, int] = {}
+    return tuple(
+        numbers.setdefault((one.domain, one.group) if one.group else index, len(numbers))
+        for index, one in enumerate(documents)
+    )
 
 
 def with_answer(document: Document, answer: Sequence[int]) -> Document:
@@ -80,7 +101,7 @@ def documents_hash(documents: Sequence[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         fields = (document.domain, document.tokens, document.kept, document.prompt_length)
-        digest.update(repr(fields).encode())
+        digest.update(repr((*fields, document.group) if document.group else fields).encode())
     return digest.hexdigest()[:16]
 
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..steering import Routing, capture_routing, find_routers
+from ..steering import Routing, capture_routing, capture_spread, find_routers
 from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
-from .documents import Document, documents_hash
+from .documents import Document, documents_hash, group_numbers
 from .saliency import Saliency
 from .tensor_files import read_tensors, save_tensors
 from .workers import copies, side_by_side
@@ -49,6 +49,7 @@ class Batch:
         experts: [tokens, layers, k] int16, the selected experts.
         weights: [tokens, layers, k] float32, their weights as the experts received them.
         contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
+        spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
     """
 
     document: Tensor
@@ -58,6 +59,7 @@ class Batch:
     experts: Tensor
     weights: Tensor
     contributions: Tensor | None
+    spread: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,27 @@ class Observations:
         folder: the folder of the batches, named by the hash of all inputs.
         domains: names of the domains, in the order of first appearance.
         domain: index into `domains` of each document.
+        group: number of each document's group: chunks of one text are counted together.
         layers: the model's MoE layers, in the order of the batches' second axis.
         experts: number of routed experts per layer.
         top_k: number of experts selected per token.
         batches: number of batches.
         has_saliency: whether the batches include saliency.
         has_contributions: whether the batches include contributions.
+        has_spread: whether the batches include the spread of the logits.
     """
 
     folder: Path
     domains: tuple[str, ...]
     domain: tuple[int, ...]
+    group: tuple[int, ...]
     layers: tuple[int, ...]
     experts: int
     top_k: int
     batches: int
     has_saliency: bool
     has_contributions: bool
+    has_spread: bool
 
     def read(self) -> Iterator[Batch]:
         """Yield the batches, one at a time.
@@ -99,6 +105,7 @@ class Observations:
                 **{name: columns[name] for name in names},
                 saliency=columns.get("saliency"),
                 contributions=columns.get("contributions"),
+                spread=columns.get("spread"),
             )
 
 
@@ -118,6 +125,7 @@ def observe(
     *,
     saliency_model: PreTrainedModel | None,
     contributions: bool = False,
+    spread: bool = False,
     identity: str = "",
     advance: Advance = lambda _documents: None,
 ) -> Observations:
@@ -131,18 +139,17 @@ def observe(
         saliency_model: the model whose backward pass gives the saliency: `model`, so that one
             pass gives both; or any causal language model with the same tokens; or None for no
             saliency. In the last two cases `model` needs the memory of a forward pass only.
-        contributions: whether to compute EASY-EP's contributions, at the cost of another forward
-            pass of the experts.
+        contributions: whether to compute EASY-EP's, by another forward pass of the experts.
+        spread: whether to record the spread of the routers' logits.
         identity: identity of the models and of all else that the rows depend on.
         advance: called with the number of documents done, for a progress bar.
 
     Raises:
-        SteeringError: the model has no known router, or a layer's experts have an unknown call or
-            output.
+        SteeringError: the model's routers, or the call or output of its experts, are not known.
     """
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
-    columns = _columns_of(saliency=saliency_model is not None, contributions=contributions)
+    columns = _columns_of(saliency_model is not None, contributions, spread)
     budget = token_budget(entrance(model))
     if saliency_model is None:
         pairs = [(worker, None) for worker in copies(model)]
@@ -150,7 +157,7 @@ def observe(
         pairs = [(worker, worker) for worker in copies(model)]
     else:
         pairs = list(zip(copies(model), copies(saliency_model), strict=False))
-    workers = [_observer(*pair, documents, contributions=contributions) for pair in pairs]
+    workers = [_observer(*pair, documents, columns) for pair in pairs]
     with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
         return _write_pass(documents, root, shape, columns, identity, budget, workers, advance)
 
@@ -159,12 +166,12 @@ def _observer(
     model: PreTrainedModel,
     saliency_model: PreTrainedModel | None,
     documents: Sequence[Document],
-    *,
-    contributions: bool,
+    columns: tuple[str, ...],
 ) -> Rows:
     """Return the function that computes the rows of a batch."""
     routers = find_routers(model)
     salient = None if saliency_model is None else Saliency(saliency_model)
+    contributions, spread = "contributions" in columns, "spread" in columns
 
     def rows(batch: Sequence[int]) -> Batch:
         ids, mask = pad([documents[index].tokens for index in batch], entrance(model))
@@ -172,6 +179,7 @@ def _observer(
         with (
             capture_routing(routers) as routing,
             capture_contributions(model, routers) if contributions else nullcontext() as added,
+            capture_spread(routers) if spread else nullcontext() as spreads,
         ):
             if salient is not None and saliency_model is model:
                 saliency = salient(ids, mask)
@@ -180,18 +188,20 @@ def _observer(
                     model(input_ids=ids, use_cache=False, logits_to_keep=1)
         if salient is not None and saliency_model is not model:
             saliency = salient(*on_device(entrance(saliency_model), ids, mask))
-        return _rows(documents, batch, routing, saliency, None if added is None else added())
+        more = [None if value is None else value() for value in (added, spreads)]
+        return _rows(documents, batch, routing, saliency, *more)
 
     return rows
 
 
 def observe_routed(
     documents: Sequence[Document],
-    routed: Callable[[Sequence[Document]], Iterable[tuple[Tensor, Tensor]]],
+    routed: Callable[[Sequence[Document]], Iterable[tuple[Tensor, ...]]],
     shape: Shape,
     root: Path,
     *,
     saliency_model: PreTrainedModel | None,
+    spread: bool = False,
     identity: str,
     advance: Advance = lambda _documents: None,
 ) -> Observations:
@@ -199,10 +209,11 @@ def observe_routed(
 
     Args:
         documents: as in `observe`.
-        routed: returns (experts, weights) of each document, [tokens, layers, k] each.
+        routed: returns (experts, weights) and with `spread` the spread of each document.
         shape: the shape of the engine's model.
         root: as in `observe`.
         saliency_model: as in `observe`; the engine computes no gradients.
+        spread: whether `routed` returns the spread of the logits.
         identity: as in `observe`.
         advance: as in `observe`.
 
@@ -214,32 +225,33 @@ def observe_routed(
     def rows(batch: Sequence[int]) -> Batch:
         chosen = [documents[index] for index in batch]
         pairs = list(routed(chosen))
-        for document, (experts, _) in zip(chosen, pairs, strict=True):
+        for document, (experts, *_) in zip(chosen, pairs, strict=True):
             if len(experts) != len(document.tokens):
                 raise ValueError(
                     f"the engine reports the routing of {len(experts)} tokens for a text of "
                     f"{len(document.tokens)}"
                 )
         kept = torch.cat([torch.tensor(document.kept) for document in chosen])
-        experts, weights = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
+        experts, weights, *more = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
         saliency = None
         if salient is not None:
             ids, mask = pad([document.tokens for document in chosen], entrance(saliency_model))
             saliency = salient(ids, mask)[mask.bool()].cpu()[kept]
         return Batch(
             **_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
-            weights=weights.float(), contributions=None,
+            weights=weights.float(), contributions=None, spread=more[0].float() if spread else None,
         )  # fmt: skip
 
-    columns = _columns_of(saliency=saliency_model is not None, contributions=False)
+    columns = _columns_of(saliency_model is not None, False, spread)
     with nullcontext() if saliency_model is None else frozen(saliency_model):
         return _write_pass(
             documents, root, shape, columns, identity, ROUTED_AT_ONCE, [rows], advance
         )
 
 
-def _columns_of(*, saliency: bool, contributions: bool) -> tuple[str, ...]:
-    return ("saliency",) * saliency + ("contributions",) * contributions
+def _columns_of(*recorded: bool) -> tuple[str, ...]:
+    names = ("saliency", "contributions", "spread")
+    return tuple(name for name, wanted in zip(names, recorded, strict=True) if wanted)
 
 
 def _write_pass(
@@ -248,10 +260,8 @@ def _write_pass(
     shape: Shape,
     columns: tuple[str, ...],
     identity: str,
-    budget: int,
-    workers: Sequence[Rows],
-    advance: Advance,
-) -> Observations:
+    budget: int, workers: Sequence[Rows], advance: Advance,
+) -> Observations:  # fmt: skip
     """Run the workers on batches of documents, and write the batches that do not exist yet."""
     plan = batches(documents, budget)
     folder = _folder(root, [identity, asdict(shape), columns, documents_hash(documents), budget])
@@ -271,18 +281,17 @@ def _write_pass(
     with side_by_side(len(workers)) as each:
         for done in each(keep, range(len(plan))):
             advance(done)
-    domains = tuple(dict.fromkeys(document.domain for document in documents))
+    domains = tuple(dict.fromkeys(one.domain for one in documents))
     return Observations(
         folder=folder,
         domains=domains,
-        domain=tuple(domains.index(document.domain) for document in documents),
-        layers=shape.layers,
-        experts=shape.experts,
-        top_k=shape.top_k,
-        batches=len(plan),
+        domain=tuple(domains.index(one.domain) for one in documents),
+        group=group_numbers(documents),
+        layers=shape.layers, experts=shape.experts, top_k=shape.top_k, batches=len(plan),
         has_saliency="saliency" in columns,
         has_contributions="contributions" in columns,
-    )
+        has_spread="spread" in columns,
+    )  # fmt: skip
 
 
 def _folder(root: Path, content: Sequence[object]) -> Path:
@@ -303,6 +312,7 @@ def _rows(
     routing: Routing,
     saliency: Tensor | None,
     contributions: Tensor | None,
+    spread: Tensor | None,
 ) -> Batch:
     """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
     flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
@@ -316,6 +326,7 @@ def _rows(
         experts=pick(routing.indices().to(torch.int16)),
         weights=pick(routing.weights().float()),
         contributions=None if contributions is None else pick(contributions),
+        spread=None if spread is None else pick(spread),
     )
 
 

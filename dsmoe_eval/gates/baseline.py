@@ -13,7 +13,8 @@ from ..results import RunFolder
 from ..results.cells import read_samples
 from ..results.finished import FinishedRun, Key
 from ..stats import compare_paired
-from .figures import Measurement, MissingFigureError, read_figure
+from .figures import read_figure
+from .readings import Measurement, MissingFigureError
 
 CHANGING = ("target_gain", "non_target_change")
 """The figures whose change since an earlier run is known."""

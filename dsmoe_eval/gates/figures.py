@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Domain, Paired
 from ..variants import controls_for, get_variant
+from .outcome_figures import OF_OUTCOMES
+from .readings import Check, Claims, Measurement, MissingFigureError, Reading
 
 _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
     "over_prompt": "arm `prompt`, which names the domain, or this is that arm",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
 }
-
-
-class MissingFigureError(Exception):
-    """An error: a figure that a rule needs does not exist for this run or arm, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A number, with its interval if there is one, as fractions.
-
-    Attributes:
-        value: infinite if no bound could be met.
-        low: lower end of the interval; None: there is none.
-        high: upper end.
-        words: remarks on the number.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    words: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """The allowed claims, one per comparison that the figure is about: (verdict, words)."""
-
-    said: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A condition that is true or false."""
-
-    passed: bool
-    words: str
-
-
-Reading = Measurement | Claims | Check
 
 
 def read_figure(run: FinishedRun, metric: str, key: Key | None) -> Reading:
@@ -245,4 +207,5 @@ _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "invalid_rate": _of_arm(lambda arm: arm.generalization.invalid),
     "truncated_rate": _of_arm(lambda arm: arm.generalization.truncated),
     "probes_passed": _probes_passed,
+    **OF_OUTCOMES,
 }

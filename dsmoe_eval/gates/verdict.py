@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Record
 from .baseline import Baseline
-from .figures import Check, Claims, Measurement, MissingFigureError, Reading, read_figure
+from .figures import read_figure
+from .readings import Check, Claims, Measurement, MissingFigureError, Reading
 
 State = Literal["met", "unmet", "undecided", "missing"]
 Outcome = Literal["pass", "fail", "inconclusive"]

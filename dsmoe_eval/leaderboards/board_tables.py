@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ..cards import OUTCOMES, Continuous
 from ..reports import formats
 from ..reports.table import (
     Cell,
@@ -19,6 +20,7 @@ from ..reports.table import (
     words,
 )
 from ..results.arms import Arm
+from ..results.outcomes import OutcomeDifference
 from ..results.paired import Paired
 from ..variants import BASE
 from .entries import SubmittedRun
@@ -131,6 +133,7 @@ _SUMMARY: tuple[Figure[LeaderboardRow], ...] = (
         formats.share_of, lambda row: f"{source_of(row, 'marks')}: {_mark_words(row)}",
         kind=lambda _: "mark",
         help="; ".join(f"{name}: {meaning}" for name, meaning in TRUST.items())),
+    words("learned from", lambda row: row.learned_from),
     words("not ranked for", lambda row: row.unranked),
 )  # fmt: skip
 
@@ -160,7 +163,7 @@ def _floor_row(row: LeaderboardRow, targets: Sequence[str]) -> Row:
 
 def _row_apart(row: LeaderboardRow, name: str, scores: Sequence[Cell]) -> Row:
     model = Cell(row.model, source=_model_source(row))
-    blank = (Cell(),) * 4
+    blank = (Cell(),) * 5
     cells = (Cell("-"), model, Cell(name), Cell(), *scores, *blank, Cell(BASE))
     return Row(cells, row_facets(row), apart=True)
 
@@ -248,14 +251,42 @@ def arms_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
         for row in rows
         for target in row.by_domain  # base has none
     ]
+    outcomes = dict.fromkeys(own.outcome for one in shown for own in one.arm.outcomes)
     return make_table(
         f"arms-{suite}",
-        "Every variant on every target.",
-        _ARM,
+        "Every variant on every target. A gain by another outcome is in its unit, for the better.",
+        (*_ARM, *map(_outcome, outcomes)),
         shown,
         lambda one: row_facets(one.row, one.arm.target),
         lambda one: not one.row.trusted,
     )
+
+
+def _outcome(name: Continuous) -> Figure[_OnTarget]:
+    """Return a column of the gain on the target by an outcome other than the score."""
+
+    def target(one: _OnTarget) -> OutcomeDifference | None:
+        result = one.arm.outcome(name)
+        return None if result is None else result.target
+
+    def value(one: _OnTarget) -> Value | None:
+        own = target(one)
+        return None if own is None else (own.gain, _SIGNS.get(_outcome_verdict(own), ""))
+
+    def source(one: _OnTarget) -> str:
+        own = target(one)
+        words = "" if own is None else f"; {own.test}, n = {own.n}"
+        return one.source(f"outcomes[{name}]", "target.gain") + words
+
+    return Figure(
+        name, value, formats.thousandths, source, blank="-",
+        kind=lambda one: _KINDS.get(_outcome_verdict(target(one)), ""),
+        help=f"{OUTCOMES[name].title}: gain on the target, {OUTCOMES[name].unit}",
+    )  # fmt: skip
+
+
+def _outcome_verdict(own: OutcomeDifference | None) -> str:
+    return "" if own is None or own.claim is None else own.claim.verdict
 
 
 def _worst(one: _OnTarget) -> Value:

@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from ..errors import UserError
 from ..gates import CHANGING, changes_between
-from ..gates.figures import Measurement
+from ..gates.readings import Measurement
 from ..results import FinishedRun, read_finished
 from ..stats import holm
 from .checks import read_entries

@@ -15,16 +15,16 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..cards import Variant
 from ..results.arms import OVER, Arm
+from ..results.outcomes import OutcomeDifference
 from ..results.paired import BINARY_TEST, Answers, NonInferiority, Paired, Rates
 from ..results.schema import Base
 from ..stats import PairedCounts, holm, mcnemar_midp, smallest_effect, tango_interval, tango_z
 from ..variants import get_variant
+from .outcome_consistency import Fault, outcome_families, outcome_faults
 
 _NEAR = 1e-7
 """Figures are kept to nine digits."""
 _interval = lru_cache(maxsize=4096)(tango_interval)  # a comparison and its bound share one
-Fault = tuple[str, str, str]
-"""Name of the rule, where it is broken, and how."""
 
 
 def arm_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
@@ -42,6 +42,7 @@ def arm_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
     yield from _power_faults(arm.target_result)
     yield from _base_faults(arm, base)
     yield from _probe_faults(arm)
+    yield from outcome_faults(arm)
 
 
 def _paired_faults(where: str, paired: Paired) -> Iterator[Fault]:
@@ -177,7 +178,11 @@ def _must_act(variant: Variant) -> bool:
 
 def adjustment_faults(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Fault]]:
     """Yield where Holm's adjustment is wrong in a family of a run (`results.schema.FAMILIES`)."""
-    for where, rows in _families(arms):
+    families: list[tuple[str, Sequence[tuple[Arm, Paired | OutcomeDifference]]]] = [
+        *_families(arms),
+        *outcome_families(arms),
+    ]
+    for where, rows in families:
         family = [(arm, row, row.p_adjusted) for arm, row in rows if row.p_adjusted is not None]
         expected = holm([row.p_value for _, row, _ in family])
         for (arm, _, given), p in zip(family, expected, strict=True):

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..gates.figures import Check, Claims, Measurement, MissingFigureError, read_figure
+from ..gates.figures import read_figure
+from ..gates.readings import Check, Claims, Measurement, MissingFigureError
 from ..results.arms import Arm
 from ..results.finished import FinishedRun, Key
 from ..results.paired import Paired
@@ -56,6 +57,8 @@ class LeaderboardRow:
         non_inferior: whether the pooled non-targets are non-inferior for every target.
         by_domain: gain over base by target.
         marks: of trust.
+        learned_from: what its arms learned from; variants for which it differs are not on equal
+            terms.
     """
 
     submitted: SubmittedRun
@@ -69,6 +72,7 @@ class LeaderboardRow:
     non_inferior: bool
     by_domain: Mapping[str, Paired]
     marks: tuple[Mark, ...]
+    learned_from: str
 
     @property
     def trusted(self) -> bool:
@@ -122,7 +126,7 @@ def rank(submitted_runs: Sequence[SubmittedRun]) -> list[LeaderboardRow]:
         *others,
         *(
             LeaderboardRow(
-                one, models[one.folder], BASE, None, "base", None, None, None, True, {}, ()
+                one, models[one.folder], BASE, None, "base", None, None, None, True, {}, (), ""
             )
             for (_, name), one in shown.items()
             if name == BASE
@@ -175,6 +179,7 @@ def _row(
         non_inferior=non_inferior,
         by_domain={arm.target: arm.target_result for arm in arms},
         marks=trust_marks(submitted, variant, every),
+        learned_from="; ".join(dict.fromkeys(arm.information.words for arm in arms)),
     )
 
 

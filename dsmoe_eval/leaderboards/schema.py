@@ -14,8 +14,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..results.arms import Arm, Hash, VariantName
-from ..results.paired import Name, Record
+from ..results.arms import Arm, VariantName
+from ..results.paired import Hash, Name, Record
 from ..results.schema import Base, Leakage, Outline, Plain
 
 SCHEMA_VERSION: Literal[3] = 3

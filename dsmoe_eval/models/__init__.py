@@ -11,7 +11,7 @@ from .loading import (
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
-from .random_weights import random_weights
+from .random_weights import random_weights, shuffled_routers
 
 __all__ = [
     "LoadedModel",
@@ -25,4 +25,5 @@ __all__ = [
     "miniature",
     "probe_model",
     "random_weights",
+    "shuffled_routers",
 ]

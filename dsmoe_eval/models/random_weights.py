@@ -1,12 +1,15 @@
-"""A model with random weights: the control for claims about training."""
+"""Models with random weights or shuffled routers: the controls for claims about training."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import UserError
 from ..steering import find_routers
 
 if TYPE_CHECKING:
@@ -52,3 +55,37 @@ def random_weights(
             if not router.weight.any():
                 torch.nn.init.normal_(router.weight, std=spread)
     return model.eval()
+
+
+@contextmanager
+def shuffled_routers(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Run the context with every router's input dimensions shuffled, one shuffle per layer.
+
+    An expert keeps the size of its weights and its similarity to the layer's other experts, but the
+    router no longer fits what it reads. Shuffled rows would only rename the experts, and rows
+    shuffled separately would lose the experts' similarity too.
+
+    Args:
+        model: a model with known routers; everything but their weights stays.
+        seed: the seed of the shuffles, the same on all devices.
+
+    Raises:
+        SteeringError: the model has no known router.
+        UserError: a router's weights are not in memory.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = [router.weight.data for router in find_routers(model)]
+    if any(weight.is_meta for weight in weights):
+        raise UserError(
+            "the model does not fit on its device, and routers that are loaded piece by piece "
+            "cannot be shuffled; use a device with more memory"
+        )
+    kept = [weight.clone() for weight in weights]
+    try:
+        for weight, before in zip(weights, kept, strict=True):
+            order = torch.randperm(before.shape[1], generator=generator)
+            weight.copy_(before[:, order.to(before.device)])
+        yield
+    finally:
+        for weight, before in zip(weights, kept, strict=True):
+            weight.copy_(before)

@@ -53,7 +53,8 @@ def _task_row(task: TaskEstimate) -> Iterator[str]:
     yield "?" if task.prompt_tokens is None else f"{task.prompt_tokens:,}"
     yield "?" if task.answer_tokens is None else f"{task.answer_tokens:,}"
     for effect in task.smallest:
-        yield "none" if effect is None else f"{100 * effect:.1f}"
+        lacking = "-" if "text" in task.roles else "none"
+        yield lacking if effect is None else f"{100 * effect:.1f}"
 
 
 def _sums(found: CostEstimate) -> Table:
@@ -103,7 +104,7 @@ def _notes(found: CostEstimate) -> Iterator[Text]:
         "fine-tuning and generation's slowness left out: real runs take many times as long"
     )
     for task in found.tasks:
-        if "target" not in task.roles and 0 < task.test < 100:
+        if "non-target" in task.roles and "target" not in task.roles and 0 < task.test < 100:
             times = "once" if task.samples == 1 else f"{task.samples} times"
             yield Text(
                 f"{task.task}: {task.test} items answered {times} are an anecdote, not a "

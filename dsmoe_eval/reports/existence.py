@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..files import write_json
-from ..studies.results import DomainExistenceRow, ExistenceResult, SpecificExpertRow
+from ..studies.results import (
+    Control,
+    ControlRow,
+    DomainExistenceRow,
+    ExistenceResult,
+    SpecificExpertRow,
+)
 from . import formats, study_figures
 from .figures import style
 from .render import markdown_environment
@@ -17,6 +23,9 @@ from .table import Figure, Table, Value, make_table, words, write_markdown
 
 EXPERTS_SHOWN = 5
 """The number of experts per domain that the page shows."""
+SHOWN_AT = 0.05
+"""The p-value up to which the page calls a difference from a control shown."""
+CONTROLS: dict[Control, str] = {"random": "random weights", "shuffled": "shuffled routers"}
 
 
 def render_existence(result: ExistenceResult, to: Path) -> Path:
@@ -30,15 +39,16 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
         "result": result,
         "findings": existence_findings(result),
         "domains": specific_by_domain(result),
+        "beyond": beyond_by_domain(result),
         "experts": top_experts(result),
-        "shown": f"The {EXPERTS_SHOWN} with the largest excess use of each domain.",
+        "shown": f"The {EXPERTS_SHOWN} with the largest t of each domain.",
     }
     write_markdown(to / "existence.md", page.render(values))
     return to / "existence.md"
 
 
 def existence_findings(result: ExistenceResult) -> list[str]:
-    """Return the verdict: what exists, what exceeds random weights, what could not be seen."""
+    """Return the verdict: what exists, what the controls explain, what could not be seen."""
     rows = result["domains"]
     found = sum(len(row["specific"]) for row in rows)
     basis = (
@@ -56,8 +66,7 @@ def existence_findings(result: ExistenceResult) -> list[str]:
     said = [
         f"Experts are specific to a domain in {len(with_any)} of {len(rows)} domains: {found} "
         f"discoveries of {basis}.",
-        _beyond(result),
-        _untrained(result, found),
+        *(_beside(result, kind, found) for kind in CONTROLS),
     ]
     without = [row["domain"] for row in rows if not row["specific"]]
     if without:
@@ -65,29 +74,39 @@ def existence_findings(result: ExistenceResult) -> list[str]:
     return [*said, *_limited(result)]
 
 
-def _beyond(result: ExistenceResult) -> str:
-    beyond = {row["domain"]: row["exceeding"] for row in result["domains"] if row["exceeding"]}
-    if not beyond:
+def _beside(result: ExistenceResult, kind: Control, found: int) -> str:
+    """Return what the comparison with one kind of control shows, by strength and by number."""
+    models, beside, name = result["control_models"], result["controls"][kind], CONTROLS[kind]
+    each = {row["domain"]: row["controls"][kind]["beyond"] for row in result["domains"]}
+    listed = ", ".join(f"{domain} {count}" for domain, count in each.items() if count)
+    strength = (
+        f"{sum(each.values())} of them have a larger t than any expert for the domain in {models} "
+        f"model(s) with {name} ({listed}); p of such experts in {beside['domains_beyond']} of "
+        f"{len(each)} domains is at most {beside['p_by_strength']:.2g}"
+        if listed
+        else f"none of them has a larger t than the largest for the domain in {models} model(s) "
+        f"with {name}"
+    )
+    counts = beside["discoveries"]
+    return (
+        f"Beside {name}: {strength}. By number, this model has {found} and they have {min(counts)} "
+        f"to {max(counts)} (p = {beside['p_by_number']:.2g}). {_verdict(result, kind)}"
+    )
+
+
+def _verdict(result: ExistenceResult, kind: Control) -> str:
+    beside, name = result["controls"][kind], CONTROLS[kind]
+    ways = {"strength": beside["p_by_strength"], "number": beside["p_by_number"]}
+    shown = " and by ".join(way for way, p_value in ways.items() if p_value <= SHOWN_AT)
+    if shown:
+        return f"More specialised than {name}: shown, by {shown}."
+    least = 1 / (result["control_models"] + 1)
+    if least > SHOWN_AT:
         return (
-            "None of them exceeds random weights: no excess use is larger than the largest of an "
-            "untrained expert for the same domain. Learned specialisation beyond vocabulary is "
-            "not shown."
+            f"So few models cannot show more than {name} have: p is never below {least:.2g} (see "
+            "`--controls`)."
         )
-    each = ", ".join(f"{domain} {count}" for domain, count in beyond.items())
-    return (
-        f"{sum(beyond.values())} of them exceed random weights ({each}): their excess use is "
-        "larger than that of any untrained expert for the domain. That the others are more than "
-        "vocabulary is not shown."
-    )
-
-
-def _untrained(result: ExistenceResult, found: int) -> str:
-    rows, seeds = result["domains"], range(len(result["random_seeds"]))
-    totals = [sum(row["random_specific"][seed] for row in rows) for seed in seeds]
-    return (
-        f"The same test on {len(totals)} model(s) of the same shape with random weights makes "
-        f"{', '.join(map(str, totals))} discoveries (this model: {found})."
-    )
+    return f"More specialised than {name}: not shown."
 
 
 def _limited(result: ExistenceResult) -> list[str]:
@@ -96,18 +115,41 @@ def _limited(result: ExistenceResult) -> list[str]:
     return [f"Limited to {result['limit']} texts a task: a smoke test, not a result."]
 
 
+def _beyond(
+    kind: Control, name: str, value: Callable[[ControlRow], Value | None], show: Callable[..., str]
+) -> Figure[DomainExistenceRow]:
+    return Figure(name.format(CONTROLS[kind]), lambda row: value(row["controls"][kind]), show)
+
+
+def _specific(row: ControlRow) -> Value:
+    return (min(row["specific"]), max(row["specific"]))
+
+
+def _t(statistic: float | None) -> Value:
+    return "infinite" if statistic is None else statistic
+
+
 _DOMAINS: tuple[Figure[DomainExistenceRow], ...] = (
     words("domain", lambda row: row["domain"]),
     Figure("documents", lambda row: row["documents"], formats.thousands),
     Figure("tokens", lambda row: row["tokens"], formats.thousands),
     Figure("specific experts", lambda row: len(row["specific"])),
-    Figure("beyond random weights", lambda row: row["exceeding"]),
-    words("specific in random weights", lambda row: ", ".join(map(str, row["random_specific"]))),
-    Figure("largest excess use, pp",
-        lambda row: row["specific"][0]["difference"] if row["specific"] else None, formats.size),
-    Figure("largest in random weights, pp", lambda row: row["random_largest"], formats.size),
+    _beyond("random", "in {}", _specific, "{} to {}".format),
+    _beyond("shuffled", "with {}", _specific, "{} to {}".format),
     Figure("stability", lambda row: _stability(row) if row["specific"] else None,
         "{:.2f} ({:.2f})".format),
+)  # fmt: skip
+_BEYOND: tuple[Figure[DomainExistenceRow], ...] = (
+    words("domain", lambda row: row["domain"]),
+    Figure("largest t", lambda row: _t(row["largest_statistic"]), formats.decimal),
+    _beyond("random", "in {}", lambda row: _t(row["largest_statistic"]), formats.decimal),
+    _beyond("shuffled", "with {}", lambda row: _t(row["largest_statistic"]), formats.decimal),
+    _beyond("random", "specific experts beyond {}", lambda row: row["beyond"], str),
+    _beyond("shuffled", "beyond {}", lambda row: row["beyond"], str),
+    Figure("largest excess use, pp", lambda row: max(
+        (one["difference"] for one in row["specific"]), default=None), formats.size),
+    _beyond("random", "in {}, pp", lambda row: row["largest"], formats.size),
+    _beyond("shuffled", "with {}, pp", lambda row: row["largest"], formats.size),
 )  # fmt: skip
 
 
@@ -117,8 +159,13 @@ def _stability(row: DomainExistenceRow) -> Value | None:
 
 
 def specific_by_domain(result: ExistenceResult) -> Table:
-    """Return one row per domain."""
+    """Return the number of specific experts, one row per domain."""
     return make_table("domains", "", _DOMAINS, result["domains"])
+
+
+def beyond_by_domain(result: ExistenceResult) -> Table:
+    """Return the strength of the experts beside the controls', one row per domain."""
+    return make_table("beyond", "", _BEYOND, result["domains"])
 
 
 Specific = tuple[str, SpecificExpertRow]
@@ -139,15 +186,17 @@ _EXPERTS: tuple[Figure[Specific], ...] = (
     _expert("rest's rate", lambda one: one["rest_rate"], formats.percent),
     _expert("excess use, pp", lambda one: one["difference"], formats.size),
     _expert("95 % interval", lambda one: tuple(one["difference_ci95"]), formats.sizes),
+    _expert("t", lambda one: _t(one["statistic"]), formats.decimal),
     _expert("lift", lambda one: one["lift"], formats.hundredths),
     _expert("95 % interval", lambda one: tuple(one["lift_ci95"]), "{:.2f} to {:.2f}".format),
     _expert("p (adjusted)", lambda one: one["p_adjusted"], "{:.4f}".format),
-    words("beyond random weights", lambda subject: "yes" if subject[1]["exceeds_random"] else "no"),
+    words("beyond", lambda subject: ", ".join(
+        name for kind, name in CONTROLS.items() if subject[1]["beyond"][kind])),
 )  # fmt: skip
 
 
 def top_experts(result: ExistenceResult) -> Table:
-    """Return the specific experts with the largest excess use, a few per domain."""
+    """Return the specific experts with the largest t, a few per domain."""
     shown = [
         (row["domain"], one) for row in result["domains"] for one in row["specific"][:EXPERTS_SHOWN]
     ]

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from ..results.arms import Arm
 from ..results.paired import Paired
 from ..results.schema import RunResult
-from .page import Forest
+from ..stats import Unit
+from .page import PP, Forest
 from .run_arms import (
     improves,
     is_gain,
@@ -107,14 +108,15 @@ def _intervals(
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
+def tradeoff(trials: pd.DataFrame, margin: float, path: Path, unit: Unit = PP) -> None:
     """Draw target gain against non-target change on the tuning split, as strength grows.
 
     Args:
         trials: columns variant, target, expert_count, layers, strength, target_delta,
             non_target_delta, chosen.
-        margin: the margin of non-inferiority, a fraction.
+        margin: the margin of non-inferiority.
         path: the PNG.
+        unit: the unit of the primary outcome, by which settings were chosen.
     """
     pairs = zip(trials["expert_count"], trials["layers"], strict=True)
     trials = trials.assign(size=[_size(count, layers) for count, layers in pairs])
@@ -124,17 +126,18 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path) -> None:
     for (variant, target), group in trials.groupby(["variant", "target"]):
         axis = panels[str(variant), str(target)]
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.axvline(-100 * margin, color="firebrick", linestyle=":")
+        axis.axvline(-unit.factor * margin, color="firebrick", linestyle=":")
         for size, line in group.sort_values("strength").groupby("size"):
-            x, y = 100 * line["non_target_delta"], 100 * line["target_delta"]
+            x, y = (unit.factor * line[name] for name in ("non_target_delta", "target_delta"))
             axis.plot(x, y, "-", marker=".", color=colours[size], label=size)
         best = group[group["chosen"]]
         axis.plot(
-            100 * best["non_target_delta"], 100 * best["target_delta"], "*",
+            unit.factor * best["non_target_delta"], unit.factor * best["target_delta"], "*",
             color="black", markersize=13, label="chosen",
         )  # fmt: skip
-    figure.supxlabel("non-target change,\npercentage points", fontsize="medium")
-    figure.supylabel("target change,\npercentage points", fontsize="medium", ma="center")
+    name = "percentage points" if unit == PP else unit.name
+    figure.supxlabel(f"non-target change,\n{name}", fontsize="medium")
+    figure.supylabel(f"target change,\n{name}", fontsize="medium", ma="center")
     legend(figure, list(panels.values()))
     save(figure, path)
 
@@ -285,11 +288,12 @@ def leaderboard_plot(forest: Forest, path: Path) -> None:
     for row in forest.rows:
         place += 1.0 if row.group == group else 1.6
         group = row.group
-        reach = [[100 * (row.value - row.low)], [100 * (row.high - row.value)]]
+        scale = forest.unit.factor
+        reach = [[scale * (row.value - row.low)], [scale * (row.high - row.value)]]
         filled = row.kind in ("good", "mark")
         colour, inside = ("C0", "C0") if filled else ("0.4", "white")
         axis.errorbar(
-            [100 * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside
+            [scale * row.value], [place], xerr=reach, fmt="o", capsize=3, color=colour, mfc=inside
         )
         places.append(place)
     axis.axvline(0, color="black", linewidth=1)

@@ -29,6 +29,11 @@ def pp(fraction: float, mark: str = "") -> str:
     return f"{points(fraction)} pp{f' {mark}' if mark else ''}"
 
 
+def thousandths(gain: float, mark: str = "") -> str:
+    """Return a signed number with three decimals, and a mark behind it."""
+    return f"{gain:+.3f}{f' {mark}' if mark else ''}"
+
+
 def size(fraction: float) -> str:
     """Return the size of an effect in percentage points, without sign and unit."""
     return f"{100 * fraction:.1f}"

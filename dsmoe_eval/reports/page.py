@@ -21,21 +21,25 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from .formats import points_with_interval, pp_with_interval
+from ..stats import Unit
+from .formats import pp_with_interval
 from .table import Facets
 
+PP = Unit("pp", 100, 1)
+"""Percentage points, the unit of differences of scores."""
 LARGE_PICTURE = 500_000
 """The size in bytes of a picture above which its colours are reduced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A row of a forest plot: fractions, shown in percentage points.
+    """A row of a forest plot.
 
     Attributes:
         n: items.
         group: the heading of the rows of one group, which keep their order.
         kind: as in `Cell`; `good` and `mark` are drawn filled, all else hollow.
+        unit: the unit in which the figures are shown.
     """
 
     label: str
@@ -47,16 +51,18 @@ class Interval:
     group: str = ""
     kind: str = ""
     facets: Facets = field(default_factory=dict)
+    unit: Unit = PP
 
     @property
     def words(self) -> str:
-        """The figures as text."""
-        return points_with_interval(self.value, self.low, self.high)
+        """The figures as text, without the unit."""
+        value, low, high = (self.unit.number(x, "+") for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A forest plot, with a line at minus `margin` (a fraction) if there is a margin."""
+    """A forest plot, with a line at minus `margin` if there is a margin."""
 
     id: str
     title: str
@@ -64,12 +70,13 @@ class Forest:
     axis: str
     rows: tuple[Interval, ...]
     margin: float | None = None
+    unit: Unit = PP
 
     @property
     def scale(self) -> Scale:
         """The scale of the axis."""
         bounds = [bound for row in self.rows for bound in (row.low, row.high, row.value)]
-        return Scale.of([*bounds, -(self.margin or 0.0)])
+        return Scale.of([*bounds, -(self.margin or 0.0)], self.unit.factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,28 +138,33 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis that has zero on it: its ends and ticks, in percentage points."""
+    """An axis that has zero on it: its ends and ticks, in the unit that is shown.
+
+    Attributes:
+        factor: the number that a difference is multiplied by; 100 for percentage points.
+    """
 
     low: float
     high: float
     ticks: tuple[float, ...]
+    factor: float = 100.0
 
     @classmethod
-    def of(cls, fractions: list[float]) -> Scale:
-        """Return a scale with round ends and at most nine ticks for zero and the fractions."""
-        low, high = 100 * min([0.0, *fractions]), 100 * max([0.0, *fractions])
+    def of(cls, values: list[float], factor: float = 100.0) -> Scale:
+        """Return a scale with round ends and at most nine ticks for zero and the values."""
+        low, high = factor * min([0.0, *values]), factor * max([0.0, *values])
         step = _round_step(max(high - low, 1e-9) / 6)
         first, last = math.floor(low / step - 1e-9), math.ceil(high / step + 1e-9)
         ticks = tuple(round(k * step, 10) for k in range(first, last + 1))
-        return cls(ticks[0], ticks[-1], ticks)
+        return cls(ticks[0], ticks[-1], ticks, factor)
 
-    def at(self, points: float) -> str:
-        """Return the position of a number of percentage points, `0%` to `100%` of the axis."""
-        return f"{100 * (points - self.low) / (self.high - self.low):.2f}%"
+    def at(self, shown: float) -> str:
+        """Return the position of a number as shown, `0%` to `100%` of the axis."""
+        return f"{100 * (shown - self.low) / (self.high - self.low):.2f}%"
 
-    def place(self, fraction: float) -> str:
-        """Return the position of a fraction on the axis."""
-        return self.at(100 * fraction)
+    def place(self, value: float) -> str:
+        """Return the position of a value on the axis."""
+        return self.at(self.factor * value)
 
     def height(self, points: float) -> str:
         """Return the position of a number of percentage points, from the top."""

@@ -19,7 +19,8 @@ from .run_base import base_scores
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, terms
 from .run_leaderboard import variants_table
-from .run_pictures import FIGURES, draw, pictures
+from .run_outcomes import outcome_sections, primary_words
+from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
@@ -48,7 +49,8 @@ def _write(folder: RunFolder, run: FinishedRun, target: Path) -> Path:
     clear_items(target)
     shown = draw(folder, result, stability, target)
     said = _sentences(folder, result) | _tables(result) | _spread(result, stability)
-    said |= {"root_hash": folder.root_hash}
+    sections = draw_outcomes(outcome_sections(result), target)
+    said |= {"outcomes": sections, "root_hash": folder.root_hash}
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
     write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
@@ -64,6 +66,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "command_remark": remark,
         "citation": citation(folder, result),
         "result": result,
+        "primary_words": primary_words(result),
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),

@@ -8,7 +8,7 @@ from functools import partial
 from ..results.arms import Arm, Settings
 from ..results.paired import Paired
 from ..results.schema import RunResult
-from ..results.terms import Information, Matching
+from ..results.terms import Matching
 from ..variants import controls_for, get_variant
 from . import formats
 from .run_arms import (
@@ -86,22 +86,6 @@ def terms(result: RunResult) -> Table:
         "the arm's."
     )
     return table_of_arms("terms", caption, _TERMS, result, shown_arms(result))
-
-
-def information_words(information: Information) -> str:
-    """Return what an arm learned from, in words."""
-    parts = []
-    if information.domain_named:
-        parts.append("the domain's name")
-    if information.texts:
-        parts.append(f"{information.texts:,} texts without answers")
-    if information.answers:
-        parts.append(f"{information.answers:,} answered questions")
-    if information.settings:
-        parts.append(f"{information.settings} settings tried")
-    if information.parameters:
-        parts.append(f"{information.parameters:,} trained parameters")
-    return ", ".join(parts) or "nothing"
 
 
 def _learned(name: str) -> Figure[Arm]:
@@ -191,7 +175,7 @@ def _terms_in_words(result: RunResult) -> list[str]:
     for variant in variants_of(result):
         arms = arms_of(result, variant)
         if any(arm.control_of is None for arm in arms):
-            groups.setdefault(information_words(arms[0].information), []).append(variant)
+            groups.setdefault(arms[0].information.words, []).append(variant)
     if len(groups) < 2:
         return []
     parts = [f"{', '.join(names)}: {learned}" for learned, names in groups.items()]

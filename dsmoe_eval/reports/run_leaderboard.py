@@ -85,7 +85,7 @@ def _base_row(result: RunResult) -> Row:
     """Return base's scores, which are not changes."""
     own = {row.domain: row for row in result.base if row.role == "target"}
     others = [row for row in result.base if row.role == "non-target"]
-    pooled = sum(row.score * row.n for row in others) / sum(row.n for row in others)
+    items = sum(row.n for row in others)  # none where every task is some arm's target
     scores = (
         Cell(
             own[target].score,
@@ -95,5 +95,9 @@ def _base_row(result: RunResult) -> Row:
         for target in targets_of(result)
     )
     source = "comparisons.json: base, non-targets, score weighted by n"
-    rest = (Cell(), Cell(pooled, formats.percent, source), Cell())
+    pooled = Cell()
+    if items:
+        score = sum(row.score * row.n for row in others) / items
+        pooled = Cell(score, formats.percent, source)
+    rest = (Cell(), pooled, Cell())
     return Row((Cell("base (score)"), *scores, *rest), apart=True)

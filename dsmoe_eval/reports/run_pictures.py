@@ -15,10 +15,12 @@ from ..results.arms import Settings
 from ..results.schema import RunResult
 from ..results.stability import StabilityResult
 from ..runs.tuning import Tuned
+from ..stats import Unit
 from . import base_figures, figures
 from .figures import Shifts
-from .page import Picture, embed
+from .page import PP, Picture, embed
 from .run_arms import shown_arms
+from .run_outcomes import OutcomeSection
 from .run_stability import spreads
 
 
@@ -98,7 +100,7 @@ def draw(
         shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
-        figures.tradeoff(trials, result.margin, to / "tradeoff.png")
+        figures.tradeoff(trials, *_chosen_by(result, to / "tradeoff.png"))
         shown.append("tradeoff.png")
     shifts = _shifts(folder, result)
     if shifts:
@@ -108,6 +110,22 @@ def draw(
         base_figures.spread(spreads(result, stability), to / "stability.png")
         shown.append("stability.png")
     return shown
+
+
+def _chosen_by(result: RunResult, path: Path) -> tuple[float, Path, Unit]:
+    """Return the margin, the picture and the unit of the outcome by which settings were chosen."""
+    primary = result.arms[0].outcome(result.outcome)
+    if primary is None:
+        return result.margin, path, PP
+    return primary.margin, path, Unit(primary.about.unit)
+
+
+def draw_outcomes(sections: list[OutcomeSection], to: Path) -> list[OutcomeSection]:
+    """Draw the plots of each outcome, and return the sections."""
+    for section in sections:
+        for forest in section.forests:
+            figures.leaderboard_plot(forest, to / f"{forest.id}.png")
+    return sections
 
 
 def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:

@@ -20,7 +20,9 @@ def settings(result: RunResult) -> Table:
         "Chosen on the tuning split by the plan's rule, before the test split was read. Share of "
         "activations: how much of all routing, over the identification text of every domain, falls "
         "on the chosen experts; a placebo whose share is far from that of the arm it controls is a "
-        "weak placebo. A vector in the residual stream has layers, counted from 0, and no experts."
+        "weak placebo. A vector in the residual stream has layers, counted from 0, and no experts. "
+        "Strength: in brackets what a bias adds to a logit, over the steered layers; "
+        "sigma is the spread of a layer's logits over experts, the mean of the identification text."
     )
     tuned = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Settings)]
 
@@ -42,6 +44,19 @@ def _qualified(tuned: Tuned) -> str:
     return "yes" if tuned[1].qualified_on_tuning else "no: the weakest setting was used"
 
 
+def _strength(own: Settings) -> Value:
+    """Return the strength and, in brackets, what a bias amounts to over the steered layers."""
+    shifts = {"log-odds": own.log_odds, "sigma": None if own.unit == "sigma" else own.sigmas}
+    said = [f"{name} {_range(*ends)}" for name, ends in shifts.items() if ends is not None]
+    unit = " sigma" if own.unit == "sigma" else ""
+    return own.strength, f"{unit} ({', '.join(said)})" if said else unit
+
+
+def _range(low: float, high: float) -> str:
+    ends = dict.fromkeys((f"{low:.2g}", f"{high:.2g}"))
+    return " to ".join(ends)
+
+
 _SETTINGS: tuple[Figure[Tuned], ...] = (
     words("variant", lambda tuned: tuned[0].variant),
     words("target", lambda tuned: tuned[0].target),
@@ -51,7 +66,7 @@ _SETTINGS: tuple[Figure[Tuned], ...] = (
         "settings.layers"),
     _setting("share of activations", lambda own: otherwise(own.activation_share, "-"),
         "settings.activation_share", formats.percent),
-    _setting("strength", lambda own: own.strength, "settings.strength", formats.significant),
+    _setting("strength", _strength, "settings.strength", "{:.3g}{}".format),
     words("qualified", _qualified,
         lambda tuned: arm_source(tuned[0], "settings.qualified_on_tuning")),
     words("profile", lambda tuned: tuned[0].profile or "",

@@ -180,7 +180,12 @@ def stability_findings(result: RunResult, stability: StabilityResult) -> list[st
         f"{name} steers by a vector and chooses no experts: its stability was not measured."
         for name in stability.without_experts
     ]
-    return [*said, *_unnamed(stability), *_below_wordings(result, stability)]
+    return [
+        *said,
+        *_unnamed(stability),
+        *_resampled(result, stability),
+        *_below_wordings(result, stability),
+    ]
 
 
 def _overlaps(stability: StabilityResult) -> str:
@@ -217,6 +222,18 @@ def _unnamed(stability: StabilityResult) -> Iterator[str]:
                 f"{stability.resamples} resamples cannot name {row.experts} experts, and are not "
                 "in its overlap and gains."
             )
+
+
+def _resampled(result: RunResult, stability: StabilityResult) -> Iterator[str]:
+    """Yield the gains of the one arm with the experts of the resamples."""
+    each = [
+        f"{row.arm.target} {formats.points_interval(*row.gains.range)} pp (full text: "
+        f"{formats.pp_with_interval(row.arm.target_result.delta, *row.arm.target_result.ci95)})"
+        for row in spreads(result, stability)
+        if row.gains.range is not None
+    ]
+    if each:
+        yield f"Gain of {stability.arm} with the experts of each resample: {'; '.join(each)}."
 
 
 def _below_wordings(result: RunResult, stability: StabilityResult) -> Iterator[str]:

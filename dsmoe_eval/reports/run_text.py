@@ -17,6 +17,7 @@ from . import formats
 from .run_arms import arms_of, harms, improves, is_non_inferior, lacks_items, variants_of
 from .run_base import floor_findings
 from .run_controls import control_sentences, unmatched
+from .run_outcomes import outcome_findings
 
 _UNREAD = 0.5
 """The share of a task's answers above which the report warns that they could not be read."""
@@ -26,7 +27,12 @@ def findings(result: RunResult) -> list[str]:
     """Return defects of the run, then one sentence per variant in the order of the plan."""
     found = [_finding(variant, arms_of(result, variant), result) for variant in variants_of(result)]
     head = unread_answers(result) + floor_findings(result)
-    return head + found + control_sentences(result) + format_gains(result)
+    found += control_sentences(result) + format_gains(result)
+    others = outcome_findings(result)
+    first = others.pop(result.outcome, [])
+    if first:
+        found = [f"By score (secondary): {sentence}" for sentence in found]
+    return head + first + found + [one for rest in others.values() for one in rest]
 
 
 def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:

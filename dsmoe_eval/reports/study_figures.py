@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..experts.similarity import ALIKE, Kernel
 from ..studies.results import (
+    Control,
     DomainExistenceRow,
     ExistenceResult,
     MethodRow,
@@ -68,28 +69,41 @@ def similarity_figure(result: SimilarityResult, path: Path) -> None:
     save(figure, path)
 
 
+_CONTROLS: tuple[tuple[Control, str, str, str], ...] = (
+    ("random", "random weights", "firebrick", "-"),
+    ("shuffled", "shuffled routers", "darkorange", ":"),
+)
+"""The name and the look of each kind of control."""
+
+
 def existence_map(result: ExistenceResult, path: Path) -> None:
-    """Draw specific experts by domain and layer, model beside random weights, and excess use."""
+    """Draw specific experts by domain and layer, model beside controls, and the experts' t."""
     rows, layers = result["domains"], result["layers"]
-    tables = [np.array([row[key] for row in rows]) for key in ("by_layer", "random_by_layer")]
-    bound = max(1.0, *(float(table.max()) for table in tables))
-    figure, panels = plt.subplots(
-        1, 3, figsize=(16, 2.3 + 0.45 * len(rows)), sharey=True, layout="constrained",
-        width_ratios=(4, 4, 5),
-    )  # fmt: skip
-    titles = (result["model"], f"random weights, mean of {len(result['random_seeds'])}")
-    for axis, table, title in zip(panels, tables, titles, strict=False):
+    tables = {result["model"]: np.array([row["by_layer"] for row in rows])}
+    for kind, name, _, _ in _CONTROLS:
+        title = f"{name}, mean of {result['control_models']}"
+        tables[title] = np.array([row["controls"][kind]["by_layer"] for row in rows])
+    bound = max(1.0, *(float(table.max()) for table in tables.values()))
+    figure, panels = plt.subplot_mosaic(
+        [["0", "1", "2"], ["t", "t", "t"]],
+        figsize=(16, 4.4 + 0.9 * len(rows)),
+        layout="constrained",
+    )
+    maps = [panels[name] for name in ("0", "1", "2")]
+    for axis, (title, table) in zip(maps, tables.items(), strict=True):
         image = _count_image(axis, table, bound)
         axis.set_title(title, loc="left")
         name_ticks(axis.xaxis, layers)
         axis.set_xlabel("layer")
+        axis.set_yticks([])
     names = [f"{row['domain']} (n = {row['documents']:,})" for row in rows]
-    panels[0].set_yticks(range(len(rows)), names)
-    panels[0].set_ylabel("domain (n documents)")
-    label = f"specific experts, of {result['experts']} a layer"
-    figure.colorbar(image, ax=panels[:2], label=label, location="bottom", aspect=50, shrink=0.6)
-    _excess(panels[2], rows)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    for axis in (maps[0], panels["t"]):
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_ylabel("domain (n documents)")
+    label = f"specific, of {result['experts']} experts"
+    figure.colorbar(image, ax=maps, label=label, aspect=30)
+    _strength(panels["t"], rows)
+    figure.legend(loc="outside lower right", ncols=4, frameon=False)
     save(figure, path)
 
 
@@ -105,24 +119,32 @@ def _count_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesIm
     return image
 
 
-def _excess(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
-    """Draw every specific expert's rate difference, and the largest one under random weights."""
+def _strength(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
+    """Draw every specific expert's t, and the largest one in each kind of control."""
     blue = sns.color_palette("colorblind")[0]
     labels = {False: "specific expert", True: "specific, beyond random weights"}
+    named: set[str] = set()
     for place, row in enumerate(rows):
         for beyond, label in labels.items():
-            x = [100 * e["difference"] for e in row["specific"] if e["exceeds_random"] == beyond]
+            own = [one for one in row["specific"] if one["beyond"]["random"] == beyond]
+            x = [one["statistic"] for one in own if one["statistic"] is not None]
             axis.scatter(
                 x, [place] * len(x), s=30, facecolor=blue if beyond else "none", edgecolor=blue,
                 zorder=3, label=None if place else label,
             )  # fmt: skip
-        largest, ends = 100 * row["random_largest"], [place - 0.35, place + 0.35]
-        mark = None if place else "largest in random weights"
-        axis.plot([largest] * 2, ends, color="firebrick", linewidth=2.5, label=mark)
-        said = f"{len(row['specific'])} specific, {row['exceeding']} beyond"
+        said = f"{len(row['specific'])} specific, {row['controls']['random']['beyond']} beyond"
+        for kind, name, colour, line in _CONTROLS:
+            largest, ends = row["controls"][kind]["largest_statistic"], [place - 0.35, place + 0.35]
+            if largest is None:
+                said += f"\n{name}: infinite t"
+            else:
+                mark = None if name in named else f"largest, {name}"
+                axis.plot([largest] * 2, ends, line, color=colour, linewidth=2.5, label=mark)
+                named.add(name)
         axis.annotate(said, (1.02, place), xycoords=("axes fraction", "data"), va="center")
-    axis.set_xlabel("excess use, pp of tokens (domain minus rest)")
-    axis.set_xlim(left=0)
+    axis.set_xlabel("t: excess use over its standard error (logarithmic)")
+    axis.set_xscale("log")
+    axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _agreements(axis: Axes, result: TrialResult, rows: Sequence[MethodRow]) -> None:

@@ -7,11 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ..cards import Unit
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
+from .outcomes import OutcomeResult
 from .paired import (
     Domain,
+    Hash,
     Levels,
     Name,
     Number,
@@ -28,7 +31,6 @@ from .terms import Information, Line, Matching
 OVER = ("over_placebo", "specificity", "over_prompt")
 """The names of an arm's comparisons with other arms, on its target."""
 PerItem = Annotated[float, Field(ge=0)]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 def _variant(name: str) -> str:
@@ -165,12 +167,18 @@ class Settings(Record):
 
     Attributes:
         expert_count: number of experts; 0 for an arm that is steered by vectors.
+        unit: the strength's unit.
+        log_odds: for bias on logits, the smallest and the largest shift of a steered layer.
+        sigmas: the same in units of the layers' sigmas, if these are known.
         layers: the decoder layers after which a vector is added; none for experts.
         activation_share: the experts' share of all activations; None where there are no experts.
     """
 
     expert_count: Number
     strength: Annotated[float, Field(ge=0)]
+    unit: Unit = "odds"
+    log_odds: tuple[float, float] | None = None
+    sigmas: tuple[float, float] | None = None
     layers: tuple[int, ...] = ()
     activation_share: Score | None
     qualified_on_tuning: bool
@@ -214,6 +222,7 @@ class Arm(Record):
             the plan has no such arm, and for controls.
         information: what the arm learned from; a control has that of its arm.
         prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
+        outcomes: the comparisons by other outcomes than the score.
     """
 
     variant: VariantName
@@ -230,6 +239,7 @@ class Arm(Record):
     over_prompt: Paired | None
     information: Information
     prompt_tokens: tuple[PerItem, PerItem]
+    outcomes: tuple[OutcomeResult, ...] = ()
 
     @model_validator(mode="after")
     def _check_domains(self) -> Self:
@@ -247,6 +257,18 @@ class Arm(Record):
         for over in self._over.values():
             if over is not None:
                 over.judge(levels)
+        for one in self.outcomes:
+            one.judge(levels.significance_level)
+
+    @property
+    def text_cells(self) -> dict[str, tuple[Hash, Hash]]:
+        """The cells of base and of the arm of each task of texts, by the task's name."""
+        texts = self.outcome("bits_per_byte")
+        return {} if texts is None else {task.task: task.cells for task in texts.tasks}
+
+    def outcome(self, name: str) -> OutcomeResult | None:
+        """Return the comparisons by an outcome other than the score; None if there are none."""
+        return next((one for one in self.outcomes if one.outcome == name), None)
 
     @property
     def _over(self) -> dict[str, Paired | None]:

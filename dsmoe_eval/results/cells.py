@@ -108,13 +108,17 @@ class Sharing(TypedDict):
 
 
 class CellFile(TypedDict):
-    """The content of `cell.json`; see `Identity`, `arms.Probe` and `paired.Rates` for its parts."""
+    """The content of `cell.json`; see `Identity`, `arms.Probe` and `paired.Rates` for its parts.
+
+    A cell of texts has `bits_per_byte`, and no `score`.
+    """
 
     id: str
     identity: dict[str, object]
     probe: dict[str, object] | None
     items: int
-    score: float
+    score: NotRequired[float]
+    bits_per_byte: NotRequired[float]
     prompt_tokens: float
     answers: dict[str, float] | None
     sharing: NotRequired[list[Sharing]]
@@ -142,8 +146,8 @@ def read_samples(
     """Return a cell's rows, one per item: all columns, or those in `columns`.
 
     Raises:
-        UserError: the file is missing, damaged or was changed, or a score is not in [0, 1], the
-            range of every metric.
+        UserError: the file is missing, damaged or was changed, lacks a column, or a score is not in
+            [0, 1], the range of every metric.
     """
     path = folder.cell(cell_id) / "samples.parquet"
     source = pa.BufferReader(folder.read(path))

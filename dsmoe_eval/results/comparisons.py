@@ -151,7 +151,7 @@ def _contrasts(
     pooled = pd.concat(others)
 
     def over(source: ExpertSource) -> PairedResult | None:
-        return _over_controls(read, suite, arm, _controls(arm, source, arms))
+        return _over_controls(read, suite, arm, controls_of(arm, source, arms))
 
     return Contrasts(
         variant=arm.variant,
@@ -162,17 +162,18 @@ def _contrasts(
         held=tuple(_held(part, plan) for part in others),
         placebo=over("random_matched"),
         wrong=over("other_domain"),
-        prompt=_over_controls(read, suite, arm, _naming(arm, arms)),
+        prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
     )
 
 
-def _controls(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> list[ArmCells]:
+def controls_of(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return an arm's controls with experts of this source, draw by draw."""
     own = {other.variant.name: other for other in arms if other.target == arm.target}
     found = controls_for(arm.variant, source, [other.variant for other in own.values()])
     return [own[control.name] for control in found]
 
 
-def _naming(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
     """Return the arm that names the target's domain in the prompt, beside arms that do not."""
     if arm.variant.kind == "prompt" or arm.variant.control_of is not None:
         return []

@@ -48,10 +48,18 @@ class FinishedRun:
         """The content of the run's `stability.json`; None of a plan without `stability`.
 
         Raises:
-            UserError: it is of another version, or does not fit the schema.
+            UserError: it does not fit the schema, or is missing although the plan has `stability`.
         """
         folder = self.folder
-        if folder is None or not folder.has(folder.stability):
+        if folder is None:
+            return None
+        if not folder.has(folder.stability):
+            known = folder.read_json(folder.identity) if folder.identity.is_file() else {}
+            if known.get("plan", {}).get("stability"):
+                raise UserError(
+                    f"{folder.root} has no stability.json, which its plan asks for; start the run "
+                    "again to finish it"
+                )
             return None
         with sound(f"{folder.stability}"):
             return StabilityResult.model_validate_json(folder.read(folder.stability))

@@ -20,17 +20,19 @@ Score = Annotated[float, Field(ge=0, le=1)]
 Change = Annotated[float, Field(ge=-1, le=1)]
 Number = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 BINARY_TEST = "mid-p McNemar"
 """The test of single right or wrong answers, whose figures all follow from four counts."""
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+def ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of an interval if they are in order."""
     if ends[0] > ends[1]:
         raise ValueError(f"the interval ends at {ends[1]:g}, before it begins at {ends[0]:g}")
     return ends
 
 
-Interval = Annotated[tuple[Change, Change], AfterValidator(_ordered)]
+Interval = Annotated[tuple[Change, Change], AfterValidator(ordered)]
 
 
 class Record(BaseModel):

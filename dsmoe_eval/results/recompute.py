@@ -10,9 +10,10 @@ from ..errors import UserError
 from ..tasks.leakage import Leakage, Overlap
 from ..variants import BASE, get_variant
 from .cells import read_cell, read_samples
-from .comparisons import ArmCells, compare_arms
+from .comparisons import ArmCells
 from .finished import read_finished, sound
 from .folder import RunFolder
+from .outcome_comparisons import compare_run
 from .schema import Arm, Model, RunResult
 
 _SHARED = ("model", "fingerprint", "dtype", "device", "experts_implementation", "engine")
@@ -36,11 +37,11 @@ def recompute(folder: RunFolder) -> RunResult:
         _check_tasks(folder, suite, arm)
     with sound(str(folder.identity)):
         plan = Plan.model_validate(about["plan"])
-        result = compare_arms(
+        result = compare_run(
             folder,
             plan,
             suite,
-            {row.task: row.cell for row in stated.base},
+            {row.task: row.cell for row in stated.base} | _base_texts(stated),
             [_cells(arm) for arm in stated.arms],
             {name: about[name] for name in Model.model_fields},
             _leakage(stated),
@@ -57,8 +58,16 @@ def _suite(folder: RunFolder, stated: RunResult) -> Suite:
         row.task: (row.role, "non-target") if row.task in others else (row.role,)
         for row in stated.base
     }
+    texts = _base_texts(stated)
+    domains |= {task: _domain(folder, cell) for task, cell in texts.items()}
+    roles |= dict.fromkeys(texts, ("text",))
     tasks = (Task.model_construct(name=t, domain=domains[t], roles=roles[t]) for t in domains)
     return Suite.model_construct(name=stated.suite, tasks=tuple(tasks))
+
+
+def _base_texts(stated: RunResult) -> dict[str, str]:
+    """Return base's cell of each task of texts."""
+    return {task: both[0] for arm in stated.arms for task, both in arm.text_cells.items()}
 
 
 def _domain(folder: RunFolder, cell: str) -> str:
@@ -89,7 +98,7 @@ def _cells(arm: Arm) -> ArmCells:
         arm.target,
         settings,
         arm.profile,
-        dict(arm.cells),
+        arm.cells | {task: own for task, (_, own) in arm.text_cells.items()},
         arm.information,
     )
 
@@ -108,12 +117,12 @@ def cell_faults(folder: RunFolder, result: RunResult) -> Iterator[tuple[str, str
     """
     about = folder.read_json(folder.identity)
     shared = {name: about[name] for name in _SHARED} | {"seed": result.seed}
-    for row in result.base:
-        own = {"variant": BASE, "target": None, "task": row.task, "profile": None}
-        for name, stated, found in _unlike(folder, row.cell, own | shared):
-            yield BASE, f"base[{row.task}].cell: {name}", stated, found
+    for task, cell in ({row.task: row.cell for row in result.base} | _base_texts(result)).items():
+        own = {"variant": BASE, "target": None, "task": task, "profile": None}
+        for name, stated, found in _unlike(folder, cell, own | shared):
+            yield BASE, f"base[{task}].cell: {name}", stated, found
     for arm in result.arms:
-        for task, cell in arm.cells.items():
+        for task, cell in _cells(arm).cells.items():
             own = {"variant": arm.variant, "target": arm.target, "task": task}
             expected = own | {"profile": arm.profile} | shared
             for name, stated, found in _unlike(folder, cell, expected):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ..variants import get_variant
-from .arms import Arm, Hash, VariantName
-from .paired import Domain, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
+from .arms import Arm, VariantName
+from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
 SCHEMA_VERSION: Literal[7] = 7
@@ -113,12 +113,13 @@ class Model(Record):
 
 
 class Outline(Record):
-    """The settings of a run that all its arms share."""
+    """The settings of a run that all its arms share; `outcome` is the primary one, of the plan."""
 
     plan: Name
     seed: int
     significance_level: Fraction
     margin: Fraction
+    outcome: Literal["score", "gold_logprob"] = "score"
     variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
     suite_targets: tuple[Name, ...]

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .arms import Hash, VariantName
-from .paired import Change, Name, Number, Record, Score
+from .arms import VariantName
+from .paired import Change, Hash, Name, Number, Record, Score
 
 STABILITY_VERSION: Literal[1] = 1
 """The version of the schema of `stability.json`."""

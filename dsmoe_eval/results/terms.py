@@ -22,6 +22,18 @@ class Information(Record):
     settings: Number
     domain_named: bool
 
+    @property
+    def words(self) -> str:
+        """What the arm learned from, in words."""
+        parts = {
+            "the domain's name": self.domain_named,
+            f"{self.texts:,} texts without answers": self.texts,
+            f"{self.answers:,} answered questions": self.answers,
+            f"{self.settings} settings tried": self.settings,
+            f"{self.parameters:,} trained parameters": self.parameters,
+        }
+        return ", ".join(words for words, applies in parts.items() if applies) or "nothing"
+
 
 class Matching(Record):
     """How near the exposure of random experts is to that of the experts that they replace.

@@ -143,8 +143,8 @@ def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
         return _vector_grid(plan.tuning.residual)
     if variant.intervention is None:
         return ()
-    strengths = plan.tuning.strengths[variant.intervention]
-    return tuple(Settings(size, s) for size in plan.tuning.expert_counts for s in strengths)
+    unit, strengths = plan.tuning.of(variant.intervention) or ("odds", ())
+    return tuple(Settings(size, s, unit) for size in plan.tuning.expert_counts for s in strengths)
 
 
 def _vector_grid(tuning: ResidualTuning | None) -> tuple[Settings, ...]:

@@ -17,6 +17,7 @@ from ..results.folder import RunFolder
 from ..tasks.items import Item
 from ..tasks.language_model import Advance, unwatched
 from ..tasks.loading import LoadedTask
+from ..tasks.outcomes import bits_per_byte, gold_logprobs, score_texts
 from ..tasks.scoring import ScoredAnswer, answer_tasks, item_scores, judge
 from ..variants import BASE
 from .arms import PreparedArm
@@ -44,13 +45,13 @@ def run_cell(
         advance: called with the number of requests just answered.
 
     Raises:
-        UserError: an item was not answered as often as it should be, or the metric is not binary.
+        UserError: an item was not answered as often as it should be, the metric is not binary, or
+            an outcome cannot be computed.
     """
     started, tokens = time.perf_counter(), lm.forward_tokens
-    (answers,) = answer_tasks(lm, [task], folder.answers(identity.id), advance)
-    judged = judge(task, answers)
-    samples = _samples(task, judged)
-    rates = answer_rates(samples)
+    samples, outcome = (_read_texts if task.card.is_text else _answer_questions)(
+        folder, identity, lm, task, advance
+    )
     with folder.new_folder(folder.cell(identity.id)) as draft:
         samples.to_parquet(draft / "samples.parquet", index=False)
         write_json(
@@ -60,15 +61,57 @@ def run_cell(
                 "identity": asdict(identity),
                 "probe": None if probe is None else probe.to_dict(),
                 "items": len(samples),
-                "score": float(samples["score"].mean()),
+                **outcome,
                 "prompt_tokens": _prompt_tokens(lm, task),
-                "answers": rates and {"samples": task.card.samples} | rates,
                 "sharing": [asdict(check) for check in lm.sharing],
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             },
         )
     folder.answers(identity.id).unlink(missing_ok=True)
+
+
+Answered = tuple[pd.DataFrame, dict[str, object]]
+"""A cell's rows, and the figures of `cell.json` that follow from them."""
+
+
+def _answer_questions(
+    folder: RunFolder, identity: Identity, lm: EngineLM, task: LoadedTask, advance: Advance
+) -> Answered:
+    (answers,) = answer_tasks(lm, [task], folder.answers(identity.id), advance)
+    samples = _samples(task, judge(task, answers))
+    rates = answer_rates(samples)
+    return samples, {
+        "score": float(samples["score"].mean()),
+        "answers": rates and {"samples": task.card.samples} | rates,
+    }
+
+
+def _read_texts(
+    folder: RunFolder, identity: Identity, lm: EngineLM, task: LoadedTask, advance: Advance
+) -> Answered:
+    """Compute the likelihood of a task's texts; nothing of it is kept if the run is killed."""
+    del folder, identity
+    scores = score_texts(lm, task, advance)
+    columns = {
+        name: [getattr(score, name) for score in scores]
+        for name in ("loglikelihood", "bytes", "words")
+    }
+    samples = pd.DataFrame(_about(task) | columns)
+    level = bits_per_byte(samples["loglikelihood"].to_numpy(), samples["bytes"].to_numpy())
+    return samples, {
+        "answers": None, "bits_per_byte": level, "window": lm.max_length,
+    }  # fmt: skip
+
+
+def _about(task: LoadedTask) -> dict[str, object]:
+    return {
+        "item": [item.id for item in task.items],
+        "task": task.card.name,
+        "domain": task.card.domain,
+        "cluster": [item.cluster for item in task.items],
+        "question": [item.question for item in task.items],
+    }
 
 
 def _prompt_tokens(lm: EngineLM, task: LoadedTask) -> float:
@@ -125,15 +168,12 @@ def _samples(task: LoadedTask, judged: Sequence[Sequence[ScoredAnswer]]) -> pd.D
     pairs = list(zip(task.items, (answers[0] for answers in judged), strict=True))
     return pd.DataFrame(
         {
-            "item": [item.id for item in task.items],
-            "task": task.card.name,
-            "domain": task.card.domain,
-            "cluster": [item.cluster for item in task.items],
-            "question": [item.question for item in task.items],
+            **_about(task),
             "options": [list(item.options) for item in task.items],
             "gold": [item.gold for item in task.items],
             "answer": [_answer(item, first) for item, first in pairs],
             "loglikelihoods": [_likelihoods(item, first) for item, first in pairs],
+            "gold_logprob": np.array(gold_logprobs(task, judged), dtype=np.float64),
             "score": item_scores(judged),
             **{
                 name: [[getattr(one, field) for one in answers if one.text is not None]

@@ -20,8 +20,10 @@ from ..errors import UserError
 from ..models.loading import ModelSize, locate, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
+from ..tasks.identification import suite_text
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask, most_tokens
+from ..tasks.outcomes import check_outcome
 from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
 from .stability import stability_cells
@@ -49,7 +51,8 @@ class TaskEstimate:
         answer_tokens: the most tokens of one item's answer; 0 where options are scored, None if not
             known.
         smallest: the smallest change that the task can show with 80 % power at the plan's
-            strictest Holm level, by `DISCORDANCE`; None where no change is large enough.
+            strictest Holm level, by `DISCORDANCE`; None where no change is large enough, and of
+            texts, whose smallest change needs a pilot (`outcome_power`).
     """
 
     task: str
@@ -147,7 +150,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan, path)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
     arms = planned.arms
     claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
     level = plan.significance_level / max(1, claims)
@@ -175,10 +178,7 @@ def estimate(
         control_tokens=_tokens(tasks, of_controls),
         stability_cells=spread.total(),
         stability_answers=again.total(),
-        models=tuple(
-            _model(name, plan, tasks, counts, limit)
-            for name in models or plan.models or (plan.model,)
-        ),
+        models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
 
 
@@ -206,7 +206,9 @@ def _tasks(
     """Read the tasks that the plan uses, by the code that loads and checks them for `run`."""
     suite, unread = planned.suite, dict[str, str]()
     splits = load_splits(suite, limit, data, planned.targets, unread)
-    check_leakage(splits, planned.plan.allow_leakage)
+    check_outcome([*splits["test"].values()], planned.plan.outcome)
+    text = suite_text(suite, splits["identification"], limit)
+    check_leakage(splits | {"identification": text.tasks}, planned.plan.allow_leakage)
     used = {
         task.name for task in (*suite.identification_tasks, *map(suite.task, planned.base_tasks))
     }
@@ -245,7 +247,9 @@ def _task(
         from_data=bool(stages),
         prompt_tokens=prompt,
         answer_tokens=answer,
-        smallest=tuple(_smallest(test, share, level) for share in DISCORDANCE),
+        smallest=tuple(
+            None if task.is_text else _smallest(test, share, level) for share in DISCORDANCE
+        ),
         note=note,
     )
 
@@ -268,9 +272,8 @@ def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[
 def _prompt_and_answer(task: LoadedTask) -> tuple[int, int]:
     requests = task.requests
     characters = sum(len(str(request.args[0])) for request in requests) / len(requests)
-    settings = requests[0].args[1]
-    generated = isinstance(settings, dict)
-    answer = int(settings["max_gen_toks"]) if generated else 0
+    *_, settings = requests[0].args  # of a text its arguments are the text alone
+    answer = int(settings["max_gen_toks"]) if isinstance(settings, dict) else 0
     return math.ceil(characters / CHARACTERS_A_TOKEN), answer
 
 

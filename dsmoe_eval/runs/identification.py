@@ -1,4 +1,4 @@
-"""Expert identification on a suite's identification text."""
+"""Expert identification on a suite's identification text, or on text documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..cards import Identification, Suite
+from ..cards import Identification
 from ..engines.base import Engine, run_facts
 from ..errors import UserError
 from ..experts import (
@@ -31,9 +31,16 @@ from ..experts.tokenizer import Tokenizer
 from ..files import read_json, seal, unseal, write_json
 from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
-from ..registry import load_suite
 from ..steering import Intervention, Profile, Source
-from ..tasks.loading import LoadedTask, load_tasks
+from ..tasks.identification import (
+    IdentificationText,
+    TextSource,
+    domain_groups,
+    domain_texts,
+    identification_text,
+)
+from ..tasks.items import WithItems
+from ..variants import with_sigmas
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
@@ -70,7 +77,7 @@ class IdentificationSpec:
 
 def identify(
     engine: Engine,
-    suite_name: str,
+    source: str | TextSource | IdentificationText,
     domain: str,
     method: str = "dsmoe",
     *,
@@ -87,13 +94,15 @@ def identify(
 
     Args:
         engine: the model's engine, which records the routing.
-        suite_name: a suite's name or path; only its identification split is read.
-        domain: one of the suite's identification domains.
+        source: a suite's name or path, of which only the identification text is read, or text
+            documents, or text that was loaded before.
+        domain: one of the text's domains.
         method: a name in `experts.all_methods`.
-        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4).
+        intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4). In units
+            of sigma it gets the sigmas of the layers here.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
-        limit: the limit of items per task.
-        settings: the presentation of the text; by default the plain questions.
+        limit: the limit of items per task, and of documents per domain.
+        settings: the presentation of the text; by default the plain text.
         markers: the marker tokens for `npmi`; by default those of the suite.
         root: the folder in which passes are stored, for the next method or after a crash.
         console: the console on which progress is shown; by default stderr.
@@ -103,20 +112,10 @@ def identify(
         UserError: unknown suite, domain or method, too few experts with a positive score, or the
             engine cannot show what the method needs.
     """
-    suite = identification_suite(suite_name, domain, method)
+    text = text_of_domain(source, domain, method, limit, data)
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
-    tasks, counts = count_suite(
-        engine,
-        suite,
-        chosen_method,
-        settings,
-        suite.markers if markers is None else markers,
-        limit=limit,
-        root=root,
-        console=console,
-        data=data,
-    )
+    counts = count_text(engine, text, chosen_method, settings, markers, root=root, console=console)
     try:
         chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
     except ValueError as error:
@@ -125,77 +124,77 @@ def identify(
         model=engine.identity,
         method=method,
         experts=chosen,
-        intervention=kind,
-        source=identification_source(suite, tasks, domain, settings, engine.name),
+        intervention=with_sigmas(kind, counts),
+        source=identification_source(text, domain, settings, engine.name),
     )
 
 
-def count_suite(
+def count_text(
     engine: Engine,
-    suite: Suite,
+    text: IdentificationText,
     method: Method,
     settings: Identification,
-    markers: Mapping[str, float],
+    markers: Mapping[str, float] | None = None,
     *,
-    limit: int | None = None,
     root: Path | None = None,
     console: Console | None = None,
-    data: Sequence[Path] = (),
-) -> tuple[dict[str, LoadedTask], RoutingCounts]:
-    """Load a suite's identification text, and count what a method needs of its routing.
+) -> RoutingCounts:
+    """Count what a method needs of the routing of identification text.
 
     See `identify` for the arguments.
 
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
-    wanted = IdentificationSpec.by([method], settings, markers)
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
-    texts = sum(len(task.items) for task in tasks.values())
+    of_suite = {} if text.suite is None else text.suite.markers
+    wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
+    texts = sum(len(task.items) for task in text.tasks.values())
     with progress_bar(
         console or Console(stderr=True), "identify experts", texts, "texts"
     ) as advance:
-        root = root or Path("out") / "observations"
-        return tasks, count_domains(engine, tasks, wanted, root, advance)
+        return count_domains(
+            engine, text.tasks, wanted, root or Path("out") / "observations", advance
+        )
 
 
-def identification_suite(suite_name: str, domain: str, method: str) -> Suite:
-    """Load the suite, and check that domain and method exist, before a model is loaded.
+def text_of_domain(
+    source: str | TextSource | IdentificationText,
+    domain: str,
+    method: str,
+    limit: int | None = None,
+    data: Sequence[Path] = (),
+) -> IdentificationText:
+    """Load the text, and check that domain and method exist, before a model is loaded.
 
     Raises:
-        UserError: unknown suite, domain or method.
+        UserError: unknown suite, domain or method, or text that cannot be read.
     """
-    suite = load_suite(suite_name)
     try:
         get_method(method)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if domain not in suite.identification_domains:
-        there = ", ".join(suite.identification_domains)
+    if isinstance(source, IdentificationText):
+        text = source
+    else:
+        text = identification_text(source, limit, data)
+    if domain not in text.domains:
         raise UserError(
-            f"suite {suite.name!r} has no identification text of {domain!r}; it has: {there}"
+            f"{text.source} has no identification text of {domain!r}; it has: "
+            f"{', '.join(text.domains)}"
         )
-    return suite
-
-
-def domain_texts(tasks: Mapping[str, LoadedTask]) -> dict[str, list[str]]:
-    """Return the tasks' questions, without answers, by domain."""
-    texts: dict[str, list[str]] = {}
-    for task in tasks.values():
-        texts.setdefault(task.card.domain, []).extend(item.question for item in task.items)
-    return texts
+    return text
 
 
 def count_domains(
     engine: Engine,
-    tasks: Mapping[str, LoadedTask],
+    tasks: Mapping[str, WithItems],
     wanted: IdentificationSpec,
     root: Path,
     advance: Callable[[int], None],
 ) -> RoutingCounts:
     """Count the routing over the tasks' questions, or over the answers that the model generates.
 
-    The right answers of the tasks are not read.
+    The right answers of the tasks are not read. Chunks of one document are counted together.
 
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
@@ -203,7 +202,7 @@ def count_domains(
     settings = wanted.settings
     texts = domain_texts(tasks)
     try:
-        documents = _documents(engine, texts, settings, root)
+        documents = _documents(engine, tasks, settings, root)
         reader = _reader(engine, texts, settings.saliency_model) if wanted.saliency else None
         seen = engine.observe(
             documents,
@@ -223,7 +222,7 @@ def count_domains(
 
 def average_streams(
     engine: Engine,
-    tasks: Mapping[str, LoadedTask],
+    tasks: Mapping[str, WithItems],
     settings: Identification,
     root: Path,
     advance: Callable[[int], None],
@@ -234,26 +233,22 @@ def average_streams(
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
     try:
-        documents = _documents(engine, domain_texts(tasks), settings, root)
+        documents = _documents(engine, tasks, settings, root)
         return engine.mean_streams(in_phase(documents, settings.phase), root, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def identification_source(
-    suite: Suite,
-    tasks: Mapping[str, LoadedTask],
-    domain: str,
-    settings: Identification,
-    engine: str,
+    text: IdentificationText, domain: str, settings: Identification, engine: str
 ) -> Source:
     """Return the source of a domain's identification text, with the ids of its items."""
-    items = [i.id for task in tasks.values() if task.card.domain == domain for i in task.items]
     return Source(
-        suite=suite.name,
+        suite=None if text.suite is None else text.suite.name,
         domain=domain,
-        split=str(suite.splits.identification or "by task"),
-        items=tuple(items),
+        split=text.split,
+        items=text.ids(domain),
+        file=text.file,
         phase=settings.phase,
         chat_template=settings.chat_template,
         saliency_model=settings.saliency_model,
@@ -275,14 +270,20 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "tokens": [one.tokens for one in sums],
         "used": [one.used.tolist() for one in sums],
         "scores": scores,
+        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
     }
 
 
 def _documents(
-    engine: Engine, texts: Mapping[str, list[str]], settings: Identification, root: Path
+    engine: Engine, tasks: Mapping[str, WithItems], settings: Identification, root: Path
 ) -> tuple[Document, ...]:
     """Encode the texts, with the model's answers where these are to be read."""
-    documents = encode_documents(engine.tokenizer, texts, chat_template=settings.chat_template)
+    documents = encode_documents(
+        engine.tokenizer,
+        domain_texts(tasks),
+        chat_template=settings.chat_template,
+        groups=domain_groups(tasks),
+    )
     if settings.phase == "generated":
         return _answered(engine, documents, settings.answer_tokens, root)
     return documents

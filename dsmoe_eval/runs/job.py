@@ -22,6 +22,7 @@ from ..models.loading import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
+from ..tasks.identification import IdentificationText, suite_text
 from ..tasks.leakage import Leakage, check_leakage
 from ..tasks.loading import (
     LoadedTask,
@@ -30,6 +31,7 @@ from ..tasks.loading import (
     most_tokens,
     with_preamble,
 )
+from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
@@ -46,7 +48,8 @@ class Job(PlannedRun):
     Attributes:
         engine: the model in its engine.
         lm: the same model as the language model that answers tasks.
-        identification: the tasks of this part, by name; `tuning` and `test` likewise.
+        identification: the text from which experts are identified.
+        tuning: the tasks of this part, by name; `test` likewise.
         folder: the run's folder.
         identity: the identity of the run, for `comparisons.json`.
         leakage: the items that the parts share.
@@ -55,7 +58,7 @@ class Job(PlannedRun):
 
     engine: Engine
     lm: EngineLM
-    identification: Mapping[str, LoadedTask]
+    identification: IdentificationText
     tuning: Mapping[str, LoadedTask]
     test: Mapping[str, LoadedTask]
     folder: RunFolder
@@ -84,7 +87,9 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     check_engine(plan)
     locate(plan.model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
-    leakage = check_leakage(splits, plan.allow_leakage)
+    check_outcome([*splits["test"].values()], plan.outcome)
+    text = suite_text(planned.suite, splits["identification"], limit)
+    leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
     engine = _serve(plan, options.device)
     with ExitStack() as opened:
         opened.callback(engine.close)
@@ -105,7 +110,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
         engine=engine,
         lm=lm,
-        identification=splits["identification"],
+        identification=text,
         tuning=tuning,
         test=test,
         folder=folder,

@@ -18,7 +18,8 @@ from ..experts import RoutingCounts, choose_experts, get_method, resample_docume
 from ..results.stability import ExpertOverlap
 from ..stats import expected_jaccard, jaccard
 from ..steering import ChosenExpert
-from .identification import count_suite, identification_suite
+from ..tasks.identification import IdentificationText, TextSource
+from .identification import count_text, text_of_domain
 
 Choice = Sequence[ChosenExpert]
 Unit = tuple[int, int, bool]
@@ -106,7 +107,7 @@ def _by_chance(a: Choice, b: Choice, units: int) -> float:
 
 def domain_stability(
     engine: Engine,
-    suite_name: str,
+    source: str | TextSource | IdentificationText,
     domain: str,
     method: str = "dsmoe",
     *,
@@ -122,13 +123,13 @@ def domain_stability(
 
     Args:
         engine: the model's engine, which records the routing.
-        suite_name: a suite's name or path; only its identification split is read.
-        domain: one of the suite's identification domains.
+        source: a suite's name or path, text documents, or text that was loaded before.
+        domain: one of the text's domains.
         method: a name in `experts.all_methods`.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
         resamples: number of resamples.
         seed: the seed of the resamples.
-        limit: the limit of items per task.
+        limit: the limit of items per task, and of documents per domain.
         root: the folder in which passes are stored.
         console: the console on which progress is shown; by default stderr.
         data: folders of data sets; if empty, they come from the hub.
@@ -136,11 +137,8 @@ def domain_stability(
     Raises:
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
-    suite, chosen_method = identification_suite(suite_name, domain, method), get_method(method)
-    _, counts = count_suite(
-        engine, suite, chosen_method, Identification(), suite.markers,
-        limit=limit, root=root, console=console, data=data,
-    )  # fmt: skip
+    text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
+    counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
     def choose(of: RoutingCounts) -> Choice:
         return choose_experts(chosen_method, of, domain, experts)

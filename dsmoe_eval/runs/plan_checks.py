@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..cards import Plan, Suite, Tuning, Variant
 from ..errors import UserError
@@ -33,7 +33,7 @@ def check_plan(
             f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
             f"targets: {', '.join(suite.targets)}"
         )
-    leading = [one.name for one in variants if one.is_tuned or one.kind == "prompt"]
+    leading = {one.name: one for one in variants if one.is_tuned or one.kind == "prompt"}
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
         if fault:
@@ -77,10 +77,12 @@ def check_engine(plan: Plan) -> None:
 
 
 def _variant_fault(
-    variant: Variant, plan: Plan, suite: Suite, leading: Sequence[str]
+    variant: Variant, plan: Plan, suite: Suite, leading: Mapping[str, Variant]
 ) -> str | None:
     if variant.control_of is not None and variant.control_of not in leading:
         return f"{variant.control_of!r}, the arm that it controls, in the plan"
+    if variant.control_of is not None and (fault := _unit_fault(variant, plan, leading)):
+        return fault
     if variant.is_tuned and (missing := _missing_setting(variant, plan.tuning)):
         return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
@@ -94,11 +96,20 @@ def _variant_fault(
     return None
 
 
+def _unit_fault(variant: Variant, plan: Plan, leading: Mapping[str, Variant]) -> str | None:
+    """Return the need of a control that cannot take its arm's strength, which is in sigma."""
+    kind = leading[variant.control_of or ""].intervention
+    tuned = None if plan.tuning is None or kind is None else plan.tuning.of(kind)
+    if tuned is None or tuned[0] == "odds" or variant.intervention in ("bias", "mask"):
+        return None
+    return f"tuning.strengths.bias in place of bias_sigma: {variant.intervention} has no sigma"
+
+
 def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
     """Return the key of the settings to try that a tuned variant needs and the plan lacks."""
     if variant.kind == "residual":
         return None if tuning is not None and tuning.residual is not None else "residual"
-    if tuning is None or variant.intervention not in tuning.strengths:
+    if tuning is None or not variant.intervention or tuning.of(variant.intervention) is None:
         return f"strengths.{variant.intervention}"
     return None if tuning.expert_counts else "expert_counts"
 
@@ -107,11 +118,6 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
     if variant.kind == "sft":
         return "engine: transformers, since vLLM does not train; leave it out, or run it there"
-    if variant.kind == "residual":
-        return (
-            "engine: transformers, since the vLLM engine does not show the residual stream that it "
-            "averages; leave it out, or run it there (vLLM steers by the profile that this writes)"
-        )
     method = None if variant.method is None else get_method(variant.method)
     if method is not None and method.contributions:
         return (

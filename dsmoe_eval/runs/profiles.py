@@ -10,6 +10,7 @@ from ..variants import (
     Settings,
     build_profile,
     build_vector_profile,
+    sigmas_of,
     variant_experts,
     variant_vectors,
 )
@@ -26,7 +27,7 @@ def needs_streams(job: Job) -> bool:
 def stream_means(job: Job, advance: Advance) -> StreamMeans:
     """Average the residual stream over all domains' identification text."""
     settings, root = job.plan.identification, job.folder.observations
-    return average_streams(job.engine, job.identification, settings, root, advance)
+    return average_streams(job.engine, job.identification.tasks, settings, root, advance)
 
 
 def make_profile(
@@ -39,7 +40,7 @@ def make_profile(
     """Build the profile of a steered arm at these settings; a vector needs the mean streams."""
     variant, seed, model = arm.variant, job.plan.seed, job.engine.identity
     source = identification_source(
-        job.suite, job.identification, arm.domain, job.plan.identification, job.engine.name
+        job.identification, arm.domain, job.plan.identification, job.engine.name
     )
     try:
         if variant.kind == "residual" and means is not None:
@@ -48,4 +49,7 @@ def make_profile(
         experts = variant_experts(variant, counts, arm.domain, settings.expert_count, seed)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
-    return build_profile(variant, model, experts, settings.strength, source)
+    sigmas = None
+    if settings.unit == "sigma" and variant.intervention != "mask":  # a mask has no strength
+        sigmas = sigmas_of(counts)
+    return build_profile(variant, model, experts, settings.strength, source, sigmas)

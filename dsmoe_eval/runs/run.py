@@ -17,8 +17,8 @@ from ..errors import printable
 from ..experts import RoutingCounts
 from ..log import log_file, note
 from ..progress import progress_bar
-from ..results.comparisons import compare_arms
 from ..results.folder import RunFolder
+from ..results.outcome_comparisons import compare_run
 from ..steering import SteeringError
 from ..variants import describe_controls
 from .answering import answer_arm, answer_base
@@ -147,6 +147,7 @@ def plan_table(job: Job) -> Table:
         "targets": ", ".join(job.targets),
         "variants": ", ".join(one.name for one in job.variants if one.control_of is None),
         "controls": describe_controls(job.variants),
+        "primary outcome": job.plan.outcome,
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",
@@ -192,14 +193,12 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         base = answer_base(job, steps)
         answered = [answer_arm(job, arm, steps) for arm in arms]
-    result = compare_arms(
-        job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage
-    )
+    result = compare_run(job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage)
     job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
-    texts = sum(len(task.items) for task in job.identification.values())
+    texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)
     means = None

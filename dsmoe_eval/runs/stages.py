@@ -28,8 +28,8 @@ from ..models import LoadedModel
 from ..progress import Steps, counted_as
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
-from ..tasks.scoring import score_tasks
-from ..variants import BASE, Settings, variant_experts
+from ..tasks.outcomes import outcome_values
+from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
@@ -48,7 +48,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
-    counts = count_domains(job.engine, job.identification, wanted, root, advance)
+    counts = count_domains(job.engine, job.identification.tasks, wanted, root, advance)
     path = job.folder.identification
     if not job.folder.has(path):
         try:
@@ -155,7 +155,7 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
     requests = sum(task.requests_asked for task in asked)
     remembered = job.folder.answers(f"tuning-{who}")
     with counted_as(advance, answers, requests) as count:
-        return score_tasks(job.lm, asked, remembered, count)
+        return outcome_values(job.lm, asked, job.plan.outcome, remembered, count)
 
 
 def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int, ...]:
@@ -211,6 +211,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     settings = {
         "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
+        **shift_ranges(profile, None if counts.spread is None else counts.sigmas()),
         "qualified_on_tuning": tuned.qualified,
         "sizes_unavailable": tuned.unavailable,
         "layers": tuned.chosen.layers,
@@ -218,7 +219,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "matching": _matching(job, counts, arm, tuned.chosen, profile),
     }
     learned = Information(
-        texts=sum(len(task.items) for task in job.identification.values()),
+        texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
         answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
         parameters=0,
         settings=len(tuned.trials),

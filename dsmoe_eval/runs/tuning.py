@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cards import Plan
+from ..cards import Plan, Unit
 from ..stats import non_inferiority
 from ..variants import Settings
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""Task name -> item scores."""
+"""Task name -> the primary outcome of each item, more is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +23,21 @@ class Trial:
     """One setting on the tuning split, against base.
 
     Attributes:
-        target_delta: change of the target score.
-        non_target_delta: change of the pooled non-target score.
-        lower_bound: the one-sided lower bound of `non_target_delta`; -1, the bound of any change,
-            if all items are one cluster.
+        target_delta: change of the target's primary outcome.
+        non_target_delta: change of that of the pooled non-targets.
+        lower_bound: the one-sided lower bound of `non_target_delta`. If all items are one cluster:
+            -1, the bound of any change of a score; None for an outcome without bounds.
         qualified: whether the lower bound is above minus the margin.
+        unit: the strength's unit.
     """
 
     expert_count: int
     strength: float
     target_delta: float
     non_target_delta: float
-    lower_bound: float
+    lower_bound: float | None
     qualified: bool
+    unit: Unit = "odds"
     layers: tuple[int, ...] = ()
 
 
@@ -82,7 +85,7 @@ def tune(
     """Score every setting of the grid and choose by the plan's rule (see `cards.Tuning`).
 
     Args:
-        plan: the plan, with its margin and significance level.
+        plan: the plan, with its primary outcome, that one's margin and the significance level.
         grid: the settings.
         base: the scores of base on the tuning split.
         target_task: the task whose gain counts.
@@ -92,23 +95,32 @@ def tune(
     """
     labels = np.concatenate([clusters[name] for name in non_targets])
     pooled = np.concatenate([base[name] for name in non_targets])
+    margin, level = plan.margin_of(plan.outcome), plan.significance_level / 2
     trials = []
     for settings in grid:
         scores = scores_at(settings)
         steered = np.concatenate([scores[name] for name in non_targets])
-        held = non_inferiority(pooled, steered, plan.margin, plan.significance_level / 2, labels)
+        held = non_inferiority(pooled, steered, margin, level, labels)
         trials.append(
             Trial(
                 expert_count=settings.expert_count,
                 strength=settings.strength,
                 target_delta=float(scores[target_task].mean() - base[target_task].mean()),
                 non_target_delta=held.delta,
-                lower_bound=max(-1.0, held.lower_bound),  # NaN, of one cluster, is no bound
+                lower_bound=_bound(plan, held.lower_bound),
                 qualified=held.non_inferior,
+                unit=settings.unit,
                 layers=settings.layers,
             )
         )
     return choose(trials)
+
+
+def _bound(plan: Plan, bound: float) -> float | None:
+    """Return a lower bound; NaN, of one cluster, is none."""
+    if plan.outcome == "score":
+        return max(-1.0, bound)
+    return None if math.isnan(bound) else bound
 
 
 def choose(trials: Sequence[Trial]) -> Tuned:
@@ -118,7 +130,7 @@ def choose(trials: Sequence[Trial]) -> Tuned:
         best = min(qualified, key=lambda trial: (-trial.target_delta, *_weight(trial)))
     else:
         best = min(trials, key=_weight)
-    chosen = Settings(best.expert_count, best.strength, layers=best.layers)
+    chosen = Settings(best.expert_count, best.strength, best.unit, layers=best.layers)
     return Tuned(tuple(trials), chosen, bool(qualified))
 
 

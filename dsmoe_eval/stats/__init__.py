@@ -6,7 +6,7 @@ A.
 """
 
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
-from .claims import Claim, claim, disagreement, regressions
+from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
@@ -39,6 +39,7 @@ from .scores import score_interval
 from .strata import ModelsSummary, combine_models, compare_strata
 
 __all__ = [
+    "POINTS",
     "Claim",
     "DocumentCounts",
     "ExcessUse",
@@ -47,6 +48,7 @@ __all__ = [
     "PairedCounts",
     "PairedResult",
     "SampleVariance",
+    "Unit",
     "benjamini_hochberg",
     "bootstrap_intervals",
     "chance_jaccard",

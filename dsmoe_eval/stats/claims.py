@@ -14,6 +14,33 @@ Verdict = Literal["improves", "harms", "equivalent", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """The unit of a difference in words.
+
+    Attributes:
+        name: Its name behind a number.
+        factor: The number that a difference is multiplied by.
+        digits: The number of decimals.
+    """
+
+    name: str
+    factor: float = 1.0
+    digits: int = 3
+
+    def number(self, difference: float, sign: str = "") -> str:
+        """Return a difference without its unit, with a sign if ``sign`` is "+"."""
+        return f"{self.factor * difference:{sign}.{self.digits}f}"
+
+    def size(self, difference: float) -> str:
+        """Return a difference with its unit."""
+        return f"{self.number(difference)} {self.name}"
+
+
+POINTS = Unit("points", 100, 1)
+"""The unit of differences of scores that are fractions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The conclusion from a comparison.
 
@@ -27,7 +54,11 @@ class Claim:
 
 
 def claim(
-    result: PairedResult, margin: float, alpha: float = 0.05, p_adjusted: float | None = None
+    result: PairedResult,
+    margin: float,
+    alpha: float = 0.05,
+    p_adjusted: float | None = None,
+    unit: Unit = POINTS,
 ) -> Claim:
     """Conclude from a comparison whether B improves, harms or is equivalent.
 
@@ -37,10 +68,12 @@ def claim(
     "inconclusive", with the smallest difference that the test detects with 80 % power.
 
     Args:
-        result: A comparison of scores that are fractions; words give them in points (hundredths).
-        margin: The difference below which a change does not matter, a fraction above 0.
+        result: A comparison of scores.
+        margin: The difference below which a change does not matter, above 0.
         alpha: Two-sided significance level of "improves" and "harms".
         p_adjusted: The p-value adjusted for its family; by default ``result.p_value``.
+        unit: The unit in which words give differences; by default points (hundredths), for scores
+            that are fractions.
 
     Returns:
         The claim.
@@ -53,15 +86,15 @@ def claim(
     p_value = result.p_value if p_adjusted is None else p_adjusted
     lower, upper = result.ci95
     inside = -margin < lower and upper < margin
-    figures = _figures(result, p_value)
+    figures = _figures(result, p_value, unit)
     if p_value <= alpha and result.delta != 0:
         verdict: Verdict = "improves" if result.delta > 0 else "harms"
-        small = f", less than the margin of {_points(margin)}" if inside else ""
-        words = f"{verdict} by {_points(abs(result.delta))}{small} ({figures})"
+        small = f", less than the margin of {unit.size(margin)}" if inside else ""
+        words = f"{verdict} by {unit.size(abs(result.delta))}{small} ({figures})"
         return Claim(verdict, words + disagreement(result, verdict, p_adjusted))
     if inside:
-        return Claim("equivalent", f"equivalent within {_points(margin)} ({figures})")
-    words = f"inconclusive ({figures}); {_smallest(result)}"
+        return Claim("equivalent", f"equivalent within {unit.size(margin)} ({figures})")
+    words = f"inconclusive ({figures}); {_smallest(result, unit)}"
     return Claim("inconclusive", words + disagreement(result, "inconclusive", p_adjusted))
 
 
@@ -92,22 +125,19 @@ def disagreement(result: PairedResult, verdict: str, p_adjusted: float | None) -
     )
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.1f} points"
-
-
-def _figures(result: PairedResult, p_value: float) -> str:
+def _figures(result: PairedResult, p_value: float, unit: Unit) -> str:
     lower, upper = result.ci95
     known = not math.isnan(lower)
-    interval = f"95 % interval {100 * lower:+.1f} to {100 * upper:+.1f}" if known else "no interval"
+    ends = f"{unit.number(lower, '+')} to {unit.number(upper, '+')}"
+    interval = f"95 % interval {ends}" if known else "no interval"
     p_words = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-    return f"{100 * result.delta:+.1f}, {interval}, {p_words}"
+    return f"{unit.number(result.delta, '+')}, {interval}, {p_words}"
 
 
-def _smallest(result: PairedResult) -> str:
+def _smallest(result: PairedResult, unit: Unit) -> str:
     if math.isnan(result.mde80):
         return f"{result.n} items could show no difference, however large"
-    return f"{result.n} items show {_points(result.mde80)} or more with 80 % power"
+    return f"{result.n} items show {unit.size(result.mde80)} or more with 80 % power"
 
 
 def regressions(results: Sequence[PairedResult], alpha: float = 0.05) -> tuple[bool, ...]:

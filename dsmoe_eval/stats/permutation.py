@@ -86,12 +86,15 @@ class ExcessUse:
         rate: Shape (domains, units), share of the domain's tokens that use the unit.
         rest_rate: Shape (domains, units), the share of all other domains' tokens, pooled.
         difference: ``rate - rest_rate``.
+        statistic: ``difference`` over its standard error, the permutation test's statistic (t);
+            infinite where no document of either side differs from the others.
         lift: See `lift_of`.
     """
 
     rate: Floats
     rest_rate: Floats
     difference: Floats
+    statistic: Floats
     lift: Floats
 
 
@@ -101,7 +104,9 @@ def excess_use(counts: DocumentCounts) -> ExcessUse:
     tokens = np.bincount(counts.labels, weights=counts.tokens)[:, None]
     rest, rest_tokens = uses.sum(0) - uses, tokens.sum() - tokens
     rate, rest_rate = uses / tokens, rest / rest_tokens
-    return ExcessUse(rate, rest_rate, rate - rest_rate, lift_of(rate, rest_rate, rest_tokens))
+    statistic = _Summation(counts).observed(counts)
+    lift = lift_of(rate, rest_rate, rest_tokens)
+    return ExcessUse(rate, rest_rate, rate - rest_rate, statistic, lift)
 
 
 def lift_of(rate: Floats, rest_rate: Floats, rest_tokens: Floats) -> Floats:
@@ -156,7 +161,7 @@ def permutation_p_values(
     if permutations < 1:
         raise ValueError(f"permutations is {permutations}; give at least 1, better thousands.")
     sums = _Summation(counts)
-    bar = [_beatable(sums.statistic(counts.labels[None] == d)) for d in range(counts.domains)]
+    bar = _beatable(sums.observed(counts))
     reached = np.zeros((counts.domains, counts.used.shape[1]), dtype=np.int64)
     block = max(1, _BLOCK_BYTES // (8 * max(counts.used.shape)))
     for start in range(0, permutations, block):
@@ -213,6 +218,10 @@ class _Summation:
         self._parts = [_exact(part) for part in parts]
         self._all = _Sums(*(part.sum(0, dtype=np.float64)[None] for part in self._parts))
 
+    def observed(self, counts: DocumentCounts) -> Floats:
+        """Compute the statistic of every domain, (domains, units)."""
+        return self.statistic(counts.labels == np.arange(counts.domains)[:, None])
+
     def statistic(self, member: NDArray[np.bool_]) -> Floats:
         """Compute the studentised rate difference, (groups, units), of (groups, documents)."""
         sums = _Sums(*((member.astype(p.dtype) @ p).astype(np.float64) for p in self._parts))
@@ -231,5 +240,5 @@ def _exact(part: NDArray[np.int64]) -> NDArray[Any]:
 
 def _beatable(observed: Floats) -> Floats:
     """Lower the observed statistic by the possible rounding error of an equal one."""
-    lowered: Floats = observed[0] * (1 - _ROUNDING * np.sign(observed[0]))
+    lowered: Floats = observed * (1 - _ROUNDING * np.sign(observed))
     return lowered

@@ -7,9 +7,10 @@ It needs torch and transformers, and nothing else of this package:
         model.generate(**inputs)
 """
 
-from .capture import Routing, capture_routing
+from .capture import Routing, capture_routing, capture_spread
 from .errors import ProbeError, SteeringError
 from .folding import fold
+from .interventions import logit_shift
 from .meaning import check_meaning
 from .probes import ModelProber, ProbeReport, probe
 from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
@@ -33,6 +34,7 @@ __all__ = [
     "Steering",
     "SteeringError",
     "capture_routing",
+    "capture_spread",
     "check_fits",
     "check_meaning",
     "check_vectors",
@@ -41,6 +43,7 @@ __all__ = [
     "find_routers",
     "fold",
     "hidden_size",
+    "logit_shift",
     "model_router_hash",
     "probe",
     "router_hash",

@@ -5,7 +5,7 @@ Both are read at the experts' input, because a router may return other logits th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import router_patch
 from .errors import ProbeError, SteeringError
 from .router_patch import routing_of
 from .routers import Router
@@ -66,6 +67,48 @@ def capture_routing(routers: Sequence[Router]) -> Iterator[Routing]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def capture_spread(routers: Sequence[Router]) -> Iterator[Callable[[], Tensor]]:
+    """Record the standard deviation over experts of every token's logits, in each layer.
+
+    The routers compute the same bits. They must not be steered.
+
+    Yields:
+        A function that returns the last forward pass's, [tokens, layers] float32, in the order of
+        the routers.
+    """
+    seen: dict[int, Tensor] = {}
+
+    def edit(layer: int) -> router_patch.Edit:
+        def logits(values: Tensor) -> Tensor:
+            seen[layer] = logit_spread(values).flatten()
+            return values
+
+        return router_patch.Edit(logits, lambda weights, _indices: weights)
+
+    attached = []
+    try:
+        for router in routers:
+            router_patch.attach(router.module, edit(router.layer))
+            attached.append(router)
+        yield lambda: torch.stack([seen[router.layer] for router in routers], dim=1)
+    finally:
+        for router in attached:
+            router_patch.detach(router.module)
+
+
+def logit_spread(logits: Tensor) -> Tensor:
+    """Compute the standard deviation over experts (of all, not of a sample) of each token's logits.
+
+    Args:
+        logits: [..., experts], any float dtype.
+
+    Returns:
+        [...], float32.
+    """
+    return logits.detach().float().std(-1, correction=0)
 
 
 def _recorder(routing: Routing, router: Router) -> Any:

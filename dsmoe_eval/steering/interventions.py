@@ -8,7 +8,9 @@ chosen experts of the layer.
   instead of 1 leaves routers that do not renormalise unchanged to the bit where E* is empty.
 - `amplify`, RICE (arXiv 2505.14681): w_j *= 1 + strength for j in E* and S; no sum is restored.
 - `bias`, the DSMoE paper's published code: z_j += log(1 + strength) for j in E*, before the top-k.
-  The selection can change. In the score channel, for routers that choose by score + correction
+  The selection can change. In units of sigma: z_j += strength * sigma, the spread of the layer's
+  logits over experts, since the same log-odds move one model's choice and force another's. In the
+  score channel, for routers that choose by score + correction
   bias: the correction bias of j in E* += strength, in units of the score. Only the choice changes.
 - `force`, SteerMoE (arXiv 2509.09660): s = log_softmax(z); s_j = max s + strength for activated j,
   s_j = min s - strength for deactivated j. Computed on z itself: a router on which `force` is
@@ -72,13 +74,21 @@ def layer_effect(
     if kind == "bias" and intervention.channel == "score":
         return LayerEffect(choice_shift=vector(0, strength))
     if kind == "bias":
-        return LayerEffect(logit_shift=vector(0, math.log1p(strength)))
+        shift = logit_shift(intervention, chosen[0].layer) if chosen else 0.0
+        return LayerEffect(logit_shift=vector(0, shift))
     if strength == 0:
         return LayerEffect(logit_shift=vector(0, 0))
     if kind == "force":
         sign = torch.tensor([1.0 if expert.activate else -1.0 for expert in chosen], device=device)
         return LayerEffect(forced=vector(0, sign), force_margin=strength)
     return LayerEffect(logit_shift=vector(0, -math.inf), choice_shift=vector(0, -math.inf))
+
+
+def logit_shift(intervention: Intervention, layer: int) -> float:
+    """Return what `bias` adds to the logits of the chosen experts of a layer, in log-odds."""
+    if intervention.unit == "odds":
+        return math.log1p(intervention.strength)
+    return intervention.strength * dict(intervention.sigmas)[layer]
 
 
 def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:

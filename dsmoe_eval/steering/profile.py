@@ -20,11 +20,15 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from .errors import SteeringError
 
 InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask", "residual"]
 Channel = Literal["logit", "score"]
+Unit = Literal["odds", "sigma"]
+LayerSigmas = tuple[tuple[int, Annotated[float, Field(gt=0)]], ...]
+"""(layer, sigma) of the layers of a model."""
 _MOST_BYTES = 64_000_000
 _MOST = 3.4028234663852886e38
 """The largest number of float32, in which vectors are added."""
@@ -75,6 +79,13 @@ class ChosenExpert(_Frozen):
     activate: bool = True
 
 
+def _only_with_sigma(schema: JsonDict) -> None:
+    """Make the keys optional that a profile in odds does not have."""
+    required = schema.get("required")
+    if isinstance(required, list):
+        schema["required"] = [key for key in required if key not in ("unit", "sigmas")]
+
+
 class Intervention(_Frozen):
     """The edit of the router's choice; see `interventions.py` for the formulas.
 
@@ -86,14 +97,27 @@ class Intervention(_Frozen):
             `residual` adds strength times the vector.
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
+        unit: `odds`: `bias` adds log(1 + strength) to the logits. `sigma`: it adds strength x sigma
+            of the layer.
+        sigmas: with `sigma`: of every steered layer, the mean over the identification tokens of the
+            standard deviation over experts of the router's logits.
     """
+
+    model_config = ConfigDict(json_schema_extra=_only_with_sigma)
 
     kind: InterventionKind
     strength: Annotated[float, Field(ge=0)]
     channel: Channel = "logit"
+    unit: Unit = "odds"
+    sigmas: LayerSigmas = ()
 
     @model_validator(mode="after")
     def _check_kind(self) -> Intervention:
+        if self.unit == "sigma" and (self.kind != "bias" or self.channel != "logit"):
+            what = "the score channel" if self.kind == "bias" else self.kind
+            raise ValueError(f"unit `sigma` is for bias on the logits only, not for {what}")
+        if self.unit == "odds" and self.sigmas:
+            raise ValueError("sigmas go with unit `sigma` only")
         if self.channel == "score" and self.kind != "bias":
             raise ValueError(f"channel `score` is for bias only, not for {self.kind}")
         if self.kind == "mask" and self.strength not in (0, 1):
@@ -105,17 +129,21 @@ class Source(_Frozen):
     """The origin of the identification text, and how its routing was read.
 
     Attributes:
-        items: content hashes of the items, for leakage checks.
+        suite: name of the suite; None if the text was not a suite's.
+        split: split of the suite, in words; None if all of the text was read.
+        items: content hashes of the items or documents, for leakage checks.
+        file: name of the file or folder of text documents; None if the text was questions.
         phase: whether routing was read from the questions or from the model's answers.
         chat_template: whether the questions were wrapped in the model's chat template.
         saliency_model: the model whose gradients gave the token saliency, if it was another one.
         engine: the engine that reported the routing.
     """
 
-    suite: str
+    suite: str | None
     domain: str
-    split: str
+    split: str | None
     items: tuple[str, ...]
+    file: str | None = None
     phase: Literal["prompt", "generated"] = "prompt"
     chat_template: bool = False
     saliency_model: str | None = None
@@ -174,6 +202,11 @@ class Profile(_Frozen):
         for layer, expert in pairs:
             if layer not in self.model.layers or expert >= self.model.experts:
                 raise ValueError(f"layer {layer}, expert {expert} is not in the model")
+        sigmas = [layer for layer, _ in self.intervention.sigmas]
+        if self.intervention.unit == "sigma" and not {layer for layer, _ in pairs} <= set(sigmas):
+            raise ValueError("unit `sigma` needs the sigma of every layer with chosen experts")
+        if len(set(sigmas)) < len(sigmas):
+            raise ValueError("a layer has two sigmas")
         return self
 
     @property
@@ -211,8 +244,11 @@ class Profile(_Frozen):
         return json.dumps(self._content(), indent=1, sort_keys=True) + "\n"
 
     def _content(self) -> dict[str, object]:
-        """Return the file's content: without `vectors` where there are none, as ids need it."""
-        return self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
+        """Return the file's content: without what is not used, so that older profiles keep ids."""
+        content = self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
+        if self.intervention.unit == "odds":
+            del content["intervention"]["unit"], content["intervention"]["sigmas"]
+        return content
 
     @classmethod
     def load(cls, path: Path) -> Profile:

@@ -1,8 +1,7 @@
-"""The routing of every document of a suite, in a model and in random-weight models of its shape."""
+"""The routing of every document of a suite, in a model and in control models."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ..cards import Suite
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
 from ..experts.tokenizer import Tokenizer
-from ..models import load_model, random_weights
+from ..models import load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
-from ..registry import load_suite
-from ..runs.identification import domain_texts
 from ..stats import DocumentCounts
-from ..tasks.loading import LoadedTask, load_tasks
+from ..tasks.identification import (
+    IdentificationText,
+    TextSource,
+    domain_groups,
+    domain_texts,
+    identification_text,
+)
+from ..tasks.items import WithItems
+from .results import Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +55,23 @@ class DocumentRouting:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRouting:
-    """The routing of a model and of random-weight models, on the same documents.
+    """The routing of a model and of control models, on the same documents.
 
     Attributes:
         about: what was read: model, fingerprint, dtype, device, suite, limit.
         model: the routing of the model.
-        random: seed -> the routing of the random-weight model drawn from it.
+        controls: the routing of every control model, one per seed: of the same shape with random
+            weights, and the model with shuffled routers.
     """
 
     about: dict[str, Any]
     model: DocumentRouting
-    random: dict[int, DocumentRouting]
+    controls: dict[Control, list[DocumentRouting]]
 
 
 def route_documents(
     name: str,
-    suite_name: str,
+    source: str | TextSource,
     seeds: Sequence[int],
     *,
     limit: int | None = None,
@@ -74,13 +79,14 @@ def route_documents(
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> ComparedRouting:
-    """Route a suite's identification text through a model and through random weights.
+    """Route identification text through a model and through control models.
 
     Args:
         name: as for `load_model`.
-        suite_name: a suite's name or path; only its identification split is read.
-        seeds: one per random-weight model.
-        limit: the largest number of texts per task.
+        source: a suite's name or path, of which only the identification text is read, or text
+            documents.
+        seeds: one per model of each kind of control.
+        limit: the largest number of texts per task, or of documents per domain.
         device: a torch device.
         console: the console that shows progress.
         data: folders with the data sets; if empty, they come from the hub.
@@ -88,44 +94,48 @@ def route_documents(
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
     """
-    suite = load_suite(suite_name)
-    tasks = load_tasks(suite, suite.identification_tasks, "identification", limit, data)
-    _check_documents(suite, tasks)
+    text = _checked(identification_text(source, limit, data))
+    tasks = text.tasks
     loaded = load_model(name, device)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     dtype, place = loaded.model.dtype, loaded.model.device
-    total = (1 + len(seeds)) * sum(len(task.items) for task in tasks.values())
+    total = (1 + 2 * len(seeds)) * sum(len(task.items) for task in tasks.values())
     with progress_bar(
         console or Console(stderr=True), "route documents", total, "documents"
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
+        shuffled = []
+        for seed in seeds:
+            with shuffled_routers(loaded.model, seed):
+                shuffled.append(document_routing(loaded.model, tokenizer, tasks, advance))
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
-        random = {
-            seed: document_routing(
-                random_weights(config, dtype, place, seed), tokenizer, tasks, advance
-            )
+        random = [
+            document_routing(random_weights(config, dtype, place, seed), tokenizer, tasks, advance)
             for seed in seeds
-        }
+        ]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,
         "dtype": str(dtype).removeprefix("torch."),
         "device": place.type,
-        "suite": suite.name,
+        **text.about,
         "limit": limit,
     }
-    return ComparedRouting(about, learned, random)
+    return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
 
 
 def document_routing(
     model: Any,
     tokenizer: Tokenizer,
-    tasks: Mapping[str, LoadedTask],
+    tasks: Mapping[str, WithItems],
     advance: Callable[[int], None],
 ) -> DocumentRouting:
-    """Route every question, without its answer; a document is a question."""
-    documents = encode_documents(tokenizer, domain_texts(tasks))
+    """Route every question, without its answer, and every chunk.
+
+    A document is a question, or a text with all its chunks.
+    """
+    documents = encode_documents(tokenizer, domain_texts(tasks), groups=domain_groups(tasks))
     with TemporaryDirectory() as folder:
         seen = observe(model, documents, Path(folder), saliency_model=None, advance=advance)
         counts = count_routing(seen).in_phase("prompt")
@@ -133,18 +143,17 @@ def document_routing(
     return DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
 
 
-def _check_documents(suite: Suite, tasks: Mapping[str, LoadedTask]) -> None:
-    texts: Counter[str] = Counter()
-    for task in tasks.values():
-        texts[task.card.domain] += len(task.items)
+def _checked(text: IdentificationText) -> IdentificationText:
+    texts = {domain: len(text.ids(domain)) for domain in text.domains}
     if len(texts) < 2:
         raise UserError(
-            f"suite {suite.name!r} has identification text of {len(texts)} domain(s); experts can "
-            "only be specific to one of two or more"
+            f"{text.source} has identification text of {len(texts)} domain(s); experts can only be "
+            "specific to one of two or more"
         )
     for domain, count in texts.items():
         if count < 2:
             raise UserError(
-                f"suite {suite.name!r}, domain {domain!r}: {count} identification text(s); whole "
-                "texts are shuffled and resampled, so two or more are needed (see --limit)"
+                f"{text.source}, domain {domain!r}: {count} identification text(s); whole texts "
+                "are shuffled and resampled, so two or more are needed (see --limit)"
             )
+    return text

@@ -3,8 +3,12 @@
 An expert is specific to a domain if the domain's tokens use it more than shuffling the
 documents' labels explains, with false discoveries controlled over all (layer, expert, domain) of
 the model. A model with random weights passes the same test, since it too sends different words to
-different experts; a specific expert exceeds that if its excess use is larger than the largest
-of any expert for that domain in the random-weight models. That rule was fixed before any result.
+different experts. So the model is compared with control models that read the same documents, by
+the number of specific experts and by t, the excess use over its standard error: an expert is beyond
+a control if its t is larger than the largest of any expert for that domain in all models of the
+control. Raw excess use would compare noise: with few documents it is large in any model. If the
+model were one more model of the control, every order of the N + 1 models would be equally likely,
+however much the domains and experts have in common; all p-values follow from that.
 """
 
 from __future__ import annotations
@@ -29,20 +33,30 @@ from ..stats import (
     permutation_p_values,
     top_stability,
 )
+from ..tasks.identification import TextSource
 from .documents import DocumentRouting, route_documents
-from .results import DomainExistenceRow, Existence, ExistenceResult, SpecificExpertRow
+from .results import (
+    Control,
+    ControlRow,
+    ControlSummary,
+    DomainExistenceRow,
+    Existence,
+    ExistenceResult,
+    SpecificExpertRow,
+)
 
 LEVEL = 0.05
 """The false discovery rate over the whole model."""
 PERMUTATIONS = 9999
 RESAMPLES = 2000
 STABILITY_PAIRS = 100
-RANDOM_SEEDS = (0, 1, 2)
-"""The seeds of the random-weight models, one per model."""
+CONTROL_MODELS = 3
+"""The number of control models of each kind. With so few nothing can be shown at 5 %; a large model
+takes long, so that more of them are the user's choice."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Tested:
+class Examined:
     """The figures of one model, all [domains, units]."""
 
     effect: ExcessUse
@@ -53,17 +67,17 @@ class _Tested:
 
 def existence(
     model: DocumentRouting,
-    random: Mapping[int, DocumentRouting],
+    controls: Mapping[Control, Sequence[DocumentRouting]],
     *,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     on_block: Callable[[int], None] = lambda _permutations: None,
 ) -> Existence:
-    """Test a model beside random-weight models of the same shape, on the same documents.
+    """Test a model beside control models of the same shape, on the same documents.
 
     Args:
         model: the model's routing.
-        random: seed -> routing of the random-weight model drawn from it, at least one.
+        controls: the routing of the control models of each kind, as many of each.
         permutations: shuffles of labels; every model gets the same.
         seed: the seed of shuffles and resamples.
         on_block: called with the number of shuffles done, `permutations` for every model.
@@ -71,9 +85,12 @@ def existence(
     Raises:
         ValueError: the models differ in shape or documents, or as in `DocumentCounts`.
     """
-    _check_alike(model, random)
-    learned = _test(model, permutations, seed, on_block)
-    untrained = [_test(each, permutations, seed, on_block) for each in random.values()]
+    _check_alike(model, controls)
+    learned = examine(model, permutations, seed, on_block)
+    beside = {
+        kind: [examine(each, permutations, seed, on_block) for each in models]
+        for kind, models in controls.items()
+    }
     counts, chosen = model.counts(), learned.specific.sum(1)
     generator = np.random.default_rng([seed, 1])
     intervals = bootstrap_intervals(counts, generator, RESAMPLES)
@@ -88,65 +105,109 @@ def existence(
         stability_pairs=STABILITY_PAIRS,
         hypotheses=learned.p_value.size,
         fewest_discoveries=fewest_discoveries(learned.p_value.size, permutations, LEVEL),
-        random_seeds=list(random),
+        control_models=len(next(iter(controls.values()))),
+        controls={kind: summary_of(learned, models) for kind, models in beside.items()},
         domains=[
-            _domain(model, index, learned, untrained, bounds[:, :, index], stability[index])
+            _domain(model, index, learned, beside, bounds[:, :, index], stability[index])
             for index in range(len(model.domains))
         ],
     )
 
 
-def _check_alike(model: DocumentRouting, random: Mapping[int, DocumentRouting]) -> None:
-    if not random:
-        raise ValueError("there is no random-weight model; give at least one")
-    for other in random.values():
+def _check_alike(
+    model: DocumentRouting, controls: Mapping[Control, Sequence[DocumentRouting]]
+) -> None:
+    if not controls or len({len(models) for models in controls.values()}) > 1:
+        raise ValueError("give as many control models of each kind")
+    if not all(controls.values()):
+        raise ValueError("there is no control model; give at least one of each kind")
+    for other in (each for models in controls.values() for each in models):
         if other.used.shape != model.used.shape or other.domains != model.domains:
-            raise ValueError("a random-weight model differs from the model in shape or domains")
+            raise ValueError("a control model differs from the model in shape or domains")
         if (other.tokens != model.tokens).any() or (other.labels != model.labels).any():
-            raise ValueError("a random-weight model read other documents than the model")
+            raise ValueError("a control model read other documents than the model")
 
 
-def _test(
-    routing: DocumentRouting, permutations: int, seed: int, on_block: Callable[[int], None]
-) -> _Tested:
+def examine(
+    routing: DocumentRouting,
+    permutations: int,
+    seed: int,
+    on_block: Callable[[int], None] = lambda _permutations: None,
+) -> Examined:
+    """Test one model; see `existence`."""
     counts = routing.counts()
     generator = np.random.default_rng([seed, 0])
     p_value = permutation_p_values(counts, generator, permutations, on_block)
     p_adjusted = benjamini_hochberg(p_value)
-    return _Tested(excess_use(counts), p_value, p_adjusted, p_adjusted <= LEVEL)
+    return Examined(excess_use(counts), p_value, p_adjusted, p_adjusted <= LEVEL)
+
+
+def beyond_of(learned: Examined, models: Sequence[Examined]) -> NDArray[np.bool_]:
+    """Return which specific experts have a larger t than any of the models', [domains, units]."""
+    largest = np.max([each.effect.statistic.max(1) for each in models], axis=0)
+    beyond: NDArray[np.bool_] = learned.specific & (learned.effect.statistic > largest[:, None])
+    return beyond
+
+
+def summary_of(learned: Examined, models: Sequence[Examined]) -> ControlSummary:
+    """Return the comparison of a model with the models of a control, over all domains."""
+    discoveries = [int(each.specific.sum()) for each in models]
+    domains, beyond = len(learned.specific), int(beyond_of(learned, models).any(1).sum())
+    as_many = sum(each >= learned.specific.sum() for each in discoveries)
+    return ControlSummary(
+        discoveries=discoveries,
+        p_by_number=float(1 + as_many) / (len(models) + 1),
+        domains_beyond=beyond,
+        p_by_strength=min(1.0, domains / (beyond * (len(models) + 1))) if beyond else 1.0,
+    )
+
+
+def _control(
+    index: int, shape: tuple[int, ...], learned: Examined, models: Sequence[Examined]
+) -> ControlRow:
+    specific = np.stack([each.specific[index] for each in models])
+    beyond = beyond_of(learned, models)[index]
+    return ControlRow(
+        specific=specific.sum(1).tolist(),
+        by_layer=specific.reshape(-1, *shape).sum(2).mean(0).tolist(),
+        largest=max(float(each.effect.difference[index].max()) for each in models),
+        largest_statistic=_finite(max(each.effect.statistic[index].max() for each in models)),
+        beyond=int(beyond.sum()),
+        beyond_by_layer=beyond.reshape(shape).sum(1).tolist(),
+    )
+
+
+def _finite(statistic: np.float64) -> float | None:
+    """Return a number that JSON can hold."""
+    return float(statistic) if np.isfinite(statistic) else None
 
 
 def _domain(
     model: DocumentRouting,
     index: int,
-    learned: _Tested,
-    untrained: Sequence[_Tested],
+    learned: Examined,
+    beside: Mapping[Control, Sequence[Examined]],
     bounds: NDArray[np.float64],
     stability: float,
 ) -> DomainExistenceRow:
     """Return one domain's result; `bounds` is [difference and lift, lower and upper, units]."""
-    largest = max(float(each.effect.difference[index].max()) for each in untrained)
     specific = learned.specific[index]
-    exceeding = specific & (learned.effect.difference[index] > largest)
-    order = np.argsort(-learned.effect.difference[index], kind="stable")
+    beyond = {kind: beyond_of(learned, models)[index] for kind, models in beside.items()}
+    order = np.argsort(-learned.effect.statistic[index], kind="stable")
     members = model.labels == index
     shape, count = model.used.shape[1:], int(specific.sum())
-    random = np.stack([each.specific[index] for each in untrained])
     return DomainExistenceRow(
         domain=model.domains[index],
         documents=int(members.sum()),
         tokens=int(model.tokens[members].sum()),
         specific=[
-            _expert(model.layers, shape[1], index, int(unit), learned, bounds, exceeding)
+            _expert(model.layers, shape[1], index, int(unit), learned, bounds, beyond)
             for unit in order
             if specific[unit]
         ],
-        exceeding=int(exceeding.sum()),
         by_layer=specific.reshape(shape).sum(1).tolist(),
-        exceeding_by_layer=exceeding.reshape(shape).sum(1).tolist(),
-        random_specific=random.sum(1).tolist(),
-        random_by_layer=random.reshape(-1, *shape).sum(2).mean(0).tolist(),
-        random_largest=largest,
+        largest_statistic=_finite(learned.effect.statistic[index].max()),
+        controls={kind: _control(index, shape, learned, each) for kind, each in beside.items()},
         stability=float(stability) if count else None,
         stability_by_chance=chance_jaccard(count, specific.size) if count else None,
     )
@@ -157,9 +218,9 @@ def _expert(
     experts: int,
     index: int,
     unit: int,
-    learned: _Tested,
+    learned: Examined,
     bounds: NDArray[np.float64],
-    exceeding: NDArray[np.bool_],
+    beyond: Mapping[Control, NDArray[np.bool_]],
 ) -> SpecificExpertRow:
     effect = learned.effect
     (difference_ci95, lift_ci95) = (tuple(pair) for pair in bounds[:, :, unit].tolist())
@@ -170,25 +231,27 @@ def _expert(
         rest_rate=float(effect.rest_rate[index, unit]),
         difference=float(effect.difference[index, unit]),
         difference_ci95=difference_ci95,
+        statistic=_finite(effect.statistic[index, unit]),
         lift=float(effect.lift[index, unit]),
         lift_ci95=lift_ci95,
         p_value=float(learned.p_value[index, unit]),
         p_adjusted=float(learned.p_adjusted[index, unit]),
-        exceeds_random=bool(exceeding[unit]),
+        beyond={kind: bool(experts_beyond[unit]) for kind, experts_beyond in beyond.items()},
     )
 
 
 def existence_of(
     name: str,
-    suite_name: str,
+    source: str | TextSource,
     *,
     permutations: int = PERMUTATIONS,
+    controls: int = CONTROL_MODELS,
     limit: int | None = None,
     device: str | None = None,
     console: Console | None = None,
     data: Sequence[Path] = (),
 ) -> ExistenceResult:
-    """Test a model on a suite's identification text; see `route_documents` and `existence`.
+    """Test a model on identification text; see `route_documents` and `existence`.
 
     Returns:
         The figures of `existence` and `ComparedRouting.about`, merged.
@@ -198,11 +261,11 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, suite_name, RANDOM_SEEDS, limit=limit, device=device, console=console, data=data
+        name, source, range(controls), limit=limit, device=device, console=console, data=data
     )
-    total = (1 + len(routing.random)) * permutations
+    total = (1 + 2 * controls) * permutations
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:
         result = existence(
-            routing.model, routing.random, permutations=permutations, on_block=advance
+            routing.model, routing.controls, permutations=permutations, on_block=advance
         )
     return cast(ExistenceResult, routing.about | dict(result))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from ..experts.set_similarity import SetSimilarity
 from ..experts.similarity import Summary
 
 Interval = tuple[float, float]
 """The ends of a 95 % interval."""
+Control = Literal["random", "shuffled"]
+"""A kind of control model: random weights, or the model with shuffled routers."""
 
 
 class SpecificExpertRow(TypedDict):
@@ -21,11 +23,13 @@ class SpecificExpertRow(TypedDict):
         rest_rate: share of all other domains' tokens that use it.
         difference: `rate - rest_rate`.
         difference_ci95: its interval, from resampled documents; not allowing for selection.
+        statistic: `difference` over its standard error (t); None if no document differs from the
+            others of its side, so that there is no error.
         lift: `rate / rest_rate`, no use by the rest taken as half a use.
         lift_ci95: its interval.
         p_value: the p-value of the permutation test.
         p_adjusted: after Benjamini and Hochberg, over the whole model.
-        exceeds_random: `difference` is larger than the domain's `random_largest`.
+        beyond: whether `statistic` is larger than the domain's `largest_statistic` of each control.
     """
 
     layer: int
@@ -34,11 +38,49 @@ class SpecificExpertRow(TypedDict):
     rest_rate: float
     difference: float
     difference_ci95: Interval
+    statistic: float | None
     lift: float
     lift_ci95: Interval
     p_value: float
     p_adjusted: float
-    exceeds_random: bool
+    beyond: dict[Control, bool]
+
+
+class ControlRow(TypedDict):
+    """One domain in the control models of one kind.
+
+    Attributes:
+        specific: [models] specific experts of each control model.
+        by_layer: [layers] the same by layer, mean over the control models.
+        largest: the largest rate difference of any expert of any control model.
+        largest_statistic: the largest t of any; None if there is no error, see `statistic`.
+        beyond: how many of the model's specific experts have a larger t.
+        beyond_by_layer: [layers] the same by layer.
+    """
+
+    specific: list[int]
+    by_layer: list[float]
+    largest: float
+    largest_statistic: float | None
+    beyond: int
+    beyond_by_layer: list[int]
+
+
+class ControlSummary(TypedDict):
+    """The model beside the control models of one kind, over all domains.
+
+    Attributes:
+        discoveries: [models] specific experts, over all domains.
+        p_by_number: share of the control models and the model with at least as many as the model.
+        domains_beyond: number of domains with an expert beyond the control.
+        p_by_strength: the largest probability of as many such domains, if the model were one more
+            control model: domains / (domains_beyond * (models + 1)), at most 1.
+    """
+
+    discoveries: list[int]
+    p_by_number: float
+    domains_beyond: int
+    p_by_strength: float
 
 
 class DomainExistenceRow(TypedDict):
@@ -49,12 +91,9 @@ class DomainExistenceRow(TypedDict):
         documents: how many were read.
         tokens: how many tokens these documents have.
         specific: its specific experts, the largest difference first.
-        exceeding: how many of them exceed the random-weight models.
         by_layer: [layers] specific experts.
-        exceeding_by_layer: [layers] those that exceed.
-        random_specific: [seeds] specific experts of each random-weight model.
-        random_by_layer: [layers] the same by layer, mean over the seeds.
-        random_largest: the largest rate difference of any expert of any random-weight model.
+        largest_statistic: the largest t of any expert; None if there is no error.
+        controls: the same domain in the control models.
         stability: mean Jaccard index of the top `len(specific)` experts by difference, between
             pairs of document resamples; None if nothing is specific.
         stability_by_chance: the index of two sets of as many experts drawn blindly.
@@ -64,12 +103,9 @@ class DomainExistenceRow(TypedDict):
     documents: int
     tokens: int
     specific: list[SpecificExpertRow]
-    exceeding: int
     by_layer: list[int]
-    exceeding_by_layer: list[int]
-    random_specific: list[int]
-    random_by_layer: list[float]
-    random_largest: float
+    largest_statistic: float | None
+    controls: dict[Control, ControlRow]
     stability: float | None
     stability_by_chance: float | None
 
@@ -86,7 +122,8 @@ class Existence(TypedDict):
         stability_pairs: number of pairs of resamples, for the stability.
         hypotheses: number of (layer, expert, domain) tested.
         fewest_discoveries: the number of permutations cannot declare fewer discoveries than this.
-        random_seeds: one per random-weight model.
+        control_models: number of control models of each kind; their seeds count from 0.
+        controls: the model beside each kind of control.
         domains: one result per domain.
     """
 
@@ -98,7 +135,8 @@ class Existence(TypedDict):
     stability_pairs: int
     hypotheses: int
     fewest_discoveries: int
-    random_seeds: list[int]
+    control_models: int
+    controls: dict[Control, ControlSummary]
     domains: list[DomainExistenceRow]
 
 
@@ -109,7 +147,8 @@ class ExistenceResult(Existence):
     fingerprint: str
     dtype: str
     device: str
-    suite: str
+    suite: str | None
+    file: str | None
     limit: int | None
 
 

@@ -1,4 +1,4 @@
-"""Expert similarity on a suite's identification text or a text file."""
+"""Expert similarity on a suite's identification text or on text documents."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ..experts import expert_similarity, set_similarity
 from ..experts.set_similarity import DRAWS
 from ..models import LoadedModel
 from ..progress import progress_bar
-from ..registry import load_suite
 from ..steering import Profile, check_fits
-from ..tasks.loading import load_tasks
+from ..tasks.identification import TextSource, identification_text
 from .results import SimilarityResult
 
 TOKENS = 512
@@ -30,27 +29,15 @@ class Texts:
     texts: tuple[str, ...]
 
 
-def read_texts(suite_name: str | None, file: Path | None, data: Sequence[Path] = ()) -> Texts:
-    """Read the questions of a suite's identification split, or the non-blank lines of a file.
+def read_texts(source: str | TextSource, data: Sequence[Path] = ()) -> Texts:
+    """Read the identification text of a suite, or the chunks of text documents.
 
     Raises:
-        UserError: not exactly one of the two is given, or it has no text.
+        UserError: the suite or its text cannot be read.
     """
-    if (suite_name is None) == (file is None):
-        raise UserError("give the texts by --suite or by --text, one of the two")
-    if suite_name is not None:
-        suite = load_suite(suite_name)
-        tasks = load_tasks(suite, suite.identification_tasks, "identification", None, data)
-        questions = (item.question for task in tasks.values() for item in task.items)
-        return Texts(f"suite {suite.name}, split {suite.splits.identification}", tuple(questions))
-    assert file is not None  # noqa: S101 - one of the two is given
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text ({error.reason})") from error
-    return Texts(str(file), tuple(line for line in lines if line.strip()))
+    text = identification_text(source, None, data)
+    texts = tuple(item.question for task in text.tasks.values() for item in task.items)
+    return Texts(text.source + (f", split {text.split}" if text.split else ""), texts)
 
 
 def similarity(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import UserError
 from .language_model import LmEvalTask
@@ -43,6 +43,8 @@ class Item:
         choices: the options in full, also if `options` are their letters.
         cluster: hash of the question's wording, or of the task's key: items that share it are not
             independent of one another.
+        rights: indices in `options` of the right ones, by lm-eval's rule; empty where none is
+            among them.
     """
 
     id: str
@@ -52,6 +54,19 @@ class Item:
     stem: str = ""
     choices: tuple[str, ...] = ()
     cluster: str = ""
+    rights: tuple[int, ...] = ()
+
+
+class WithItems(Protocol):
+    """A task with the items of one split."""
+
+    @property
+    def card(self) -> Task:
+        """The suite's card of the task."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items, in order."""
 
 
 def read_items(
@@ -71,7 +86,10 @@ def read_items(
         if key is not None and key not in document:
             raise UserError(f"no column {key!r}; give `group_column` one of {', '.join(document)}")
         cluster = wording_of(stem or question) if key is None else _hash(str(document[key]))
-        yield Item(content + copy, question, tuple(options), gold, stem, choices, cluster)
+        yield Item(
+            content + copy, question, tuple(options), gold, stem, choices, cluster,
+            _rights(task, document, options),
+        )  # fmt: skip
 
 
 def digest(*parts: object) -> str:
@@ -94,6 +112,19 @@ def _options_and_gold(task: LmEvalTask, document: Document) -> tuple[list[str], 
         return [], str(target)
     options = [str(option) for option in task.doc_to_choice(document)]
     return options, options[target] if isinstance(target, int) else str(target)
+
+
+def _rights(task: LmEvalTask, document: Document, options: list[str]) -> tuple[int, ...]:
+    """Return the indices of the right options as `process_results` of lm-eval reads them."""
+    if not options:
+        return ()
+    several = getattr(task, "multiple_input", 0)  # then the contexts are the options
+    target = task.doc_to_text(document) if several else task.doc_to_target(document)
+    if isinstance(target, str):
+        target = options.index(target) if target in options else -1
+    named = target if isinstance(target, list) else [target]
+    known = [one for one in named if isinstance(one, int) and 0 <= one < len(options)]
+    return tuple(sorted(set(known))) if len(known) == len(named) else ()
 
 
 def quoted_stem(document: Document, prompt: str) -> str:

@@ -88,6 +88,15 @@ class LanguageModel(Protocol):
             UserError: a text does not fit, or the tokenizer gives no token for a continuation.
         """
 
+    def rolling_log_likelihoods(
+        self, texts: Sequence[str], advance: Advance = unwatched
+    ) -> list[float]:
+        """Compute the natural log-likelihood of each whole text, in lm-eval's rolling windows.
+
+        Raises:
+            UserError: the limit of the model's length is not known.
+        """
+
     def complete(
         self,
         prompts: Sequence[tuple[str, GenerationSettings]],

@@ -17,12 +17,21 @@ from itertools import combinations
 from typing import Literal, Protocol
 
 from ..errors import UserError
-from .items import Item
-from .loading import LoadedTask
-from .text_normalization import LONG_WORDS, NEAR, RUN_WORDS, closest, letters, normalise
+from .identification import TextTask
+from .items import Item, WithItems
+from .text_normalization import (
+    LONG_WORDS,
+    NEAR,
+    PASSAGE_WORDS,
+    RUN_WORDS,
+    closest,
+    letters,
+    normalise,
+    windows,
+)
 
-Rule = Literal["content", "text", "stem", "near"]
-Splits = Mapping[str, Mapping[str, LoadedTask]]
+Rule = Literal["content", "text", "stem", "near", "passage"]
+Splits = Mapping[str, Mapping[str, WithItems]]
 
 STEM_WORDS = 9
 RULES: Mapping[Rule, str] = {
@@ -35,6 +44,11 @@ RULES: Mapping[Rule, str] = {
     "near": (
         f"questions of {LONG_WORDS} words or more of whose runs of {RUN_WORDS} words at least "
         f"{NEAR:.0%} are common to both (Jaccard index of the sets)"
+    ),
+    "passage": (
+        f"{PASSAGE_WORDS} consecutive words of the question or of an option, or all of its "
+        f"{LONG_WORDS} words or more, of whose runs of {RUN_WORDS} words at least {NEAR:.0%} are "
+        "in one text document that experts are identified from"
     ),
 }
 """The rules by which two items are the same, strictest first."""
@@ -52,7 +66,8 @@ class Overlap:
     Attributes:
         rule: the strictest of `RULES` by which the two are the same.
         question: question of the item of `split`, shortened.
-        similarity: the Jaccard index if the rule is `near`, else 1.
+        similarity: the Jaccard index if the rule is `near`, the share of the runs of words if it
+            is `passage`, else 1.
     """
 
     rule: Rule
@@ -67,7 +82,8 @@ class Overlap:
 
     def __str__(self) -> str:
         """Return a description on one line."""
-        same = f"{self.similarity:.0%} alike" if self.rule == "near" else f"same {self.rule}"
+        partly = {"near": "alike", "passage": "of a passage"}.get(self.rule)
+        same = f"{self.similarity:.0%} {partly}" if partly else f"same {self.rule}"
         return (
             f"{self.split} {self.task} {self.item} {self.question!r} ({same}: {self.other_split} "
             f"{self.other_task} {self.other_item})"
@@ -152,13 +168,14 @@ def check_leakage(splits: Splits, allowed: bool = False) -> Leakage:
 def find_leakage(splits: Splits, allowed: bool = False) -> Leakage:
     """Compare every two splits; the arguments are those of `check_leakage`."""
     rows = {split: _rows(tasks) for split, tasks in splits.items()}
-    overlaps = tuple(
-        overlap
-        for (earlier, others), (later, own) in combinations(rows.items(), 2)
-        for overlap in _compare(later, own, earlier, others)
-    )
+    overlaps: list[Overlap] = []
+    for (earlier, others), (later, own) in combinations(rows.items(), 2):
+        same = [*_compare(later, own, earlier, others)]
+        known = {(one.task, one.item) for one in same}
+        rest = [row for row in own if (row.task, row.item.id) not in known]
+        overlaps += [*same, *_passages(later, rest, earlier, splits[earlier])]
     checked = {split: len(items) for split, items in rows.items()}
-    return Leakage(checked, overlaps, "allow_leakage: true" if allowed else None)
+    return Leakage(checked, tuple(overlaps), "allow_leakage: true" if allowed else None)
 
 
 def _refusal(leakage: Leakage) -> str:
@@ -197,7 +214,7 @@ class _Row:
         return len(self.words) < STEM_WORDS
 
 
-def _rows(tasks: Mapping[str, LoadedTask]) -> list[_Row]:
+def _rows(tasks: Mapping[str, WithItems]) -> list[_Row]:
     return [_row(name, item) for name, task in tasks.items() for item in task.items]
 
 
@@ -266,15 +283,40 @@ def _compare(
         if match is None and position < 0:
             continue
         rule, other = match or ("near", others[position])
-        question = " ".join((row.item.stem or row.item.question).split())
-        yield Overlap(
-            rule=rule,
-            split=split,
-            task=row.task,
-            item=row.item.id,
-            question=question[:_SHOWN_CHARACTERS],
-            other_split=other_split,
-            other_task=other.task,
-            other_item=other.item.id,
-            similarity=1.0 if match else round(float(jaccard), 3),
-        )
+        alike = 1.0 if match else round(float(jaccard), 3)
+        yield _overlap(rule, split, row, other_split, other.task, other.item.id, alike)
+
+
+def _overlap(
+    rule: Rule, split: str, row: _Row, other_split: str, task: str, item: str, alike: float
+) -> Overlap:
+    question = " ".join((row.item.stem or row.item.question).split())[:_SHOWN_CHARACTERS]
+    return Overlap(rule, split, row.task, row.item.id, question, other_split, task, item, alike)
+
+
+def _passages(
+    split: str, own: Sequence[_Row], other_split: str, tasks: Mapping[str, WithItems]
+) -> Iterator[Overlap]:
+    """Find items with a passage in a text document, of which a chunk may hold only a part."""
+    documents: dict[tuple[str, str], list[str]] = {}
+    for name, task in tasks.items():
+        for item in task.items if isinstance(task, TextTask) else ():
+            documents.setdefault((name, item.cluster), []).extend(normalise(item.question).split())
+    if not documents:
+        return
+    names = [*documents]
+    parts = [
+        (row, window)
+        for row in own
+        for text in (row.item.question, *row.item.options)
+        for window in windows(text)
+    ]
+    nearest = closest([window for _, window in parts], [*documents.values()], as_part=True)
+    found: dict[tuple[str, str], Overlap] = {}
+    for (row, _), position, share in zip(parts, *nearest, strict=True):
+        if position >= 0:
+            task, document = names[position]
+            shared = round(float(share), 3)
+            overlap = _overlap("passage", split, row, other_split, task, document, shared)
+            found.setdefault((row.task, row.item.id), overlap)
+    yield from found.values()

@@ -198,6 +198,7 @@ def load_tasks(
 
 def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> LoadedTask:
     task, documents = open_task(manager, card, split.split)
+    _check_role(card, task)
     if card.few_shot is not None:
         task.set_config(key="num_fewshot", value=card.few_shot)
     if task.OUTPUT_TYPE == "generate_until":
@@ -227,6 +228,20 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
     return _with_items(card, task, documents, items, chosen)
 
 
+def _check_role(card: Task, task: LmEvalTask) -> None:
+    rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+    if card.is_text and not rolling:
+        raise UserError(
+            f"task {card.name!r} has the role text, and its output_type is {task.OUTPUT_TYPE}; "
+            "give its lm-eval YAML file `output_type: loglikelihood_rolling`, or another role here"
+        )
+    if rolling and card.is_answered and not card.is_text:
+        raise UserError(
+            f"task {card.name!r} asks for loglikelihood_rolling, the likelihood of whole texts; "
+            "give it the role text and `metric: bits_per_byte` in the suite"
+        )
+
+
 def most_tokens(limit: int | None) -> int | None:
     """Return the token limit of an answer in a smoke test with `limit` items per task."""
     return None if limit is None else limit * ANSWER_TOKENS_A_LIMIT
@@ -247,13 +262,13 @@ def _with_items(
 
 
 def in_format(loaded: LoadedTask, lm: LanguageModel) -> LoadedTask:
-    """Return the task with its requests in the LM's chat template if the LM uses one."""
-    return replace(loaded, chat=lm) if lm.uses_chat_template else loaded
+    """Return the task with its questions in the LM's chat template if the LM uses one."""
+    return replace(loaded, chat=lm) if lm.uses_chat_template and not loaded.card.is_text else loaded
 
 
 def with_preamble(loaded: LoadedTask, line: str | None) -> LoadedTask:
-    """Return the task with a line before each of its prompts."""
-    return loaded if line is None else replace(loaded, preamble=line)
+    """Return the task with a line before each of its prompts, which a text has not."""
+    return loaded if line is None or loaded.card.is_text else replace(loaded, preamble=line)
 
 
 def check_context_length(loaded: LoadedTask, lm: LanguageModel) -> None:

@@ -145,7 +145,7 @@ def _generates(task: LoadedTask) -> bool:
         return False
     raise UserError(
         f"task {task.card.name!r} asks for {', '.join(sorted(kinds))}; a suite's tasks score "
-        "options or generate answers: leave it out"
+        "options or generate answers, or have the role text: leave it out"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..cards import StageSplit, Suite, Task
 from ..registry import load_plan, load_suite
+from .identification import suite_text
 from .leakage import Leakage, find_leakage
 from .loading import LoadedTask, load_tasks, without
 from .opening import UnreadableTaskError
@@ -78,5 +79,9 @@ def data_name(card: Task) -> str:
 def plan_leakage(plan_name: str, data: Sequence[Path] = ()) -> Leakage:
     """Find the overlaps between the splits of a plan, also if the plan allows them."""
     plan, path = load_plan(plan_name)
-    splits = load_splits(load_suite(plan.suite, beside=path), None, data, plan.targets or ())
-    return find_leakage(splits, plan.allow_leakage)
+    suite = load_suite(plan.suite, beside=path)
+    splits = load_splits(suite, None, data, plan.targets or ())
+    return find_leakage(
+        splits | {"identification": suite_text(suite, splits["identification"], None).tasks},
+        plan.allow_leakage,
+    )

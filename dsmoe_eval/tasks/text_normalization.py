@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 RUN_WORDS = 5
+PASSAGE_WORDS = 40
 LONG_WORDS = 12
 NEAR = 0.8
 """Two texts are nearly the same if both have at least `LONG_WORDS` words and the Jaccard index of
@@ -106,8 +107,20 @@ def _then(character: str) -> str:
 _FIRST, _THEN = _Table(_first), _Table(_then)
 
 
+def windows(text: str) -> Iterator[list[str]]:
+    """Yield the passages of a text: `PASSAGE_WORDS` words each, the last ones maybe in two."""
+    words = normalise(text).split()
+    for start in range(0, len(words), PASSAGE_WORDS):
+        start = max(0, min(start, len(words) - PASSAGE_WORDS))
+        yield words[start : start + PASSAGE_WORDS]
+
+
 def closest(
-    own: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
+    own: Sequence[Sequence[str]],
+    others: Sequence[Sequence[str]],
+    *,
+    as_part: bool = False,
+    apart: Sequence[int] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find for each text the most similar other text, exactly; see `NEAR`.
 
@@ -117,10 +130,13 @@ def closest(
     Args:
         own: texts as words.
         others: texts that they are compared with.
+        as_part: whether a text is also alike if it is a part of a longer one: instead of the
+            Jaccard index, the share of its runs that are in the other text.
+        apart: the index in `others` that each text is not compared with.
 
     Returns:
-        Index in `others`, the first of equals, and Jaccard index, each `[len(own)]`; -1 and 0 if
-        no text is nearly the same.
+        Index in `others`, the first of equals, and Jaccard index or share, each `[len(own)]`; -1
+        and 0 if no text is nearly the same.
     """
     index, jaccard = np.full(len(own), -1, dtype=np.int64), np.zeros(len(own))
     vocabulary: dict[tuple[str, ...], int] = {}
@@ -131,8 +147,11 @@ def closest(
     for start in range(0, len(own), _ROWS_AT_ONCE):
         common = (left[start : start + _ROWS_AT_ONCE] @ right).tocoo()
         row, column = common.row + start, common.col
-        alike = common.data / (left_size[row] + right_size[column] - common.data)
+        union = left_size[row] + right_size[column] - common.data
+        alike = common.data / (left_size[row] if as_part else union)
         near = alike >= NEAR
+        if apart is not None:
+            near &= column != np.asarray(apart)[row]
         row, column, alike = row[near], column[near], alike[near]
         order = np.lexsort((column, -alike, row))
         rows, firsts = np.unique(row[order], return_index=True)

@@ -14,8 +14,11 @@ from .profile_builder import (
     Settings,
     build_profile,
     build_vector_profile,
+    shift_ranges,
+    sigmas_of,
     variant_experts,
     variant_vectors,
+    with_sigmas,
 )
 
 __all__ = [
@@ -29,7 +32,10 @@ __all__ = [
     "get_variant",
     "own_file",
     "planned_variant",
+    "shift_ranges",
+    "sigmas_of",
     "variant_experts",
     "variant_vectors",
     "with_controls",
+    "with_sigmas",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..cards import Variant
+from ..cards import Unit, Variant
+from ..errors import UserError
 from ..experts import (
     RoutingCounts,
     StreamMeans,
@@ -16,7 +18,7 @@ from ..experts import (
     get_method,
     matched_experts,
 )
-from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source, logit_shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,14 @@ class Settings:
 
     Attributes:
         expert_count: the size of E*; 0 for `residual`.
+        unit: of the strength.
         depths: of a setting in a plan's grid: the depths of `residual`, from 0 to 1.
         layers: the decoder layers that `residual` steers, once the model is known.
     """
 
     expert_count: int
     strength: float
+    unit: Unit = "odds"
     depths: tuple[float, ...] = ()
     layers: tuple[int, ...] = ()
 
@@ -71,10 +75,12 @@ def build_profile(
     experts: tuple[ChosenExpert, ...],
     strength: float,
     source: Source,
+    sigmas: Mapping[int, float] | None = None,
 ) -> Profile:
     """Build the profile of a steered variant.
 
-    The strength is zero for `Variant.zero_strength`, and fixed for a mask.
+    With `sigmas`, those of every layer, the strength is in units of them. It is zero for
+    `Variant.zero_strength`, and fixed for a mask.
     """
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
@@ -85,10 +91,57 @@ def build_profile(
         method=_described(variant, variant.method),
         experts=experts,
         intervention=Intervention(
-            kind=variant.intervention, strength=0.0 if variant.zero_strength else strength
+            kind=variant.intervention,
+            strength=0.0 if variant.zero_strength else strength,
+            unit="odds" if sigmas is None else "sigma",
+            sigmas=tuple((sigmas or {}).items()),
         ),
         source=source,
     )
+
+
+def with_sigmas(intervention: Intervention, counts: RoutingCounts) -> Intervention:
+    """Return the intervention with the sigmas of the layers, if its unit is sigma."""
+    if intervention.unit == "odds":
+        return intervention
+    sigmas = tuple(sigmas_of(counts).items())
+    return Intervention.model_validate(intervention.model_dump() | {"sigmas": sigmas})
+
+
+def sigmas_of(counts: RoutingCounts) -> dict[int, float]:
+    """Return the sigma of each layer, in whose units strengths are given.
+
+    Raises:
+        UserError: a layer's logits do not differ between experts.
+    """
+    sigmas = counts.sigmas()
+    flat = [layer for layer, sigma in sigmas.items() if not sigma > 0]
+    if flat:
+        raise UserError(
+            f"layer {flat[0]}: the router gives all experts the same logit, so that sigma is 0; "
+            "give strengths as odds"
+        )
+    return sigmas
+
+
+def shift_ranges(profile: Profile, sigmas: Mapping[int, float] | None) -> dict[str, object]:
+    """Return the unit of a bias on logits, and the least and the most that it adds to a layer.
+
+    Args:
+        profile: any profile; nothing is returned for other interventions.
+        sigmas: each layer's, if they are known.
+
+    Returns:
+        `unit`, `log_odds` and `sigmas`, the latter two as (least, most) of the steered layers.
+    """
+    intervention = profile.intervention
+    if intervention.kind != "bias" or intervention.channel != "logit" or not profile.experts:
+        return {}
+    shifts = {layer: logit_shift(intervention, layer) for layer in profile.by_layer()}
+    ranges = {"log_odds": shifts.values()}
+    if sigmas is not None and all(sigmas[layer] > 0 for layer in shifts):
+        ranges["sigmas"] = {n: shift / sigmas[n] for n, shift in shifts.items()}.values()
+    return {"unit": intervention.unit} | {n: (min(v), max(v)) for n, v in ranges.items()}
 
 
 def variant_vectors(

@@ -11,6 +11,8 @@ from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention, ProbeError, Steering, SteeringError
 
+from ..conftest import vector_profile
+
 
 @pytest.fixture(scope="module")
 def loaded():
@@ -36,6 +38,16 @@ def test_a_model_is_steered_while_it_answers_and_at_no_other_time(loaded, profil
         assert torch.equal(logits(answering.model), before)
     assert (base.name, steered.name) == ("lab-poly", f"lab-poly@{profile.id}")
     assert base.fingerprint != steered.fingerprint
+
+
+def test_a_file_of_vectors_steers_like_one_of_experts(loaded, tmp_path):
+    vectors = {1: (0.5,) * loaded.model.config.hidden_size}
+    (tmp_path / "p.json").write_text(vector_profile(loaded.identity, vectors).to_json())
+    steered = SteeredModel.open("lab-poly", tmp_path / "p.json", "cpu")
+    before = logits(steered.loaded.model)
+    with steered.answering() as answering:
+        assert not torch.equal(logits(answering.model), before)
+    assert torch.equal(logits(steered.loaded.model), before)
 
 
 def test_a_model_in_memory_is_not_loaded_again(profile, tmp_path):

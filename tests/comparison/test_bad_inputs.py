@@ -71,6 +71,13 @@ class Box:
     def rows(self, name, *rows):
         return self.file(name, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def gold(self, **changes):
+        """Read the log-probability of a sample of two options, the first of which is right."""
+        scored = {"arguments": [["q", " yes"], ["q", " no"]], "target": 0, "acc": 1.0}
+        scored["filtered_resps"] = [[-1.0, True], [-2.0, False]]
+        file = self.rows("s.jsonl", sample(**scored | changes))
+        return read_results(file, S(metric="gold_logprob"))
+
     def limit(self, name, value):
         self.patch.setattr(f"{READERS}.{name}", value)
 
@@ -307,6 +314,35 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     "no metric": (
         lambda b: read_results(b.rows("s.jsonl", sample(metrics=[], acc="x"))),
         "s.jsonl, line 1: no metric", "choose a task",
+    ),
+    "no options": (lambda b: b.gold(arguments=[["q", " yes"]]), "line 1", "choose a task that"),
+    "no right option": (lambda b: b.gold(target=7), "target '7'", "another --metric"),
+    "another accuracy": (lambda b: b.gold(acc=0.0), "acc is 0.0", "another --metric"),
+    "no text": (
+        lambda b: read_results(b.rows("s.jsonl", sample()), S(metric="bits_per_byte")),
+        "line 1: bits_per_byte is None", "choose a task of whole texts",
+    ),
+    "a text without bytes": (
+        lambda b: read_results(b.rows("s.jsonl", sample(bits_per_byte=[-1.0, 0])),
+                               S(metric="bits_per_byte")),
+        "line 1", "remove the line",
+    ),
+    "a run without texts": (
+        lambda b: read_results(f"{b.run()}:base", S(metric="bits_per_byte")),
+        "no task of its suite", "another --metric",
+    ),
+    "a cell of texts": (
+        lambda b: read_results(b.cell(samples=lambda frame: frame.assign(loglikelihood=-1.0))),
+        "a cell of texts", "--metric bits_per_byte",
+    ),
+    "a cell without the outcome": (
+        lambda b: read_results(b.cell(), S(metric="gold_logprob")),
+        "task t has no gold_logprob", "another --metric",
+    ),
+    "other bytes": (
+        lambda b: compare(*(b.rows(f"{n}.jsonl", sample(bits_per_byte=[-1.0, n])) for n in (4, 5)),
+                          S(metric="bits_per_byte")),
+        "4.jsonl", "one version of the task",
     ),
     "less is better": (
         lambda b: read_results(b.rows("s.jsonl", sample()), S(metric="ter")), "ter", "--metric",

@@ -1,5 +1,8 @@
 """Counts by document, phase and token class, against a loop over tokens."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,6 +43,30 @@ def test_counts_equal_a_loop_over_tokens(seed, quantile):
         np.testing.assert_allclose(counts.gate, gate, rtol=1e-6)
         assert (used.sum((1, 3)) == K * tokens.sum(1)[:, None]).all()
         assert counts.experts == EXPERTS
+
+
+@settings(PASSES, max_examples=8)
+@given(SEEDS, st.integers(1, 4))
+def test_chunks_of_a_text_add_up_to_one_document(seed, parts):
+    """Whatever batch a chunk came in: groups of two documents of a domain, against their sums."""
+    with random_pass(seed) as (seen, _):
+        apart = count_routing(seen)
+        group = tuple(
+            index % 3 if index % 3 < parts else index for index in range(len(seen.domain))
+        )
+        numbers = {one: number for number, one in enumerate(dict.fromkeys(group))}
+        group = tuple(numbers[one] for one in group)
+        shutil.rmtree(next(seen.folder.glob("counts-*")))
+        together = count_routing(replace(seen, group=group))
+    for name in ("tokens", "used", "gate"):
+        values, sums = getattr(apart, name), getattr(together, name)
+        expected = np.zeros_like(sums)
+        for document, one in enumerate(group):
+            expected[2 * one : 2 * one + 2] += values[2 * document : 2 * document + 2]
+        np.testing.assert_allclose(sums, expected, rtol=1e-6)
+    assert [int(d) for d in together.domain[::2]] == [
+        seen.domain[group.index(one)] for one in range(len(numbers))
+    ]
 
 
 @PASSES

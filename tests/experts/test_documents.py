@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmoe_eval.experts import documents_hash, encode_documents, with_answer
+from dsmoe_eval.experts.documents import group_numbers
 from dsmoe_eval.models import load_saliency_model
 
 TEMPLATE = "{% for m in messages %}In law {{ m['content'] }}{% endfor %} What is"
@@ -64,3 +65,13 @@ def test_an_answer_counts_but_for_its_last_token(answer):
     assert both.kept == (*one.kept, *(True,) * len(answer[:-1]))
     assert both.prompt_length == 3
     assert (documents_hash([one]) == documents_hash([both])) == (len(answer) < 2)
+
+
+def test_chunks_of_one_text_have_one_number(letters):
+    texts = {"law": ["^ab", "^bc", "^ca"], "math": ["^ab", "^a"]}
+    groups = {"law": ["x", "", "x"], "math": ["x", ""]}
+    documents = encode_documents(letters, texts, groups=groups)
+    assert group_numbers(documents) == (0, 1, 0, 2, 3)
+    assert group_numbers(encode_documents(letters, texts)) == (0, 1, 2, 3, 4)
+    assert documents_hash(documents) != documents_hash(encode_documents(letters, texts))
+    assert with_answer(documents[2], [1, 2]).group == "x"

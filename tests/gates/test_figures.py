@@ -2,7 +2,8 @@
 
 import pytest
 
-from dsmoe_eval.gates.figures import MissingFigureError, read_figure
+from dsmoe_eval.gates.figures import read_figure
+from dsmoe_eval.gates.readings import MissingFigureError
 from dsmoe_eval.results.finished import as_finished
 
 KEY = ("contrast", "math")

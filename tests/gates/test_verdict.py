@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dsmoe_eval.cards import Policy
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates import Baseline, decide
-from dsmoe_eval.gates.figures import Measurement
+from dsmoe_eval.gates.readings import Measurement
 from dsmoe_eval.registry import load_policy
 from dsmoe_eval.results.finished import as_finished
 

@@ -6,7 +6,9 @@ import torch
 from dsmoe_eval.models import load_model, probe_model
 from dsmoe_eval.models.loading import identify_model
 from dsmoe_eval.models.miniature import miniature
-from dsmoe_eval.steering import SteeringError, find_routers
+from dsmoe_eval.steering import SteeringError, find_routers, hidden_size
+
+from ..conftest import vector_profile
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,14 @@ def test_a_profile_of_another_model_is_refused(loaded, make_profile):
         probe_model(loaded.model, loaded.identity, make_profile(make_model("qwen3_moe"), [(0, 3)]))
 
 
+def test_a_profile_of_vectors_is_probed(loaded):
+    vectors = {1: (0.5,) * loaded.model.config.hidden_size}
+    report = probe_model(loaded.model, loaded.identity, vector_profile(loaded.identity, vectors))
+    assert report.passed
+    assert [row.name for row in report.interventions] == ["residual"]
+    assert report.interventions[0].figures.logit_max_change > 0
+
+
 # Outside the ten, from transformers' default configurations; no line of ours names them.
 @pytest.mark.parametrize(
     "architecture",
@@ -42,16 +52,19 @@ def test_a_profile_of_another_model_is_refused(loaded, make_profile):
     ],
 )  # fmt: skip
 def test_architectures_that_nobody_prepared_for(architecture):
-    report = probe_architecture(architecture)
+    model, identity = build(architecture)
+    report = probe_model(model, identity)
     assert report.passed, report
     assert len(report.interventions) >= 5
+    vectors = {0: (0.5, -0.25) * (hidden_size(model) // 2)}
+    assert probe_model(model, identity, vector_profile(identity, vectors)).passed
 
 
-def probe_architecture(architecture):
+def build(architecture):
     from transformers import AutoConfig
 
     model = miniature(AutoConfig.for_model(architecture))
-    return probe_model(model, identify_model(architecture, "random", model))
+    return model, identify_model(architecture, "random", model)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +77,7 @@ def probe_architecture(architecture):
 )
 def test_what_cannot_be_steered_is_refused_in_a_sentence(architecture, reason):
     with pytest.raises(SteeringError, match=reason):
-        probe_architecture(architecture)
+        probe_model(*build(architecture))
 
 
 def test_a_dead_router_fails_the_probe(loaded, monkeypatch):

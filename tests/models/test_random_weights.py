@@ -2,7 +2,7 @@
 
 import torch
 
-from dsmoe_eval.models import random_weights
+from dsmoe_eval.models import random_weights, shuffled_routers
 from dsmoe_eval.steering import capture_routing, find_routers
 
 
@@ -33,3 +33,20 @@ def test_routers_tell_tokens_apart(model, batch):
     chosen = routing.indices()
     for row in range(len(routers)):
         assert len(chosen[:, row].unique()) > routers[0].top_k
+
+
+def test_shuffled_routers_keep_sizes_and_similarities_and_come_back(model):
+    before, routers = _weights(model), find_routers(model)
+    kept = [router.weight.detach().clone() for router in routers]
+    seen = []
+    for seed in (0, 0, 1):
+        with shuffled_routers(model, seed):
+            seen.append(_weights(model))
+            for router, own in zip(routers, kept, strict=True):
+                now = router.weight.detach()
+                assert not torch.equal(now, own)
+                torch.testing.assert_close(now @ now.T, own @ own.T)
+                assert torch.equal(now.sort(1).values, own.sort(1).values)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert torch.equal(_weights(model), before)

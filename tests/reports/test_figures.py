@@ -158,18 +158,19 @@ def test_case_22_forest_of_a_leaderboard(check):
 
 
 def existence(layers, experts, domains):
-    specific = [{"difference": 0.1 * n, "exceeds_random": n > 2} for n in range(1, 5)]
+    specific = [{"statistic": 3.0 * n, "beyond": {"random": n > 2}} for n in range(1, 5)]
+    control = {"by_layer": [experts - 0.5] * layers, "largest_statistic": 7.5, "beyond": 2}
     rows = [
         {
-            "domain": name, "documents": 12_345, "specific": specific, "exceeding": 2,
-            "by_layer": [experts] * layers, "random_by_layer": [experts - 0.5] * layers,
-            "random_largest": 0.25,
+            "domain": name, "documents": 12_345, "specific": specific,
+            "by_layer": [experts] * layers,
+            "controls": {"random": control, "shuffled": control | {"largest_statistic": None}},
         }
         for name in DOMAINS[:domains]
     ]  # fmt: skip
     model = "Qwen/Qwen3-30B-A3B-Instruct-2507"
     return {
-        "model": model, "random_seeds": [0, 1, 2], "experts": experts,
+        "model": model, "control_models": 3, "experts": experts,
         "layers": list(range(1, layers + 1)), "domains": rows,
     }  # fmt: skip
 

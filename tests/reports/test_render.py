@@ -27,6 +27,7 @@ def page(folder):
 def test_pages_and_pictures(page):
     files = {path.name for path in page.parent.iterdir()}
     pictures = {"forest.png", "base.png", "tradeoff.png", "experts.png", "routing.png"}
+    pictures |= {f"forest-gold_logprob-{part}.png" for part in ("target", "non-targets")}
     assert files == {"index.html", "report.md", "items", *pictures}
     html = (page.parent / "index.html").read_text()
     sources = re.findall(r'src="([^"]+)"', html)

@@ -10,7 +10,6 @@ from dsmoe_eval.reports.render import render
 from dsmoe_eval.reports.run_arms import shown_arms, variants_of
 from dsmoe_eval.reports.run_controls import (
     control_sentences,
-    information_words,
     placebo_gains,
     placebos,
     terms,
@@ -107,7 +106,7 @@ def test_what_each_arm_learned_from(result):
     rows = {row[0]: row for row in shown(terms(result))}
     assert set(rows) == {"prompt", "contrast"}
     assert rows["contrast"][3:5] == ("56", "56")
-    assert information_words(NOTHING) == "nothing"
+    assert NOTHING.words == "nothing"
     said = control_sentences(result)
     assert said[0].startswith("Against the mean of 2 draws of random experts, contrast is better")
     assert said[1].startswith("Against naming the domain in the prompt, contrast is better on 0 of")

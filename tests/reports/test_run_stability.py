@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.reports import domain_stability_page, render
 from dsmoe_eval.reports.run_stability import (
     overlap_table,
@@ -11,7 +12,7 @@ from dsmoe_eval.reports.run_stability import (
     stability_findings,
     wordings_table,
 )
-from dsmoe_eval.results import RunFolder
+from dsmoe_eval.results import RunFolder, read_finished
 from dsmoe_eval.results.stability import (
     ArmOverlap,
     ExpertOverlap,
@@ -85,6 +86,7 @@ def test_tables(gained, stability):
 def test_a_gain_below_the_noise_of_wordings_is_called_that(gained, stability):
     said = stability_findings(gained, stability)
     assert any("contrast 0.50 to 1.00 (0.05)" in one for one in said)
+    assert any("each resample: math +10.0 to +30.0 pp (full text: +5.0 pp [" in one for one in said)
     assert said[-1] == (
         "On math, the gain of contrast (+5.0 pp) is smaller than what the wording of the prompt "
         "moves base, 10.0 pp."
@@ -117,6 +119,25 @@ def test_the_report_has_tables_and_picture(folder, stability, tmp_path):
     page = (copy.report / "index.html").read_text()
     assert "stability.json: overlaps[contrast, math].between" in page
     assert (copy.report / "stability.png").stat().st_size > 10_000
+
+
+def test_a_file_that_does_not_fit_or_is_missing_is_refused(folder, tmp_path):
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(folder.root, copy.root)
+    assert read_finished(copy.root).stability is None
+    copy.write_json(copy.stability, {"schema_version": 2})
+    with pytest.raises(UserError, match=r"stability\.json: schema_version: .*run it again"):
+        _ = read_finished(copy.root).stability
+    copy.stability.write_text("{}")
+    with pytest.raises(UserError, match="changed after the run wrote it"):
+        render(copy)
+    copy.stability.unlink()
+    copy.check_unfinished()
+    known = copy.read_json(copy.identity)
+    changed = known["plan"] | {"stability": {"resamples": 5}}
+    copy.write_json(copy.identity, known | {"plan": changed})
+    with pytest.raises(UserError, match=r"has no stability\.json, which its plan asks for"):
+        render(copy)
 
 
 def test_the_page_of_the_command():

@@ -15,7 +15,10 @@ from ..leaderboards.conftest import SMALL
 from ..recorded import record
 
 TINY = SMALL | {"variants": ("base", "contrast", "random")}
-KINDS = ({}, {"samples": 2, "paired": True}, {"leaked": 3, "limit": 5})
+KINDS = (
+    {}, {"samples": 2, "paired": True}, {"leaked": 3, "limit": 5},
+    {"texts": True, "outcome": "gold_logprob"},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

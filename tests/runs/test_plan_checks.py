@@ -37,11 +37,6 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "residual"], {}, r"'residual' needs tuning\.residual in the plan"),
         (["base", "residual"], {"tuning": None}, r"'residual' needs tuning\.residual in the plan"),
         (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
-        (
-            ["base", "residual"],
-            {"engine": "vllm", "tuning": NO_COUNTS},
-            "'residual' needs engine: transformers, since the vLLM engine does not show",
-        ),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
         (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),
@@ -50,6 +45,19 @@ def test_the_plan_that_ships_lacks_nothing():
 def test_what_is_missing_is_named(names, changes, words):
     with pytest.raises(UserError, match=words):
         checked(names, **changes)
+
+
+def test_a_control_of_another_kind_has_no_strength_in_sigma():
+    strengths = {"bias_sigma": (1.0,)}
+    tuning = PLAN.tuning.model_copy(update={"strengths": strengths})
+    checked(["base", "contrast", "random", "suppress"], tuning=tuning)
+    amplified = get_variant("random").model_copy(
+        update={"name": "amplified", "intervention": "amplify"}
+    )
+    plan = PLAN.model_copy(update={"tuning": tuning})
+    variants = (*map(get_variant, ("base", "contrast")), amplified)
+    with pytest.raises(UserError, match="bias in place of bias_sigma: amplify has no sigma"):
+        check_plan(plan, SUITE, variants, ("math",))
 
 
 def test_another_domain_needs_a_second_target():

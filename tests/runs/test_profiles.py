@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from dsmoe_eval.reports.run_settings import settings
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs import profiles as profiles_module
 from dsmoe_eval.runs import run
@@ -39,6 +40,17 @@ def test_arms_controls_and_settings(made):
     assert (learned.settings, learned.parameters, learned.domain_named) == (4, 0, False)
     assert learned.texts > 0
     assert learned.answers > 0
+
+
+def test_the_report_names_layers_instead_of_experts(made):
+    _, folder = made
+    table = settings(read_finished(folder.root).result)
+    layers = ", ".join(
+        map(str, read_finished(folder.root).arms["residual", "math"].settings.layers)
+    )
+    assert [[cell.text for cell in row.cells[2:5]] for row in table.rows] == [
+        ["-", layers, "-"]
+    ] * 5
 
 
 def test_depths_that_are_the_same_layer_are_tried_once(made):

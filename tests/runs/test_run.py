@@ -40,7 +40,7 @@ def small_plan(tmp_path_factory):
     plan = yaml.safe_load(find_card("plans", "lab").read_text())
     plan["targets"] = ["biology"]
     plan["variants"] += RIVALS
-    strengths = {"bias": [1.0], "reweight": [3.0], "amplify": [1.0], "force": [0.01]}
+    strengths = {"bias_sigma": [2.0], "reweight": [3.0], "amplify": [1.0], "force": [0.01]}
     plan["tuning"] = {"expert_counts": [4], "strengths": strengths}
     plan["sft"]["epochs"] = 1
     path = tmp_path_factory.mktemp("plan") / "small.yaml"
@@ -116,6 +116,17 @@ def test_controls_take_the_settings_of_what_they_control(finished):
         for key in ("expert_count", "strength", "qualified_on_tuning"):
             assert arms[control]["settings"][key] == arms["contrast"]["settings"][key]
     assert arms["sham"]["settings"]["strength"] == 0.0
+    stored = json.loads((finished.root / finished.identification).read_text())
+    sigmas = dict(zip(stored["layers"], stored["sigmas"], strict=True))
+    for variant in ("contrast", "dsmoe-bias", "random"):
+        own = arms[variant]["settings"]
+        assert (own["unit"], own["strength"]) == ("sigma", 2.0)
+        profile = Profile.load(next(finished.root.glob(f"profiles/biology--{variant}--*.json")))
+        assert dict(profile.intervention.sigmas) == sigmas
+        shifts = [2 * sigmas[layer] for layer in profile.by_layer()]
+        assert own["log_odds"] == [min(shifts), max(shifts)]
+    assert arms["dsmoe"]["settings"]["unit"] == "odds"
+    assert arms["dsmoe"]["settings"]["log_odds"] is None
     profiles = {
         variant: Profile.load(next(finished.root.glob(f"profiles/biology--{variant}--*.json")))
         for variant in ("contrast", "random", "wrong-domain", "sham")

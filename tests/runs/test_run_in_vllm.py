@@ -165,8 +165,11 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
     os.environ |= {
         "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
     }  # fmt: skip
-    expected = read(run(write(tmp_path), tmp_path / "a", limit=6, device="cpu", console=QUIET))
-    path = write(tmp_path, engine="vllm")
+    variants = [*CONTENT["variants"], "residual"]
+    tuning = CONTENT["tuning"] | {"residual": {"depths": [0.33], "strengths": [0.5]}}
+    plan = write(tmp_path, variants=variants, tuning=tuning)
+    expected = read(run(plan, tmp_path / "a", limit=6, device="cpu", console=QUIET))
+    path = write(tmp_path, engine="vllm", variants=variants, tuning=tuning)
     interrupted(monkeypatch, path, tmp_path / "b")
     before = {name.name for name in (tmp_path / "b" / "cells").iterdir()}
     monkeypatch.setattr(stages_module, "score_tasks", lambda *_: pytest.fail("tuned twice"))
@@ -188,4 +191,4 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
         np.testing.assert_array_equal(numbers(base), numbers(sham))
     probed = [cell["probe"] for (variant, _), (cell, _) in found.items() if variant == "random"]
     assert all(one["logit_max_change"] > 0 and one["selection_changed"] > 0 for one in probed)
-    assert len(list(folder.root.glob("routing/*.json"))) == 3
+    assert len(list(folder.root.glob("routing/*.json"))) == 4

@@ -29,6 +29,42 @@ def test_the_id_follows_the_content(profile):
     assert profile.with_strength(2.0).id == profile.id
 
 
+OLD = """{"schema_version": 1, "model": {"name": "tiny", "fingerprint": "0", "routers": "1",
+"layers": [0, 2], "experts": 8}, "method": "trial", "experts": [{"layer": 0, "expert": 3,
+"score": 0.5, "activate": true}], "intervention": {"kind": "bias", "strength": 2.0,
+"channel": "logit"}, "source": {"suite": "none", "domain": "none", "split": "none", "items": [],
+"phase": "prompt", "chat_template": false, "saliency_model": null, "engine": "transformers"}}"""
+
+
+def test_a_profile_that_is_older_than_units_keeps_text_and_id():
+    profile = Profile.from_json(OLD)
+    assert profile.id == "4a80170386f768ab"  # computed before units were there
+    assert json.loads(profile.to_json()) == json.loads(OLD)
+    assert profile.intervention.unit == "odds"
+
+
+def test_a_profile_in_sigma_carries_the_sigmas(tmp_path):
+    content = json.loads(OLD)
+    content["intervention"] |= {"unit": "sigma", "sigmas": [[0, 0.1], [2, 0.25]]}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(content))
+    profile = Profile.load(path)
+    assert profile.id != Profile.from_json(OLD).id
+    assert Profile.from_json(profile.to_json()) == profile
+    for channel, change, words in (
+        ("logit", {"sigmas": [[2, 0.25]]}, "the sigma of every layer"),
+        ("logit", {"sigmas": [[0, 0.1], [0, 0.2]]}, "two sigmas"),
+        ("logit", {"sigmas": [[0, 0.0]]}, r"sigmas.*greater than 0"),
+        ("logit", {"unit": "odds"}, "sigmas go with unit `sigma` only"),
+        ("score", {}, "not for the score channel"),
+        ("logit", {"kind": "reweight"}, "bias on the logits only, not for reweight"),
+    ):
+        changed = content["intervention"] | {"channel": channel} | change
+        path.write_text(json.dumps(content | {"intervention": changed}))
+        with pytest.raises(SteeringError, match=words):
+            Profile.load(path)
+
+
 def test_by_layer_and_null(profile):
     by_layer = profile.by_layer()
     assert list(by_layer) == [0, 2]

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dsmoe_eval.models.loading import identify_model
-from dsmoe_eval.models.probing import random_batch, trial_profile
+from dsmoe_eval.models.probing import random_batch
 from dsmoe_eval.steering import (
-    Intervention,
     ProbeError,
     Profile,
     SteeringError,
@@ -18,6 +17,7 @@ from dsmoe_eval.steering import (
     steer,
 )
 
+from .. import conftest
 from ..conftest import make_model
 
 WIDTH = 32
@@ -27,13 +27,7 @@ def vector_profile(model, layers=(1,), strength=1.0, seed=0):
     """Random vectors for a model in memory; layer 1 of qwen3_moe is dense."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {i: tuple(torch.randn(WIDTH, generator=generator).tolist()) for i in layers}
-    source = trial_profile(
-        identify_model("tiny", "0", model), Intervention(kind="bias", strength=1), []
-    )
-    return Profile(
-        model=source.model, method="mean-difference", experts=(), source=source.source,
-        intervention=Intervention(kind="residual", strength=strength), vectors=drawn,
-    )  # fmt: skip
+    return conftest.vector_profile(identify_model("tiny", "0", model), drawn, strength)
 
 
 @torch.no_grad()

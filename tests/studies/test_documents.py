@@ -14,6 +14,7 @@ from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import IdentificationSpec, count_domains
 from dsmoe_eval.studies import documents
 from dsmoe_eval.studies.documents import document_routing, route_documents
+from dsmoe_eval.tasks import identification
 from dsmoe_eval.tasks.loading import load_tasks
 
 QUIET = Console(quiet=True)
@@ -41,13 +42,16 @@ def test_documents_add_up_to_their_domains(tmp_path):
     assert (single.used[0] == routing.used[first]).all()
 
 
-def test_the_trained_model_is_routed_first_and_then_random_ones():
+def test_the_trained_model_is_routed_and_two_kinds_of_control():
     routing = route_documents("lab-poly", "lab", (0, 1), limit=3, device="cpu", console=QUIET)
     assert routing.about["model"] == "lab-poly"
     assert routing.about["limit"] == 3
-    assert list(routing.random) == [0, 1]
-    used = [routing.model.used, *(each.used for each in routing.random.values())]
-    assert len({each.tobytes() for each in used}) == 3
+    assert {kind: len(models) for kind, models in routing.controls.items()} == {
+        "random": 2, "shuffled": 2,
+    }  # fmt: skip
+    controls = [each.used for models in routing.controls.values() for each in models]
+    used = [routing.model.used, *controls]
+    assert len({each.tobytes() for each in used}) == 5
     top_k = 2
     for each in used:
         assert (each.sum(2) == top_k * routing.model.tokens[:, None]).all()
@@ -59,6 +63,6 @@ def test_too_little_to_compare_is_refused_before_a_model_is_loaded(monkeypatch):
         route_documents("lab-poly", "lab", (0,), limit=1, console=QUIET)
     suite = load_suite("lab")
     alone = suite.model_copy(update={"tasks": suite.identification_tasks[:1]})
-    monkeypatch.setattr(documents, "load_suite", lambda _: alone)
+    monkeypatch.setattr(identification, "load_suite", lambda _: alone)
     with pytest.raises(UserError, match="1 domain"):
         route_documents("lab-poly", "lab", (0,), console=QUIET)

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from dsmoe_eval.models import load_model
 from dsmoe_eval.stats import benjamini_hochberg, excess_use, permutation_p_values
-from dsmoe_eval.studies import existence as module
 from dsmoe_eval.studies import existence_of
 from dsmoe_eval.studies.documents import DocumentRouting
 from dsmoe_eval.studies.existence import existence
@@ -18,11 +17,11 @@ from dsmoe_eval.studies.existence import existence
 LAYERS, EXPERTS = (1, 3), 6
 
 
-def routing(excess=0.0, seed=0, documents=15):
+def routing(excess=0.0, seed=0, documents=15, tokens=None):
     """Three domains; expert 2 of the model's layer 3 is used more by the second, by `excess`."""
     generator = np.random.default_rng(seed)
     labels = np.repeat([0, 1, 2], documents)
-    tokens = generator.integers(20, 60, labels.size)
+    tokens = generator.integers(20, 60, labels.size) if tokens is None else tokens
     rates = np.full((labels.size, len(LAYERS), EXPERTS), 0.2)
     rates += generator.uniform(-0.1, 0.1, rates.shape)
     rates[labels == 1, 1, 2] += excess
@@ -32,12 +31,29 @@ def routing(excess=0.0, seed=0, documents=15):
 
 
 def random_routing(model, excess=0.0, seed=1):
-    other = routing(excess, seed)
-    return dataclasses.replace(model, used=np.minimum(other.used, model.tokens[:, None, None]))
+    return routing(excess, seed, tokens=model.tokens)
 
 
 def run(model, *random, permutations=999):
-    return existence(model, dict(enumerate(random)), permutations=permutations)
+    return existence(model, {"random": random}, permutations=permutations)
+
+
+def t_of(model):
+    """Welch's t of the two ratio estimators, written down again, [domains, layers, experts]."""
+    out = np.zeros((len(model.domains), *model.used.shape[1:]))
+    for domain in range(len(out)):
+        means, variances = [], []
+        for side in (model.labels == domain, model.labels != domain):
+            used, tokens = model.used[side], model.tokens[side]
+            rate = used.sum(0) / tokens.sum()
+            residual = used - rate * tokens[:, None, None]
+            n = len(tokens)
+            means.append(rate)
+            variances.append(n * residual.var(0, ddof=1) / tokens.sum() ** 2)
+        with np.errstate(invalid="ignore"):
+            t = (means[0] - means[1]) / np.sqrt(variances[0] + variances[1])
+        out[domain] = np.nan_to_num(t)
+    return out
 
 
 def test_a_planted_expert_is_found_with_its_effect():
@@ -64,20 +80,69 @@ def test_a_planted_expert_is_found_with_its_effect():
     assert by_name["law"]["tokens"] == model.tokens[own].sum()
 
 
-def test_the_rule_of_random_weights_is_the_largest_effect_of_any_of_them():
+def test_beyond_a_control_is_a_larger_t_than_any_of_its_experts():
     model = routing(0.3)
     weak, strong = random_routing(model, 0.0), random_routing(model, 0.6, seed=2)
     alone, beside = run(model, weak), run(model, weak, strong)
-    law = alone["domains"][1]
-    assert (len(law["specific"]), law["exceeding"], law["exceeding_by_layer"]) == (1, 1, [0, 1])
-    assert law["specific"][0]["exceeds_random"]
-    law = beside["domains"][1]
-    assert (len(law["specific"]), law["exceeding"], law["exceeding_by_layer"]) == (1, 0, [0, 0])
-    assert law["random_specific"] == [0, 1]
-    assert law["random_by_layer"] == [0, 0.5]
+    law, control = alone["domains"][1], alone["domains"][1]["controls"]["random"]
+    assert (control["beyond"], control["beyond_by_layer"]) == (1, [0, 1])
+    assert law["specific"][0]["beyond"] == {"random": True}
+    assert law["specific"][0]["statistic"] == pytest.approx(t_of(model)[1, 1, 2])
+    assert law["largest_statistic"] == pytest.approx(t_of(model)[1].max())
+    summary = alone["controls"]["random"]
+    assert (summary["discoveries"], summary["p_by_number"]) == ([0], 0.5)
+    assert (summary["domains_beyond"], summary["p_by_strength"]) == (1, 1)  # 3 / (1 * (1 + 1))
+    law, control = beside["domains"][1], beside["domains"][1]["controls"]["random"]
+    assert (control["beyond"], control["beyond_by_layer"]) == (0, [0, 0])
+    assert (control["specific"], control["by_layer"]) == ([0, 1], [0, 0.5])
     largest = max(float(excess_use(r.counts()).difference[1].max()) for r in (weak, strong))
-    assert law["random_largest"] == pytest.approx(largest)
-    assert not law["specific"][0]["exceeds_random"]
+    assert control["largest"] == pytest.approx(largest)
+    largest = max(float(t_of(each)[1].max()) for each in (weak, strong))
+    assert control["largest_statistic"] == pytest.approx(largest)
+    assert law["specific"][0]["beyond"] == {"random": False}
+    summary = beside["controls"]["random"]
+    assert (summary["discoveries"], summary["p_by_number"]) == ([0, 1], pytest.approx(2 / 3))
+    assert (summary["domains_beyond"], summary["p_by_strength"]) == (0, 1)
+
+
+def test_a_large_excess_that_is_noise_of_few_documents_hides_nothing():
+    """Half of a domain's documents use an expert for everything: a large excess with a small t."""
+    model = routing(0.3)
+    noise = random_routing(model)
+    noise.used[15:23, 0, 5] = model.tokens[15:23]
+    law = run(model, noise)["domains"][1]
+    assert law["controls"]["random"]["largest"] > 1.5 * law["specific"][0]["difference"]
+    assert law["specific"][0]["beyond"] == {"random": True}
+
+
+def test_no_variance_at_all_is_said_without_infinities():
+    model = routing()
+    used = model.used.copy()
+    used[:, 1, 2] = np.where(model.labels == 1, model.tokens, 0)
+    perfect = dataclasses.replace(model, used=used)
+    result = run(perfect, perfect)
+    row = result["domains"][1]
+    assert row["specific"][0]["statistic"] is None
+    assert row["largest_statistic"] is row["controls"]["random"]["largest_statistic"] is None
+    assert row["specific"][0]["beyond"] == {"random": False}  # equal is not larger
+    assert json.dumps(result, allow_nan=False)
+
+
+def test_exchangeable_models_are_beyond_each_other_at_the_nominal_rate():
+    """Twelve models of one law, each beside three others: one domain in four has the largest t."""
+    models = [random_routing(routing(seed=99), 0.1, seed) for seed in range(12)]
+    largest = np.array([t_of(each).max((1, 2)) for each in models])
+    rate, groups = 0.0, [range(start, start + 4) for start in (0, 4, 8)]
+    for group in groups:
+        for one in group:
+            others = [models[each] for each in group if each != one]
+            with_ = existence(models[one], {"random": others}, permutations=199)
+            most = largest[[each for each in group if each != one]].max(0)
+            for domain, row in enumerate(with_["domains"]):
+                beyond = bool(row["controls"]["random"]["beyond"])
+                assert beyond <= (largest[one, domain] > most[domain])
+                rate += beyond / (12 * 3)
+    assert rate <= 1 / 4
 
 
 def test_adjusted_values_are_of_the_whole_model():
@@ -101,7 +166,7 @@ def test_the_result_is_plain_and_the_same_each_time():
 
 def test_every_model_gets_all_shuffles():
     model, done = routing(), []
-    existence(model, {0: model}, permutations=250, on_block=done.append)
+    existence(model, {"random": [model]}, permutations=250, on_block=done.append)
     assert sum(done) == 500
 
 
@@ -115,17 +180,21 @@ def test_other_documents_are_refused():
     for words, other in wrong.items():
         with pytest.raises(ValueError, match=words):
             run(model, other)
-    with pytest.raises(ValueError, match="no random-weight model"):
+    with pytest.raises(ValueError, match="no control model"):
         run(model)
+    with pytest.raises(ValueError, match="as many"):
+        existence(model, {"random": [model], "shuffled": [model] * 2})
 
 
-def test_every_domain_of_the_lab_model_has_specific_experts(monkeypatch):
-    """With fewer documents and one random model, for speed; the kept report has all."""
-    monkeypatch.setattr(module, "RANDOM_SEEDS", (0,))
+def test_every_domain_of_the_lab_model_has_specific_experts():
+    """With fewer documents and one model of each control, for speed; the kept report has all."""
     result = existence_of(
-        "lab-poly", "lab", permutations=999, limit=40, device="cpu", console=Console(quiet=True)
-    )
+        "lab-poly", "lab", permutations=999, controls=1, limit=40, device="cpu",
+        console=Console(quiet=True),
+    )  # fmt: skip
     assert result["model"] == "lab-poly"
+    assert result["control_models"] == 1
+    assert list(result["controls"]) == ["random", "shuffled"]
     for row in result["domains"]:
         assert len(row["specific"]) >= 5, row["domain"]
         assert row["stability"] > row["stability_by_chance"]

@@ -10,7 +10,9 @@ from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.steering import SteeringError
 from dsmoe_eval.studies.similarity import Texts, read_texts, similarity
+from dsmoe_eval.tasks.identification import TextSource
 from dsmoe_eval.tasks.loading import load_tasks
+from dsmoe_eval.tasks.texts import TextDocument, cut_text
 
 from ..conftest import make_model
 
@@ -18,37 +20,27 @@ QUIET = Console(quiet=True)
 
 
 def test_the_texts_of_a_suite_are_its_identification_questions():
-    texts = read_texts("lab", None)
+    texts = read_texts("lab")
     suite = load_suite("lab")
     tasks = load_tasks(suite, suite.identification_tasks, "identification", None)
     assert sorted(texts.texts) == sorted(i.question for t in tasks.values() for i in t.items)
     assert texts.source == "suite lab, split identification"
 
 
-def test_the_texts_of_a_file_are_its_lines(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("one\n\n  \ntwo words\n")
-    assert read_texts(None, path) == Texts(str(path), ("one", "two words"))
+def test_the_texts_of_documents_are_their_chunks():
+    law = TextDocument("law", "one two " * 100, "line 1")
+    assert read_texts(TextSource("mine.jsonl", (law,))) == Texts("mine.jsonl", cut_text(law.text))
 
 
-def test_texts_that_cannot_be_had(tmp_path):
-    with pytest.raises(UserError, match="one of the two"):
-        read_texts(None, None)
-    with pytest.raises(UserError, match="one of the two"):
-        read_texts("lab", tmp_path)
-    with pytest.raises(UserError, match=r"none\.txt: cannot be read"):
-        read_texts(None, tmp_path / "none.txt")
-    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not UTF-8"):
-        read_texts(None, tmp_path / "bad.txt")
+def test_texts_that_cannot_be_had():
     with pytest.raises(UserError, match="no suite"):
-        read_texts("nothing", None)
+        read_texts("nothing")
 
 
 def test_the_lab_model(make_profile):
     loaded = load_model("lab-poly", "cpu")
     profile = make_profile(loaded.model, [(0, 1), (0, 11), (3, 11), (3, 16)])
-    result = similarity(loaded, read_texts("lab", None), 150, profile, QUIET)
+    result = similarity(loaded, read_texts("lab"), 150, profile, QUIET)
     assert (result["tokens"], result["texts"], result["experts"]) == (150, 150, 24)
     assert result["model"]["fingerprint"] == loaded.identity.fingerprint
     assert json.loads(json.dumps(result, allow_nan=False)) == json.loads(json.dumps(result))

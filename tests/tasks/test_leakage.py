@@ -2,15 +2,19 @@
 
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from dsmoe_eval.cards import DocumentFile
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
+from dsmoe_eval.tasks.identification import text_tasks
 from dsmoe_eval.tasks.leakage import check_leakage, find_leakage
 from dsmoe_eval.tasks.loading import Item, LoadedTask
 from dsmoe_eval.tasks.splits import load_splits
+from dsmoe_eval.tasks.texts import TextDocument
 
 PASSAGE = (
     "This question refers to the following information. The struggle against neo-colonialism is "
@@ -175,7 +179,13 @@ def test_no_overlap_says_what_was_checked_and_by_which_rules():
     assert record["pairs"] == 0
     assert record["items"] == []
     assert record["checked"] == [{"split": "tuning", "items": 1}, {"split": "test", "items": 0}]
-    assert [row["rule"] for row in record["rules"]] == ["content", "text", "stem", "near"]
+    assert [row["rule"] for row in record["rules"]] == [
+        "content",
+        "text",
+        "stem",
+        "near",
+        "passage",
+    ]
     assert record["allowed_by"] is None
 
 
@@ -222,3 +232,30 @@ def _some_share_half(options):
         for number, one in enumerate(sets)
         for two in sets[:number]
     )
+
+
+def passages(text, *items):
+    """(rule, item) of test items that are also in a document; its chunks are shorter than they."""
+    tasks = text_tasks([TextDocument("history", text, "line 1")], None, DocumentFile(
+        file=Path(), characters=120
+    ))  # fmt: skip
+    found = find_leakage({"identification": tasks, "test": split(*items)}).overlaps
+    return [(one.rule, one.item, one.similarity) for one in found]
+
+
+def test_a_passage_of_an_item_is_no_text_that_experts_are_identified_from():
+    other = "On the market day the carts came down from the hills, and none of them was empty. " * 3
+    words = PASSAGE.split()
+    inside = " ".join(words[5:60])
+    asked, scored = item("a", inside), item("b", "What follows?", [other, inside])
+    alone, short = item("c", other), item("d", " ".join(words[5:15]))
+    text = f"{other[:83]} {PASSAGE} {other[:83]}".replace("developed", "Developed")
+    assert passages(text, asked, scored, short) == [("passage", "a", 1.0), ("passage", "b", 1.0)]
+    assert passages(PASSAGE, alone, short) == []
+    # In the middle of a longer text, most of it other words.
+    assert passages(text, item("e", f"{' '.join(other.split()[:30])} {' '.join(words * 2)}"))
+
+
+def test_a_text_that_is_an_item_is_reported_once():
+    (one,) = passages(PASSAGE[:118], item("a", PASSAGE[:118]))
+    assert one == ("text", "a", 1.0)

@@ -13,12 +13,13 @@ from ...errors import UserError
 from ...tasks.items import digest, quoted_stem, wording_of
 from ..settings import Settings, generation, merged
 from .files import Record, json_object, json_records
+from .likelihoods import BITS, GOLD_METRICS, sample_bits, sample_gold_logprob
 from .results import Measures, Results, Selection, finish, first_few
 
 _FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)\.jsonl(\.gz)?$")
 _KEYS = {"doc_id", "doc", "resps"}
 _STANDARD = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps"}
-_LESS_IS_BETTER = {"brier_score", "perplexity", "ter", "bits_per_byte", "byte_perplexity"}
+_LESS_IS_BETTER = {"brier_score", "perplexity", "ter", "byte_perplexity", "word_perplexity"}
 _LARGEST_SUMMARY = 2**28
 
 
@@ -225,7 +226,8 @@ class _Samples:
         self.arguments += [generation(value) for r in requests for value in r[1:2]
                            if isinstance(value, Mapping)]  # fmt: skip
         prompt = prompts if isinstance(prompts, str) else digest(prompts)
-        gold = _gold(sample, options)
+        text = isinstance(sample.get(BITS), list)
+        gold = "" if text else _gold(sample, options)  # a text is no answer to anything
         document = sample.get("doc_hash")
         key, cluster = self.selection.id, self.selection.cluster
         known = {**doc, "doc_id": sample["doc_id"], "doc_hash": document}
@@ -243,8 +245,19 @@ class _Samples:
             "document": document if isinstance(document, str) else digest(doc),
             "cluster": group,
             "domain": self.task if domain is None else str(_column(known, domain, where)),
-            "score": self._score(sample, where),
+            **self._scored(sample, prompts, options, where),
         }
+
+    def _scored(
+        self, sample: Record, prompts: object, options: Sequence[str], where: str
+    ) -> dict[str, float]:
+        if self.metric in GOLD_METRICS:
+            gold = sample_gold_logprob(sample, prompts, options, self.metric, where)
+            return {"score": gold}
+        if self.metric == BITS:
+            score, size = sample_bits(sample, where)
+            return {"score": score, "size": size}
+        return {"score": self._score(sample, where)}
 
     def _first_metric(self, sample: Record, where: str) -> str:
         named = sample.get("metrics")
@@ -263,7 +276,10 @@ class _Samples:
     def _score(self, sample: Record, where: str) -> float:
         assert self.metric is not None  # noqa: S101 - for the type checker
         if self.metric in _LESS_IS_BETTER:
-            raise UserError(f"{self.path}: of {self.metric} less is better; name another --metric")
+            raise UserError(
+                f"{self.path}: of {self.metric} less is better, and it is no mean over items; name "
+                "another --metric, of texts bits_per_byte"
+            )
         if self.metric not in sample:
             numbers = [k for k, v in sample.items() if k not in _STANDARD and _is_number(v)]
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pandas as pd
 
 from ...errors import UserError
 from ...results.cells import read_cell, read_samples
-from ...results.finished import read_finished
+from ...results.finished import FinishedRun, read_finished
 from ...results.folder import RunFolder
 from ...tasks.items import digest
+from .likelihoods import BITS, GOLD_METRICS
 from .results import Results, Selection, finish, first_few
 
 _NEEDED = {"item", "task", "domain", "question", "gold", "score"}
@@ -34,8 +36,7 @@ def read_run(root: Path, which: str | None, selection: Selection) -> Results:
         UserError: the run is not finished or damaged, has no such variant, or `which` fits several.
     """
     run = read_finished(root)
-    found = {"base": [row.cell for row in run.result.base]}
-    found |= {":".join(key): list(arm.cells.values()) for key, arm in run.arms.items()}
+    found = _text_cells(run) if selection.metric == BITS else _cells(run)
     if which is None:
         raise UserError(f"{root}: a run; name what to compare: {root}:base, {first_few(found)}")
     named = [name for name in found if which in (name, name.partition(":")[0])]
@@ -45,7 +46,27 @@ def read_run(root: Path, which: str | None, selection: Selection) -> Results:
     return _read(f"{root}:{which}", RunFolder(root), found[named[0]], selection)
 
 
+def _cells(run: FinishedRun) -> dict[str, list[str]]:
+    found = {"base": [row.cell for row in run.result.base]}
+    return found | {":".join(key): list(arm.cells.values()) for key, arm in run.arms.items()}
+
+
+def _text_cells(run: FinishedRun) -> dict[str, list[str]]:
+    """Return the cells of texts, of base and of every arm."""
+    read = {key: arm.outcome(BITS) for key, arm in run.arms.items()}
+    tasks = {key: one.tasks for key, one in read.items() if one is not None}
+    base = dict.fromkeys(task.cells[0] for own in tasks.values() for task in own)
+    found = {":".join(key): [task.cells[1] for task in own] for key, own in tasks.items()}
+    if not found:
+        raise UserError(
+            f"{run.name}: no task of its suite has the role text, so it has no {BITS}; name "
+            "another --metric"
+        )
+    return {"base": list(base)} | found
+
+
 def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selection) -> Results:
+    notes: list[str] = []
     tables, measures, prompts, settings = [], {}, {}, {}
     for cell in dict.fromkeys(cells):
         about = read_cell(folder, cell)
@@ -54,6 +75,12 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
         if selection.task not in (None, task):
             continue
         rows = read_samples(folder, cell)
+        if "loglikelihood" in rows and selection.metric != BITS:
+            raise UserError(f"{folder.cell(cell)}: a cell of texts; compare it by --metric {BITS}")
+        rows, metric = _by_outcome(rows, selection.metric, _text(identity.get("metric")))
+        if rows["score"].isna().all():
+            notes.append(f"task {task} has no {selection.metric}; it is left out")
+            continue
         if lacks := sorted(_NEEDED - set(rows)):
             raise UserError(f"{folder.cell(cell)}: samples lack {first_few(lacks)}; run it again")
         if len(rows) != about.get("items"):
@@ -62,7 +89,7 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
                 "and run again"
             )
         tables.append(_table(rows, selection, folder.cell(cell)))
-        measures[task] = (_text(identity.get("metric")), _text(identity.get("filter")))
+        measures[task] = (metric, _text(identity.get("filter")))
         if "decoding" in identity:
             names = ("decoding", "answer_tokens")
             recorded = {n: str(identity[n]) for n in names if identity.get(n) is not None}
@@ -71,10 +98,28 @@ def _read(source: str, folder: RunFolder, cells: Iterable[str], selection: Selec
             f"{identity.get('prompt_format')}, {identity.get('few_shot', 0)} examples"
         )
     if not tables:
+        if notes:
+            raise UserError(f"{source}: {notes[0]}; name another --metric")
         raise UserError(f"{source}: no task {selection.task!r} in it")
     return finish(
-        source, pd.concat(tables, ignore_index=True), measures, prompts, settings=settings
+        source, pd.concat(tables, ignore_index=True), measures, prompts, notes, settings=settings
     )
+
+
+def _by_outcome(
+    rows: pd.DataFrame, wanted: str | None, metric: str | None
+) -> tuple[pd.DataFrame, str | None]:
+    """Return a cell's rows with the selected outcome as their score, and its name."""
+    if wanted == BITS and "loglikelihood" not in rows:
+        return rows.assign(score=math.nan), metric
+    if wanted == BITS:
+        bits = -rows["loglikelihood"] / math.log(2)
+        return rows.assign(score=bits, size=rows["bytes"], gold=""), BITS
+    if wanted not in GOLD_METRICS:
+        return rows, metric
+    name = "gold_logprob_norm" if metric == "acc_norm" else "gold_logprob"
+    known = rows["gold_logprob"] if name == wanted and "gold_logprob" in rows else math.nan
+    return rows.assign(score=known), name
 
 
 def _text(value: object) -> str | None:
@@ -102,4 +147,6 @@ def _table(rows: pd.DataFrame, selection: Selection, cell: Path) -> pd.DataFrame
             "score": rows["score"],
         }
     )
+    if "size" in rows:
+        table = table.assign(size=rows["size"])
     return table.assign(**{ours: rows[theirs] for ours, theirs in named.items()})

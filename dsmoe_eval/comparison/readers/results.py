@@ -14,13 +14,15 @@ from ..settings import Settings
 from .answers import Match
 
 COLUMNS = (
-    "task", "id", "content", "question", "gold", "document", "cluster", "domain", "score", "sample",
+    "task", "id", "content", "question", "gold", "document", "cluster", "domain", "score", "size",
+    "sample",
 )  # fmt: skip
-"""Columns of a reader's rows. All but `score` are strings, None where not known:
+"""Columns of a reader's rows. All but `score` and `size` are strings, None where not known:
 
 `id` is the source's name of the item; `content` hashes question, options and gold, `question` the
 first two, `gold` the last, `document` all that the source knows of the item; `sample`
-distinguishes several declared samples of one item.
+distinguishes several declared samples of one item. `size` is the number of bytes by which a sum of
+scores is divided, of a text; None of a question.
 """
 Measures = dict[str, tuple[str | None, str | None]]
 """Task -> metric and filter, None where the source does not say."""

@@ -133,6 +133,7 @@ class TransformersEngine:
             root,
             saliency_model=None if reader is None else reader.model,
             contributions=contributions,
+            spread=True,
             identity=pass_identity(self, reader),
             advance=advance,
         )

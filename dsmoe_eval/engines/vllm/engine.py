@@ -20,7 +20,9 @@ from ...experts import (
     StreamMeans,
     encode_documents,
     observe_routed,
+    sum_streams,
 )
+from ...experts.batching import batches
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import SaliencyModel, count_parameters
 from ...models.prompt_format import PLAIN, PromptFormat
@@ -32,6 +34,8 @@ from .steered_vllm import SteeredVllm, VllmProbeReport
 if TYPE_CHECKING:
     from ..lm import EngineLM
 
+_SUMMED_AT_ONCE = 4096
+"""Number of tokens after which sums of the residual stream are stored."""
 _SEQUENCES = 256
 """Limit of concurrent sequences: vLLM's default for small GPUs, so that all GPUs batch alike."""
 
@@ -179,31 +183,31 @@ class VllmEngine:
         return observe_routed(
             documents,
             lambda batch: [
-                (one.experts, one.weights)
+                (one.experts, one.weights, one.spread)
                 for one in self.engine.routing([document.tokens for document in batch])
             ],
             Shape(self.identity.layers, int(first["experts"]), int(first["top_k"])),
             root,
             saliency_model=None if reader is None else reader.model,
+            spread=True,
             identity=pass_identity(self, reader),
             advance=advance,
         )
 
     def mean_streams(
-        self,
-        documents: Sequence[Document],  # noqa: ARG002 - as the protocol has it
-        root: Path,  # noqa: ARG002
-        advance: Advance,  # noqa: ARG002
+        self, documents: Sequence[Document], root: Path, advance: Advance
     ) -> StreamMeans:
-        """Raise an error: this engine does not show the residual stream.
+        """Average the residual stream over documents, one at a time."""
+        domains = list(dict.fromkeys(one.domain for one in documents))
 
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            "the vLLM engine does not show the residual stream; take the transformers engine for "
-            "the arm residual"
-        )
+        def sums(batch: Sequence[int]) -> torch.Tensor:
+            chosen = [documents[index] for index in batch]
+            rows = [(domains.index(one.domain), one.tokens, one.kept) for one in chosen]
+            return self.engine.sum_streams(rows, len(domains))
+
+        plan = batches(documents, _SUMMED_AT_ONCE)
+        identity = pass_identity(self, None)
+        return sum_streams(documents, plan, sums, root, identity=identity, advance=advance)
 
     def close(self) -> None:
         """Stop vLLM's processes and free its memory."""

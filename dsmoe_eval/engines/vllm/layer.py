@@ -89,6 +89,8 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         self.dsmoe_note: Callable[[Tensor, Tensor], None] | None = None
         """A function that gets weights and experts, [tokens, k] each, of every call that is not
         compiled. A factor that vLLM applies to the experts' sum is included in the weights."""
+        self.dsmoe_note_logits: Callable[[Tensor], None] | None = None
+        """A function that gets the logits, [tokens, experts], of every such call, before that."""
         # This method gives weights and logical indices; later the indices may be physical ones.
         route = self.router._compute_routing
         self.router._compute_routing = partial(self._dsmoe_route, route)
@@ -106,6 +108,8 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         self, hidden_states: Tensor, router_logits: Tensor, *args: object, **kwargs: object
     ) -> Any:
         self.dsmoe_calls.add_(1)
+        if self.dsmoe_note_logits is not None:
+            self.dsmoe_note_logits(router_logits)
         logits = steer_logits(router_logits, self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin)
         return super()._apply_quant_method(hidden_states, logits, *args, **kwargs)
 

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ...steering.capture import logit_spread
 from ...steering.errors import SteeringError
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 Rows = dict[str, Tensor]
-"""Columns `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]."""
+"""Columns `request`, `position`, `token` [rows]; `experts`, `weights` [rows, MoE layers, k]; and
+`spread` [rows, MoE layers]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,14 @@ class RoutedSequence:
         prompt_length: number of tokens of the prompt.
         experts: [routed tokens, MoE layers, k], long; in any order within k.
         weights: [routed tokens, MoE layers, k], float32, weights of the experts' outputs.
+        spread: [routed tokens, MoE layers], float32, standard deviation over experts of the logits.
     """
 
     tokens: tuple[int, ...]
     prompt_length: int
     experts: Tensor
     weights: Tensor
+    spread: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,14 @@ class Recorder:
         self._requests: dict[str, int] = {}
         self._steps: list[Rows] = []
         self._batch: _Batch | None = None
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._spread = torch.empty(0)
         self._fault: str | None = None
-        self._next_batch, self._release = _watch(runner)
+        self._next_batch, self._release = watch(runner)
+
+    def note_logits(self, logits: Tensor) -> None:
+        """Record the spread of one layer's logits, [rows, experts], for the `note` that follows."""
+        self._spread = logit_spread(logits)
 
     def note(self, layer: int, weights: Tensor, indices: Tensor) -> None:
         """Record weights and experts of one layer's call, [rows, k] each, as copies."""
@@ -81,7 +90,7 @@ class Recorder:
             self._end_step()
             self._batch = self._next_batch()
         # A layer that runs in pieces gives too few rows; the end of the step detects that.
-        self._seen[layer] = weights.float().clone(), indices.to(torch.int16)
+        self._seen[layer] = weights.float().clone(), indices.to(torch.int16), self._spread
 
     def finish(self) -> dict[str, object]:
         """Return the record as JSON: names of `requests`, and `rows` (safetensors in base64).
@@ -101,7 +110,10 @@ class Recorder:
         batch, seen, self._batch, self._seen = self._batch, self._seen, None, {}
         if batch is None:
             return
-        lengths = {layer: len(seen[layer][1]) if layer in seen else 0 for layer in self._layers}
+        lengths = {
+            layer: min(len(one) for one in seen[layer]) if layer in seen else 0
+            for layer in self._layers
+        }
         wrong = {layer: rows for layer, rows in lengths.items() if rows != len(batch.positions)}
         if wrong:
             self._fault = (
@@ -111,18 +123,21 @@ class Recorder:
             return
         numbers = [self._requests.setdefault(one, len(self._requests)) for one in batch.requests]
         request = torch.from_numpy(np.repeat(np.array(numbers, dtype=np.int32), batch.counts))
-        weights, experts = (torch.stack([seen[i][j] for i in self._layers], 1) for j in (0, 1))
+        weights, experts, spread = (
+            torch.stack([seen[i][j] for i in self._layers], 1) for j in range(3)
+        )
         step = {
             "request": request,
             "position": batch.positions.int(),
             "token": batch.tokens.int(),
             "experts": experts,
             "weights": weights,
+            "spread": spread,
         }
         self._steps.append({name: tensor.cpu() for name, tensor in step.items()})
 
 
-def _watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
+def watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], None]]:
     """Return a function that reads a runner's current batch, and one that restores the runner.
 
     vLLM's first model runner keeps the batch in its buffers; its second (V2) returns a new object
@@ -192,7 +207,13 @@ def assemble(
         if not torch.equal(rows["token"][here].long(), torch.tensor(tokens[:routed])):
             raise SteeringError("the routing that vLLM showed for a request is of other tokens")
         sequences.append(
-            RoutedSequence(tokens, len(prompt), rows["experts"][here].long(), rows["weights"][here])
+            RoutedSequence(
+                tokens=tokens,
+                prompt_length=len(prompt),
+                experts=rows["experts"][here].long(),
+                weights=rows["weights"][here],
+                spread=rows["spread"][here],
+            )
         )
     return sequences
 
@@ -208,3 +229,11 @@ def _places(rows: Rows, requests: int) -> list[Tensor]:
     order = order[last]
     bounds = np.searchsorted(request[order], np.arange(requests + 1))
     return [torch.from_numpy(order[bounds[i] : bounds[i + 1]]) for i in range(requests)]
+
+
+def active_experts(routing: Sequence[Tensor]) -> int | None:
+    """Count the different experts per token and layer; 0 if the number is not the same for all."""
+    if not routing:
+        return None
+    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
+    return counts.pop() if len(counts) == 1 else 0

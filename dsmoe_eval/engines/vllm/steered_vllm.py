@@ -22,7 +22,8 @@ from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ..requests import Answer, Request
 from .launch import start_llm
-from .routing import RoutedSequence, assemble
+from .routing import RoutedSequence, active_experts, assemble
+from .streams import read_sums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -243,17 +244,37 @@ class SteeredVllm:
             null_max_difference=max(_difference(null, base), _difference(left, base)),
             selection_changed=float(torch.cat(changed).float().mean()) if changed else None,
             logit_max_change=_difference(steered, base),
-            active_experts=_active(before),
+            active_experts=active_experts(before),
             tokens=sum(len(prompt) for prompt in prompts),
         )
         check_null(report.null_max_difference)
         check_effect(profile, *((report.logit_max_change,) if must_act else ()))
-        if report.active_experts != (active := _active(after)) or active == 0:
+        if report.active_experts != (active := active_experts(after)) or active == 0:
             raise ProbeError(
                 f"profile {profile.id}: {active} experts run for a token where "
                 f"{report.active_experts} did before (0: not the same number everywhere)"
             )
         return report
+
+    def sum_streams(
+        self, documents: Sequence[tuple[int, Sequence[int], Sequence[bool]]], domains: int
+    ) -> Tensor:
+        """Add up the residual stream of (domain, tokens, kept) over the tokens that are kept.
+
+        Returns:
+            [domains, decoder layers, hidden], float64.
+
+        Raises:
+            SteeringError: vLLM does not show the stream, or not of every token.
+        """
+        self._rpc("dsmoe_sum_streams", domains)
+        try:
+            for domain, tokens, kept in documents:
+                self._rpc("dsmoe_document", domain, list(kept))
+                self._generate([tokens], {"skip_reading_prefix_cache": True})
+        finally:
+            summed = self._rpc("dsmoe_summed")
+        return read_sums(summed)
 
     def close(self) -> None:
         """Stop vLLM's processes and free its memory, so that another engine can be started."""
@@ -286,7 +307,7 @@ class SteeredVllm:
         if not self._llm.reset_prefix_cache():
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
-    def _rpc(self, method: str, *args: str) -> Any:
+    def _rpc(self, method: str, *args: object) -> Any:
         """Call a method of all workers; their results must agree, since their routers are equal."""
         try:
             answers = self._llm.collective_rpc(method, args=args)
@@ -326,11 +347,3 @@ def _difference(ours: Tensor, base: Tensor) -> float:
     return (
         0.0 if torch.equal(ours, base) else float((ours - base).abs().nan_to_num(torch.inf).max())
     )
-
-
-def _active(routing: Sequence[Tensor]) -> int | None:
-    """Count the different experts per token and layer; 0 if the number is not the same for all."""
-    if not routing:
-        return None
-    counts = {len(set(chosen)) for tokens in routing for chosen in tokens.flatten(0, 1).tolist()}
-    return counts.pop() if len(counts) == 1 else 0

@@ -31,6 +31,7 @@ from ...steering.steer import check_fits
 from .faults import check_model
 from .layer import SteerableMoERunner, read_scoring
 from .routing import Recorder
+from .streams import StreamSums
 
 REFUSED = "[steering refused: {}]"
 _SELECTS_INSIDE = (
@@ -88,7 +89,8 @@ class SteeringExtension:
         check_fits(profile, tuple(layers), experts, self._dsmoe_hash())
         added = {}
         if profile.vectors:
-            decoder, added = self._dsmoe_decoder(profile), shifts(profile)
+            decoder, added = self._dsmoe_decoder(), shifts(profile)
+            check_vectors(profile, len(decoder), self.model_config.get_hidden_size())
         effects = {}
         for index, chosen in profile.by_layer().items():
             layer = layers[index]
@@ -136,6 +138,7 @@ class SteeringExtension:
         self._dsmoe_recorder = Recorder(self.model_runner, tuple(layers))
         for index, layer in layers.items():
             layer.dsmoe_note = partial(self._dsmoe_recorder.note, index)
+            layer.dsmoe_note_logits = self._dsmoe_recorder.note_logits
 
     @_refusing
     def dsmoe_recorded(self) -> dict[str, object]:
@@ -145,7 +148,7 @@ class SteeringExtension:
             SteeringError: the record is not complete.
         """
         for layer in self._dsmoe_layers().values():
-            layer.dsmoe_note = None
+            layer.dsmoe_note = layer.dsmoe_note_logits = None
         recorder = self._dsmoe_recorder
         del self._dsmoe_recorder  # it may need much memory
         return recorder.finish()
@@ -162,24 +165,47 @@ class SteeringExtension:
             )
         return {m.layer_id: m for m in sorted(runners, key=lambda m: m.layer_id)}
 
-    def _dsmoe_decoder(self, profile: Profile) -> nn.ModuleList:
-        """Return the decoder layers, after checking that a profile's vectors can be added there.
+    @_refusing
+    def dsmoe_sum_streams(self, domains: int) -> None:
+        """Add up the residual stream of documents from now on, by domain.
+
+        Raises:
+            SteeringError: vLLM does not show the residual stream.
+        """
+        shape = domains, int(self.model_config.get_hidden_size())
+        self._dsmoe_sums = StreamSums(self.model_runner, self._dsmoe_decoder(), shape)
+
+    @_refusing
+    def dsmoe_document(self, domain: int, kept: list[bool]) -> None:
+        """Start a document of a domain; see `StreamSums.begin`."""
+        self._dsmoe_sums.begin(domain, kept)
+
+    @_refusing
+    def dsmoe_summed(self) -> str:
+        """Stop adding and return the sums; see `StreamSums.finish`."""
+        sums = self._dsmoe_sums
+        del self._dsmoe_sums
+        return sums.finish()
+
+    def _dsmoe_decoder(self) -> nn.ModuleList:
+        """Return the decoder layers, after checking that the stream after them can be read.
 
         A layer returns what it adds to the stream beside the stream so far (or their sum), so that
         a vector added to the first of its outputs is added to the stream.
         """
         if not self.model_config.enforce_eager:
-            raise SteeringError("the residual stream can be steered with enforce_eager only")
+            raise SteeringError(
+                "the residual stream can be read or steered with enforce_eager only"
+            )
         model = self.model_runner.get_model()
         runners = {id(runner): index for index, runner in self._dsmoe_layers().items()}
         names = [(n, runners[id(m)]) for n, m in model.named_modules() if id(m) in runners]
         layers = layers_of(model, names)
-        check_vectors(profile, len(layers), self.model_config.get_hidden_size())
         scales = {getattr(layer, "routed_scaling_factor", 1.0) for layer in layers}
         if self.model_config.dtype == torch.float16 and scales != {1.0}:
             raise SteeringError(
                 f"vLLM divides the residual stream of {type(model).__name__} by a factor in "
-                "float16, so that a vector would be added at another scale; take bfloat16"
+                "float16, so that a vector would be of another scale; take bfloat16"
             )
         return layers
 

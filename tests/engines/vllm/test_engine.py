@@ -22,8 +22,13 @@ from dsmoe_eval.engines.requests import Request
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identification import IdentificationSpec, count_domains, identify
-from dsmoe_eval.steering import Intervention
+from dsmoe_eval.runs.identification import (
+    IdentificationSpec,
+    average_streams,
+    count_domains,
+    identify,
+)
+from dsmoe_eval.steering import Intervention, SteeringError
 from dsmoe_eval.tasks.loading import load_tasks
 
 pytestmark = pytest.mark.vllm
@@ -52,6 +57,28 @@ def theirs():
 def counts(engine, tasks, folder, *, contributions=False, **settings):
     wanted = IdentificationSpec(Identification(**settings), True, contributions, {"?": 1.0})
     return count_domains(engine, tasks, wanted, folder, lambda _: None)
+
+
+def test_mean_streams_are_those_of_transformers(ours, theirs, tasks, tmp_path):
+    both = [
+        average_streams(engine, tasks, Identification(), tmp_path / engine.name, lambda _: None)
+        for engine in (ours, theirs)
+    ]
+    assert both[0].domains == both[1].domains
+    assert np.array_equal(both[0].tokens, both[1].tokens)
+    assert both[0].sums.shape == both[1].sums.shape
+    for domain in both[0].domains:
+        difference = [means.difference(domain) for means in both]
+        np.testing.assert_allclose(difference[1], difference[0], rtol=0, atol=1e-5)
+        assert np.abs(difference[0]).max() > 0.1
+
+
+def test_streams_of_too_few_tokens_are_refused(theirs):
+    tokens = theirs.tokenizer(TEXTS[0])["input_ids"]
+    long = (0, tokens, [True] * (len(tokens) + 1))
+    with pytest.raises(SteeringError, match="did not show the residual stream of each token once"):
+        theirs.engine.sum_streams([long], 1)
+    assert theirs.engine.sum_streams([(0, tokens, [True] * len(tokens))], 1).any()
 
 
 def test_it_is_the_same_model(ours, theirs):

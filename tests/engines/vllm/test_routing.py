@@ -55,6 +55,11 @@ def routing(name, position, layer):
     return generator.random(TOP_K), generator.permutation(EXPERTS)[:TOP_K]
 
 
+def logits_of(name, position, layer):
+    """The token's logits: 0, 2 x, 0, 2 x, ..., whose standard deviation is x."""
+    return [0, 2.0 * (sum(name.encode()) + 10 * position + layer)] * (EXPERTS // 2)
+
+
 def forward(runner, recorder, requests, pieces, layers=LAYERS):
     """One forward over (request, from, to) of each piece; its buffers are wiped afterwards.
 
@@ -68,7 +73,10 @@ def forward(runner, recorder, requests, pieces, layers=LAYERS):
         seen = [routing(name, place, layer) for name, place in rows]
         weights = torch.tensor(np.array([w for w, _ in seen]))
         indices = torch.tensor(np.array([i for _, i in seen]), dtype=torch.int32)
+        logits = torch.tensor([logits_of(name, place, layer) for name, place in rows])
+        recorder.note_logits(logits)
         recorder.note(layer, weights, indices)
+        logits.zero_()
         weights.zero_()
         indices.zero_()
 
@@ -121,6 +129,8 @@ def test_every_token_finds_its_routing(kind, seed):
         weights, experts = (np.array([[x[j] for x in row] for row in wanted]) for j in (0, 1))
         assert torch.equal(one.experts, torch.tensor(experts))
         assert torch.equal(one.weights, torch.tensor(weights).float())
+        spread = [[logits_of(name, i, layer)[1] / 2 for layer in LAYERS] for i in range(routed)]
+        assert torch.equal(one.spread, torch.tensor(spread))
         assert one.experts.shape == (routed, len(LAYERS), TOP_K)
 
 
@@ -162,6 +172,7 @@ def test_a_forward_that_hides_a_layer_or_rows_is_refused():
     recorder = Recorder(runner, LAYERS)
     runner.run(["0-ab"], [3], [0, 1, 2], [5, 6, 7])
     for layer in LAYERS:
+        recorder.note_logits(torch.ones(2, EXPERTS))
         recorder.note(layer, torch.ones(2, TOP_K), torch.ones(2, TOP_K))
     with pytest.raises(SteeringError, match=r"layers \[1, 3\] showed the routing of \[2\]"):
         recorder.finish()

@@ -37,6 +37,7 @@ from dsmoe_eval.steering import (  # noqa: E402
     Profile,
     SteeringError,
     capture_routing,
+    capture_spread,
     find_routers,
     router_hash,
 )
@@ -240,6 +241,8 @@ class Reference:
             for one in chosen:
                 if kind == "bias" and profile.intervention.channel == "score":
                     bias[one.expert] += strength
+                elif kind == "bias" and profile.intervention.unit == "sigma":
+                    z[:, one.expert] += strength * dict(profile.intervention.sigmas)[layer]
                 elif kind == "bias":
                     z[:, one.expert] += math.log(1 + strength)
                 elif kind == "mask":
@@ -440,8 +443,15 @@ def test_routing_is_transformers(case):
         check_routing(found, reference, profile)
         if reference.name != "deepseek" and not profile:  # transformers does not carry its code
             tokens = torch.tensor([found[0].tokens])
-            with torch.no_grad(), capture_routing(find_routers(reference.model)) as captured:
+            routers = find_routers(reference.model)
+            with (
+                torch.no_grad(),
+                capture_routing(routers) as captured,
+                capture_spread(routers) as spread,
+            ):
                 reference.model(tokens)
+            assert difference(found[0].spread, spread()[:-1]) < TOLERANCE
+            assert difference(found[0].spread, torch.zeros(())) > 100 * TOLERANCE
             read = captured.indices()[:-1], captured.weights()[:-1]
             assert torch.equal(read[0].sort(-1).values, found[0].experts.sort(-1).values)
 
@@ -508,6 +518,19 @@ def test_the_prefix_cache_is_used_and_emptied(tight):
         steered = engine.log_probabilities(PROMPTS)
     assert cached == [0, 32]
     assert difference(steered, reference.log_probabilities(profile)) < TOLERANCE
+
+
+def test_bias_in_units_of_sigma_is_the_definition(tight):
+    engine, reference = tight
+    sigmas = ((0, 0.4), (1, 1.1))
+    by_sigma = Intervention(kind="bias", strength=1.5, unit="sigma", sigmas=sigmas)
+    profile, base = profile_of(engine, by_sigma), engine.log_probabilities(PROMPTS)
+    with engine.steer(profile):
+        steered = engine.log_probabilities(PROMPTS)
+    assert difference(steered, reference.log_probabilities(profile)) < TOLERANCE
+    assert difference(steered, base) > 100 * TOLERANCE
+    with engine.steer(profile.with_strength(0.0)):
+        assert torch.equal(engine.log_probabilities(PROMPTS), base)
 
 
 def test_profiles_are_switched_and_refused_without_a_trace(tight):

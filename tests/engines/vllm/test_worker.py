@@ -18,6 +18,8 @@ from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention, ModelIdentity
 
+from ...conftest import vector_profile
+
 pytestmark = pytest.mark.vllm
 
 PROMPT = "In biology, what is the maker of the cell?"
@@ -119,6 +121,20 @@ def test_a_profile_is_switched_over_http(server):
         or max(abs(before[token] - steered[token]) for token in shared) > 0.01
     )
     assert min(_rpc(server, "dsmoe_calls").values()) > 0
+
+
+def test_a_vector_is_switched_over_http(server):
+    before, model = _answer(server), _profile(server).model
+    config = json.loads((EMBEDDED_MODELS["lab-poly"] / "config.json").read_text())
+    profile = vector_profile(model, {1: (0.5,) * config["hidden_size"]})
+    steered = _rpc(server, "dsmoe_steer", profile.to_json())
+    assert steered == {"profile": profile.id, "layers": [1]}
+    _post(f"{server}/reset_prefix_cache")
+    assert _answer(server) != before
+    _rpc(server, "dsmoe_steer", profile.with_strength(0.0).to_json())  # it replaces the former
+    _post(f"{server}/reset_prefix_cache")
+    assert _answer(server) == before
+    _post(f"{server}/collective_rpc", method="dsmoe_remove")
 
 
 def test_a_profile_of_another_model_is_refused_over_http(server):
