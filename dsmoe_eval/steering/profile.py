@@ -79,8 +79,8 @@ class ChosenExpert(_Frozen):
     activate: bool = True
 
 
-def _only_with_sigma(schema: JsonDict) -> None:
-    """Make the keys optional that a profile in odds does not have."""
+def _may_be_absent(schema: JsonDict) -> None:
+    """Make the keys optional that a profile in odds, or one from questions, does not have."""
     required = schema.get("required")
     if isinstance(required, list):
         schema["required"] = [key for key in required if key not in ("unit", "sigmas", "file")]
@@ -103,7 +103,7 @@ class Intervention(_Frozen):
             standard deviation over experts of the router's logits.
     """
 
-    model_config = ConfigDict(json_schema_extra=_only_with_sigma)
+    model_config = ConfigDict(json_schema_extra=_may_be_absent)
 
     kind: InterventionKind
     strength: Annotated[float, Field(ge=0)]
@@ -138,6 +138,8 @@ class Source(_Frozen):
         saliency_model: the model whose gradients gave the token saliency, if it was another one.
         engine: the engine that reported the routing.
     """
+
+    model_config = ConfigDict(json_schema_extra=_may_be_absent)
 
     suite: str | None
     domain: str
