@@ -279,7 +279,7 @@ def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
     learned = Information(
         texts=0,
         answers=len(job.tuning[arm.planned.tasks[0]].items),
-        parameters=adapter_parameters(job.folder.root / path),
+        parameters=adapter_parameters(path),
         settings=0,
         domain_named=False,
     )
