@@ -188,7 +188,7 @@ def _write(folder: Path, name: str, rows: Mapping[str, list[Row]], domains: Sequ
 
 def _suite(name: str, domains: Sequence[str]) -> str:
     passage = "  - {{name: {0}_{1}_passages, domain: {1}, roles: [target, non-target], {2}}}\n"
-    text = "  # - {{name: {0}_{1}_text, domain: {1}, roles: [text], {2}}}\n"
+    text = "  - {{name: {0}_{1}_text, domain: {1}, roles: [text], {2}}}\n"
     scored = "metric: acc_norm, group_column: document"
     read = "metric: bits_per_byte, group_column: document"
     return (
