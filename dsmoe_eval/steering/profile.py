@@ -83,7 +83,7 @@ def _only_with_sigma(schema: JsonDict) -> None:
     """Make the keys optional that a profile in odds does not have."""
     required = schema.get("required")
     if isinstance(required, list):
-        schema["required"] = [key for key in required if key not in ("unit", "sigmas")]
+        schema["required"] = [key for key in required if key not in ("unit", "sigmas", "file")]
 
 
 class Intervention(_Frozen):
@@ -248,6 +248,8 @@ class Profile(_Frozen):
         content = self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
         if self.intervention.unit == "odds":
             del content["intervention"]["unit"], content["intervention"]["sigmas"]
+        if self.source.file is None:
+            del content["source"]["file"]
         return content
 
     @classmethod

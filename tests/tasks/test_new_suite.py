@@ -52,15 +52,15 @@ def test_what_is_written_loads_and_has_no_document_twice(tmp_path):
     for one in sizes:
         assert sum(one.documents.values()) == 11
         assert one.documents["identification"] == len(text.ids(one.domain))
-        (task,) = (t for t in suite.tasks if t.domain == one.domain and not t.is_text)
+        task = suite.target_task(one.domain)
+        (text_task,) = (t for t in suite.tasks if t.domain == one.domain and t.is_text)
+        texts = splits["test"][text_task.name].items
+        assert len(texts) == one.documents["test"]
         for stage in ("tuning", "test"):
             items = splits[stage][task.name].items
             assert len(items) == one.items[stage]
             assert len({item.cluster for item in items}) == one.documents[stage]
             assert all(item.gold in item.options for item in items)
-        (text_task,) = (t for t in suite.text_tasks if t.domain == one.domain)
-        items = splits["test"][text_task.name].items
-        assert len({item.cluster for item in items}) == one.documents["test"]
     write_suite(documents, tmp_path / "again" / "my-suite")
     assert files(tmp_path / "again" / "my-suite") == files(tmp_path / "my-suite")
     write_suite(documents, tmp_path / "other" / "my-suite", seed=1)
