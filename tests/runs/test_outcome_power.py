@@ -56,7 +56,8 @@ def test_the_number_is_that_of_the_t_test_where_nothing_is_hidden():
 def test_the_command_prints_both(folder, tmp_path):
     suite = tmp_path / "subjects.yaml"
     suite.write_text(
-        "name: subjects\ndescription: d\nsplits: {identification: a, tuning: b, test: c}\n"
+        "name: subjects\ndescription: d\ntasks_dir: .\n"
+        "splits: {identification: a, tuning: b, test: c}\n"
         "tasks:\n- {name: math_task, domain: math, roles: [target, identification], metric: acc}\n"
         "- {name: law_task, domain: law, roles: [non-target, identification], metric: acc}\n"
     )
