@@ -8,6 +8,7 @@ import ast
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from dsmoe_eval.cards import Splits, yaml_files
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.files import read_json, read_limited, write_text
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.models import bake, bare_config, load_model, random_weights
+from dsmoe_eval.models import bake, bare_config, load_model
 from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
@@ -485,8 +486,10 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         "longer documents",
     ),
     "routers that are not in memory": (
-        lambda b: (b.patch.setattr(random_weights, "find_routers", lambda _: [
-            SimpleNamespace(weight=torch.empty(1, device="meta"))]),
+        lambda b: (
+            b.patch.setattr(
+                sys.modules["dsmoe_eval.models.random_weights"], "find_routers",
+                lambda _: [SimpleNamespace(weight=torch.empty(1, device="meta"))]),
             shuffled_routers(None, 0).__enter__()),
         "cannot be shuffled", "more memory",
     ),
