@@ -155,7 +155,7 @@ def test_a_chat_template_that_leaves_a_line_out_is_refused():
         return "".join(f"[{m['role']}] {m['content']}" for m in messages if m["role"] in shown)
 
     lm = SimpleNamespace(uses_chat_template=True, apply_chat_template=template, tokenizer_name="t")
-    lm.check_context_length = lambda requests: None
+    lm.check_context_length = lambda _: None
     loaded = load_tasks(SUITE, [SUITE.task("lab_arithmetic")], "test", 2)["lab_arithmetic"]
     with pytest.raises(UserError, match=r"do not show the line 'In math,'.*`prompt: plain`"):
         check_preamble(in_format(loaded, lm), "In math,", lm)
