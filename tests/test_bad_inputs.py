@@ -5,8 +5,10 @@ rows with the source. The same table for `compare` is `comparison/test_bad_input
 """
 
 import ast
+import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import dsmoe_eval
 from dsmoe_eval.cards import Splits, yaml_files
@@ -24,13 +27,17 @@ from dsmoe_eval.models import bake, bare_config, load_model
 from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
+from dsmoe_eval.models.random_weights import shuffled_routers
 from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suite
-from dsmoe_eval.tasks import outcomes, scoring
+from dsmoe_eval.tasks import identification, new_suite, outcomes, scoring, texts
 from dsmoe_eval.tasks.items import Item
 from dsmoe_eval.tasks.leakage import check_leakage
 from dsmoe_eval.tasks.loading import check_context_length, load_tasks, without
 from dsmoe_eval.tasks.local_data import local_data, local_dataset
+from dsmoe_eval.tasks.new_suite import write_suite
 from dsmoe_eval.tasks.opening import task_code
+from dsmoe_eval.tasks.passages import Passage, passage_items
+from dsmoe_eval.tasks.texts import TextDocument, read_text_file, read_text_folder
 
 PACKAGE = Path(dsmoe_eval.__file__).parent
 ROOMS = [
@@ -118,6 +125,9 @@ class Box:
         loaded, _ = self.task(**TEXT | changes, card=TEXT_CARD)
         lm = SimpleNamespace(rolling_log_likelihoods=lambda texts, _: [-1.0] * len(texts))
         return outcomes.score_texts(lm, loaded)
+
+    def text_rows(self, *rows):
+        return read_text_file(self.file("x.jsonl", "".join(json.dumps(r) + "\n" for r in rows)))
 
     def judged(self, **changes):
         loaded, _ = self.task(**changes)
@@ -378,6 +388,110 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda b: (b.file("aime/aime_2025.jsonl", "{}"),
                    local_dataset([b.root], "math-ai/aime25", None)),
         "'id' is missing", "download it again",
+    ),
+    # --- text documents ---
+    "texts that are no archive": (
+        lambda b: read_text_file(b.file("x.jsonl.gz", "text")), "x.jsonl.gz: cannot be unpacked",
+        "write the file again",
+    ),
+    "texts in another encoding": (
+        lambda b: read_text_file(b.file("x.jsonl", b"\xff\xfe")), "x.jsonl: not UTF-8",
+        "save it in UTF-8",
+    ),
+    "texts without end": (
+        lambda b: (b.patch.setattr(texts, "_MOST_BYTES", 100),
+                   read_text_file(b.file("x.jsonl.gz", gzip.compress(bytes(1000))))),
+        "x.jsonl.gz: unpacks to more than", "split the file",
+    ),
+    "a text that is no JSON": (
+        lambda b: read_text_file(b.file("x.jsonl", "hello")), "x.jsonl, line 1: not JSON", "`text`",
+    ),
+    "a text that is no object": (
+        lambda b: read_text_file(b.file("x.jsonl", "[]")), "line 1: not a JSON object", "`domain`",
+    ),
+    "a text without domain": (
+        lambda b: b.text_rows({"text": "a"}), "line 1: `domain` is missing", "`text`",
+    ),
+    "a text of a strange split": (
+        lambda b: b.text_rows({"text": "a", "domain": "d", "split": 1}), "`split` is no text",
+        "leave it out",
+    ),
+    "a text of no domain": (
+        lambda b: b.text_rows({"text": "a", "domain": "a b"}), "the domain 'a b' is no name",
+        "such as computer-science",
+    ),
+    "an empty text": (
+        lambda b: (b.file("d/math/x.txt", " "), read_text_folder(b.root / "d")),
+        "x.txt: the text is empty", "take it away",
+    ),
+    "half a character": (
+        lambda b: b.text_rows({"text": "a\ud800", "domain": "d"}), "half of a surrogate pair",
+        "write it in UTF-8",
+    ),
+    "a text twice": (
+        lambda b: b.text_rows(*[{"text": "a", "domain": "d"}] * 2), "line 2: the same text as",
+        "leave one of them out",
+    ),
+    "no text": (lambda b: b.text_rows(), "holds no document", "`text`"),
+    "no folder of texts": (
+        lambda b: read_text_folder(b.root / "none"), "none: is no folder", "file per domain",
+    ),
+    "a folder with other files": (
+        lambda b: (b.file("d/math/x.pdf", "a"), read_text_folder(b.root / "d")), "x.pdf: only",
+        "save it as text",
+    ),
+    "a file in another encoding": (
+        lambda b: (b.file("d/math.txt", b"\xff"), read_text_folder(b.root / "d")),
+        "math.txt: not UTF-8", "save it in UTF-8",
+    ),
+    "text from nowhere": (
+        lambda _: identification.text_source(None, None, None), "--suite, --text or --text-dir",
+        "one of the three",
+    ),
+    "a target without text": (
+        lambda b: identification.document_tasks(SUITE.model_copy(update={
+            "documents": SimpleNamespace(
+                file=b.file("x.jsonl", '{"text": "a", "domain": "art"}'), split="s"),
+            "tasks": tuple(t for t in SUITE.tasks if "target" in t.roles)}), None),
+        "no document of the target domain 'math' whose `split` is 's'", "it has:",
+    ),
+    "documents that are not there": (
+        lambda b: load_suite(str(b.file("s.yaml", json.dumps(
+            SUITE.model_dump(mode="json", exclude={"tasks_dir", "documents"}, exclude_none=True)
+            | {"documents": {"file": "none.jsonl"}})))),
+        "none.jsonl is no file", "relative to the suite's file",
+    ),
+    "too few passages": (
+        lambda _: passage_items([Passage("d", "a", "b")], 0), "1 passage(s)", "longer documents",
+    ),
+    "a suite that is there": (
+        lambda b: write_suite((), b.root), "exists already", "path of a new folder",
+    ),
+    "a suite without a name": (
+        lambda b: write_suite((), b.root / "a b"), "'a b' is no name of a suite", "use letters",
+    ),
+    "a suite of one domain": (
+        lambda b: write_suite((), b.root / "s"), "text of 0 domain(s)", "give two or more",
+    ),
+    "a suite of few texts": (
+        lambda b: write_suite(
+            [TextDocument(name, "a " * 900, name) for name in ("law", "art")], b.root / "s"),
+        "each domain needs", "add documents",
+    ),
+    "a suite of one text": (
+        lambda _: new_suite._items("law", "test", (), 0), "'law', test", "do not repeat",
+    ),
+    "a suite of short texts": (
+        lambda _: new_suite._items("law", "test", [Passage("d", "a", "b")], 0), "'law', test",
+        "longer documents",
+    ),
+    "routers that are not in memory": (
+        lambda b: (
+            b.patch.setattr(
+                sys.modules["dsmoe_eval.models.random_weights"], "find_routers",
+                lambda _: [SimpleNamespace(weight=torch.empty(1, device="meta"))]),
+            shuffled_routers(None, 0).__enter__()),
+        "cannot be shuffled", "more memory",
     ),
 }  # fmt: skip
 

@@ -23,7 +23,6 @@ from dsmoe_eval.results.folder import RunFolder, open_folder
 from dsmoe_eval.results.recompute import cell_faults, recompute
 from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, run
-from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.steering import Profile
 
 from ..damage import damaged
@@ -143,7 +142,7 @@ def test_a_second_start_does_nothing_and_changes_nothing(finished, small_plan, m
 
     before = comparisons(finished)
     monkeypatch.setattr(answering_module, "run_cell", never)
-    monkeypatch.setattr(stages_module, "score_tasks", never)
+    monkeypatch.setattr("dsmoe_eval.tasks.outcomes.score_tasks", never)
     monkeypatch.setattr("dsmoe_eval.experts.observations.Saliency.__call__", never)
     run(small_plan, finished.root, limit=8, device="cpu", console=QUIET)
     assert comparisons(finished) == before

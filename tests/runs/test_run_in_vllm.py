@@ -172,7 +172,9 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
     path = write(tmp_path, engine="vllm", variants=variants, tuning=tuning)
     interrupted(monkeypatch, path, tmp_path / "b")
     before = {name.name for name in (tmp_path / "b" / "cells").iterdir()}
-    monkeypatch.setattr(stages_module, "score_tasks", lambda *_: pytest.fail("tuned twice"))
+    monkeypatch.setattr(
+        "dsmoe_eval.tasks.outcomes.score_tasks", lambda *_: pytest.fail("tuned twice")
+    )
     folder = run(path, tmp_path / "b", limit=6, console=QUIET)
     found = read(folder)
     assert len(before) == 9

@@ -26,6 +26,7 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken, holds_stop
+from .whole_forward import log_probabilities
 
 TOKENS_A_BATCH = 8192
 """Limit of tokens per batch of greedy answers."""
@@ -195,7 +196,7 @@ def _processors(
 
 
 def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:
-    logprobs = logits.float().log_softmax(-1)
+    logprobs = log_probabilities(logits)
     values, tokens = logprobs.topk(top) if top else (logprobs[:0], logprobs[:0].long())
     likeliest = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return ScoredToken(token, float(logprobs[token]), likeliest)

@@ -32,7 +32,13 @@ from .generate import gaps, generate, positions
 from .memory import in_halves
 from .prefix_tree import Group, plan_groups, plan_headers
 from .shared_prefix_forward import Scores, grown_from, make_cache, refusal, score_rows
-from .whole_forward import Forward, longest_first, plan_forwards, wanted_places
+from .whole_forward import (
+    Forward,
+    log_probabilities,
+    longest_first,
+    plan_forwards,
+    wanted_places,
+)
 
 CPU_TOKENS = 2048
 """Limit of tokens per forward pass on a CPU.
@@ -334,5 +340,4 @@ class TransformersLM(EngineLM):
             use_cache=False,
             logits_to_keep=max(forward.kept for forward in batch),
         )
-        logits: Tensor = output.logits
-        return logits.float().log_softmax(-1).cpu()
+        return log_probabilities(output.logits).cpu()
