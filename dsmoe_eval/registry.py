@@ -152,7 +152,7 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
 
 
 def _causes(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Leave out that a list is too short where only its entries' faults make it so."""
+    """Return the faults without "too short" of a list whose entries have faults."""
     return [
         one
         for one in faults
