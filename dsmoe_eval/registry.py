@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -146,8 +147,19 @@ def _load(card: type[AnyCard], path: Path) -> AnyCard:
     try:
         return card.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(_describe(fault) for fault in error.errors())
+        faults = "; ".join(map(_describe, _causes(error.errors())))
         raise UserError(f"{path}: {faults}") from error
+
+
+def _causes(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the faults without "too short" of a list whose entries have faults."""
+    return [
+        one
+        for one in faults
+        if one["type"] != "too_short"
+        or not any(other is not one and other["loc"][: len(one["loc"])] == one["loc"]
+                   for other in faults)
+    ]  # fmt: skip
 
 
 def _key(part: str | int) -> str:

@@ -105,3 +105,17 @@ def test_case_20_every_fault_of_a_file_is_said(tmp_path):
     with pytest.raises(UserError) as refused:
         load_suite(str(path))
     assert all(f"tasks.{n}.roles.0: " in str(refused.value) for n in range(8))
+
+
+def test_a_list_is_not_called_too_short_for_the_faults_of_its_entries(tmp_path):
+    path = tmp_path / "plan.yaml"
+    text = find_card("plans", "lab").read_text()
+    path.write_text(text.replace("[8, 16, 24]", "[0]"))
+    with pytest.raises(UserError) as error:
+        load_plan(str(path))
+    assert str(error.value) == (
+        f"{path}: tuning.expert_counts.0: Input should be greater than or equal to 1 (got 0)"
+    )
+    path.write_text(text.replace("[8, 16, 24]", "[]"))
+    with pytest.raises(UserError, match="at least 1 item"):
+        load_plan(str(path))

@@ -17,7 +17,7 @@ from .run_again import citation, run_again
 from .run_arms import run_facets
 from .run_base import base_scores
 from .run_claims import answers, generalization
-from .run_controls import placebo_gains, terms
+from .run_controls import placebo_gains, repeated, terms
 from .run_leaderboard import variants_table
 from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
@@ -68,7 +68,9 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "result": result,
         "primary_words": primary_words(result),
         "findings": run_text.findings(result),
-        "caveats": run_text.caveats(result) + run_text.sharing_notes(folder, result),
+        "caveats": run_text.caveats(result)
+        + repeated(folder, result)
+        + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),
         "overlap_warning": run_text.overlap_warning(result),
         "leakage_check": run_text.leakage_check(result),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..results.arms import Arm, Settings
+from ..results.folder import RunFolder
 from ..results.paired import Paired
 from ..results.schema import RunResult
 from ..results.terms import Matching
@@ -122,6 +123,34 @@ def unmatched(result: RunResult) -> list[str]:
         and arm.settings.matching is not None
         and arm.settings.matching.outside
     ]
+
+
+def repeated(folder: RunFolder, result: RunResult) -> list[str]:
+    """Return a sentence per draw of a placebo with the experts of an earlier draw.
+
+    Where few experts have a like exposure, draws coincide by chance.
+    """
+    said: list[str] = []
+    seen: dict[tuple[str, str, frozenset[tuple[int, int]]], Arm] = {}
+    for variant in variants_of(result):
+        draws = placebos(variant, result)
+        for arm in (one for one in result.arms if len(draws) > 1 and one.variant in draws):
+            experts = _experts(folder, arm)
+            first = seen.setdefault((variant, arm.target, experts), arm) if experts else arm
+            if first is not arm:
+                said.append(
+                    f"{arm.variant} on {arm.target} has the same random experts as "
+                    f"{first.variant}: the spread of the placebo is known from fewer draws."
+                )
+    return said
+
+
+def _experts(folder: RunFolder, arm: Arm) -> frozenset[tuple[int, int]]:
+    """Return layer and number of an arm's experts; none of a vector."""
+    if arm.profile is None:
+        return frozenset()
+    profile = folder.read_json(folder.profile(arm.variant, arm.target, arm.profile))
+    return frozenset((one["layer"], one["expert"]) for one in profile["experts"])
 
 
 def _mismatch(matching: Matching) -> str:

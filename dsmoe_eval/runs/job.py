@@ -27,9 +27,9 @@ from ..tasks.leakage import Leakage, check_leakage
 from ..tasks.loading import (
     LoadedTask,
     check_context_length,
+    check_preamble,
     in_format,
     most_tokens,
-    with_preamble,
 )
 from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
@@ -131,7 +131,7 @@ def _check_lengths(
     for task in (*tuning.values(), *test.values()):
         check_context_length(task, lm)
     for name, line in sorted(lines):
-        check_context_length(with_preamble(test[name], line), lm)
+        check_preamble(test[name], line, lm)
 
 
 def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:

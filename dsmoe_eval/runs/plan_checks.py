@@ -33,6 +33,8 @@ def check_plan(
             f"plan {plan.name!r}: {', '.join(unknown)} is no target of suite {suite.name!r}; "
             f"targets: {', '.join(suite.targets)}"
         )
+    if fault := _line_fault(plan, suite):
+        raise UserError(f"plan {plan.name!r}: {fault}")
     leading = {one.name: one for one in variants if one.is_tuned or one.kind == "prompt"}
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
@@ -61,6 +63,19 @@ def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:
             f"tuned and steers experts: {', '.join(able)}"
         )
     return name or able[0]
+
+
+def _line_fault(plan: Plan, suite: Suite) -> str | None:
+    """Return what is wrong with a line that names a domain; it would be left out silently."""
+    for domain, line in plan.domain_lines.items():
+        if domain not in suite.targets:
+            return (
+                f"domain_lines: {domain} is no target of suite {suite.name!r}; targets: "
+                f"{', '.join(suite.targets)}"
+            )
+        if not line.strip():
+            return f"domain_lines: the line of {domain} is empty; write one, or leave it out"
+    return None
 
 
 def check_engine(plan: Plan) -> None:

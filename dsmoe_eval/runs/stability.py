@@ -23,7 +23,7 @@ from ..results.stability import (
     Wording,
 )
 from ..steering import Profile
-from ..tasks.loading import check_context_length, with_preamble
+from ..tasks.loading import check_preamble
 from ..variants import Settings, variant_experts
 from .answering import answer_cells, run_probes
 from .arms import PlannedRun, PreparedArm
@@ -65,7 +65,7 @@ def check_wordings(job: Job) -> None:
     """
     for name in stability_cells(job):
         for line in job.suite.wordings:
-            check_context_length(with_preamble(job.test[name], line), job.lm)
+            check_preamble(job.test[name], line, job.lm)
 
 
 def measure_stability(

@@ -283,6 +283,22 @@ def check_context_length(loaded: LoadedTask, lm: LanguageModel) -> None:
         raise UserError(f"task {loaded.card.name!r}: {error}") from error
 
 
+def check_preamble(loaded: LoadedTask, line: str, lm: LanguageModel) -> None:
+    """Check that the task's prompts show a line before them, and that the longest then fits.
+
+    Raises:
+        UserError: it does not fit, or the chat template leaves the line out, as some do.
+    """
+    after = with_preamble(loaded, line)
+    if after is not loaded and after.requests[0].args[0] == loaded.requests[0].args[0]:
+        raise UserError(
+            f"task {loaded.card.name!r}: the prompts do not show the line {line[:60]!r}, since the "
+            "model's chat template leaves out system messages; take `prompt: plain` in the plan, "
+            "or mend chat_template in the model's folder"
+        )
+    check_context_length(after, lm)
+
+
 def without(loaded: LoadedTask, ids: Collection[str]) -> LoadedTask:
     """Return the task without some of its items."""
     chosen = [index for index, item in enumerate(loaded.items) if item.id not in ids]

@@ -98,10 +98,11 @@ def _own_variant(path: Path) -> Variant:
     variant = load_variant(path)
     if variant.name != path.stem:
         raise UserError(f"{path}: its name is {variant.name!r}; name file and variant alike")
-    known = all_variants().get(variant.name) or _combination(variant.name)
+    name = variant.name
+    known = all_variants().get(name) or _combination(name) or _control(name, path)
     if known not in (None, variant):
         raise UserError(
-            f"{path}: {variant.name!r} is a variant of dsmoe-eval's; results tell variants by "
+            f"{path}: {name!r} is a variant of dsmoe-eval's; results tell variants by "
             "name alone, so give yours another"
         )
     if variant.method is not None and variant.method not in all_methods():

@@ -12,6 +12,7 @@ from dsmoe_eval.reports.run_controls import (
     control_sentences,
     placebo_gains,
     placebos,
+    repeated,
     terms,
     unmatched,
 )
@@ -131,3 +132,18 @@ def test_a_placebo_that_is_not_matched_is_named_with_the_amount(result):
     (said,) = unmatched(result.model_copy(update={"arms": (changed,)}))
     assert "1 of 4 random experts differ by more than 10 %" in said
     assert "the most by -40%; in sum they have -10%" in said
+
+
+def test_draws_with_the_same_experts_are_named(folder, result):
+    assert repeated(folder, result) == []
+    path = folder.profile("contrast+matched", "math", arm_of(result, "contrast+matched").profile)
+    content = folder.read_json(path)
+
+    class Alike(type(folder)):
+        """The run's folder, where each draw has the experts of the first."""
+
+        def read_json(self, _):
+            return content
+
+    (said,) = repeated(Alike(folder.root), result)
+    assert said.startswith("contrast+matched-2 on math has the same random experts as contrast+mat")

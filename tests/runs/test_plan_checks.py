@@ -40,6 +40,12 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
         (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),
+        (
+            ["base", "prompt"],
+            {"domain_lines": {"maths": "x"}},
+            "lines: maths is no target of suite",
+        ),
+        (["base", "prompt"], {"domain_lines": {"math": " "}}, "the line of math is empty"),
     ],
 )
 def test_what_is_missing_is_named(names, changes, words):

@@ -8,7 +8,14 @@ from dsmoe_eval.cards import Splits
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.tasks.decoding import read_decoding
-from dsmoe_eval.tasks.loading import in_format, load_tasks, most_tokens, with_preamble, without
+from dsmoe_eval.tasks.loading import (
+    check_preamble,
+    in_format,
+    load_tasks,
+    most_tokens,
+    with_preamble,
+    without,
+)
 
 SUITE = load_suite("lab")
 
@@ -138,3 +145,20 @@ def test_a_line_before_a_prompt_is_apart_from_it(test_split):
     loaded = test_split["lab_math_named"]
     before, after = loaded.requests[0], with_preamble(loaded, "In math,").requests[0]
     assert after.args == (f"In math, {before.args[0]}", before.args[1])
+
+
+def test_a_chat_template_that_leaves_a_line_out_is_refused():
+    """The arm `prompt` would else be base, and nobody would see it."""
+    shown = {"user"}
+
+    def template(messages, **_):
+        return "".join(f"[{m['role']}] {m['content']}" for m in messages if m["role"] in shown)
+
+    lm = SimpleNamespace(uses_chat_template=True, apply_chat_template=template, tokenizer_name="t")
+    lm.check_context_length = lambda _: None
+    loaded = load_tasks(SUITE, [SUITE.task("lab_arithmetic")], "test", 2)["lab_arithmetic"]
+    with pytest.raises(UserError, match=r"do not show the line 'In math,'.*`prompt: plain`"):
+        check_preamble(in_format(loaded, lm), "In math,", lm)
+    check_preamble(loaded, "In math,", lm)  # a prompt without the template
+    shown.add("system")
+    check_preamble(in_format(loaded, lm), "In math,", lm)

@@ -151,6 +151,7 @@ def test_the_built_in_variants_in_a_folder_of_the_users_are_the_built_in_ones(ow
         ("mine", ("name: mine", "name: other"), "its name is 'other'; name file and variant alike"),
         ("contrast", ("name: mine", "name: contrast"), "'contrast' is a variant of dsmoe-eval's"),
         ("npmi+bias", ("name: mine", "name: npmi+bias"), "is a variant of dsmoe-eval's"),
+        ("contrast+matched", ("mine", "contrast+matched"), "is a variant of dsmoe-eval's"),
         ("mine", ("frequency", "magic"), "no method 'magic'; there are: dsmoe,"),
         ("mine", ("method: frequency\n", ""), "needs `method` and `intervention`"),
         ("mine", ("kind: steered", "kind: sft"), "sft takes no method"),
