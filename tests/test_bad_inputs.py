@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,12 @@ from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suit
 from dsmoe_eval.tasks import identification, new_suite, outcomes, scoring, texts
 from dsmoe_eval.tasks.items import Item
 from dsmoe_eval.tasks.leakage import check_leakage
-from dsmoe_eval.tasks.loading import check_context_length, load_tasks, without
+from dsmoe_eval.tasks.loading import (
+    check_context_length,
+    check_preamble,
+    load_tasks,
+    without,
+)
 from dsmoe_eval.tasks.local_data import local_data, local_dataset
 from dsmoe_eval.tasks.new_suite import write_suite
 from dsmoe_eval.tasks.opening import task_code
@@ -319,6 +324,13 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
             SimpleNamespace(card=SUMS, requests=[]),
             SimpleNamespace(check_context_length=fail(UserError("does not fit; shorten it")))),
         "task 'lab_arithmetic'", "shorten it",
+    ),
+    "a template without the line": (
+        lambda b: check_preamble(
+            replace(b.task(rows=[{"question": "q", "answer": "a"}])[0], chat=SimpleNamespace(
+                apply_chat_template=lambda messages, **_: messages[-1]["content"],
+                tokenizer_name="t")), "In law,", None),
+        "'mine': the prompts do not show the line 'In law,'", "`prompt: plain`",
     ),
     "several filters": (
         lambda b: b.task(filter_list=[{"name": n, "filter": [{"function": "take_first"}]}
