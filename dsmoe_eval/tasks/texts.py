@@ -173,7 +173,8 @@ def cut_text(text: str, characters: int = CHUNK_CHARACTERS) -> tuple[str, ...]:
     text, start, chunks = text.strip(), 0, []
     while start < len(text):
         parts = math.ceil((len(text) - start) / characters)
-        size = math.ceil((len(text) - start) / parts)
+        word = text[start : start + characters].split(maxsplit=1)[0]  # whole, if it fits
+        size = max(math.ceil((len(text) - start) / parts), len(word))
         chunks.append(word_prefix(text[start : start + size + 1], size))
         start += len(chunks[-1])
         while text[start : start + 1].isspace():

@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsmoe_eval.errors import UserError
@@ -86,6 +86,7 @@ def test_a_folder_has_a_folder_or_a_file_per_domain(tmp_path):
         read_text_folder(tmp_path / "health.txt")
 
 
+@example("aaaa a", 4)
 @given(WORDS, st.integers(3, 40))
 def test_chunks_are_the_text_in_order_with_no_word_cut(text, characters):
     chunks = cut_text(text, characters)
