@@ -70,6 +70,13 @@ class Variant(Card):
         """Whether the model is steered by a profile: of experts, or of vectors."""
         return self.kind in ("steered", "residual")
 
+    @property
+    def family(self) -> Literal["arms", "controls"] | None:
+        """The family of its claims; None at strength zero, where nothing is claimed."""
+        if self.zero_strength:
+            return None
+        return "arms" if self.control_of is None else "controls"
+
 
 Depth = Annotated[float, Field(ge=0, le=1)]
 Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]

@@ -20,10 +20,14 @@ from ..results.paired import BINARY_TEST, Answers, NonInferiority, Paired, Rates
 from ..results.schema import Base
 from ..stats import PairedCounts, holm, mcnemar_midp, smallest_effect, tango_interval, tango_z
 from ..variants import get_variant
-from .outcome_consistency import Fault, outcome_families, outcome_faults
+from .outcome_consistency import (
+    NEAR,
+    Fault,
+    arms_and_controls,
+    outcome_families,
+    outcome_faults,
+)
 
-_NEAR = 1e-7
-"""Figures are kept to nine digits."""
 _interval = lru_cache(maxsize=4096)(tango_interval)  # a comparison and its bound share one
 
 
@@ -47,7 +51,7 @@ def arm_faults(arm: Arm, base: Mapping[str, Base]) -> Iterator[Fault]:
 
 def _paired_faults(where: str, paired: Paired) -> Iterator[Fault]:
     low, high = paired.ci95
-    if not low - _NEAR <= paired.delta <= high + _NEAR:
+    if not low - NEAR <= paired.delta <= high + NEAR:
         yield "interval", f"{where}.ci95", f"excludes its estimate {paired.delta:g}"
     if paired.gained + paired.lost > paired.n or paired.clusters > paired.n:
         yield "counts", f"{where}.n", f"{paired.n} items cannot gain, lose or cluster so often"
@@ -96,7 +100,7 @@ def _claim_faults(where: str, paired: Paired, null: bool) -> Iterator[Fault]:
 
 def _held_faults(where: str, paired: Paired, held: NonInferiority) -> Iterator[Fault]:
     where = f"{where}.non_inferiority"
-    if held.lower_bound > paired.delta + _NEAR:
+    if held.lower_bound > paired.delta + NEAR:
         yield "non-inferiority", f"{where}.lower_bound", "is above its estimate"
     if held.non_inferior != (held.lower_bound > -held.margin):
         words = f"is {held.lower_bound:g}, and the p-value {held.p_value:g}"
@@ -192,13 +196,12 @@ def adjustment_faults(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Fault]]:
 
 
 def _families(arms: Sequence[Arm]) -> Iterator[tuple[str, list[tuple[Arm, Paired]]]]:
-    kinds = [[arm for arm in arms if bool(arm.control_of) is control] for control in (False, True)]
     for name in ("target_result", "non_target_result", *OVER):
-        for kind in kinds:
+        for kind in arms_and_controls(arms):
             yield name, [(arm, arm.comparisons[name]) for arm in kind if name in arm.comparisons]
     for arm in arms:
         yield "domains[*]", [(arm, row) for row in arm.domains]
 
 
 def _near(one: float, other: float) -> bool:
-    return abs(one - other) <= _NEAR * max(1.0, abs(one), abs(other))
+    return abs(one - other) <= NEAR * max(1.0, abs(one), abs(other))

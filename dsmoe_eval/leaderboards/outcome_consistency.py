@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..results.arms import Arm
+from ..results.arms import OVER, Arm
 from ..results.outcomes import OutcomeDifference
 from ..variants import get_variant
 
-_NEAR = 1e-7
+NEAR = 1e-7
+"""Figures are kept to nine digits."""
 Fault = tuple[str, str, str]
 """Name of the rule, where it is broken, and how."""
 
@@ -25,7 +26,7 @@ def outcome_faults(arm: Arm) -> Iterator[Fault]:
 
 
 def _row_faults(where: str, row: OutcomeDifference, null: bool) -> Iterator[Fault]:
-    if row.ci95 is not None and not row.ci95[0] - _NEAR <= row.gain <= row.ci95[1] + _NEAR:
+    if row.ci95 is not None and not row.ci95[0] - NEAR <= row.gain <= row.ci95[1] + NEAR:
         yield "interval", f"{where}.ci95", f"excludes its estimate {row.gain:g}"
     if row.gained + row.lost > row.n or row.clusters > row.n:
         yield "counts", f"{where}.n", f"{row.n} items cannot gain, lose or cluster so often"
@@ -38,11 +39,17 @@ def _row_faults(where: str, row: OutcomeDifference, null: bool) -> Iterator[Faul
         shown = False
     else:
         shown = bound.lower_bound > -row.levels.margin
-        if bound.lower_bound > row.gain + _NEAR:
+        if bound.lower_bound > row.gain + NEAR:
             yield "non-inferiority", f"{where}.lower_bound", "is above its estimate"
     if bool(row.non_inferior) != shown:
         words = f"is {bound.lower_bound}, and the p-value {bound.p_value:g}"
         yield "non-inferiority", f"{where}.lower_bound", words
+
+
+def arms_and_controls(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
+    """Return the arms and the controls, whose claims are separate families."""
+    controls = [arm for arm in arms if arm.control_of]
+    return [arm for arm in arms if not arm.control_of], controls
 
 
 def outcome_families(
@@ -53,11 +60,10 @@ def outcome_families(
     Yields:
         The path of the family's comparisons, and each of them with its arm.
     """
-    kinds = [[arm for arm in arms if bool(arm.control_of) is control] for control in (False, True)]
     names = dict.fromkeys(result.outcome for arm in arms for result in arm.outcomes)
     for name in names:
-        for place in ("target", "non_targets", "over_placebo", "specificity", "over_prompt"):
-            for kind in kinds:
+        for place in ("target", "non_targets", *OVER):
+            for kind in arms_and_controls(arms):
                 rows = [(arm, getattr(arm.outcome(name), place, None)) for arm in kind]
                 yield (
                     f"outcomes[{name}].{place}",

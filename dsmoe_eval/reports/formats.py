@@ -6,6 +6,8 @@ points (pp).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 percent = "{:.1%}".format
 """A fraction: `82.3%`."""
 percents = "{:.1%}, {:.1%}".format
@@ -90,9 +92,16 @@ def floors(*values: float | str) -> str:
     return "; ".join(value if isinstance(value, str) else score(value) for value in values)
 
 
-def to(before: float, after: float) -> str:
-    """Write two numbers as a change from one to the other, with one decimal."""
-    return f"{before:.1f} to {after:.1f}"
+def span(numbers: Sequence[float], show: Callable[[float], str] = thousands) -> str:
+    """Return the smallest and the largest number, or one where they are shown alike."""
+    low, high = show(min(numbers)), show(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def named(members: Sequence[object], total: int, kind: str) -> str:
+    """Return how many members there are of a total, with their names: `1 of 4 targets (law)`."""
+    names = f" ({', '.join(map(str, members))})" if members else ""
+    return f"{len(members)} of {total} {kind}{names}"
 
 
 def p_value(value: float) -> str:

@@ -103,15 +103,26 @@ def arms_of(result: RunResult, variant: str) -> list[Arm]:
 def kind_of(arm: Arm, level: float) -> Literal["good", "bad", ""]:
     """Return `good` for a target gain significant after Holm's correction, `bad` for a loss."""
     figures = arm.target_result
-    if figures.p_adjusted is None or figures.p_adjusted >= level or figures.delta == 0:
+    return kind_of_change(figures.p_adjusted, figures.delta, level)
+
+
+def kind_of_change(
+    p_adjusted: float | None, change: float, level: float
+) -> Literal["good", "bad", ""]:
+    """Return `good` for a gain that is significant after Holm's correction, `bad` for a loss."""
+    if p_adjusted is None or p_adjusted >= level or change == 0:
         return ""
-    return "good" if figures.delta > 0 else "bad"
+    return "good" if change > 0 else "bad"
+
+
+def sign_of_change(p_adjusted: float | None, change: float, level: float) -> str:
+    """Return the mark beside a change; empty if it is not significant."""
+    return _SIGNS[kind_of_change(p_adjusted, change, level)]
 
 
 def is_gain(figures: Paired, level: float) -> bool:
     """Return whether a comparison is a gain that is significant after Holm's correction."""
-    p = figures.p_adjusted
-    return p is not None and p < level and figures.delta > 0
+    return kind_of_change(figures.p_adjusted, figures.delta, level) == "good"
 
 
 def improves(arm: Arm, level: float) -> bool:

@@ -15,8 +15,8 @@ from . import formats
 from .run_arms import (
     arm_source,
     arms_of,
-    is_gain,
     shown_arms,
+    sign_of_change,
     table_of_arms,
     targets_of,
     variants_of,
@@ -62,9 +62,7 @@ def _over_placebo(place: int, name: str, level: float) -> Figure[Sequence[Arm]]:
 
 
 def _sign(over: Paired, level: float) -> str:
-    if is_gain(over, level):
-        return "▲"
-    return "▼" if over.p_adjusted is not None and over.p_adjusted < level else ""
+    return sign_of_change(over.p_adjusted, over.delta, level)
 
 
 def _draws(arms: Sequence[Arm], result: RunResult) -> str:
@@ -109,7 +107,7 @@ _TERMS: tuple[Figure[Arm], ...] = (
     words("target", lambda arm: arm.target),
     words("domain named", lambda arm: "yes" if arm.information.domain_named else "no"),
     *map(_learned, _TITLES),
-    Figure("tokens of a prompt", lambda arm: arm.prompt_tokens, formats.to,
+    Figure("tokens of a prompt", lambda arm: arm.prompt_tokens, formats.decimals,
         lambda arm: arm_source(arm, "prompt_tokens")),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from ..results.schema import RunResult
 from ..stats import Unit
 from . import formats
 from .page import Forest, Interval
-from .run_arms import arm_source, shown_arms, targets_of, variants_of
+from .run_arms import arm_source, shown_arms, sign_of_change, targets_of, variants_of
 from .table import Facets, Figure, Table, Value, make_table, otherwise, words
 
 _LESS = "Less is better; a gain is a fall. "
@@ -165,9 +165,7 @@ def _ends(low: float, high: float) -> str:
 
 
 def _sign(own: OutcomeDifference, level: float) -> str:
-    if own.p_adjusted is None or own.p_adjusted >= level or own.gain == 0:
-        return ""
-    return "▲" if own.gain > 0 else "▼"
+    return sign_of_change(own.p_adjusted, own.gain, level)
 
 
 def _tasks_table(name: str, rows: list[_Row]) -> Table:
@@ -265,9 +263,9 @@ def _finding(result: RunResult, name: str, variant: str) -> str:
     )
     gains = [own.target.gain for own in found if own.target is not None]
     return (
-        f"By {name} ({role}) {variant} improves {_named(up, len(found))}"
-        + (f" and harms {_named(down, len(found))}" if down else "")
-        + f"; gains: {_range(gains)} {found[0].about.unit}{_elsewhere(found)}."
+        f"By {name} ({role}) {variant} improves {formats.named(up, len(found), 'targets')}"
+        + (f" and harms {formats.named(down, len(found), 'targets')}" if down else "")
+        + f"; gains: {formats.span(gains, _signed)} {found[0].about.unit}{_elsewhere(found)}."
     )
 
 
@@ -277,15 +275,6 @@ def _elsewhere(found: list[OutcomeResult]) -> str:
         return ""
     held = sum(bool(own.non_inferior) for own in pools)
     return (
-        f"; elsewhere {_range([own.gain for own in pools])}, non-inferior at "
+        f"; elsewhere {formats.span([own.gain for own in pools], _signed)}, non-inferior at "
         f"{found[0].margin:g} {found[0].about.unit} for {held} of {len(pools)}"
     )
-
-
-def _named(targets: list[str], total: int) -> str:
-    return f"{len(targets)} of {total} targets" + (f" ({', '.join(targets)})" if targets else "")
-
-
-def _range(gains: list[float]) -> str:
-    low, high = _signed(min(gains)), _signed(max(gains))
-    return low if low == high else f"{low} to {high}"

@@ -47,14 +47,13 @@ def _qualified(tuned: Tuned) -> str:
 def _strength(own: Settings) -> Value:
     """Return the strength and, in brackets, what a bias amounts to over the steered layers."""
     shifts = {"log-odds": own.log_odds, "sigma": None if own.unit == "sigma" else own.sigmas}
-    said = [f"{name} {_range(*ends)}" for name, ends in shifts.items() if ends is not None]
+    said = [
+        f"{name} {formats.span(ends, '{:.2g}'.format)}"
+        for name, ends in shifts.items()
+        if ends is not None
+    ]
     unit = " sigma" if own.unit == "sigma" else ""
     return own.strength, f"{unit} ({', '.join(said)})" if said else unit
-
-
-def _range(low: float, high: float) -> str:
-    ends = dict.fromkeys((f"{low:.2g}", f"{high:.2g}"))
-    return " to ".join(ends)
 
 
 _SETTINGS: tuple[Figure[Tuned], ...] = (

@@ -206,12 +206,8 @@ def _overlap_words(variant: str, rows: Sequence[ArmOverlap]) -> str:
     chance = [row.by_chance for row in rows if row.by_chance is not None]
     if not between:
         return f"{variant} unknown"
-    return f"{variant} {_range(between)} ({_range(chance)})"
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = (formats.hundredths(end) for end in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
+    by_text, by_chance = (formats.span(one, formats.hundredths) for one in (between, chance))
+    return f"{variant} {by_text} ({by_chance})"
 
 
 def _unnamed(stability: StabilityResult) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..lab import CAVEATS
 from ..results import RunFolder
@@ -47,8 +47,8 @@ def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
     low = min(arm.non_target_result.delta for arm in arms)
     high = max(arm.non_target_result.delta for arm in arms)
     return (
-        f"{variant} improves {_named(improved, len(arms))}"
-        + (f" and harms {_named(harmed, len(arms))}" if harmed else "")
+        f"{variant} improves {formats.named(improved, len(arms), 'targets')}"
+        + (f" and harms {formats.named(harmed, len(arms), 'targets')}" if harmed else "")
         + f"; non-targets change by {formats.points_interval(low, high)} pp and are "
         f"non-inferior at {formats.margin(margin)} pp for {held} of {len(arms)} targets."
         + "".join(_limits(arms, level, margin))
@@ -67,8 +67,8 @@ def _limits(arms: Sequence[Arm], level: float, margin: float) -> Iterator[str]:
         items = [arm.non_target_result.n for arm in few]
         yield (
             f" Steered for {_list(few)} it equals base on every non-target, but "
-            f"{_range(items)} items without any change can show non-inferiority only at "
-            f"{_range(bounds, formats.size)} pp or more, and the margin is "
+            f"{formats.span(items)} items without any change can show non-inferiority only at "
+            f"{formats.span(bounds, formats.size)} pp or more, and the margin is "
             f"{formats.margin(margin)} pp."
         )
     weakest = [arm for arm in arms if _is_weakest(arm)]
@@ -87,26 +87,17 @@ def _is_weakest(arm: Arm) -> bool:
 
 def _smallest(figures: Sequence[Paired]) -> str:
     known = [one.mde80 for one in figures if one.mde80 is not None]
-    items = f"{_range([one.n for one in figures])} items"
+    items = f"{formats.span([one.n for one in figures])} items"
     if not known:
         return f"{items} can show no change, however large"
-    words = f"{items} can show {_range(known, formats.size)} points or more with 80 % power"
+    words = f"{items} can show {formats.span(known, formats.size)} points or more with 80 % power"
     if len(known) < len(figures):
         words += f", and on {len(figures) - len(known)} of the targets no change, however large"
     return words
 
 
-def _range(numbers: Sequence[float], show: Callable[[float], str] = "{:,}".format) -> str:
-    low, high = show(min(numbers)), show(max(numbers))
-    return low if low == high else f"{low} to {high}"
-
-
 def _list(arms: Sequence[Arm]) -> str:
     return ", ".join(arm.target for arm in arms)
-
-
-def _named(targets: list[str], total: int) -> str:
-    return f"{len(targets)} of {total} targets" + (f" ({', '.join(targets)})" if targets else "")
 
 
 def unread_answers(result: RunResult) -> list[str]:

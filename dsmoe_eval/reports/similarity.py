@@ -102,11 +102,13 @@ def _findings(result: SimilarityResult) -> list[str]:
         found.append(
             f"{NAMES[kernel]} CKA of two experts is {means['experts']:.2f} on average; of random "
             f"experts {means['random']:.2f}, of shuffled outputs {_round(means['shuffled'])}. "
-            f"Experts are more alike than random ones in {_named(above, len(layers))}."
+            "Experts are more alike than random ones in "
+            f"{formats.named(above, len(layers), 'layers')}."
         )
     collapsed = [x["layer"] for x in layers if min(_mean(x, k) for k in KERNELS) > ALIKE]
     found.append(
-        f"Mean CKA is above {ALIKE:g} by both kernels in {_named(collapsed, len(layers))}."
+        f"Mean CKA is above {ALIKE:g} by both kernels in "
+        f"{formats.named(collapsed, len(layers), 'layers')}."
     )
     top = max(layers, key=lambda layer: float(layer["linear"]["experts"]["largest"]))
     one, other = top["linear"]["experts"]["pair"]
@@ -120,11 +122,6 @@ def _findings(result: SimilarityResult) -> list[str]:
 
 def _mean(layer: LayerRow, kernel: Kernel) -> float:
     return float(layer[kernel]["experts"]["mean"])
-
-
-def _named(layers: list[int], total: int) -> str:
-    listed = f" ({', '.join(map(str, layers))})" if layers else ""
-    return f"{len(layers)} of {total} layers{listed}"
 
 
 def _layers(result: SimilarityResult, kernel: Kernel) -> Table:

@@ -58,13 +58,10 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
 
     Controls are a separate family: more controls must not make an arm's claims harder.
     """
+    variants = [arm.variant for arm in arms]
 
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:
-        adjusted = [
-            _holm([r if of(arm) else None for r, arm in zip(results, arms, strict=True)])
-            for of in (_is_arm, _is_control)
-        ]
-        return [a if a is not None else b for a, b in zip(*adjusted, strict=True)]
+        return holm_by_family(variants, [None if one is None else one.p_value for one in results])
 
     return [
         Adjusted(target, pooled, tuple(_holm(domains)), placebo, wrong, prompt)
@@ -80,12 +77,20 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
     ]
 
 
-def _is_arm(arm: Contrasts) -> bool:
-    return arm.variant.control_of is None and not arm.variant.zero_strength
-
-
-def _is_control(arm: Contrasts) -> bool:
-    return arm.variant.control_of is not None and not arm.variant.zero_strength
+def holm_by_family(
+    variants: Sequence[Variant], p_values: Sequence[float | None]
+) -> list[float | None]:
+    """Return p-values adjusted within each `Variant.family`, in order; None without a claim."""
+    found: list[float | None] = [None] * len(p_values)
+    for family in ("arms", "controls"):
+        claims = {
+            place: p
+            for place, (variant, p) in enumerate(zip(variants, p_values, strict=True))
+            if variant.family == family and p is not None
+        }
+        for place, adjusted in zip(claims, holm([*claims.values()]), strict=True):
+            found[place] = float(adjusted)
+    return found
 
 
 def _holm(results: Sequence[PairedResult | None]) -> list[float | None]:

@@ -29,6 +29,7 @@ from ..stats import (
 )
 from ..tasks.leakage import Leakage
 from .cells import read_samples
+from .claims import holm_by_family
 from .comparisons import ArmCells, compare_arms, controls_of, naming_arm
 from .folder import RunFolder
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
@@ -264,14 +265,12 @@ def _adjusted(
 def _family(
     variants: Sequence[Variant], rows: Sequence[OutcomeDifference | None]
 ) -> list[OutcomeDifference | None]:
-    """Adjust the p-values of arms and, in another family, of controls; null arms have none.
-
-    See `claims.adjust`.
-    """
-    of = list(zip(variants, rows, strict=True))
-    arms = _holm([None if v.zero_strength or v.control_of else row for v, row in of], rows)
-    controls = [None if v.zero_strength or not v.control_of else row for v, row in of]
-    return _holm(controls, arms)
+    """Return the rows with their p-values adjusted in the families of the score."""
+    adjusted = holm_by_family(variants, [None if row is None else row.p_value for row in rows])
+    return [
+        None if row is None else row.model_copy(update={"p_adjusted": p})
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
 def _tasks(one: _Compared) -> tuple[TaskDifference, ...]:

@@ -144,8 +144,7 @@ class Outline(Record):
     @property
     def family(self) -> str:
         """The number of claims about targets that are adjusted together, and the method."""
-        variants = map(get_variant, self.variants)
-        claiming = sum(not (one.zero_strength or one.control_of) for one in variants)
+        claiming = sum(get_variant(name).family == "arms" for name in self.variants)
         return f"{claiming * len(self.targets)} target claims, Holm"
 
     @property

@@ -152,7 +152,7 @@ def estimate(
     plan, path = load_plan(plan_name)
     planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
     arms = planned.arms
-    claims = sum(not (one.variant.zero_strength or one.variant.control_of) for one in arms)
+    claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)
     tasks = _tasks(planned, level, limit, data)
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
