@@ -154,13 +154,13 @@ def load_model(
 
 
 def _compute_experts(name: str, model: PreTrainedModel, implementation: str) -> None:
-    model.set_experts_implementation(implementation)
-    present = getattr(model.config, "_experts_implementation", None)
-    if present != implementation:
+    try:
+        model.set_experts_implementation(implementation)
+    except ValueError as error:
         raise UserError(
-            f"model {name!r}: transformers cannot compute its experts by {implementation!r}, only "
-            f"by {present!r}; leave `experts_implementation` out of the plan"
-        )
+            f"model {name!r}: its experts cannot be computed by {implementation!r} "
+            f"({reason(error)}); leave `experts_implementation` out of the plan"
+        ) from error
 
 
 def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
