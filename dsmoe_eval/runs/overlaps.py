@@ -81,9 +81,9 @@ def overlap(choices: Sequence[Choice | None], full: Choice, units: int) -> Exper
     return ExpertOverlap(
         experts=len(full),
         named=len(named),
-        between=_mean([jaccard(_units(a), _units(b)) for a, b in pairs]),
-        by_chance=_mean([_by_chance(a, b, units) for a, b in pairs]),
-        with_full=_mean([jaccard(_units(one), _units(full)) for one in named]),
+        between=_mean([jaccard(units_of(a), units_of(b)) for a, b in pairs]),
+        by_chance=_mean([overlap_by_chance(a, b, units) for a, b in pairs]),
+        with_full=_mean([jaccard(units_of(one), units_of(full)) for one in named]),
     )
 
 
@@ -91,11 +91,13 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _units(choice: Choice) -> set[Unit]:
+def units_of(choice: Choice) -> set[Unit]:
+    """Return the experts of a choice; one to be kept out is not the same as one to be used."""
     return {(one.layer, one.expert, one.activate) for one in choice}
 
 
-def _by_chance(a: Choice, b: Choice, units: int) -> float:
+def overlap_by_chance(a: Choice, b: Choice, units: int) -> float:
+    """Compute the expected overlap of blind choices that have as many experts in each layer."""
     layers = sorted({one.layer for one in (*a, *b)})
 
     def sizes(choice: Choice) -> list[tuple[int, int]]:
@@ -149,7 +151,7 @@ def domain_stability(
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     drawn = (resample_documents(counts, number + 1, seed) for number in range(resamples))
     choices = resampled_choices(list(drawn), choose)
-    times = Counter(unit for one in choices if one is not None for unit in _units(one))
+    times = Counter(unit for one in choices if one is not None for unit in units_of(one))
     return DomainStability(
         documents=int((counts.domain == counts.domains.index(domain)).sum()),
         resamples=resamples,
