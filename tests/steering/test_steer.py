@@ -278,7 +278,7 @@ def test_unknown_fused_kernels_stop_the_run(batch, make_profile):
     fused = mxfp4(make_model("gpt_oss"))
     for layer in fused.model.layers:
         type(layer.mlp.experts).__name__ = "SomeNewKernels"
-    with pytest.raises(SteeringError, match="the experts did not (receive|run)"):
+    with pytest.raises(SteeringError, match=r"the experts did not (receive|run)"):
         probe(fused, make_profile(fused, [(0, 3)], "bias", 20.0), *batch)
 
 
