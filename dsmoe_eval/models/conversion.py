@@ -6,7 +6,8 @@ logits, k - 1 of them are selected, and their weights are not renormalised; the 
 one is the softmax over its own logit alone, which is 1, so that its row of the router has no
 effect. Qwen2-MoE has all that, but weights its shared expert by sigmoid(w x): with w = 0 that is
 1/2, and the shared expert's down projection is doubled. Both factors are powers of two, which no
-format rounds. Read from allenai/EMO, commit fb07783, src/hf_trust_remote_code/emo.
+format rounds. Its queries, keys and values have biases, which are zero here; vLLM would not do
+without them. Read from allenai/EMO, commit fb07783, src/hf_trust_remote_code/emo.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _NORMS = {
     "pre_attention_layernorm.weight": "input_layernorm.weight",
     "pre_feedforward_layernorm.weight": "post_attention_layernorm.weight",
 }
+_BIASED = tuple(f"self_attn.{one}_proj.weight" for one in "qkv")
 
 
 def convert(source: Path, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -116,7 +118,7 @@ def convert_config(config: Mapping[str, object], where: str) -> dict[str, object
         "num_experts": experts - 1,
         "num_experts_per_tok": top_k - 1,
         "norm_topk_prob": False,
-        "qkv_bias": False,
+        "qkv_bias": True,
         "decoder_sparse_step": 1,
         "use_sliding_window": False,
     }
@@ -165,6 +167,8 @@ def _converted(name: str, weight: Tensor, last: int, source: Path) -> Iterator[t
         yield f"{layer}mlp.shared_expert.{matrix}", weight * factor
     else:
         yield layer + _NORMS.get(part, part), weight
+        if part in _BIASED:
+            yield f"{layer}{part.removesuffix('weight')}bias", weight.new_zeros(len(weight))
 
 
 def _check_complete(source: Path, config: Mapping[str, object], written: Mapping[str, str]) -> None:

@@ -296,7 +296,9 @@ def _config(name: str, place: str) -> PreTrainedConfig:
 def _unknown(name: str, architecture: str) -> UserError:
     way = "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
     if architecture == CONVERTIBLE:
-        way = f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
+        way = (
+            f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
+        )
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
         f"code is not run; {way}"
