@@ -14,6 +14,7 @@ from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
+from .conversion import CONVERTIBLE
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
 if TYPE_CHECKING:
@@ -309,9 +310,14 @@ def _config(name: str, place: str) -> PreTrainedConfig:
 
 
 def _unknown(name: str, architecture: str) -> UserError:
+    way = "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
+    if architecture == CONVERTIBLE:
+        way = (
+            f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
+        )
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
+        f"code is not run; {way}"
     )
 
 
@@ -328,7 +334,10 @@ def locate(name: str) -> str:
 
         return str(built_folder(name))
     if name in builtin_names("models"):
-        return load_model_card(name).hub_id
+        card = load_model_card(name)
+        if card.converted_from:
+            raise _unknown(card.hub_id, card.converted_from)
+        return card.hub_id
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
