@@ -13,8 +13,10 @@ from ..experts.tokenizer import Tokenizer
 from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from .architecture import idle_parameters, parameters, weightless
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
+from .remote_code import check_code, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -72,21 +74,15 @@ def measure_model(name: str) -> ModelSize:
         UserError: transformers has no code for the model, or the model is no MoE.
     """
     place = locate(name)
-    config = _config(name, place)
-    model = of_model(f"model {name!r}", lambda: _weightless(config))
+    config = model_config(name, place)
+    model = of_model(f"model {name!r}", lambda: weightless(config))
     try:
         routers = find_routers(model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
-    idle = sum(
-        parameter.numel() * (router.experts - router.top_k) // router.experts
-        for router in routers
-        for parameter in router.consumer.parameters()
-    )
     published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
     built = sum(one.numel() * one.element_size() for one in model.parameters())
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return ModelSize(total - idle, published or built)
+    return ModelSize(parameters([model]) - idle_parameters(model, routers), published or built)
 
 
 def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
@@ -161,7 +157,7 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
         raise UserError(
             f"device {target!r} is not available ({reason(error)}); name another with --device"
         ) from error
-    _config(name, place)
+    model_config(name, place)
     check_weights(Path(place))
     tokenizer = _tokenizer(name, place)
     model, found = of_model(
@@ -203,21 +199,21 @@ def bare_config(name: str) -> PreTrainedConfig | None:
     """Return the configuration of a name without weights, or None if there are weights.
 
     Args:
-        name: a model card's name, a `config.json`, or a folder with `config.json` and without
-            safetensors.
+        name: a model card's name or YAML file, a `config.json`, or a folder with `config.json` and
+            without safetensors.
 
     Raises:
         UserError: the file is no configuration, or transformers has no code for its architecture.
     """
     path = Path(name)
-    if name in builtin_names("models"):
+    if name in builtin_names("models") or path.suffix in {".yaml", ".yml"}:
         return card_config(load_model_card(name))
     folder = path.parent if path.name == "config.json" and path.is_file() else path
     if not (folder / "config.json").is_file() or (
         folder is path and any(folder.glob("*.safetensors"))
     ):
         return None
-    return _config(name, str(folder))
+    return model_config(name, str(folder))
 
 
 def count_parameters(name: str) -> int | None:
@@ -228,21 +224,11 @@ def count_parameters(name: str) -> int | None:
     """
     place = locate(name)
     try:
-        config = _config(name, place)
-        model = of_model(f"model {name!r}", lambda: _weightless(config))
+        config = model_config(name, place)
+        model = of_model(f"model {name!r}", lambda: weightless(config))
     except UserError:
         return None
-    return sum(int(parameter.numel()) for parameter in model.parameters())
-
-
-def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a model whose parameters have shapes and take no memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model
+    return parameters([model])
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
@@ -254,7 +240,7 @@ def card_config(card: ModelCard) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     if not card.transformers:
-        raise _unknown(card.name, card.architecture)
+        raise unknown(card.name, card.architecture)
     return of_model(
         f"model card {card.name!r}: its config",
         lambda: AutoConfig.for_model(card.architecture, **card.config),
@@ -277,14 +263,19 @@ def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> Model
     )
 
 
-def _config(name: str, place: str) -> PreTrainedConfig:
-    """Read a configuration; refuse an architecture without code before less clear errors occur."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def model_config(name: str, place: str) -> PreTrainedConfig:
+    """Read a configuration; refuse an architecture without code before less clear errors occur.
 
-    model_type = str(read_config(name, place).get("model_type", ""))
-    if model_type and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _unknown(name, model_type)
+    Args:
+        name: the model's name, for the messages.
+        place: its folder or hub id.
+
+    Raises:
+        UserError: it cannot be read, or transformers has no code for its architecture.
+    """
+    from transformers import AutoConfig
+
+    check_code(name, read_config(name, place))
     path = Path(place) / "config.json"
     return of_model(
         str(path) if path.is_file() else f"model {name!r}: config.json",
@@ -292,11 +283,17 @@ def _config(name: str, place: str) -> PreTrainedConfig:
     )
 
 
-def _unknown(name: str, architecture: str) -> UserError:
-    return UserError(
-        f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
-    )
+def config_place(name: str) -> str:
+    """Return the folder or hub id of a model's configuration.
+
+    Args:
+        name: as for `load_model`, or the path of a config.json, beside which no weights are needed.
+
+    Raises:
+        UserError: as `locate`.
+    """
+    path = Path(name)
+    return str(path.parent) if path.name == "config.json" and path.is_file() else locate(name)
 
 
 def locate(name: str) -> str:
@@ -312,7 +309,7 @@ def locate(name: str) -> str:
 
         return str(built_folder(name))
     if name in builtin_names("models"):
-        return load_model_card(name).hub_id
+        return str(load_model_card(name).hub_id)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
