@@ -123,7 +123,9 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
     return tokenizer
 
 
-def load_model(name: str, device: str | None = None) -> LoadedModel:
+def load_model(
+    name: str, device: str | None = None, experts_implementation: str | None = None
+) -> LoadedModel:
     """Load a model by its embedded name, model card, local folder or hub id.
 
     Only safetensors are read and no remote code is run: the `auto_map` of a folder or hub model is
@@ -134,6 +136,8 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
             `organisation/model`.
         device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
             `auto`, accelerate distributes the model over all available devices.
+        experts_implementation: the method by which transformers computes the experts, such as
+            `eager`; by default as transformers chooses.
 
     Raises:
         UserError: there is no model of that name, the folder is no model folder, there are no
@@ -144,7 +148,19 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
         identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
+    if experts_implementation is not None:
+        _compute_experts(name, model, experts_implementation)
     return LoadedModel(model, tokenizer, identity)
+
+
+def _compute_experts(name: str, model: PreTrainedModel, implementation: str) -> None:
+    try:
+        model.set_experts_implementation(implementation)
+    except ValueError as error:
+        raise UserError(
+            f"model {name!r}: its experts cannot be computed by {implementation!r} "
+            f"({reason(error)}); leave `experts_implementation` out of the plan"
+        ) from error
 
 
 def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:

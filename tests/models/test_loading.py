@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
@@ -45,6 +47,24 @@ def test_pickled_weights_are_refused(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot be loaded"):
         load_model(str(folder), "cpu")
+
+
+def test_experts_are_computed_by_the_method_that_a_plan_names():
+    ids = torch.arange(5, 45).reshape(2, 20)
+    one, two = load_model("lab-poly", "cpu"), load_model("lab-poly", "cpu", "eager")
+    assert one.experts_implementation != two.experts_implementation == "eager"
+    with torch.no_grad():
+        torch.testing.assert_close(one.model(ids).logits, two.model(ids).logits)
+
+
+def test_a_model_that_transformers_computes_in_one_way_only(monkeypatch):
+    def refuse(model, method):
+        raise ValueError(f"{type(model).__name__} does not support setting it")
+
+    # So does JetMoe: transformers has one method for it.
+    monkeypatch.setattr(PreTrainedModel, "set_experts_implementation", refuse)
+    with pytest.raises(UserError, match=r"cannot be computed by 'eager' .*leave `experts_impl"):
+        load_model("lab-poly", "cpu", "eager")
 
 
 def test_a_device_that_is_not_there():
