@@ -8,8 +8,7 @@ from itertools import combinations
 from ..results.arms import Arm
 from ..results.folder import RunFolder
 from ..results.schema import RunResult
-from ..runs.overlaps import overlap_by_chance, units_of
-from ..stats import jaccard
+from ..runs.overlaps import shared_experts
 from ..steering import Profile
 from ..variants import get_variant
 from . import formats
@@ -23,15 +22,13 @@ class Agreement:
     Attributes:
         variants: the two arms.
         experts: number of experts of each.
-        shared: number of experts that both have.
-        overlap: these over all experts that either has.
+        overlap: shared experts over all that either has.
         by_chance: the expected overlap of blind choices with as many experts in each layer.
     """
 
     target: str
     variants: tuple[str, str]
     experts: tuple[int, int]
-    shared: int
     overlap: float
     by_chance: float
 
@@ -53,15 +50,9 @@ def _profile(folder: RunFolder, arm: Arm) -> Profile:
 
 
 def _compare(target: str, variants: tuple[str, str], one: Profile, other: Profile) -> Agreement:
-    a, b = units_of(one.experts), units_of(other.experts)
-    return Agreement(
-        target=target,
-        variants=variants,
-        experts=(len(a), len(b)),
-        shared=len(a & b),
-        overlap=jaccard(a, b),
-        by_chance=overlap_by_chance(one.experts, other.experts, one.model.experts),
-    )
+    overlap, by_chance = shared_experts(one.experts, other.experts, one.model.experts)
+    counts = (len(one.experts), len(other.experts))
+    return Agreement(target, variants, counts, overlap, by_chance)
 
 
 def agreement_table(agreed: list[Agreement]) -> Table:
@@ -82,7 +73,6 @@ _COLUMNS: tuple[Figure[Agreement], ...] = (
     words("target", lambda row: row.target),
     words("variants", lambda row: " and ".join(row.variants)),
     Figure("experts", lambda row: row.experts, lambda a, b: f"{a} and {b}"),
-    Figure("shared", lambda row: row.shared),
     Figure("overlap", lambda row: row.overlap, formats.hundredths),
     Figure("by chance", lambda row: row.by_chance, formats.hundredths),
 )

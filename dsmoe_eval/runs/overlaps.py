@@ -77,27 +77,39 @@ def overlap(choices: Sequence[Choice | None], full: Choice, units: int) -> Exper
         units: number of experts in each layer.
     """
     named = [one for one in choices if one is not None]
-    pairs = list(combinations(named, 2))
+    pairs = [shared_experts(a, b, units) for a, b in combinations(named, 2)]
     return ExpertOverlap(
         experts=len(full),
         named=len(named),
-        between=_mean([jaccard(units_of(a), units_of(b)) for a, b in pairs]),
-        by_chance=_mean([overlap_by_chance(a, b, units) for a, b in pairs]),
-        with_full=_mean([jaccard(units_of(one), units_of(full)) for one in named]),
+        between=_mean([shared for shared, _ in pairs]),
+        by_chance=_mean([by_chance for _, by_chance in pairs]),
+        with_full=_mean([jaccard(_units(one), _units(full)) for one in named]),
     )
+
+
+def shared_experts(a: Choice, b: Choice, units: int) -> tuple[float, float]:
+    """Return the Jaccard index of two choices, and the mean one of blind choices of their sizes.
+
+    Args:
+        a: a choice.
+        b: another choice, of the same layers.
+        units: number of experts in each layer.
+
+    Raises:
+        ValueError: both are empty.
+    """
+    return jaccard(_units(a), _units(b)), _by_chance(a, b, units)
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def units_of(choice: Choice) -> set[Unit]:
-    """Return the experts of a choice; one to be kept out is not the same as one to be used."""
+def _units(choice: Choice) -> set[Unit]:
     return {(one.layer, one.expert, one.activate) for one in choice}
 
 
-def overlap_by_chance(a: Choice, b: Choice, units: int) -> float:
-    """Compute the expected overlap of blind choices that have as many experts in each layer."""
+def _by_chance(a: Choice, b: Choice, units: int) -> float:
     layers = sorted({one.layer for one in (*a, *b)})
 
     def sizes(choice: Choice) -> list[tuple[int, int]]:
@@ -151,7 +163,7 @@ def domain_stability(
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     drawn = (resample_documents(counts, number + 1, seed) for number in range(resamples))
     choices = resampled_choices(list(drawn), choose)
-    times = Counter(unit for one in choices if one is not None for unit in units_of(one))
+    times = Counter(unit for one in choices if one is not None for unit in _units(one))
     return DomainStability(
         documents=int((counts.domain == counts.domains.index(domain)).sum()),
         resamples=resamples,

@@ -6,7 +6,7 @@ import pytest
 
 from dsmoe_eval.reports.run_agreement import agreement_table, agreements
 from dsmoe_eval.results import RunFolder
-from dsmoe_eval.runs.overlaps import overlap_by_chance
+from dsmoe_eval.runs.overlaps import shared_experts
 from dsmoe_eval.steering import ChosenExpert, Profile
 
 from .made import shown
@@ -38,9 +38,9 @@ def two_arms(folder, result, tmp_path):
 def test_two_arms_are_compared_target_by_target(two_arms):
     (found,) = agreements(*two_arms)
     assert (found.target, found.variants) == ("math", ("contrast", "dsmoe"))
-    assert (found.experts, found.shared, found.overlap) == ((3, 2), 1, 1 / 4)
+    assert (found.experts, found.overlap) == ((3, 2), 1 / 4)
     (row,) = shown(agreement_table([found]))
-    assert row[:5] == ("math", "contrast and dsmoe", "3 and 2", "1", "0.25")
+    assert row[:4] == ("math", "contrast and dsmoe", "3 and 2", "0.25")
 
 
 def test_one_arm_and_controls_have_nothing_to_agree_on(folder, result):
@@ -56,4 +56,4 @@ def test_the_overlap_by_chance_is_that_of_all_blind_choices():
         second = {(0, one), (1, right)}
         overlaps.append(len(first & second) / len(first | second))
     expected = sum(overlaps) / len(overlaps)
-    assert overlap_by_chance(a, b, 4) == pytest.approx(expected)
+    assert shared_experts(a, b, 4)[1] == pytest.approx(expected)
