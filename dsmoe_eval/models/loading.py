@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
-from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from ..steering import ModelIdentity, Router, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
@@ -78,15 +79,22 @@ def measure_model(name: str) -> ModelSize:
         routers = find_routers(model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
-    idle = sum(
-        parameter.numel() * (router.experts - router.top_k) // router.experts
-        for router in routers
-        for parameter in router.consumer.parameters()
-    )
     published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
     built = sum(one.numel() * one.element_size() for one in model.parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
-    return ModelSize(total - idle, published or built)
+    return ModelSize(total - _idle(model, routers), published or built)
+
+
+def _idle(model: PreTrainedModel, routers: Sequence[Router]) -> int:
+    """Count the parameters of experts that a token does not select.
+
+    There are experts without a router that can be steered, such as in layers that select by the
+    token's id.
+    """
+    number, top_k = routers[0].experts, routers[0].top_k
+    experts = {id(one): one for router in routers for one in router.consumer.parameters()}
+    experts |= {id(one): one for one in model.parameters() if one.ndim == 3 and len(one) == number}
+    return sum(one.numel() * (number - top_k) // number for one in experts.values())
 
 
 def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
