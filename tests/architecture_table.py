@@ -5,7 +5,7 @@
     python tests/architecture_table.py TYPE ...   probes some and prints what came of it
 
 A type is a causal language model of transformers whose code declares router logits. Each is probed
-in a process of its own, with two minutes of a core and 4 GB. "exact" is said of an intervention that
+in a process of its own, with two minutes of a core and 4 GB. "exact" means that an intervention
 passed the probe and equals a patch that is written here and knows nothing of ours.
 """
 

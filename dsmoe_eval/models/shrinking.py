@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
+from ..steering import SteeringError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -117,11 +119,16 @@ def said_of_experts(config: PreTrainedConfig) -> dict[str, int | None]:
 def empty_fields(config: PreTrainedConfig, error: Exception) -> list[str]:
     """Return the fields without a value that kept transformers from building a model.
 
-    These are the ones about experts, and those that the function reads in which it failed.
+    These are the ones that the function reads in which it failed, and with one that is about
+    experts all of them; or, if a router was built but is refused, the numbers of its experts.
     """
-    experts = {name for name, value in said_of_experts(config).items() if value is None}
     if isinstance(error, AttributeError) and hasattr(error.obj, "to_dict"):
-        return sorted({*experts, str(error.name)})
+        return [str(error.name)]
+    experts = {name for name, value in said_of_experts(config).items() if value is None}
+    if isinstance(error, SteeringError):
+        return sorted(name for name in experts if "shared" not in name)
+    if not isinstance(error, TypeError) and "None" not in str(error):
+        return []
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     frames = [code for code in frames if f"{os.sep}transformers{os.sep}" in code.co_filename]
     read = set(frames[-1].co_names) if frames else set()
@@ -131,7 +138,8 @@ def empty_fields(config: PreTrainedConfig, error: Exception) -> list[str]:
         for name, value in vars(part).items()
         if value is None and not name.startswith("_")
     }
-    return sorted({*experts, *(name for name, said in names.items() if {name, said} & read)})
+    empty = {name for name, said in names.items() if {name, said} & read}
+    return sorted(empty | experts if empty & experts else empty)
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

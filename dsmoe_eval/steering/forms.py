@@ -107,13 +107,13 @@ def received(router: Router, hidden: Tensor, output: Any, args: tuple[Any, ...])
     """
     hidden = hidden.reshape(-1, hidden.shape[-1])
     if (table := _table_at(router, output)) is not None:
-        expected = hidden * output[table].T.unsqueeze(-1)
-        obeyed = torch.equal(args[0].reshape(expected.shape), expected)
+        expected = [(hidden * output[table].T.unsqueeze(-1)).flatten(0, 1)]
     elif (at := _sorted_at(output)) is not None:
-        obeyed = args[1] == output[at.sizes] and torch.equal(args[0], hidden[output[at.tokens]])
+        expected = [hidden[output[at.tokens]], torch.tensor(output[at.sizes])]
     else:
         return None
-    if not obeyed:
+    given = [one if isinstance(one, Tensor) else torch.tensor(one) for one in args]
+    if not all(map(torch.equal, given, expected)) or len(given) != len(expected):
         raise ProbeError(
             f"layer {router.layer}: the experts did not receive the tokens that {router.name!r} "
             "gave to them, so steering that router has no effect"

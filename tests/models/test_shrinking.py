@@ -1,7 +1,5 @@
 """Small configurations: widths are small, and routing and proportions stay."""
 
-import pytest
-
 from dsmoe_eval.models.shrinking import (
     cut,
     depth_of,
@@ -10,6 +8,7 @@ from dsmoe_eval.models.shrinking import (
     said_of_experts,
     shrink,
 )
+from dsmoe_eval.steering import SteeringError
 
 
 def config(model_type, **settings):
@@ -61,19 +60,10 @@ def test_a_list_of_other_length_stays():
     assert short.compress_rates == config("deepseek_v4").compress_rates
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ValueError("no frame of transformers"), ["n_routed_experts"]),
-        (AttributeError("gone", name="rope_theta", obj=None), ["n_routed_experts"]),
-    ],
-)
-def test_empty_fields_are_those_of_experts_if_nothing_is_known_of_the_error(error, expected):
-    given = config("dots1", n_shared_experts=2, num_experts_per_tok=6)
-    assert empty_fields(given, error) == expected
-    assert said_of_experts(given)["n_shared_experts"] == 2
-
-
-def test_a_field_that_a_configuration_does_not_have_is_named():
-    given = config("dots1", n_routed_experts=8, n_shared_experts=2, num_experts_per_tok=6)
+def test_empty_fields_are_named_only_if_the_error_is_about_them():
+    given = config("dots1", num_experts_per_tok=6)
+    assert said_of_experts(given)["num_experts_per_tok"] == 6
+    assert empty_fields(given, SteeringError("a router without experts")) == ["n_routed_experts"]
+    assert empty_fields(given, ValueError("some other")) == []
+    assert empty_fields(given, TypeError("of no code of transformers")) == []
     assert empty_fields(given, AttributeError(name="rope_theta", obj=given)) == ["rope_theta"]
