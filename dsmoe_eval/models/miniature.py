@@ -12,6 +12,7 @@ import torch
 
 from ..errors import one_line, out_of_memory
 from ..steering import NoRouterError, SteeringError, find_routers
+from .architecture import weightless
 from .shrinking import cut, depth_of, empty_fields, kinds_of, said_of_experts, shrink
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
         kinds, depth = kinds_of(text), depth_of(text)
         for layers in _depths(depth):
             part = cut(small, layers)
-            model = _without_memory(part)
+            model = weightless(part)
             last = layers >= depth
             every_kind = last or kinds_of(part.get_text_config()) == kinds
             if _enough_routers(model, config, last) and every_kind:
@@ -73,13 +74,6 @@ def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
 def _depths(depth: int) -> Iterator[int]:
     yield from (layers for layers in _LAYERS if layers < depth)
     yield depth
-
-
-def _without_memory(config: PreTrainedConfig) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _enough_routers(model: PreTrainedModel, config: PreTrainedConfig, last: bool) -> bool:

@@ -1,8 +1,8 @@
 """Finds a model's routers by its structure.
 
-transformers has a registry that names the router's module class for each MoE model class
-(`OutputRecorder`). There is no list of architectures here: a model that the registry does not know
-is refused, and the one fact that structure does not show is in the table below.
+In transformers each MoE model class names its router's module class (`can_record_outputs`). There
+is no list of architectures here: a model that names none is refused, and the one fact that
+structure does not show is in the table below.
 
 A router gives a token's experts and their weights, or a table of all experts' scores, or its
 entries sorted by expert (see `forms.py`); or it gives logits only, and its block selects.
@@ -145,11 +145,14 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
 
 def _router_kinds(model: nn.Module) -> list[tuple[Any, str, int]]:
     """Return what transformers records as router: class, part of the name, place of the logits."""
-    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, OutputRecorder
+    from transformers import PreTrainedModel
+    from transformers.utils.output_capturing import OutputRecorder
 
     kinds = []
     for module in model.modules():
-        recorders = (_CAN_RECORD_REGISTRY.get(str(module.__class__)) or {}).get("router_logits", [])
+        if not isinstance(module, PreTrainedModel):
+            continue
+        recorders = module.can_record_outputs.get("router_logits", [])
         for recorder in recorders if isinstance(recorders, list) else [recorders]:
             if isinstance(recorder, OutputRecorder):
                 kinds.append((recorder.target_class, recorder.layer_name or "", recorder.index))
