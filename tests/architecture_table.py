@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 import math
 import multiprocessing
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from dsmoe_eval.cards import ModelCard
 from dsmoe_eval.models import identify_model, miniature, probe_model
 from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.models.probing import ModelProbe, random_batch, trial_profile
@@ -93,12 +95,18 @@ def moe_types() -> list[str]:
     return sorted(name for name in NAMES if declares(name))
 
 
+@functools.cache
+def cards() -> list[ModelCard]:
+    """Return the cards of models that transformers has code for."""
+    found = [load_model_card(name) for name in builtin_names("models")]
+    return [card for card in found if card.transformers]
+
+
 def configuration(model_type: str) -> tuple[str, Any]:
     """Return the configuration that is probed, and the word for it."""
     from transformers import AutoConfig
 
-    cards = [load_model_card(name) for name in builtin_names("models")]
-    published = [card for card in cards if card.architecture == model_type and card.transformers]
+    published = [card for card in cards() if card.architecture == model_type]
     if published:
         card = min(published, key=lambda one: one.parameters.total)
         return "published", card_config(card)
@@ -221,13 +229,15 @@ def _described(report: ModelProbe, model: Any) -> dict[str, Any]:
 
 
 def _again(model: Any, before: ModelProbe) -> bool:
-    """Whether the model, saved as safetensors and loaded again, passes the same probe."""
+    """Whether the model, saved as safetensors and loaded again, passes the probe of bias."""
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="2GB")
         loaded = AutoModelForCausalLM.from_pretrained(folder)
-        after = probe_model(loaded.eval(), identify_model(before.model, "random", loaded))
+        identity = identify_model(before.model, "random", loaded.eval())
+        bias = trial_profile(identity, Intervention(kind="bias", strength=19.0), [0])
+        after = probe_model(loaded, identity, bias)
     return after.passed and after.scoring == before.scoring
 
 
@@ -319,6 +329,8 @@ def main() -> None:
             sys.exit(f"docs/models.md: {wrong}; run: python tests/architecture_table.py")
         return
     import transformers.modeling_utils  # noqa: F401 - before the first fork
+
+    cards()
 
     rows = []
     for name in given.types or moe_types():
