@@ -94,12 +94,13 @@ browser:
 test-vllm: .venv/.vllm
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m "vllm and not full" --junitxml out/tests-vllm.xml
 
-# The table of supported models in docs/models.md, from the tests that show it.
+# The tables of docs/models.md: supported models, from the tests that show it, and architectures.
 support: .venv/.vllm
 	rm -f out/tests*.xml
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests-core.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_steered_vllm.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
+	$(BIN)/python tests/architecture_table.py
 
 .venv/.vllm: tests/requirements-vllm.txt $(DEV)
 	rm -rf $(VLLM)
