@@ -3,7 +3,7 @@
 EMO and its standard twins (arXiv 2605.06663) are pre-norm transformers with rotary attention. Of a
 layer's N experts the last one is shared. The router weights the others by a softmax over N - 1
 logits, k - 1 of them are selected, and their weights are not renormalised; the weight of the shared
-one is the softmax over its own logit alone, which is 1, so that its row of the router has no
+one is the softmax over its logit alone, which is 1, so that its row of the router has no
 effect. Qwen2-MoE has all that, but weights its shared expert by sigmoid(w x): with w = 0 that is
 1/2, and the shared expert's down projection is doubled. Both factors are powers of two, which no
 format rounds. Its queries, keys and values have biases, which are zero here; vLLM would not do
@@ -122,6 +122,18 @@ def convert_config(config: Mapping[str, object], where: str) -> dict[str, object
         "decoder_sparse_step": 1,
         "use_sliding_window": False,
     }
+
+
+def way_out(name: str, architecture: str) -> str:
+    """Return what to do with a model whose architecture transformers does not have.
+
+    Args:
+        name: the model's hub id or folder.
+        architecture: its `model_type`.
+    """
+    if architecture == CONVERTIBLE:
+        return f"`dsmoe-eval convert {name} --output FOLDER` writes it in Qwen2-MoE's form"
+    return "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
 
 
 def _whole(config: Mapping[str, object], key: str, where: str) -> int:

@@ -14,7 +14,7 @@ from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
-from .conversion import CONVERTIBLE
+from .conversion import way_out
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 
 if TYPE_CHECKING:
@@ -310,14 +310,9 @@ def _config(name: str, place: str) -> PreTrainedConfig:
 
 
 def _unknown(name: str, architecture: str) -> UserError:
-    way = "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
-    if architecture == CONVERTIBLE:
-        way = (
-            f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
-        )
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        f"code is not run; {way}"
+        f"code is not run; {way_out(name, architecture)}"
     )
 
 
