@@ -124,18 +124,6 @@ def convert_config(config: Mapping[str, object], where: str) -> dict[str, object
     }
 
 
-def way_out(name: str, architecture: str) -> str:
-    """Return what to do with a model whose architecture transformers does not have.
-
-    Args:
-        name: the model's hub id or folder.
-        architecture: its `model_type`.
-    """
-    if architecture == CONVERTIBLE:
-        return f"`dsmoe-eval convert {name} --output FOLDER` writes it in Qwen2-MoE's form"
-    return "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
-
-
 def _whole(config: Mapping[str, object], key: str, where: str) -> int:
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int):

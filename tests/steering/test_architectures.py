@@ -10,6 +10,7 @@ import functools
 import pytest
 import torch
 
+from dsmoe_eval.engines.transformers.shared_prefix_forward import cache_argument
 from dsmoe_eval.models.loading import card_config, identify_model
 from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.models.probing import probe_model
@@ -148,15 +149,15 @@ def test_padding_changes_no_answer(model, batch):
 
 
 def test_the_cache_changes_no_answer(model, batch):
-    ids = batch[0][:1]
+    ids, name = batch[0][:1], cache_argument(model)
     for kind in allowed(model):
         with torch.no_grad(), steer(model, profile_of(model, kind)):
             whole = model(input_ids=ids, use_cache=False).logits
             first = model(input_ids=ids[:, :5], use_cache=True)
-            logits, cache = [first.logits], first.past_key_values
+            logits, cache = [first.logits], first[name]
             for place in range(5, ids.shape[1]):
-                step = model(input_ids=ids[:, place : place + 1], past_key_values=cache)
-                logits, cache = [*logits, step.logits], step.past_key_values
+                step = model(input_ids=ids[:, place : place + 1], **{name: cache})
+                logits, cache = [*logits, step.logits], step[name]
         torch.testing.assert_close(torch.cat(logits, 1), whole, rtol=1e-3, atol=2e-4)
 
 
