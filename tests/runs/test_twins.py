@@ -4,7 +4,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dsmoe_eval.comparison.checkpoint_runs import checkpoint_runs
+from dsmoe_eval.comparison.checkpoint_runs import run_both
 from dsmoe_eval.comparison.regression import compare_checkpoints
 from dsmoe_eval.models import convert
 from dsmoe_eval.registry import find_card, load_plan
@@ -55,7 +55,7 @@ def few(tmp_path_factory):
 def test_gains_are_compared_item_by_item(twins, few, tmp_path):
     """As by `dsmoe-eval regress STDMOE EMO --plan twins`; the difference by hand."""
     options = RunOptions(limit=2, device="cpu")
-    runs = checkpoint_runs(*twins, few, tmp_path, options, QUIET)
+    runs = run_both(*twins, few, tmp_path, options, QUIET)
     found = compare_checkpoints(*runs)
     (arm,) = found.arms
     assert (arm.variant, arm.target, found.outcome) == ("dsmoe-bias", "law", "gold_logprob")
