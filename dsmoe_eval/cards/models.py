@@ -71,6 +71,8 @@ class ModelCard(Card):
         revision: the commit of the hub repository that the card describes, if it was read.
         architecture: `model_type`; `transformers` is whether that library has code for it.
         class_name: `architectures` of the hub's config, by which vLLM selects its code.
+        converted_from: the published `model_type`, if only remote code knows it and `convert`
+            writes the checkpoint anew; the other keys then describe the converted model.
         config: the keys of the hub's config that define the architecture.
         experts: number of routed experts per layer, of which each token selects `top_k`.
         shared_experts: experts that every token uses, counted in widths of a routed expert.
@@ -91,6 +93,7 @@ class ModelCard(Card):
     architecture: Name
     class_name: str
     transformers: bool = True
+    converted_from: Name | None = None
     config: dict[str, Any]
     parameters: Parameters
     experts: Count

@@ -199,6 +199,8 @@ class Plan(Card):
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
+        experts_implementation: the method by which transformers computes the experts; by default as
+            transformers chooses. None is the fastest for every model.
         controls: the controls that are added for each tuned arm that has none in the plan:
             `placebo`: matched random experts; `full`: sham and wrong-domain too. An arm `prompt`
             gets another domain's name.
@@ -239,6 +241,7 @@ class Plan(Card):
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
+    experts_implementation: Literal["eager", "grouped_mm", "batched_mm"] | None = None
     margin: Fraction
     outcome: Literal["score", "gold_logprob"] = "score"
     margins: dict[Continuous, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
@@ -258,6 +261,8 @@ class Plan(Card):
             raise ValueError("give either `model` or `models`, exactly one of the two")
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
+        if self.experts_implementation and self.engine == "vllm":
+            raise ValueError("experts_implementation is for `engine: transformers`")
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self

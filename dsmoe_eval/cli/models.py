@@ -1,4 +1,4 @@
-"""Commands about a model and a profile: probe, new-card, bake."""
+"""Commands about a model and a profile: probe, new-card, bake, convert."""
 
 from __future__ import annotations
 
@@ -138,3 +138,24 @@ def bake_command(
         f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
         f"{report.logit_max_change:.3g})"
     )
+
+
+@main.command("convert")
+@click.argument("model")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Round the weights to this dtype [as published].",
+)
+def convert_command(model: str, output: Path, dtype: str | None) -> None:
+    """Write MODEL, a checkpoint of EMO (arXiv 2605.06663), in Qwen2-MoE's form, exactly.
+
+    MODEL is a hub id or a folder of architecture `emo`, which only remote code knows.
+    """
+    import torch
+
+    from ..models import convert, model_folder
+
+    convert(model_folder(model), output, None if dtype is None else getattr(torch, dtype))
+    echo(f"{output}: {model} in Qwen2-MoE's form; check it: dsmoe-eval probe {output}")

@@ -13,6 +13,7 @@ def load_engine(
     device: str | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
+    experts_implementation: str | None = None,
     **vllm_options: object,
 ) -> Engine:
     """Load a model into an engine.
@@ -22,6 +23,7 @@ def load_engine(
         engine: `transformers` or `vllm`.
         device: for transformers only; vLLM chooses its devices.
         batch_tokens: limit of tokens per forward pass.
+        experts_implementation: for transformers only, its method of computing experts.
         vllm_options: options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
@@ -30,7 +32,8 @@ def load_engine(
     if engine == "transformers":
         from .transformers.engine import TransformersEngine
 
-        return TransformersEngine(load_model(model, device), batch_tokens)
+        loaded = load_model(model, device, experts_implementation)
+        return TransformersEngine(loaded, batch_tokens)
     if device is not None:
         raise UserError("--device is for the transformers engine; vLLM takes what it finds")
     from .vllm.engine import start

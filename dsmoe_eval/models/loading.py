@@ -13,7 +13,6 @@ from ..experts.tokenizer import Tokenizer
 from ..lab import BUILT_MODELS, EMBEDDED_MODELS
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
-from .architecture import idle_parameters, parameters, weightless
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 from .remote_code import check_code, unknown
@@ -50,41 +49,6 @@ class SaliencyModel:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """The size of a model in a folder.
-
-    Attributes:
-        active_parameters: the parameters without those of experts that a token does not select.
-        weights_bytes: the size of the safetensors, or, without any, of the weights in the
-            configuration's dtype.
-    """
-
-    active_parameters: int
-    weights_bytes: int
-
-
-def measure_model(name: str) -> ModelSize:
-    """Measure a model from its configuration, refusing what `load_model` would refuse by it.
-
-    Args:
-        name: as for `load_model`, but of a folder: no weights are read.
-
-    Raises:
-        UserError: transformers has no code for the model, or the model is no MoE.
-    """
-    place = locate(name)
-    config = model_config(name, place)
-    model = of_model(f"model {name!r}", lambda: weightless(config))
-    try:
-        routers = find_routers(model)
-    except SteeringError as error:
-        raise UserError(f"model {name!r}: {error}") from error
-    published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
-    built = sum(one.numel() * one.element_size() for one in model.parameters())
-    return ModelSize(parameters([model]) - idle_parameters(model, routers), published or built)
-
-
 def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
     """Load any causal language model by the rules of `load_model`.
 
@@ -119,7 +83,9 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
     return tokenizer
 
 
-def load_model(name: str, device: str | None = None) -> LoadedModel:
+def load_model(
+    name: str, device: str | None = None, experts_implementation: str | None = None
+) -> LoadedModel:
     """Load a model by its embedded name, model card, local folder or hub id.
 
     Only safetensors are read and no remote code is run: the `auto_map` of a folder or hub model is
@@ -130,6 +96,8 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
             `organisation/model`.
         device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
             `auto`, accelerate distributes the model over all available devices.
+        experts_implementation: the method by which transformers computes the experts, such as
+            `eager`; by default as transformers chooses.
 
     Raises:
         UserError: there is no model of that name, the folder is no model folder, there are no
@@ -140,7 +108,19 @@ def load_model(name: str, device: str | None = None) -> LoadedModel:
         identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
+    if experts_implementation is not None:
+        _compute_experts(name, model, experts_implementation)
     return LoadedModel(model, tokenizer, identity)
+
+
+def _compute_experts(name: str, model: PreTrainedModel, implementation: str) -> None:
+    try:
+        model.set_experts_implementation(implementation)
+    except ValueError as error:
+        raise UserError(
+            f"model {name!r}: its experts cannot be computed by {implementation!r} "
+            f"({reason(error)}); leave `experts_implementation` out of the plan"
+        ) from error
 
 
 def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
@@ -214,21 +194,6 @@ def bare_config(name: str) -> PreTrainedConfig | None:
     ):
         return None
     return model_config(name, str(folder))
-
-
-def count_parameters(name: str) -> int | None:
-    """Count the parameters of transformers' model; None if transformers has no code for it.
-
-    No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
-    unpacked model.
-    """
-    place = locate(name)
-    try:
-        config = model_config(name, place)
-        model = of_model(f"model {name!r}", lambda: weightless(config))
-    except UserError:
-        return None
-    return parameters([model])
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
@@ -309,7 +274,10 @@ def locate(name: str) -> str:
 
         return str(built_folder(name))
     if name in builtin_names("models"):
-        return str(load_model_card(name).hub_id)
+        card = load_model_card(name)
+        if card.converted_from:
+            raise unknown(str(card.hub_id), card.converted_from)
+        return str(card.hub_id)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

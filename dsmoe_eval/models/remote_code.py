@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from .conversion import CONVERTIBLE
 from .folder_checks import of_model, read_config
 
 if TYPE_CHECKING:
@@ -48,9 +49,14 @@ def unknown(name: str, architecture: str, references: Mapping[str, str] | None =
             "unless it is allowed by name; read it, then give --remote-code "
             f"{architecture} to `probe` or `new-card`"
         )
+    way = "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
+    if architecture == CONVERTIBLE:
+        way = (
+            f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
+        )
     return UserError(
         f"model {name!r}: transformers has no code for architecture {architecture!r}, and "
-        f"{remote}; vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
+        f"{remote}; {way}"
     )
 
 

@@ -154,7 +154,12 @@ def _format(plan: Plan, path: Path, engine: Engine, limit: int | None) -> Prompt
 
 def _serve(plan: Plan, device: str | None) -> Engine:
     if plan.engine == "transformers":
-        return load_engine(plan.model, device=device, batch_tokens=plan.batch_tokens)
+        return load_engine(
+            plan.model,
+            device=device,
+            batch_tokens=plan.batch_tokens,
+            experts_implementation=plan.experts_implementation,
+        )
     return load_engine(
         plan.model,
         plan.engine,

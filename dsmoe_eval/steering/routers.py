@@ -1,8 +1,8 @@
 """Finds a model's routers by its structure.
 
-transformers has a registry that names the router's module class for each MoE model class
-(`OutputRecorder`). There is no list of architectures here: a model that the registry does not know
-is refused, and the one fact that structure does not show is in the table below.
+In transformers each MoE model class names its router's module class (`can_record_outputs`). There
+is no list of architectures here: a model that names none is refused, and the one fact that
+structure does not show is in the table below.
 """
 
 from __future__ import annotations
@@ -138,11 +138,14 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
 
 def _router_kinds(model: nn.Module) -> list[tuple[Any, str]]:
     """Return (class, part of the module name) of everything that transformers records as router."""
-    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, OutputRecorder
+    from transformers import PreTrainedModel
+    from transformers.utils.output_capturing import OutputRecorder
 
     kinds = []
     for module in model.modules():
-        recorders = (_CAN_RECORD_REGISTRY.get(str(module.__class__)) or {}).get("router_logits", [])
+        if not isinstance(module, PreTrainedModel):
+            continue
+        recorders = module.can_record_outputs.get("router_logits", [])
         for recorder in recorders if isinstance(recorders, list) else [recorders]:
             if isinstance(recorder, OutputRecorder):
                 kinds.append((recorder.target_class, recorder.layer_name or ""))

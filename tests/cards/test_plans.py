@@ -69,6 +69,7 @@ def test_what_only_vllm_has_is_asked_of_vllm():
         "expert_parallel needs": {"engine": "vllm", "expert_parallel": True},
         "'transformers' or 'vllm'": {"engine": "llama.cpp"},
         "greater than or equal to 1": {"engine": "vllm", "tensor_parallel": 0},
+        "is for `engine: transformers`": {"engine": "vllm", "experts_implementation": "eager"},
     }
     for reason, changes in refused.items():
         with pytest.raises(ValidationError, match=reason):

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import bare_config, load_model
-from dsmoe_eval.models.loading import card_config, count_parameters, measure_model
-from dsmoe_eval.registry import load_model_card
 
 
 def test_the_embedded_model_and_its_copy_have_one_fingerprint(tmp_path):
@@ -47,6 +47,24 @@ def test_pickled_weights_are_refused(tmp_path):
         load_model(str(folder), "cpu")
 
 
+def test_experts_are_computed_by_the_method_that_a_plan_names():
+    ids = torch.arange(5, 45).reshape(2, 20)
+    one, two = load_model("lab-poly", "cpu"), load_model("lab-poly", "cpu", "eager")
+    assert one.experts_implementation != two.experts_implementation == "eager"
+    with torch.no_grad():
+        torch.testing.assert_close(one.model(ids).logits, two.model(ids).logits)
+
+
+def test_a_model_that_transformers_computes_in_one_way_only(monkeypatch):
+    def refuse(model, method):
+        raise ValueError(f"{type(model).__name__} does not support setting it")
+
+    # So does JetMoe: transformers has one method for it.
+    monkeypatch.setattr(PreTrainedModel, "set_experts_implementation", refuse)
+    with pytest.raises(UserError, match=r"cannot be computed by 'eager' .*leave `experts_impl"):
+        load_model("lab-poly", "cpu", "eager")
+
+
 def test_a_device_that_is_not_there():
     with pytest.raises(UserError, match=r"is not available .*--device"):
         load_model("lab-poly", "cuda:99")
@@ -82,20 +100,3 @@ def test_an_architecture_without_code_is_refused_with_the_way_out(tmp_path):
                 load_model(name, "cpu")
         with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*SteeredVllm"):
             bare_config(name)
-
-
-def test_parameters_are_counted_without_weights():
-    found = load_model("lab-poly", "cpu").model.parameters()
-    assert count_parameters("lab-poly") == sum(parameter.numel() for parameter in found)
-
-
-def test_parameters_of_a_model_without_code_are_not_known(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "nobody-has-this"}')
-    assert count_parameters(str(tmp_path)) is None
-
-
-@pytest.mark.parametrize("name", ["olmoe-1b-7b", "qwen3-30b-a3b-instruct-2507"])
-def test_case_19_a_configuration_alone_gives_the_cards_size(name, tmp_path):
-    card = load_model_card(name)
-    card_config(card).save_pretrained(tmp_path)
-    assert measure_model(str(tmp_path)).active_parameters == card.parameters.active

@@ -10,6 +10,7 @@ import functools
 import pytest
 import torch
 
+from dsmoe_eval.engines.transformers.shared_prefix_forward import cache_argument
 from dsmoe_eval.models.loading import card_config, identify_model
 from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.models.probing import probe_model
@@ -26,7 +27,10 @@ from ..conftest import profile_of
 
 CARDS = [name for name in builtin_names("models") if load_model_card(name).transformers]
 # Left out of the quick set: of a shape with one that is in it, or large.
-LARGE = {"gpt-oss-120b", "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking"}
+LARGE = {
+    "gpt-oss-120b", "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking",
+    "emo-1b14b-1t", "stdmoe-1b14b-1t",
+}  # fmt: skip
 CARDS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in CARDS]
 KINDS = ("reweight", "bias", "amplify", "force", "mask")
 
@@ -145,15 +149,15 @@ def test_padding_changes_no_answer(model, batch):
 
 
 def test_the_cache_changes_no_answer(model, batch):
-    ids = batch[0][:1]
+    ids, name = batch[0][:1], cache_argument(model)
     for kind in allowed(model):
         with torch.no_grad(), steer(model, profile_of(model, kind)):
             whole = model(input_ids=ids, use_cache=False).logits
             first = model(input_ids=ids[:, :5], use_cache=True)
-            logits, cache = [first.logits], first.past_key_values
+            logits, cache = [first.logits], first[name]
             for place in range(5, ids.shape[1]):
-                step = model(input_ids=ids[:, place : place + 1], past_key_values=cache)
-                logits, cache = [*logits, step.logits], step.past_key_values
+                step = model(input_ids=ids[:, place : place + 1], **{name: cache})
+                logits, cache = [*logits, step.logits], step[name]
         torch.testing.assert_close(torch.cat(logits, 1), whole, rtol=1e-3, atol=2e-4)
 
 

@@ -26,6 +26,7 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken, holds_stop
+from .shared_prefix_forward import cache_argument
 from .whole_forward import log_probabilities
 
 TOKENS_A_BATCH = 8192
@@ -56,7 +57,7 @@ def generate(
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(masks, device=model.device),
-            past_key_values=cache,
+            **{cache_argument(model): cache},
             do_sample=False,  # `choose` does the sampling
             max_new_tokens=max(request.limit for request in requests),
             eos_token_id=ends or None,

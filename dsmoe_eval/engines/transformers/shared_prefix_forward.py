@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -80,13 +81,18 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
+def cache_argument(model: PreTrainedModel) -> str:
+    """Return the name of the argument that takes the cache; newer transformers have another."""
+    return "cache" if "cache" in signature(type(model).forward).parameters else "past_key_values"
+
+
 def make_cache(model: PreTrainedModel, header: Ints) -> DynamicCache | None:
     """Compute the header's keys and values, in a batch of 1; None for an empty header."""
     if not len(header):
         return None
     ids = torch.from_numpy(header)[None].to(model.device)
     cache = DynamicCache()
-    model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    model.base_model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})
     cache.layers = [_SharedLayer(layer) for layer in cache.layers]
     return cache
 
@@ -185,7 +191,7 @@ def _states(
     if cache is not None or not chains:
         given["position_ids"] = places
     if cache is not None:
-        given |= {"past_key_values": cache, "use_cache": True}
+        given |= {cache_argument(model): cache, "use_cache": True}
     if not chains:
         header = 0 if cache is None else cache.get_seq_length()
         seen = _seen(rows, longest, header).to(device)
