@@ -45,8 +45,8 @@ BEGIN, END = "<!-- made by tests/architecture_table.py -->", "<!-- end of archit
 SECONDS, GIGABYTES = 120, 4
 TOLERANCE = 1e-4
 KINDS = ("reweight", "bias", "amplify", "force", "mask")
-# Their experts do not receive weights, on which the patch acts: tests/steering/test_forms.py compares
-# `reweight` and `amplify` with blocks that are written by hand.
+# Their experts do not receive weights, on which the patch acts: tests/steering/test_forms.py
+# compares `reweight` and `amplify` with blocks that are written by hand.
 BY_HAND = ("jetmoe", "llama4", "llama4_text")
 # What the defaults leave empty or switch off, as published models have it.
 COMPLETED: dict[str, dict[str, Any]] = {

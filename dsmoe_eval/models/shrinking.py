@@ -23,11 +23,11 @@ _WIDTH, _VOCABULARY, _HEADS = 64, 128, 4
 _LEAST_HEAD_DIM = 8
 
 _MOST = (
+    (r"intermediate_size|ffn_hidden_size|ffn_dim$", 32),
     (r"(^|_)hidden_size$|^d_model$|^n_embd$", _WIDTH),
     (r"hidden_size_per_layer_input$|embed_dim$|latent_size$", 32),
     (r"vocab_size", _VOCABULARY),
     (r"token_id$|token_index$", _VOCABULARY - 1),
-    (r"intermediate_size|ffn_hidden_size|ffn_dim$", 32),
     (r"^max_position_embeddings$|^max_seq_len$|^model_max_length$|^n_positions$", 256),
     (r"rank$", 16),
     (r"^(mamba_)?(d_state|state_size)$|ssm_state_size$|^(mamba_)?chunk_size$", 16),
