@@ -174,9 +174,11 @@ def _finite(value: object) -> bool:
 def _structure(
     found: Architecture, layers: int, scoring: Scoring | None, unknown: dict[str, str]
 ) -> Values:
-    shared = [round(one, 4) for one in found.shared_experts]
+    shared = [round(one, 4) for one in found.shared_experts] or [0.0]
     if len(shared) > 1:
         unknown["shared_experts"] = f"layers differ: {', '.join(map(str, shared))}"
+    if not found.shared_experts:
+        unknown["shared_experts"] = "router and experts are parts of the layer itself"
     if layers != found.layers:
         unknown["dense_layers"] = (
             f"config.json counts {layers} layers, and the model has {found.layers}"

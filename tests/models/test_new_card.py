@@ -71,7 +71,7 @@ def test_the_cards_of_people_are_those_of_the_program(name, tmp_path):
                 update={"function": function, "renormalised": renormalised}
             ),
             "parameters": card.parameters.model_copy(update={"published": None}),
-            "licence": None, "notes": None, "sources": new.card.sources,
+            "licence": None, "notes": None, "sources": new.card.sources, "converted_from": None,
         }
     )  # fmt: skip
     assert new.card.model_dump() == expected.model_dump()
