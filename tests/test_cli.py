@@ -390,6 +390,7 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
 def test_each_embedded_model_has_its_own_training(run, tmp_path):
     refused(run("lab", "train", "lab-smol", "--out", tmp_path), "needs --text")
     refused(run("lab", "train", "lab-poly", "--steps", "3"), "are for lab-smol")
+    refused(run("lab", "train", "lab-smol", "--seed", "3"), "is for lab-poly")
     path = tmp_path / "none.jsonl"
     refused(run("lab", "train", "lab-smol", "--text", path), "none.jsonl", "cannot be read")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..cards import ModelCard
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
-from ..lab import BUILT_MODELS, EMBEDDED_MODELS
+from ..lab import BUILT_MODELS, EMBEDDED_MODELS, EXPERTS_ON_A_CPU
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
@@ -97,7 +97,7 @@ def load_model(
         device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
             `auto`, accelerate distributes the model over all available devices.
         experts_implementation: the method by which transformers computes the experts, such as
-            `eager`; by default as transformers chooses.
+            `eager`; by default as transformers chooses, but for `EXPERTS_ON_A_CPU`.
 
     Raises:
         UserError: there is no model of that name, the folder is no model folder, there are no
@@ -108,6 +108,8 @@ def load_model(
         identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
+    if model.device.type == "cpu":
+        experts_implementation = experts_implementation or EXPERTS_ON_A_CPU.get(name)
     if experts_implementation is not None:
         _compute_experts(name, model, experts_implementation)
     return LoadedModel(model, tokenizer, identity)

@@ -4,10 +4,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dsmoe_eval.comparison.checkpoint_runs import run_both
+from dsmoe_eval.comparison.regression import compare_checkpoints
 from dsmoe_eval.models import convert
 from dsmoe_eval.registry import find_card, load_plan
-from dsmoe_eval.results import read_finished
-from dsmoe_eval.runs import run
+from dsmoe_eval.runs import RunOptions
 from dsmoe_eval.runs.arms import plan_run
 from dsmoe_eval.studies import existence_of
 
@@ -51,19 +52,18 @@ def few(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_both_twins_run_on_the_same_items(twins, few, tmp_path):
-    runs = []
-    for model in twins:
-        out = tmp_path / model.rpartition("/")[2]
-        run(few, out, limit=2, device="cpu", model=model, console=QUIET)
-        runs.append(read_finished(out))
-    old, new = runs
-    assert list(old.arms) == list(new.arms)
-    assert ("dsmoe-bias", "law") in old.arms
-    assert old.result.run.model != new.result.run.model
-    gains = [one.arms["dsmoe-bias", "law"].outcome("gold_logprob").target for one in runs]
-    assert gains[0].n == gains[1].n == 2
-    assert gains[0].gain != gains[1].gain
+def test_gains_are_compared_item_by_item(twins, few, tmp_path):
+    """As by `dsmoe-eval regress STDMOE EMO --plan twins`; the difference by hand."""
+    options = RunOptions(limit=2, device="cpu")
+    runs = run_both(*twins, few, tmp_path, options, QUIET)
+    found = compare_checkpoints(*runs)
+    (arm,) = found.arms
+    assert (arm.variant, arm.target, found.outcome) == ("dsmoe-bias", "law", "gold_logprob")
+    gains = [run.arms["dsmoe-bias", "law"].outcome("gold_logprob").target for run in runs]
+    assert arm.gain.n == gains[0].n == gains[1].n == 2
+    assert (arm.gain.old_gain, arm.gain.new_gain) == pytest.approx([one.gain for one in gains])
+    assert arm.gain.difference == pytest.approx(gains[1].gain - gains[0].gain)
+    assert arm.gain.old_gain != arm.gain.new_gain
 
 
 @pytest.mark.full
