@@ -82,8 +82,8 @@ def new_card(name: str, remote_code: str | None = None) -> NewCard:
         allow_remote_code(name, place, remote_code)
     config, raw = model_config(name, place), read_config(name, place)
     text, content = _text_part(config, raw)
-    found = read_architecture(of_model(f"model {name!r}", lambda: weightless(text)))
     small = miniature(text)
+    found = read_architecture(of_model(f"model {name!r}", lambda: weightless(text)))
     probe = probe_model(small, identify_model(f"{name}, random", "random", small))
     unknown: dict[str, str] = {}
     values = {
