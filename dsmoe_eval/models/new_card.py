@@ -14,9 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from ..cards import ModelCard
 from ..cards.models import BITS
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import read_limited
 from ..registry import builtin_names, load_model_card
 from ..steering import Scoring
@@ -100,7 +102,13 @@ def new_card(name: str, remote_code: str | None = None) -> NewCard:
     }
     unknown["licence"] = "see the model's page"
     unknown["parameters.published"] = "the vendor's counts, with their source"
-    card = ModelCard.model_validate(values)
+    try:
+        card = ModelCard.model_validate(values)
+    except ValidationError as error:
+        raise UserError(
+            f"model {name!r}: a card cannot describe it ({one_line(error)}); it is probed by "
+            "`dsmoe-eval probe`, which needs no card"
+        ) from error
     _check_size(place, card, unknown)
     return NewCard(card, unknown, probe)
 
