@@ -240,6 +240,12 @@ def test_infinity_is_left_out_and_said(tmp_path, no_probe):
     assert yaml.safe_load(new.to_yaml())["config"] == new.card.config
 
 
+def test_what_a_card_cannot_describe_is_refused(tmp_path, no_probe):
+    folder = small(tmp_path, num_local_experts=2, num_experts_per_tok=2)
+    with pytest.raises(UserError, match=r"a card cannot describe it .*top_k 2 is not below 2"):
+        new_card(str(folder))
+
+
 def test_a_dense_model_has_no_card(tmp_path):
     AutoConfig.for_model("llama", num_hidden_layers=2).save_pretrained(tmp_path)
     with pytest.raises(SteeringError, match="no router"):
