@@ -24,7 +24,7 @@ class Architecture:
         moe_layers: the indices of the layers with experts.
         unrouted: those of them without a router, as where a table of tokens chooses the experts.
         shared_experts: what every token uses beside the chosen experts, in parameters of one
-            routed expert; several values if layers differ.
+            routed expert; several values if layers differ, none if it is not known.
         native_bias: whether the linear layer that gives the logits has a bias.
         active: the parameters without those of experts that a token does not select.
     """
@@ -50,7 +50,10 @@ def read_architecture(model: PreTrainedModel) -> Architecture:
     """
     routers = find_routers(model)
     layers = decoder_layers(model, routers)
+    blocks = [model.get_submodule(router.name.rpartition(".")[0]) for router in routers]
     shared = {_shared_experts(layers[router.layer], router) for router in routers}
+    if any(block is layer for block in blocks for layer in layers):
+        shared = set()  # nothing shows which of the layer's other parts belong to the experts
     kinds = {(router.top_k, _has_bias(router)) for router in routers}
     if len(kinds) > 1:
         raise SteeringError(

@@ -14,9 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from ..cards import ModelCard
 from ..cards.models import BITS
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import read_limited
 from ..registry import builtin_names, load_model_card
 from ..steering import Scoring
@@ -82,8 +84,8 @@ def new_card(name: str, remote_code: str | None = None) -> NewCard:
         allow_remote_code(name, place, remote_code)
     config, raw = model_config(name, place), read_config(name, place)
     text, content = _text_part(config, raw)
-    found = read_architecture(of_model(f"model {name!r}", lambda: weightless(text)))
     small = miniature(text)
+    found = read_architecture(of_model(f"model {name!r}", lambda: weightless(text)))
     probe = probe_model(small, identify_model(f"{name}, random", "random", small))
     unknown: dict[str, str] = {}
     values = {
@@ -100,7 +102,13 @@ def new_card(name: str, remote_code: str | None = None) -> NewCard:
     }
     unknown["licence"] = "see the model's page"
     unknown["parameters.published"] = "the vendor's counts, with their source"
-    card = ModelCard.model_validate(values)
+    try:
+        card = ModelCard.model_validate(values)
+    except ValidationError as error:
+        raise UserError(
+            f"model {name!r}: a card cannot describe it ({one_line(error)}); it is probed by "
+            "`dsmoe-eval probe`, which needs no card"
+        ) from error
     _check_size(place, card, unknown)
     return NewCard(card, unknown, probe)
 
@@ -174,9 +182,11 @@ def _finite(value: object) -> bool:
 def _structure(
     found: Architecture, layers: int, scoring: Scoring | None, unknown: dict[str, str]
 ) -> Values:
-    shared = [round(one, 4) for one in found.shared_experts]
+    shared = [round(one, 4) for one in found.shared_experts] or [0.0]
     if len(shared) > 1:
         unknown["shared_experts"] = f"layers differ: {', '.join(map(str, shared))}"
+    if not found.shared_experts:
+        unknown["shared_experts"] = "router and experts are parts of the layer itself"
     if layers != found.layers:
         unknown["dense_layers"] = (
             f"config.json counts {layers} layers, and the model has {found.layers}"

@@ -21,7 +21,7 @@ from dsmoe_eval.registry import builtin_names, load_model_card
 CARDS = {name: load_model_card(name) for name in builtin_names("models")}
 BUILT = [card for card in CARDS.values() if card.transformers]
 EMBEDDINGS = {"nothing": 0, "input embedding": 1, "both embeddings": 2}
-FUNCTIONS = get_args(RoutingRule.model_fields["function"].annotation)
+FUNCTIONS = {*get_args(RoutingRule.model_fields["function"].annotation)} - {"other"}
 HIDDEN, TOKENS = 240, 2000
 
 # Counts that are not what the vendor prints, and by how much; the cards say so in words.

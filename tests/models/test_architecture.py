@@ -53,6 +53,15 @@ def test_shared_experts_beside_the_block_and_layers_that_differ():
     assert read_architecture(model).shared_experts == (0.0, 1.0)
 
 
+def test_shared_experts_are_not_known_where_the_experts_have_no_block():
+    """As in Gemma 4, whose layers have router and experts beside a dense MLP."""
+    model = weightless(mixtral())
+    for layer in model.model.layers:
+        layer.gate, layer.experts = layer.mlp.gate, layer.mlp.experts
+        layer.mlp = nn.Linear(HIDDEN, HIDDEN)
+    assert read_architecture(model).shared_experts == ()
+
+
 def test_a_bias_of_the_linear_over_the_experts():
     found = read_architecture(weightless(config("gpt_oss", num_local_experts=EXPERTS)))
     assert found.native_bias

@@ -71,7 +71,7 @@ def test_the_cards_of_people_are_those_of_the_program(name, tmp_path):
                 update={"function": function, "renormalised": renormalised}
             ),
             "parameters": card.parameters.model_copy(update={"published": None}),
-            "licence": None, "notes": None, "sources": new.card.sources,
+            "licence": None, "notes": None, "sources": new.card.sources, "converted_from": None,
         }
     )  # fmt: skip
     assert new.card.model_dump() == expected.model_dump()
@@ -238,6 +238,12 @@ def test_infinity_is_left_out_and_said(tmp_path, no_probe):
     assert new.unknown["config"] == "a card has no infinite numbers; left out: other, third"
     assert new.card.config["fourth"] == [1.5]
     assert yaml.safe_load(new.to_yaml())["config"] == new.card.config
+
+
+def test_what_a_card_cannot_describe_is_refused(tmp_path, no_probe):
+    folder = small(tmp_path, num_local_experts=2, num_experts_per_tok=2)
+    with pytest.raises(UserError, match=r"a card cannot describe it .*top_k 2 is not below 2"):
+        new_card(str(folder))
 
 
 def test_a_dense_model_has_no_card(tmp_path):
