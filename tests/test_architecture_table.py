@@ -1,7 +1,5 @@
 """The table of architectures has a row of every type, and says what probing says."""
 
-import re
-
 import pytest
 
 from . import architecture_table as made
@@ -25,7 +23,7 @@ def test_most_are_probed_and_each_refusal_has_one_sentence():
     probed, _, refused = PART.partition("| refused type |")
     rows = [line for line in probed.splitlines() if line.endswith(("| yes |", "| - |"))]
     assert len(rows) >= NEEDED
-    assert all(len(re.findall(r" (exact|passed) \|", row)) >= 3 for row in rows)
+    assert all(row.count(" exact |") >= 3 and "| no |" not in row for row in rows)
     for line in refused.splitlines()[2:]:
         reason = line.split(" | ")[-1]
         assert len(reason) > 40
