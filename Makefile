@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-full test-latest test-core test-rest test-slow test-vllm test-costly browser support check schemas reports leaderboards clean
+.PHONY: lab smol test test-full test-latest test-core test-rest test-slow test-vllm test-costly browser support check schemas reports reports-smol leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -94,12 +94,13 @@ browser:
 test-vllm: .venv/.vllm
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m "vllm and not full" --junitxml out/tests-vllm.xml
 
-# The table of supported models in docs/models.md, from the tests that show it.
+# The tables of docs/models.md: supported models, from the tests that show it, and architectures.
 support: .venv/.vllm
 	rm -f out/tests*.xml
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests-core.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_steered_vllm.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
+	$(BIN)/python tests/architecture_table.py
 
 .venv/.vllm: tests/requirements-vllm.txt $(DEV)
 	rm -rf $(VLLM)
@@ -126,6 +127,13 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
+
+# The reports on lab-smol, the real language model: about two hours on two cores.
+reports-smol: $(RUN)
+	rm -rf out/smol-arms
+	$(BIN)/dsmoe-eval run smol-arms --out out/smol-arms
+	$(BIN)/dsmoe-eval report out/smol-arms --report-to reports/smol
+	$(BIN)/dsmoe-eval existence lab-smol --suite smol --controls 19 --out reports/smol-existence
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from .files import write_text
 from .gates.verdict import Verdict
 from .leaderboards.schema import Entry
+from .results.regression import RegressionResult
 from .results.schema import RunResult
 from .results.stability import StabilityResult
 from .steering import Profile
@@ -24,6 +25,7 @@ FOLDER = Path("docs/schemas")
 _FILES: Mapping[str, tuple[type[BaseModel], Literal["validation", "serialization"]]] = {
     "comparisons": (RunResult, "validation"),
     "stability": (StabilityResult, "validation"),
+    "regression": (RegressionResult, "validation"),
     "verdict": (Verdict, "serialization"),
     "profile": (Profile, "serialization"),
     "leaderboard-entry": (Entry, "validation"),

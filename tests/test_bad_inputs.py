@@ -28,6 +28,7 @@ from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
 from dsmoe_eval.models.random_weights import shuffled_routers
+from dsmoe_eval.models.sizes import measure_model
 from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suite
 from dsmoe_eval.tasks import identification, new_suite, outcomes, scoring, texts
 from dsmoe_eval.tasks.items import Item
@@ -241,7 +242,7 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     ),
     "no experts": (lambda b: dense(b).load(), "no router", "m'"),
     "no experts to measure": (
-        lambda b: model_loading.measure_model(str(dense(b).folder)), "no router", "m'",
+        lambda b: measure_model(str(dense(b).folder)), "no router", "m'",
     ),
     "a template fails": (
         lambda b: b.template("{{ raise_exception('no') }}"), "fails (no)", "`prompt: plain`",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -337,6 +338,36 @@ def test_a_failed_probe_exits_with_one(run, monkeypatch):
     assert "effect probe failed" in done.stdout
 
 
+def test_new_card_writes_a_card_probes_it_and_overwrites_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("new-card", "lab-poly")
+    assert done.returncode == 0, done.stderr
+    assert "models/lab_poly.yaml: lab_poly: 0.00B parameters" in done.stdout
+    assert "not known, see its comments: hub_id, licence, parameters.published" in done.stdout
+    assert "scoring: softmax, renormalised" in done.stdout
+    assert run("probe", "models/lab_poly.yaml", "--device", "cpu").returncode == 0
+    refused(run("new-card", "lab-poly"), "models/lab_poly.yaml: exists already", "--out")
+    done = run("new-card", "lab-poly", "--out", "other.yaml", "--json")
+    report = json.loads(done.stdout)
+    assert (report["file"], report["card"]["experts"]) == ("other.yaml", 24)
+    assert report["unknown"]["hub_id"] == "the model was read from a folder"
+    assert report["probe"]["passed"]
+    assert Path("other.yaml").read_text() == Path("models/lab_poly.yaml").read_text()
+    refused(run("new-card", "no-model"), "no such folder")
+
+
+def test_remote_code_is_run_only_where_its_architecture_is_allowed(run, tmp_path, monkeypatch):
+    from .models.remote import remote_folder
+
+    monkeypatch.chdir(tmp_path)
+    folder = remote_folder(tmp_path / "few")
+    (folder / "fewest.py").write_text("raise SystemExit('remote code was run')")
+    for command in ("probe", "new-card"):
+        refused(run(command, folder), "remote code is not run", "--remote-code fewest_moe")
+        refused(run(command, folder, "--remote-code", "other"), "is 'fewest_moe', not 'other'")
+    assert not (tmp_path / "models").exists()
+
+
 def test_probe_of_what_has_no_weights(run, tmp_path):
     done = run("probe", "phi-tiny-moe-instruct", "--json")
     assert done.returncode == 0
@@ -359,6 +390,7 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
 def test_each_embedded_model_has_its_own_training(run, tmp_path):
     refused(run("lab", "train", "lab-smol", "--out", tmp_path), "needs --text")
     refused(run("lab", "train", "lab-poly", "--steps", "3"), "are for lab-smol")
+    refused(run("lab", "train", "lab-smol", "--seed", "3"), "is for lab-poly")
     path = tmp_path / "none.jsonl"
     refused(run("lab", "train", "lab-smol", "--text", path), "none.jsonl", "cannot be read")
 

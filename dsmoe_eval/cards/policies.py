@@ -11,6 +11,7 @@ from .base import Card, Name
 Tier = Literal["critical", "supporting", "advisory"]
 ClaimMetric = Literal[
     "target_claim",
+    "still_improves",
     "non_target_claim",
     "domain_claims",
     "placebo_claim",
@@ -24,6 +25,7 @@ ClaimMetric = Literal[
 ]
 IntervalMetric = Literal[
     "target_gain",
+    "gain_difference",
     "non_target_change",
     "worst_domain_change",
     "retention",
@@ -47,7 +49,7 @@ PointMetric = Literal[
     "truncated_rate",
     "leaked_items",
 ]
-CheckMetric = Literal["probes_passed", "sham_equals_base", "whole_run"]
+CheckMetric = Literal["probes_passed", "gain_not_lost", "sham_equals_base", "whole_run"]
 Metric = Literal[ClaimMetric, IntervalMetric, PointMetric, CheckMetric]
 Shown = Literal["improves", "harms", "equivalent"]
 
@@ -55,7 +57,9 @@ CLAIM_METRICS, INTERVAL_METRICS = get_args(ClaimMetric), get_args(IntervalMetric
 POINT_METRICS, CHECK_METRICS = get_args(PointMetric), get_args(CheckMetric)
 RUN_METRICS = ("leaked_items", "sham_equals_base", "whole_run")
 """The metrics of the whole run; all others are metrics of an arm."""
-BASELINE_METRICS = ("target_gain", "non_target_change")
+ONLY_SINCE_BASELINE = ("gain_difference", "gain_not_lost", "still_improves")
+"""The metrics that there are only with a baseline run, of arms that improved their target in it."""
+BASELINE_METRICS = ("target_gain", "non_target_change", *ONLY_SINCE_BASELINE)
 """The metrics that can be compared with a baseline run."""
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -114,6 +118,10 @@ class Rule(Card):
             raise ValueError(
                 f"rule {self.name!r}: only {', '.join(BASELINE_METRICS)} can be compared with a "
                 "baseline"
+            )
+        if self.against == "bound" and self.metric in ONLY_SINCE_BASELINE:
+            raise ValueError(
+                f"rule {self.name!r}: {self.metric} needs a baseline; write against: baseline"
             )
         if self.metric in RUN_METRICS and (self.variants or self.targets):
             raise ValueError(

@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` is fast.
 """
 
-from . import compare, experts, gate, leaderboard, listing, models, power, runs, view
+from . import compare, experts, gate, leaderboard, listing, models, power, regress, runs, view
 from .main import main
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "main",
     "models",
     "power",
+    "regress",
     "runs",
     "view",
 ]

@@ -38,7 +38,7 @@ def gate_command(
     if as_json:
         echo(json.dumps(verdict.model_dump(mode="json"), allow_nan=False))
     else:
-        _print(verdict)
+        print_verdict(verdict)
     sys.exit(verdict.exit_code)
 
 
@@ -59,7 +59,8 @@ def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None)
     return verdict
 
 
-def _print(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict's rulings and its conclusion, one line each."""
     from ..gates import conclusion, plain
 
     for ruling in verdict.rulings:

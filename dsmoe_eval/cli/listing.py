@@ -148,7 +148,14 @@ def lab_group() -> None:
     type=click.IntRange(min=1),
     help="lab-smol: steps of training [200 on a CPU, 548 on a GPU].",
 )
-def lab_train_command(model: str, out: Path | None, text: Path | None, steps: int | None) -> None:
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="lab-poly: another seed, for another model of the same world.",
+)
+def lab_train_command(
+    model: str, out: Path | None, text: Path | None, steps: int | None, seed: int | None
+) -> None:
     """Train MODEL again, and report how good it is or how close to the one that ships.
 
     lab-poly is trained from its seed. lab-smol is carved out of its dense model and distilled on
@@ -160,11 +167,13 @@ def lab_train_command(model: str, out: Path | None, text: Path | None, steps: in
 
         if text or steps:
             raise UserError("--text and --steps are for lab-smol; lab-poly has a world of its own")
-        echo(train_and_compare(model, folder, progress_console()))
+        echo(train_and_compare(model, folder, progress_console(), seed))
         return
     from ..lab.smol_training import train_smol
     from ..tasks.texts import documents_by_domain, read_text_file
 
+    if seed is not None:
+        raise UserError("--seed is for lab-poly; lab-smol is made from its dense model")
     if text is None:
         raise UserError("lab-smol needs --text FILE.jsonl, with `text` and `domain` on each line")
     groups = documents_by_domain(read_text_file(text))

@@ -1,4 +1,4 @@
-"""Commands about a model and a profile: probe, bake."""
+"""Commands about a model and a profile: probe, new-card, bake, convert."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UserError
+from ..files import write_text
 from .main import main
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
     from ..models import ModelProbe
+
+remote_code_option = click.option(
+    "--remote-code",
+    metavar="ARCHITECTURE",
+    help="Run the code that comes with the model, if it is of this architecture (`model_type`).",
+)
 
 
 @main.command("probe")
@@ -24,18 +32,25 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Profile to check [every kind of intervention].",
 )
+@remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
-def probe_command(model: str, profile: Path | None, as_json: bool, device: str | None) -> None:
+def probe_command(
+    model: str, profile: Path | None, remote_code: str | None, as_json: bool, device: str | None
+) -> None:
     """Check that steering works on MODEL; exit code 1 if it does not.
 
-    MODEL is a hub id, a folder, an embedded model; or, without weights, the name of a model card or
-    a config.json: then a small random model of that architecture is probed, in seconds.
+    MODEL is a hub id, a folder, an embedded model; or, without weights, the name or file of a model
+    card, or a config.json: then a small random model of that architecture is probed, in seconds.
     """
     from ..models import bare_config, identify_model, load_model, miniature, probe_model
+    from ..models.loading import config_place
+    from ..models.remote_code import allow_remote_code
     from ..steering import Profile
 
     wanted = None if profile is None else Profile.load(profile)
+    if remote_code is not None:
+        allow_remote_code(model, config_place(model), remote_code)
     config = bare_config(model)
     if config is None:
         loaded = load_model(model, device)
@@ -72,6 +87,34 @@ def _print_probe(report: ModelProbe) -> None:
     )
 
 
+@main.command("new-card")
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="New file [models/NAME.yaml].")
+@remote_code_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def new_card_command(model: str, out: Path | None, remote_code: str | None, as_json: bool) -> None:
+    """Write the card of MODEL and probe steering on it; exit code 1 if steering does not work.
+
+    MODEL is a hub id, a folder or a config.json. No weights are read. A comment in the card says
+    what is not known.
+    """
+    from ..models.new_card import card_name, new_card
+
+    path = out or Path("models") / f"{card_name(model)}.yaml"
+    if path.exists():
+        raise UserError(f"{path}: exists already; delete it, or name another file with --out")
+    new = new_card(model, remote_code)
+    write_text(path, new.to_yaml())
+    if as_json:
+        echo(json.dumps({"file": str(path), **new.to_dict()}))
+    else:
+        echo(f"{path}: {new.card.summary}")
+        echo(f"not known, see its comments: {', '.join(new.unknown)}\n")
+        _print_probe(new.probe)
+    if not new.probe.passed:
+        sys.exit(EXIT_FAILED)
+
+
 @main.command("bake")
 @click.argument("model")
 @click.argument("profile", type=click.Path(path_type=Path))
@@ -95,3 +138,24 @@ def bake_command(
         f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
         f"{report.logit_max_change:.3g})"
     )
+
+
+@main.command("convert")
+@click.argument("model")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Round the weights to this dtype [as published].",
+)
+def convert_command(model: str, output: Path, dtype: str | None) -> None:
+    """Write MODEL, a checkpoint of EMO (arXiv 2605.06663), in Qwen2-MoE's form, exactly.
+
+    MODEL is a hub id or a folder of architecture `emo`, which only remote code knows.
+    """
+    import torch
+
+    from ..models import convert, model_folder
+
+    convert(model_folder(model), output, None if dtype is None else getattr(torch, dtype))
+    echo(f"{output}: {model} in Qwen2-MoE's form; check it: dsmoe-eval probe {output}")

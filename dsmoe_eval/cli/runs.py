@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def run_command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
     if dry_run:
-        _show_estimate(plan, models, limit, data, as_json)
+        show_estimate(plan, models, limit, data, as_json)
         return
     from ..registry import load_plan
     from ..runs import RunOptions
@@ -99,13 +100,14 @@ def _show_hash(folder: RunFolder) -> None:
     echo(f"evidence: {folder.manifest}, root hash {folder.root_hash}")
 
 
-def _show_estimate(
+def show_estimate(
     plan: str,
     models: tuple[str, ...],
     limit: int | None,
-    data: tuple[Path, ...],
+    data: Sequence[Path],
     as_json: bool,
 ) -> None:
+    """Print the estimated cost of a plan on some models, as tables or as JSON."""
     from rich.console import Console
 
     from ..reports.estimate import estimate_tables

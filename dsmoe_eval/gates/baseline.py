@@ -1,23 +1,32 @@
-"""The change of a run's figures since an earlier run of the same model and suite."""
+"""The change of a run's figures since an earlier run of the same plan."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ..errors import UserError
-from ..results import RunFolder
-from ..results.cells import read_samples
 from ..results.finished import FinishedRun, Key
-from ..stats import compare_paired
+from ..results.gains import (
+    Part,
+    PrimaryOutcome,
+    difference_of_gains,
+    gain_changes,
+    gain_items,
+    pair_gains,
+    primary_claim,
+)
 from .figures import read_figure
-from .readings import Measurement, MissingFigureError
+from .readings import Check, Claims, Measurement, MissingFigureError, Reading
 
 CHANGING = ("target_gain", "non_target_change")
 """The figures whose change since an earlier run is known."""
+KEPT = ("gain_difference", "gain_not_lost", "still_improves")
+"""What is known of the arms that improved their target in the earlier run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +39,9 @@ class Baseline:
     """
 
     name: str
-    changes: Mapping[tuple[str, Key], Measurement | str]
+    changes: Mapping[tuple[str, Key], Reading | str]
 
-    def change(self, metric: str, key: Key) -> Measurement:
+    def change(self, metric: str, key: Key) -> Reading:
         """Return this run's figure minus the earlier run's.
 
         Raises:
@@ -68,26 +77,88 @@ def changes_between(run: FinishedRun, earlier: FinishedRun) -> Baseline:
     comes from the two intervals, as if they were independent, by MOVER (Zou and Donner 2008,
     Statistics in Medicine 27:1693), which is wide if the items are the same. `Measurement.words`
     says which method was used.
+
+    The figures of `KEPT` are about the arms that improved their target in the earlier run, by the
+    primary outcome.
     """
-    changes: dict[tuple[str, Key], Measurement | str] = {}
-    for arm in run.arms.keys() & earlier.arms.keys():
+    arms = run.arms.keys() & earlier.arms.keys()
+    changes: dict[tuple[str, Key], Reading | str] = {}
+    for arm in arms:
         for metric in CHANGING:
             try:
                 changes[metric, arm] = _change(run, earlier, metric, arm)
             except MissingFigureError as error:
                 changes[metric, arm] = str(error)
-    return Baseline(earlier.name, changes)
+    return Baseline(earlier.name, changes | _kept(run, earlier, arms))
+
+
+def _kept(
+    run: FinishedRun, earlier: FinishedRun, arms: AbstractSet[Key]
+) -> dict[tuple[str, Key], Reading | str]:
+    """Return what became of the arms that improved their target in the earlier run."""
+    outcome, before = run.result.outcome, earlier.result.outcome
+    if outcome != before:
+        why = f"the primary outcome is {outcome}, that of the baseline {before}"
+        return {(metric, arm): why for metric in KEPT for arm in arms}
+    worked = {arm for arm in arms if _improves(earlier, arm)}
+    if not worked:
+        nothing = Claims((("inconclusive", "no arm of the baseline improved its target"),))
+        return {(metric, arm): nothing for metric in KEPT for arm in arms}
+    lost = _lost(run, earlier)
+    found: dict[tuple[str, Key], Reading | str] = {}
+    for arm in arms:
+        if arm not in worked:
+            met = Check(True, "did not improve its target in the baseline, so nothing can be lost")
+            found |= {(metric, arm): met for metric in KEPT}
+            continue
+        metric = "target_gain" if outcome == "score" else f"{outcome}.target_gain"
+        try:
+            found["gain_difference", arm] = _change(run, earlier, metric, arm)
+        except MissingFigureError as error:
+            found["gain_difference", arm] = str(error)
+        found["gain_not_lost", arm] = lost.get(arm, "the two runs lack samples of the same items")
+        said = primary_claim(run, arm)
+        found["still_improves", arm] = (
+            "nothing is claimed" if said is None else Claims(((said.verdict, said.words),))
+        )
+    return found
+
+
+def _lost(run: FinishedRun, earlier: FinishedRun) -> dict[Key, Reading]:
+    """Check that the gain of every arm is not lost; return nothing if items cannot be paired."""
+    outcome, level = run.result.outcome, run.result.significance_level
+    found: dict[Key, Reading] = {}
+    for arm, change in (gain_changes(run, earlier, "target", outcome) or {}).items():
+        other = run.arms[arm].outcome(outcome)
+        margin = run.result.margin if other is None else other.margin
+        words = (
+            f"the gain changed by {change.result.delta:+.4f}, p = {change.p_adjusted:.4f} by Holm"
+        )
+        found[arm] = Check(not change.is_lost(level, margin), words)
+    return found
+
+
+def _improves(run: FinishedRun, arm: Key) -> bool:
+    said = primary_claim(run, arm)
+    return said is not None and said.verdict == "improves"
+
+
+_ITEMS: Mapping[str, tuple[Part, PrimaryOutcome]] = {
+    "target_gain": ("target", "score"),
+    "non_target_change": ("non_targets", "score"),
+    "gold_logprob.target_gain": ("target", "gold_logprob"),
+}
 
 
 def _change(run: FinishedRun, earlier: FinishedRun, metric: str, arm: Key) -> Measurement:
     now, before = (read_figure(one, metric, arm) for one in (run, earlier))
     if not isinstance(now, Measurement) or not isinstance(before, Measurement):
         raise TypeError(metric)
-    items = [_items(one, metric, arm) for one in (run, earlier)]
+    items = [gain_items(one, arm, *_ITEMS[metric]) for one in (run, earlier)]
     if items[0] is None or items[1] is None:
         return _from_intervals(now, before, "by intervals: samples are missing")
-    paired = items[0].merge(items[1], on=["task", "item"], suffixes=("_now", "_then"))
-    if not len(paired) == len(items[0]) == len(items[1]):
+    paired = pair_gains(items[0], items[1])
+    if paired is None:
         return _from_intervals(now, before, "by intervals: the items are not the same")
     return _item_by_item(paired)
 
@@ -102,60 +173,10 @@ def _from_intervals(now: Measurement, before: Measurement, words: str) -> Measur
 
 
 def _item_by_item(paired: pd.DataFrame) -> Measurement:
-    """Compare two runs item by item.
-
-    If base's scores are equal in both runs, they cancel and the variants' scores are compared.
-    """
-    clusters = paired["cluster_now"].to_numpy()
-    same_base = bool((paired["a_now"] == paired["a_then"]).all())
-    if same_base and bool((paired["b_now"] == paired["b_then"]).all()):
+    if all((paired[f"{side}_now"] == paired[f"{side}_then"]).all() for side in "ab"):
         return Measurement(0.0, 0.0, 0.0, "item by item: every score is the same")
-    if same_base:
-        then, now, scale = paired["b_then"], paired["b_now"], 1.0
-    else:  # differences in [-1, 1], moved to [0, 1], where the interval knows its bounds
-        then = (paired["b_then"] - paired["a_then"] + 1) / 2
-        now = (paired["b_now"] - paired["a_now"] + 1) / 2
-        scale = 2.0
-    found = compare_paired(then.to_numpy(), now.to_numpy(), clusters)
-    low, high = found.ci95
-    if math.isnan(low):
+    found = difference_of_gains(paired)
+    if math.isnan(found.ci95[0]):
         raise MissingFigureError("the items are one cluster, so nothing can be said of a change")
     words = f"item by item: {found.test}, p = {found.p_value:.4f}"
-    return Measurement(scale * found.delta, scale * low, scale * high, words)
-
-
-def _items(run: FinishedRun, metric: str, key: Key) -> pd.DataFrame | None:
-    """Return columns task, item, cluster, a (base's score), b; None if cells are missing."""
-    arm = run.arms[key]
-    others = [row.task for row in arm.domains]
-    tasks = others if metric == "non_target_change" else [arm.target_task]
-    base = {row.task: row.cell for row in run.result.base}
-    if run.folder is None or not base.keys() >= set(tasks):
-        return None
-    parts = []
-    for task in tasks:
-        found = _samples(run.folder, [base[task], arm.cells[task]])
-        if found is None:
-            return None
-        merged = found[0].merge(found[1], on="item", suffixes=("_a", "_b"), validate="one_to_one")
-        if not len(merged) == len(found[0]) == len(found[1]):
-            return None
-        parts.append(
-            pd.DataFrame(
-                {
-                    "task": task,
-                    "item": merged["item"],
-                    "cluster": merged["cluster_a"],
-                    "a": merged["score_a"],
-                    "b": merged["score_b"],
-                }
-            )
-        )
-    return pd.concat(parts)
-
-
-def _samples(folder: RunFolder, cells: Sequence[str]) -> list[pd.DataFrame] | None:
-    """Return the samples of cells that are on disk; a damaged one is an error."""
-    if not all((folder.cell(cell) / "samples.parquet").is_file() for cell in cells):
-        return None
-    return [read_samples(folder, cell) for cell in cells]
+    return Measurement(found.delta, *found.ci95, words)

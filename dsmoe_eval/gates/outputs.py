@@ -24,6 +24,7 @@ _FIXES: Mapping[str, str] = {
     "sham_equals_base": "find out what besides steering differs from base",
     "leaked_items": "give the splits other items; dsmoe-eval leakage lists those that repeat",
     "invalid_rate": "read the answers in the report, and correct the task's rule of extraction",
+    "gain_not_lost": "compare experts and routing of both models by dsmoe-eval regress",
     "truncated_rate": "let the tasks generate more tokens (max_gen_toks)",
 }
 """Metric -> what to do about a rule that is not met."""

@@ -100,10 +100,10 @@ def differences(before: FinishedRun, after: FinishedRun) -> Difference:
     for key in sorted(before.arms.keys() & after.arms.keys()):
         for metric in CHANGING:
             change = found.changes[metric, key]
-            if isinstance(change, str):
-                missing.append(f"{metric} of {key[0]} on {key[1]}: {change}")
-            else:
+            if isinstance(change, Measurement):
                 rows.append((key, metric, change))
+            else:
+                missing.append(f"{metric} of {key[0]} on {key[1]}: {change}")
     adjusted = holm([_p_value(change) for _, _, change in rows])
     changes = tuple(
         Change(

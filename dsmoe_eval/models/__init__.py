@@ -1,6 +1,7 @@
-"""Models in memory: loading, miniatures, random weights, probing and baking."""
+"""Models in memory: loading, miniatures, random weights, probing, baking and conversion."""
 
 from .baking import bake
+from .conversion import convert
 from .loading import (
     LoadedModel,
     SaliencyModel,
@@ -8,6 +9,7 @@ from .loading import (
     identify_model,
     load_model,
     load_saliency_model,
+    model_folder,
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
@@ -19,10 +21,12 @@ __all__ = [
     "SaliencyModel",
     "bake",
     "bare_config",
+    "convert",
     "identify_model",
     "load_model",
     "load_saliency_model",
     "miniature",
+    "model_folder",
     "probe_model",
     "random_weights",
     "shuffled_routers",

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..cards import ModelCard
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
-from ..lab import BUILT_MODELS, EMBEDDED_MODELS
+from ..lab import BUILT_MODELS, EMBEDDED_MODELS, EXPERTS_ON_A_CPU
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
+from .remote_code import check_code, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -46,47 +47,6 @@ class SaliencyModel:
     model: PreTrainedModel
     tokenizer: Tokenizer
     fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """The size of a model in a folder.
-
-    Attributes:
-        active_parameters: the parameters without those of experts that a token does not select.
-        weights_bytes: the size of the safetensors, or, without any, of the weights in the
-            configuration's dtype.
-    """
-
-    active_parameters: int
-    weights_bytes: int
-
-
-def measure_model(name: str) -> ModelSize:
-    """Measure a model from its configuration, refusing what `load_model` would refuse by it.
-
-    Args:
-        name: as for `load_model`, but of a folder: no weights are read.
-
-    Raises:
-        UserError: transformers has no code for the model, or the model is no MoE.
-    """
-    place = locate(name)
-    config = _config(name, place)
-    model = of_model(f"model {name!r}", lambda: _weightless(config))
-    try:
-        routers = find_routers(model)
-    except SteeringError as error:
-        raise UserError(f"model {name!r}: {error}") from error
-    idle = sum(
-        parameter.numel() * (router.experts - router.top_k) // router.experts
-        for router in routers
-        for parameter in router.consumer.parameters()
-    )
-    published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
-    built = sum(one.numel() * one.element_size() for one in model.parameters())
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return ModelSize(total - idle, published or built)
 
 
 def load_saliency_model(name: str, device: str | None = None) -> SaliencyModel:
@@ -137,7 +97,7 @@ def load_model(
         device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
             `auto`, accelerate distributes the model over all available devices.
         experts_implementation: the method by which transformers computes the experts, such as
-            `eager`; by default as transformers chooses.
+            `eager`; by default as transformers chooses, but for `EXPERTS_ON_A_CPU`.
 
     Raises:
         UserError: there is no model of that name, the folder is no model folder, there are no
@@ -148,6 +108,8 @@ def load_model(
         identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
+    if model.device.type == "cpu":
+        experts_implementation = experts_implementation or EXPERTS_ON_A_CPU.get(name)
     if experts_implementation is not None:
         _compute_experts(name, model, experts_implementation)
     return LoadedModel(model, tokenizer, identity)
@@ -177,7 +139,7 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
         raise UserError(
             f"device {target!r} is not available ({reason(error)}); name another with --device"
         ) from error
-    _config(name, place)
+    model_config(name, place)
     check_weights(Path(place))
     tokenizer = _tokenizer(name, place)
     model, found = of_model(
@@ -219,46 +181,21 @@ def bare_config(name: str) -> PreTrainedConfig | None:
     """Return the configuration of a name without weights, or None if there are weights.
 
     Args:
-        name: a model card's name, a `config.json`, or a folder with `config.json` and without
-            safetensors.
+        name: a model card's name or YAML file, a `config.json`, or a folder with `config.json` and
+            without safetensors.
 
     Raises:
         UserError: the file is no configuration, or transformers has no code for its architecture.
     """
     path = Path(name)
-    if name in builtin_names("models"):
+    if name in builtin_names("models") or path.suffix in {".yaml", ".yml"}:
         return card_config(load_model_card(name))
     folder = path.parent if path.name == "config.json" and path.is_file() else path
     if not (folder / "config.json").is_file() or (
         folder is path and any(folder.glob("*.safetensors"))
     ):
         return None
-    return _config(name, str(folder))
-
-
-def count_parameters(name: str) -> int | None:
-    """Count the parameters of transformers' model; None if transformers has no code for it.
-
-    No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
-    unpacked model.
-    """
-    place = locate(name)
-    try:
-        config = _config(name, place)
-        model = of_model(f"model {name!r}", lambda: _weightless(config))
-    except UserError:
-        return None
-    return sum(int(parameter.numel()) for parameter in model.parameters())
-
-
-def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a model whose parameters have shapes and take no memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model
+    return model_config(name, str(folder))
 
 
 def card_config(card: ModelCard) -> PreTrainedConfig:
@@ -270,7 +207,7 @@ def card_config(card: ModelCard) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     if not card.transformers:
-        raise _unknown(card.name, card.architecture)
+        raise unknown(card.name, card.architecture)
     return of_model(
         f"model card {card.name!r}: its config",
         lambda: AutoConfig.for_model(card.architecture, **card.config),
@@ -293,14 +230,19 @@ def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> Model
     )
 
 
-def _config(name: str, place: str) -> PreTrainedConfig:
-    """Read a configuration; refuse an architecture without code before less clear errors occur."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def model_config(name: str, place: str) -> PreTrainedConfig:
+    """Read a configuration; refuse an architecture without code before less clear errors occur.
 
-    model_type = str(read_config(name, place).get("model_type", ""))
-    if model_type and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _unknown(name, model_type)
+    Args:
+        name: the model's name, for the messages.
+        place: its folder or hub id.
+
+    Raises:
+        UserError: it cannot be read, or transformers has no code for its architecture.
+    """
+    from transformers import AutoConfig
+
+    check_code(name, read_config(name, place))
     path = Path(place) / "config.json"
     return of_model(
         str(path) if path.is_file() else f"model {name!r}: config.json",
@@ -308,11 +250,17 @@ def _config(name: str, place: str) -> PreTrainedConfig:
     )
 
 
-def _unknown(name: str, architecture: str) -> UserError:
-    return UserError(
-        f"model {name!r}: transformers has no code for architecture {architecture!r}, and remote "
-        "code is not run; vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
-    )
+def config_place(name: str) -> str:
+    """Return the folder or hub id of a model's configuration.
+
+    Args:
+        name: as for `load_model`, or the path of a config.json, beside which no weights are needed.
+
+    Raises:
+        UserError: as `locate`.
+    """
+    path = Path(name)
+    return str(path.parent) if path.name == "config.json" and path.is_file() else locate(name)
 
 
 def locate(name: str) -> str:
@@ -328,7 +276,10 @@ def locate(name: str) -> str:
 
         return str(built_folder(name))
     if name in builtin_names("models"):
-        return load_model_card(name).hub_id
+        card = load_model_card(name)
+        if card.converted_from:
+            raise unknown(str(card.hub_id), card.converted_from)
+        return str(card.hub_id)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

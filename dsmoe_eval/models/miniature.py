@@ -5,47 +5,29 @@ It shows within seconds, without weights, whether steering works on an architect
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..steering import SteeringError, find_routers
+from ..errors import one_line, out_of_memory
+from ..steering import NoRouterError, SteeringError, find_routers
+from .architecture import weightless
+from .shrinking import cut, depth_of, empty_fields, kinds_of, said_of_experts, shrink
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _SEED = 0
 _MIN_MOE_LAYERS = 2
-_LAYERS = (2, 3, 4, 6, 8)
+_LAYERS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 _ROUTER_STD = 0.5
-
-_WIDTHS = {
-    "hidden_size": 64,
-    "vocab_size": 128,
-    "max_position_embeddings": 256,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
-    "qk_head_dim": 32,
-    "v_head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-    "first_k_dense_replace": 1,
-    "num_nextn_predict_layers": 0,
-}
-"""Upper bounds by common names of configurations; a name that a configuration lacks is skipped."""
-_FEED_FORWARD = 32
+_MOST_PARAMETERS = 200_000_000
+"""0.8 GB in float32; with what a process takes anyway, a probe stays below 4 GB."""
 
 
 def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build a random model of `config`'s architecture with at least two MoE layers.
+    """Build a random model of `config`'s architecture with at least two MoE layers, if it has two.
 
     Args:
         config: a configuration of transformers; not changed. Experts, top-k, groups and scoring
@@ -56,21 +38,86 @@ def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> P
         The causal language model, in eval mode, with the same weights at each call.
 
     Raises:
-        SteeringError: no small version could be built; the message gives the last reason.
+        SteeringError: the model has no routers, or none that can be steered; its configuration
+            lacks fields; or no small version could be built.
     """
-    reason = "no reason"
-    for layers in _LAYERS:
-        try:
-            small = _shrink(config, layers)
-            model = _build(small, dtype)
-            if len(find_routers(model)) >= _MIN_MOE_LAYERS and _kinds(small) == _kinds(config):
-                return model
-            reason = "its first layers do not show every kind of layer"
-        except (ValueError, TypeError, AttributeError, RuntimeError, KeyError) as error:
-            reason = f"{type(error).__name__}: {error}"
-    raise SteeringError(
-        f"no small random model of {config.model_type!r} could be built from its configuration "
-        f"({reason}); probe the model itself instead"
+    small = _outlined(config)
+    try:
+        return _build(small, dtype)
+    except SteeringError:
+        raise
+    except Exception as error:  # transformers may raise anything
+        raise _not_built(config, error) from error
+
+
+def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the small configuration with the fewest layers that show every kind of layer."""
+    try:
+        small = shrink(config)
+        text = small.get_text_config()
+        kinds, depth = kinds_of(text), depth_of(text)
+        for layers in _depths(depth):
+            part = cut(small, layers)
+            model = weightless(part)
+            last = layers >= depth
+            every_kind = last or kinds_of(part.get_text_config()) == kinds
+            if _enough_routers(model, config, last) and every_kind:
+                _check_size(model, config)
+                return part
+    except SteeringError:
+        raise
+    except Exception as error:  # transformers may raise anything
+        raise _not_built(config, error) from error
+    raise AssertionError("the last depth returns or raises")
+
+
+def _depths(depth: int) -> Iterator[int]:
+    yield from (layers for layers in _LAYERS if layers < depth)
+    yield depth
+
+
+def _enough_routers(model: PreTrainedModel, config: PreTrainedConfig, last: bool) -> bool:
+    try:
+        return len(find_routers(model)) >= (1 if last else _MIN_MOE_LAYERS)
+    except NoRouterError as error:
+        if not last:
+            return False
+        said = [f"{n} is {value}" for n, value in said_of_experts(config.get_text_config()).items()]
+        if not said:
+            raise
+        raise NoRouterError(
+            f"a model of this configuration of {config.model_type!r} has no routers "
+            f"({', '.join(said)}); use the config.json of one that has"
+        ) from error
+    except SteeringError as error:
+        raise _not_built(config, error) from error
+
+
+def _check_size(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters > _MOST_PARAMETERS:
+        name, largest = max(model.named_parameters(), key=lambda one: one[1].numel())
+        raise SteeringError(
+            f"the smallest model that can be made of {config.model_type!r} still has "
+            f"{parameters:,} parameters ({name!r}: {list(largest.shape)}), and this version does "
+            f"not build more than {_MOST_PARAMETERS:,}; probe the model itself instead"
+        )
+
+
+def _not_built(config: PreTrainedConfig, error: Exception) -> SteeringError:
+    if out_of_memory(error):
+        raise error
+    empty = empty_fields(config.get_text_config(), error)
+    if empty:
+        return SteeringError(
+            f"the configuration of {config.model_type!r} has no value for {', '.join(empty)}, "
+            "without which its layers cannot be built; use the config.json of a published model"
+        )
+    if isinstance(error, SteeringError):
+        return error
+    return SteeringError(
+        f"transformers cannot build a small random model of {config.model_type!r} from this "
+        f"configuration ({one_line(error)}); probe the model itself instead"
     )
 
 
@@ -85,40 +132,3 @@ def _build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
             router.weight.normal_(std=_ROUTER_STD)
         model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
     return model
-
-
-def _shrink(config: PreTrainedConfig, layers: int) -> PreTrainedModel:
-    small = copy.deepcopy(config)
-    text = small.get_text_config()
-    every_head_has_its_own_keys = _heads(text) == getattr(text, "num_key_value_heads", None)
-    for name, most in _WIDTHS.items():
-        _cut(text, name, most)
-    for name in list(vars(text)):
-        if name.endswith(("intermediate_size", "ffn_hidden_size")):
-            _cut(text, name, _FEED_FORWARD)
-        elif name.endswith("token_id"):
-            _cut(text, name, _WIDTHS["vocab_size"] - 1)
-    if every_head_has_its_own_keys:
-        text.num_key_value_heads = _heads(text)
-    depth = text.num_hidden_layers
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list) and len(value) == depth:
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = min(depth, layers)
-    return small
-
-
-def _kinds(config: PreTrainedConfig) -> set[str]:
-    """Return the kinds of layers, such as full and linear attention."""
-    return set(getattr(config.get_text_config(), "layer_types", None) or ())
-
-
-def _heads(config: PreTrainedConfig) -> int | None:
-    heads: int | None = getattr(config, "num_attention_heads", None)
-    return heads
-
-
-def _cut(config: PreTrainedConfig, name: str, most: int) -> None:
-    value = getattr(config, name, None)
-    if isinstance(value, int) and not isinstance(value, bool):
-        setattr(config, name, min(value, most))

@@ -105,7 +105,7 @@ def probe_model(
     return ModelProbe(
         model=identity.name,
         layers=identity.layers,
-        router=type(first.module).__name__,
+        router=_router_name(first),
         experts=first.experts,
         top_k=first.top_k,
         scoring=scoring,
@@ -129,6 +129,11 @@ def trial_profile(
         intervention=intervention,
         source=Source(suite="none", domain="none", split="none", items=()),
     )
+
+
+def _router_name(router: Router) -> str:
+    name = type(router.module).__name__
+    return name if router.selects else f"{name} of {type(router.block).__name__}"
 
 
 def _common_scoring(routers: tuple[Router, ...]) -> Scoring | None:

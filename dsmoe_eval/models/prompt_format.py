@@ -112,14 +112,14 @@ def prompt_format(
         asked == "auto" and there and (card is None or card.format != "base")
     )
     limit = None if card is None else card.answer_tokens
-    turn = _turn(tokenizer) if there else None
+    turn = template_turn(tokenizer) if there else None
     if think_end_token is not None:
         ends, end = _named(think_end_token, tokenizer)
         return PromptFormat(chat, MARKERS.get(end, ""), ends, limit if ends else None, end)
     if card is not None and card.think_end_token is not None:
         start, end = card.think_start_token or "", card.think_end_token
     else:
-        end = "" if card is not None or turn is None else _marker(tokenizer)
+        end = "" if card is not None or turn is None else thinking_end(tokenizer)[0]
         start = MARKERS.get(end, "")
     if not end:
         return PromptFormat(chat)
@@ -145,7 +145,7 @@ def _named(marker: str | int, tokenizer: Tokenizer) -> tuple[tuple[int, ...], st
     return ends, str(marker)
 
 
-def _turn(tokenizer: Tokenizer) -> str | None:
+def template_turn(tokenizer: Tokenizer) -> str | None:
     """Return what the chat template writes between a question and the answer, if anything."""
     asked = [{"role": "user", "content": _QUESTION}]
     try:
@@ -155,17 +155,21 @@ def _turn(tokenizer: Tokenizer) -> str | None:
     return str(text).rpartition(_QUESTION)[2] or None
 
 
-def _marker(tokenizer: Tokenizer) -> str:
-    """Return the end of thinking in the chat template, or among the added tokens; "" if none."""
+def thinking_end(tokenizer: Tokenizer) -> tuple[str, bool]:
+    """Return the text that ends thinking, and whether the chat template contains it or its start.
+
+    If the template does not, the text is among the added tokens; it is "" if there is none.
+    """
     template, added = str(tokenizer.chat_template), tokenizer.get_added_vocab()
     in_template = (end for end, start in MARKERS.items() if start in template or end in template)
     in_tokens = (end for end in MARKERS if all(piece in added for piece in _PIECE.findall(end)))
-    return next(in_template, None) or next(in_tokens, "")
+    written = next(in_template, "")
+    return written or next(in_tokens, ""), bool(written)
 
 
 def _card(model: str, beside: Path | None) -> ModelCard | None:
     """Return the card of the model's name: the user's (see `search_card`), or a built-in one."""
-    names = _names(model)
+    names = model_names(model)
     short = dict.fromkeys(name.rpartition("/")[2] for name in names)
     for name in dict.fromkeys([*short, *map(str.casefold, short)]):
         path = search_card("models", name, beside)
@@ -173,11 +177,11 @@ def _card(model: str, beside: Path | None) -> ModelCard | None:
             return load_model_card(str(path))
     known = {name.casefold() for name in names}
     cards = (load_model_card(name) for name in builtin_names("models"))
-    ids = ((card, card.hub_id.casefold()) for card in cards)
+    ids = ((card, (card.hub_id or "").casefold()) for card in cards)
     return next((card for card, id_ in ids if known & {id_, id_.partition("/")[2]}), None)
 
 
-def _names(model: str) -> list[str]:
+def model_names(model: str) -> list[str]:
     """Return the names of a model: the given one; of a folder, its name and the hub's id."""
     folder = Path(model)
     if not folder.is_dir():

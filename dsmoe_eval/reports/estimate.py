@@ -66,6 +66,9 @@ def _sums(found: CostEstimate) -> Table:
     table.add_row("variants", ", ".join(one.name for one in variants if one.control_of is None))
     table.add_row("controls", describe_controls(variants))
     table.add_row("targets", ", ".join(found.targets))
+    if found.identification_texts:
+        tokens = f"{found.identification_tokens / 1e3:,.1f} k tokens"
+        table.add_row("identification", f"{found.identification_texts:,} texts, {tokens} per pass")
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")
     tokens = (
         f"{found.control_tokens / 1e6:,.1f} M" if found.control_tokens else "an unknown number of"
@@ -103,13 +106,20 @@ def _notes(found: CostEstimate) -> Iterator[Text]:
         "tokens: characters / 4; hours: 2 operations a weight and token at the peak rate, memory, "
         "fine-tuning and generation's slowness left out: real runs take many times as long"
     )
-    for task in found.tasks:
-        if "non-target" in task.roles and "target" not in task.roles and 0 < task.test < 100:
-            times = "once" if task.samples == 1 else f"{task.samples} times"
-            yield Text(
-                f"{task.task}: {task.test} items answered {times} are an anecdote, not a "
-                "measurement; only pooled with other non-targets do they count",
-                style="yellow",
-            )
+    if few := [_few(task) for task in found.tasks if _is_few(task)]:
+        yield Text(
+            f"fewer than 100 items are an anecdote, not a measurement; only pooled with other "
+            f"non-targets do they count: {', '.join(few)}",
+            style="yellow",
+        )
     for note in dict.fromkeys(task.note for task in found.tasks if task.note):
         yield Text(f"* by the suite's own figures: {note}", style="yellow")
+
+
+def _is_few(task: TaskEstimate) -> bool:
+    return "non-target" in task.roles and "target" not in task.roles and 0 < task.test < 100
+
+
+def _few(task: TaskEstimate) -> str:
+    times = f" answered {task.samples} times" if task.samples > 1 else ""
+    return f"{task.task} ({task.test}{times})"

@@ -14,6 +14,7 @@ from ..results.stability import StabilityResult
 from . import page, run_text
 from .items import clear_items, write_item_files
 from .run_again import citation, run_again
+from .run_agreement import agreement_table, agreements
 from .run_arms import run_facets
 from .run_base import base_scores
 from .run_claims import answers, generalization
@@ -48,7 +49,7 @@ def _write(folder: RunFolder, run: FinishedRun, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
     shown = draw(folder, result, stability, target)
-    said = _sentences(folder, result) | _tables(result) | _spread(result, stability)
+    said = _sentences(folder, result) | _tables(folder, result) | _spread(result, stability)
     sections = draw_outcomes(outcome_sections(result), target)
     said |= {"outcomes": sections, "root_hash": folder.root_hash}
     html = page.html_environment().get_template("report.html.j2")
@@ -78,7 +79,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
     }
 
 
-def _tables(result: RunResult) -> dict[str, object]:
+def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
     return {
         "leaderboard": variants_table(result),
         "base": base_scores(result),
@@ -86,6 +87,7 @@ def _tables(result: RunResult) -> dict[str, object]:
         "terms": terms(result),
         "details": details(result),
         "settings": settings(result),
+        "agreement": agreement_table(agreements(folder, result)),
         "generalization": generalization(result),
         "domains": by_domain(result),
         "domain_details": domain_details(result),

@@ -17,10 +17,11 @@ from typing import get_args
 
 from ..cards import Plan, StageSplit, Suite, Task
 from ..errors import UserError
-from ..models.loading import ModelSize, locate, measure_model
+from ..models.loading import locate
+from ..models.sizes import ModelSize, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
-from ..tasks.identification import suite_text
+from ..tasks.identification import domain_texts, suite_text
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask, most_tokens
 from ..tasks.outcomes import check_outcome
@@ -101,6 +102,9 @@ class CostEstimate:
         tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
             not known.
         complete: whether `tokens` counts every task.
+        identification_texts: the number of texts, or chunks of them, from which experts are
+            identified, and `identification_tokens` those of one pass over them, which are not among
+            `tokens`: their passes are forward and, for the saliency of tokens, backward.
         claims: the number of claims in the family that Holm adjusts.
         control_cells: the cells that controls need, which are among `cells`.
         control_tokens: the tokens of these cells, as `tokens`.
@@ -120,6 +124,8 @@ class CostEstimate:
     tuning_answers: int
     tokens: int
     complete: bool
+    identification_texts: int
+    identification_tokens: int
     claims: int
     control_cells: int
     control_tokens: int
@@ -154,7 +160,7 @@ def estimate(
     arms = planned.arms
     claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)
-    tasks = _tasks(planned, level, limit, data)
+    tasks, texts = _tasks(planned, level, limit, data)
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
@@ -173,6 +179,8 @@ def estimate(
         tuning_answers=tuning.total(),
         tokens=_tokens(tasks, counts := answers + tuning + again),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
+        identification_texts=len(texts),
+        identification_tokens=sum(math.ceil(len(one) / CHARACTERS_A_TOKEN) for one in texts),
         claims=claims,
         control_cells=controls.total(),
         control_tokens=_tokens(tasks, of_controls),
@@ -202,8 +210,12 @@ def _counted(
 
 def _tasks(
     planned: PlannedRun, level: float, limit: int | None, data: Sequence[Path]
-) -> dict[str, TaskEstimate]:
-    """Read the tasks that the plan uses, by the code that loads and checks them for `run`."""
+) -> tuple[dict[str, TaskEstimate], list[str]]:
+    """Read the tasks that the plan uses, by the code that loads and checks them for `run`.
+
+    Returns:
+        The estimate of each task, and the identification texts.
+    """
     suite, unread = planned.suite, dict[str, str]()
     splits = load_splits(suite, limit, data, planned.targets, unread)
     check_outcome([*splits["test"].values()], planned.plan.outcome)
@@ -220,7 +232,7 @@ def _tasks(
             found[task.name] = _task(
                 suite, task, stages if note is None else {}, note, level, limit
             )
-    return found
+    return found, [one for texts in domain_texts(text.tasks).values() for one in texts]
 
 
 def _task(

@@ -77,14 +77,28 @@ def overlap(choices: Sequence[Choice | None], full: Choice, units: int) -> Exper
         units: number of experts in each layer.
     """
     named = [one for one in choices if one is not None]
-    pairs = list(combinations(named, 2))
+    pairs = [shared_experts(a, b, units) for a, b in combinations(named, 2)]
     return ExpertOverlap(
         experts=len(full),
         named=len(named),
-        between=_mean([jaccard(_units(a), _units(b)) for a, b in pairs]),
-        by_chance=_mean([_by_chance(a, b, units) for a, b in pairs]),
+        between=_mean([shared for shared, _ in pairs]),
+        by_chance=_mean([by_chance for _, by_chance in pairs]),
         with_full=_mean([jaccard(_units(one), _units(full)) for one in named]),
     )
+
+
+def shared_experts(a: Choice, b: Choice, units: int) -> tuple[float, float]:
+    """Return the Jaccard index of two choices, and the mean one of blind choices of their sizes.
+
+    Args:
+        a: a choice.
+        b: another choice, of the same layers.
+        units: number of experts in each layer.
+
+    Raises:
+        ValueError: both are empty.
+    """
+    return jaccard(_units(a), _units(b)), _by_chance(a, b, units)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -8,6 +8,7 @@ A.
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
+from .gains import compare_gains
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .overlap import expected_jaccard, jaccard
@@ -54,6 +55,7 @@ __all__ = [
     "chance_jaccard",
     "claim",
     "combine_models",
+    "compare_gains",
     "compare_paired",
     "compare_strata",
     "compare_with_draws",

@@ -8,7 +8,7 @@ It needs torch and transformers, and nothing else of this package:
 """
 
 from .capture import Routing, capture_routing, capture_spread
-from .errors import ProbeError, SteeringError
+from .errors import NoRouterError, ProbeError, SteeringError
 from .folding import fold
 from .interventions import logit_shift
 from .meaning import check_meaning
@@ -24,6 +24,7 @@ __all__ = [
     "Intervention",
     "ModelIdentity",
     "ModelProber",
+    "NoRouterError",
     "ProbeError",
     "ProbeReport",
     "Profile",

@@ -1,6 +1,7 @@
 """Capture which experts really ran for every token, and with which weights.
 
 Both are read at the experts' input, because a router may return other logits than those it used.
+Experts that do not receive them (see `forms.py`) must receive what they say.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from . import router_patch
 from .errors import ProbeError, SteeringError
-from .router_patch import routing_of
+from .forms import Choice, read, received
 from .routers import Router
 
 
@@ -58,10 +59,13 @@ class Routing:
 def capture_routing(routers: Sequence[Router]) -> Iterator[Routing]:
     """Record the routing of each forward pass inside the context; the last pass is kept."""
     routing = Routing(tuple(router.layer for router in routers))
-    handles = [
-        router.consumer.register_forward_pre_hook(_recorder(routing, router), with_kwargs=True)
-        for router in routers
-    ]
+    handles = []
+    for router in routers:
+        recorder = _Recorder(routing, router)
+        handles += [
+            router.module.register_forward_hook(recorder.given),
+            router.consumer.register_forward_pre_hook(recorder.experts, with_kwargs=True),
+        ]
     try:
         yield routing
     finally:
@@ -91,7 +95,7 @@ def capture_spread(routers: Sequence[Router]) -> Iterator[Callable[[], Tensor]]:
     attached = []
     try:
         for router in routers:
-            router_patch.attach(router.module, edit(router.layer))
+            router_patch.attach(router, edit(router.layer))
             attached.append(router)
         yield lambda: torch.stack([seen[router.layer] for router in routers], dim=1)
     finally:
@@ -111,21 +115,24 @@ def logit_spread(logits: Tensor) -> Tensor:
     return logits.detach().float().std(-1, correction=0)
 
 
-def _recorder(routing: Routing, router: Router) -> Any:
-    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        chosen = [value for value in tensors if value.shape[-1] == router.top_k and value.ndim == 2]
-        indices = [value for value in chosen if not value.is_floating_point()]
-        weights = [value for value in chosen if value.is_floating_point()]
-        if len(indices) != 1 or not weights:
-            raise SteeringError(
-                f"layer {router.layer}: the experts' input does not hold one index tensor "
-                "and one weight tensor of shape [tokens, k]; this version cannot read its routing"
-            )
-        routing._indices[router.layer] = indices[0].detach()
-        routing._weights[router.layer] = weights[-1].detach()
+class _Recorder:
+    """The hooks of one layer, in the order of their calls: router, experts."""
 
-    return record
+    def __init__(self, routing: Routing, router: Router) -> None:
+        self.routing, self.router = routing, router
+        self.call: tuple[Tensor, Any] | None = None
+
+    def given(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.call = (args[0], output) if args and isinstance(args[0], Tensor) else None
+
+    def experts(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        call, self.call = self.call, None
+        choice = None if call is None else received(self.router, *call, args)
+        if choice is None:
+            given, weights, indices = router_patch.experts_input(self.router, args, kwargs)
+            choice = Choice(given[weights], given[indices])
+        self.routing._indices[self.router.layer] = choice.indices.detach()
+        self.routing._weights[self.router.layer] = choice.weights.detach()
 
 
 @contextmanager
@@ -148,16 +155,32 @@ def router_outputs(routers: Sequence[Router]) -> Iterator[dict[int, Any]]:
 def check_obeyed(router: Router, given: Any, weights: Tensor, indices: Tensor) -> None:
     """Check that the experts received the router's output.
 
-    A fused kernel that never calls the router's forward would leave the layer unsteered.
+    A fused kernel that never calls the router's forward would leave the layer unsteered. Where the
+    block selects by the router's logits, the experts must be those with the largest.
 
     Raises:
         ProbeError: they did not.
     """
-    if given is not None:
-        weights_at, indices_at = routing_of(given, router.name)
-        if torch.equal(given[weights_at], weights) and torch.equal(given[indices_at], indices):
+    if given is not None and not router.selects:
+        if _are_best(given, indices):
+            return
+    elif given is not None:
+        choice = read(router, given)
+        if torch.equal(choice.weights, weights) and torch.equal(choice.indices, indices):
             return
     raise ProbeError(
         f"layer {router.layer}: the experts did not receive the output of {router.name!r}, so "
         "steering that router has no effect"
     )
+
+
+def _are_best(logits: Tensor, indices: Tensor) -> bool:
+    """Check that no other expert has a larger logit than the selected ones.
+
+    A block that selects by the scores of these logits may see a tie where rounding made one.
+    """
+    logits = logits.reshape(-1, logits.shape[-1])
+    worst = logits.gather(-1, indices).amin(-1)
+    others = logits.scatter(-1, indices, -torch.inf).amax(-1)
+    step = 4 * torch.finfo(logits.dtype).eps
+    return bool((worst >= others - step * others.abs().clamp(min=1)).all())

@@ -31,6 +31,11 @@ def check_meaning(
             "bias in the score channel needs a router that chooses by score + correction bias; "
             "this router does not, so use the logit channel"
         )
+    if intervention.kind == "reweight" and top_k == 1:
+        raise SteeringError(
+            "reweight keeps the sum of a token's weights, so it changes nothing in a router that "
+            "selects one expert per token; use bias or amplify instead"
+        )
     if intervention.kind == "mask":
         _check_mask(chosen, scoring, experts, top_k)
     elif intervention.kind == "force":

@@ -36,9 +36,9 @@ def layers_of(model: nn.Module, inside: Sequence[tuple[str, int]]) -> nn.ModuleL
     Raises:
         SteeringError: there is no such list, or there are several.
     """
-    lists = {f".{name}.".partition(f".layers.{layer}.")[0] for name, layer in inside}
+    lists = {f".{name}.".partition(f".{layer}.")[0] for name, layer in inside}
     if len(lists) == 1:
-        found = model.get_submodule(f"{lists.pop()}.layers".strip("."))
+        found = model.get_submodule(lists.pop().strip("."))
         if isinstance(found, nn.ModuleList):
             return found
     raise SteeringError(

@@ -4,7 +4,8 @@ A router has exactly one linear layer that gives the [tokens, experts] logits be
 selection. `attach` swaps the module's class for a subclass whose `forward` is the original with
 that one call wrapped, so that selection, renormalisation and all else remain the model's code. A
 plain forward hook that edits the returned logits would change nothing: since transformers 5 the
-block ignores them.
+block ignores them. Where the block selects experts from a router's logits, weights are edited at
+the experts' input instead.
 """
 
 from __future__ import annotations
@@ -19,14 +20,23 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import SteeringError
+from .forms import write
+from .routers import Router
 
 _EDIT = "_dsmoe_edit"
+_ROUTER = "_dsmoe_router"
+_AT_EXPERTS = "_dsmoe_at_experts"
 _LOGITS_METHOD = "_dsmoe_logits"
 _FACTORY = "_dsmoe_factory"
 _ACCELERATE = "_old_forward"
+
+At = int | str
+"""An argument of a call: its position or its name."""
+Given = dict[At, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,8 @@ class Edit:
     weights: Callable[[Tensor, Tensor], Tensor]
 
 
-def attach(module: nn.Module, edit: Edit) -> None:
-    """Make `module`, a router, apply `edit` from its next call on.
+def attach(router: Router, edit: Edit) -> None:
+    """Make a router apply `edit` from its next call on.
 
     accelerate's hooks keep the original forward; that reference is replaced as well.
 
@@ -51,6 +61,7 @@ def attach(module: nn.Module, edit: Edit) -> None:
         SteeringError: the router is already steered, another tool replaced its forward, or its
             source does not have exactly one linear layer over the experts.
     """
+    module = router.module
     if is_attached(module):
         raise SteeringError("the model is steered already; remove that steering first")
     if "forward" in vars(module) and not _is_hooked_by_accelerate(module):
@@ -58,10 +69,17 @@ def attach(module: nn.Module, edit: Edit) -> None:
             f"{type(module).__name__}: another tool replaced its forward; steer before it runs"
         )
     original: Any = type(module)  # mypy treats an nn.Module class as unhashable
-    steered = _steered_class(original, _expert_linears(module))
+    steered = _steered_class(original, _expert_linears(router), router.selects)
     setattr(module, _EDIT, edit)
+    setattr(module, _ROUTER, router)
     module.__class__ = steered
     _rebind(module, original, steered)
+    if not router.selects:
+        # First of all hooks, so that what is captured there is what the experts receive.
+        hook = router.consumer.register_forward_pre_hook(
+            _edited_input(router, edit), prepend=True, with_kwargs=True
+        )
+        setattr(module, _AT_EXPERTS, hook)
 
 
 def detach(module: nn.Module) -> None:
@@ -71,7 +89,10 @@ def detach(module: nn.Module) -> None:
         module.__class__ = original
         # accelerate's hooks may have come after the patch and kept the patched forward.
         _rebind(module, steered, original)
+        if hook := vars(module).pop(_AT_EXPERTS, None):
+            hook.remove()
         delattr(module, _EDIT)
+        delattr(module, _ROUTER)
 
 
 def is_attached(module: nn.Module) -> bool:
@@ -79,23 +100,32 @@ def is_attached(module: nn.Module) -> bool:
     return hasattr(module, _EDIT)
 
 
-def routing_of(output: Any, name: str) -> tuple[int, int]:
-    """Return the positions of the weights and the indices, both [tokens, k], in a router's output.
+def experts_input(router: Router, args: Any, kwargs: Any) -> tuple[Given, At, At]:
+    """Return the arguments of the experts' call, and which are the weights and the indices.
 
     Raises:
-        SteeringError: there is not exactly one integer tensor with one float tensor of its shape.
+        SteeringError: there are none of shape [tokens, k].
     """
-    tensors = list(enumerate(output)) if isinstance(output, tuple | list) else []
-    tensors = [(position, value) for position, value in tensors if isinstance(value, Tensor)]
-    indices = [position for position, value in tensors if not value.dtype.is_floating_point]
-    shape = output[indices[0]].shape if len(indices) == 1 else None
-    weights = [p for p, value in tensors if value.dtype.is_floating_point and value.shape == shape]
-    if len(weights) != 1:
+    given: Given = {**dict(enumerate(args)), **kwargs}
+    tensors = {at: value for at, value in given.items() if isinstance(value, Tensor)}
+    chosen = [a for a, one in tensors.items() if one.ndim == 2 and one.shape[-1] == router.top_k]
+    indices = [at for at in chosen if not tensors[at].is_floating_point()]
+    weights = [at for at in chosen if tensors[at].is_floating_point()]
+    if len(indices) != 1 or not weights:
         raise SteeringError(
-            f"{name}: this router does not return the selected experts and their weights; "
-            "this version cannot steer it"
+            f"layer {router.layer}: the experts' input does not hold one index tensor "
+            "and one weight tensor of shape [tokens, k]; this version cannot read its routing"
         )
-    return weights[0], indices[0]
+    return given, weights[-1], indices[0]
+
+
+def _edited_input(router: Router, edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Given]:
+        given, weights, indices = experts_input(router, args, kwargs)
+        given[weights] = edit.weights(given[weights], given[indices])
+        return tuple(given[at] for at in range(len(args))), {name: given[name] for name in kwargs}
+
+    return hook
 
 
 def _is_hooked_by_accelerate(module: nn.Module) -> bool:
@@ -109,28 +139,29 @@ def _rebind(module: nn.Module, old: Any, new: Any) -> None:
         setattr(module, _ACCELERATE, MethodType(new.forward, module))
 
 
-def _expert_linears(module: nn.Module) -> frozenset[str]:
-    """Return the names of child linear layers with one output per expert."""
-    experts = getattr(module, "num_experts", None)
-    children = module.named_children()
-    return frozenset(n for n, c in children if getattr(c, "out_features", 0) == experts)
+def _expert_linears(router: Router) -> frozenset[str]:
+    """Return the names of child linear layers that give the logits."""
+    logits, children = len(router.weight), router.module.named_children()
+    return frozenset(n for n, c in children if getattr(c, "out_features", 0) == logits)
 
 
 @functools.cache
-def _steered_class(cls: Any, linears: frozenset[str]) -> type[nn.Module]:
+def _steered_class(cls: Any, linears: frozenset[str], selects: bool) -> type[nn.Module]:
     original = _rewritten_forward(cls, linears)
 
     @functools.wraps(cls.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = original(self, *args, **kwargs)
-        weights, indices = routing_of(output, cls.__name__)
         edit: Edit = getattr(self, _EDIT)
-        edited = edit.weights(output[weights], output[indices])
-        return (*output[:weights], edited, *output[weights + 1 :])
+        return write(getattr(self, _ROUTER), output, edit.weights) if selects else output
 
     def edit_logits(self: nn.Module, logits: Tensor) -> Tensor:
         edit: Edit = getattr(self, _EDIT)
-        return edit.logits(logits)
+        experts = getattr(self, _ROUTER).experts
+        if logits.shape[-1] == experts:
+            return edit.logits(logits)
+        # The others are of experts that are always on.
+        return torch.cat([edit.logits(logits[..., :experts]), logits[..., experts:]], dim=-1)
 
     body = {"forward": forward, _LOGITS_METHOD: edit_logits, "__module__": __name__}
     return type(f"Steered{cls.__name__}", (cls,), body)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import router_patch
 from .errors import SteeringError
+from .forms import Choice, read
 from .routers import Router
 
 ScoreFunction = Literal["softmax", "sigmoid", "other"]
@@ -135,30 +136,52 @@ def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
         seen.append(logits.float())
         return seen[-1] + shift
 
-    router_patch.attach(router.module, router_patch.Edit(note, lambda weights, _indices: weights))
+    router_patch.attach(router, router_patch.Edit(note, lambda weights, _indices: weights))
     try:
-        output = _call(router, hidden)
+        choice = _call(router, hidden)
     finally:
         router_patch.detach(router.module)
     if len(seen) != 1:
         raise SteeringError(
             f"router {router.name!r}: its forward did not call the patched linear layer once"
         )
-    weights, indices = router_patch.routing_of(output, router.name)
-    return _Sample(seen[0].reshape(_TOKENS, -1), output[weights], output[indices])
+    return _Sample(seen[0].reshape(_TOKENS, -1), choice.weights, choice.indices)
 
 
-def _call(router: Router, hidden: Tensor) -> Any:
-    """Call the router's forward without hooks.
+def _call(router: Router, hidden: Tensor) -> Choice:
+    """Call the router's forward without hooks, or its block where that selects.
 
     Some routers take [batch, length, hidden], and some take their correction bias as an argument.
     """
+    if not router.selects:
+        return _call_block(router, hidden)
     names = list(inspect.signature(type(router.module).forward).parameters)[2:]
     extra = [router.correction_bias] if names and router.correction_bias is not None else []
     try:
-        return router.module.forward(hidden, *extra)
+        output = router.module.forward(hidden, *extra)
     except (ValueError, IndexError, TypeError):
-        return router.module.forward(hidden[None], *extra)
+        output = router.module.forward(hidden[None], *extra)
+    return read(router, output)
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: the experts need not run
+    """The end of a block's forward, with what its experts would have received."""
+
+
+def _call_block(router: Router, hidden: Tensor) -> Choice:
+    def stop(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        given, weights, indices = router_patch.experts_input(router, args, kwargs)
+        raise _Stop(Choice(given[weights], given[indices]))
+
+    handle = router.consumer.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        router.block(hidden[None])
+    except _Stop as seen:
+        choice: Choice = seen.args[0]
+        return choice
+    finally:
+        handle.remove()
+    raise SteeringError(f"layer {router.layer}: its block did not call the experts")
 
 
 def _function(sample: _Sample, tolerance: float) -> ScoreFunction:
@@ -166,8 +189,10 @@ def _function(sample: _Sample, tolerance: float) -> ScoreFunction:
     rules: dict[ScoreFunction, Any] = {"softmax": Tensor.softmax, "sigmoid": _sigmoid}
     for name, rule in rules.items():
         ratio = kept / rule(logits, -1).gather(-1, sample.indices.long())
-        # Raw scores times a constant, or scores divided by their sum per token.
-        if _constant(ratio, tolerance) or _constant(ratio / ratio[:, :1], tolerance):
+        # Raw scores times a constant, or scores divided by their sum per token: a single score
+        # divided by itself would be of any rule.
+        several = ratio.shape[-1] > 1
+        if _constant(ratio, tolerance) or (several and _constant(ratio / ratio[:, :1], tolerance)):
             return name
     return "other"
 

@@ -97,7 +97,7 @@ class Steering:
             lambda logits: edit_logits(logits, effect),
             lambda weights, indices: edit_weights(weights, indices, effect),
         )
-        router_patch.attach(router.module, edit)
+        router_patch.attach(router, edit)
         stack.callback(router_patch.detach, router.module)
         if effect.choice_shift is not None and scoring.correction_bias:
             assert router.correction_bias is not None  # noqa: S101 - just measured

@@ -138,7 +138,7 @@ def _expert_parameters(model: nn.Module) -> list[str]:
         f"experts.{name}"
         for router in find_routers(model)
         for name, parameter in router.consumer.named_parameters()
-        if parameter.ndim == 3
+        if parameter.ndim == 3 and router.consumer is getattr(router.block, "experts", None)
     }
     if not names:
         raise UserError("this model's experts hold no fused weights; sft-lora cannot adapt them")

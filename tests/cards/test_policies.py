@@ -8,11 +8,13 @@ from dsmoe_eval.cards.policies import (
     CHECK_METRICS,
     CLAIM_METRICS,
     INTERVAL_METRICS,
+    ONLY_SINCE_BASELINE,
     POINT_METRICS,
     Policy,
     Rule,
 )
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.gates.baseline import KEPT
 from dsmoe_eval.gates.figures import _OF_ARM, _OF_RUN
 from dsmoe_eval.registry import builtin_names, load_policy
 
@@ -21,16 +23,19 @@ RULE = {"name": "r", "tier": "critical", "metric": "target_gain", "at_least": 0.
 
 def test_every_metric_can_be_read():
     metrics = {*CLAIM_METRICS, *INTERVAL_METRICS, *POINT_METRICS, *CHECK_METRICS}
-    assert metrics == {*_OF_ARM, *_OF_RUN}
+    assert metrics == {*_OF_ARM, *_OF_RUN, *ONLY_SINCE_BASELINE}
+    assert set(ONLY_SINCE_BASELINE) == set(KEPT)
 
 
 @pytest.mark.parametrize("name", builtin_names("policies"))
 def test_what_ships_weighs_gain_cost_and_validity(name):
-    critical = {rule.metric for rule in load_policy(name).rules if rule.tier == "critical"}
-    assert critical >= {
-        "target_claim", "placebo_claim", "non_target_change",
-        "probes_passed", "sham_equals_base", "leaked_items", "whole_run",
-    }  # fmt: skip
+    policy = load_policy(name)
+    critical = {rule.metric for rule in policy.rules if rule.tier == "critical"}
+    gain = {"target_claim", "placebo_claim", "sham_equals_base"}
+    if policy.baseline == "required":  # whether the gain is one was decided for the baseline
+        gain = {"still_improves", "gain_not_lost"}
+    validity = {"probes_passed", "leaked_items", "whole_run"}
+    assert critical >= gain | validity | {"non_target_change"}
 
 
 def test_strict_asks_for_no_less_than_default():
@@ -63,6 +68,7 @@ def test_strict_asks_for_no_less_than_default():
         ({"metric": "target_claim", "at_least": None, "one_of": ["inconclusive"]}, "'improves'"),
         ({"metric": "probes_passed"}, "figures need at_least or at_most"),
         ({"metric": "retention", "against": "baseline"}, "compared with a baseline"),
+        ({"metric": "gain_difference"}, "gain_difference needs a baseline; write against"),
         ({"metric": "leaked_items", "variants": ["contrast"]}, "a metric of the whole run"),
         ({"variants": []}, "at least 1"),
     ],

@@ -118,7 +118,10 @@ def test_each_expert_gives_what_its_weights_give(model):
 
 # One of each shape; the largest takes 15 seconds.
 LARGE = {"qwen3-next-80b-a3b-thinking"}
-LIKE_ANOTHER = {"gpt-oss-120b", "qwen3-30b-a3b-thinking-2507"}
+LIKE_ANOTHER = {"gpt-oss-120b", "qwen3-30b-a3b-thinking-2507"} | {
+    "emo-1b14b-1t",  # as qwen1.5-moe-a2.7b
+    "stdmoe-1b14b-1t",
+}
 CARDS = [name for name in builtin_names("models") if load_model_card(name).transformers]
 CARDS = [
     pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name

@@ -6,6 +6,8 @@ import pytest
 
 from dsmoe_eval.results.schema import SCHEMA_VERSION
 
+from ..leaderboards.conftest import make_run  # noqa: F401 - a fixture
+
 VARIANTS = ("sham", "contrast", "random", "wrong-domain")
 TARGETS = ("math", "law")
 DOMAINS = ("biology", "physics")

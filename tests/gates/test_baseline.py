@@ -6,14 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dsmoe_eval.cards import Policy
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.gates import changes_since
-from dsmoe_eval.gates.figures import MissingFigureError
-from dsmoe_eval.results import RunFolder
+from dsmoe_eval.gates import changes_between, changes_since, decide
+from dsmoe_eval.gates.baseline import KEPT
+from dsmoe_eval.gates.readings import Claims, MissingFigureError
+from dsmoe_eval.results import RunFolder, read_finished
 from dsmoe_eval.results.finished import as_finished
+from dsmoe_eval.results.gains import (
+    difference_of_gains,
+    gain_changes,
+    gain_items,
+    pair_gains,
+)
 from dsmoe_eval.stats import mcnemar_midp, tango_interval
 from dsmoe_eval.stats.paired import PairedCounts
 
+from ..leaderboards.conftest import SMALL
 from ..recorded import record
 
 KEY = ("contrast", "math")
@@ -141,3 +150,87 @@ def test_a_change_that_cannot_be_told_is_missing_with_its_reason(run_of, scores)
         baseline.change("target_gain", KEY)
     with pytest.raises(MissingFigureError, match="the baseline has no arm rice on math"):
         baseline.change("target_gain", ("rice", "math"))
+
+
+def kept(now, before, metric="gain_difference", key=KEY):
+    return changes_between(now, before).change(metric, key)
+
+
+def test_the_gain_of_an_arm_that_worked_is_compared_across_models(run_of, scores, make_data):
+    base, then, now = scores
+    other = base.copy()
+    other[:7] = ~other[:7]
+    runs = run_of(other, now), run_of(base, then)
+    assert runs[1].arms[KEY].target_result.claim.verdict == "improves"
+    assert kept(*runs) == gain(*runs)
+    said = runs[0].arms[KEY].target_result.claim
+    with pytest.raises(MissingFigureError, match="lack samples of the same items"):
+        kept(*runs, "gain_not_lost")  # of the same arm on law, which is in the same family
+    assert kept(*runs, "still_improves") == Claims(((said.verdict, said.words),))
+
+
+def test_a_gain_is_lost_if_it_fell_significantly(make_run):
+    common = SMALL | {"variants": ("base", "contrast", "sft-lora")}
+    before = read_finished(make_run(**common, fingerprint="a" * 32))
+    less = {"contrast": (0.02, 0.02), "sft-lora": (0.25, 0.05)}
+    now = read_finished(make_run(**common, fingerprint="b" * 32, target=less))
+    lost, same = (
+        kept(now, before, "gain_not_lost", (name, "math")) for name in ("contrast", "sft-lora")
+    )
+    assert (lost.passed, same.passed) == (False, True)
+    sides = [gain_items(run, KEY, "target") for run in (now, before)]
+    p = 2 * difference_of_gains(pair_gains(*sides)).p_value  # the smaller of two, by Holm
+    assert lost.words == f"the gain changed by -0.1833, p = {p:.4f} by Holm"
+    change = gain_changes(now, before, "target", "score")[KEY]
+    assert not change.is_lost(0.05, margin=0.5)  # which no item of the interval reaches
+    assert not change.is_lost(p / 2, margin=0.02)
+
+
+def test_an_arm_that_did_not_work_has_nothing_to_lose(run_of, scores):
+    runs = [run_of(*scores[:2]) for _ in range(2)]
+    for metric in KEPT:
+        found = kept(*runs, metric, ("random", "math"))
+        assert found.passed
+        assert "did not improve its target in the baseline" in found.words
+
+
+def test_where_no_arm_worked_nothing_is_decided(make_data):
+    """It is no pass: a policy about what was kept is undecided."""
+    data = make_data()
+    for arm in data["arms"]:
+        arm["target_result"] |= {"p_adjusted": 1.0}
+    before, now = as_finished(data, "old"), as_finished(make_data(), "new")
+    for metric in KEPT:
+        assert kept(now, before, metric).said[0][0] == "inconclusive"
+    bound = {
+        "gain_difference": {"at_least": -1}, "still_improves": {"one_of": ["improves"]},
+        "gain_not_lost": {},
+    }  # fmt: skip
+    rules = [
+        {"name": metric, "tier": "critical", "metric": metric, "against": "baseline", **keys}
+        for metric, keys in bound.items()
+    ]
+    valid = {"name": "valid", "tier": "critical", "metric": "leaked_items", "at_most": 0}
+    wanted = Policy.model_validate({"name": "p", "description": "d", "rules": [valid, *rules]})
+    assert decide(now, wanted, changes_between(now, before)).outcome == "inconclusive"
+
+
+def test_other_primary_outcomes_cannot_be_compared(make_data):
+    data = make_data()
+    data["outcome"] = "gold_logprob"
+    before, now = as_finished(data, "old"), as_finished(make_data(), "new")
+    with pytest.raises(MissingFigureError, match="the primary outcome is score, that of the base"):
+        kept(now, before)
+
+
+def test_the_gain_by_another_primary_outcome(make_run):
+    """Item by item from the samples, in nats."""
+    common = SMALL | {"texts": True, "outcome": "gold_logprob", "variants": ("base", "contrast")}
+    before, now = (
+        read_finished(make_run(**common, fingerprint=letter * 32)) for letter in "ab"
+    )  # fmt: skip
+    items = [gain_items(run, KEY, "target", "gold_logprob") for run in (now, before)]
+    expected = difference_of_gains(pair_gains(*items))
+    found = kept(now, before)
+    assert (found.value, found.low, found.high) == (expected.delta, *expected.ci95)
+    assert before.arms[KEY].outcome("gold_logprob").target.claim.verdict == "improves"

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.lab.train import RECIPES, accuracy, train
+from dsmoe_eval.lab.train import RECIPES, accuracy, train, train_and_compare
 from dsmoe_eval.lab.world import DOMAINS, build_world
 from dsmoe_eval.models import load_model
 
@@ -58,3 +58,19 @@ def test_the_seed_makes_the_training():
     torch.set_num_threads(threads)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_seed_is_another_model_and_is_not_compared(tmp_path, monkeypatch, loaded):
+    seeds = []
+
+    def quickly(recipe, _world, _console):
+        seeds.append(recipe.seed)
+        return loaded.model, loaded.tokenizer
+
+    monkeypatch.setattr("dsmoe_eval.lab.train.train", quickly)
+    monkeypatch.setattr("dsmoe_eval.lab.train._score_lines", lambda *_: ["scores"])
+    quiet = Console(quiet=True)
+    same = train_and_compare("lab-poly", tmp_path, quiet)
+    assert "largest weight difference to the shipped model: 0 (bit-identical)" in same
+    assert "shipped" not in train_and_compare("lab-poly", tmp_path, quiet, seed=7)
+    assert seeds == [0, 7]

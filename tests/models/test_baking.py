@@ -23,7 +23,8 @@ CARRIERS = {
     "ernie-4.5-21b-a3b-thinking": "e_score_correction_bias",
 }
 WITHOUT = ["olmoe-1b-7b", "qwen1.5-moe-a2.7b", "qwen3-30b-a3b-instruct-2507",
-           "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking"]  # fmt: skip
+           "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking", "emo-1b14b-1t",
+           "stdmoe-1b14b-1t"]  # fmt: skip
 
 
 def saved(card, folder, dtype=torch.float32):

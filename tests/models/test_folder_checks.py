@@ -8,7 +8,8 @@ import pytest
 from dsmoe_eval.errors import EvalWarning, UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import load_model
-from dsmoe_eval.models.loading import bare_config, count_parameters
+from dsmoe_eval.models.loading import bare_config
+from dsmoe_eval.models.sizes import count_parameters
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -20,7 +20,26 @@ def test_case_19_names_are_whole_at_80_columns():
     tasks = tuple(TaskEstimate(name, "d", ("non-target",), *figures) for name in names)
     model = ModelEstimate("/a/folder/" + "deep/" * 20 + "[x]", 10**12, 1e3, 1e6, 1e6)
     found = CostEstimate(
-        "p", "s", "vllm", 1, ("base",), ("d",), tasks, 1, 4, 0, 0, True, 1, 0, 0, 0, 0, (model,)
+        "p",
+        "s",
+        "vllm",
+        1,
+        ("base",),
+        ("d",),
+        tasks,
+        1,
+        4,
+        0,
+        0,
+        True,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        (model,),
     )
     lines = printed(found, 80).splitlines()
     assert max(map(len, lines)) <= 80
@@ -49,6 +68,8 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
         0,
         0,
         False,
+        2,
+        900,
         1,
         0,
         0,
@@ -64,6 +85,7 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
         "?",
         "not there",
         "an anecdote",
+        "2 texts, 0.9 k tokens per pass",
         "4, each with 1 / 4",
     ):
         assert part in said

@@ -21,6 +21,7 @@ from dsmoe_eval.runs.run import plan_table
 from dsmoe_eval.runs.stages import tuning_answers
 from dsmoe_eval.stats import midp_power
 from dsmoe_eval.tasks import splits
+from dsmoe_eval.tasks.identification import domain_texts
 from dsmoe_eval.tasks.opening import UnreadableTaskError
 
 
@@ -38,6 +39,9 @@ def test_it_counts_what_the_run_counts(lab, tmp_path):
         assert task.test == len(job.test[task.task].items)
         assert task.tuning == len(job.tuning[task.task].items)
     assert (lab.engine, lab.devices) == (job.engine.name, 1)
+    questions = [one for texts in domain_texts(job.identification.tasks).values() for one in texts]
+    assert lab.identification_texts == len(questions) > 0
+    assert 4 * lab.identification_tokens == pytest.approx(sum(map(len, questions)), rel=0.1)
     settings = sum(len(arm.grid) for arm in job.arms if arm.target == "math")
     per_target = {arm.target: sum(len(job.tuning[n].items) for n in arm.tasks) for arm in job.arms}
     base = sum(len(job.tuning[name].items) for name in job.base_tasks)
@@ -89,7 +93,8 @@ def test_few_items_are_called_what_they_are(monkeypatch, capsys):
     monkeypatch.setattr(splits, "load_tasks", unreadable)
     main(["run", "paper", "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "aime24: 30 items answered 8 times are an anecdote, not a measurement" in said
+    assert "fewer than 100 items are an anecdote, not a measurement" in said
+    assert "aime24 (30 answered 8 times)" in said
     main(["run", "paper", "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["plan"] == "paper"
 

@@ -27,7 +27,10 @@ from ..conftest import profile_of
 
 CARDS = [name for name in builtin_names("models") if load_model_card(name).transformers]
 # Left out of the quick set: of a shape with one that is in it, or large.
-LARGE = {"gpt-oss-120b", "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking"}
+LARGE = {
+    "gpt-oss-120b", "qwen3-30b-a3b-thinking-2507", "qwen3-next-80b-a3b-thinking",
+    "emo-1b14b-1t", "stdmoe-1b14b-1t",
+}  # fmt: skip
 CARDS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in CARDS]
 KINDS = ("reweight", "bias", "amplify", "force", "mask")
 

@@ -24,8 +24,9 @@ from ...experts import (
 )
 from ...experts.batching import batches
 from ...experts.tokenizer import Tokenizer
-from ...models.loading import SaliencyModel, count_parameters
+from ...models.loading import SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
+from ...models.sizes import count_parameters
 from ...steering import ModelIdentity, Profile
 from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation

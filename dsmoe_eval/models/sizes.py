@@ -1,0 +1,62 @@
+"""The size of a model, from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..steering import SteeringError, find_routers
+from .architecture import idle_parameters, parameters, weightless
+from .folder_checks import of_model
+from .loading import locate, model_config
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """The size of a model in a folder.
+
+    Attributes:
+        active_parameters: the parameters without those of experts that a token does not select.
+        weights_bytes: the size of the safetensors, or, without any, of the weights in the
+            configuration's dtype.
+    """
+
+    active_parameters: int
+    weights_bytes: int
+
+
+def measure_model(name: str) -> ModelSize:
+    """Measure a model from its configuration, refusing what `load_model` would refuse by it.
+
+    Args:
+        name: as for `load_model`, but of a folder: no weights are read.
+
+    Raises:
+        UserError: transformers has no code for the model, or the model is no MoE.
+    """
+    place = locate(name)
+    config = model_config(name, place)
+    model = of_model(f"model {name!r}", lambda: weightless(config))
+    try:
+        routers = find_routers(model)
+    except SteeringError as error:
+        raise UserError(f"model {name!r}: {error}") from error
+    published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
+    built = sum(one.numel() * one.element_size() for one in model.parameters())
+    return ModelSize(parameters([model]) - idle_parameters(model, routers), published or built)
+
+
+def count_parameters(name: str) -> int | None:
+    """Count the parameters of transformers' model; None if transformers has no code for it.
+
+    No weights are read. Packed values of a checkpoint, such as MXFP4, count as parameters of the
+    unpacked model.
+    """
+    place = locate(name)
+    try:
+        config = model_config(name, place)
+        model = of_model(f"model {name!r}", lambda: weightless(config))
+    except UserError:
+        return None
+    return parameters([model])

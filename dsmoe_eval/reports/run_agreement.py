@@ -1,0 +1,78 @@
+"""Do the methods agree? The experts that the steered arms of a run have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..results.arms import Arm
+from ..results.folder import RunFolder
+from ..results.schema import RunResult
+from ..runs.overlaps import shared_experts
+from ..steering import Profile
+from ..variants import get_variant
+from . import formats
+from .table import Facets, Figure, Table, make_table, words
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The overlap (Jaccard index) of the experts that two arms steer for one target.
+
+    Attributes:
+        variants: the two arms.
+        experts: number of experts of each.
+        overlap: shared experts over all that either has.
+        by_chance: the expected overlap of blind choices with as many experts in each layer.
+    """
+
+    target: str
+    variants: tuple[str, str]
+    experts: tuple[int, int]
+    overlap: float
+    by_chance: float
+
+
+def agreements(folder: RunFolder, result: RunResult) -> list[Agreement]:
+    """Compare the experts of every two tuned arms of a target, as their profiles have them."""
+    tuned = [arm for arm in result.arms if arm.profile and get_variant(arm.variant).is_tuned]
+    pairs = [(a, b) for a, b in combinations(tuned, 2) if a.target == b.target]
+    profiles = {id(arm): _profile(folder, arm) for pair in pairs for arm in pair}
+    return [
+        _compare(a.target, (a.variant, b.variant), profiles[id(a)], profiles[id(b)])
+        for a, b in pairs
+        if profiles[id(a)].experts and profiles[id(b)].experts
+    ]
+
+
+def _profile(folder: RunFolder, arm: Arm) -> Profile:
+    return Profile.load(folder.profile(arm.variant, arm.target, str(arm.profile)))
+
+
+def _compare(target: str, variants: tuple[str, str], one: Profile, other: Profile) -> Agreement:
+    overlap, by_chance = shared_experts(one.experts, other.experts, one.model.experts)
+    counts = (len(one.experts), len(other.experts))
+    return Agreement(target, variants, counts, overlap, by_chance)
+
+
+def agreement_table(agreed: list[Agreement]) -> Table:
+    """Return the table of the overlaps, one row per target and two arms."""
+    caption = (
+        "Experts that two arms steer for one target, with the settings that tuning chose. Overlap: "
+        "shared experts over all that either has (Jaccard index); by chance: of blind choices with "
+        "as many experts in each layer."
+    )
+    return make_table("agreement", caption, _COLUMNS, agreed, _facets)
+
+
+def _facets(row: Agreement) -> Facets:
+    return {"variant": row.variants, "domain": (row.target,)}
+
+
+_COLUMNS: tuple[Figure[Agreement], ...] = (
+    words("target", lambda row: row.target),
+    words("variants", lambda row: " and ".join(row.variants)),
+    Figure("experts", lambda row: row.experts, lambda a, b: f"{a} and {b}"),
+    Figure("overlap", lambda row: row.overlap, formats.hundredths),
+    Figure("by chance", lambda row: row.by_chance, formats.hundredths),
+)
