@@ -100,7 +100,7 @@ support: .venv/.vllm
 	$(BIN)/python -m pytest tests/cards/test_models.py tests/steering/test_architectures.py tests/models/test_baking.py --junitxml out/tests-core.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m vllm tests/engines/vllm/test_steered_vllm.py --junitxml out/tests-vllm.xml
 	$(BIN)/python tests/support_table.py
-	$(BIN)/python tests/architecture_table.py
+	$(BIN)/python -m tests.architecture_table
 
 .venv/.vllm: tests/requirements-vllm.txt $(DEV)
 	rm -rf $(VLLM)

@@ -1,8 +1,8 @@
 """The table of architectures in `docs/models.md`: what `probe` says of each without weights.
 
-    python tests/architecture_table.py            probes all and writes the table: some minutes
-    python tests/architecture_table.py --check    says whether it has the types of transformers
-    python tests/architecture_table.py TYPE ...   probes some and prints what came of it
+    python -m tests.architecture_table            probes all and writes the table: some minutes
+    python -m tests.architecture_table --check    says whether it has the types of transformers
+    python -m tests.architecture_table TYPE ...   probes some and prints what came of it
 
 A type is a causal language model of transformers whose code declares router logits. Each is probed
 in a process of its own, with two minutes of a core and 4 GB. "exact" means that an intervention
@@ -38,6 +38,8 @@ from dsmoe_eval.models.probing import ModelProbe, random_batch, trial_profile
 from dsmoe_eval.registry import builtin_names, load_model_card
 from dsmoe_eval.steering import Intervention, Router, SteeringError, find_routers, steer
 
+from .completed_configs import COMPLETED
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"
 VLLM = ROOT / "tests" / "engines" / "vllm" / "test_steered_vllm.py"
@@ -48,38 +50,6 @@ KINDS = ("reweight", "bias", "amplify", "force", "mask")
 # Their experts do not receive weights, on which the patch acts: tests/steering/test_forms.py
 # compares `reweight` and `amplify` with blocks that are written by hand.
 BY_HAND = ("jetmoe", "llama4", "llama4_text")
-# What the defaults leave empty or switch off, as published models have it.
-COMPLETED: dict[str, dict[str, Any]] = {
-    "dbrx": {
-        "attn_config": {"rope_theta": 5e5, "kv_n_heads": 8, "clip_qkv": 8},
-        "ffn_config": {"moe_num_experts": 16, "moe_top_k": 4, "ffn_hidden_size": 10752},
-    },
-    "deepseek_v2": {"num_experts_per_tok": 6},
-    "doge": {"is_moe": True},
-    "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
-    "gemma4": {
-        "text_config": {
-            "enable_moe_block": True, "num_experts": 128, "top_k_experts": 8,
-            "moe_intermediate_size": 704,
-        }
-    },
-    "gemma4_text": {
-        "enable_moe_block": True, "num_experts": 128, "top_k_experts": 8,
-        "moe_intermediate_size": 704,
-    },
-    "hunyuan_v1_moe": {"num_experts": 64, "moe_topk": 8, "head_dim": 128},
-    "lfm2_moe": {"num_hidden_layers": 24, "layer_types": ["conv", "conv", "full_attention"] * 8},
-    "qwen4_exp": {
-        "text_config": {
-            "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 128,
-            "indexer_budget": 2048, "indexer_compress_ratio": 4,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25
-            },
-        }
-    },
-}  # fmt: skip
-COMPLETED["qwen4_exp_text"] = COMPLETED["qwen4_exp"]["text_config"]
 
 
 def moe_types() -> list[str]:
@@ -335,7 +305,7 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     if given.check:
         if wrong := checked(page):
-            sys.exit(f"docs/models.md: {wrong}; run: python tests/architecture_table.py")
+            sys.exit(f"docs/models.md: {wrong}; run: python -m tests.architecture_table")
         return
     import transformers.modeling_utils  # noqa: F401 - before the first fork
 

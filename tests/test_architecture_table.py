@@ -24,8 +24,9 @@ def test_most_are_probed_and_each_refusal_has_one_sentence():
     rows = [line for line in probed.splitlines() if line.endswith(("| yes |", "| - |"))]
     assert len(rows) >= NEEDED
     assert all(row.count(" exact |") >= 3 and "| no |" not in row for row in rows)
-    for line in refused.splitlines()[2:]:
-        reason = line.split(" | ")[-1]
+    reasons = [line.split(" | ")[-1] for line in refused.strip().splitlines()[2:]]
+    assert reasons
+    for reason in reasons:
         assert len(reason) > 40
         assert "Error" not in reason
         assert "None" not in reason

@@ -21,8 +21,8 @@ Conclude Convert Copy Count Decide Decode Describe Draw Encode Escape Estimate F
 Generate Group Ignore Import Join Judge List Load Lock Log Lower Make Mark Mask Measure Name Number
 Open Overwrite Pad Pair Parse Print Probe Put Raise Rank Read Record Refuse Register Remove Render
 Repeat Replace Report Resample Restore Return Round Route Run Score Select Send Serve Set Show
-Silence Split Start Steer Stop Store Sum Summarise Test Tokenize Train Tune Turn U-centre Write
-Yield
+Shrink Silence Split Start Steer Stop Store Sum Summarise Test Tokenize Train Tune Turn U-centre
+Write Yield
 """.split()
 
 # Patterns that must not occur in a docstring: say what is meant.

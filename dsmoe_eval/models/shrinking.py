@@ -59,7 +59,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     return small
 
 
-def cut(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+def first_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """Return a copy of a configuration with the first `layers` layers only."""
     short = copy.deepcopy(config)
     for part in _parts(short):
