@@ -24,7 +24,7 @@ def test_most_are_probed_and_each_refusal_has_one_sentence():
     rows = [line for line in probed.splitlines() if line.endswith(("| yes |", "| - |"))]
     assert len(rows) >= NEEDED
     assert all(row.count(" exact |") >= 3 and "| no |" not in row for row in rows)
-    for line in refused.splitlines()[2:]:
+    for line in (line for line in refused.splitlines() if line.startswith("| ")):
         reason = line.split(" | ")[-1]
         assert len(reason) > 40
         assert "Error" not in reason

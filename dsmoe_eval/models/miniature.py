@@ -13,7 +13,7 @@ import torch
 from ..errors import one_line, out_of_memory
 from ..steering import NoRouterError, SteeringError, find_routers
 from .architecture import weightless
-from .shrinking import cut, depth_of, empty_fields, kinds_of, said_of_experts, shrink
+from .shrinking import depth_of, empty_fields, first_layers, kinds_of, said_of_experts, shrink
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -57,7 +57,7 @@ def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
         text = small.get_text_config()
         kinds, depth = kinds_of(text), depth_of(text)
         for layers in _depths(depth):
-            part = cut(small, layers)
+            part = first_layers(small, layers)
             model = weightless(part)
             last = layers >= depth
             every_kind = last or kinds_of(part.get_text_config()) == kinds

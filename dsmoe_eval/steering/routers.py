@@ -144,7 +144,7 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
 
 
 def _router_kinds(model: nn.Module) -> list[tuple[Any, str, int]]:
-    """Return what transformers records as router: class, part of the name, place of the logits."""
+    """Return what transformers records as router: (class, part of the name, index of the logits)."""
     from transformers import PreTrainedModel
     from transformers.utils.output_capturing import OutputRecorder
 
@@ -202,7 +202,7 @@ def _consumer(block: nn.Module, router: nn.Module, experts: int | None) -> nn.Mo
 
 
 def _choosable(name: str, module: nn.Module, block: nn.Module, experts: int) -> int:
-    """Return how many experts a router can choose, where it has logits for more than `experts`.
+    """Return how many experts can be chosen, also where there are logits for more than `experts`.
 
     The correction bias says it: further logits are those of experts that compute nothing, which can
     be chosen like others, or those of experts that are always on.

@@ -1,9 +1,9 @@
 """Small configurations: widths are small, and routing and proportions stay."""
 
 from dsmoe_eval.models.shrinking import (
-    cut,
     depth_of,
     empty_fields,
+    first_layers,
     kinds_of,
     said_of_experts,
     shrink,
@@ -46,7 +46,7 @@ def test_mambas_heads_fill_the_width_as_before():
 
 def test_fields_of_single_layers_and_lists_with_an_entry_per_layer():
     given = config("gemma4_text")
-    short = cut(shrink(given), 6)
+    short = first_layers(shrink(given), 6)
     assert (depth_of(short), len(short.layer_types)) == (6, 6)
     assert kinds_of(short) == kinds_of(given) == {"sliding_attention", "full_attention"}
     assert [short.per_layer_config[layer].head_dim for layer in (0, 5)] == [8, 16]
@@ -55,7 +55,7 @@ def test_fields_of_single_layers_and_lists_with_an_entry_per_layer():
 
 
 def test_a_list_of_other_length_stays():
-    short = cut(config("deepseek_v4"), 5)
+    short = first_layers(config("deepseek_v4"), 5)
     assert len(short.mlp_layer_types) == len(short.layer_types) == 5
     assert short.compress_rates == config("deepseek_v4").compress_rates
 
