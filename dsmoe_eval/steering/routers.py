@@ -144,7 +144,7 @@ def router_hash(weights: Mapping[int, Tensor]) -> str:
 
 
 def _router_kinds(model: nn.Module) -> list[tuple[Any, str, int]]:
-    """Return what transformers records as router: (class, part of the name, index of the logits)."""
+    """Return what transformers records as router: (class, part of name, index of the logits)."""
     from transformers import PreTrainedModel
     from transformers.utils.output_capturing import OutputRecorder
 
