@@ -14,20 +14,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from transformers import JetMoeConfig, JetMoeForCausalLM
 
 import dsmoe_eval
 from dsmoe_eval.cards import Splits, yaml_files
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.files import read_json, read_limited, write_text
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.models import bake, bare_config, load_model
+from dsmoe_eval.models import bake, bare_config, conversion, load_model
 from dsmoe_eval.models import loading as model_loading
+from dsmoe_eval.models import new_card as new_card_module
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
 from dsmoe_eval.models.random_weights import shuffled_routers
+from dsmoe_eval.models.remote_code import allow_remote_code
 from dsmoe_eval.models.sizes import measure_model
 from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suite
 from dsmoe_eval.tasks import identification, new_suite, outcomes, scoring, texts
@@ -45,6 +49,9 @@ from dsmoe_eval.tasks.opening import task_code
 from dsmoe_eval.tasks.passages import Passage, passage_items
 from dsmoe_eval.tasks.texts import TextDocument, read_text_file, read_text_folder
 
+from .models.emo import emo_checkpoint
+from .models.remote import remote_folder
+
 PACKAGE = Path(dsmoe_eval.__file__).parent
 ROOMS = [
     PACKAGE / "registry.py",
@@ -55,7 +62,10 @@ ROOMS = [
 SUITE = load_suite("lab")
 SUMS = SUITE.task("lab_arithmetic")
 CONFIG = "config.json"
-OF_THE_CORE = ("AttributeError", "SteeringError", "ValueError", "_EndlessError")
+OF_THE_CORE = (
+    "AssertionError", "AttributeError", "NoRouterError", "SteeringError", "ValueError",
+    "_EndlessError", "_not_built",
+)  # fmt: skip
 """Errors that others turn into refusals, or that `steering` raises."""
 TASK = {
     "task": "mine", "dataset_path": "json", "output_type": "generate_until",
@@ -63,6 +73,11 @@ TASK = {
     "metric_list": [{"metric": "exact_match"}],
 }  # fmt: skip
 
+ALL_EXPERTS = {
+    "model_type": "mixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "num_local_experts": 2,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
 TEXT = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "metric_list": None}
 TEXT_CARD = {"roles": ("text",), "metric": "bits_per_byte"}
 CHOOSING, GENERATING = (
@@ -106,6 +121,13 @@ class Box:
 
     def load(self):
         return load_model(str(self.folder), "cpu")
+
+    def remote(self, allowed, **changes):
+        """Allow the remote code of a folder by a name."""
+        folder = remote_folder(self.root / "remote")
+        config = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps(config | changes))
+        allow_remote_code("remote", str(folder), allowed)
 
     def template(self, text):
         (self.folder / "chat_template.jinja").write_text(text)
@@ -154,6 +176,33 @@ def fail(error):
 def raised_in(card):
     with task_code(card):
         raise KeyError("x")
+
+
+def compute_by(b, method):
+    """Load a model for whose experts transformers has one method only."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 300}
+    config = JetMoeConfig(num_key_value_heads=2, kv_channels=4, **sizes)
+    JetMoeForCausalLM(config).save_pretrained(b.folder)
+    return load_model(str(b.folder), "cpu", method)
+
+
+def card_without_probe(path):
+    """Write the card of a model that the probe would refuse before."""
+    unknown = SimpleNamespace(scoring=None)
+    with mock.patch.multiple(
+        new_card_module, miniature=str, identify_model=mock.Mock(), probe_model=lambda *_: unknown
+    ):
+        new_card_module.new_card(str(path))
+
+
+def emo(b, without="", weights=True, **changes):
+    """Convert a small checkpoint of EMO with other keys in its configuration."""
+    source = emo_checkpoint(b.root / "emo", **changes)
+    config = json.loads((source / CONFIG).read_text())
+    (source / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if k != without}))
+    if not weights:
+        (source / "model.safetensors").unlink()
+    conversion.convert(source, b.root / "new")
 
 
 def dense(box):
@@ -235,6 +284,52 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     "layers without weights": (
         lambda b: b.config(num_hidden_layers=5, layer_types=None), "model.layers.4",
         "check num_hidden_layers",
+    ),
+    "a card of a model to be converted": (
+        lambda _: load_model("emo-1b14b-1t"), "'allenai/Emo_1b14b_1T'", "`dsmoe-eval convert",
+    ),
+    "experts that are computed in one way": (
+        lambda b: compute_by(b, "grouped_mm"), "cannot be computed by 'grouped_mm'", "leave",
+    ),
+    "another name allowed": (
+        lambda b: b.remote("few"), "is 'fewest_moe', not 'few'", "give the name",
+    ),
+    "remote code of a known model": (
+        lambda _: allow_remote_code("m", str(EMBEDDED_MODELS["lab-poly"]), "qwen3_moe"),
+        "has code for 'qwen3_moe'", "leave --remote-code out",
+    ),
+    "no remote code": (
+        lambda b: b.remote("fewest_moe", auto_map=None), "does not name code", "no remote code",
+    ),
+    "a model that no card can describe": (
+        lambda b: card_without_probe(b.file("n/config.json", json.dumps(ALL_EXPERTS))),
+        "a card cannot describe it", "`dsmoe-eval probe`",
+    ),
+    "another model to convert": (
+        lambda b: emo(b, model_type="olmoe"), "config.json: model_type is 'olmoe'", "no conversion",
+    ),
+    "a key that conversion needs": (
+        lambda b: emo(b, without="rope_theta"), "config.json: lacks rope_theta", "download",
+    ),
+    "a part that cannot be converted": (
+        lambda b: emo(b, norm_topk_prob=True), "sets norm_topk_prob", "not convertible",
+    ),
+    "two shared experts": (
+        lambda b: emo(b, num_shared_experts=2), "num_shared_experts is 2", "only 1 can",
+    ),
+    "a number to convert": (
+        lambda b: emo(b, num_shared_experts="1"), "num_shared_experts is '1'", "a whole number",
+    ),
+    "a router of another size": (
+        lambda b: emo(b, num_experts=64), "has 128 rows", "download both again",
+    ),
+    "a layer to convert is missing": (
+        lambda b: emo(b, num_hidden_layers=3), "lacks model.layers.2", "download the model again",
+    ),
+    "nothing to convert": (lambda b: emo(b, weights=False), "emo: holds no", "download"),
+    "converted already": (
+        lambda b: (emo(b), conversion.convert(b.root / "emo", b.root / "new")),
+        "new: exists already", "a new folder",
     ),
     "no tokenizer": (
         lambda b: [p.unlink() for p in b.folder.glob("token*")] and b.load(),
@@ -557,4 +652,4 @@ def test_case_04_every_refusal_has_a_row(request):
                 missing += (
                     [] if any((path, n) in REACHED for n in lines) else [f"{path}:{node.lineno}"]
                 )
-    assert not missing
+    assert not missing, "\n".join(missing)

@@ -342,17 +342,17 @@ def test_new_card_writes_a_card_probes_it_and_overwrites_nothing(run, tmp_path, 
     monkeypatch.chdir(tmp_path)
     done = run("new-card", "lab-poly")
     assert done.returncode == 0, done.stderr
-    assert "models/lab_poly.yaml: lab_poly: 0.00B parameters" in done.stdout
+    assert "models/lab-poly.yaml: lab-poly: 0.00B parameters" in done.stdout
     assert "not known, see its comments: hub_id, licence, parameters.published" in done.stdout
     assert "scoring: softmax, renormalised" in done.stdout
-    assert run("probe", "models/lab_poly.yaml", "--device", "cpu").returncode == 0
-    refused(run("new-card", "lab-poly"), "models/lab_poly.yaml: exists already", "--out")
+    assert run("probe", "models/lab-poly.yaml", "--device", "cpu").returncode == 0
+    refused(run("new-card", "lab-poly"), "models/lab-poly.yaml: exists already", "--out")
     done = run("new-card", "lab-poly", "--out", "other.yaml", "--json")
     report = json.loads(done.stdout)
     assert (report["file"], report["card"]["experts"]) == ("other.yaml", 24)
     assert report["unknown"]["hub_id"] == "the model was read from a folder"
     assert report["probe"]["passed"]
-    assert Path("other.yaml").read_text() == Path("models/lab_poly.yaml").read_text()
+    assert Path("other.yaml").read_text() == Path("models/lab-poly.yaml").read_text()
     refused(run("new-card", "no-model"), "no such folder")
 
 

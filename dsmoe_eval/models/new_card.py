@@ -28,7 +28,7 @@ from .folder_checks import of_model, read_config
 from .loading import config_place, identify_model, load_tokenizer, model_config
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
-from .prompt_format import MARKERS, model_names, template_turn, thinking_end
+from .prompt_format import MARKERS, names_of_model, template_turn, thinking_end
 from .remote_code import allow_remote_code, code_hash, has_code
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def card_name(name: str) -> str:
     """
     path = Path(name)
     folder = path.parent if path.name == "config.json" else path
-    last = (model_names(str(folder)) if folder.is_dir() else [name])[-1].rpartition("/")[2]
+    last = (names_of_model(str(folder)) if folder.is_dir() else [name])[-1].rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._+-]", "-", last).lstrip("._+-").lower() or "model"
 
 
@@ -143,7 +143,7 @@ def _identity(
     found: Architecture,
     unknown: dict[str, str],
 ) -> Values:
-    hub_id = next((name for name in model_names(place) if name.count("/") == 1), None)
+    hub_id = next((name for name in names_of_model(place) if name.count("/") == 1), None)
     if hub_id is None:
         unknown["hub_id"] = "the model was read from a folder"
     classes = raw.get("architectures")

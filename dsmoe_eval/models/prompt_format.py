@@ -169,7 +169,7 @@ def thinking_end(tokenizer: Tokenizer) -> tuple[str, bool]:
 
 def _card(model: str, beside: Path | None) -> ModelCard | None:
     """Return the card of the model's name: the user's (see `search_card`), or a built-in one."""
-    names = model_names(model)
+    names = names_of_model(model)
     short = dict.fromkeys(name.rpartition("/")[2] for name in names)
     for name in dict.fromkeys([*short, *map(str.casefold, short)]):
         path = search_card("models", name, beside)
@@ -181,7 +181,7 @@ def _card(model: str, beside: Path | None) -> ModelCard | None:
     return next((card for card, id_ in ids if known & {id_, id_.partition("/")[2]}), None)
 
 
-def model_names(model: str) -> list[str]:
+def names_of_model(model: str) -> list[str]:
     """Return the names of a model: the given one; of a folder, its name and the hub's id."""
     folder = Path(model)
     if not folder.is_dir():

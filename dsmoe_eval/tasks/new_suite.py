@@ -225,7 +225,7 @@ def _plan(name: str, domains: Sequence[str]) -> str:
         "seed: 0\n"
         "# A passage is continued as plain text; in a chat template it would be answered.\n"
         "prompt: plain\n"
-        "# The log-probability of the true continuation; score (accuracy) sees only large changes.\n"
+        "# The log-probability of the true continuation; the score sees only large changes.\n"
         "outcome: gold_logprob\n"
         "# How much the other domains may lose: a fraction of items, and nats.\n"
         "margin: 0.05\n"
