@@ -73,6 +73,15 @@ TASK = {
     "metric_list": [{"metric": "exact_match"}],
 }  # fmt: skip
 
+
+def map_to(module):
+    """An auto_map whose code is in a module."""
+    return {
+        "AutoConfig": f"{module}.FewestConfig",
+        "AutoModelForCausalLM": f"{module}.FewestForCausalLM",
+    }
+
+
 ALL_EXPERTS = {
     "model_type": "mixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "num_local_experts": 2,
@@ -300,6 +309,14 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     ),
     "no remote code": (
         lambda b: b.remote("fewest_moe", auto_map=None), "does not name code", "no remote code",
+    ),
+    "remote code of another folder": (
+        lambda b: b.remote("fewest_moe", auto_map=map_to(b.root / "other")),
+        "/other.FewestConfig', and only a class of a file beside config.json", "put the file there",
+    ),
+    "a config.json that is not there": (
+        lambda _: bare_config("none/config.json") or load_model("none/config.json"),
+        "none/config.json: no such file", "check the path",
     ),
     "a model that no card can describe": (
         lambda b: card_without_probe(b.file("n/config.json", json.dumps(ALL_EXPERTS))),

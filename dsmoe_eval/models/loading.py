@@ -188,7 +188,8 @@ def bare_config(name: str) -> PreTrainedConfig | None:
         UserError: the file is no configuration, or transformers has no code for its architecture.
     """
     path = Path(name)
-    if name in builtin_names("models") or path.suffix in {".yaml", ".yml"}:
+    is_card = path.suffix in {".yaml", ".yml"} and not path.is_dir()
+    if name in builtin_names("models") or is_card:
         return card_config(load_model_card(name))
     folder = path.parent if path.name == "config.json" and path.is_file() else path
     if not (folder / "config.json").is_file() or (
@@ -287,6 +288,8 @@ def locate(name: str) -> str:
                 f"{folder}: a folder without config.json is no model; give a model's folder"
             )
         return str(folder)
+    if folder.name == "config.json":  # one folder deep, it looks like a hub id
+        raise UserError(f"{folder}: no such file; check the path")
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(
             f"model {name!r}: no such folder, and not a hub id (organisation/model); embedded: "

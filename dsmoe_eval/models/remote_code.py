@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _CLASSES = ("AutoConfig", "AutoModelForCausalLM")
+_OWN_FILE = re.compile(r"\w+(-\w+)*\.\w+")
+"""A class of a file beside config.json. transformers also takes paths, and other repositories."""
 
 
 def check_code(name: str, config: Mapping[str, object]) -> None:
@@ -41,6 +44,9 @@ def unknown(name: str, architecture: str, references: Mapping[str, str] | None =
         architecture: its `model_type`.
         references: classes of transformers -> the remote code that config.json names for them.
     """
+    from transformers import CONFIG_MAPPING
+
+    lacks = "causal language model" if architecture in CONFIG_MAPPING else "code"
     code = (references or {}).get("AutoModelForCausalLM")
     remote = "remote code is not run"
     if code:
@@ -55,7 +61,7 @@ def unknown(name: str, architecture: str, references: Mapping[str, str] | None =
             f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"
         )
     return UserError(
-        f"model {name!r}: transformers has no code for architecture {architecture!r}, and "
+        f"model {name!r}: transformers has no {lacks} for architecture {architecture!r}, and "
         f"{remote}; {way}"
     )
 
@@ -72,7 +78,7 @@ def allow_remote_code(name: str, place: str, architecture: str) -> None:
 
     Raises:
         UserError: the model has another architecture, transformers has code for it, its config.json
-            names no code, or the code cannot be imported.
+            names no code, or code of other folders, or the code cannot be imported.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -93,6 +99,13 @@ def allow_remote_code(name: str, place: str, architecture: str) -> None:
         raise UserError(
             f"model {name!r}: auto_map in its config.json does not name code for both "
             f"{' and '.join(_CLASSES)}, so there is no remote code to allow"
+        )
+    outside = [references[one] for one in _CLASSES if not _OWN_FILE.fullmatch(references[one])]
+    if outside:
+        raise UserError(
+            f"model {name!r}: auto_map in its config.json names {outside[0]!r:.100}, and only a "
+            "class of a file beside config.json is run, as FILE.Class; put the file there, and "
+            "name it so"
         )
     kinds = of_model(
         f"model {name!r}: its remote code",

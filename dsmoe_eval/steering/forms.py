@@ -34,7 +34,7 @@ class _Sorted(NamedTuple):
     sizes: int
 
 
-def routing_of(output: Any, name: str) -> tuple[int, int]:
+def routing_of(router: Router, output: Any) -> tuple[int, int]:
     """Return the positions of the weights and the indices, both [tokens, k], in a router's output.
 
     Raises:
@@ -46,9 +46,11 @@ def routing_of(output: Any, name: str) -> tuple[int, int]:
     weights = [
         at for at, value in tensors.items() if value.is_floating_point() and value.shape == shape
     ]
+    if len(weights) > 1:  # a token gets every expert, so that the logits have this shape, too
+        weights = [at for at in weights if at != router.logits_at]
     if len(weights) != 1:
         raise SteeringError(
-            f"{name}: this router does not return the selected experts and their weights; "
+            f"{router.name}: this router does not return the selected experts and their weights; "
             "this version cannot steer it"
         )
     return weights[0], indices[0]
@@ -69,7 +71,7 @@ def read(router: Router, output: Any) -> Choice:
         weights, indices = torch.empty_like(output[at.weights]), torch.empty_like(order)
         weights[order], indices[order] = output[at.weights], experts
         return Choice(weights.view(-1, router.top_k), indices.view(-1, router.top_k))
-    weights_at, indices_at = routing_of(output, router.name)
+    weights_at, indices_at = routing_of(router, output)
     return Choice(output[weights_at], output[indices_at])
 
 
@@ -86,7 +88,7 @@ def write(router: Router, output: Any, edit: Any) -> tuple[Any, ...]:
     if (at := _sorted_at(output)) is not None:
         weights = edit(*read(router, output))
         return _replaced(output, at.weights, weights.flatten()[output[at.entries]])
-    weights_at, indices_at = routing_of(output, router.name)
+    weights_at, indices_at = routing_of(router, output)
     return _replaced(output, weights_at, edit(output[weights_at], output[indices_at]))
 
 

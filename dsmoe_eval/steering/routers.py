@@ -180,6 +180,11 @@ def _describe(model: nn.Module, name: str, module: nn.Module, logits_at: int) ->
             f"{type(model).__name__}: router {name!r} lacks its layer index, its experts, their "
             "number or its top-k; this version cannot steer it"
         )
+    if top_k < 1:
+        raise SteeringError(
+            f"{type(model).__name__}: router {name!r} selects {top_k} experts per token, so there "
+            "is nothing to steer; correct the number in config.json"
+        )
     bias = next(_correction_biases(module, block, experts), None)
     return Router(
         int(layer.group(1)), name, module, consumer, block, experts, int(top_k),

@@ -70,6 +70,19 @@ def test_a_device_that_is_not_there():
         load_model("lab-poly", "cuda:99")
 
 
+def test_a_folder_named_like_a_card_is_a_folder(tmp_path):
+    folder = tmp_path / "model.yaml"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((EMBEDDED_MODELS["lab-poly"] / "config.json").read_bytes())
+    assert getattr(bare_config(str(folder)), "model_type", None) == "qwen3_moe"
+
+
+def test_code_of_transformers_that_is_no_causal_language_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl_moe"}')
+    with pytest.raises(UserError, match="no causal language model for architecture 'qwen3_vl_moe'"):
+        bare_config(str(tmp_path))
+
+
 def test_a_models_own_code_is_never_run(tmp_path):
     """A hub model's `auto_map` would bring other router classes; transformers' are used instead."""
     import shutil

@@ -72,6 +72,17 @@ def test_only_by_the_name_of_its_architecture(folder):
         new_card("lab-poly", "qwen3_moe")
 
 
+@pytest.mark.parametrize("of", ["{}/evil", "../evil", "{}--evil", "organisation/other--evil"])
+def test_only_a_file_beside_the_configuration_is_run(folder, tmp_path, of):
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of another place was run')")
+    module = of.format(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = dict.fromkeys(config["auto_map"], f"{module}.Evil")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"only a class of a file beside config\.json is run"):
+        new_card(str(folder), ARCHITECTURE)
+
+
 def test_code_that_is_not_there_or_fails(folder):
     (folder / "fewest.py").write_text("import a_package_that_nobody_has")
     with pytest.raises(UserError, match=r"its remote code cannot be loaded: .*a_package_that"):

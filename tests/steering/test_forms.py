@@ -7,6 +7,7 @@ from types import MethodType
 import pytest
 import torch
 from torch.nn import functional
+from transformers import MixtralConfig
 
 from dsmoe_eval.models import miniature
 from dsmoe_eval.models.loading import identify_model
@@ -242,6 +243,32 @@ def test_capture_is_what_the_router_says_steered_or_not(model):
     first = inner.indices()[:, 0]
     factor = torch.where((first == 0) | (first == 7), 1 + STRENGTH, 1.0)
     torch.testing.assert_close(inner.weights()[:, 0], plain * factor)
+
+
+@pytest.mark.parametrize("kind", ["amplify", "reweight"])
+def test_a_token_that_gets_every_expert(kind):
+    """Logits and weights have one shape then. By hand: the weights change at the experts' input."""
+    config = MixtralConfig(num_local_experts=4, num_experts_per_tok=4)
+    model = miniature(config)
+    assert probe_model(model, identify_model("all", "random", model)).passed
+    with steer(model, profile_of(model, kind, STRENGTH, [1])):
+        steered = logits(model)
+
+    def change(_experts, given):
+        hidden, indices, weights = given
+        changed = weights * torch.where(indices == 1, 1 + STRENGTH, 1.0)
+        if kind == "reweight":
+            changed *= weights.sum(-1, keepdim=True) / changed.sum(-1, keepdim=True)
+        return hidden, indices, changed
+
+    for router in find_routers(model):
+        router.consumer.register_forward_pre_hook(change)
+    torch.testing.assert_close(steered, logits(model), rtol=0, atol=1e-6)
+
+
+def test_a_router_that_selects_no_expert_is_refused():
+    with pytest.raises(SteeringError, match="selects 0 experts per token"):
+        miniature(MixtralConfig(num_local_experts=4, num_experts_per_tok=0))
 
 
 def test_a_block_that_does_not_obey_fails_the_probe(model, architecture, monkeypatch):
