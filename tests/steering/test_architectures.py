@@ -130,7 +130,7 @@ def test_intervention(model, batch, kind, record_property):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_a_strong_bias_selects_its_expert_for_every_token(name, batch, dtype):
     model = build(name, dtype)
-    profile = profile_of(model, "bias", 1e9, experts=[1], channel=channel_of(model))
+    profile = profile_of(model, "bias", 1e15, experts=[1], channel=channel_of(model))
     with steer(model, profile):
         indices = run(model, *batch)[1]
     assert (indices == 1).any(-1).all()
