@@ -1,6 +1,7 @@
 """The committed schemas are those of the models, and what the program writes conforms to them."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -33,6 +34,15 @@ def test_every_file_must_name_its_version():
         schema = json.loads(text)
         assert "const" in schema["properties"]["schema_version"], name
         assert "schema_version" in schema["required"], name
+
+
+def test_the_page_of_schemas_has_every_schema_and_its_version():
+    rows = re.findall(r"^\| `([\w.-]+)` \| (\d+) \|", (KEPT / "README.md").read_text(), re.M)
+    versions = {
+        name: str(json.loads(text)["properties"]["schema_version"]["const"])
+        for name, text in schemas().items()
+    }
+    assert dict(rows) == versions
 
 
 def test_what_is_written_conforms(run, board):  # noqa: F811 - fixtures

@@ -151,7 +151,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def _shrink_fields(config: PreTrainedConfig, *layers: dict[str, Any]) -> None:
-    """Shrink the fields of a configuration, and the same fields of some layers."""
+    """Make the fields of a configuration small, and the same fields of some layers."""
     names = {name: _standard(config, name) for name in vars(config)}
     dims = {name for name, meaning in names.items() if re.search(_HEAD_DIM, meaning)}
     values = [vars(config)[name] for name in dims]

@@ -28,7 +28,10 @@ STRENGTH = 4.0
 CHOSEN = [0, 7]  # 7 computes nothing in LongCat
 CONFIGS = {
     # Selection in the block: the router is a bare linear layer, or a module with one.
-    "jamba": {"num_experts": 8, "num_experts_per_tok": 3},
+    "jamba": {
+        "num_experts": 8, "num_experts_per_tok": 3, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "expert_layer_period": 1, "expert_layer_offset": 0,
+    },
     "dbrx": {
         "attn_config": {"rope_theta": 5e5, "kv_n_heads": 8, "clip_qkv": 8},
         "ffn_config": {"moe_num_experts": 8, "moe_top_k": 3},
@@ -38,10 +41,10 @@ CONFIGS = {
     # Gates in the order of the experts.
     "jetmoe": {"num_local_experts": 8, "num_experts_per_tok": 2},
     # A table of scores, by which the experts' input is multiplied.
-    "llama4_text": {"num_local_experts": 8, "num_experts_per_tok": 1},
+    "llama4_text": {"num_local_experts": 8, "num_experts_per_tok": 1, "num_hidden_layers": 2},
     # Two more logits, of experts that are always on.
-    "inkling_text": {"n_routed_experts": 8, "num_experts_per_tok": 3, "num_hidden_layers": 6},
-}
+    "inkling_text": {"n_routed_experts": 8, "num_experts_per_tok": 3, "num_hidden_layers": 2},
+}  # fmt: skip
 REFUSED = {
     "longcat_flash": {"force": "chooses by score"},
     "llama4_text": {"force": "changes this router's output", "reweight": "one expert per token"},
