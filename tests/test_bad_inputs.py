@@ -318,9 +318,15 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda _: bare_config("none/config.json") or load_model("none/config.json"),
         "none/config.json: no such file", "check the path",
     ),
+    "a config.json where a model is needed": (
+        lambda b: load_model(str(b.folder / CONFIG)), "config.json: is a file", "give its folder",
+    ),
     "a model that no card can describe": (
         lambda b: card_without_probe(b.file("n/config.json", json.dumps(ALL_EXPERTS))),
         "a card cannot describe it", "`dsmoe-eval probe`",
+    ),
+    "only the shared expert to convert": (
+        lambda b: emo(b, num_experts_per_tok=1), "num_experts_per_tok is 1", "need 2",
     ),
     "another model to convert": (
         lambda b: emo(b, model_type="olmoe"), "config.json: model_type is 'olmoe'", "no conversion",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UserError
 from ..files import locked, write_json
 from .gate import print_verdict
 from .main import data_option, main, progress_console
@@ -92,6 +93,8 @@ def _show_plan(old: str, new: str, plan: str | None, options: RunOptions, as_jso
     models = tuple(source for name, source in (("old", old), ("new", new)) if name not in known)
     if plan is not None and models:
         show_estimate(plan, models, options.limit, options.data, as_json)
+    elif as_json:
+        echo("{}")
 
 
 def _regress(
@@ -104,6 +107,8 @@ def _regress(
     from ..reports import render
 
     wanted = load_policy(policy)  # a mistake in it shows before the models run
+    if (folder / "run.json").exists():  # its own verdict would be lost
+        raise UserError(f"{folder}: is the folder of a run; name another one with --out")
     with locked(folder):
         clear(folder / "gate")
         (folder / "regression.json").unlink(missing_ok=True)

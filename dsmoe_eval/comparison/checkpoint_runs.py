@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import UserError
-from ..models.loading import locate
 from ..registry import load_plan
 from ..results.finished import FinishedRun, read_finished
+from ..runs.estimate import size_of
 from ..runs.options import AS_PLANNED, RunOptions
 from ..runs.run import run_with
 from .regression import check_run_of
@@ -42,8 +42,9 @@ def run_both(
     """
     sides = {"old": old, "new": new}
     known = finished_runs(old, new, plan, options)
-    for name in sides.keys() - known.keys():
-        locate(sides[name])  # before the other one has run for hours
+    for name, source in sides.items():
+        if plan is not None and name not in known:  # before the other one has run for hours
+            size_of(source, load_plan(plan)[0].of("", options.seed))
     for name, source in sides.items():
         if plan is not None and name not in known:
             folder = run_with(plan, out / name, replace(options, model=source), console)

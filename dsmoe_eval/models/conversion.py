@@ -107,6 +107,8 @@ def convert_config(config: Mapping[str, object], where: str) -> dict[str, object
     if shared != 1:
         # Several shared experts are weighted by a softmax over their logits: no constant.
         raise UserError(f"{where}: num_shared_experts is {shared}; only 1 can be converted")
+    if top_k <= shared:
+        raise UserError(f"{where}: num_experts_per_tok is {top_k}, so no expert is chosen; need 2")
     kept = {key: config[key] for key in (*_KEPT, *_IDS) if key in config}
     return kept | {
         "model_type": "qwen2_moe",

@@ -289,7 +289,8 @@ def locate(name: str) -> str:
             )
         return str(folder)
     if folder.name == "config.json":  # one folder deep, it looks like a hub id
-        raise UserError(f"{folder}: no such file; check the path")
+        wrong = "is a file; give its folder" if folder.exists() else "no such file; check the path"
+        raise UserError(f"{folder}: {wrong}")
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(
             f"model {name!r}: no such folder, and not a hub id (organisation/model); embedded: "

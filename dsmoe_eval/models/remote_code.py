@@ -107,12 +107,13 @@ def allow_remote_code(name: str, place: str, architecture: str) -> None:
             "class of a file beside config.json is run, as FILE.Class; put the file there, and "
             "name it so"
         )
-    kinds = of_model(
-        f"model {name!r}: its remote code",
-        lambda: [get_class_from_dynamic_module(references[one], place) for one in _CLASSES],
-    )
-    AutoConfig.register(found, kinds[0], exist_ok=True)
-    AutoModelForCausalLM.register(*kinds, exist_ok=True)
+
+    def register() -> None:
+        kinds = [get_class_from_dynamic_module(references[one], place) for one in _CLASSES]
+        AutoConfig.register(found, kinds[0], exist_ok=True)
+        AutoModelForCausalLM.register(*kinds, exist_ok=True)
+
+    of_model(f"model {name!r}: its remote code", register)
 
 
 def code_hash(config: PreTrainedConfig) -> str:

@@ -309,8 +309,12 @@ def _smallest(items: int, discordance: float, level: float) -> float | None:
     return None if math.isnan(effect) else effect
 
 
-def _measured(name: str, plan: Plan) -> ModelSize | None:
-    """Measure the model in a folder; None for one of the hub, or one that only vLLM may know."""
+def size_of(name: str, plan: Plan) -> ModelSize | None:
+    """Measure the model in a folder; None for one of the hub, or one that only vLLM may know.
+
+    Raises:
+        UserError: there is no such model, or the plan's engine cannot steer it.
+    """
     if not Path(locate(name)).is_dir():
         return None
     try:
@@ -333,7 +337,7 @@ def _model(
         card = load_model_card(name)
         thinking, active, gib = card.answer_tokens or 0, card.parameters.active, card.weights_gib
     else:
-        size = _measured(name, plan)
+        size = size_of(name, plan)
         if size is None:
             return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
         active, gib = size.active_parameters, size.weights_bytes / 2**30

@@ -89,6 +89,14 @@ def remove_profiles(root):
     record(root)
 
 
+def test_runs_are_not_written_into_and_their_plan_is_an_empty_object(make_run, tmp_path):
+    root = make_run(**SMALL)
+    done = regress(root, root, "--out", root)
+    assert done.exit_code == 3
+    assert "is the folder of a run; name another one with --out" in done.output
+    assert json.loads(regress(root, root, "--dry-run", "--json").stdout) == {}
+
+
 def test_the_plan_is_shown_first(tmp_path):
     plan = write_plan(tmp_path / "cut.yaml")
     done = regress("lab-poly", "lab-poly", "--plan", plan, "--dry-run", "--json", "--limit", "4")

@@ -1,5 +1,6 @@
 """Which of two sides is a run and which a model to run; nothing runs before all is checked."""
 
+import json
 import shutil
 
 import pytest
@@ -64,6 +65,13 @@ def test_two_runs_need_no_plan(root, runner, tmp_path):
     assert not runner
 
 
+def dense_model(folder):
+    config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    (folder / "dense").mkdir()
+    (folder / "dense" / "config.json").write_text(json.dumps(config))
+    return str(folder / "dense")
+
+
 def test_nothing_runs_where_a_side_cannot(root, plan, runner, tmp_path):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(root, unfinished)
@@ -71,6 +79,7 @@ def test_nothing_runs_where_a_side_cannot(root, plan, runner, tmp_path):
     for sides, given, options, words in (
         (("lab-poly", "lab-poly"), None, {}, "lab-poly is no run's folder; give --plan"),
         (("lab-poly", "no-such-model"), plan, {}, "no-such-model"),
+        (("lab-poly", dense_model(tmp_path)), plan, {}, "has no router"),
         (("lab-poly", str(unfinished)), plan, {}, "finish the run first"),
         (("lab-poly", str(root)), plan, {"limit": 5}, r"limit \(None, and 5\)"),
         (("lab-poly", str(root)), plan, {"seed": 5}, r"seed \(0, and 5\)"),

@@ -10,7 +10,7 @@ from dsmoe_eval.models import bare_config, load_model, probe_model
 from dsmoe_eval.models.new_card import new_card
 from dsmoe_eval.models.remote_code import allow_remote_code
 
-from .remote import ARCHITECTURE, remote_folder
+from .remote import ARCHITECTURE, CODE, remote_folder
 
 
 @pytest.fixture
@@ -86,6 +86,9 @@ def test_only_a_file_beside_the_configuration_is_run(folder, tmp_path, of):
 def test_code_that_is_not_there_or_fails(folder):
     (folder / "fewest.py").write_text("import a_package_that_nobody_has")
     with pytest.raises(UserError, match=r"its remote code cannot be loaded: .*a_package_that"):
+        new_card(str(folder), ARCHITECTURE)
+    (folder / "fewest.py").write_text(CODE.replace(f'"{ARCHITECTURE}"', '"another_moe"'))
+    with pytest.raises(UserError, match=r"its remote code cannot be loaded: .*another_moe"):
         new_card(str(folder), ARCHITECTURE)
     config = json.loads((folder / "config.json").read_text())
     for bad in ({"AutoConfig": "fewest.FewestConfig"}, "fewest", None):
