@@ -129,7 +129,10 @@ def test_what_cannot_be_decided_is_3_or_4_and_leaves_no_earlier_verdict(
     for arguments, words in (
         ((tmp_path / "nowhere", "--policy", wanted), "has no comparisons.json"),
         ((broken, "--policy", wanted), "damaged JSON"),
-        ((folder, "--policy", "no-such"), "no policy 'no-such'; built in: default, regression, strict"),
+        (
+            (folder, "--policy", "no-such"),
+            "no policy 'no-such'; built in: default, regression, strict",
+        ),
         ((folder, "--policy", odd), "surprise: Extra inputs"),
         ((folder, "--policy", wanted, "--baseline", broken.parent), "damaged JSON"),
     ):
