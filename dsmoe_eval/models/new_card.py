@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..cards import ModelCard
 from ..cards.models import BITS
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..files import read_limited
 from ..registry import builtin_names, load_model_card
 from ..steering import Scoring
@@ -106,11 +106,15 @@ def new_card(name: str, remote_code: str | None = None) -> NewCard:
         card = ModelCard.model_validate(values)
     except ValidationError as error:
         raise UserError(
-            f"model {name!r}: a card cannot describe it ({one_line(error)}); it is probed by "
+            f"model {name!r}: a card cannot describe it ({_said(error)}); it is probed by "
             "`dsmoe-eval probe`, which needs no card"
         ) from error
     _check_size(place, card, unknown)
     return NewCard(card, unknown, probe)
+
+
+def _said(error: ValidationError) -> str:
+    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def card_name(name: str) -> str:

@@ -242,7 +242,9 @@ def test_infinity_is_left_out_and_said(tmp_path, no_probe):
 
 def test_what_a_card_cannot_describe_is_refused(tmp_path, no_probe):
     folder = small(tmp_path, num_local_experts=2, num_experts_per_tok=2)
-    with pytest.raises(UserError, match=r"a card cannot describe it .*top_k 2 is not below 2"):
+    with pytest.raises(
+        UserError, match=r"a card cannot describe it \(top_k 2 is not below 2 experts\)"
+    ):
         new_card(str(folder))
 
 
