@@ -44,9 +44,9 @@ def unknown(name: str, architecture: str, references: Mapping[str, str] | None =
         architecture: its `model_type`.
         references: classes of transformers -> the remote code that config.json names for them.
     """
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    lacks = "causal language model" if architecture in CONFIG_MAPPING else "code"
+    lacks = "causal language model" if architecture in CONFIG_MAPPING_NAMES else "code"
     code = (references or {}).get("AutoModelForCausalLM")
     remote = "remote code is not run"
     if code:
