@@ -105,8 +105,8 @@ class Comparison:
 
 def _figures(result: PairedResult) -> dict[str, object]:
     values: dict[str, object] = asdict(result)
-    values["ci95"] = None if math.isnan(result.ci95[0]) else list(result.ci95)
-    values["mde80"] = None if math.isnan(result.mde80) else result.mde80
+    values["ci95"] = None if result.known_ci95 is None else list(result.ci95)
+    values["mde80"] = result.known_mde80
     return values
 
 

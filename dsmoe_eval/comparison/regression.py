@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from ..cards import OUTCOMES, Plan
@@ -21,8 +20,8 @@ from ..results.regression import (
     Side,
 )
 from ..runs.overlaps import shared_experts
+from ..runs.profiles import experts_profile
 from ..stats import POINTS, Unit, claim
-from ..steering import Profile
 from .routing_agreement import UnlikeRoutingError, routing_agreement
 
 _OF_MODEL = {"model", "models", "name", "description"}
@@ -154,10 +153,10 @@ def _stored(change: GainChange, plan: Plan) -> GainDifference:
         old_gain=result.score_a,
         new_gain=result.score_b,
         difference=result.delta,
-        ci95=None if math.isnan(result.ci95[0]) else result.ci95,
+        ci95=result.known_ci95,
         p_value=result.p_value,
         test=result.test,
-        mde80=None if math.isnan(result.mde80) else result.mde80,
+        mde80=result.known_mde80,
         p_adjusted=p_adjusted,
         verdict=said.verdict,
         claim=said.words,
@@ -184,7 +183,7 @@ def _arm(
 
 
 def _experts(old: FinishedRun, new: FinishedRun, key: Key) -> SharedExperts | None:
-    profiles = [_profile(run, key) for run in (old, new)]
+    profiles = [experts_profile(_folder(run), run.arms[key]) for run in (old, new)]
     if profiles[0] is None or profiles[1] is None:
         return None
     models = [(one.model.layers, one.model.experts) for one in profiles if one is not None]
@@ -195,15 +194,6 @@ def _experts(old: FinishedRun, new: FinishedRun, key: Key) -> SharedExperts | No
     return SharedExperts(
         old=len(chosen[0]), new=len(chosen[1]), jaccard=shared, by_chance=by_chance
     )
-
-
-def _profile(run: FinishedRun, key: Key) -> Profile | None:
-    """Return the profile of an arm; None if it steers no experts."""
-    folder, name = _folder(run), run.arms[key].profile
-    if name is None:
-        return None
-    profile = Profile.from_json(folder.read(folder.profile(*key, name)))
-    return profile if profile.experts else None
 
 
 def _side(run: FinishedRun) -> Side:

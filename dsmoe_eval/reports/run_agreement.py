@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
-from ..results.arms import Arm
 from ..results.folder import RunFolder
 from ..results.schema import RunResult
 from ..runs.overlaps import shared_experts
+from ..runs.profiles import experts_profile
 from ..steering import Profile
 from ..variants import get_variant
 from . import formats
@@ -37,16 +37,12 @@ def agreements(folder: RunFolder, result: RunResult) -> list[Agreement]:
     """Compare the experts of every two tuned arms of a target, as their profiles have them."""
     tuned = [arm for arm in result.arms if arm.profile and get_variant(arm.variant).is_tuned]
     pairs = [(a, b) for a, b in combinations(tuned, 2) if a.target == b.target]
-    profiles = {id(arm): _profile(folder, arm) for pair in pairs for arm in pair}
+    profiles = {id(arm): experts_profile(folder, arm) for pair in pairs for arm in pair}
     return [
-        _compare(a.target, (a.variant, b.variant), profiles[id(a)], profiles[id(b)])
+        _compare(a.target, (a.variant, b.variant), one, other)
         for a, b in pairs
-        if profiles[id(a)].experts and profiles[id(b)].experts
+        if (one := profiles[id(a)]) and (other := profiles[id(b)])
     ]
-
-
-def _profile(folder: RunFolder, arm: Arm) -> Profile:
-    return Profile.load(folder.profile(arm.variant, arm.target, str(arm.profile)))
 
 
 def _compare(target: str, variants: tuple[str, str], one: Profile, other: Profile) -> Agreement:

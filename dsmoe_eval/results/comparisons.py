@@ -266,10 +266,10 @@ def _tested(result: PairedResult, p_adjusted: float | None) -> dict[str, object]
     An unknown interval, as with one cluster, is (-1, 1), the bounds of any difference.
     """
     return {
-        "ci95": (-1.0, 1.0) if math.isnan(result.ci95[0]) else result.ci95,
+        "ci95": result.known_ci95 or (-1.0, 1.0),
         "p_value": result.p_value,
         "test": result.test,
-        "mde80": None if math.isnan(result.mde80) else result.mde80,
+        "mde80": result.known_mde80,
         "clusters": result.clusters,
         "p_adjusted": p_adjusted,
     }

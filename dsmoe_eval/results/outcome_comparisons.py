@@ -224,10 +224,10 @@ def difference(
         gain=result.delta,
         gained=result.gained,
         lost=result.lost,
-        ci95=None if math.isnan(result.ci95[0]) else result.ci95,
+        ci95=result.known_ci95,
         p_value=result.p_value,
         test=result.test,
-        mde80=None if math.isnan(result.mde80) else result.mde80,
+        mde80=result.known_mde80,
         non_inferiority=None
         if bound is None
         else GainBound(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..engines.base import Advance
 from ..errors import UserError
 from ..experts import RoutingCounts, StreamMeans
+from ..results import RunFolder
+from ..results.arms import Arm
 from ..steering import Profile
 from ..variants import (
     Settings,
@@ -53,3 +55,16 @@ def make_profile(
     if settings.unit == "sigma" and variant.intervention != "mask":  # a mask has no strength
         sigmas = sigmas_of(counts)
     return build_profile(variant, model, experts, settings.strength, source, sigmas)
+
+
+def experts_profile(folder: RunFolder, arm: Arm) -> Profile | None:
+    """Read the profile of a finished run's arm; None if it steers no experts.
+
+    Raises:
+        UserError: the file is missing, or is not what the run wrote.
+    """
+    if arm.profile is None:
+        return None
+    content = folder.read(folder.profile(arm.variant, arm.target, arm.profile))
+    profile = Profile.from_json(content)
+    return profile if profile.experts else None

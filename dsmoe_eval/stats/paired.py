@@ -81,8 +81,7 @@ class PairedResult:
         score_a: Mean score of A; for binary items the share that A gets right.
         score_b: Mean score of B.
         delta: ``score_b - score_a``.
-        ci95: 95 % interval of ``delta``; see `compare_paired` for its kind. Two NaN if there
-            is none.
+        ci95: 95 % interval of ``delta``, see `compare_paired`; two NaN if there is none.
         p_value: Two-sided p-value of "A and B are equally good".
         test: Name of the test behind ``p_value``.
         gained: Items on which B scores more than A; for binary ones, that only B gets right.
@@ -104,6 +103,16 @@ class PairedResult:
     lost: int
     mde80: float
     clusters: int
+
+    @property
+    def known_ci95(self) -> tuple[float, float] | None:
+        """The interval; None if there is none."""
+        return None if math.isnan(self.ci95[0]) else self.ci95
+
+    @property
+    def known_mde80(self) -> float | None:
+        """The minimum detectable effect; None if there is none."""
+        return None if math.isnan(self.mde80) else self.mde80
 
 
 def compare_paired(

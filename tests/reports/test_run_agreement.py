@@ -4,6 +4,7 @@ from itertools import combinations, product
 
 import pytest
 
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.reports.run_agreement import agreement_table, agreements
 from dsmoe_eval.results import RunFolder
 from dsmoe_eval.runs.overlaps import shared_experts
@@ -28,9 +29,7 @@ def two_arms(folder, result, tmp_path):
     copy, arms = RunFolder(tmp_path / "run"), []
     for variant, pairs in (("contrast", [(0, 1), (0, 2), (1, 3)]), ("dsmoe", [(0, 1), (1, 4)])):
         profile = with_experts(seen, *pairs)
-        path = copy.profile(variant, "math", profile.id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(profile.to_json())
+        copy.write(copy.profile(variant, "math", profile.id), profile.to_json().encode())
         arms.append(arm.model_copy(update={"variant": variant, "profile": profile.id}))
     return copy, result.model_copy(update={"arms": tuple(arms)})
 
@@ -41,6 +40,14 @@ def test_two_arms_are_compared_target_by_target(two_arms):
     assert (found.experts, found.overlap) == ((3, 2), 1 / 4)
     (row,) = shown(agreement_table([found]))
     assert row[:4] == ("math", "contrast and dsmoe", "3 and 2", "0.25")
+
+
+def test_a_profile_that_was_changed_is_noticed(two_arms):
+    run, changed = two_arms
+    (path, *_) = sorted((run.root / "profiles").iterdir())
+    path.write_text(path.read_text().replace('"score": 1', '"score": 2'))
+    with pytest.raises(UserError, match="changed after the run wrote it"):
+        agreements(run, changed)
 
 
 def test_one_arm_and_controls_have_nothing_to_agree_on(folder, result):
