@@ -148,30 +148,39 @@ def edit_weights(weights: Tensor, indices: Tensor, effect: LayerEffect) -> Tenso
 
 def amplified(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Multiply weights, [tokens, k], by the `factor` [experts] of their experts."""
-    return (weights * factor.take(indices.long())).to(weights.dtype)
+    return _as(weights * _taken(factor, indices), weights.dtype)
 
 
 def reweighted(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Multiply weights as `amplified` does, and restore the sum of each token's weights."""
-    before = weights.float()
-    scaled = before * factor.take(indices.long())
+    before = _as(weights, torch.float32)
+    scaled = before * _taken(factor, indices)
     scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
-    return scaled.to(weights.dtype)
+    return _as(scaled, weights.dtype)
 
 
 def reweighted_in_a_kernel(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Compute `reweighted` where x / x may differ from 1 by rounding, as in compiled kernels."""
-    before = weights.float()
-    scaled = before * factor.take(indices.long())
+    before = _as(weights, torch.float32)
+    scaled = before * _taken(factor, indices)
     former, sums = before.sum(-1, keepdim=True), scaled.sum(-1, keepdim=True)
-    return (scaled * torch.where(sums == former, 1.0, former / sums)).to(weights.dtype)
+    return _as(scaled * torch.where(sums == former, 1.0, former / sums), weights.dtype)
 
 
 def scale_chosen(values: Tensor, indices: Tensor, factor: Tensor) -> None:
     """Multiply values, [tokens, k], in memory by the `factor` [experts] of their experts."""
-    values.mul_(factor.take(indices.long()))
+    values.mul_(_taken(factor, indices))
 
 
 def add_to_chosen(values: Tensor, indices: Tensor, shift: Tensor) -> None:
     """Add the `shift` [experts] of their experts to values, [tokens, k], in memory."""
-    values.add_(shift.take(indices.long()))
+    values.add_(_taken(shift, indices))
+
+
+def _taken(values: Tensor, indices: Tensor) -> Tensor:
+    return values.take(_as(indices, torch.int64))
+
+
+def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert without a call where there is nothing to convert."""
+    return values if values.dtype == dtype else values.to(dtype)
