@@ -33,7 +33,8 @@ from ...steering import (
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..generation import ModelGeneration
 from ..lm import EngineLM
-from .generate import generation_of, greedy_answers
+from .answers import greedy_answers
+from .generate import generation_of
 from .lm import TransformersLM
 
 
@@ -126,7 +127,7 @@ class TransformersEngine:
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
         """Generate greedy completions of at most `limit` tokens."""
-        return greedy_answers(self.loaded, prompts, limit)
+        return greedy_answers(self.loaded, prompts, limit, self.batch_tokens)
 
     def observe(
         self,
