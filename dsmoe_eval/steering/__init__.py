@@ -17,12 +17,13 @@ from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .residual import check_vectors, decoder_layers, hidden_size, watched
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
-from .steer import Steering, check_fits, steer
+from .steer import Measured, Steering, check_fits, steer
 from .zero_bias import add_zero_biases
 
 __all__ = [
     "ChosenExpert",
     "Intervention",
+    "Measured",
     "ModelIdentity",
     "ModelProber",
     "NoRouterError",

@@ -24,7 +24,7 @@ from .errors import ProbeError
 from .profile import Profile
 from .residual import check_moved, recorded
 from .routers import find_routers
-from .steer import Steering, steer
+from .steer import Measured, Steering
 from .zero_bias import zero_biases
 
 _LOGITS_AT_ONCE = 2**28
@@ -118,10 +118,17 @@ class ModelProber:
         model: as in `probe`.
         input_ids: as in `probe`.
         mask: as in `probe`.
+        measured: what other steerings of the model measured of its routers.
     """
 
-    def __init__(self, model: nn.Module, input_ids: Tensor, mask: Tensor) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        mask: Tensor,
+        measured: Measured | None = None,
+    ) -> None:
+        self._model, self._measured = model, measured or Measured()
         self._parts = [_Part(ids, part_mask) for ids, part_mask in _parts(model, input_ids, mask)]
 
     def probe(self, profile: Profile, must_act: bool = True) -> ProbeReport:
@@ -139,7 +146,7 @@ class ModelProber:
                 received something else than its router returned.
             SteeringError: the profile is for another model, or the model cannot be steered.
         """
-        steering = steer(self._model, profile)
+        steering = Steering(self._model, profile, self._measured)
         with zero_biases(self._model):
             parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
         report = _joined(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import torch
@@ -32,6 +33,24 @@ from .scoring import Scoring, describe_scoring, shifted_choice
 _STEERED = "_dsmoe_steered"
 """The mark of a router that is steered by its bias, or whose model is by its residual stream."""
 _TWICE = "the model is steered already; remove that steering first"
+_Rules = tuple[dict[int, Scoring], dict[int, Renormalisation | None]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """The rules of one model's routers, for all the profiles that steer it one after the other.
+
+    They are measured again if the routers have other weights or another dtype.
+    """
+
+    _state: str = ""
+    _rules: _Rules = field(default_factory=lambda: ({}, {}))
+
+    def of(self, state: str) -> _Rules:
+        """Return the rules by layer of routers in this state, to which new ones are added."""
+        if state != self._state:
+            self._state, self._rules = state, ({}, {})
+        return self._rules
 
 
 class Steering:
@@ -40,18 +59,25 @@ class Steering:
     A profile at strength zero is installed like any other, so that a sham run uses the same code.
     The model's routers are compared with the profile's at construction, and their scoring rules are
     measured at the first installation; a model that is changed afterwards needs a new `Steering`.
+
+    Args:
+        model: the model.
+        profile: the profile, of this model.
+        measured: what other steerings of this model measured; what this one measures is added.
     """
 
-    def __init__(self, model: nn.Module, profile: Profile) -> None:
+    def __init__(
+        self, model: nn.Module, profile: Profile, measured: Measured | None = None
+    ) -> None:
         self.profile = profile
         self.routers = find_routers(model)
-        layers = tuple(router.layer for router in self.routers)
-        check_fits(profile, layers, self.routers[0].experts, model_router_hash(self.routers))
+        layers, routers = tuple(one.layer for one in self.routers), model_router_hash(self.routers)
+        check_fits(profile, layers, self.routers[0].experts, routers)
         self.layers = decoder_layers(model, self.routers) if profile.vectors else nn.ModuleList()
         if profile.vectors:
             check_vectors(profile, len(self.layers), hidden_size(model))
-        self._scorings: dict[int, Scoring] = {}
-        self._places: dict[int, Renormalisation | None] = {}
+        state = f"{routers} {self.routers[0].weight.dtype}"
+        self._scorings, self._places = (measured or Measured()).of(state)
         self._folds = True
         self._installed = ExitStack()
 

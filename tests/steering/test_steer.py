@@ -6,7 +6,14 @@ import sys
 import pytest
 import torch
 
-from dsmoe_eval.steering import SteeringError, capture_routing, find_routers, steer
+from dsmoe_eval.steering import (
+    Measured,
+    Steering,
+    SteeringError,
+    capture_routing,
+    find_routers,
+    steer,
+)
 
 from ..conftest import make_model
 
@@ -159,6 +166,27 @@ def test_routers_are_tried_out_once_for_all_strengths(model, batch, make_profile
         assert torch.equal(run(model, *batch)[0], before)
     assert tried == [0, 2]
     assert steering.profile.intervention.strength == 9.0
+
+
+def test_routers_are_tried_out_once_for_all_profiles_of_a_run(
+    model, batch, make_profile, monkeypatch
+):
+    module = sys.modules["dsmoe_eval.steering.steer"]
+    calls, measure = [], module.describe_scoring
+    monkeypatch.setattr(module, "describe_scoring", lambda one: calls.append(one) or measure(one))
+    measured = Measured()
+    for experts, kind in ((0, 1), "bias"), ((2,), "bias"), ((3,), "reweight"):
+        profile = make_profile(model, [(layer, e) for layer in (0, 2) for e in experts], kind, 4.0)
+        with steer(model, profile):
+            expected = run(model, *batch)
+        alone = len(calls)
+        with Steering(model, profile, measured):
+            assert all(map(torch.equal, run(model, *batch), expected))
+        assert len(calls) - alone == (2 if experts == (0, 1) else 0)
+    model.bfloat16()
+    alone = len(calls)
+    with Steering(model, profile, measured):
+        assert len(calls) - alone == 2
 
 
 def test_a_profile_for_another_model_is_refused(model, make_profile):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...steering import (
+    Measured,
     ModelIdentity,
     ModelProber,
     ProbeReport,
     Profile,
+    Steering,
     add_zero_biases,
-    steer,
 )
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..generation import ModelGeneration
@@ -45,6 +46,7 @@ class TransformersEngine:
     loaded: LoadedModel
     batch_tokens: int = BATCH_TOKENS
     name: str = "transformers"
+    _measured: Measured = field(default_factory=Measured, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """On a GPU, run base with zero router biases: the same program as steered."""
@@ -106,7 +108,7 @@ class TransformersEngine:
 
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer by a profile inside the context."""
-        return steer(self.loaded.model, profile)
+        return Steering(self.loaded.model, profile, self._measured)
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> ProbeReport:
         """Run the null probe and the effect probe on one batch of all texts."""
@@ -115,7 +117,8 @@ class TransformersEngine:
     def prober(self, texts: Sequence[str]) -> ModelProber:
         """Return a prober of many profiles on one batch of all texts."""
         model = self.loaded.model
-        return ModelProber(model, *encode_batch(self.tokenizer, texts, model.device))
+        batch = encode_batch(self.tokenizer, texts, model.device)
+        return ModelProber(model, *batch, self._measured)
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Compute the share of tokens that select each expert by `expert_usage`."""
