@@ -46,7 +46,7 @@ class TransformersEngine:
     name: str = "transformers"
 
     def __post_init__(self) -> None:
-        """On a GPU, run base with zero router biases: the same program as steered."""
+        """Add zero biases to the routers on a GPU, so that base is the same program as steered."""
         add_zero_biases(self.loaded.model)
 
     @property
