@@ -186,7 +186,8 @@ def test_modules_have_their_tests():
     tests = PACKAGE.parent / "tests"
     stated_elsewhere = {
         "steering/errors.py", "steering/router_patch.py", "steering/routers.py",
-        "steering/capture.py", "experts/tokenizer.py", "tasks/language_model.py",
+        "steering/capture.py", "steering/router_source.py", "experts/tokenizer.py",
+        "tasks/language_model.py",
         "engines/vllm/faults.py", "engines/vllm/launch.py",
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
         "runs/job.py", "runs/options.py", "reports/run_pictures.py",

@@ -81,6 +81,8 @@ def _print_probe(report: ModelProbe) -> None:
         moved = (figures.selection_changed, figures.weight_max_change, figures.logit_max_change)
         cells = ("unseen" if one is None else format(one, ".3g") for one in moved)
         echo(f"{row.name:<20}{'passed':<9}" + "{:>10}{:>9}{:>9}".format(*cells))
+        if (rounded := figures.rounding_changed) is not None:
+            echo(f"    rounding the shift to 16 bits changes {rounded:.2%} of the selections")
     echo(
         "\nselection: share of tokens and layers whose experts change; weight, logit: the largest "
         "change.\nStrength zero changes no bit, and every token uses as many experts as before."

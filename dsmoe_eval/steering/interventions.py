@@ -147,12 +147,12 @@ def edit_weights(weights: Tensor, indices: Tensor, effect: LayerEffect) -> Tenso
 
 
 def amplified(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
-    """Multiply weights, [tokens, k], by the `factor` [experts] of their experts."""
+    """Return weights, [tokens, k], multiplied by the `factor` [experts] of their experts."""
     return _as(weights * _taken(factor, indices), weights.dtype)
 
 
 def reweighted(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
-    """Multiply weights as `amplified` does, and restore the sum of each token's weights."""
+    """Return weights as `amplified` does, with the sum of each token's weights restored."""
     before = _as(weights, torch.float32)
     scaled = before * _taken(factor, indices)
     scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
@@ -168,7 +168,7 @@ def reweighted_in_a_kernel(weights: Tensor, indices: Tensor, factor: Tensor) -> 
 
 
 def scale_chosen(values: Tensor, indices: Tensor, factor: Tensor) -> None:
-    """Multiply values, [tokens, k], in memory by the `factor` [experts] of their experts."""
+    """Adjust values, [tokens, k], in memory, by the `factor` [experts] of their experts."""
     values.mul_(_taken(factor, indices))
 
 

@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def on_device(function: _Function, device: torch.device) -> _Function:
-    """Return `function` for tensors on `device`: on a GPU compiled, on a CPU as it is."""
+def one_kernel(function: _Function, device: torch.device) -> _Function:
+    """Return `function` for tensors on `device`: on a GPU compiled, on a CPU unchanged."""
     return _compiled(function) if device.type == "cuda" and _can_compile() else function
 
 

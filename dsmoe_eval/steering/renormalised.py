@@ -1,6 +1,6 @@
 """Where a router goes on to divide its selected values by their sum, `reweight` is two operations.
 
-There the chosen values are multiplied by 1 + strength before the router's own division; where the
+There the chosen values are multiplied by 1 + strength before the router's division; where the
 values are logits before a softmax over them, log(1 + strength) is added. Either gives Eq. 11. The
 call that selects those values is not known by name: each one in the router's source is tried out,
 and kept only if the router then gives what `edit_weights` makes of its weights.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import router_patch
 from .interventions import LayerEffect, add_to_chosen, edit_weights, scale_chosen
-from .kernels import on_device
+from .kernels import one_kernel
 from .routers import Router
 from .scoring import Sample, evaluating, spread_input, tolerance_of, try_out
 
@@ -21,10 +21,10 @@ _SEED, _STRONGEST = 1, 4.0
 
 
 class Renormalisation:
-    """The place in a router at which selected values are edited, before it divides by their sum.
+    """The point in a router at which selected values are edited, before it divides by their sum.
 
     Attributes:
-        site: number of the call that selects them (`router_source.Forward.sites`).
+        site: number of the call that selects them (`router_source.RouterForward.sites`).
         of_logits: whether the values are logits.
     """
 
@@ -36,14 +36,14 @@ class Renormalisation:
         values = factor.log() if self.of_logits else factor
         change = add_to_chosen if self.of_logits else scale_chosen
         if compiled:
-            change = on_device(change, factor.device)
+            change = one_kernel(change, factor.device)
         return router_patch.Selected(
             self.site, lambda selected, indices: change(selected, indices, values)
         )
 
 
 def find_renormalisation(router: Router) -> Renormalisation | None:
-    """Try out a router's calls that select values; return None if none of them will do."""
+    """Find the call in a router by trying them out; return None if none of them will do."""
     if not router.selects:
         return None
     with router.loaded(), evaluating(router.module), torch.no_grad():

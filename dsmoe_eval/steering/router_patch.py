@@ -43,7 +43,8 @@ class Selected(NamedTuple):
     """An edit of the values that a router has just selected, before it uses them.
 
     Attributes:
-        site: number of the call in the router's source, of those that select (`Forward.sites`).
+        site: number of the call, of those in the router's source that select
+            (`RouterForward.sites`).
         edit: from (values, indices), each [tokens, k]; it changes `values` in memory.
     """
 
@@ -265,10 +266,10 @@ def _of_experts(router: Router, edit: Callable[[Tensor], Tensor]) -> Callable[[T
 
 
 def _set_bias(router: Router, place: str | None, shift: Tensor | None) -> tuple[Any, str]:
-    """Hide the linear layer's own bias by one with `shift` added; return whose and which it is.
+    """Put a bias with `shift` added before the linear layer's; return its module and its name.
 
-    An entry in the module's dictionary comes before its parameters: the model's own tensors, its
-    state dict and what accelerate does with them stay as they are.
+    An entry in the module's dictionary comes before its parameters: the model's tensors, its
+    state dict and what accelerate does with them stay unchanged.
     """
     name, _, attribute = (place or BIAS).rpartition(".")
     owner = router.module.get_submodule(name)

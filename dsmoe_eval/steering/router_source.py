@@ -27,7 +27,7 @@ _FACTORY = "_dsmoe_factory"
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class RouterForward:
     """A router's forward.
 
     Attributes:
@@ -45,7 +45,7 @@ class Forward:
 @functools.cache
 def changed_forward(
     cls: Any, linears: frozenset[str], logits: bool = False, site: int | None = None
-) -> Forward:
+) -> RouterForward:
     """Return the forward of a router class with its linear layer's bias open to change.
 
     Args:
@@ -73,7 +73,7 @@ def changed_forward(
         )
     as_it_is = not logits and site is None and change.bias != BIAS
     function = cls.forward if as_it_is else _compiled(cls, tree)
-    return Forward(function, change.bias, change.sites)
+    return RouterForward(function, change.bias, change.sites)
 
 
 def _compiled(cls: type[nn.Module], tree: ast.AST) -> Callable[..., Any]:

@@ -126,7 +126,7 @@ def tolerance_of(weights: Tensor) -> float:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch a module to evaluation inside the context."""
+    """Set a module to evaluation inside the context."""
     training = module.training
     module.training = False
     try:

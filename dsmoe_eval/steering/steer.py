@@ -22,7 +22,7 @@ from .interventions import (
     reweighted,
     reweighted_in_a_kernel,
 )
-from .kernels import on_device
+from .kernels import one_kernel
 from .meaning import check_meaning
 from .profile import Profile
 from .renormalised import Renormalisation, find_renormalisation
@@ -103,7 +103,7 @@ class Steering:
         )
 
     def in_float32(self) -> Steering:
-        """Return a steering that adds shifts to the logits in float32, by operations of its own."""
+        """Return a steering that adds shifts to the logits in float32, by further operations."""
         changed = copy.copy(self)
         changed._folds, changed._installed = False, ExitStack()
         return changed
@@ -166,7 +166,7 @@ class Steering:
             return router_patch.Edit(logits=lambda logits: edit_logits(logits, effect))
         if effect.forced is not None:
             forced, margin = effect.forced, effect.force_margin
-            force = on_device(force_logits, router.device)
+            force = one_kernel(force_logits, router.device)
             return router_patch.Edit(logits=lambda logits: force(logits, forced, margin))
         if effect.weight_factor is None:
             return router_patch.Edit()
@@ -184,7 +184,7 @@ def _weight_edit(
     edit = amplified
     if effect.keep_sum:
         edit = reweighted if router.device.type == "cpu" else reweighted_in_a_kernel
-    edit = on_device(edit, router.device)
+    edit = one_kernel(edit, router.device)
     return lambda weights, indices: edit(weights, indices, factor)
 
 

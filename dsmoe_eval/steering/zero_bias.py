@@ -2,7 +2,7 @@
 
 On a GPU a product with a bias may be another kernel than one without, which rounds otherwise. So
 there base runs with a bias of zeros, and steering only changes numbers. On a CPU both products give
-the same bits (`tests/steering/test_zero_cost.py`), and nothing is needed.
+the same bits (`tests/steering/test_zero_bias.py`), and nothing is needed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .scoring import logits_dtype
 
 
 def add_zero_biases(model: nn.Module, on: str = "cuda") -> list[Router]:
-    """Give a zero bias to each router that computes on a device of this type and has none yet.
+    """Add a zero bias to each router that computes on a device of this type and has none yet.
 
-    A model that cannot be steered is left as it is.
+    A model that cannot be steered is not changed.
 
     Returns:
         The routers that got one.

@@ -49,7 +49,7 @@ class TransformersEngine:
     _measured: Measured = field(default_factory=Measured, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """On a GPU, run base with zero router biases: the same program as steered."""
+        """Add zero biases to the routers on a GPU, so that base is the same program as steered."""
         add_zero_biases(self.loaded.model)
 
     @property

@@ -1,19 +1,39 @@
-"""What only a GPU can show of steering: one kernel, one program, the same bits at strength zero."""
+"""Edits as one kernel; on a GPU also one program and the same bits at strength zero."""
 
 import pytest
 import torch
 
-from dsmoe_eval.steering import add_zero_biases, find_routers, probe, steer
-from dsmoe_eval.steering.interventions import LayerEffect, edit_weights, reweighted_in_a_kernel
-from dsmoe_eval.steering.kernels import on_device
+from dsmoe_eval.steering import add_zero_biases, find_routers, kernels, probe, steer
+from dsmoe_eval.steering.interventions import (
+    LayerEffect,
+    amplified,
+    edit_weights,
+    reweighted_in_a_kernel,
+)
+from dsmoe_eval.steering.kernels import one_kernel
 from dsmoe_eval.steering.zero_bias import remove_zero_biases
 
 from ..conftest import make_model, profile_of
 from .test_steer import run
 
-pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")
 KINDS = ("bias", "mask", "reweight", "amplify")
+
+
+def test_without_a_compiler_the_operations_run_one_by_one_and_a_warning_says_so(
+    monkeypatch, caplog
+):
+    def broken(*_args, **_options):
+        raise RuntimeError("Cannot find a working triton installation\nmore")
+
+    monkeypatch.setattr(kernels.torch, "compile", broken)
+    kernels._can_compile.cache_clear()
+    assert one_kernel(amplified, torch.device("cpu")) is amplified
+    assert not caplog.messages
+    assert one_kernel(amplified, GPU) is amplified
+    assert "one operation at a time" in caplog.text
+    assert "triton" in caplog.text
+    kernels._can_compile.cache_clear()
 
 
 @pytest.fixture
@@ -21,7 +41,7 @@ def inputs(batch):
     return tuple(tensor.to(GPU) for tensor in batch)
 
 
-def kernels(work):
+def started(work):
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
@@ -33,6 +53,7 @@ def kernels(work):
     return sum(event.device_type == DeviceType.CUDA for event in seen.events())
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "olmoe", "gpt_oss", "ernie4_5_moe"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_probe_passes_and_base_is_the_same_program(architecture, dtype, inputs):
@@ -48,20 +69,22 @@ def test_the_probe_passes_and_base_is_the_same_program(architecture, dtype, inpu
     remove_zero_biases(added)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_reweight_is_one_kernel_with_the_figures_of_the_plain_edit(dtype):
     weights = torch.rand(64, 8, device=GPU, dtype=dtype)
     indices = torch.rand(64, 64, device=GPU).topk(8).indices
     factor = torch.ones(64, device=GPU)
-    compiled = on_device(reweighted_in_a_kernel, GPU)
+    compiled = one_kernel(reweighted_in_a_kernel, GPU)
     assert compiled is not reweighted_in_a_kernel, "torch.compile does not work on this GPU"
     assert torch.equal(compiled(weights, indices, factor), weights)
     factor[::4] = 3.0
     expected = edit_weights(weights, indices, LayerEffect(weight_factor=factor, keep_sum=True))
     torch.testing.assert_close(compiled(weights, indices, factor), expected)
-    assert kernels(lambda: compiled(weights, indices, factor)) == 1
+    assert started(lambda: compiled(weights, indices, factor)) == 1
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("architecture", "reweight"), [("qwen3_moe", 1), ("olmoe", 1)])
 def test_kernels_that_steering_adds_to_a_layer(architecture, reweight, inputs):
     model = make_model(architecture).to(GPU, torch.bfloat16)
@@ -72,7 +95,7 @@ def test_kernels_that_steering_adds_to_a_layer(architecture, reweight, inputs):
         with torch.no_grad():
             model(input_ids=inputs[0], use_cache=False)
 
-    before, layers = kernels(work), len(find_routers(model))
+    before, layers = started(work), len(find_routers(model))
     for kind, expected in {"bias": 0, "mask": 0, "reweight": reweight, "amplify": 1}.items():
         with steer(model, profile_of(model, kind)):
-            assert kernels(work) - before <= expected * layers, kind
+            assert started(work) - before <= expected * layers, kind
