@@ -22,7 +22,14 @@ from ...experts import (
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
-from ...steering import ModelIdentity, ModelProber, ProbeReport, Profile, steer
+from ...steering import (
+    ModelIdentity,
+    ModelProber,
+    ProbeReport,
+    Profile,
+    add_zero_biases,
+    steer,
+)
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..generation import ModelGeneration
 from ..lm import EngineLM
@@ -38,6 +45,10 @@ class TransformersEngine:
     loaded: LoadedModel
     batch_tokens: int = BATCH_TOKENS
     name: str = "transformers"
+
+    def __post_init__(self) -> None:
+        """On a GPU, run base with zero router biases: the same program as steered."""
+        add_zero_biases(self.loaded.model)
 
     @property
     def identity(self) -> ModelIdentity:
