@@ -45,7 +45,7 @@ class SteeredLM(TransformersLM):
         pretrained: as for `load_model`; or a model in memory, which several LMs may share.
         profile: a profile or its path; by default the base model answers.
         device: as for `load_model`; not for a model in memory.
-        batch_tokens: prompt tokens per batch, padding included.
+        batch_tokens: limit of tokens per forward pass, padding included.
         batch_size: refused, except for lm-eval's default.
         max_batch_size: refused.
         think_end_token: text or token id that ends the thinking, as of lm-eval's `hf`; by default

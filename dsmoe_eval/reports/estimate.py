@@ -10,8 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
-from ..runs.estimate import DISCORDANCE, CostEstimate, ModelEstimate, TaskEstimate
+from ..runs.estimate import (
+    DISCORDANCE,
+    CostEstimate,
+    ModelEstimate,
+    TaskEstimate,
+)
 from ..variants import describe_controls, get_variant
+
+GENERATED_A_SECOND = 500
+"""The tokens that transformers generates per second on one H200: 502 were measured for a model of
+7B parameters with 64 answers at once (lm-eval's `hf`), 225 for one of 30B."""
 
 
 def estimate_tables(found: CostEstimate) -> Group:
@@ -106,6 +115,10 @@ def _notes(found: CostEstimate) -> Iterator[Text]:
         "tokens: characters / 4; hours: 2 operations a weight and token at the peak rate, memory, "
         "fine-tuning and generation's slowness left out: real runs take many times as long"
     )
+    if found.engine == "transformers":
+        for model in found.models:
+            if model.generated > 3600 * GENERATED_A_SECOND:
+                yield Text(_slow(model), style="yellow")
     if few := [_few(task) for task in found.tasks if _is_few(task)]:
         yield Text(
             f"fewer than 100 items are an anecdote, not a measurement; only pooled with other "
@@ -114,6 +127,15 @@ def _notes(found: CostEstimate) -> Iterator[Text]:
         )
     for note in dict.fromkeys(task.note for task in found.tasks if task.note):
         yield Text(f"* by the suite's own figures: {note}", style="yellow")
+
+
+def _slow(model: ModelEstimate) -> str:
+    hours = model.generated / GENERATED_A_SECOND / 3600
+    return (
+        f"{printable(model.model)}: up to {model.generated / 1e6:,.1f} M tokens are generated, "
+        f"{hours:,.0f} hours in transformers at {GENERATED_A_SECOND} tokens per "
+        "second (a 7B model on one H200, larger models less); engine: vllm is faster"
+    )
 
 
 def _is_few(task: TaskEstimate) -> bool:

@@ -32,8 +32,7 @@ from .stability import stability_cells
 PEAK_FLOPS = 989e12
 """The peak rate of one H100 SXM in bfloat16, dense, by its data sheet, in operations per second."""
 CHARACTERS_A_TOKEN = 4
-"""The characters per token of English text; prompts are counted in characters, since each model has
-another tokenizer."""
+"""The characters per token of English text; prompts are so counted, since tokenizers differ."""
 DISCORDANCE = (0.1, 0.3)
 """The shares of items on which two variants differ for which the smallest effects are given."""
 
@@ -76,6 +75,7 @@ class ModelEstimate:
 
     Attributes:
         tokens: the tokens of the plan, or more where the model thinks before it answers.
+        generated: those of them in answers, every answer at its longest.
         weights_gib: the size of the weights in GiB, as published or of the folder's safetensors.
         petaflop: 2 operations per active weight and token, of prompts and longest answers, in 1e15.
         hours: the time of these operations at `PEAK_FLOPS`, which no real system comes near when it
@@ -84,6 +84,7 @@ class ModelEstimate:
 
     model: str
     tokens: int
+    generated: int
     weights_gib: float | None
     petaflop: float | None
     hours: float | None
@@ -297,11 +298,13 @@ def _tokens(tasks: Mapping[str, TaskEstimate], counts: Mapping[str, int], thinki
         counts: task name -> the number of answers.
         thinking: the least length of a longest generated answer, for models that think.
     """
-    total = 0
-    for name, task in tasks.items():
-        answer = max(task.answer_tokens, thinking) if task.answer_tokens else 0
-        total += counts[name] * ((task.prompt_tokens or 0) + answer)
-    return total
+    read = sum(counts[name] * (task.prompt_tokens or 0) for name, task in tasks.items())
+    return read + _generated(tasks, counts, thinking)
+
+
+def _generated(tasks: Mapping[str, TaskEstimate], counts: Mapping[str, int], thinking: int) -> int:
+    longest = ((counts[name], task.answer_tokens) for name, task in tasks.items())
+    return sum(count * max(answer, thinking) for count, answer in longest if answer)
 
 
 def _smallest(items: int, discordance: float, level: float) -> float | None:
@@ -337,10 +340,11 @@ def _model(
         card = load_model_card(name)
         thinking, active, gib = card.answer_tokens or 0, card.parameters.active, card.weights_gib
     else:
-        size = size_of(name, plan)
+        size, generated = size_of(name, plan), _generated(tasks, counts, 0)
         if size is None:
-            return ModelEstimate(name, _tokens(tasks, counts), None, None, None)
+            return ModelEstimate(name, _tokens(tasks, counts), generated, None, None, None)
         active, gib = size.active_parameters, size.weights_bytes / 2**30
-    tokens = _tokens(tasks, counts, min(thinking, most_tokens(limit) or thinking))
+    thinking = min(thinking, most_tokens(limit) or thinking)
+    tokens, generated = (count(tasks, counts, thinking) for count in (_tokens, _generated))
     flop = 2 * active * tokens
-    return ModelEstimate(name, tokens, gib, flop / 1e15, flop / PEAK_FLOPS / 3600)
+    return ModelEstimate(name, tokens, generated, gib, flop / 1e15, flop / PEAK_FLOPS / 3600)

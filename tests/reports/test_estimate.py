@@ -18,7 +18,7 @@ def test_case_19_names_are_whole_at_80_columns():
     names = [f"my_team_s_long_{kind}_of_{part}" for kind in ("exam", "quiz") for part in "abc"]
     figures = (12_000, 1_500, 1_500, 8, False, 1_234, 32_768, (0.1, 0.2), None)
     tasks = tuple(TaskEstimate(name, "d", ("non-target",), *figures) for name in names)
-    model = ModelEstimate("/a/folder/" + "deep/" * 20 + "[x]", 10**12, 1e3, 1e6, 1e6)
+    model = ModelEstimate("/a/folder/" + "deep/" * 20 + "[x]", 10**12, 10**9, 1e3, 1e6, 1e6)
     found = CostEstimate(
         "p",
         "s",
@@ -54,7 +54,7 @@ def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():
     task = TaskEstimate(
         "aime24", "aime", ("non-target",), 4, 0, 0, 8, False, None, None, (None, 0.25), "not there"
     )
-    model = ModelEstimate("m", 0, None, None, None)
+    model = ModelEstimate("m", 0, 0, None, None, None)
     found = CostEstimate(
         "p",
         "s",

@@ -1,10 +1,13 @@
 """What a plan would take, without running it."""
 
+import dataclasses
+import io
 import json
 import shutil
 
 import pytest
 import yaml
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dsmoe_eval.cards import Splits
@@ -13,6 +16,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import find_card, load_model_card, load_suite
+from dsmoe_eval.reports.estimate import estimate_tables
 from dsmoe_eval.runs.cells import cell_identity
 from dsmoe_eval.runs.estimate import PEAK_FLOPS, estimate
 from dsmoe_eval.runs.job import prepare
@@ -87,6 +91,26 @@ def test_a_model_that_thinks_takes_more_tokens(lab):
     assert sums.test
     more = (thinking.tokens - plain.tokens) / (32768 - sums.answer_tokens)
     assert more == int(more) > sums.test * (len(lab.variants) - 1) * len(lab.targets)
+
+
+def test_hours_of_generation_are_stated(lab):
+    plain, _, thinking = lab.models
+    assert 0 < plain.generated < 500 * 3600 < thinking.generated < thinking.tokens
+    said = {
+        engine: shown(dataclasses.replace(lab, engine=engine))
+        for engine in ("vllm", "transformers")
+    }
+    line = f"gpt-oss-20b: up to {thinking.generated / 1e6:,.1f} M tokens are generated, "
+    line += f"{thinking.generated / 500 / 3600:,.0f} hours in transformers"
+    assert line in said["transformers"]
+    assert "olmoe-1b-7b: up to" not in said["transformers"]
+    assert "are generated" not in said["vllm"]
+
+
+def shown(found):
+    console = Console(record=True, width=300, file=io.StringIO())
+    console.print(estimate_tables(found))
+    return console.export_text()
 
 
 def test_few_items_are_called_what_they_are(monkeypatch, capsys):

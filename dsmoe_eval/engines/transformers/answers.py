@@ -86,19 +86,18 @@ class AnswerBatches:
         """
         start = 0
         while start < len(asked):
-            whole = asked[
-                start : start + self._count(asked[start : start + self.rows], batch_tokens)
-            ]
+            count = self._count(asked[start : start + self.rows], batch_tokens)
             largest = 0
-            for part, answers in in_halves(whole, work, len):
+            for part, answers in in_halves(asked[start : start + count], work, len):
                 largest = max(largest, len(part))
                 yield part, answers
-            if largest < len(whole):
+            if largest < count:
                 self.rows = largest
-            start += len(whole)
+            start += count
 
     def _count(self, asked: Sequence[Asked], batch_tokens: int) -> int:
-        count = self.room // max(one.remembers() for one in asked)
+        """Return how many of these requests make a batch; all have room in `rows`."""
+        count = min(len(asked), self.room // max(one.remembers() for one in asked))
         if asked[0].header or not self.splits:
             count = min(count, batch_tokens // len(asked[0]))
         return max(1, count)

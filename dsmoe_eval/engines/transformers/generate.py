@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.utils import ModelOutput
 
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
@@ -76,22 +77,29 @@ def generate(
         rows = stops.read(output.sequences)
         if not rows:
             break
-        cache = output.past_key_values
-        if not _selects_rows(cache):
-            stops.pauses, rows = False, list(range(len(ids)))
-        kept = torch.tensor(rows, device=ids.device)
-        if stops.pauses:
-            cache.batch_select_indices(kept)
-        ids = output.sequences[kept]
-        mask = torch.cat([mask[kept], mask.new_ones(len(rows), ids.shape[1] - mask.shape[1])], 1)
-        stops.keep(rows)
-        choose.keep(stops.places)
+        ids, mask, cache = _without_finished(output, mask, rows, stops, choose)
     return [
         Answer(tuple(tokens), "stop" if stopped else "max_tokens", tuple(scores[: len(tokens)]))
         for tokens, stopped, scores in zip(
             stops.tokens, stops.stopped, choose.scored(), strict=True
         )
     ]
+
+
+def _without_finished(
+    output: ModelOutput, mask: Tensor, rows: list[int], stops: Stops, choose: _Choose
+) -> tuple[Tensor, Tensor, DynamicCache]:
+    """Return tokens, mask and cache of the rows that go on; of all where none can be dropped."""
+    ids, cache = output.sequences, output.past_key_values
+    if not _selects_rows(cache):
+        stops.pauses, rows = False, list(range(len(ids)))
+    kept = torch.tensor(rows, device=ids.device)
+    if stops.pauses:
+        cache.batch_select_indices(kept)
+    mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)
+    stops.keep(rows)
+    choose.keep(stops.places)
+    return ids[kept], mask[kept], cache
 
 
 def gaps(requests: Sequence[Request]) -> list[int]:
@@ -129,7 +137,7 @@ def _selects_rows(cache: object) -> bool:
 
 @contextmanager
 def _experts_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
-    """Keep transformers from computing each token's experts separately in a large batch.
+    """Stop transformers from computing each token's experts separately in a large batch.
 
     On a GPU, `generate` replaces grouped products by ones that copy the weights of each token's
     experts. That is faster for few tokens; where there are as many selections as experts, it reads
@@ -205,7 +213,7 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
         self.keep(range(len(requests)))
 
     def keep(self, places: Sequence[int]) -> None:
-        """Take the rows of the next steps to be those of the requests at `places`."""
+        """Set the rows of the next steps: those of the requests with these indices."""
         self.scored()
         row_of = {place: row for row, place in enumerate(places)}
 
@@ -249,14 +257,14 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
 
 
 class _Reported:
-    """Requests that want scores with the same number of likeliest tokens."""
+    """Requests whose answers get scores with one number of likeliest tokens."""
 
     def __init__(self, top: int, places: Sequence[int], rows: Tensor) -> None:
         self._top, self._places, self._rows = top, places, rows
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def note(self, scores: Tensor, chosen: Tensor) -> None:
-        """Keep a step's scores on the device."""
+        """Add the scores of a step, which stay on the device."""
         logprobs = log_probabilities(scores[self._rows])
         token = chosen[self._rows].argmax(-1, keepdim=True)
         values, tokens = logprobs.topk(self._top)
@@ -264,7 +272,7 @@ class _Reported:
         self._kept.append((torch.cat([token, tokens], dim=-1), values))
 
     def collect(self) -> Iterator[tuple[int, ScoredToken]]:
-        """Yield each request's place and its scores, step by step, and forget them."""
+        """Yield the index of each request and its scores, step by step, and forget them."""
         kept, self._kept = self._kept, []
         if not kept:
             return

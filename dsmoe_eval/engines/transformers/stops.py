@@ -25,7 +25,7 @@ STEPS_ELSEWHERE = 4
 """Least number of steps between two searches where a copy to the host waits for the device."""
 LEFT_OVER = {"cpu": 4}
 LEFT_OVER_ELSEWHERE = 2
-"""The batch pauses to drop its finished rows where they are at least one in so many.
+"""The batch pauses to drop its finished rows where they are at least one in this number of rows.
 
 On a CPU each row costs time; on a GPU a step costs nearly the same with half as many rows.
 """
@@ -69,12 +69,11 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
         self.keep(self.places)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows of the batch."""
+        """Remove all other rows from the batch."""
         self.places = [self.places[row] for row in rows]
         limits = [self._requests[place].limit for place in self.places]
         self._limits = torch.tensor(limits, device=self._device)
-        done = [self.lengths[place] is not None for place in self.places]
-        self._done = torch.tensor(done, device=self._device)
+        self._done = self._finished()
         on_cpu = self._device.type == "cpu"
         self._interval = max(1 if on_cpu else STEPS_ELSEWHERE, len(rows) // ROWS_A_STEP)
 
@@ -87,26 +86,31 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
         del scores
         self._steps += 1
         self._unread += 1
-        ended = (input_ids[:, -1:] == self._ends).any(-1)
-        self._done = self._done | ended | (self._limits <= self._steps)
-        if self._unread >= self._interval:
-            rows = self.read(input_ids)
-            share = LEFT_OVER.get(self._device.type, LEFT_OVER_ELSEWHERE)
-            if self.pauses and (len(self.places) - len(rows)) * share >= len(self.places):
-                return torch.ones_like(self._done)
+        if self._unread < self._interval:
+            ended = (input_ids[:, -1:] == self._ends).any(-1)
+            self._done = self._done | ended | (self._limits <= self._steps)
+            return self._done
+        rows = self.read(input_ids)
+        share = LEFT_OVER.get(self._device.type, LEFT_OVER_ELSEWHERE)
+        if self.pauses and (len(self.places) - len(rows)) * share >= len(self.places):
+            return torch.ones_like(self._done)
         return self._done
 
     def read(self, input_ids: Tensor) -> list[int]:
-        """Search the tokens since the last search; return the rows that go on."""
+        """Return the rows that go on, by a search in the tokens since the last search."""
         if self._unread:
             fresh = input_ids[:, -self._unread :].tolist()
             self._unread = 0
-            for place, tokens in zip(self.places, fresh, strict=True):
-                if self.lengths[place] is None:
-                    self._read(place, tokens)
-            done = [self.lengths[place] is not None for place in self.places]
-            self._done = torch.tensor(done, device=self._device)
+            going = [row for row, place in enumerate(self.places) if self.lengths[place] is None]
+            for row in going:
+                self._read(self.places[row], fresh[row])
+            if any(self.lengths[self.places[row]] is not None for row in going):
+                self._done = self._finished()
         return [row for row, place in enumerate(self.places) if self.lengths[place] is None]
+
+    def _finished(self) -> Tensor:
+        done = [self.lengths[place] is not None for place in self.places]
+        return torch.tensor(done, device=self._device)
 
     def _read(self, place: int, fresh: Sequence[int]) -> None:
         request, tokens = self._requests[place], self.tokens[place]

@@ -1,7 +1,6 @@
 """The end of each answer of a batch, against a search of its whole text after each token."""
 
 import dataclasses
-import warnings
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsmoe_eval.engines.requests import Request, Sampling, holds_stop
-from dsmoe_eval.engines.transformers.generate import _experts_for, generate
+from dsmoe_eval.engines.transformers.generate import generate
 from dsmoe_eval.engines.transformers.stops import Stops
 from dsmoe_eval.models import load_model
 
@@ -259,33 +258,3 @@ def test_nothing_crosses_to_the_host_by_the_step_but_what_transformers_reads(loa
     assert len(requests) == 16
     assert more_scalars - scalars <= 2 * 16
     assert more_tensors - tensors == 16 // 2
-
-
-@pytest.mark.gpu
-def test_a_step_waits_for_the_gpu_only_where_transformers_does():
-    """For what transformers reads in each step, and every few steps for the search."""
-    loaded = load_model("lab-poly", "cuda")
-    requests = [Request((5, 6, 7), 48, stops=("@",)) for _ in range(16)]
-    generate(loaded, requests)
-    torch.cuda.set_sync_debug_mode("warn")
-    waits = []
-    try:
-        for limit in (24, 48):
-            some = [dataclasses.replace(one, limit=limit) for one in requests]
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                generate(loaded, some)
-            waits.append(sum("synchronizing" in str(one.message) for one in caught))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert waits[1] - waits[0] <= 2 * 24 + 24 // 4 + 2
-
-
-@pytest.mark.gpu
-def test_grouped_products_stay_in_a_large_batch():
-    loaded = load_model("lab-poly", "cuda", "grouped_mm")
-    config = loaded.model.config
-    for rows, name in ((1, "grouped_mm"), (64, "dsmoe_grouped_mm")):
-        with _experts_for(loaded.model, rows):
-            assert config._experts_implementation == name
-        assert config._experts_implementation == "grouped_mm"
