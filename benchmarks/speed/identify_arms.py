@@ -27,7 +27,7 @@ from dsmoe_eval.experts import (
     encode_documents,
     observe,
 )
-from dsmoe_eval.experts.observations import Batch
+from dsmoe_eval.experts.rows import Batch
 from dsmoe_eval.steering import capture_routing, find_routers
 
 QUANTILE = 0.15

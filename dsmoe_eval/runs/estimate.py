@@ -156,7 +156,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.named_model,)
     arms = planned.arms
     claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)

@@ -82,7 +82,9 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan.of(options.model or plan.model or _only(plan), options.seed), path)
+    planned = plan_run(
+        plan.of(options.model or plan.named_model or _only(plan), options.seed), path
+    )
     plan, limit = planned.plan, options.limit
     check_engine(plan)
     locate(plan.model)
@@ -159,12 +161,15 @@ def _serve(plan: Plan, device: str | None) -> Engine:
             device=device,
             batch_tokens=plan.batch_tokens,
             experts_implementation=plan.experts_implementation,
+            dtype=plan.dtype,
+            attn_implementation=plan.attn_implementation,
         )
     return load_engine(
         plan.model,
         plan.engine,
         device,
         batch_tokens=plan.batch_tokens,
+        dtype=plan.dtype,
         tensor_parallel_size=plan.tensor_parallel,
         enable_expert_parallel=plan.expert_parallel,
     )

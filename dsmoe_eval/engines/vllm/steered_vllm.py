@@ -95,7 +95,7 @@ class SteeredVllm:
         self.max_length = int(config.model_config.max_model_len)
         """The limit of prompt and answer together, in tokens; an answer has at least one token."""
         self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool] = {
+        self.settings: dict[str, int | bool | str] = {
             "tensor_parallel": config.parallel_config.tensor_parallel_size,
             "expert_parallel": config.parallel_config.enable_expert_parallel,
             "eager": bool(config.model_config.enforce_eager),
