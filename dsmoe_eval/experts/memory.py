@@ -28,8 +28,9 @@ _SHARE = 0.8
 """Of the free memory; the rest is for fragments and for what operations need inside themselves."""
 _ROUTING = 40
 """Bytes per token and selected expert: indices and weights, sorted and not."""
-_SCORES_AT_ONCE = 1
-"""Attention weights of one layer beside those that are kept, where they exist as a whole."""
+_SCORES_AT_ONCE = 2.7
+"""Attention weights of one layer beside those that are kept, where they exist as a whole. That is
+before the layer's experts run: what these keep is not there yet."""
 _OWN_GATE = 4
 """Inner tensors that experts with a gate of their own keep, instead of one."""
 
@@ -43,6 +44,7 @@ class PassMemory:
         inputs: per token, the layers' inputs and the recorded routing, which checkpoints keep.
         working: per token, what the largest layer needs beside what it keeps.
         largest: per token, what the largest layer keeps.
+        routed: per token, what the experts of a layer keep.
         scores: per token and position of its text: attention weights that all layers keep.
         layers: the number of layers.
         head: a piece of the logits and its gradient.
@@ -52,6 +54,7 @@ class PassMemory:
     inputs: int
     working: int
     largest: int
+    routed: int
     scores: int
     layers: int
     head: int
@@ -67,7 +70,8 @@ class PassMemory:
 
     def _working(self, length: int) -> int:
         """Return the larger of what experts need and what attention needs, in one layer."""
-        return max(self.working, _SCORES_AT_ONCE * length * self.scores // self.layers)
+        scores = int(_SCORES_AT_ONCE * length * self.scores / self.layers)
+        return max(self.working, scores - self.routed)
 
     def budget(self, room: int, most: int, longest: int) -> int:
         """Return the most tokens of a batch that fit without checkpoints: `most` or halves of it.
@@ -113,6 +117,7 @@ def pass_memory(model: Any, logits: int, split: bool = True) -> PassMemory | Non
         inputs=len(layers) * width * size + routed + ends,
         working=max(working),
         largest=max(kept),
+        routed=max((_routed(one, top_k, width, size) for one, top_k in experts.items()), default=0),
         scores=heads * size * len(layers) if eager else 0,
         layers=len(layers),
         head=logits * (2 * size + 8),
@@ -176,11 +181,14 @@ def _kept(layer: nn.Module, width: int, size: int, experts: dict[nn.Module, int]
             back = module.out_features == width
             total += size * (module.in_features if back else module.out_features)
             total += size * width if module.out_features == 1 else 0
-    for one in inside:
-        inner, count = _inner(one, width)
-        more = width if _eager(one) else 0
-        total += experts[one] * (size * (inner + width + more) + _ROUTING) + 8 * count
-    return total
+    return total + sum(_routed(one, experts[one], width, size) for one in inside)
+
+
+def _routed(experts: nn.Module, top_k: int, width: int, size: int) -> int:
+    """Return the bytes per token that a layer's router and experts keep."""
+    inner, count = _inner(experts, width)
+    more = width if _eager(experts) else 0
+    return top_k * (size * (inner + width + more) + _ROUTING) + 8 * count
 
 
 def _working(layer: nn.Module, width: int, size: int, experts: dict[nn.Module, int]) -> int:

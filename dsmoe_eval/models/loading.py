@@ -16,7 +16,7 @@ from ..steering import ModelIdentity, SteeringError, find_routers, model_router_
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 from .remote_code import check_code, unknown
-from .revisions import from_hub, split_revision
+from .revisions import commit_of, from_hub, split_revision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -362,9 +362,11 @@ def _locate(name: str) -> str:
 
 def fingerprint(place: str, config: PreTrainedConfig) -> str:
     """Return the hub commit of `config`, or a hash of the folder's configuration and weights."""
-    commit = getattr(config, "_commit_hash", None)
+    commit = getattr(config, "_commit_hash", None)  # of transformers before 5.19
     if commit:
         return str(commit)
+    if not Path(place).is_dir():
+        return of_model(f"model {place!r}: its commit", lambda: commit_of(place))
     digest = hashlib.sha256()
     for path in sorted([Path(place) / "config.json", *Path(place).glob("*.safetensors")]):
         digest.update(path.name.encode())

@@ -16,3 +16,11 @@ def from_hub(place: str) -> dict[str, str]:
     model, revision = split_revision(place)
     chosen = {} if revision is None else {"revision": revision}
     return {"pretrained_model_name_or_path": model} | chosen
+
+
+def commit_of(place: str) -> str:
+    """Return the commit of a hub id, perhaps with a revision, whose configuration was read."""
+    from huggingface_hub import hf_hub_download
+
+    model, revision = split_revision(place)
+    return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
