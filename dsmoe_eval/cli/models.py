@@ -50,7 +50,7 @@ def probe_command(
     card, or a config.json: then a small random model of that architecture is probed, in seconds.
     """
     from ..models import bare_config, identify_model, load_model, miniature, probe_model
-    from ..models.loading import config_place
+    from ..models.places import config_place
     from ..models.remote_code import allow_remote_code
     from ..steering import Profile
 

@@ -40,6 +40,7 @@ class Saliency:
     def __init__(self, model: Any) -> None:
         self.model = model
         table = model.get_input_embeddings().weight
+        _begin_backward(model)
         tokens = torch.linspace(0, len(table) - 1, _TRIED, device=entrance(model)).long()
         self._split = self._has_plain_head(tokens[None])
         self._logits = _LOGITS_AT_ONCE if table.device.type == "cpu" else _LOGITS_ON_A_GPU
@@ -118,6 +119,17 @@ class Saliency:
         again = head(states).float()
         step = _ROUNDINGS * torch.finfo(states.dtype).eps * float(whole.abs().max())
         return whole.shape == again.shape and float((whole - again).abs().max()) <= step
+
+
+def _begin_backward(model: nn.Module) -> None:
+    """Run a plain kernel in torch's thread of backward passes, one thread for each GPU.
+
+    This gives the thread a CUDA context. Otherwise a matrix product is the first that it runs, and
+    cuBLAS warns that there is no context.
+    """
+    for device in {parameter.device for parameter in model.parameters() if parameter.is_cuda}:
+        one = torch.ones((), device=device, requires_grad=True)
+        torch.autograd.grad(one * one, one)
 
 
 def _forward(model: Any, embeddings: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from ..steering import Scoring
 from .architecture import Architecture, read_architecture, weightless
 from .card_yaml import to_yaml
 from .folder_checks import of_model, read_config
-from .loading import config_place, fingerprint, identify_model, load_tokenizer, model_config
+from .loading import fingerprint, identify_model, load_tokenizer, model_config
 from .miniature import miniature
+from .places import config_place
 from .probing import ModelProbe, probe_model
 from .prompt_format import MARKERS, names_of_model, template_turn, thinking_end
 from .remote_code import allow_remote_code, code_hash, has_code

@@ -17,7 +17,7 @@ from typing import get_args
 
 from ..cards import Plan, StageSplit, Suite, Task
 from ..errors import UserError
-from ..models.loading import locate
+from ..models.places import locate
 from ..models.sizes import ModelSize, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect

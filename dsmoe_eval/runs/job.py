@@ -18,7 +18,7 @@ from ..engines.lm import EngineLM
 from ..engines.load import load_engine
 from ..errors import UserError
 from ..files import LOCK, lock_folder
-from ..models.loading import locate
+from ..models.places import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...models.loading import fingerprint, locate
+from ...models.loading import fingerprint
+from ...models.places import locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ..requests import Answer, Request
