@@ -191,8 +191,8 @@ class Plan(Card):
 
     Attributes:
         model: the model to be steered; `models` are several, and each of them is a separate run.
-        revision: the commit, branch or tag of a model of the hub; in `models` each has its own, as
-            in `organisation/model@revision`.
+        revision: the commit, branch or tag of a model of the hub; in `models` write
+            `organisation/model@revision`.
         dtype: the dtype of the weights in memory; by default the checkpoint's.
         prompt: whether questions are wrapped in the tokenizer's chat template. `auto`: if there
             is a template and the model's card does not say that it is a base model.

@@ -23,7 +23,7 @@ from ..steering import SteeringError, find_routers
 from .workers import AT_ONCE
 
 ROOM = 12_000_000_000
-"""The most bytes that a pass takes beside the weights, if so many are free."""
+"""The most bytes that a batch takes beside the weights."""
 _SHARE = 0.8
 """Of the free memory; the rest is for fragments and for what operations need inside themselves."""
 _ROUTING = 40
@@ -32,7 +32,7 @@ _SCORES_AT_ONCE = 2.7
 """Attention weights of one layer beside those that are kept, where they exist as a whole. That is
 before the layer's experts run: what these keep is not there yet."""
 _OWN_GATE = 4
-"""Inner tensors that experts with a gate of their own keep, instead of one."""
+"""Inner tensors that experts with another gate than the usual one keep, instead of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class PassMemory:
     head: int
 
     def plain(self, tokens: int, length: int) -> int:
-        """Return the bytes for so many tokens in texts of a length."""
+        """Return the bytes for a number of tokens in texts of a length."""
         return tokens * (self.kept + length * self.scores + self._working(length)) + self.head
 
     def checkpointed(self, tokens: int, length: int) -> int:
@@ -74,9 +74,9 @@ class PassMemory:
         return max(self.working, scores - self.routed)
 
     def budget(self, room: int, most: int, longest: int) -> int:
-        """Return the most tokens of a batch that fit without checkpoints: `most` or halves of it.
+        """Return the tokens of a batch that fits without checkpoints, from `most` in steps of 3/4.
 
-        Halves, so that a pass that is continued with somewhat less free memory has equal batches.
+        In steps, so that a pass that is continued with a little less free memory has equal batches.
 
         Args:
             room: the bytes that there are.
@@ -85,7 +85,7 @@ class PassMemory:
         """
         tokens = most
         while tokens > 1 and self.plain(tokens, min(tokens, longest)) > room:
-            tokens //= 2
+            tokens = tokens * 3 // 4
         return tokens
 
 
@@ -141,9 +141,9 @@ def checkpoint_layers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Keep only the layers' inputs for a backward pass, which computes each layer again.
+    """Store only the layers' inputs for a backward pass, which computes each layer again.
 
-    transformers' own switch needs a model in training mode, which routes differently in some.
+    The switch of transformers needs a model in training mode, which routes differently in some.
     """
     replaced = [vars(layer).get("forward") for layer in layers]
     for layer in layers:

@@ -82,12 +82,11 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
     plan, path = load_plan(plan_name)
-    planned = plan_run(
-        plan.of(options.model or plan.named_model or _only(plan), options.seed), path
-    )
+    model = options.model or plan.named_model or _only(plan)
+    planned = plan_run(plan.of(model, options.seed), path)
     plan, limit = planned.plan, options.limit
     check_engine(plan)
-    locate(plan.model)
+    locate(model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
 from ..experts.tokenizer import Tokenizer
-from ..models import load_model, random_weights, shuffled_routers
+from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
 from ..stats import DocumentCounts
 from ..tasks.identification import (
@@ -108,10 +108,7 @@ def route_documents(
         console or Console(stderr=True), "route documents", total, "documents"
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
-        shuffled = []
-        for seed in seeds:
-            with shuffled_routers(loaded.model, seed):
-                shuffled.append(document_routing(loaded.model, tokenizer, tasks, advance))
+        shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = [
@@ -129,6 +126,17 @@ def route_documents(
         "limit": limit,
     }
     return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
+
+
+def _shuffled(
+    loaded: LoadedModel,
+    tasks: Mapping[str, WithItems],
+    seed: int,
+    advance: Callable[[int], None],
+) -> DocumentRouting:
+    """Route documents through a model with shuffled routers."""
+    with shuffled_routers(loaded.model, seed):
+        return document_routing(loaded.model, loaded.tokenizer, tasks, advance)
 
 
 def document_routing(
