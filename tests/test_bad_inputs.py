@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 import torch
+import yaml
 from transformers import JetMoeConfig, JetMoeForCausalLM
 
 import dsmoe_eval
@@ -204,6 +205,10 @@ def card_without_probe(path):
         new_card_module.new_card(str(path))
 
 
+def lab_plan(**changes):
+    return json.dumps(yaml.safe_load(find_card("plans", "lab").read_text()) | changes)
+
+
 def emo(b, without="", weights=True, **changes):
     """Convert a small checkpoint of EMO with other keys in its configuration."""
     source = emo_checkpoint(b.root / "emo", **changes)
@@ -266,6 +271,24 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     # --- models ---
     "no model": (lambda _: load_model("./none"), "model './none'", "hub id"),
     "no configuration": (lambda b: load_model(str(b.root)), "config.json is no model", "give a"),
+    "a folder's revision": (
+        lambda b: load_model(f"{b.folder}@v1"), "is a folder, and only", "leave the revision out",
+    ),
+    "an empty revision": (lambda _: load_model("some/model@"), "'some/model@'", "name a commit"),
+    "attention that is not there": (
+        lambda _: load_model("lab-poly", "cpu", attn_implementation="flash_attention_3"),
+        "cannot be computed by 'flash_attention_3'", "leave `attn_implementation` out",
+    ),
+    "an unknown dtype": (
+        lambda b: b.plan(lab_plan(dtype="int8")), "plan.yaml: dtype", "'bfloat16'",
+    ),
+    "an unknown attention": (
+        lambda b: b.plan(lab_plan(attn_implementation="fast")),
+        "plan.yaml: attn_implementation", "'sdpa'",
+    ),
+    "a revision that is none": (
+        lambda b: b.plan(lab_plan(revision="a b")), "plan.yaml: revision", "match pattern",
+    ),
     "no device": (lambda _: load_model("lab-poly", "cuda:99"), "'cuda:99'", "--device"),
     "unknown architecture": (
         lambda b: b.config(model_type="deepseek"), "'deepseek'", "`engine: vllm`",

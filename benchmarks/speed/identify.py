@@ -1,6 +1,7 @@
 """What identification costs in time: ours, the published pipeline and the arithmetic floor.
 
     python benchmarks/speed/identify.py [--published CHECKOUT] [--items 60] [--rounds 5] [--json]
+    python benchmarks/speed/identify.py --device cuda --cards NAME [--cards NAME]
 
 Identification is the pass that labels every token of a text as salient or common and counts which
 experts ran on it. The model is random with OLMoE's shape, the texts are ten-option questions. All
@@ -12,6 +13,9 @@ rate of square matrix products, which each round measures anew.
 The published code has no licence and is not part of this project. `--published` names a checkout of
 github.com/giangdip2410/Domain-specific-Experts and runs it as it is; without it, our own
 re-implementation of the procedure stands in for it, which takes about as long.
+
+With --cards the models have real sizes, made on the device; memory is the allocator's peak on a
+GPU, else counted by live tensors.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import click
 import models
 import torch
 from identify_arms import Arm, Ours, Procedure, Published, Subject, agreement
+from identify_cards import measure_all
 from identify_profile import shares
 from quiz import QUIZ_MODEL, make_items, make_tokenizer
 
@@ -280,9 +285,25 @@ def _mb(value: float | None) -> str:
 )  # fmt: skip
 @click.option("--items", type=click.IntRange(2), default=60)
 @click.option("--rounds", type=click.IntRange(1), default=5)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="For --cards.")
+@click.option("--cards", multiple=True, help="Model cards by name; the weights are random.")
+@click.option("--long-tokens", type=click.IntRange(2), default=16384, help="For --cards.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
-def main(as_json: bool, **given: Any) -> None:
+def main(
+    as_json: bool, device: str, cards: tuple[str, ...], long_tokens: int, **given: Any
+) -> None:
     """Time identification against its peer and its floor."""
+    if device == "cuda" and not cards:
+        raise click.UsageError("--device cuda goes with --cards, as the small model is for a CPU")
+    rows = []
+    for row in measure_all(cards, device, given["items"], long_tokens):
+        click.echo(row, err=as_json)
+        rows.append(row)
+    if cards:
+        if as_json:
+            found = [{"skipped": row} if isinstance(row, str) else asdict(row) for row in rows]
+            click.echo(json.dumps(found, indent=1))
+        return
     report = measure(Settings(**given))
     click.echo(json.dumps(asdict(report), indent=1) if as_json else markdown(report))
 

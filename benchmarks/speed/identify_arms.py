@@ -27,7 +27,7 @@ from dsmoe_eval.experts import (
     encode_documents,
     observe,
 )
-from dsmoe_eval.experts.observations import Batch
+from dsmoe_eval.experts.rows import Batch
 from dsmoe_eval.steering import capture_routing, find_routers
 
 QUANTILE = 0.15
@@ -222,8 +222,9 @@ class Procedure:
         return Found(salient, judged, experts, _table(model, used), _table(model, used_salient))
 
     def _ids(self) -> list[torch.Tensor]:
-        tokenize = self.subject.tokenizer
-        return [tokenize(item.text(), return_tensors="pt").input_ids for item in self.subject.items]
+        tokenize, device = self.subject.tokenizer, self.subject.model.device
+        items = self.subject.items
+        return [tokenize(item.text(), return_tensors="pt").input_ids.to(device) for item in items]
 
     def _saliency(self, ids: torch.Tensor) -> list[float]:
         model = self.subject.model

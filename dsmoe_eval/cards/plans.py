@@ -13,6 +13,9 @@ from .outcomes import OUTCOMES, Continuous, OutcomeName
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Unit = Literal["odds", "sigma"]
 ExpertSource = Literal["method", "random_matched", "other_domain"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""Those of transformers that are on the machine; it could also fetch code from the hub."""
 
 
 class Variant(Card):
@@ -188,6 +191,9 @@ class Plan(Card):
 
     Attributes:
         model: the model to be steered; `models` are several, and each of them is a separate run.
+        revision: the commit, branch or tag of a model of the hub; in `models` write
+            `organisation/model@revision`.
+        dtype: the dtype of the weights in memory; by default the checkpoint's.
         prompt: whether questions are wrapped in the tokenizer's chat template. `auto`: if there
             is a template and the model's card does not say that it is a base model.
         think_end_token: text that ends the model's thinking; by default as the model's card or its
@@ -201,6 +207,8 @@ class Plan(Card):
             every expert.
         experts_implementation: the method by which transformers computes the experts; by default as
             transformers chooses. None is the fastest for every model.
+        attn_implementation: the method by which transformers computes attention; by default as
+            transformers chooses.
         controls: the controls that are added for each tuned arm that has none in the plan:
             `placebo`: matched random experts; `full`: sham and wrong-domain too. An arm `prompt`
             gets another domain's name.
@@ -227,6 +235,8 @@ class Plan(Card):
     description: str
     model: str = ""
     models: tuple[str, ...] = ()
+    revision: Annotated[str, Field(pattern=r"^[\w./-]+$")] | None = None
+    dtype: Precision | None = None
     suite: Name
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     controls: Literal["full", "placebo", "none"] = "placebo"
@@ -242,6 +252,7 @@ class Plan(Card):
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     experts_implementation: Literal["eager", "grouped_mm", "batched_mm"] | None = None
+    attn_implementation: Attention | None = None
     margin: Fraction
     outcome: Literal["score", "gold_logprob"] = "score"
     margins: dict[Continuous, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
@@ -261,11 +272,19 @@ class Plan(Card):
             raise ValueError("give either `model` or `models`, exactly one of the two")
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
-        if self.experts_implementation and self.engine == "vllm":
-            raise ValueError("experts_implementation is for `engine: transformers`")
+        for name in ("experts_implementation", "attn_implementation"):
+            if getattr(self, name) and self.engine == "vllm":
+                raise ValueError(f"{name} is for `engine: transformers`")
+        if self.revision and (self.models or "@" in self.model):
+            raise ValueError("revision is for one `model`; else write organisation/model@revision")
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
+
+    @property
+    def named_model(self) -> str:
+        """The name of the model, with the revision behind it if there is one."""
+        return f"{self.model}@{self.revision}" if self.model and self.revision else self.model
 
     def margin_of(self, outcome: OutcomeName) -> float:
         """Return the margin of non-inferiority in the unit of an outcome."""
@@ -276,6 +295,5 @@ class Plan(Card):
 
     def of(self, model: str, seed: int | None = None) -> Plan:
         """Return the plan of one model, with another seed if one is given."""
-        return self.model_copy(
-            update={"model": model, "models": (), "seed": self.seed if seed is None else seed}
-        )
+        own = {"model": model, "models": (), "revision": None}
+        return self.model_copy(update=own | ({} if seed is None else {"seed": seed}))

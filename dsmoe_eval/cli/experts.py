@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import data_option, main, progress_console
+from .main import data_option, loading_options, main, progress_console
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
 )
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
+@loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the profile."
@@ -128,7 +129,13 @@ def identify_command(
 
     text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
     profile = identify(
-        load_engine(model, rest["engine"], device),
+        load_engine(
+            model,
+            rest["engine"],
+            device,
+            dtype=rest["dtype"],
+            attn_implementation=rest["attn_implementation"],
+        ),
         text,
         domain,
         method,
@@ -196,6 +203,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def stability_command(
     model: str, domain: str, method: str, as_json: bool, device: str | None, **rest: Any
@@ -212,7 +220,12 @@ def stability_command(
 
     text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
     found = domain_stability(
-        load_engine(model, device=device),
+        load_engine(
+            model,
+            device=device,
+            dtype=rest["dtype"],
+            attn_implementation=rest["attn_implementation"],
+        ),
         text,
         domain,
         method,
@@ -241,6 +254,7 @@ def stability_command(
 )  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
+@loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
     model: str, out: Path | None, as_json: bool, permutations: int, device: str | None, **rest: Any
@@ -258,6 +272,8 @@ def existence_command(
         device=device,
         console=progress_console(),
         data=rest["data"],
+        dtype=rest["dtype"],
+        attn_implementation=rest["attn_implementation"],
     )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:
@@ -285,6 +301,7 @@ def existence_command(
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def similarity_command(model: str, tokens: int, out: Path | None, **rest: Any) -> None:
     """Measure how similar the experts of each layer of MODEL are (CKA of their outputs).
@@ -298,9 +315,13 @@ def similarity_command(model: str, tokens: int, out: Path | None, **rest: Any) -
 
     profile = None if rest["profile"] is None else Profile.load(rest["profile"])
     texts = read_texts(given_text(rest), rest["data"])
-    result = similarity(
-        load_model(model, rest["device"]), texts, tokens, profile, progress_console()
+    loaded = load_model(
+        model,
+        rest["device"],
+        dtype=rest["dtype"],
+        attn_implementation=rest["attn_implementation"],
     )
+    result = similarity(loaded, texts, tokens, profile, progress_console())
     page = None if out is None else render_similarity(result, out)
     if rest["as_json"]:
         echo(json.dumps(result))

@@ -7,14 +7,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from ..cards.plans import Attention, Precision
 from ..errors import printable
 from ..log import LOGGER
 from .terminal import EXIT_UNDECIDED, echo, stop, stop_by
@@ -35,6 +36,19 @@ data_option = click.option(
     help="Folder of data sets, instead of the hub; may be repeated [$DSMOE_EVAL_DATA].",
 )  # fmt: skip
 """The option of every command that loads tasks."""
+
+
+def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that loads a model."""
+    of_dtype = click.option(
+        "--dtype", type=click.Choice(get_args(Precision)),
+        help="The dtype of the weights in memory [the checkpoint's].",
+    )  # fmt: skip
+    of_attention = click.option(
+        "--attn-implementation", type=click.Choice(get_args(Attention)),
+        help="How transformers computes attention [as transformers chooses].",
+    )  # fmt: skip
+    return of_dtype(of_attention(command))
 
 
 class _Commands(click.Group):

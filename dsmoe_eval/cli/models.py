@@ -6,13 +6,13 @@ import json
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UserError
 from ..files import write_text
-from .main import main
+from .main import loading_options, main
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
@@ -34,9 +34,15 @@ remote_code_option = click.option(
 )
 @remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(
-    model: str, profile: Path | None, remote_code: str | None, as_json: bool, device: str | None
+    model: str,
+    profile: Path | None,
+    remote_code: str | None,
+    as_json: bool,
+    device: str | None,
+    **rest: Any,
 ) -> None:
     """Check that steering works on MODEL; exit code 1 if it does not.
 
@@ -44,7 +50,7 @@ def probe_command(
     card, or a config.json: then a small random model of that architecture is probed, in seconds.
     """
     from ..models import bare_config, identify_model, load_model, miniature, probe_model
-    from ..models.loading import config_place
+    from ..models.places import config_place
     from ..models.remote_code import allow_remote_code
     from ..steering import Profile
 
@@ -52,8 +58,13 @@ def probe_command(
     if remote_code is not None:
         allow_remote_code(model, config_place(model), remote_code)
     config = bare_config(model)
+    if config is not None and any(rest.values()):
+        raise UserError(
+            f"{model}: has no weights to load; --dtype and --attn-implementation are for a model "
+            "that has, so leave them out"
+        )
     if config is None:
-        loaded = load_model(model, device)
+        loaded = load_model(model, device, **rest)
         report = probe_model(loaded.model, loaded.identity, wanted)
     else:
         small = miniature(config).to(device or "cpu")

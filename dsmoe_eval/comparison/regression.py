@@ -24,7 +24,7 @@ from ..runs.profiles import experts_profile
 from ..stats import POINTS, Unit, claim
 from .routing_agreement import UnlikeRoutingError, routing_agreement
 
-_OF_MODEL = {"model", "models", "name", "description"}
+_OF_MODEL = {"model", "models", "revision", "name", "description"}
 """The keys of a plan in which the runs of two models may differ."""
 _NOTED = {"dtype", "device", "engine_settings", "experts_implementation"}
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .lm import EngineLM
 
 Advance = Callable[[int], None]
-Settings = Mapping[str, int | bool]
+Settings = Mapping[str, int | bool | str]
 
 BATCH_TOKENS = 8192
 """The default limit of tokens per forward pass."""

@@ -14,6 +14,8 @@ def load_engine(
     *,
     batch_tokens: int = BATCH_TOKENS,
     experts_implementation: str | None = None,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
     **vllm_options: object,
 ) -> Engine:
     """Load a model into an engine.
@@ -24,6 +26,8 @@ def load_engine(
         device: for transformers only; vLLM chooses its devices.
         batch_tokens: limit of tokens per forward pass.
         experts_implementation: for transformers only, its method of computing experts.
+        dtype: as for `load_model`.
+        attn_implementation: for transformers only, its method of computing attention.
         vllm_options: options of vLLM, such as `tensor_parallel_size`.
 
     Raises:
@@ -32,10 +36,20 @@ def load_engine(
     if engine == "transformers":
         from .transformers.engine import TransformersEngine
 
-        loaded = load_model(model, device, experts_implementation)
+        loaded = load_model(
+            model,
+            device,
+            experts_implementation,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+        )
         return TransformersEngine(loaded, batch_tokens)
+    if attn_implementation is not None:
+        raise UserError("attn_implementation is for the transformers engine; leave it out")
     if device is not None:
         raise UserError("--device is for the transformers engine; vLLM takes what it finds")
     from .vllm.engine import start
 
+    if dtype is not None:
+        vllm_options["dtype"] = dtype
     return start(model, load_tokenizer(model), batch_tokens, **vllm_options)

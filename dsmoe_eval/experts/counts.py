@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .documents import Phase
-from .observations import Batch, Observations
+from .observations import Observations
+from .rows import Batch
 
 SALIENCY_QUANTILE = 0.15
 """The threshold of Eq. 8: the paper calls 0.15 to 0.5 effective, and its code uses 0.15."""

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..steering import Routing, capture_routing, capture_spread, find_routers
+from ..steering import capture_routing, capture_spread, find_routers
 from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
 from .documents import Document, documents_hash, group_numbers
+from .rows import Batch, counted_rows, token_columns
 from .saliency import Saliency
 from .tensor_files import read_tensors, save_tensors
 from .workers import copies, side_by_side
@@ -35,31 +36,6 @@ ROUTED_AT_ONCE = 16384
 """The number of tokens per call of another engine, which does its batching internally."""
 Advance = Callable[[int], None]
 Rows = Callable[[Sequence[int]], "Batch"]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of the counted tokens of some documents, [tokens] or [tokens, layers, k] each.
-
-    Attributes:
-        document: index of each token's document.
-        generated: whether the model generated the token.
-        token: the token's id.
-        saliency: Eq. 5, float32; None if saliency was not computed.
-        experts: [tokens, layers, k] int16, the selected experts.
-        weights: [tokens, layers, k] float32, their weights as the experts received them.
-        contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
-        spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
-    """
-
-    document: Tensor
-    generated: Tensor
-    token: Tensor
-    saliency: Tensor | None
-    experts: Tensor
-    weights: Tensor
-    contributions: Tensor | None
-    spread: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,27 +126,32 @@ def observe(
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
     columns = _columns_of(saliency_model is not None, contributions, spread)
-    budget = token_budget(entrance(model))
     if saliency_model is None:
         pairs = [(worker, None) for worker in copies(model)]
     elif saliency_model is model:
         pairs = [(worker, worker) for worker in copies(model)]
     else:
         pairs = list(zip(copies(model), copies(saliency_model), strict=False))
-    workers = [_observer(*pair, documents, columns) for pair in pairs]
     with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
+        salient = [None if one is None else Saliency(one) for _, one in pairs]
+        workers = [
+            _observer(one, reader, documents, columns)
+            for (one, _), reader in zip(pairs, salient, strict=True)
+        ]
+        budget = token_budget(entrance(model))
+        if salient[0] is not None:
+            budget = salient[0].budget(budget, documents)
         return _write_pass(documents, root, shape, columns, identity, budget, workers, advance)
 
 
 def _observer(
     model: PreTrainedModel,
-    saliency_model: PreTrainedModel | None,
+    salient: Saliency | None,
     documents: Sequence[Document],
     columns: tuple[str, ...],
 ) -> Rows:
     """Return the function that computes the rows of a batch."""
     routers = find_routers(model)
-    salient = None if saliency_model is None else Saliency(saliency_model)
     contributions, spread = "contributions" in columns, "spread" in columns
 
     def rows(batch: Sequence[int]) -> Batch:
@@ -181,15 +162,15 @@ def _observer(
             capture_contributions(model, routers) if contributions else nullcontext() as added,
             capture_spread(routers) if spread else nullcontext() as spreads,
         ):
-            if salient is not None and saliency_model is model:
+            if salient is not None and salient.model is model:
                 saliency = salient(ids, mask)
             else:
                 with torch.no_grad():
                     model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        if salient is not None and saliency_model is not model:
-            saliency = salient(*on_device(entrance(saliency_model), ids, mask))
+        if salient is not None and salient.model is not model:
+            saliency = salient(*on_device(entrance(salient.model), ids, mask))
         more = [None if value is None else value() for value in (added, spreads)]
-        return _rows(documents, batch, routing, saliency, *more)
+        return counted_rows(documents, batch, routing, saliency, *more)
 
     return rows
 
@@ -220,7 +201,22 @@ def observe_routed(
     Raises:
         ValueError: the engine routed another number of tokens than a document has.
     """
-    salient = None if saliency_model is None else Saliency(saliency_model)
+    columns = _columns_of(saliency_model is not None, False, spread)
+    with nullcontext() if saliency_model is None else frozen(saliency_model):
+        salient = None if saliency_model is None else Saliency(saliency_model)
+        rows = _routed(documents, routed, salient, spread)
+        return _write_pass(
+            documents, root, shape, columns, identity, ROUTED_AT_ONCE, [rows], advance
+        )
+
+
+def _routed(
+    documents: Sequence[Document],
+    routed: Callable[[Sequence[Document]], Iterable[tuple[Tensor, ...]]],
+    salient: Saliency | None,
+    spread: bool,
+) -> Rows:
+    """Return the function that computes the rows of a batch whose routing is reported."""
 
     def rows(batch: Sequence[int]) -> Batch:
         chosen = [documents[index] for index in batch]
@@ -233,20 +229,13 @@ def observe_routed(
                 )
         kept = torch.cat([torch.tensor(document.kept) for document in chosen])
         experts, weights, *more = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
-        saliency = None
-        if salient is not None:
-            ids, mask = pad([document.tokens for document in chosen], entrance(saliency_model))
-            saliency = salient(ids, mask)[mask.bool()].cpu()[kept]
+        saliency = None if salient is None else salient.of_documents(chosen)[kept]
         return Batch(
-            **_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
+            **token_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
             weights=weights.float(), contributions=None, spread=more[0].float() if spread else None,
         )  # fmt: skip
 
-    columns = _columns_of(saliency_model is not None, False, spread)
-    with nullcontext() if saliency_model is None else frozen(saliency_model):
-        return _write_pass(
-            documents, root, shape, columns, identity, ROUTED_AT_ONCE, [rows], advance
-        )
+    return rows
 
 
 def _columns_of(*recorded: bool) -> tuple[str, ...]:
@@ -304,43 +293,6 @@ def _folder(root: Path, content: Sequence[object]) -> Path:
 def _tensors(batch: Batch) -> dict[str, Tensor]:
     columns = {name: getattr(batch, name) for name in Batch.__slots__}
     return {name: column.contiguous() for name, column in columns.items() if column is not None}
-
-
-def _rows(
-    documents: Sequence[Document],
-    batch: Sequence[int],
-    routing: Routing,
-    saliency: Tensor | None,
-    contributions: Tensor | None,
-    spread: Tensor | None,
-) -> Batch:
-    """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
-    flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
-
-    def pick(values: Tensor) -> Tensor:
-        return values.cpu()[flat]
-
-    return Batch(
-        **_columns(documents, batch),
-        saliency=None if saliency is None else pick(saliency.flatten()),
-        experts=pick(routing.indices().to(torch.int16)),
-        weights=pick(routing.weights().float()),
-        contributions=None if contributions is None else pick(contributions),
-        spread=None if spread is None else pick(spread),
-    )
-
-
-def _columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:
-    rows = [
-        (index, position >= documents[index].prompt_length, token)
-        for index in batch
-        for position, (token, kept) in enumerate(
-            zip(documents[index].tokens, documents[index].kept, strict=True)
-        )
-        if kept
-    ]
-    document, generated, token = torch.tensor(rows, dtype=torch.int32).unbind(1)
-    return {"document": document, "generated": generated.bool(), "token": token}
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -4,16 +4,29 @@ The gradient of the loss with respect to the logits has a closed form, softmax m
 output head is therefore computed in pieces, forward and backward together, and neither the logits
 of a batch nor their gradient are ever in memory as a whole. Texts are padded on the right and the
 model is causal, so no attention mask is needed: no token attends to the padding after it.
+
+A batch that would need more memory than there is keeps the inputs of the layers only, and each
+layer is computed again in the backward pass. That costs a second forward pass and changes no bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .batching import batches, entrance, pad, token_budget
+from .documents import Document
+from .memory import checkpoint_layers, checkpointed, free_bytes, pass_memory
+
 _LOGITS_AT_ONCE = 2**20
+_LOGITS_ON_A_GPU = 2**26
+"""0.8 GB in 16 bits; a product with few rows would only read the head's weights again and again."""
+_TRIED = 16
+"""Tokens, from all over the vocabulary, that show whether the logits are the head's output."""
 _ROUNDINGS = 64
 
 
@@ -21,12 +34,35 @@ class Saliency:
     """The token saliency of a causal language model; one object serves many batches.
 
     Args:
-        model: a model of transformers with frozen parameters.
+        model: a model of transformers in evaluation mode with frozen parameters.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._split: bool | None = None
+        table = model.get_input_embeddings().weight
+        _begin_backward(model)
+        tokens = torch.linspace(0, len(table) - 1, _TRIED, device=entrance(model)).long()
+        self._split = self._has_plain_head(tokens[None])
+        self._logits = _LOGITS_AT_ONCE if table.device.type == "cpu" else _LOGITS_ON_A_GPU
+        self._memory = pass_memory(model, self._logits, self._split)
+        self._room = free_bytes(table.device)
+
+    def budget(self, most: int, documents: Sequence[Document]) -> int:
+        """Return the tokens of a batch, at most `most`, that fit without computing layers again."""
+        longest = max((len(one.tokens) for one in documents), default=1)
+        return most if self._memory is None else self._memory.budget(self._room, most, longest)
+
+    def of_documents(self, documents: Sequence[Document]) -> Tensor:
+        """Compute the saliency of the documents' tokens, in their order: [tokens], on the CPU."""
+        device = entrance(self.model)
+        rows: dict[int, Tensor] = {}
+        for batch in batches(documents, self.budget(token_budget(device), documents)):
+            ids, mask = pad([documents[index].tokens for index in batch], device)
+            values = self(ids, mask).cpu()
+            rows |= {
+                i: row[: len(documents[i].tokens)] for i, row in zip(batch, values, strict=True)
+            }
+        return torch.cat([rows[index] for index in range(len(documents))])
 
     def __call__(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Compute Eq. 5, r_i = ||e_i * dL/de_i||_2 with e_i the token's input embedding.
@@ -41,20 +77,24 @@ class Saliency:
         Returns:
             [batch, length] float32, 0 on padding.
         """
-        if self._split is None:
-            _begin_backward(self.model)
-            self._split = self._has_plain_head(input_ids[:1, :2])
         embeddings = self.model.get_input_embeddings()(input_ids).detach().requires_grad_()
         share = mask[:, 1:].float()
         share = share / share.sum(1, keepdim=True)
-        if self._split:
-            ends, head = self._trunk(embeddings), self.model.get_output_embeddings()
-        else:
-            ends, head = _forward(self.model, embeddings), nn.Identity()
-        gradient = _loss_gradient(ends, head, input_ids, share)
-        (gradient,) = torch.autograd.grad(ends, embeddings, gradient)
+        with self._within_memory(input_ids):
+            if self._split:
+                ends, head = self._trunk(embeddings), self.model.get_output_embeddings()
+            else:
+                ends, head = _forward(self.model, embeddings), nn.Identity()
+            gradient = _loss_gradient(ends, head, input_ids, share, self._logits)
+            (gradient,) = torch.autograd.grad(ends, embeddings, gradient)
         saliency: Tensor = (embeddings.detach().float() * gradient.float()).norm(dim=-1) * mask
         return saliency
+
+    def _within_memory(self, input_ids: Tensor) -> AbstractContextManager[None]:
+        """Return the context in which layers are computed again, if a batch does not fit else."""
+        if self._memory is None or self._memory.plain(*_size(input_ids)) <= self._room:
+            return nullcontext()
+        return checkpointed(checkpoint_layers(self.model))
 
     def _trunk(self, embeddings: Tensor) -> Tensor:
         states: Tensor = self.model.base_model(
@@ -97,7 +137,14 @@ def _forward(model: Any, embeddings: Tensor) -> Tensor:
     return logits
 
 
-def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tensor) -> Tensor:
+def _size(input_ids: Tensor) -> tuple[int, int]:
+    """Return the number of tokens, padding included, and the length of the texts."""
+    return input_ids.numel(), input_ids.shape[1]
+
+
+def _loss_gradient(
+    ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tensor, logits_at_once: int
+) -> Tensor:
     """Compute the gradient of the loss with respect to `ends`, the input of `head`.
 
     Args:
@@ -105,6 +152,7 @@ def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tens
         head: the module from width to vocabulary.
         input_ids: [batch, length].
         share: [batch, length - 1], the weight of each prediction in its text's loss.
+        logits_at_once: the number of logits in memory.
 
     Returns:
         [batch, length, width].
@@ -114,7 +162,7 @@ def _loss_gradient(ends: Tensor, head: nn.Module, input_ids: Tensor, share: Tens
     batch, position = weight.nonzero(as_tuple=True)
     rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
     weight, pieces = weight[batch, position], []
-    step = max(1, _LOGITS_AT_ONCE // _vocabulary(head, rows))
+    step = max(1, logits_at_once // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
         target, factor = targets[start : start + step], weight[start : start + step]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..errors import EvalWarning, UserError, one_line, out_of_memory
 from ..files import read_limited
+from .revisions import from_hub
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ def read_config(name: str, place: str) -> Mapping[str, object]:
         where = str(path)
     else:
         where = f"model {name!r}: config.json"
-        config = of_model(where, lambda: PreTrainedConfig.get_config_dict(place)[0])
+        config = of_model(where, lambda: PreTrainedConfig.get_config_dict(**from_hub(place))[0])
     if not isinstance(config, Mapping):
         raise UserError(
             f"{where}: is a {type(config).__name__}, and a model's configuration is an object; "

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from ..cards import ModelCard
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
-from ..lab import BUILT_MODELS, EMBEDDED_MODELS, EXPERTS_ON_A_CPU
+from ..lab import EXPERTS_ON_A_CPU
 from ..registry import builtin_names, load_model_card
 from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
+from .places import locate
 from .remote_code import check_code, unknown
+from .revisions import commit_of, from_hub, split_revision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -23,11 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory with its tokenizer and identity."""
+    """A model in memory with its tokenizer and identity.
+
+    Attributes:
+        attn_implementation: the method of computing attention, if one was named.
+    """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     identity: ModelIdentity
+    attn_implementation: str | None = None
 
     @property
     def dtype(self) -> str:
@@ -72,7 +79,9 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     what = f"model {name!r}: its tokenizer"
-    found = of_model(what, lambda: AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+    found = of_model(
+        what, lambda: AutoTokenizer.from_pretrained(**from_hub(place), trust_remote_code=False)
+    )
     if set(found.get_vocab().values()) <= set(found.all_special_ids):
         raise UserError(
             f"model {name!r}: its files hold no tokenizer, or an empty one; add tokenizer.json and "
@@ -84,7 +93,12 @@ def _tokenizer(name: str, place: str) -> Tokenizer:
 
 
 def load_model(
-    name: str, device: str | None = None, experts_implementation: str | None = None
+    name: str,
+    device: str | None = None,
+    experts_implementation: str | None = None,
+    *,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
 ) -> LoadedModel:
     """Load a model by its embedded name, model card, local folder or hub id.
 
@@ -93,17 +107,22 @@ def load_model(
 
     Args:
         name: `lab-poly`, `lab-smol`, the name of a model card, a folder with `config.json`, or
-            `organisation/model`.
-        device: a torch device; by default the first GPU, or the CPU if there is no GPU. With
-            `auto`, accelerate distributes the model over all available devices.
+            `organisation/model`, also `organisation/model@revision` with a commit, branch or tag.
+        device: a torch device, on which the weights are read directly; by default the first GPU,
+            or the CPU if there is no GPU. With `auto`, accelerate distributes the model over all
+            available devices.
         experts_implementation: the method by which transformers computes the experts, such as
             `eager`; by default as transformers chooses, but for `EXPERTS_ON_A_CPU`.
+        dtype: such as `bfloat16`; by default the checkpoint's.
+        attn_implementation: the method by which transformers computes attention, such as `sdpa`;
+            by default as transformers chooses.
 
     Raises:
-        UserError: there is no model of that name, the folder is no model folder, there are no
-            safetensors, transformers has no code for the model, or the model is no MoE.
+        UserError: there is no model of that name or revision, the folder is no model folder, there
+            are no safetensors, transformers has no code for the model or does not compute it so, or
+            the model is no MoE.
     """
-    place, model, tokenizer = _load(name, device)
+    place, model, tokenizer = _load(name, device, dtype, attn_implementation)
     try:
         identity = identify_model(name, fingerprint(place, model.config), model)
     except SteeringError as error:
@@ -112,7 +131,7 @@ def load_model(
         experts_implementation = experts_implementation or EXPERTS_ON_A_CPU.get(name)
     if experts_implementation is not None:
         _compute_experts(name, model, experts_implementation)
-    return LoadedModel(model, tokenizer, identity)
+    return LoadedModel(model, tokenizer, identity, attn_implementation)
 
 
 def _compute_experts(name: str, model: PreTrainedModel, implementation: str) -> None:
@@ -125,7 +144,29 @@ def _compute_experts(name: str, model: PreTrainedModel, implementation: str) -> 
         ) from error
 
 
-def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenizer]:
+def _check_attention(name: str, config: PreTrainedConfig, implementation: str) -> None:
+    """Check that transformers computes a model's attention so, before its weights are read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, attn_implementation=implementation
+            )
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"model {name!r}: its attention cannot be computed by {implementation!r} "
+            f"({reason(error)}); leave `attn_implementation` out"
+        ) from error
+
+
+def _load(
+    name: str,
+    device: str | None,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[str, PreTrainedModel, Tokenizer]:
     """Load a model; return its location, the model and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -139,22 +180,26 @@ def _load(name: str, device: str | None) -> tuple[str, PreTrainedModel, Tokenize
         raise UserError(
             f"device {target!r} is not available ({reason(error)}); name another with --device"
         ) from error
-    model_config(name, place)
+    config = model_config(name, place)
     check_weights(Path(place))
+    if attn_implementation is not None:
+        _check_attention(name, config, attn_implementation)
     tokenizer = _tokenizer(name, place)
     model, found = of_model(
         f"model {name!r}",
         lambda: AutoModelForCausalLM.from_pretrained(
-            place,
-            dtype="auto",
+            **from_hub(place),
+            dtype=dtype or "auto",
             trust_remote_code=False,
             use_safetensors=True,
-            device_map="auto" if spread else None,
+            # Straight onto the device, as nothing may move a quantized model afterwards.
+            device_map=None if target == "cpu" else target,
+            attn_implementation=attn_implementation,
             output_loading_info=True,
         ),
     )
     check_loaded(f"model {name!r}", found)
-    return place, (model if spread else model.to(target)).eval(), tokenizer
+    return place, model.eval(), tokenizer
 
 
 def model_folder(name: str) -> Path:
@@ -171,9 +216,10 @@ def model_folder(name: str) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt"]
+    patterns, (hub_id, revision) = ["*.json", "*.safetensors", "*.txt"], split_revision(place)
     return of_model(
-        f"model {name!r}", lambda: Path(snapshot_download(place, allow_patterns=patterns))
+        f"model {name!r}",
+        lambda: Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns)),
     )
 
 
@@ -247,63 +293,17 @@ def model_config(name: str, place: str) -> PreTrainedConfig:
     path = Path(place) / "config.json"
     return of_model(
         str(path) if path.is_file() else f"model {name!r}: config.json",
-        lambda: AutoConfig.from_pretrained(place, trust_remote_code=False),
+        lambda: AutoConfig.from_pretrained(**from_hub(place), trust_remote_code=False),
     )
-
-
-def config_place(name: str) -> str:
-    """Return the folder or hub id of a model's configuration.
-
-    Args:
-        name: as for `load_model`, or the path of a config.json, beside which no weights are needed.
-
-    Raises:
-        UserError: as `locate`.
-    """
-    path = Path(name)
-    return str(path.parent) if path.name == "config.json" and path.is_file() else locate(name)
-
-
-def locate(name: str) -> str:
-    """Return the folder or hub id of a model.
-
-    Raises:
-        UserError: `name` is no embedded model, model card, model folder or hub id.
-    """
-    if name in EMBEDDED_MODELS:
-        return str(EMBEDDED_MODELS[name])
-    if name in BUILT_MODELS:
-        from ..lab.smol import built_folder
-
-        return str(built_folder(name))
-    if name in builtin_names("models"):
-        card = load_model_card(name)
-        if card.converted_from:
-            raise unknown(str(card.hub_id), card.converted_from)
-        return str(card.hub_id)
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"{folder}: a folder without config.json is no model; give a model's folder"
-            )
-        return str(folder)
-    if folder.name == "config.json":  # one folder deep, it looks like a hub id
-        wrong = "is a file; give its folder" if folder.exists() else "no such file; check the path"
-        raise UserError(f"{folder}: {wrong}")
-    if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise UserError(
-            f"model {name!r}: no such folder, and not a hub id (organisation/model); embedded: "
-            f"{', '.join([*EMBEDDED_MODELS, *BUILT_MODELS])}"
-        )
-    return name
 
 
 def fingerprint(place: str, config: PreTrainedConfig) -> str:
     """Return the hub commit of `config`, or a hash of the folder's configuration and weights."""
-    commit = getattr(config, "_commit_hash", None)
+    commit = getattr(config, "_commit_hash", None)  # of transformers before 5.19
     if commit:
         return str(commit)
+    if not Path(place).is_dir():
+        return of_model(f"model {place!r}: its commit", lambda: commit_of(place))
     digest = hashlib.sha256()
     for path in sorted([Path(place) / "config.json", *Path(place).glob("*.safetensors")]):
         digest.update(path.name.encode())

@@ -25,8 +25,9 @@ from ..steering import Scoring
 from .architecture import Architecture, read_architecture, weightless
 from .card_yaml import to_yaml
 from .folder_checks import of_model, read_config
-from .loading import config_place, identify_model, load_tokenizer, model_config
+from .loading import fingerprint, identify_model, load_tokenizer, model_config
 from .miniature import miniature
+from .places import config_place
 from .probing import ModelProbe, probe_model
 from .prompt_format import MARKERS, names_of_model, template_turn, thinking_end
 from .remote_code import allow_remote_code, code_hash, has_code
@@ -290,8 +291,11 @@ def _notes(text: PreTrainedConfig, config: PreTrainedConfig, found: Architecture
 def _revision(place: str, config: PreTrainedConfig) -> str | None:
     """Return the commit of a hub model, also of a folder in the hub's cache."""
     whole = Path(place).resolve()
-    cached = whole.name if whole.parent.name == "snapshots" else None
-    return cached or getattr(config, "_commit_hash", None)
+    if whole.parent.name == "snapshots":
+        return whole.name
+    if Path(place).is_dir():
+        return getattr(config, "_commit_hash", None)
+    return fingerprint(place, config)
 
 
 def _sources(place: str, config: PreTrainedConfig, remote_code: str | None) -> list[str]:

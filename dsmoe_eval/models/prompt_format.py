@@ -13,6 +13,7 @@ from ..cards import ModelCard
 from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..registry import builtin_names, load_model_card, search_card
+from .revisions import split_revision
 
 Asked = Literal["auto", "plain", "chat"]
 
@@ -185,7 +186,7 @@ def names_of_model(model: str) -> list[str]:
     """Return the names of a model: the given one; of a folder, its name and the hub's id."""
     folder = Path(model)
     if not folder.is_dir():
-        return [model]
+        return [split_revision(model)[0]]
     whole = folder.resolve()
     names = [folder.name, whole.name]
     if whole.parent.name == "snapshots":  # of the hub's cache: models--ORGANISATION--NAME

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from .conversion import CONVERTIBLE
 from .folder_checks import of_model, read_config
+from .revisions import from_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -109,7 +110,9 @@ def allow_remote_code(name: str, place: str, architecture: str) -> None:
         )
 
     def register() -> None:
-        kinds = [get_class_from_dynamic_module(references[one], place) for one in _CLASSES]
+        kinds = [
+            get_class_from_dynamic_module(references[one], **from_hub(place)) for one in _CLASSES
+        ]
         AutoConfig.register(found, kinds[0], exist_ok=True)
         AutoModelForCausalLM.register(*kinds, exist_ok=True)
 

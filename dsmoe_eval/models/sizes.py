@@ -9,7 +9,8 @@ from ..errors import UserError
 from ..steering import SteeringError, find_routers
 from .architecture import idle_parameters, parameters, weightless
 from .folder_checks import of_model
-from .loading import locate, model_config
+from .loading import model_config
+from .places import locate
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def _options(folder: RunFolder, result: RunResult) -> list[str]:
     """Return the options of the run that its plan does not say."""
     plan, _ = load_plan(str(folder.plan))
     model = folder.read_json(folder.identity)["plan"]["model"]
-    options = [] if model == plan.model else ["--model", model]
+    options = [] if model == plan.named_model else ["--model", model]
     if result.seed != plan.seed:
         options += ["--seed", str(result.seed)]
     if result.run.limit is not None:

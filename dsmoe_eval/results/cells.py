@@ -40,7 +40,7 @@ class Identity:
     device: str
     experts_implementation: str
     engine: str
-    engine_settings: tuple[tuple[str, int | bool], ...]
+    engine_settings: tuple[tuple[str, int | bool | str], ...]
     versions: tuple[tuple[str, str], ...]
     batch_tokens: int
     prompt_format: str

@@ -103,7 +103,7 @@ class Model(Record):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
     parameters: Number | None
     engine: Plain
-    engine_settings: dict[str, int | bool]
+    engine_settings: dict[str, int | bool | str]
     dtype: Plain
     device: Plain
     experts_implementation: Plain

@@ -17,7 +17,7 @@ from typing import get_args
 
 from ..cards import Plan, StageSplit, Suite, Task
 from ..errors import UserError
-from ..models.loading import locate
+from ..models.places import locate
 from ..models.sizes import ModelSize, measure_model
 from ..registry import builtin_names, load_model_card, load_plan
 from ..stats import smallest_effect
@@ -157,7 +157,7 @@ def estimate(
         UserError: the plan cannot be run; the message is that of `run`.
     """
     plan, path = load_plan(plan_name)
-    planned, names = plan_run(plan, path), models or plan.models or (plan.model,)
+    planned, names = plan_run(plan, path), models or plan.models or (plan.named_model,)
     arms = planned.arms
     claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)

@@ -18,7 +18,7 @@ from ..engines.lm import EngineLM
 from ..engines.load import load_engine
 from ..errors import UserError
 from ..files import LOCK, lock_folder
-from ..models.loading import locate
+from ..models.places import locate
 from ..models.prompt_format import PromptFormat, prompt_format
 from ..registry import load_plan
 from ..results.folder import RunFolder, open_folder
@@ -82,10 +82,11 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
     plan, path = load_plan(plan_name)
-    planned = plan_run(plan.of(options.model or plan.model or _only(plan), options.seed), path)
+    model = options.model or plan.named_model or _only(plan)
+    planned = plan_run(plan.of(model, options.seed), path)
     plan, limit = planned.plan, options.limit
     check_engine(plan)
-    locate(plan.model)
+    locate(model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
@@ -159,12 +160,15 @@ def _serve(plan: Plan, device: str | None) -> Engine:
             device=device,
             batch_tokens=plan.batch_tokens,
             experts_implementation=plan.experts_implementation,
+            dtype=plan.dtype,
+            attn_implementation=plan.attn_implementation,
         )
     return load_engine(
         plan.model,
         plan.engine,
         device,
         batch_tokens=plan.batch_tokens,
+        dtype=plan.dtype,
         tensor_parallel_size=plan.tensor_parallel,
         enable_expert_parallel=plan.expert_parallel,
     )

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..experts import count_routing, encode_documents, observe
 from ..experts.tokenizer import Tokenizer
-from ..models import load_model, random_weights, shuffled_routers
+from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
 from ..stats import DocumentCounts
 from ..tasks.identification import (
@@ -78,6 +78,8 @@ def route_documents(
     device: str | None = None,
     console: Console | None = None,
     data: Sequence[Path] = (),
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
 ) -> ComparedRouting:
     """Route identification text through a model and through control models.
 
@@ -90,39 +92,51 @@ def route_documents(
         device: a torch device.
         console: the console that shows progress.
         data: folders with the data sets; if empty, they come from the hub.
+        dtype: as for `load_model`.
+        attn_implementation: as for `load_model`.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
     """
     text = _checked(identification_text(source, limit, data))
     tasks = text.tasks
-    loaded = load_model(name, device)
+    loaded = load_model(name, device, dtype=dtype, attn_implementation=attn_implementation)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
-    dtype, place = loaded.model.dtype, loaded.model.device
+    precision, place = loaded.model.dtype, loaded.model.device
     total = (1 + 2 * len(seeds)) * sum(len(task.items) for task in tasks.values())
     with progress_bar(
         console or Console(stderr=True), "route documents", total, "documents"
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
-        shuffled = []
-        for seed in seeds:
-            with shuffled_routers(loaded.model, seed):
-                shuffled.append(document_routing(loaded.model, tokenizer, tasks, advance))
+        shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = [
-            document_routing(random_weights(config, dtype, place, seed), tokenizer, tasks, advance)
+            document_routing(
+                random_weights(config, precision, place, seed), tokenizer, tasks, advance
+            )
             for seed in seeds
         ]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(precision).removeprefix("torch."),
         "device": place.type,
         **text.about,
         "limit": limit,
     }
     return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
+
+
+def _shuffled(
+    loaded: LoadedModel,
+    tasks: Mapping[str, WithItems],
+    seed: int,
+    advance: Callable[[int], None],
+) -> DocumentRouting:
+    """Route documents through a model with shuffled routers."""
+    with shuffled_routers(loaded.model, seed):
+        return document_routing(loaded.model, loaded.tokenizer, tasks, advance)
 
 
 def document_routing(

@@ -250,6 +250,8 @@ def existence_of(
     device: str | None = None,
     console: Console | None = None,
     data: Sequence[Path] = (),
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
 ) -> ExistenceResult:
     """Test a model on identification text; see `route_documents` and `existence`.
 
@@ -261,7 +263,15 @@ def existence_of(
     """
     console = console or Console(stderr=True)
     routing = route_documents(
-        name, source, range(controls), limit=limit, device=device, console=console, data=data
+        name,
+        source,
+        range(controls),
+        limit=limit,
+        device=device,
+        console=console,
+        data=data,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
     )
     total = (1 + 2 * controls) * permutations
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:

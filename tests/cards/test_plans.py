@@ -59,6 +59,15 @@ def test_one_model_or_several():
     assert several.of("b").models == ()
 
 
+def test_a_revision_follows_the_name_of_the_model():
+    content = load_plan("lab")[0].model_dump() | {"model": "a/b", "revision": "v1"}
+    plan = Plan.model_validate(content)
+    assert plan.named_model == "a/b@v1"
+    one = plan.of(plan.named_model)
+    assert (one.model, one.revision, one.named_model) == ("a/b@v1", None, "a/b@v1")
+    assert plan.of("").named_model == ""
+
+
 def test_what_only_vllm_has_is_asked_of_vllm():
     content = load_plan("lab")[0].model_dump()
     assert Plan.model_validate(content).engine == "transformers"
@@ -69,7 +78,9 @@ def test_what_only_vllm_has_is_asked_of_vllm():
         "expert_parallel needs": {"engine": "vllm", "expert_parallel": True},
         "'transformers' or 'vllm'": {"engine": "llama.cpp"},
         "greater than or equal to 1": {"engine": "vllm", "tensor_parallel": 0},
-        "is for `engine: transformers`": {"engine": "vllm", "experts_implementation": "eager"},
+        "experts_implementation is for": {"engine": "vllm", "experts_implementation": "eager"},
+        "attn_implementation is for": {"engine": "vllm", "attn_implementation": "sdpa"},
+        "revision is for one `model`": {"model": "a/b@c", "revision": "v1"},
     }
     for reason, changes in refused.items():
         with pytest.raises(ValidationError, match=reason):

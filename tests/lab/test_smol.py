@@ -14,7 +14,8 @@ import torch
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import smol
 from dsmoe_eval.models import load_model
-from dsmoe_eval.models.loading import load_saliency_model, locate
+from dsmoe_eval.models.loading import load_saliency_model
+from dsmoe_eval.models.places import locate
 
 MIXED = ("CC-BY-SA-4.0", "Design-Science-License")
 LOSSES = {"lab-smol": 3.1196, "lab-smol-dense": 2.6649}

@@ -16,7 +16,7 @@ from dsmoe_eval.cli import main
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import bare_config, convert, load_model
 from dsmoe_eval.models.conversion import convert_config
-from dsmoe_eval.models.loading import locate
+from dsmoe_eval.models.places import locate
 from dsmoe_eval.registry import load_model_card
 
 from .emo import CONFIG, EXPERTS, emo_checkpoint, weights

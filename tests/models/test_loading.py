@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from typing import get_args
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
+from dsmoe_eval.cards.plans import Attention
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import bare_config, load_model
+from dsmoe_eval.models.prompt_format import names_of_model
 
 
 def test_the_embedded_model_and_its_copy_have_one_fingerprint(tmp_path):
@@ -113,3 +116,78 @@ def test_an_architecture_without_code_is_refused_with_the_way_out(tmp_path):
                 load_model(name, "cpu")
         with pytest.raises(UserError, match=r"no code for architecture 'deepseek'.*SteeredVllm"):
             bare_config(name)
+
+
+def copied(folder, **changes):
+    shutil.copytree(EMBEDDED_MODELS["lab-poly"], folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", None), ("meta", "meta")])
+def test_weights_are_read_onto_the_device_and_never_moved(tmp_path, monkeypatch, device, expected):
+    """A quantized model must not be moved at all: transformers refuses it."""
+    given = {}
+
+    def from_pretrained(**arguments):
+        given.update(arguments)
+        raise OSError("enough is seen")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    with pytest.raises(UserError, match="enough is seen"):
+        load_model(str(copied(tmp_path / "m", **quantized)), device)
+    assert given["device_map"] == expected
+
+
+def test_no_module_is_moved_after_loading(monkeypatch):
+    moved = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *a, **_: moved.append(a) or self)
+    load_model("lab-poly", "cpu")
+    assert not moved
+
+
+@pytest.mark.gpu
+def test_a_model_is_read_onto_the_gpu():
+    loaded = load_model("lab-poly", "cuda")
+    assert {one.device.type for one in loaded.model.parameters()} == {"cuda"}
+
+
+def test_dtype_and_attention_are_as_named():
+    loaded = load_model("lab-poly", "cpu", dtype="bfloat16", attn_implementation="eager")
+    assert loaded.dtype == "bfloat16"
+    assert loaded.model.config._attn_implementation == "eager"
+    assert loaded.attn_implementation == "eager"
+    assert load_model("lab-poly", "cpu").attn_implementation is None
+
+
+def test_transformers_knows_the_attentions_that_a_plan_may_name():
+    assert {*get_args(Attention)} - {"eager"} <= set(AttentionInterface().valid_keys())
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub's cache with two commits of one model, of which a tag names the second."""
+    root = tmp_path / "models--some--model"
+    for number, commit in enumerate(("a" * 40, "b" * 40)):
+        copied(root / "snapshots" / commit, rms_norm_eps=10.0 ** -(5 + number))
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("a" * 40)
+    (root / "refs" / "v2").write_text("b" * 40)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", str(tmp_path), raising=False)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return "some/model"
+
+
+def test_a_revision_is_part_of_the_identity(hub):
+    for name, commit in ((hub, "a"), (f"{hub}@v2", "b"), (f"{hub}@{'b' * 40}", "b")):
+        identity = load_model(name, "cpu").identity
+        assert (identity.name, identity.fingerprint) == (name, commit * 40)
+    assert names_of_model(f"{hub}@v2") == [hub]
+
+
+def test_the_fingerprint_of_a_tag_is_its_commits(hub):
+    two = load_model(f"{hub}@v2", "cpu")
+    assert two.model.config.rms_norm_eps == pytest.approx(1e-6)

@@ -79,8 +79,9 @@ class TransformersEngine:
 
     @property
     def settings(self) -> Settings:
-        """An empty mapping: there are no further settings."""
-        return {}
+        """The method of computing attention, if one was named."""
+        named = self.loaded.attn_implementation
+        return {} if named is None else {"attn_implementation": named}
 
     @property
     def versions(self) -> Mapping[str, str]:

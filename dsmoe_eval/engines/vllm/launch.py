@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
+from ...models.revisions import from_hub, split_revision
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -49,7 +50,8 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     try:
         asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
         settings = {"dtype": _precision(place, dtype), **asked, **fixed}
-        return vllm.LLM(model=place, **settings)
+        model, revision = split_revision(place)
+        return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
 
@@ -60,7 +62,7 @@ def _precision(place: str, asked: str) -> str:
 
     if asked != "auto":
         return asked
-    config, _ = PreTrainedConfig.get_config_dict(place)
+    config, _ = PreTrainedConfig.get_config_dict(**from_hub(place))
     return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...models.loading import fingerprint, locate
+from ...models.loading import fingerprint
+from ...models.places import locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ..requests import Answer, Request
@@ -95,7 +96,7 @@ class SteeredVllm:
         self.max_length = int(config.model_config.max_model_len)
         """The limit of prompt and answer together, in tokens; an answer has at least one token."""
         self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool] = {
+        self.settings: dict[str, int | bool | str] = {
             "tensor_parallel": config.parallel_config.tensor_parallel_size,
             "expert_parallel": config.parallel_config.enable_expert_parallel,
             "eager": bool(config.model_config.enforce_eager),

@@ -1,0 +1,76 @@
+"""The rows of a batch of documents: what a pass records of each token that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..steering import Routing
+from .batching import pad
+from .documents import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of the counted tokens of some documents, [tokens] or [tokens, layers, k] each.
+
+    Attributes:
+        document: index of each token's document.
+        generated: whether the model generated the token.
+        token: the token's id.
+        saliency: Eq. 5, float32; None if saliency was not computed.
+        experts: [tokens, layers, k] int16, the selected experts.
+        weights: [tokens, layers, k] float32, their weights as the experts received them.
+        contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
+        spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
+    """
+
+    document: Tensor
+    generated: Tensor
+    token: Tensor
+    saliency: Tensor | None
+    experts: Tensor
+    weights: Tensor
+    contributions: Tensor | None
+    spread: Tensor | None = None
+
+
+def counted_rows(
+    documents: Sequence[Document],
+    batch: Sequence[int],
+    routing: Routing,
+    saliency: Tensor | None,
+    contributions: Tensor | None,
+    spread: Tensor | None,
+) -> Batch:
+    """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
+    flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
+
+    def pick(values: Tensor) -> Tensor:
+        return values.cpu()[flat]
+
+    return Batch(
+        **token_columns(documents, batch),
+        saliency=None if saliency is None else pick(saliency.flatten()),
+        experts=pick(routing.indices().to(torch.int16)),
+        weights=pick(routing.weights().float()),
+        contributions=None if contributions is None else pick(contributions),
+        spread=None if spread is None else pick(spread),
+    )
+
+
+def token_columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:
+    """Return the document, phase and id of each counted token, in the order of the batch."""
+    rows = [
+        (index, position >= documents[index].prompt_length, token)
+        for index in batch
+        for position, (token, kept) in enumerate(
+            zip(documents[index].tokens, documents[index].kept, strict=True)
+        )
+        if kept
+    ]
+    document, generated, token = torch.tensor(rows, dtype=torch.int32).unbind(1)
+    return {"document": document, "generated": generated.bool(), "token": token}
