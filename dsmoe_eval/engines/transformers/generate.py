@@ -26,8 +26,8 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken, holds_stop
+from .next_tokens import log_probabilities
 from .shared_prefix_forward import cache_argument
-from .whole_forward import log_probabilities
 
 TOKENS_A_BATCH = 8192
 """Limit of tokens per batch of greedy answers."""
