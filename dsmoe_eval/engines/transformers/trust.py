@@ -1,11 +1,10 @@
 """Whether shared beginnings of texts are computed rightly: the question, and its answers so far.
 
-It is a question about code, so a small random model of the same class and
-configuration answers it, in float32, on the device and by the attention of the run. There rounding is far
-below what a wrong mask, position or cache does. The answer is kept in the user's cache until
-anything changes that it depends on. The model itself is compared once, in its dtype, where rounding
-depends on the batch: sharing may differ from whole texts by a few times what two batchings of whole
-texts differ by.
+It is a question about code, so a small random model of the same class and configuration answers it,
+in float32, on the device and by the attention of the run. There rounding is far below what a wrong
+mask, position or cache does. The answer is kept in the user's cache until anything changes that it
+depends on. The model itself is compared once, in its dtype, where rounding depends on the batch:
+sharing may differ from whole texts by a few times what two batchings of whole texts differ by.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def prepare_forwards(batch: Sequence[Forward], device: torch.device) -> Prepared
 
 
 def score_forwards(model: PreTrainedModel, prepared: PreparedForwards) -> Tensor:
-    """Compute the log-probabilities of all queries on sequences, as `score_queries` returns them."""
+    """Compute the result of `score_queries` for all queries on some sequences."""
     ids, mask, positions, places = (
         tensor.to(model.device, non_blocking=True)
         for tensor in (
