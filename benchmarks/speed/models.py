@@ -77,6 +77,7 @@ def profile_of(identity: ModelIdentity, kind: str, channel: str, strength: float
     """Every eighth expert of every layer; a score is a probability, and shifted by less."""
     channel = channel if kind == "bias" else "logit"
     strength /= 100 if channel == "score" else 1
+    strength = min(strength, 1.0) if kind == "mask" else strength
     intervention = Intervention(kind=kind, channel=channel, strength=strength)
     return trial_profile(identity, intervention, range(0, identity.experts, 8))
 

@@ -1,14 +1,17 @@
-"""What steering costs in time: steered against unsteered, in interleaved pairs.
+"""What steering costs in time: steered against unsteered, in interleaved rounds.
 
     python benchmarks/speed/overhead.py [--engine both] [--device cuda] [--cards NAME ...] [--json]
 
-Measured are a decode step at batch 1 (some 128 tokens in the KV cache) and one prefill. A pair
-times both arms one after the other, their order alternates, and the result is the median of the
-pairs' ratios with its quartiles. The row `A/A` does the same with two unsteered arms: its distance
-from 1 is the noise. In transformers both arms are one model object; in vLLM they are engines of
-their own, without and with the extension, and A/A is a second engine without it. A ratio holds
-whatever steering causes, also `bias` sending more tokens to some experts; `--strength 0` times the
-path alone. Models are random: a mid-size one, or with --cards the real sizes.
+Measured are a decode step at batch 1 (some 128 tokens in the KV cache) and one prefill. A round
+times the unsteered model and then each arm, in an order that changes; the result of an arm is the
+median of the rounds' ratios to the unsteered time, with its quartiles. The arm `A/A` is a second
+unsteered one: its distance from 1 is the noise. In transformers all arms are one model object; on a
+GPU there is one more, `zero bias`, which is base as the engine runs it. In vLLM the arms are
+engines of their own, without and with the extension. A ratio holds whatever steering causes, also
+`bias` sending more tokens to some experts; `--strength 0` times the path alone. `added` counts what
+steering adds to a layer in a decode step: operations on a CPU, kernels on a GPU. Models are random:
+by default of the shape of lab-poly, where starting operations is most of the time; with --cards the
+real sizes.
 """
 
 from __future__ import annotations
@@ -18,25 +21,31 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from models import RANDOM_MODEL, Subject, build, free_memory, machine, profile_of, save
+from models import Subject, build, free_memory, machine, profile_of, save
+from operations import added_per_layer
 from transformers_arm import Transformers
 from vllm_arm import engines
 
+import dsmoe_eval
 from dsmoe_eval.models import identify_model
 from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.registry import load_model_card
-from dsmoe_eval.steering import ModelIdentity, Steering, SteeringError
+from dsmoe_eval.steering import ModelIdentity, Steering, SteeringError, find_routers
+from dsmoe_eval.steering.zero_bias import zero_biases
 
-KINDS = ("bias", "reweight")
-WARM_UP = 2  # pairs thrown away
+KINDS = ("bias", "mask", "reweight")
+PAIRS = {"cpu": 300, "cuda": 60}
+WARM_UP = 2  # rounds thrown away
+LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 MEMORY_SLACK = 1.15
 
 Arm = Callable[[int], float]
@@ -73,65 +82,108 @@ class Row:
     ratio: tuple[float, float, float]
     base_gflop_s: float
     base_gb_s: float
+    floor_ms: float
+    added: float | None
 
     def __str__(self) -> str:
         low, median, high = self.ratio
         return (
             f"{self.model:13} {self.engine:12} {self.work:12} {self.arm:10} x{median:.4f} "
             f"[{low:.4f} {high:.4f}] n={self.pairs:<3} {self.base_ms:9.3f} -> {self.arm_ms:9.3f} ms"
-            f"   base: {self.base_gflop_s:8.1f} GFLOP/s {self.base_gb_s:7.1f} GB/s"
+            f"   base: {self.base_ms / self.floor_ms:5.1f} floors, "
+            f"{self.base_gflop_s:8.1f} GFLOP/s {self.base_gb_s:7.1f} GB/s"
+            + ("" if self.added is None else f"   added {self.added:g} a layer")
         )
 
 
-def compare(base: Arm, arm: Arm, pairs: int) -> tuple[list[float], list[float]]:
-    """Seconds of both arms in each pair, without the warm-up."""
-    seconds: list[tuple[float, float]] = []
-    for pair in range(pairs + WARM_UP):
-        if pair % 2:
-            other, mine = arm(pair), base(pair)
-        else:
-            mine, other = base(pair), arm(pair)
-        seconds.append((mine, other))
-    mine_all, other_all = zip(*seconds[WARM_UP:], strict=True)
-    return list(mine_all), list(other_all)
+def interleaved(base: Arm, arms: Mapping[str, Arm], rounds: int) -> dict[str, list[float]]:
+    """Seconds of base, under the name "", and of all arms in each round, without the warm-up."""
+    every = {"": base, **arms}
+    seconds: dict[str, list[float]] = {name: [] for name in every}
+    for number in range(rounds + WARM_UP):
+        at = number // 2 % len(every)
+        order = [*every][at:] + [*every][:at]
+        for name in order if number % 2 else reversed(order):
+            seconds[name].append(every[name](number))
+    return {name: values[WARM_UP:] for name, values in seconds.items()}
 
 
-def row(
-    subject: Subject, settings: Settings, labels: tuple[str, str, str], base: Arm, arm: Arm
-) -> Row:
-    """Measure one row and print it; `labels` are engine, work (decode or prefill) and arm."""
-    engine, work, name = labels
+def rows(
+    subject: Subject,
+    settings: Settings,
+    labels: tuple[str, str],
+    base: Arm,
+    arms: Mapping[str, Arm],
+    added: Mapping[str, float],
+) -> Iterator[Row]:
+    """Measure the arms and print them; `labels` are engine and work (decode or prefill)."""
+    engine, work = labels
     tokens = 1 if work == "decode" else settings.prefill
-    pairs = settings.pairs if tokens == 1 else max(2, settings.pairs // 6)
-    mine, other = compare(base, arm, pairs)
-    ratios = [b / a for a, b in zip(mine, other, strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    seconds = statistics.median(mine)
+    rounds = settings.pairs if tokens == 1 else max(2, settings.pairs // 6)
+    seconds = interleaved(base, arms, rounds)
+    mine = seconds.pop("")
+    whole = statistics.median(mine)
     gflop, gigabytes = subject.size.floor(tokens)
-    found = Row(
-        model=subject.name, engine=engine, work=work if tokens == 1 else f"{work} {tokens}",
-        arm=name, pairs=pairs, base_ms=1e3 * seconds, arm_ms=1e3 * statistics.median(other),
-        ratio=(low, median, high), base_gflop_s=gflop / seconds, base_gb_s=gigabytes / seconds,
-    )  # fmt: skip
-    settings.say(str(found))
-    return found
+    gflop_s, gb_s = machine(settings.device, subject.dtype)
+    floor = gigabytes / gb_s if tokens == 1 else gflop / gflop_s
+    for name, other in seconds.items():
+        ratios = [b / a for a, b in zip(mine, other, strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        found = Row(
+            model=subject.name, engine=engine, work=work if tokens == 1 else f"{work} {tokens}",
+            arm=name, pairs=rounds, base_ms=1e3 * whole, arm_ms=1e3 * statistics.median(other),
+            ratio=(low, median, high), base_gflop_s=gflop / whole, base_gb_s=gigabytes / whole,
+            floor_ms=1e3 * floor, added=added.get(name),
+        )  # fmt: skip
+        settings.say(str(found))
+        yield found
+
+
+def steerings(
+    subject: Subject, model: Any, settings: Settings
+) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+    """The arms by name: what puts one on. On a GPU they have base's zero biases, as in the engine.
+
+    An intervention that this model refuses is left out, and said so.
+    """
+    identity = identify_model(subject.name, "random", model)
+    arms: dict[str, Callable[[], AbstractContextManager[object]]] = {"A/A": nullcontext}
+    if settings.device == "cuda":
+        arms["zero bias"] = lambda: zero_biases(model)
+    for kind in KINDS:
+        steering = Steering(model, profile_of(identity, kind, subject.channel, settings.strength))
+        try:
+            with steering:
+                arms[kind] = lambda steering=steering: _on(model, steering)
+        except SteeringError as error:
+            settings.say(f"{subject.name} transformers {kind}: skipped, {error}")
+    return arms
+
+
+@contextmanager
+def _on(model: Any, steering: Steering) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(zero_biases(model))
+        stack.enter_context(steering)
+        yield
 
 
 def run_transformers(subject: Subject, model: Any, settings: Settings) -> Iterator[Row]:
     """Rows of the transformers engine."""
     bench = Transformers(model, settings.device, settings.prefill)
-    identity = identify_model(subject.name, "random", model)
-    arms: dict[str, Any] = {"A/A": nullcontext()}
-    for kind in KINDS:
-        profile = profile_of(identity, kind, subject.channel, settings.strength)
-        arms[kind] = Steering(model, profile)
+    arms = steerings(subject, model, settings)
+    added = added_per_layer(bench.step, arms, len(find_routers(model)), settings.device)
     for work in ("decode", "prefill"):
-        for name, steering in arms.items():
-            base, arm = bench.arms(work, nullcontext()), bench.arms(work, steering)
-            try:
-                yield row(subject, settings, ("transformers", work, name), base, arm)
-            except SteeringError as error:
-                settings.say(f"{subject.name} transformers {work} {name}: skipped, {error}")
+        timed = {name: bench.arms(work, put_on) for name, put_on in arms.items()}
+        base = bench.arms(work, nullcontext)
+        yield from rows(
+            subject,
+            settings,
+            ("transformers", work),
+            base,
+            timed,
+            added if work == "decode" else {},
+        )
 
 
 def run_vllm(subject: Subject, settings: Settings, folder: Path) -> Iterator[Row]:
@@ -144,16 +196,25 @@ def run_vllm(subject: Subject, settings: Settings, folder: Path) -> Iterator[Row
             layers=tuple(layer["layer"] for layer in found["layers"]),
             experts=found["layers"][0]["experts"],
         )  # fmt: skip
+        profiles = {
+            kind: profile_of(identity, kind, subject.channel, settings.strength).to_json()
+            for kind in KINDS
+        }
         for work in ("decode", "prefill"):
-            base = getattr(plain, work)
-            yield row(subject, settings, ("vllm", work, "A/A"), base, getattr(twin, work))
-            arm = getattr(steerable, work)
-            yield row(subject, settings, ("vllm", work, "unsteered"), base, arm)
-            for kind in KINDS:
-                profile = profile_of(identity, kind, subject.channel, settings.strength)
-                steerable.llm.collective_rpc("dsmoe_steer", args=(profile.to_json(),))
-                yield row(subject, settings, ("vllm", work, kind), base, arm)
-            steerable.llm.collective_rpc("dsmoe_remove")
+            base, arm = getattr(plain, work), getattr(steerable, work)
+
+            def unsteered(number: int, arm: Arm = arm) -> float:
+                steerable.llm.collective_rpc("dsmoe_remove")
+                return arm(number)
+
+            def steered(number: int, profile: str, arm: Arm = arm) -> float:
+                steerable.llm.collective_rpc("dsmoe_steer", args=(profile,))
+                return arm(number)
+
+            arms = {"A/A": getattr(twin, work), "unsteered": unsteered} | {
+                kind: partial(steered, profile=profile) for kind, profile in profiles.items()
+            }
+            yield from rows(subject, settings, ("vllm", work), base, arms, {})
 
 
 def wanted(cards: tuple[str, ...], settings: Settings) -> Iterator[tuple[Any, str, str | None]]:
@@ -164,7 +225,7 @@ def wanted(cards: tuple[str, ...], settings: Settings) -> Iterator[tuple[Any, st
     from transformers import AutoConfig
 
     if not cards:
-        yield AutoConfig.for_model("qwen3_moe", **RANDOM_MODEL), "random", None
+        yield AutoConfig.from_pretrained(LAB_POLY), "lab-poly", None
     for name in cards:
         card = load_model_card(name)
         width = 2 if settings.device == "cuda" else 4
@@ -219,7 +280,11 @@ def measure(config: Any, name: str, class_name: str | None, settings: Settings) 
 @click.option("--engine", type=click.Choice(["transformers", "vllm", "both"]), default="both")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--cards", multiple=True, help="Model cards by name; the weights are random.")
-@click.option("--pairs", type=click.IntRange(2), default=60, help="Of decode; a sixth of prefill.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(2),
+    help="Rounds of decode [300, on a GPU 60]; a sixth of prefill.",
+)
 @click.option("--prefill", type=click.IntRange(256), default=2048, help="Tokens.")
 @click.option("--strength", type=click.FloatRange(0), default=1.0)
 @click.option("--quick", is_flag=True, help="4 pairs, prefill of 256: whether it runs at all.")
@@ -227,14 +292,15 @@ def measure(config: Any, name: str, class_name: str | None, settings: Settings) 
 @click.argument("more_cards", nargs=-1)
 def main(quick: bool, cards: tuple[str, ...], more_cards: tuple[str, ...], **given: Any) -> None:
     """Time steered against unsteered."""
+    given["pairs"] = given["pairs"] or PAIRS[given["device"]]
     settings = Settings(**given | ({"pairs": 4, "prefill": 256} if quick else {}))
-    rows = [
+    measured = [
         found
         for model in wanted(cards + more_cards, settings)
         for found in measure(*model, settings)
     ]
     if settings.as_json:
-        click.echo(json.dumps([asdict(found) for found in rows], indent=1))
+        click.echo(json.dumps([asdict(found) for found in measured], indent=1))
 
 
 if __name__ == "__main__":

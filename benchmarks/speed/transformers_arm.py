@@ -47,13 +47,21 @@ class Transformers:
             self.cache = self._forward(self.tokens[:, :CACHE], None).past_key_values
             self.used = 0
 
-    def arms(self, work: str, steering: AbstractContextManager[Any]) -> Callable[[int], float]:
-        """An arm; `steering` is put on before the time starts and taken off after it."""
+    def step(self) -> None:
+        """A decode step, not timed."""
+        self.refill()
+        self.used += 1
+        self._forward(self.tokens[:, :1], self.cache)
+
+    def arms(
+        self, work: str, put_on: Callable[[], AbstractContextManager[Any]]
+    ) -> Callable[[int], float]:
+        """An arm; its steering is put on before the time starts and taken off after it."""
 
         def arm(pair: int) -> float:
             if work == "decode":
                 self.refill()
-            with steering:
+            with put_on():
                 return float(getattr(self, work)(pair))
 
         return arm

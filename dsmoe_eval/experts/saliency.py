@@ -42,6 +42,7 @@ class Saliency:
             [batch, length] float32, 0 on padding.
         """
         if self._split is None:
+            _begin_backward(self.model)
             self._split = self._has_plain_head(input_ids[:1, :2])
         embeddings = self.model.get_input_embeddings()(input_ids).detach().requires_grad_()
         share = mask[:, 1:].float()
@@ -78,6 +79,17 @@ class Saliency:
         again = head(states).float()
         step = _ROUNDINGS * torch.finfo(states.dtype).eps * float(whole.abs().max())
         return whole.shape == again.shape and float((whole - again).abs().max()) <= step
+
+
+def _begin_backward(model: nn.Module) -> None:
+    """Run a plain kernel in torch's thread of backward passes, one thread for each GPU.
+
+    This gives the thread a CUDA context. Otherwise a matrix product is the first that it runs, and
+    cuBLAS warns that there is no context.
+    """
+    for device in {parameter.device for parameter in model.parameters() if parameter.is_cuda}:
+        one = torch.ones((), device=device, requires_grad=True)
+        torch.autograd.grad(one * one, one)
 
 
 def _forward(model: Any, embeddings: Tensor) -> Tensor:

@@ -205,6 +205,7 @@ class Probe(Record):
     weight_max_change: Annotated[float, Field(ge=0)] | None = None
     active_experts: Number | None = None
     tokens: Number | None = None
+    rounding_changed: Score | None = None
 
 
 class Arm(Record):

@@ -18,6 +18,7 @@ from .residual import check_vectors, decoder_layers, hidden_size, watched
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
 from .steer import Steering, check_fits, steer
+from .zero_bias import add_zero_biases
 
 __all__ = [
     "ChosenExpert",
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "Steering",
     "SteeringError",
+    "add_zero_biases",
     "capture_routing",
     "capture_spread",
     "check_fits",

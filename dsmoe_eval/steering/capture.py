@@ -90,7 +90,7 @@ def capture_spread(routers: Sequence[Router]) -> Iterator[Callable[[], Tensor]]:
             seen[layer] = logit_spread(values).flatten()
             return values
 
-        return router_patch.Edit(logits, lambda weights, _indices: weights)
+        return router_patch.Edit(logits=logits)
 
     attached = []
     try:

@@ -94,7 +94,8 @@ def logit_shift(intervention: Intervention, layer: int) -> float:
 def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:
     """Apply `bias`, `mask` or `force` to the logits.
 
-    The shift is added in float32, so that bfloat16 logits do not lose it to rounding first.
+    The shift is added in float32, so that bfloat16 logits do not lose it to rounding first. Routers
+    have it in the bias of their linear layer instead, where that can be.
 
     Args:
         logits: [tokens, experts], any float dtype.
@@ -141,8 +142,45 @@ def edit_weights(weights: Tensor, indices: Tensor, effect: LayerEffect) -> Tenso
     """
     if effect.weight_factor is None:
         return weights
-    before = weights.float()
-    scaled = before * effect.weight_factor[indices]
-    if effect.keep_sum:
-        scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
-    return scaled.to(weights.dtype)
+    edit = reweighted if effect.keep_sum else amplified
+    return edit(weights, indices, effect.weight_factor)
+
+
+def amplified(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
+    """Multiply weights, [tokens, k], by the `factor` [experts] of their experts."""
+    return _as(weights * _taken(factor, indices), weights.dtype)
+
+
+def reweighted(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
+    """Multiply weights as `amplified` does, and restore the sum of each token's weights."""
+    before = _as(weights, torch.float32)
+    scaled = before * _taken(factor, indices)
+    scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
+    return _as(scaled, weights.dtype)
+
+
+def reweighted_in_a_kernel(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
+    """Compute `reweighted` where x / x may differ from 1 by rounding, as in compiled kernels."""
+    before = _as(weights, torch.float32)
+    scaled = before * _taken(factor, indices)
+    former, sums = before.sum(-1, keepdim=True), scaled.sum(-1, keepdim=True)
+    return _as(scaled * torch.where(sums == former, 1.0, former / sums), weights.dtype)
+
+
+def scale_chosen(values: Tensor, indices: Tensor, factor: Tensor) -> None:
+    """Multiply values, [tokens, k], in memory by the `factor` [experts] of their experts."""
+    values.mul_(_taken(factor, indices))
+
+
+def add_to_chosen(values: Tensor, indices: Tensor, shift: Tensor) -> None:
+    """Add the `shift` [experts] of their experts to values, [tokens, k], in memory."""
+    values.add_(_taken(shift, indices))
+
+
+def _taken(values: Tensor, indices: Tensor) -> Tensor:
+    return values.take(_as(indices, torch.int64))
+
+
+def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert without a call where there is nothing to convert."""
+    return values if values.dtype == dtype else values.to(dtype)

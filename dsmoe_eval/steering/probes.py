@@ -13,7 +13,7 @@ Steering that silently does nothing is the worst failure of this software, so ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from .profile import Profile
 from .residual import check_moved, recorded
 from .routers import find_routers
 from .steer import Steering, steer
+from .zero_bias import zero_biases
 
 _LOGITS_AT_ONCE = 2**28
 """Logits of one part of the texts: half a GiB in 16 bits, in each of the three passes."""
@@ -43,6 +44,8 @@ class ProbeReport:
         logit_max_change: largest absolute change of an output logit.
         active_experts: experts that ran per token and layer, the same in base and steered.
         tokens: number of probed tokens, without padding.
+        rounding_changed: share of (token, MoE layer) pairs that select other experts than with the
+            shift of logits added in float32; None where nothing is rounded to 16 bits.
     """
 
     null_max_difference: float
@@ -51,6 +54,7 @@ class ProbeReport:
     logit_max_change: float
     active_experts: int | None
     tokens: int
+    rounding_changed: float | None = None
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return the figures for `cell.json`."""
@@ -136,7 +140,8 @@ class ModelProber:
             SteeringError: the profile is for another model, or the model cannot be steered.
         """
         steering = steer(self._model, profile)
-        parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
+        with zero_biases(self._model):
+            parts = [_probe_part(self._model, profile, steering, part) for part in self._parts]
         report = _joined(parts)
         moves: list[float | None] = [report.logit_max_change]
         if not profile.vectors:
@@ -176,7 +181,12 @@ def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _P
         check_moved(profile, layer, part.states[layer], states[layer], part.mask)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
         _check_kind(profile, base.choice, steered.choice)
-    return _report(base, steered, null_difference)
+    report = _report(base, steered, null_difference)
+    if steered.choice is None or not steering.rounds:
+        return report
+    with steering.in_float32():
+        exact = _forward(model, part.input_ids, part.mask).choice
+    return replace(report, rounding_changed=_changed(exact, steered.choice))
 
 
 def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
@@ -192,6 +202,9 @@ def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
         raise ProbeError(f"tokens use {' or '.join(sorted(map(str, active)))} experts")
     tokens = sum(part.tokens for part in parts)
     changed = [part.selection_changed * part.tokens for part in parts if part.selection_changed]
+    rounded = [
+        part.rounding_changed * part.tokens for part in parts if part.rounding_changed is not None
+    ]
     weights = [part.weight_max_change for part in parts if part.weight_max_change is not None]
     return ProbeReport(
         null_max_difference=max(part.null_max_difference for part in parts),
@@ -200,7 +213,13 @@ def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
         logit_max_change=max(part.logit_max_change for part in parts),
         active_experts=parts[0].active_experts,
         tokens=tokens,
+        rounding_changed=sum(rounded) / tokens if rounded else None,
     )
+
+
+def _changed(before: _Choice | None, after: _Choice) -> float:
+    assert before is not None  # noqa: S101 - what can be observed once can be again
+    return float((before.selected != after.selected).any(-1).float().mean())
 
 
 def _same_choice(a: _Choice | None, b: _Choice | None) -> bool:
@@ -213,7 +232,7 @@ def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
     if base.choice is None or steered.choice is None:
         selection = weights = active = None
     else:
-        selection = float((base.choice.selected != steered.choice.selected).any(-1).float().mean())
+        selection = _changed(base.choice, steered.choice)
         weights = _largest(steered.choice.weights - base.choice.weights)
         active = _active(base.choice, "base")
         if _active(steered.choice, "steered") != active:

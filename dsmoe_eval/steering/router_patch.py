@@ -1,37 +1,37 @@
 """The patch that edits a router's logits and weights; no other module changes a router's code.
 
 A router has exactly one linear layer that gives the [tokens, experts] logits before scoring and
-selection. `attach` swaps the module's class for a subclass whose `forward` is the original with
-that one call wrapped, so that selection, renormalisation and all else remain the model's code. A
-plain forward hook that edits the returned logits would change nothing: since transformers 5 the
+selection. A shift of logits becomes that layer's bias, so that it costs no operation. `attach`
+swaps the module's class for a subclass whose `forward` is the original with a bias open to change
+(see `router_source.py`), so that selection, renormalisation and all else remain the model's code.
+A plain forward hook that edits the returned logits would change nothing: since transformers 5 the
 block ignores them. Where the block selects experts from a router's logits, weights are edited at
 the experts' input instead.
+
+All that a call needs is in attributes of the module that do not change while it is steered.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
-import sys
-import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .errors import SteeringError
 from .forms import write
+from .router_source import BIAS, LOGITS, SELECTED, changed_forward
 from .routers import Router
 
 _EDIT = "_dsmoe_edit"
 _ROUTER = "_dsmoe_router"
 _AT_EXPERTS = "_dsmoe_at_experts"
-_LOGITS_METHOD = "_dsmoe_logits"
-_FACTORY = "_dsmoe_factory"
+_BIASED = "_dsmoe_biased"
+_BASE = "_dsmoe_base"
 _ACCELERATE = "_old_forward"
 
 At = int | str
@@ -39,17 +39,33 @@ At = int | str
 Given = dict[At, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """The two edits inside a router.
+class Selected(NamedTuple):
+    """An edit of the values that a router has just selected, before it uses them.
 
     Attributes:
+        site: number of the call in the router's source, of those that select (`Forward.sites`).
+        edit: from (values, indices), each [tokens, k]; it changes `values` in memory.
+    """
+
+    site: int
+    edit: Callable[[Tensor, Tensor], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The edits inside a router; one that is None is skipped.
+
+    Attributes:
+        shift: [experts], in the dtype of the logits; added to the linear layer's bias.
         logits: edits the logits [tokens, experts] before scoring.
+        selected: edits the selected values, where the router goes on with them.
         weights: edits the weights after selection, from (weights, indices), each [tokens, k].
     """
 
-    logits: Callable[[Tensor], Tensor]
-    weights: Callable[[Tensor, Tensor], Tensor]
+    shift: Tensor | None = None
+    logits: Callable[[Tensor], Tensor] | None = None
+    selected: Selected | None = None
+    weights: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def attach(router: Router, edit: Edit) -> None:
@@ -64,40 +80,116 @@ def attach(router: Router, edit: Edit) -> None:
     module = router.module
     if is_attached(module):
         raise SteeringError("the model is steered already; remove that steering first")
+    base: Edit | None = vars(module).get(_BASE)
+    if base is None:
+        _apply(router, edit)
+        return
+    _restore(module)
+    try:
+        _apply(router, edit if edit.shift is not None else replace(edit, shift=base.shift))
+    except BaseException:
+        _apply(router, base)
+        raise
+
+
+def attach_base(router: Router, edit: Edit) -> None:
+    """Make a router apply `edit` whenever it is not steered."""
+    if _BASE not in vars(router.module):
+        attach(router, edit)
+        setattr(router.module, _BASE, edit)
+
+
+def detach(module: nn.Module) -> None:
+    """Restore the original class of `module` and remove every trace of the patch, but its base."""
+    if is_attached(module):
+        router: Router = getattr(module, _ROUTER)
+        _restore(module)
+        if (base := vars(module).get(_BASE)) is not None:
+            _apply(router, base)
+
+
+def detach_base(module: nn.Module) -> None:
+    """Remove what `attach_base` added."""
+    steered = is_attached(module)
+    if vars(module).pop(_BASE, None) is not None and not steered:
+        _restore(module)
+
+
+def has_base(module: nn.Module) -> bool:
+    """Return whether `attach_base` gave `module` an edit."""
+    return _BASE in vars(module)
+
+
+def is_attached(module: nn.Module) -> bool:
+    """Return whether `module` is steered."""
+    edit = vars(module).get(_EDIT)
+    return edit is not None and edit is not vars(module).get(_BASE)
+
+
+def can_shift(router: Router) -> bool:
+    """Return whether a shift of the router's logits can be its linear layer's bias."""
+    linears = _expert_linears(router)
+    place = changed_forward(_original(router.module), linears).bias
+    child = router.module.get_submodule((place or "").rpartition(".")[0])
+    of_child: Any = type(child)
+    plain = child is router.module or of_child.forward is nn.Linear.forward
+    return place is not None and plain
+
+
+def selecting_sites(router: Router) -> int:
+    """Return the number of calls in a router's source that select values."""
+    return changed_forward(_original(router.module), _expert_linears(router)).sites
+
+
+def _original(module: nn.Module) -> Any:
+    return type(module).__bases__[0] if _EDIT in vars(module) else type(module)
+
+
+def _apply(router: Router, edit: Edit) -> None:
+    module = router.module
     if "forward" in vars(module) and not _is_hooked_by_accelerate(module):
         raise SteeringError(
             f"{type(module).__name__}: another tool replaced its forward; steer before it runs"
         )
     original: Any = type(module)  # mypy treats an nn.Module class as unhashable
-    steered = _steered_class(original, _expert_linears(router), router.selects)
+    forward = changed_forward(
+        original,
+        _expert_linears(router),
+        edit.logits is not None,
+        None if edit.selected is None else edit.selected.site,
+    )
+    steered: Any = _steered_class(
+        original, forward.function, edit.weights is not None and router.selects
+    )
+    with router.loaded():
+        setattr(module, _BIASED, _set_bias(router, forward.bias, edit.shift))
     setattr(module, _EDIT, edit)
     setattr(module, _ROUTER, router)
+    if edit.logits is not None:
+        setattr(module, LOGITS, _of_experts(router, edit.logits))
+    if edit.selected is not None:
+        setattr(module, SELECTED, _in_memory(edit.selected.edit))
     module.__class__ = steered
     _rebind(module, original, steered)
-    if not router.selects:
+    if edit.weights is not None and not router.selects:
         # First of all hooks, so that what is captured there is what the experts receive.
         hook = router.consumer.register_forward_pre_hook(
-            _edited_input(router, edit), prepend=True, with_kwargs=True
+            _edited_input(router, edit.weights), prepend=True, with_kwargs=True
         )
         setattr(module, _AT_EXPERTS, hook)
 
 
-def detach(module: nn.Module) -> None:
-    """Restore the original class of `module` and remove every trace of the patch."""
-    if is_attached(module):
-        steered, original = type(module), type(module).__bases__[0]
-        module.__class__ = original
-        # accelerate's hooks may have come after the patch and kept the patched forward.
-        _rebind(module, steered, original)
-        if hook := vars(module).pop(_AT_EXPERTS, None):
-            hook.remove()
-        delattr(module, _EDIT)
-        delattr(module, _ROUTER)
-
-
-def is_attached(module: nn.Module) -> bool:
-    """Return whether `module` is steered."""
-    return hasattr(module, _EDIT)
+def _restore(module: nn.Module) -> None:
+    steered, original = type(module), type(module).__bases__[0]
+    module.__class__ = original
+    # accelerate's hooks may have come after the patch and kept the patched forward.
+    _rebind(module, steered, original)
+    if hook := vars(module).pop(_AT_EXPERTS, None):
+        hook.remove()
+    owner, attribute = vars(module).pop(_BIASED)
+    vars(owner).pop(attribute, None)
+    for name in (_EDIT, _ROUTER, LOGITS, SELECTED):
+        vars(module).pop(name, None)
 
 
 def experts_input(router: Router, args: Any, kwargs: Any) -> tuple[Given, At, At]:
@@ -119,10 +211,10 @@ def experts_input(router: Router, args: Any, kwargs: Any) -> tuple[Given, At, At
     return given, weights[-1], indices[0]
 
 
-def _edited_input(router: Router, edit: Edit) -> Callable[..., Any]:
+def _edited_input(router: Router, edit: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Given]:
         given, weights, indices = experts_input(router, args, kwargs)
-        given[weights] = edit.weights(given[weights], given[indices])
+        given[weights] = edit(given[weights], given[indices])
         return tuple(given[at] for at in range(len(args))), {name: given[name] for name in kwargs}
 
     return hook
@@ -146,84 +238,48 @@ def _expert_linears(router: Router) -> frozenset[str]:
 
 
 @functools.cache
-def _steered_class(cls: Any, linears: frozenset[str], selects: bool) -> type[nn.Module]:
-    original = _rewritten_forward(cls, linears)
-
+def _steered_class(cls: Any, function: Callable[..., Any], writes: bool) -> type[nn.Module]:
     @functools.wraps(cls.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = original(self, *args, **kwargs)
-        edit: Edit = getattr(self, _EDIT)
-        return write(getattr(self, _ROUTER), output, edit.weights) if selects else output
+    def writing(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = function(self, *args, **kwargs)
+        return write(getattr(self, _ROUTER), output, getattr(self, _EDIT).weights)
 
-    def edit_logits(self: nn.Module, logits: Tensor) -> Tensor:
-        edit: Edit = getattr(self, _EDIT)
-        experts = getattr(self, _ROUTER).experts
-        if logits.shape[-1] == experts:
-            return edit.logits(logits)
-        # The others are of experts that are always on.
-        return torch.cat([edit.logits(logits[..., :experts]), logits[..., experts:]], dim=-1)
-
-    body = {"forward": forward, _LOGITS_METHOD: edit_logits, "__module__": __name__}
+    body = {"forward": writing if writes else function, "__module__": __name__}
     return type(f"Steered{cls.__name__}", (cls,), body)
 
 
-def _rewritten_forward(cls: type[nn.Module], linears: frozenset[str]) -> Callable[..., Any]:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
-    except (OSError, TypeError, SyntaxError) as error:
-        raise SteeringError(
-            f"{cls.__name__}: the source code of its forward is not available"
-        ) from error
-    wrapper = _WrapLinear(linears)
-    tree = wrapper.visit(tree)
-    if wrapper.hits != 1:
-        raise SteeringError(
-            f"{cls.__name__}: its forward calls {wrapper.hits} linear layers over the experts "
-            "instead of one; this version cannot steer it"
-        )
-    namespace = {**vars(sys.modules[cls.__module__])}
-    # The code is the model's source with one call wrapped; no foreign code is run. It is defined in
-    # a function with a variable `__class__`, because a bare super() looks that variable up.
-    factory = ast.parse(f"def {_FACTORY}(__class__):\n    return forward")
-    factory.body[0].body.insert(0, tree.body[0])  # type: ignore[attr-defined]
-    code = compile(ast.fix_missing_locations(factory), f"<steered {cls.__name__}.forward>", "exec")
-    exec(code, namespace)  # noqa: S102
-    forward: Callable[..., Any] = namespace[_FACTORY](cls)
-    return forward
+def _in_memory(edit: Callable[[Tensor, Tensor], object]) -> Callable[[Any], Any]:
+    def selected(choice: Any) -> Any:
+        edit(choice[0], choice[1])
+        return choice
+
+    return selected
 
 
-class _WrapLinear(ast.NodeTransformer):
-    """A transformer that replaces the call for the logits by `self._dsmoe_logits(<the call>)`.
+def _of_experts(router: Router, edit: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return an edit of all logits that leaves those of experts that are always on."""
+    experts = router.experts
+    if len(router.weight) == experts:
+        return edit
+    return lambda logits: torch.cat([edit(logits[..., :experts]), logits[..., experts:]], dim=-1)
 
-    That call is `F.linear(...)`, `self.x(...)` of a child linear layer x with one output per
-    expert, or `super().forward(...)` in a router that is itself a linear layer. `hits` counts them.
+
+def _set_bias(router: Router, place: str | None, shift: Tensor | None) -> tuple[Any, str]:
+    """Hide the linear layer's own bias by one with `shift` added; return whose and which it is.
+
+    An entry in the module's dictionary comes before its parameters: the model's own tensors, its
+    state dict and what accelerate does with them stay as they are.
     """
-
-    def __init__(self, linears: frozenset[str]) -> None:
-        self.linears = linears
-        self.hits = 0
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if not self._gives_logits(node.func):
-            return node
-        self.hits += 1
-        method = ast.Attribute(ast.Name("self", ast.Load()), _LOGITS_METHOD, ast.Load())
-        return ast.copy_location(ast.Call(method, [node], []), node)
-
-    def _gives_logits(self, function: ast.AST) -> bool:
-        if not isinstance(function, ast.Attribute):
-            return False
-        owner = function.value
-        of_self = isinstance(owner, ast.Name) and owner.id == "self"
-        return (
-            function.attr == "linear"
-            or (function.attr == "forward" and _is_super(owner))
-            or (of_self and function.attr in self.linears)
-        )
-
-
-def _is_super(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
-    )
+    name, _, attribute = (place or BIAS).rpartition(".")
+    owner = router.module.get_submodule(name)
+    if shift is None and attribute != BIAS:
+        return owner, ""
+    if shift is not None:
+        own = getattr(owner, attribute, None)
+        exact = torch.promote_types(torch.float32, shift.dtype)
+        padded = torch.zeros(len(router.weight), dtype=exact, device=router.device)
+        padded[: len(shift)] = shift
+        padded = padded if own is None else padded + own.detach().to(router.device, exact)
+        shift = padded.to(shift.dtype)
+    vars(owner)[attribute] = shift
+    return owner, attribute

@@ -56,6 +56,7 @@ class Scoring:
         correction_bias: whether experts are chosen (not weighted) by score + a bias of the router.
         shift_invariant: whether a constant added to all logits changes nothing.
         groups: the groups that limit the choice, or None.
+        logits_dtype: the dtype in which the linear layer computes the logits.
     """
 
     function: ScoreFunction
@@ -63,6 +64,7 @@ class Scoring:
     correction_bias: bool
     shift_invariant: bool
     groups: Groups | None = None
+    logits_dtype: torch.dtype = field(default=torch.float32, compare=False)
 
     def __str__(self) -> str:
         words = [
@@ -76,7 +78,10 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
+    """A router's logits, computed in `dtype` and then in float32, and its choice by them."""
+
+    dtype: torch.dtype
     logits: Tensor  # [tokens, experts]
     weights: Tensor  # [tokens, k]
     indices: Tensor  # [tokens, k]
@@ -88,11 +93,11 @@ def describe_scoring(router: Router) -> Scoring:
     Raises:
         SteeringError: the patch is not reached, or a bias over the experts is no correction bias.
     """
-    with router.loaded(), _evaluating(router.module), torch.no_grad():
-        hidden = _hidden(router)
-        plain = _sample(router, hidden)
-        shifted = _sample(router, hidden, _SHIFT)
-        tolerance = _TOLERANCE.get(plain.weights.dtype, _HALF_TOLERANCE)
+    with router.loaded(), evaluating(router.module), torch.no_grad():
+        hidden = spread_input(router)
+        plain = try_out(router, hidden)
+        shifted = try_out(router, hidden, _SHIFT)
+        tolerance = tolerance_of(plain.weights)
         sums = plain.weights.float().sum(-1)
         return Scoring(
             function=_function(plain, tolerance),
@@ -100,11 +105,28 @@ def describe_scoring(router: Router) -> Scoring:
             correction_bias=_chooses_by_bias(router, hidden),
             shift_invariant=_same(plain, shifted, tolerance),
             groups=_groups(router, hidden, plain),
+            logits_dtype=plain.dtype,
         )
 
 
+def logits_dtype(router: Router) -> torch.dtype:
+    """Return the dtype in which the router's linear layer computes its logits.
+
+    Raises:
+        SteeringError: as in `describe_scoring`.
+    """
+    with router.loaded(), evaluating(router.module), torch.no_grad():
+        return try_out(router, _noise(router)).dtype
+
+
+def tolerance_of(weights: Tensor) -> float:
+    """Return by what share weights of this dtype may differ that are equal but for rounding."""
+    return _TOLERANCE.get(weights.dtype, _HALF_TOLERANCE)
+
+
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation inside the context."""
     training = module.training
     module.training = False
     try:
@@ -113,30 +135,53 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.training = training
 
 
-def _hidden(router: Router) -> Tensor:
+def _noise(router: Router) -> Tensor:
+    generator = torch.Generator().manual_seed(_SEED)
+    hidden = torch.randn(_TOKENS, router.weight.shape[1], generator=generator)
+    return hidden.to(device=router.device, dtype=router.weight.dtype)
+
+
+def spread_input(router: Router) -> Tensor:
     """Draw input [tokens, hidden] whose logits have a standard deviation of about 2.
 
     With such logits the scores are neither flat nor saturated.
+
+    Raises:
+        SteeringError: the router returns the same logits for every token.
     """
-    weight = router.weight
-    generator = torch.Generator().manual_seed(_SEED)
-    hidden = torch.randn(_TOKENS, weight.shape[1], generator=generator)
-    hidden = hidden.to(device=router.device, dtype=weight.dtype)
-    spread = float(_sample(router, hidden).logits.std())
+    hidden = _noise(router)
+    spread = float(try_out(router, hidden).logits.std())
     if spread == 0:
         raise SteeringError(f"router {router.name!r} returns the same logits for every token")
     return hidden * (_SPREAD / spread)
 
 
-def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
-    """Run the router on `hidden`, with its logits in float32 and `shift` added to all of them."""
+def try_out(
+    router: Router,
+    hidden: Tensor,
+    shift: float = 0.0,
+    selected: router_patch.Selected | None = None,
+) -> Sample:
+    """Run the router on `hidden`, with its logits in float32 and `shift` added to all of them.
+
+    Args:
+        router: the router, not steered.
+        hidden: [tokens, hidden].
+        shift: added to all logits.
+        selected: an edit of what it selects.
+
+    Raises:
+        SteeringError: the patch is not reached.
+    """
     seen: list[Tensor] = []
+    computed: list[torch.dtype] = []
 
     def note(logits: Tensor) -> Tensor:
+        computed.append(logits.dtype)
         seen.append(logits.float())
         return seen[-1] + shift
 
-    router_patch.attach(router, router_patch.Edit(note, lambda weights, _indices: weights))
+    router_patch.attach(router, router_patch.Edit(logits=note, selected=selected))
     try:
         choice = _call(router, hidden)
     finally:
@@ -145,7 +190,8 @@ def _sample(router: Router, hidden: Tensor, shift: float = 0.0) -> _Sample:
         raise SteeringError(
             f"router {router.name!r}: its forward did not call the patched linear layer once"
         )
-    return _Sample(seen[0].reshape(_TOKENS, -1), choice.weights, choice.indices)
+    logits = seen[0].reshape(_TOKENS, -1)
+    return Sample(computed[0], logits, choice.weights, choice.indices)
 
 
 def _call(router: Router, hidden: Tensor) -> Choice:
@@ -184,7 +230,7 @@ def _call_block(router: Router, hidden: Tensor) -> Choice:
     raise SteeringError(f"layer {router.layer}: its block did not call the experts")
 
 
-def _function(sample: _Sample, tolerance: float) -> ScoreFunction:
+def _function(sample: Sample, tolerance: float) -> ScoreFunction:
     logits, kept = sample.logits, sample.weights.float()
     rules: dict[ScoreFunction, Any] = {"softmax": Tensor.softmax, "sigmoid": _sigmoid}
     for name, rule in rules.items():
@@ -205,7 +251,7 @@ def _constant(values: Tensor, tolerance: float) -> bool:
     return bool((values / values.mean() - 1).abs().max() <= tolerance)
 
 
-def _same(a: _Sample, b: _Sample, tolerance: float) -> bool:
+def _same(a: Sample, b: Sample, tolerance: float) -> bool:
     first, second = (
         torch.zeros(*sample.logits.shape, device=sample.logits.device).scatter(
             -1, sample.indices.long(), sample.weights.float()
@@ -215,7 +261,7 @@ def _same(a: _Sample, b: _Sample, tolerance: float) -> bool:
     return bool(((first - second).abs() <= tolerance).all())
 
 
-def _groups(router: Router, hidden: Tensor, sample: _Sample) -> Groups | None:
+def _groups(router: Router, hidden: Tensor, sample: Sample) -> Groups | None:
     """Return the groups that the router's attributes name, where its choice keeps to them."""
     count, kept = (getattr(router.module, name, None) or 0 for name in ("num_group", "topk_group"))
     if not 0 < kept < count:
@@ -240,7 +286,7 @@ def _leaks(router: Router, hidden: Tensor, first: int) -> bool:
     shift = torch.full((router.experts,), -100.0)
     shift[:first] = -50.0
     with shifted_choice(bias, shift):
-        return bool((_sample(router, hidden).indices >= first).any())
+        return bool((try_out(router, hidden).indices >= first).any())
 
 
 def _chooses_by_bias(router: Router, hidden: Tensor) -> bool:
@@ -249,7 +295,7 @@ def _chooses_by_bias(router: Router, hidden: Tensor) -> bool:
     if bias is None or bias.is_meta:
         return bias is not None  # offloaded: cannot be measured, and `shifted_choice` raises
     with shifted_choice(bias, torch.zeros(router.experts).index_fill(0, torch.tensor([0]), 100.0)):
-        raised = _sample(router, hidden)
+        raised = try_out(router, hidden)
     if not bool((raised.indices == 0).any(-1).all()):
         raise SteeringError(
             f"router {router.name!r} has a bias over its experts that does not decide its "

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import router_patch
 from .errors import SteeringError
-from .interventions import LayerEffect, edit_logits, edit_weights, layer_effect
+from .interventions import (
+    LayerEffect,
+    amplified,
+    edit_logits,
+    force_logits,
+    layer_effect,
+    reweighted,
+    reweighted_in_a_kernel,
+)
+from .kernels import on_device
 from .meaning import check_meaning
 from .profile import Profile
+from .renormalised import Renormalisation, find_renormalisation
 from .residual import add_after, check_vectors, decoder_layers, hidden_size, shifts
 from .routers import Router, find_routers, model_router_hash
 from .scoring import Scoring, describe_scoring, shifted_choice
@@ -40,12 +51,35 @@ class Steering:
         if profile.vectors:
             check_vectors(profile, len(self.layers), hidden_size(model))
         self._scorings: dict[int, Scoring] = {}
+        self._places: dict[int, Renormalisation | None] = {}
+        self._folds = True
         self._installed = ExitStack()
 
     def with_strength(self, strength: float) -> Steering:
         """Return a steering by the same profile at another strength; measured rules are reused."""
         changed = copy.copy(self)
         changed.profile, changed._installed = self.profile.with_strength(strength), ExitStack()
+        return changed
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a shift of logits is rounded to 16 bits before it is added; known if installed.
+
+        `in_float32` adds it unrounded.
+        """
+        shifts = self.profile.intervention
+        measured = self._scorings.values()
+        return (
+            self._folds
+            and not self.profile.is_null
+            and (shifts.kind == "mask" or (shifts.kind, shifts.channel) == ("bias", "logit"))
+            and any(scoring.logits_dtype.itemsize < torch.float32.itemsize for scoring in measured)
+        )
+
+    def in_float32(self) -> Steering:
+        """Return a steering that adds shifts to the logits in float32, by operations of its own."""
+        changed = copy.copy(self)
+        changed._folds, changed._installed = False, ExitStack()
         return changed
 
     def install(self) -> Steering:
@@ -93,15 +127,39 @@ class Steering:
             self._scorings[router.layer] = describe_scoring(router)
         scoring = self._scorings[router.layer]
         check_meaning(intervention, chosen, scoring, router.experts, router.top_k)
-        edit = router_patch.Edit(
-            lambda logits: edit_logits(logits, effect),
-            lambda weights, indices: edit_weights(weights, indices, effect),
-        )
-        router_patch.attach(router, edit)
+        router_patch.attach(router, self._edit(router, effect, scoring))
         stack.callback(router_patch.detach, router.module)
         if effect.choice_shift is not None and scoring.correction_bias:
             assert router.correction_bias is not None  # noqa: S101 - just measured
             stack.enter_context(shifted_choice(router.correction_bias, effect.choice_shift))
+
+    def _edit(self, router: Router, effect: LayerEffect, scoring: Scoring) -> router_patch.Edit:
+        if effect.logit_shift is not None:
+            if self._folds and router_patch.can_shift(router):
+                return router_patch.Edit(shift=effect.logit_shift.to(scoring.logits_dtype))
+            return router_patch.Edit(logits=lambda logits: edit_logits(logits, effect))
+        if effect.forced is not None:
+            forced, margin = effect.forced, effect.force_margin
+            force = on_device(force_logits, router.device)
+            return router_patch.Edit(logits=lambda logits: force(logits, forced, margin))
+        if effect.weight_factor is None:
+            return router_patch.Edit()
+        if effect.keep_sum and scoring.renormalised:
+            if router.layer not in self._places:
+                self._places[router.layer] = find_renormalisation(router)
+            if (place := self._places[router.layer]) is not None:
+                return router_patch.Edit(selected=place.edit(effect.weight_factor))
+        return router_patch.Edit(weights=_weight_edit(router, effect, effect.weight_factor))
+
+
+def _weight_edit(
+    router: Router, effect: LayerEffect, factor: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    edit = amplified
+    if effect.keep_sum:
+        edit = reweighted if router.device.type == "cpu" else reweighted_in_a_kernel
+    edit = on_device(edit, router.device)
+    return lambda weights, indices: edit(weights, indices, factor)
 
 
 def _steer_native(router: Router, effect: LayerEffect, kind: str, stack: ExitStack) -> None:

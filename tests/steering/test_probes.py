@@ -13,6 +13,7 @@ from dsmoe_eval.steering import (
     probe,
     router_patch,
 )
+from dsmoe_eval.steering.interventions import LayerEffect
 
 from .test_steer import run
 
@@ -117,14 +118,14 @@ def test_a_router_patch_that_is_never_reached_is_refused(model, batch, make_prof
 
 
 def test_an_edit_that_does_nothing_stops_the_run(model, batch, make_profile, monkeypatch):
-    monkeypatch.setattr(STEER, "edit_logits", lambda logits, _effect: logits)
+    monkeypatch.setattr(STEER, "layer_effect", lambda *_: LayerEffect())
     with pytest.raises(ProbeError, match="effect probe failed"):
         probe(model, make_profile(model, [(0, 3), (0, 4)], "bias", 9.0), *batch)
 
 
 def test_an_edit_that_leaks_at_strength_zero_stops_the_run(model, batch, make_profile, monkeypatch):
     leak = torch.eye(8)[3] * 5.0
-    monkeypatch.setattr(STEER, "edit_logits", lambda logits, _effect: logits + leak)
+    monkeypatch.setattr(STEER, "layer_effect", lambda *_: LayerEffect(logit_shift=leak))
     with pytest.raises(ProbeError, match="null probe failed"):
         probe(model, make_profile(model, [(0, 3)], "bias", 9.0), *batch)
 
@@ -134,13 +135,13 @@ def test_a_weight_intervention_that_moves_the_selection_stops_the_run(
     model, batch, make_profile, monkeypatch, kind
 ):
     shift = torch.eye(8)[3] * 50.0
-    honest = STEER.edit_logits
+    honest = STEER.layer_effect
 
-    def dishonest(logits, effect):
-        strength = effect.weight_factor.amax()
-        return honest(logits, effect) if strength == 1 else logits + shift
+    def dishonest(intervention, *rest):
+        null = intervention.strength == 0
+        return honest(intervention, *rest) if null else LayerEffect(logit_shift=shift)
 
-    monkeypatch.setattr(STEER, "edit_logits", dishonest)
+    monkeypatch.setattr(STEER, "layer_effect", dishonest)
     with pytest.raises(ProbeError, match="changed the selection"):
         probe(model, make_profile(model, [(0, 3)], kind, 4.0), *batch)
 

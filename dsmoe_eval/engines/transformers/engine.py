@@ -22,11 +22,19 @@ from ...experts import (
 from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel, SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
-from ...steering import ModelIdentity, ModelProber, ProbeReport, Profile, steer
+from ...steering import (
+    ModelIdentity,
+    ModelProber,
+    ProbeReport,
+    Profile,
+    add_zero_biases,
+    steer,
+)
 from ..base import BATCH_TOKENS, Advance, Settings, pass_identity
 from ..generation import ModelGeneration
 from ..lm import EngineLM
-from .generate import generation_of, greedy_answers
+from .answers import greedy_answers
+from .generate import generation_of
 from .lm import TransformersLM
 
 
@@ -37,6 +45,10 @@ class TransformersEngine:
     loaded: LoadedModel
     batch_tokens: int = BATCH_TOKENS
     name: str = "transformers"
+
+    def __post_init__(self) -> None:
+        """On a GPU, run base with zero router biases: the same program as steered."""
+        add_zero_biases(self.loaded.model)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -115,7 +127,7 @@ class TransformersEngine:
 
     def answers(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
         """Generate greedy completions of at most `limit` tokens."""
-        return greedy_answers(self.loaded, prompts, limit)
+        return greedy_answers(self.loaded, prompts, limit, self.batch_tokens)
 
     def observe(
         self,

@@ -1,13 +1,14 @@
 """Generation of answers in one batch to requests whose settings may all differ.
 
 Each request keeps its random generator, its limit and its stop strings, so the other requests of
-the batch change no more than the last bits of its logits.
+the batch change no more than the last bits of its logits. Rows that are finished leave the batch:
+transformers' `generate` pauses, and goes on with the other rows.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -18,19 +19,19 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
-    StoppingCriteria,
 )
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from ...experts.tokenizer import Tokenizer
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
-from ..requests import Answer, Request, ScoredToken, holds_stop
+from ..requests import Answer, Request, ScoredToken
 from .next_tokens import log_probabilities
 from .shared_prefix_forward import cache_argument
+from .stops import Stops
 
-TOKENS_A_BATCH = 8192
-"""Limit of tokens per batch of greedy answers."""
+_GROUPED, _KEPT = "grouped_mm", "dsmoe_grouped_mm"
+ALL_EXPERTS_FUNCTIONS.register(_KEPT, ALL_EXPERTS_FUNCTIONS[_GROUPED])
 
 
 @torch.no_grad()
@@ -38,6 +39,7 @@ def generate(
     loaded: LoadedModel,
     requests: Sequence[Request],
     cache: DynamicCache | None = None,
+    room: int | None = None,
 ) -> list[Answer]:
     """Answer requests in one batch, with the model's present weights and steering.
 
@@ -46,60 +48,50 @@ def generate(
         requests: at least one; prompt and limit fit into the model's positions.
         cache: keys and values of the first columns of these prompts, padded on the left by `gaps`;
             see `shared_prefix_forward.grown_from`.
+        room: limit of prompt tokens per forward pass; None for all prompts in one pass. It has no
+            effect behind a cache.
     """
-    padded = list(zip(requests, gaps(requests), strict=True))
-    rows = [[0] * gap + list(request.prompt) for request, gap in padded]
-    masks = [[0] * gap + [1] * len(request.prompt) for request, gap in padded]
     model, ends = loaded.model, sorted(end_tokens(loaded))
+    ids, mask = _padded(model, requests)
     choose = _Choose(model, requests, ends)
-    finished = _Finished(requests, loaded.tokenizer, frozenset(ends))
-    with _without_defaults(model):
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(masks, device=model.device),
-            **{cache_argument(model): cache},
-            do_sample=False,  # `choose` does the sampling
-            max_new_tokens=max(request.limit for request in requests),
-            eos_token_id=ends or None,
-            pad_token_id=loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
-            logits_processor=[choose],
-            stopping_criteria=[finished],
-        )
-    fresh = output[:, len(rows[0]) :].tolist()
+    stops = Stops(requests, loaded.tokenizer, ends, model.device)
+    fixed = {
+        "do_sample": False,  # `choose` does the sampling
+        "pad_token_id": loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
+        "logits_processor": [choose],
+        "stopping_criteria": [stops],
+        "return_dict_in_generate": True,
+    }
+    columns = None if room is None or ids.numel() <= room else max(1, room // len(ids))
+    while True:
+        with _without_defaults(model), _experts_for(model, len(ids)):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                **{cache_argument(model): cache},
+                max_new_tokens=stops.steps_left(),
+                prefill_chunk_size=columns if cache is None else None,
+                **fixed,
+            )
+        rows = stops.read(output.sequences)
+        if not rows:
+            break
+        cache = output.past_key_values
+        if not _selects_rows(cache):
+            stops.pauses, rows = False, list(range(len(ids)))
+        kept = torch.tensor(rows, device=ids.device)
+        if stops.pauses:
+            cache.batch_select_indices(kept)
+        ids = output.sequences[kept]
+        mask = torch.cat([mask[kept], mask.new_ones(len(rows), ids.shape[1] - mask.shape[1])], 1)
+        stops.keep(rows)
+        choose.keep(stops.places)
     return [
-        Answer(tuple(tokens[:length]), "stop" if stopped else "max_tokens", tuple(scores[:length]))
-        for tokens, length, stopped, scores in zip(
-            fresh, finished.lengths, finished.stopped, choose.scores, strict=True
+        Answer(tuple(tokens), "stop" if stopped else "max_tokens", tuple(scores[: len(tokens)]))
+        for tokens, stopped, scores in zip(
+            stops.tokens, stops.stopped, choose.scored(), strict=True
         )
     ]
-
-
-def greedy_answers(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    advance: Callable[[int], None] = lambda _prompts: None,
-) -> list[tuple[int, ...]]:
-    """Generate greedy completions, with the model's present weights and steering.
-
-    Args:
-        loaded: the model.
-        prompts: token ids.
-        limit: maximum number of tokens per answer; an end of text ends an answer and is part of it.
-        advance: called with the number of prompts just answered.
-    """
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    answers: list[tuple[int, ...]] = [()] * len(prompts)
-    start = 0
-    while start < len(order):
-        size = max(1, TOKENS_A_BATCH // (len(prompts[order[start]]) + limit))
-        batch = order[start : start + size]
-        given = generate(loaded, [Request(tuple(prompts[index]), limit) for index in batch])
-        for index, answer in zip(batch, given, strict=True):
-            answers[index] = answer.tokens
-        advance(len(batch))
-        start += size
-    return answers
 
 
 def gaps(requests: Sequence[Request]) -> list[int]:
@@ -116,6 +108,50 @@ def generation_of(loaded: LoadedModel) -> ModelGeneration:
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     """Return the tokens that end a text, by the generation configuration or the tokenizer."""
     return frozenset(generation_of(loaded).ends)
+
+
+def _padded(model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+    """Return the prompts' tokens and their mask, [requests, longest], padded on the left."""
+    padded = list(zip(requests, gaps(requests), strict=True))
+    ids = [[0] * gap + list(request.prompt) for request, gap in padded]
+    mask = [[0] * gap + [1] * len(request.prompt) for request, gap in padded]
+    return torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
+
+
+def _selects_rows(cache: object) -> bool:
+    """Return whether rows can be dropped from a cache: from states of linear attention they cannot.
+
+    These have no method for it in transformers 5.19.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    return isinstance(cache, DynamicCache) and all(type(one) in kinds for one in cache.layers)
+
+
+@contextmanager
+def _experts_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
+    """Keep transformers from computing each token's experts separately in a large batch.
+
+    On a GPU, `generate` replaces grouped products by ones that copy the weights of each token's
+    experts. That is faster for few tokens; where there are as many selections as experts, it reads
+    and writes more than all weights. A second name of the grouped products is not replaced.
+    """
+    config = model.config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    selected = rows * (getattr(config, "num_experts_per_tok", None) or 0)
+    keeps = (
+        model.device.type != "cpu"
+        and getattr(config, "_experts_implementation", None) == _GROUPED
+        and experts is not None
+        and selected >= experts
+    )
+    if keeps:
+        model.set_experts_implementation(_KEPT)
+    try:
+        yield
+    finally:
+        if keeps:
+            model.set_experts_implementation(_GROUPED)
 
 
 @contextmanager
@@ -150,33 +186,93 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
 
     def __init__(self, model: PreTrainedModel, requests: Sequence[Request], ends: Sequence[int]):
         groups: dict[object, list[int]] = defaultdict(list)
-        for row, one in enumerate(requests):
+        for place, one in enumerate(requests):
             if one.sampling is not None or one.shaping:
                 how = None if one.sampling is None else replace(one.sampling, seed=0)
                 size = (len(one.prompt), one.limit) if one.shaping else None
-                groups[repr((how, one.shaping, size))].append(row)
+                groups[repr((how, one.shaping, size))].append(place)
         self._groups = [
-            (rows, _processors(model, requests[rows[0]], ends)) for rows in groups.values()
+            (places, _processors(model, requests[places[0]], ends)) for places in groups.values()
         ]
-        self._requests, self._gaps = requests, gaps(requests)
+        self._requests, self._gaps, self._device = requests, gaps(requests), model.device
         self._generators = {
-            row: torch.Generator(model.device).manual_seed(one.sampling.seed)
-            for row, one in enumerate(requests)
+            place: torch.Generator(model.device).manual_seed(one.sampling.seed)
+            for place, one in enumerate(requests)
             if one.sampling is not None
         }
-        self.scores: list[list[ScoredToken]] = [[] for _ in requests]
+        self._scores: list[list[ScoredToken]] = [[] for _ in requests]
+        self._reported: list[_Reported] = []
+        self.keep(range(len(requests)))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Take the rows of the next steps to be those of the requests at `places`."""
+        self.scored()
+        row_of = {place: row for row, place in enumerate(places)}
+
+        def rows(some: Iterable[int]) -> Tensor:
+            found = [row_of[place] for place in some if place in row_of]
+            return torch.tensor(found, dtype=torch.long, device=self._device)
+
+        self._shaped = [
+            (rows(some), self._gaps[some[0]], shape)
+            for some, shape in self._groups
+            if not row_of.keys().isdisjoint(some)
+        ]
+        drawn = [place for place in self._generators if place in row_of]
+        self._drawn = rows(drawn), [self._generators[place] for place in drawn]
+        reported: dict[int, list[int]] = defaultdict(list)
+        for place in places:
+            if (top := self._requests[place].top_logprobs) is not None:
+                reported[top].append(place)
+        self._reported = [_Reported(top, some, rows(some)) for top, some in reported.items()]
+
+    def scored(self) -> list[list[ScoredToken]]:
+        """Return the scores so far of all requests' tokens; they cross to the host only here."""
+        for one in self._reported:
+            for place, scores in one.collect():
+                self._scores[place].append(scores)
+        return self._scores
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        chosen = scores.clone() if self._groups else scores
-        for rows, shape in self._groups:
-            chosen[rows] = shape(input_ids[rows, self._gaps[rows[0]] :], scores[rows])
-        for row, generator in self._generators.items():
-            chosen[row] -= torch.empty_like(chosen[row]).exponential_(generator=generator).log()
-        for row, request in enumerate(self._requests):
-            if request.top_logprobs is not None:
-                token = int(chosen[row].argmax())
-                self.scores[row].append(_scored(scores[row], token, request.top_logprobs))
+        chosen = scores.clone() if self._shaped else scores
+        for rows, gap, shape in self._shaped:
+            chosen[rows] = shape(input_ids[rows, gap:], scores[rows])
+        rows, generators = self._drawn
+        if generators:
+            noise = torch.empty_like(chosen[: len(generators)])
+            for one, generator in zip(noise, generators, strict=True):
+                one.exponential_(generator=generator)
+            chosen[rows] -= noise.log_()
+        for some in self._reported:
+            some.note(scores, chosen)
         return chosen
+
+
+class _Reported:
+    """Requests that want scores with the same number of likeliest tokens."""
+
+    def __init__(self, top: int, places: Sequence[int], rows: Tensor) -> None:
+        self._top, self._places, self._rows = top, places, rows
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, scores: Tensor, chosen: Tensor) -> None:
+        """Keep a step's scores on the device."""
+        logprobs = log_probabilities(scores[self._rows])
+        token = chosen[self._rows].argmax(-1, keepdim=True)
+        values, tokens = logprobs.topk(self._top)
+        values = torch.cat([logprobs.gather(-1, token), values], dim=-1)
+        self._kept.append((torch.cat([token, tokens], dim=-1), values))
+
+    def collect(self) -> Iterator[tuple[int, ScoredToken]]:
+        """Yield each request's place and its scores, step by step, and forget them."""
+        kept, self._kept = self._kept, []
+        if not kept:
+            return
+        steps = zip(*(torch.stack(part).tolist() for part in zip(*kept, strict=True)), strict=True)
+        for all_tokens, all_values in steps:
+            for place, tokens, values in zip(self._places, all_tokens, all_values, strict=True):
+                likeliest = tuple(zip(tokens[1:], values[1:], strict=True))
+                yield place, ScoredToken(tokens[0], values[0], likeliest)
 
 
 def _processors(
@@ -194,53 +290,3 @@ def _processors(
     )
     model._prepare_special_tokens(config, device=model.device)
     return model._get_logits_processor(config, input_ids_seq_length=size, device=model.device)
-
-
-def _scored(logits: Tensor, token: int, top: int) -> ScoredToken:
-    logprobs = log_probabilities(logits)
-    values, tokens = logprobs.topk(top) if top else (logprobs[:0], logprobs[:0].long())
-    likeliest = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
-    return ScoredToken(token, float(logprobs[token]), likeliest)
-
-
-class _Finished(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    """A criterion that ends each text of a batch at its limit, end of text or stop string.
-
-    The batch continues for the other texts. A stop string is searched in the text of the last
-    tokens first; if it is there, it must also be in the whole answer. So a text counts as stopped
-    exactly where it will be cut: a tokenizer that tidies the beginning of decoded text may decode
-    the last tokens to a stop string that the whole answer does not have.
-    """
-
-    def __init__(
-        self, requests: Sequence[Request], tokenizer: Tokenizer, ends: frozenset[int]
-    ) -> None:
-        self._requests, self._tokenizer, self._ends = requests, tokenizer, ends
-        self._tokens: list[list[int]] = [[] for _ in requests]
-        self._starts = [None if request.after else 0 for request in requests]
-        self.lengths: list[int | None] = [None] * len(requests)
-        self.stopped = [False] * len(requests)
-
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
-        del scores
-        for row, token in enumerate(input_ids[:, -1].tolist()):
-            self._tokens[row].append(token)
-            if self.lengths[row] is None:
-                self._look(row, self._tokens[row])
-        done = [length is not None for length in self.lengths]
-        return torch.tensor(done, device=input_ids.device)
-
-    def _look(self, row: int, tokens: list[int]) -> None:
-        request = self._requests[row]
-        if request.stops and self._starts[row] is not None:
-            tail = 4 * max(map(len, request.stops)) + 8  # at most four tokens per character
-            begin = self._starts[row] or 0
-            last = max(begin, len(tokens) - tail)
-            self.stopped[row] = holds_stop(self._tokenizer, tokens[last:], request) and (
-                last == begin or holds_stop(self._tokenizer, tokens[begin:], request)
-            )
-        if request.after and tuple(tokens[-len(request.after) :]) == request.after:
-            self._starts[row] = len(tokens)
-        self.stopped[row] |= tokens[-1] in self._ends
-        if self.stopped[row] or len(tokens) >= request.limit:
-            self.lengths[row] = len(tokens)

@@ -28,6 +28,7 @@ from ..lm import Arranged, EngineLM, Pair, Tokens
 from ..requests import Answer, Request
 from ..sharing import checked, largest_difference
 from . import trust
+from .answers import AnswerBatches, Asked
 from .generate import gaps, generate, positions
 from .memory import ahead, in_halves
 from .next_tokens import Queries, Tally
@@ -53,8 +54,6 @@ CPU_TOKENS = 2048
 
 512 and 1,024 were measured slower, 4,096 and 8,192 no faster.
 """
-_REMEMBERED = 16
-"""Limit of cached tokens (keys and values) per generated batch, as multiple of `batch_tokens`."""
 _COMPARED, _SAMPLED = 4, 64
 
 Item = TypeVar("Item", bound=Sized)
@@ -67,26 +66,6 @@ class _DisagreesError(Exception):
 
 
 _UNSHARED = (_DisagreesError, TypeError, ValueError, AttributeError, IndexError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request, its index among those of a call, and the length of its prompt's header."""
-
-    place: int
-    request: Request
-    header: int
-
-    def __len__(self) -> int:
-        return len(self.request.prompt) - self.header
-
-    def remembers(self) -> int:
-        """Return the maximum number of tokens in the cache at the end of the answer."""
-        return len(self.request.prompt) + self.request.limit
-
-    def order(self) -> tuple[int, Tokens]:
-        """Return the sort key that orders requests by length, the longest first."""
-        return -len(self), self.request.prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +110,7 @@ class TransformersLM(EngineLM):
         self._room = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
         self._asked = False
         self._continues: bool | None = None
+        self._answers = AnswerBatches(loaded.model)
 
     def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
         self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
@@ -237,7 +217,7 @@ class TransformersLM(EngineLM):
         for request in requests:
             self._check_fits([len(request.prompt)], request.limit)
         for header, places in self._groups([request.prompt for request in requests]):
-            asked = sorted((_Asked(p, requests[p], header) for p in places), key=_Asked.order)
+            asked = sorted((Asked(p, requests[p], header) for p in places), key=Asked.order)
             if header and not self._continues_alike(asked):
                 asked, header = [replace(one, header=0) for one in asked], 0
             yield from self._answer_group(asked, header)
@@ -260,29 +240,26 @@ class TransformersLM(EngineLM):
             yield 0, rest or list(range(len(prompts)))
 
     def _answer_group(
-        self, asked: Sequence[_Asked], header: int
+        self, asked: Sequence[Asked], header: int
     ) -> Iterator[list[tuple[int, Answer]]]:
         cache = self._header_cache(asked[0], header)
         work = functools.partial(self._generate, cache=cache)
-        for whole in self._batches(asked, self.batch_tokens):
-            # Behind a header, more prompts fit into a forward pass than into the cache's memory.
-            most = max(1, _REMEMBERED * self.batch_tokens // max(map(_Asked.remembers, whole)))
-            for start in range(0, len(whole), most):
-                for batch, answers in self._halving(whole[start : start + most], work):
-                    places = (one.place for one in batch)
-                    yield list(zip(places, answers, strict=True))
+        for batch, answers in self._answers.run(asked, self.batch_tokens, work):
+            self.forward_tokens += sum(map(len, batch))
+            yield [(one.place, answer) for one, answer in zip(batch, answers, strict=True)]
 
-    def _header_cache(self, one: _Asked, header: int) -> DynamicCache | None:
+    def _header_cache(self, one: Asked, header: int) -> DynamicCache | None:
         self.forward_tokens += header
         return make_cache(self.loaded.model, np.array(one.request.prompt[:header], dtype=np.int64))
 
-    def _generate(self, batch: Sequence[_Asked], cache: DynamicCache | None) -> list[Answer]:
+    def _generate(self, batch: Sequence[Asked], cache: DynamicCache | None) -> list[Answer]:
         requests = [one.request for one in batch]
         if cache is None:
-            return generate(self.loaded, requests)
+            room = self.batch_tokens if self._answers.splits else None
+            return generate(self.loaded, requests, room=room)
         return generate(self.loaded, requests, grown_from(self.loaded.model, cache, gaps(requests)))
 
-    def _continues_alike(self, asked: Sequence[_Asked]) -> bool:
+    def _continues_alike(self, asked: Sequence[Asked]) -> bool:
         """Return whether a header leaves the log-probabilities of a few greedy tokens unchanged.
 
         They are compared at the first call only, for the longest and the shortest prompt in one
@@ -312,16 +289,14 @@ class TransformersLM(EngineLM):
                 )
         return self._continues
 
-    def _batches(
-        self, ordered: Sequence[Item], room: int | None = None
-    ) -> Iterator[Sequence[Item]]:
+    def _batches(self, ordered: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Yield batches of items, which must be ordered by length, the longest first.
 
         So a lack of memory shows in the first batch.
         """
         start = 0
         while start < len(ordered):
-            count = max(1, (room or self._room) // len(ordered[start]))
+            count = max(1, self._room // len(ordered[start]))
             yield ordered[start : start + count]
             start += count
 

@@ -52,6 +52,18 @@ def refusal(model: PreTrainedModel) -> str | None:
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _ATTENTION:
         return f"attention by {attention!r}"
+    if reason := whole_text_needed(model):
+        return reason
+    if getattr(model, "is_encoder_decoder", False) or model.base_model is model:
+        return "no trunk of a causal model"
+    if model.get_output_embeddings() is None:
+        return "no output head"
+    return None
+
+
+def whole_text_needed(model: PreTrainedModel) -> str | None:
+    """Return why a text cannot be computed in parts, one behind the other; None if it can."""
+    config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {_FULL, _SLIDING}
     if kinds:
         return f"layers with {', '.join(sorted(kinds))}"
@@ -60,10 +72,6 @@ def refusal(model: PreTrainedModel) -> str | None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
     if rope in _LENGTH_DEPENDENT_ROPE:
         return f"{rope} positions"
-    if getattr(model, "is_encoder_decoder", False) or model.base_model is model:
-        return "no trunk of a causal model"
-    if model.get_output_embeddings() is None:
-        return "no output head"
     return None
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from dsmoe_eval.engines.transformers.generate import greedy_answers
+from dsmoe_eval.engines.transformers import answers
+from dsmoe_eval.engines.transformers.answers import greedy_answers
 from dsmoe_eval.models import load_model
 
 QUESTIONS = ("In biology, what is the maker of the cell?", "What is 1 + 2?", "In law,")
@@ -18,12 +19,11 @@ def test_answers_are_those_of_each_prompt_alone(monkeypatch):
             torch.tensor([prompt]), do_sample=False, max_new_tokens=6, pad_token_id=0
         )
         expected.append(tuple(output[0, len(prompt) :].tolist()))
-    done = []
-    found = greedy_answers(loaded, prompts, 6, done.append)
+    found = greedy_answers(loaded, prompts, 6, 999)
     assert found == expected
-    assert sum(done) == 3
     assert found[1][-1] == end
     assert len(found[1]) < 6
-    monkeypatch.setattr("dsmoe_eval.engines.transformers.generate.TOKENS_A_BATCH", 1)
-    assert greedy_answers(loaded, prompts, 6) == expected
-    assert greedy_answers(loaded, prompts, 2) == [answer[:2] for answer in expected]
+    assert greedy_answers(loaded, prompts, 6, 1) == expected
+    monkeypatch.setattr(answers, "ROWS", {"cpu": 1})
+    assert greedy_answers(loaded, prompts, 6, 999) == expected
+    assert greedy_answers(loaded, prompts, 2, 999) == [answer[:2] for answer in expected]

@@ -2,8 +2,8 @@
 
 import torch
 
+from dsmoe_eval.engines.transformers.answers import greedy_answers
 from dsmoe_eval.engines.transformers.engine import TransformersEngine
-from dsmoe_eval.engines.transformers.generate import greedy_answers
 from dsmoe_eval.experts import encode_documents, observe
 from dsmoe_eval.models import load_model
 
@@ -31,7 +31,7 @@ def test_prompts_are_continued_greedily():
     loaded = load_model("lab-poly", "cpu")
     prompts = [loaded.tokenizer.encode(text) for texts in TEXTS.values() for text in texts]
     answers = TransformersEngine(loaded).answers(prompts, 3)
-    assert answers == greedy_answers(loaded, prompts, 3)
+    assert answers == greedy_answers(loaded, prompts, 3, 999)
     ids = torch.tensor([prompts[0]])
     with torch.no_grad():
         assert answers[0][0] == int(loaded.model(ids).logits[0, -1].argmax())

@@ -11,13 +11,12 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig
 
 from dsmoe_eval.engines.requests import Request, Sampling
+from dsmoe_eval.engines.transformers.answers import greedy_answers
 from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.engines.transformers.generate import (
     _Choose,
-    _Finished,
     end_tokens,
     generate,
-    greedy_answers,
     positions,
 )
 from dsmoe_eval.engines.transformers.lm import TransformersLM
@@ -41,7 +40,7 @@ def prompts(loaded):
 
 def test_greedy_answers_are_the_models_own(loaded, prompts):
     got = generate(loaded, [Request(prompt, 6) for prompt in prompts])
-    assert [answer.tokens for answer in got] == greedy_answers(loaded, prompts, 6)
+    assert [answer.tokens for answer in got] == greedy_answers(loaded, prompts, 6, 999)
     for answer in got:
         ended = answer.tokens[-1] in end_tokens(loaded)
         assert answer.reason == ("stop" if ended else "max_tokens")
@@ -133,86 +132,6 @@ def test_greedy_logits_are_left_as_they_are(loaded):
     chosen = _Choose(loaded.model, requests, [])(torch.tensor([[1], [1]]), scores)
     assert torch.equal(chosen[0], LOGITS)
     assert not torch.equal(chosen[1], scores[1])
-
-
-class Pieces:
-    """Token n is the n-th piece; the last is special."""
-
-    pieces = ("ab", "c", "é"[:1], "STOP", "")
-
-    def decode(self, tokens, **_):
-        return "".join(self.pieces[token] for token in tokens)
-
-
-def test_a_stop_string_over_two_tokens_is_seen():
-    finished = _Finished([Request((0,), 9, stops=("bc",))], Pieces(), frozenset())
-    for tokens, done in (([0], False), ([0, 0], False), ([0, 0, 1], True)):
-        assert bool(finished(torch.tensor([[0, *tokens]]), None)[0]) == done
-    assert finished.lengths == [3]
-
-
-class Letters:
-    """A token for each letter; 0 and 27 say nothing."""
-
-    def decode(self, tokens, skip_special_tokens):
-        assert not skip_special_tokens  # a special token may be a stop string
-        return "".join(chr(96 + t) for t in tokens if 0 < t < 27)
-
-
-def letters(*texts):
-    return torch.tensor([[ord(letter) - 96 for letter in text] for text in texts])
-
-
-def asked(count, *stops):
-    return [Request((0,), 99, stops=stops) for _ in range(count)]
-
-
-def test_each_text_stops_when_its_stop_string_is_whole_and_stays_stopped():
-    finished = _Finished(asked(4, "xyz", "q"), Letters(), frozenset())
-    steps = letters("qqaxyzaa", "qqaaqaaa", "qqxyaaaa", "xyzaaaaa")  # prompts of two letters
-    seen = [finished(steps[:, :end], None).tolist() for end in range(3, 9)]
-    stopped = [[row[text] for row in seen] for text in range(4)]
-    assert stopped == [
-        [False, False, False, True, True, True],
-        [False, False, True, True, True, True],
-        [False] * 6,
-        [False] * 6,  # the string began in the prompt
-    ]
-
-
-def test_a_tail_that_only_looks_like_a_stop_string_is_not_one():
-    """A tokenizer that tidies the beginning of what it decodes may find there what is not."""
-
-    class Tidy(Letters):
-        def decode(self, tokens, skip_special_tokens):
-            text = super().decode(tokens, skip_special_tokens)
-            return text[:3].replace("s", "") + text[3:] if len(text) > 3 else text
-
-    class TidyTail(Tidy):
-        def decode(self, tokens, skip_special_tokens):
-            text = super().decode(tokens, skip_special_tokens)
-            return text.replace("asb", "ab") if len(tokens) < 20 else text
-
-    for tokenizer, text in ((Tidy(), "ccccasb"), (TidyTail(), "c" * 30 + "asb")):
-        finished = _Finished(asked(1, "ab"), tokenizer, frozenset())
-        steps = letters(text)
-        for end in range(1, steps.shape[1] + 1):
-            assert finished(steps[:, :end], None).tolist() == [False]
-
-
-@pytest.mark.parametrize("stop", ["a", "é", "</s>"])
-def test_the_tail_holds_the_longest_stop_string(stop):
-    """Where each token is a byte, it has the most tokens."""
-
-    class Bytes:
-        def decode(self, tokens, **_):
-            return bytes(tokens).decode(errors="replace")
-
-    finished = _Finished(asked(1, "@", stop), Bytes(), frozenset())
-    text = [*b"-" * 40, *stop.encode()]
-    steps = torch.tensor([text])
-    seen = [bool(finished(steps[:, :end], None)) for end in range(1, len(text) + 1)]
-    assert seen == [False] * (len(text) - 1) + [True]
 
 
 SHAPED = (
