@@ -17,7 +17,7 @@ from .next_tokens import Queries, pinned, score_queries
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class WholeText:
     """One sequence to run, and the continuations that end at its last logits."""
 
     tokens: tuple[int, ...]
@@ -27,18 +27,18 @@ class Forward:
         return len(self.tokens)
 
 
-def longest_first(forward: Forward) -> tuple[int, tuple[int, ...]]:
+def longest_first(forward: WholeText) -> tuple[int, tuple[int, ...]]:
     """Return the sort key that orders forwards by length, the longest first."""
     return -len(forward), forward.tokens
 
 
-def plan_forwards(pairs: Sequence[Pair]) -> Iterator[Forward]:
+def plan_forwards(pairs: Sequence[Pair]) -> Iterator[WholeText]:
     """Join (context, continuation) pairs whose sequences are equal without the last token."""
     groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for index, (context, continuation) in enumerate(pairs):
         groups[(*context, *continuation[:-1])].append((index, tuple(continuation)))
     for tokens, continuations in groups.items():
-        yield Forward(tokens, tuple(continuations))
+        yield WholeText(tokens, tuple(continuations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class PreparedForwards:
     queries: Queries
 
 
-def prepare_forwards(batch: Sequence[Forward], device: torch.device) -> PreparedForwards:
+def prepare_forwards(batch: Sequence[WholeText], device: torch.device) -> PreparedForwards:
     """Pad sequences, the longest of which is the first; `device` is that of the model."""
     longest = len(batch[0])
     ids, mask = np.zeros((2, len(batch), longest), dtype=np.int64)
