@@ -19,6 +19,7 @@ from quiz import LETTERS, QUIZ_MODEL, Item, make_tokenizer
 
 from dsmoe_eval.engines.transformers import trust
 from dsmoe_eval.engines.transformers.lm import TransformersLM
+from dsmoe_eval.errors import EvalWarning
 from dsmoe_eval.models.loading import LoadedModel, card_config, identify_model
 from dsmoe_eval.registry import load_model_card
 
@@ -186,7 +187,7 @@ def make_arms(subject: Subject, requests: list[Instance], settings: Settings) ->
     loaded = LoadedModel(model, tokenizer, identify_model("random", "0", model))
     engine = TransformersLM(loaded, BATCH_TOKENS)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", EvalWarning)
         engine.loglikelihood(requests)
 
     def ours(asked: Sequence[Instance]) -> Answers:
