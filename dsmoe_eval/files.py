@@ -28,6 +28,11 @@ FREE_SPACE = "free some space and start the same command again"
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 
 
+def cache_folder() -> Path:
+    """Return the folder of what is kept once per user: `dsmoe-eval` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsmoe-eval"
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """Read a regular file; devices and pipes, which may never end, are refused.
 

@@ -87,6 +87,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU, and pytest -m gpu"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep proofs that sharing is right out of the user's cache: tests plant faults."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dsmoe_eval.files.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[..., Path]:
     """`real_data("mmlu_pro")`: the folder of whole published data, which is not in the repository.

@@ -208,12 +208,18 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     ) -> list[LogLikelihood]:
         """Score each (context, continuation): natural log-likelihood, and whether it is greedy.
 
-        The tokens of texts and their arrangement are remembered for the next call.
+        Tokens and arrangement are remembered for the next call.
 
         Raises:
             UserError: a text does not fit, or the tokenizer gives no token for a continuation.
         """
         return self._score(self._arranged(tuple(texts)), advance)
+
+    def score_again(self, texts: Sequence[tuple[str, str]]) -> list[LogLikelihood]:
+        """Score texts as `log_likelihoods` does; they are neither remembered nor counted."""
+        before, scores = self.forward_tokens, self._score(self._arrange_texts(tuple(texts)))
+        self.forward_tokens = before
+        return scores
 
     def _arrange_texts(self, texts: tuple[tuple[str, str], ...]) -> Arranged:
         self._encoder.encode_together(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rich.text import Text
 from ..errors import UserError
 from ..files import (
     FREE_SPACE,
+    cache_folder,
     full_disk,
     lock_folder,
     new_folder,
@@ -62,11 +62,6 @@ CONFIG: Mapping[str, object] = {
 """The dense model's `config.json`, written out so that its hash depends on no library's version."""
 _RECORD = "built.json"
 _LAYOUT = 1  # of what is written; an older cache is built again
-
-
-def cache_folder() -> Path:
-    """Return the folder of what is built once per user: `dsmoe-eval` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsmoe-eval"
 
 
 def built_folder(name: str) -> Path:

@@ -149,11 +149,25 @@ def caveats(result: RunResult) -> list[str]:
         "text was not asked.",
         "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
     ]
-    found += unmatched(result)
+    found += unmatched(result) + numerical_noise(result)
     found += [words for arm in result.arms for words in _untried(arm)]
     if result.run.model in CAVEATS:
         found.insert(0, CAVEATS[result.run.model])
     return found
+
+
+def numerical_noise(result: RunResult) -> list[str]:
+    """Return what other batches change in base; sham, in the same batches, cannot show it."""
+    rows = [row.noise for row in result.base if row.noise is not None]
+    if not rows:
+        return []
+    items, flipped = sum(row.items for row in rows), sum(row.flipped for row in rows)
+    smallest, largest = (pick(row.median_difference for row in rows) for pick in (min, max))
+    return [
+        f"Numerical noise of {result.run.dtype}: {items} items were scored again by base, one at a "
+        f"time instead of in batches; {flipped} ({flipped / items:.1%}) changed their answer. "
+        f"Log-likelihoods changed by {smallest:.1g} to {largest:.1g} nats (medians of tasks)."
+    ]
 
 
 def sharing_notes(folder: RunFolder, result: RunResult) -> list[str]:

@@ -122,6 +122,7 @@ class CellFile(TypedDict):
     prompt_tokens: float
     answers: dict[str, float] | None
     sharing: NotRequired[list[Sharing]]
+    noise: NotRequired[dict[str, float] | None]
 
 
 def read_cell(folder: RunFolder, cell_id: str) -> CellFile:

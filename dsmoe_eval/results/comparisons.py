@@ -31,7 +31,7 @@ from .folder import RunFolder
 from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
-from .schema import SCHEMA_VERSION, Base, Leakage, Model, RunResult
+from .schema import SCHEMA_VERSION, Base, Leakage, Model, Noise, RunResult
 from .terms import Information, Line
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
@@ -110,6 +110,7 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
     cell, rows, task = read_cell(folder, cell_id), read(cell_id), suite.task(name)
     low, high = score_interval(rows["score"].to_numpy(), rows["cluster"].to_numpy())
     asked = read_samples(folder, cell_id, columns=floors.COLUMNS)
+    noise = cell.get("noise")
     return Base(
         task=name,
         cell=cell_id,
@@ -122,6 +123,7 @@ def _base_row(folder: RunFolder, read: Reader, suite: Suite, name: str, cell_id:
         answers=_rates(rows),
         chance=floors.chance(asked),
         constant=floors.constant(asked, str(cell["identity"]["metric"])),
+        noise=None if noise is None else Noise.model_validate(noise),
     )
 
 

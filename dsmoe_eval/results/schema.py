@@ -30,6 +30,20 @@ Plain = Annotated[str, Field(min_length=1, max_length=200)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+class Noise(Record):
+    """Base against base in other batches, on some items of a task.
+
+    Attributes:
+        items: the number of items that were scored again, one at a time.
+        flipped: the number of those that got another likeliest option.
+        median_difference: of log-likelihoods, absolute, in nats.
+    """
+
+    items: Annotated[int, Field(ge=1)]
+    flipped: Number
+    median_difference: Annotated[float, Field(ge=0)]
+
+
 class Base(Record):
     """Base's score on one task, with its 95 % interval, and the task's floors.
 
@@ -38,6 +52,7 @@ class Base(Record):
         chance: the expected score of random options; None where answers are generated.
         constant: the best score of one answer to all items; None where items have no gold answer,
             as in following instructions.
+        noise: what the batches of texts change; None where options are not scored.
     """
 
     task: Name
@@ -51,6 +66,7 @@ class Base(Record):
     answers: Rates | None
     chance: Score | None = None
     constant: Score | None = None
+    noise: Noise | None = None
 
 
 class Checked(Record):

@@ -22,6 +22,7 @@ from ..tasks.scoring import ScoredAnswer, answer_tasks, item_scores, judge
 from ..variants import BASE
 from .arms import PreparedArm
 from .job import Job
+from .noise import batch_noise
 
 
 def run_cell(
@@ -64,6 +65,7 @@ def run_cell(
                 **outcome,
                 "prompt_tokens": _prompt_tokens(lm, task),
                 "sharing": [asdict(check) for check in lm.sharing],
+                "noise": batch_noise(lm, task, samples) if identity.variant == BASE else None,
                 "tokens": lm.forward_tokens - tokens,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             },

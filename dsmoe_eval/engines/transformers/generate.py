@@ -27,9 +27,9 @@ from transformers.utils import ModelOutput
 from ...models.loading import LoadedModel
 from ..generation import ModelGeneration, model_generation
 from ..requests import Answer, Request, ScoredToken
+from .next_tokens import log_probabilities
 from .shared_prefix_forward import cache_argument
 from .stops import Stops
-from .whole_forward import log_probabilities
 
 _GROUPED, _KEPT = "grouped_mm", "dsmoe_grouped_mm"
 ALL_EXPERTS_FUNCTIONS.register(_KEPT, ALL_EXPERTS_FUNCTIONS[_GROUPED])

@@ -3,8 +3,7 @@
 One loaded model serves every variant: the caller steers it or adds adapters around the calls. If
 the model allows it, shared beginnings of texts are computed once (`prefix_tree`,
 `shared_prefix_forward`); otherwise each text is computed whole, and one forward pass serves all
-single-token options of a question. The results of the first use of each way of sharing are compared
-with those of texts computed whole.
+single-token options of a question. At the first use it is tested that sharing is right (`trust`).
 """
 
 from __future__ import annotations
@@ -28,17 +27,26 @@ from ...tasks.language_model import Advance, LogLikelihood, unwatched
 from ..lm import Arranged, EngineLM, Pair, Tokens
 from ..requests import Answer, Request
 from ..sharing import checked, largest_difference
+from . import trust
 from .answers import AnswerBatches, Asked
 from .generate import gaps, generate, positions
-from .memory import in_halves
-from .prefix_tree import Group, plan_groups, plan_headers
-from .shared_prefix_forward import Scores, grown_from, make_cache, refusal, score_rows
+from .memory import ahead, in_halves
+from .next_tokens import Queries, Tally
+from .prefix_tree import Group, PackedRow, plan_groups, plan_headers
+from .shared_prefix_forward import (
+    PreparedRows,
+    grown_from,
+    make_cache,
+    prepare_rows,
+    refusal,
+    score_rows,
+)
 from .whole_forward import (
-    Forward,
-    log_probabilities,
+    PreparedForwards,
     longest_first,
     plan_forwards,
-    wanted_places,
+    prepare_forwards,
+    score_forwards,
 )
 
 CPU_TOKENS = 2048
@@ -46,12 +54,11 @@ CPU_TOKENS = 2048
 
 512 and 1,024 were measured slower, 4,096 and 8,192 no faster.
 """
-_COMPARED = 4
-_ABSOLUTE, _RELATIVE = 1e-4, 1e-6
-_ROUNDINGS, _SPREADS = 8, 4
+_COMPARED, _SAMPLED = 4, 64
 
 Item = TypeVar("Item", bound=Sized)
 Result = TypeVar("Result")
+Ready = TypeVar("Ready", PreparedForwards, PreparedRows)
 
 
 class _DisagreesError(Exception):
@@ -101,7 +108,7 @@ class TransformersLM(EngineLM):
         self.shares = refusal(loaded.model) is None
         on_cpu = loaded.model.device.type == "cpu"
         self._room = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
-        self._trusted: set[tuple[bool, bool]] = set()
+        self._asked = False
         self._continues: bool | None = None
         self._answers = AnswerBatches(loaded.model)
 
@@ -114,7 +121,8 @@ class TransformersLM(EngineLM):
         pairs = arranged.pairs
         if self.shares and isinstance(arranged, _Planned):
             try:
-                return self._score_shared(pairs, arranged.groups, advance)
+                self._earn_trust(pairs)
+                return self._score_shared(arranged.groups, len(pairs), advance)
             except _UNSHARED as reason:
                 self.shares = False
                 if not isinstance(reason, _DisagreesError):
@@ -128,72 +136,81 @@ class TransformersLM(EngineLM):
                 )
         return self._score_whole(pairs, advance)
 
-    def _score_shared(
-        self, pairs: Sequence[Pair], groups: Sequence[Group], advance: Advance
-    ) -> list[LogLikelihood]:
-        model = self.loaded.model
-        totals = torch.zeros(len(pairs), dtype=torch.float64)
-        greedy = torch.zeros(len(pairs), dtype=torch.bool)
-        for group in groups:
-            ((_, cache),) = self._halving([group.header], lambda one: make_cache(model, one[0]))
-            work = functools.partial(score_rows, model, cache=cache)
-            for batch in self._batches(group.rows):
-                for rows, scores in self._halving(batch, work):
-                    kind = (cache is not None, any(not row.is_chain for row in rows))
-                    if kind not in self._trusted:
-                        self._compare(pairs, scores)
-                        self._trusted.add(kind)
-                    advance(len(scores.requests))
-                    totals[scores.requests] = scores.totals
-                    greedy[scores.requests] = scores.greedy
-        return list(zip(totals.tolist(), greedy.tolist(), strict=True))
-
-    def _compare(self, pairs: Sequence[Pair], scores: Scores) -> None:
-        """Compare log-likelihoods of a few requests, spread over a batch, with whole texts.
-
-        In float32 the permitted difference is 1e-4, or a millionth of the value if that is more. In
-        16 bits no two batches agree so well: a few roundings per token are permitted, or, if that
-        is more, a few times the difference between whole texts run one by one and together.
+    def _earn_trust(self, pairs: Sequence[Pair]) -> None:
+        """Test once that sharing is right: on a small model in float32, then on this one.
 
         Raises:
-            _DisagreesError: a difference is larger; the message has the largest difference.
+            _DisagreesError: it is not; the message has the largest difference.
         """
-        step = max(1, len(scores.requests) // _COMPARED)
-        totals, requests = scores.totals[::step], scores.requests[::step]
-        sample = [pairs[request] for request in requests.tolist()]
-        whole = torch.tensor([value for value, _ in self._score_whole(sample)])
-        rounding = torch.finfo(self.loaded.model.dtype).eps
-        if rounding < _ABSOLUTE:
-            allowed = (_RELATIVE * whole.abs()).clamp(min=_ABSOLUTE)
-        else:
-            alone = torch.tensor([self._score_whole([pair])[0][0] for pair in sample])
-            lengths = torch.tensor([float(len(continuation)) for _, continuation in sample])
-            spread = float((whole - alone).abs().max())
-            allowed = (_ROUNDINGS * rounding * lengths).clamp(min=_SPREADS * spread)
-        difference = (totals - whole).abs()
-        agrees, worst = bool((difference <= allowed).all()), int((difference - allowed).argmax())
-        tolerance = float(allowed.expand_as(difference)[worst])
-        outcome = checked("log-likelihoods", agrees, float(difference[worst]), tolerance)
-        self.sharing += (outcome,)
-        if not agrees:
-            raise _DisagreesError(
-                f"log-likelihoods are then off by up to {float(difference.max()):.3g}"
-            )
+        if self._asked:
+            return
+        self._asked = True
+        proof = trust.prove(self.loaded.model, self._identity.name)
+        if not proof.unknown:
+            self._record(trust.SMALL, proof.outcome)
+        outcome = trust.compare_ways(
+            np.array(sorted({token for a, b in pairs[:_SAMPLED] for token in (*a, *b)})),
+            lambda few, most: self._score_shared(plan_groups(few, most), len(few)),
+            self._score_whole,
+            torch.finfo(self.loaded.model.dtype).eps,
+            trust.WAYS if proof.unknown else trust.WAYS[1:2],
+        )
+        self._record("log-likelihoods", outcome)
+
+    def _record(self, what: str, outcome: trust.SharingOutcome) -> None:
+        check = checked(what, outcome.agrees, outcome.difference, outcome.tolerance)
+        self.sharing += (check,)
+        if not outcome.agrees:
+            raise _DisagreesError(f"{what} are then off by up to {outcome.difference:.3g}")
+
+    def _score_shared(
+        self, groups: Sequence[Group], requests: int, advance: Advance = unwatched
+    ) -> list[LogLikelihood]:
+        model, tally = self.loaded.model, Tally(requests)
+        batches = ((group, batch) for group in groups for batch in self._batches(group.rows))
+
+        def prepare(group: Group, rows: Sequence[PackedRow]) -> PreparedRows:
+            return prepare_rows(rows, len(group.header), model.device)
+
+        header: Group | None = None
+        cache: DynamicCache | None = None
+        for (group, batch), ready in ahead(batches, lambda one: prepare(*one)):
+            if group is not header:
+                ((_, cache),) = self._halving([group.header], lambda one: make_cache(model, one[0]))
+                header = group
+            score = functools.partial(score_rows, model, cache=cache)
+            part = functools.partial(prepare, group)
+            self._add(tally, batch, ready, part, score, advance)
+        return tally.done()
 
     def _score_whole(
         self, pairs: Sequence[Pair], advance: Advance = unwatched
     ) -> list[LogLikelihood]:
-        totals = torch.zeros(len(pairs))
-        greedy = torch.ones(len(pairs), dtype=torch.bool)
+        model, tally = self.loaded.model, Tally(len(pairs))
         forwards = sorted(plan_forwards(pairs), key=longest_first)
-        for whole in self._batches(forwards):
-            for batch, logits in self._halving(whole, self._last_logits):
-                advance(sum(len(forward.continuations) for forward in batch))
-                request, row, position, token = wanted_places(batch, logits.shape[1])
-                totals.index_add_(0, request, logits[row, position, token])
-                missed = request[logits.argmax(-1)[row, position] != token]
-                greedy[missed] = False
-        return list(zip(totals.tolist(), greedy.tolist(), strict=True))
+        prepare = functools.partial(prepare_forwards, device=model.device)
+        score = functools.partial(score_forwards, model)
+        for batch, ready in ahead(self._batches(forwards), prepare):
+            self._add(tally, batch, ready, prepare, score, advance)
+        return tally.done()
+
+    def _add(
+        self,
+        tally: Tally,
+        batch: Sequence[Item],
+        ready: Ready,
+        prepare: Callable[[Sequence[Item]], Ready],
+        score: Callable[[Ready], Tensor],
+        advance: Advance,
+    ) -> None:
+        """Score a batch that is prepared, or its parts if memory is short."""
+
+        def work(part: Sequence[Item]) -> tuple[Queries, Tensor]:
+            prepared = ready if len(part) == len(batch) else prepare(part)
+            return prepared.queries, score(prepared)
+
+        for _, (queries, judged) in self._halving(batch, work):
+            advance(tally.add(queries, judged))
 
     @torch.no_grad()
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
@@ -257,7 +274,7 @@ class TransformersLM(EngineLM):
                 cache = self._header_cache(asked[0], asked[0].header)
                 difference = max(map(largest_difference, self._generate(few, cache), whole))
                 rounding = float(torch.finfo(self.loaded.model.dtype).eps)
-                tolerance = max(_ABSOLUTE, _ROUNDINGS * rounding)
+                tolerance = max(trust.ABSOLUTE, trust.ROUNDINGS * rounding)
                 self._continues = difference <= tolerance
             except _UNSHARED:
                 self._continues = False
@@ -298,21 +315,3 @@ class TransformersLM(EngineLM):
         if largest < len(batch):
             self.batch_tokens = min(self.batch_tokens, largest * len(batch[0]))
             self._room = min(self._room, largest * len(batch[0]))
-
-    def _pad_left(self, batch: Sequence[Forward]) -> tuple[Tensor, Tensor]:
-        length = len(batch[0])
-        rows = [[0] * (length - len(f)) + list(f.tokens) for f in batch]
-        masks = [[0] * (length - len(f)) + [1] * len(f) for f in batch]
-        device = self.loaded.model.device
-        return torch.tensor(rows, device=device), torch.tensor(masks, device=device)
-
-    def _last_logits(self, batch: Sequence[Forward]) -> Tensor:
-        ids, mask = self._pad_left(batch)
-        output = self.loaded.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=max(forward.kept for forward in batch),
-        )
-        return log_probabilities(output.logits).cpu()

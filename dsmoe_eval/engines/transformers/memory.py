@@ -1,12 +1,14 @@
-"""Computation in batches: a batch that does not fit into memory is run again in halves.
+"""Computation in batches, each prepared while the one before it is computed.
 
-Accelerate decides which errors are a lack of memory. Its `find_executable_batch_size` would start
-the whole work again and collect garbage before each call; here finished parts are kept.
+A batch that does not fit into memory is run again in halves. Accelerate decides which errors are a
+lack of memory. Its `find_executable_batch_size` would start the whole work again and collect
+garbage before each call; here finished parts are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -55,3 +57,21 @@ def in_halves(
             continue
         # Outside the handler, since the error's frames keep the tensors alive.
         clear_device_cache()
+
+
+def ahead(
+    items: Iterable[Item], prepare: Callable[[Item], Result]
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with what is prepared for it, by a thread that is one item ahead.
+
+    So no more than two prepared items are in memory.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="dsmoe-ahead") as thread:
+        before: tuple[Item, Future[Result]] | None = None
+        for item in items:
+            coming = item, thread.submit(prepare, item)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = coming
+        if before is not None:
+            yield before[0], before[1].result()

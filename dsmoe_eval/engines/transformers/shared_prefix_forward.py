@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,28 +16,30 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from .next_tokens import Queries, pinned, score_queries
 from .prefix_tree import Ints, PackedRow
 
 _ATTENTION = ("sdpa", "eager")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-_LOGITS_AT_ONCE = {"cpu": 2**21}
-_LOGITS_AT_ONCE_ELSEWHERE = 2**26
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores of some requests, on the CPU.
+class PreparedRows:
+    """Rows as tensors on the CPU, padded on the right.
 
     Attributes:
-        requests: [requests], the index of each request.
-        totals: [requests], log-likelihoods, float64.
-        greedy: [requests], whether each token of the continuation is the most likely one.
+        ids: [rows, longest], token ids.
+        positions: [rows, longest], the position of each token in its text.
+        seen: [rows, 1, longest, header + longest], the tokens that each token sees; None if every
+            row is a plain sequence.
+        queries: the queries on all rows.
     """
 
-    requests: Tensor
-    totals: Tensor
-    greedy: Tensor
+    ids: Tensor
+    positions: Tensor
+    seen: Tensor | None
+    queries: Queries
 
 
 def refusal(model: PreTrainedModel) -> str | None:
@@ -129,80 +130,63 @@ def grown_from(model: PreTrainedModel, cache: DynamicCache, gaps: Sequence[int])
     return grown
 
 
-def score_rows(
-    model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
-) -> Scores:
-    """Compute the log-likelihoods of all requests with queries on some rows.
+def prepare_rows(rows: Sequence[PackedRow], header: int, device: torch.device) -> PreparedRows:
+    """Pad rows and build their mask.
 
     Args:
-        model: a model of transformers for which `refusal` returns None.
         rows: rows behind one header.
-        cache: the header's cache, from `make_cache`.
+        header: the number of tokens of the header.
+        device: the device of the model.
     """
-    states = _states(model, rows, cache)
-    width = states.shape[1]
-    at = np.concatenate([row.places + index * width for index, row in enumerate(rows)])
-    targets, requests = (
-        torch.from_numpy(np.concatenate([getattr(row, name) for row in rows]))
-        for name in ("targets", "requests")
-    )
-    places, which = torch.unique(torch.from_numpy(at), return_inverse=True)
-    likely, hit = _judge(model, states.flatten(0, 1)[places.to(states.device)], which, targets)
-    owners, owner = torch.unique(requests, return_inverse=True)
-    totals = torch.zeros(len(owners), dtype=torch.float64).index_add_(0, owner, likely.double())
-    missed = torch.zeros(len(owners)).index_add_(0, owner, (~hit).float())
-    return Scores(owners, totals, missed == 0)
-
-
-def _judge(
-    model: PreTrainedModel, states: Tensor, which: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Compute the log-probability of each target, and whether it is the most likely token.
-
-    Args:
-        model: the model whose output head gives the logits.
-        states: [states, width], hidden states of the trunk.
-        which: [queries], the index in `states` for each query.
-        targets: [queries], the id of each query's token.
-    """
-    head = model.get_output_embeddings()
-    step = _LOGITS_AT_ONCE.get(states.device.type, _LOGITS_AT_ONCE_ELSEWHERE)
-    step = max(1, step // head.weight.shape[0])
-    order = which.argsort()
-    which, wanted = which[order], targets[order]
-    likely, hit = torch.empty(len(order)), torch.empty(len(order), dtype=torch.bool)
-    starts = torch.arange(0, len(states) + step, step)
-    bounds = torch.searchsorted(which, starts).tolist()
-    for index, (begin, end) in enumerate(pairwise(bounds)):
-        first = index * step
-        logits = head(states[first : first + step]).float()
-        row = (which[begin:end] - first).to(logits.device)
-        token = wanted[begin:end].to(logits.device)
-        chosen = logits[row, token] - logits.logsumexp(-1)[row]
-        likely[order[begin:end]] = chosen.cpu()
-        hit[order[begin:end]] = (logits.argmax(-1)[row] == token).cpu()
-    return likely, hit
-
-
-def _states(
-    model: PreTrainedModel, rows: Sequence[PackedRow], cache: DynamicCache | None
-) -> Tensor:
-    """Compute the trunk's last hidden states, [rows, longest, width], with pads on the right."""
     longest = max(map(len, rows))
-    device = model.device
     ids, positions = np.zeros((2, len(rows), longest), dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row.tokens
         positions[index, : len(row)] = row.positions
-    given: dict[str, object] = {"input_ids": torch.from_numpy(ids).to(device), "use_cache": False}
-    chains, places = all(row.is_chain for row in rows), torch.from_numpy(positions).to(device)
-    if cache is not None or not chains:
+    at = np.concatenate([row.places + index * longest for index, row in enumerate(rows)])
+    targets, requests = (
+        torch.from_numpy(np.concatenate([getattr(row, name) for row in rows]))
+        for name in ("targets", "requests")
+    )
+    chains = all(row.is_chain for row in rows)
+    return PreparedRows(
+        pinned(torch.from_numpy(ids), device),
+        pinned(torch.from_numpy(positions), device),
+        None if chains else pinned(_seen(rows, longest, header), device),
+        Queries.of(torch.from_numpy(at), targets, requests, device),
+    )
+
+
+def score_rows(
+    model: PreTrainedModel, prepared: PreparedRows, cache: DynamicCache | None
+) -> Tensor:
+    """Compute the log-probabilities of all queries on some rows, as `score_queries` returns them.
+
+    Args:
+        model: a model of transformers for which `refusal` returns None.
+        prepared: rows behind one header.
+        cache: the header's cache, from `make_cache`.
+    """
+    states = _states(model, prepared, cache).flatten(0, 1)
+    states = states[prepared.queries.places.to(states.device, non_blocking=True)]
+    head = model.get_output_embeddings()
+    return score_queries(
+        lambda some: head(states[some]), head.weight.shape[0], prepared.queries, states.device
+    )
+
+
+def _states(model: PreTrainedModel, prepared: PreparedRows, cache: DynamicCache | None) -> Tensor:
+    """Compute the trunk's last hidden states, [rows, longest, width]."""
+    ids, places = (
+        tensor.to(model.device, non_blocking=True) for tensor in (prepared.ids, prepared.positions)
+    )
+    given: dict[str, object] = {"input_ids": ids, "use_cache": False}
+    if cache is not None or prepared.seen is not None:
         given["position_ids"] = places
     if cache is not None:
         given |= {cache_argument(model): cache, "use_cache": True}
-    if not chains:
-        header = 0 if cache is None else cache.get_seq_length()
-        seen = _seen(rows, longest, header).to(device)
+    if prepared.seen is not None:
+        seen = prepared.seen.to(model.device, non_blocking=True)
         given["attention_mask"] = _masks(model, seen, places)
     states: Tensor = model.base_model(**given).last_hidden_state
     return states

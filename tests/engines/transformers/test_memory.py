@@ -1,9 +1,11 @@
-"""Batches that do not fit into memory."""
+"""Batches that do not fit into memory, and those that are prepared ahead."""
+
+import threading
 
 import pytest
 import torch
 
-from dsmoe_eval.engines.transformers.memory import in_halves
+from dsmoe_eval.engines.transformers.memory import ahead, in_halves
 from dsmoe_eval.errors import UserError
 
 CPU_WORDS = (
@@ -46,3 +48,27 @@ def test_what_torch_itself_says_is_known():
         return [torch.empty(2**60 if len(batch) > 1 else 1, dtype=torch.uint8) for _ in batch]
 
     assert len(list(in_halves(["a", "b", "c"], greedy, len))) == 3
+
+
+def test_one_item_is_prepared_ahead_by_another_thread():
+    prepared, threads = [], set()
+
+    def prepare(item):
+        prepared.append(item)
+        threads.add(threading.get_ident())
+        return -item
+
+    found = []
+    for item, result in ahead(iter(range(5)), prepare):
+        assert len(prepared) <= item + 2
+        found.append((item, result))
+    assert found == [(n, -n) for n in range(5)]
+    assert threads.isdisjoint({threading.get_ident()})
+    assert list(ahead([], prepare)) == []
+
+
+def test_an_error_in_preparation_comes_with_its_item():
+    coming = ahead([2, 1, 0, 3], lambda item: 1 / item)
+    assert [next(coming) for _ in range(2)] == [(2, 0.5), (1, 1)]
+    with pytest.raises(ZeroDivisionError):
+        next(coming)

@@ -9,10 +9,12 @@ import torch
 from dsmoe_eval.engines.requests import Request
 from dsmoe_eval.engines.transformers import shared_prefix_forward as packed
 from dsmoe_eval.engines.transformers.generate import gaps, generate
+from dsmoe_eval.engines.transformers.next_tokens import Tally
 from dsmoe_eval.engines.transformers.prefix_tree import ROW_TOKENS, PackedRow, plan_groups
 from dsmoe_eval.engines.transformers.shared_prefix_forward import (
     grown_from,
     make_cache,
+    prepare_rows,
     refusal,
     score_rows,
 )
@@ -67,14 +69,14 @@ def alone(model, pairs):
 
 @torch.no_grad()
 def shared(model, pairs, most, together):
-    answers = {}
+    tally = Tally(len(pairs))
     for group in plan_groups(pairs, most):
         cache = make_cache(model, group.header)
         for start in range(0, len(group.rows), together):
-            scores = score_rows(model, group.rows[start : start + together], cache)
-            found = zip(scores.totals.tolist(), scores.greedy.tolist(), strict=True)
-            answers |= zip(scores.requests.tolist(), found, strict=True)
-    return [answers[i] for i in range(len(pairs))]
+            rows = group.rows[start : start + together]
+            prepared = prepare_rows(rows, len(group.header), model.device)
+            tally.add(prepared.queries, score_rows(model, prepared, cache))
+    return tally.done()
 
 
 def check(got, expected):
@@ -179,7 +181,7 @@ def test_experts_run_on_each_token_as_in_its_text():
     ((row,),) = (g.rows for g in plan_groups([(context, o) for o in options], ROW_TOKENS))
     routers = find_routers(model)
     with torch.no_grad(), capture_routing(routers) as routing:
-        score_rows(model, [row], None)
+        score_rows(model, prepare_rows([row], 0, model.device), None)
         tree = routing.weights()
         model(torch.tensor([[*context, *options[0][:-1]], [*context, *options[1][:-1]]]))
         whole = routing.weights().unflatten(0, (2, -1))
