@@ -21,7 +21,7 @@ EXIT_CRASHED = 4
 """The program is wrong: an error that was not foreseen."""
 EXIT_INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
-"""The values of the option that may stand before a command."""
+"""The values of the option that may come before a command."""
 _LONGEST_COMMAND = 200
 _GOES_ON = ("run", "trial", "identify", "stability")
 """The commands that keep what they computed; of `lab train`, lab-smol does so too."""

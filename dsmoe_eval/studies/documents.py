@@ -99,25 +99,20 @@ def route_documents(
         UserError: unknown model or suite, or too few domains or documents.
     """
     text = _checked(identification_text(source, limit, data))
-    tasks = text.tasks
+    tasks, console = text.tasks, console or Console(stderr=True)
     loaded = load_model(name, device, dtype=dtype, attn_implementation=attn_implementation)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     precision, place = loaded.model.dtype, loaded.model.device
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
-    with progress_bar(
-        console or Console(stderr=True),
-        f"route {texts:,} texts through {models} models",
-        models * texts,
-        "texts",
-    ) as advance:
-        learned = document_routing(loaded.model, tokenizer, tasks, advance)
+    what = f"route {texts:,} texts through {models} models"
+    with progress_bar(console, what, models * texts, "texts") as advance:
+        read = (tokenizer, tasks, advance)
+        learned = document_routing(loaded.model, *read)
         shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = [
-            document_routing(
-                random_weights(config, precision, place, seed), tokenizer, tasks, advance
-            )
+            document_routing(random_weights(config, precision, place, seed), *read)
             for seed in seeds
         ]
     about = {

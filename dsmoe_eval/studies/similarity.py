@@ -19,6 +19,7 @@ from ..tasks.identification import TextSource, identification_text
 from .results import SimilarityResult
 
 TOKENS = 512
+_WAY_OUT = "give more text, or more --chunks of documents, or fewer --tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,7 @@ def similarity(
         try:
             found = expert_similarity(loaded.model, ids, tokens, on_layer=advance)
         except ValueError as error:
-            raise UserError(
-                f"{texts.source}: {error}; give more text, --chunks above the default for "
-                "documents, or fewer --tokens"
-            ) from error
+            raise UserError(f"{texts.source}: {error}; {_WAY_OUT}") from error
     result = found.to_dict() | {
         "model": {"name": identity.name, "fingerprint": identity.fingerprint},
         "dtype": loaded.dtype,
