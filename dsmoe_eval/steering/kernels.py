@@ -65,7 +65,7 @@ def _kind(tensor: Tensor) -> _Kind:
 def _kernel(
     function: Callable[..., Tensor], kinds: tuple[_Kind, ...], device: torch.device
 ) -> _Kernel | None:
-    """Compile a function and check it; None, after a warning, if that fails."""
+    """Return the checked kernel of a function; None, after a warning, if that fails."""
     try:
         with torch.inference_mode(False), torch.no_grad():
             kernel = compile_kernel(function, _examples(kinds, device, _TOKENS))
@@ -88,7 +88,7 @@ def _warn(reason: str) -> None:
 
 
 def compile_kernel(function: Callable[..., Tensor], examples: Sequence[Tensor]) -> _Kernel:
-    """Compile a function of tensors for any size of the first axis of those with two axes.
+    """Make a kernel of a function of tensors, for any size of the first axis of those with two axes.
 
     Nothing is checked when the kernel is called: all else must be as in `examples`.
     """
