@@ -37,7 +37,7 @@ def one_kernel(function: _Function, device: torch.device) -> _Function:
 
 
 class _Compiled:
-    """A function that runs as a kernel where that is safe, else as it is."""
+    """A function that runs as a kernel where that is safe, else unchanged."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self._function = function
@@ -88,7 +88,7 @@ def _warn(reason: str) -> None:
 
 
 def compile_kernel(function: Callable[..., Tensor], examples: Sequence[Tensor]) -> _Kernel:
-    """Make a kernel of a function of tensors, for any size of the first axis of those with two axes.
+    """Make a kernel for tensors whose first axis has any size where they have two axes.
 
     Nothing is checked when the kernel is called: all else must be as in `examples`.
     """
@@ -122,7 +122,7 @@ def _examples(kinds: Sequence[_Kind], device: torch.device, tokens: int) -> tupl
 def _example(
     dtype: torch.dtype, shape: tuple[int, ...], device: torch.device, tokens: int
 ) -> Tensor:
-    """Return values in (0, 1), or each row's own integers, without a draw of random numbers."""
+    """Return values in (0, 1), or the integers from 0 in each row, without a draw of random numbers."""
     shape = tuple(tokens if size == -1 else size for size in shape)
     if not dtype.is_floating_point:
         return torch.arange(shape[-1], device=device).expand(shape).to(dtype).contiguous()

@@ -35,7 +35,7 @@ _Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SEED, _STRONGEST = 1, 4.0
 
 
-class Selection:
+class SelectionSite:
     """The point in a router at which selected values are edited.
 
     Attributes:
@@ -60,12 +60,12 @@ class Selection:
 def reweighting(device: torch.device) -> _Change:
     """Return `reweighted` for tensors on `device`, on a GPU as one kernel.
 
-    The other changes are one or two operations, for which calling a kernel of one's own costs more.
+    The other changes are one or two operations, for which the call of a fused kernel costs more.
     """
     return reweighted if device.type == "cpu" else one_kernel(reweighted_in_a_kernel, device)
 
 
-def find_selection(router: Router, keep_sum: bool, renormalised: bool) -> Selection | None:
+def find_selection(router: Router, keep_sum: bool, renormalised: bool) -> SelectionSite | None:
     """Find the call to edit in a router by trying them out; return None if none of them will do.
 
     Args:
@@ -89,7 +89,7 @@ def find_selection(router: Router, keep_sum: bool, renormalised: bool) -> Select
         # The last call that selects is the likeliest: earlier ones may select groups.
         for site in reversed(range(router_patch.selecting_sites(router))):
             for change in changes:
-                place = Selection(site, change)
+                place = SelectionSite(site, change)
                 if _gives(router, hidden, place.edit(factor, compiled=False), plain, expected):
                     return place
     return None

@@ -26,12 +26,12 @@ from .profile import Profile
 from .residual import add_after, check_vectors, decoder_layers, hidden_size, shifts
 from .routers import Router, find_routers, model_router_hash
 from .scoring import Scoring, describe_scoring, shifted_choice
-from .selection import Selection, find_selection, reweighting
+from .selection import SelectionSite, find_selection, reweighting
 
 _STEERED = "_dsmoe_steered"
 """The mark of a router that is steered by its bias, or whose model is by its residual stream."""
 _TWICE = "the model is steered already; remove that steering first"
-_Rules = tuple[dict[int, Scoring], dict[tuple[int, bool], Selection | None]]
+_Rules = tuple[dict[int, Scoring], dict[tuple[int, bool], SelectionSite | None]]
 
 
 @dataclass(slots=True)
