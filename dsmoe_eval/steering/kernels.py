@@ -122,7 +122,7 @@ def _examples(kinds: Sequence[_Kind], device: torch.device, tokens: int) -> tupl
 def _example(
     dtype: torch.dtype, shape: tuple[int, ...], device: torch.device, tokens: int
 ) -> Tensor:
-    """Return values in (0, 1), or the integers from 0 in each row, without a draw of random numbers."""
+    """Return values in (0, 1), or integers from 0 in each row; no random draw."""
     shape = tuple(tokens if size == -1 else size for size in shape)
     if not dtype.is_floating_point:
         return torch.arange(shape[-1], device=device).expand(shape).to(dtype).contiguous()
