@@ -71,11 +71,15 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
     def keep(self, rows: Sequence[int]) -> None:
         """Remove all other rows from the batch."""
         self.places = [self.places[row] for row in rows]
-        limits = [self._requests[place].limit for place in self.places]
-        self._limits = torch.tensor(limits, device=self._device)
+        requests = [self._requests[place] for place in self.places]
+        limits = [request.limit for request in requests]
+        # transformers ends all rows together where all limits are the same
+        self._limits = torch.tensor(limits, device=self._device) if len({*limits}) > 1 else None
         self._done = self._finished()
         on_cpu = self._device.type == "cpu"
         self._interval = max(1 if on_cpu else STEPS_ELSEWHERE, len(rows) // ROWS_A_STEP)
+        if len(rows) == 1 and not requests[0].stops:
+            self._interval = limits[0] + 1  # nothing to search, and no row to drop
 
     def steps_left(self) -> int:
         """Return the number of steps until the last row of the batch has reached its limit."""
@@ -87,8 +91,10 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
         self._steps += 1
         self._unread += 1
         if self._unread < self._interval:
-            ended = (input_ids[:, -1:] == self._ends).any(-1)
-            self._done = self._done | ended | (self._limits <= self._steps)
+            if self._end_tokens:
+                self._done = self._done | torch.isin(input_ids[:, -1], self._ends)
+            if self._limits is not None:
+                self._done = self._done | (self._limits <= self._steps)
             return self._done
         rows = self.read(input_ids)
         share = LEFT_OVER.get(self._device.type, LEFT_OVER_ELSEWHERE)
