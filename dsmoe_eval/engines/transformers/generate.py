@@ -121,7 +121,8 @@ def generation_of(loaded: LoadedModel) -> ModelGeneration:
 
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     """Return the tokens that end a text, by the generation configuration or the tokenizer."""
-    return frozenset(generation_of(loaded).ends)
+    ends = loaded.model.generation_config.eos_token_id  # all settings would take long to read
+    return frozenset(model_generation({"eos_token_id": ends}, loaded.tokenizer).ends)
 
 
 def _padded(model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:

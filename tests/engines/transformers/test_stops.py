@@ -260,12 +260,13 @@ def test_nothing_crosses_to_the_host_by_the_step_but_what_transformers_reads(loa
     assert more_tensors - tensors == 16 // 2
 
 
-def test_a_lone_answer_without_stop_strings_is_read_once(loaded, monkeypatch):
+def test_a_lone_answer_that_only_its_end_stops_is_read_once(loaded, monkeypatch):
     (request,) = unlike(loaded, 1)
     counts = []
     for limit in (4, 9):
         with Copies(monkeypatch) as copies:
-            (answer,) = generate(loaded, [dataclasses.replace(request, limit=limit)])
+            stops = (loaded.tokenizer.eos_token,)
+            (answer,) = generate(loaded, [dataclasses.replace(request, limit=limit, stops=stops)])
         counts.append(copies.tensors)
     assert counts == [1, 1]
     ids = torch.tensor([request.prompt])
