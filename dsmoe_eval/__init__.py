@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import compare
     from .models import load_model
-    from .runs import identify, run
+    from .runs import identify
+    from .runs.run import run
     from .steering import steer
 
 __version__ = "0.1.0"

@@ -92,7 +92,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep proofs that sharing is right out of the user's cache: tests plant faults."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dsmoe_eval.files.cache_folder", lambda: folder)
+        patch.setattr("dsmoe_eval.engines.transformers.trust.cache_folder", lambda: folder)
         yield
 
 

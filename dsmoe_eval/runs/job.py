@@ -102,8 +102,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         )
         _check_lengths(planned, tuning, test, lm)
         identity = _run_identity(planned.suite, engine, limit)
-        fixed = identity | {"plan": plan.model_dump(mode="json")} | _own_variants(planned, path)
-        fixed |= _decoding(engine, used)
+        fixed = identity | _decoding(engine, used) | _own_variants(planned, path)
+        fixed |= {"plan": plan.model_dump(mode="json")}
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
         close = opened.pop_all().close

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ... import files
 from ...errors import EvalWarning, UserError, one_line, out_of_memory
-from ...files import damage, read_json, seal, unseal, write_json
+from ...files import cache_folder, damage, read_json, seal, unseal, write_json
 from ...models.miniature import miniature
 from ...models.shrinking import shrink
 from ...steering import SteeringError, find_routers
@@ -131,7 +130,7 @@ def prove(model: PreTrainedModel, name: str) -> Proof:
     """
     question = question_of(model)
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-    path = files.cache_folder() / "sharing" / f"{digest[:32]}.json"
+    path = cache_folder() / "sharing" / f"{digest[:32]}.json"
     known = _read(path, question)
     if known is not None:
         return Proof(known)

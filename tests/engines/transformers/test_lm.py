@@ -24,7 +24,7 @@ from dsmoe_eval.models import load_model
 @pytest.fixture
 def unproven(tmp_path, monkeypatch):
     """No proof is known, and none that is made under a planted fault is kept."""
-    monkeypatch.setattr("dsmoe_eval.files.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("dsmoe_eval.engines.transformers.trust.cache_folder", lambda: tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ FAULTS = ("positions", "trees", "windows")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("dsmoe_eval.files.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("dsmoe_eval.engines.transformers.trust.cache_folder", lambda: tmp_path)
     return tmp_path / "sharing"
 
 
