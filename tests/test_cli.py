@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from dsmoe_eval.cli import main
+from dsmoe_eval.cli.listing import _size_of
 from dsmoe_eval.registry import builtin_folder, find_card
+from dsmoe_eval.tasks.new_suite import DomainSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +242,7 @@ def test_experts_are_identified_from_text_of_the_user(run, tmp_path):
     assert done.returncode == 0, done.stderr
     source = Profile.load(path).source
     assert (source.suite, source.split, source.file) == (None, None, "mine.jsonl")
+    assert source.chunks == 4
     assert source.items == tuple(one.id for one in read_text_file(text) if one.domain == "law")
     refused(run(*common, "--domain", "art"), "mine.jsonl has no identification text of 'art'")
     refused(run(*common, "--suite", "lab", "--domain", "law"), "one of the three")
@@ -250,6 +253,20 @@ def test_new_suite_refuses_in_one_sentence(run, tmp_path):
     refused(run("new-suite", *out), "by --text or --text-dir, one of the two")
     few = run("new-suite", "--text", text_file(tmp_path / "t.jsonl"), *out)
     refused(few, "needs 8 documents of 370 characters or more; there are: math 3, law 3")
+
+
+def test_new_suite_says_what_its_items_can_show():
+    def said(test, repeated):
+        items = {"tuning": 16, "test": test}
+        return _size_of(DomainSize("law", {"tuning": 4, "test": 8}, items, repeated), 4)
+
+    assert said(31, 0) == (
+        "law: documents: 4 for tuning, 8 for test; items: 16 for tuning, 31 for test (28 points)"
+    )
+    assert said(5, 1).endswith(
+        "5 for test (no change can be shown); left out, since others repeat it: 1 passage"
+    )
+    assert said(5, 2).endswith("left out, since others repeat them: 2 passages")
 
 
 @pytest.mark.full
@@ -282,12 +299,14 @@ def test_from_text_files_to_a_report(run, tmp_path):
 def test_existence_counts_documents_of_text(run, tmp_path):
     text = text_file(tmp_path / "mine.jsonl")
     common = ("existence", "lab-poly", "--text", text, "--device", "cpu", "--permutations", "99")
-    done = run(*common, "--out", tmp_path / "e", "--json")
+    done = run(*common, "--out", tmp_path / "e", "--json", "--chunks", "1")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [row["documents"] for row in result["domains"]] == [3, 3]
+    assert result["chunks"] == 1
     page = (tmp_path / "e" / "existence.md").read_text()
     assert "on mine.jsonl" in page
+    assert "in chunks, at most 1 of each" in page
     assert "all chunks of a text are one document" in page
 
 

@@ -31,7 +31,7 @@ import yaml
 from dsmoe_eval.cards import Card, Plan, Policy, Rule, Suite, Task, Variant
 from dsmoe_eval.cards.policies import Metric
 from dsmoe_eval.cli import main
-from dsmoe_eval.cli.main import LEVELS
+from dsmoe_eval.cli.terminal import LEVELS
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import builtin_names
 from dsmoe_eval.steering.profile import InterventionKind

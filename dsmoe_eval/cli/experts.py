@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def text_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the three options for identification text, of which a user gives one."""
+    """Add the three options for identification text, of which a user gives one, and `--chunks`."""
     for option in (
+        click.option("--chunks", type=click.IntRange(min=1),
+                     help="With --text or --text-dir: chunks of 500 characters that are read of "
+                     "each document, its first ones [4]."),
         click.option("--text-dir", type=click.Path(path_type=Path),
                      help="Folder of text documents: a sub-folder or file per domain."),
         click.option("--text", type=click.Path(path_type=Path),
@@ -40,7 +43,7 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
     """
     from ..tasks.identification import text_source
 
-    return text_source(options["suite"], options["text"], options["text_dir"])
+    return text_source(options["suite"], options["text"], options["text_dir"], options["chunks"])
 
 
 @main.command("identify")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UserError
 from .main import main, progress_console
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from ..tasks.new_suite import DomainSize
 
 LISTED = ("models", "suites", "variants", "methods", "plans", "policies")
 
@@ -64,16 +69,30 @@ def new_suite_command(text_dir: Path | None, text: Path | None, out: Path, seed:
         documents = read_text_folder(text_dir)
     else:
         raise UserError("give the text by --text or --text-dir, one of the two")
-    for one in write_suite(documents, out, seed):
-        counts = ", ".join(f"{count} for {stage}" for stage, count in one.documents.items())
-        left_out = (
-            f"; {one.repeated} passages left out, which others repeat" if one.repeated else ""
-        )
-        echo(
-            f"{one.domain}: documents: {counts}; items: {one.items['tuning']} for tuning, "
-            f"{one.items['test']} for test{left_out}"
-        )
+    sizes = write_suite(documents, out, seed)
+    for one in sizes:
+        echo(_size_of(one, 2 * len(sizes)))
+    echo(
+        "\npoints: the smallest change of the score that so many items can show with 80 % power, "
+        "where variants\ndiffer on 30 % of them; the plan's outcome, gold_logprob, often shows "
+        "smaller changes"
+    )
     echo(f"\n{out}: now: dsmoe-eval run {out / 'plan.yaml'} --model path/to/model")
+
+
+def _size_of(one: DomainSize, claims: int) -> str:
+    """Return what a new suite has of a domain; `claims` are those of its plan, for Holm's level."""
+    from ..stats import smallest_effect
+
+    counts = ", ".join(f"{count} for {stage}" for stage, count in one.documents.items())
+    points = 100 * smallest_effect(one.items["test"], 0.3, alpha=0.05 / claims)
+    shown = "no change can be shown" if math.isnan(points) else f"{points:.0f} points"
+    passages = "it: 1 passage" if one.repeated == 1 else f"them: {one.repeated} passages"
+    left_out = f"; left out, since others repeat {passages}" if one.repeated else ""
+    return (
+        f"{one.domain}: documents: {counts}; items: {one.items['tuning']} for tuning, "
+        f"{one.items['test']} for test ({shown}){left_out}"
+    )
 
 
 def _list_models() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ import click
 from ..cards.plans import Attention, Precision
 from ..errors import printable
 from ..log import LOGGER
-from .terminal import EXIT_UNDECIDED, echo, stop, stop_by
+from .terminal import EXIT_UNDECIDED, LEVELS, echo, stop, stop_by
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,6 @@ RENAMED_OPTIONS = {
     "--why": "--reason",
 }
 """Former options, whose use is an error that names the present one."""
-LEVELS = ("debug", "info", "warning", "error")
 data_option = click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), envvar="DSMOE_EVAL_DATA",
     help="Folder of data sets, instead of the hub; may be repeated [$DSMOE_EVAL_DATA].",

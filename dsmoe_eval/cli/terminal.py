@@ -20,7 +20,11 @@ EXIT_UNDECIDED = 3
 EXIT_CRASHED = 4
 """The program is wrong: an error that was not foreseen."""
 EXIT_INTERRUPTED = 130
+LEVELS = ("debug", "info", "warning", "error")
+"""The values of the option that may stand before a command."""
 _LONGEST_COMMAND = 200
+_GOES_ON = ("run", "trial", "identify", "stability")
+"""The commands that keep what they computed; of `lab train`, lab-smol does so too."""
 
 
 def echo(text: object, err: bool = False) -> None:
@@ -42,7 +46,7 @@ def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
         command: the words of the command line.
     """
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
-        stop("interrupted; start the same command again to go on", EXIT_INTERRUPTED)
+        stop(f"interrupted; {_what_is_kept(command)}", EXIT_INTERRUPTED)
     if isinstance(error, click.ClickException):
         stop(error.format_message(), EXIT_UNDECIDED)
     if isinstance(error, UserError):
@@ -59,6 +63,14 @@ def stop_by(error: BaseException, command: Sequence[str]) -> NoReturn:
     if isinstance(error, OSError):
         stop(f"{error.filename or doing}: {_reason(error)}", EXIT_UNDECIDED)
     _crash(error, doing)
+
+
+def _what_is_kept(command: Sequence[str]) -> str:
+    """Return whether the command goes on where it was interrupted, if it is started again."""
+    words = [word for word in command if not word.startswith("-") and word not in LEVELS]
+    if words[:1] in [[name] for name in _GOES_ON] or {"train", "lab-smol"} <= set(words):
+        return "start the same command again to go on"
+    return "nothing was kept; the same command starts from the beginning"
 
 
 def _reason(error: OSError) -> str:

@@ -99,9 +99,15 @@ def _models(found: CostEstimate) -> Table:
 
 def _model_row(model: ModelEstimate) -> Iterator[str]:
     yield printable(model.model)
-    for figure in (model.tokens / 1e6, model.weights_gib, model.petaflop, model.hours):
-        # No tokens: no prompt could be read.
-        yield "?" if not figure else f"{figure:,.1f}" if figure >= 0.1 else f"{figure:.1g}"
+    for figure in (model.tokens / 1e6, model.weights_gib, model.petaflop):
+        yield _figure(figure)
+    short = model.hours and model.hours < 1 / 60
+    yield "under a minute" if short else _figure(model.hours)
+
+
+def _figure(figure: float | None) -> str:
+    # No tokens: no prompt could be read.
+    return "?" if not figure else f"{figure:,.1f}" if figure >= 0.1 else f"{figure:.1g}"
 
 
 def _notes(found: CostEstimate) -> Iterator[Text]:

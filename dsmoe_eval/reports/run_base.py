@@ -9,6 +9,8 @@ from . import formats
 from .run_arms import targets_of
 from .table import Facets, Figure, Table, make_table, otherwise, words
 
+_Z95 = 1.96
+
 
 def base_scores(result: RunResult) -> Table:
     """Return one row per task that base answered."""
@@ -51,8 +53,18 @@ def is_at(row: Base, floor: float | None) -> bool:
     return floor is not None and low <= floor
 
 
+def is_too_small(row: Base) -> bool:
+    """Return whether the items are too few to show base above chance: even all right would not."""
+    if row.chance is None or not is_at(row, row.chance):
+        return False
+    # Wilson's lower bound if all were right; dependent items have a lower one.
+    return row.score == 1.0 or row.n / (row.n + _Z95**2) <= row.chance
+
+
 def reading(row: Base) -> str:
     """Return which floor base is not above, in words; empty if it is above both."""
+    if is_too_small(row):
+        return "too few items"
     if is_at(row, row.chance):
         high = row.score if row.ci95 is None else row.ci95[1]
         return "below chance" if high < (row.chance or 0.0) else "at chance"
@@ -63,10 +75,16 @@ def floor_findings(result: RunResult) -> list[str]:
     """Return a sentence on the targets where base is at chance, and one on the other floor."""
     rows = {row.domain: row for row in result.base if row.role == "target"}
     targets = [rows[name] for name in targets_of(result)]
-    guessed = [row for row in targets if is_at(row, row.chance)]
-    fixed = [row for row in targets if row not in guessed and is_at(row, row.constant)]
+    few = [row for row in targets if is_too_small(row)]
+    guessed = [row for row in targets if row not in few and is_at(row, row.chance)]
+    fixed = [row for row in targets if row not in few + guessed and is_at(row, row.constant)]
     below = " or below" if any(reading(row) == "below chance" for row in guessed) else ""
     found = []
+    if few:
+        each = "; ".join(f"{_beside_chance(row)}, of {row.n} items" for row in few)
+        found.append(
+            f"On {_names(few)} so few items cannot show that base is above chance: {each}."
+        )
     if guessed:
         each = "; ".join(map(_beside_chance, guessed))
         found.append(

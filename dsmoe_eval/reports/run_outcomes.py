@@ -15,6 +15,10 @@ from .run_arms import arm_source, shown_arms, sign_of_change, targets_of, varian
 from .table import Facets, Figure, Table, Value, make_table, otherwise, words
 
 _LESS = "Less is better; a gain is a fall. "
+FEWEST_DOCUMENTS = 8
+"""Of a run with a limit, comparisons of fewer documents claim nothing: it is a smoke test, and what
+a t test says of two documents is an accident of how alike these are."""
+_FEW = "too few items"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,14 @@ def _facets(arm: Arm) -> Facets:
 def _caption(result: RunResult, own: OutcomeResult) -> str:
     about = own.about
     less = "" if about.higher_is_better else _LESS
+    few = (
+        f" {_FEW}: under {FEWEST_DOCUMENTS} documents, under a limit." if result.smoke_test else ""
+    )
     return (
         f"{about.title.capitalize()}, in {about.unit}. {less}▲ ▼: a gain or loss with "
         f"Holm-adjusted p < {result.significance_level}, in families as those of the score. "
         f"Non-inferior: pooled non-targets, at {own.margin:g}. Beyond placebo: the gain less "
-        "that of the placebo's draws."
+        f"that of the placebo's draws.{few}"
     )
 
 
@@ -118,27 +125,25 @@ def _of(
 
 
 def _arms_table(result: RunResult, name: str, rows: list[_Row]) -> Table:
-    level = result.significance_level
-
     figures: tuple[Figure[_Row], ...] = (
         words("variant", lambda row: row.arm.variant),
         words("target", lambda row: row.arm.target),
         _of("target", "n", lambda own: own.n),
         _of("target", "base", lambda own: own.level_a, _level, "level_a"),
         _of("target", "variant's", lambda own: own.level_b, _level, "level_b"),
-        _of("target", "gain", lambda own: (own.gain, _sign(own, level)), _signed),
+        _of("target", "gain", lambda own: (own.gain, _sign(own, result)), _signed),
         _of("target", "95 % interval", _interval_or_none, _ends, "ci95"),
         _of("target", "p", lambda own: own.p_value, formats.p_value, "p_value"),
         _of("target", "p (Holm)", lambda own: otherwise(own.p_adjusted, "no claim"),
            formats.p_value, "p_adjusted"),
-        _of("target", "claim", lambda own: own.claim.verdict if own.claim else "no claim"),
+        _of("target", "claim", lambda own: _claim(own, result)),
         _of("target", "smallest effect", lambda own: otherwise(own.mde80, "none"), _level, "mde80"),
         _of("non_targets", "non-target n", lambda own: own.n, str, "n"),
         _of("non_targets", "non-target gain", lambda own: own.gain, _signed, "gain"),
         _of("non_targets", "one-sided bound", _bound, _signed, "non_inferiority.lower_bound"),
-        _of("non_targets", "non-inferior", lambda own: "yes" if own.non_inferior else "not shown",
+        _of("non_targets", "non-inferior", lambda own: _non_inferior(own, result),
            str, "non_inferiority.p_value"),
-        _of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, level)), _signed,
+        _of("over_placebo", "beyond placebo", lambda own: (own.gain, _sign(own, result)), _signed,
            "gain"),
         words("test", lambda row: "-" if row.result.target is None else row.result.target.test),
     )  # fmt: skip
@@ -164,8 +169,27 @@ def _ends(low: float, high: float) -> str:
     return f"{low:+.3f} to {high:+.3f}"
 
 
-def _sign(own: OutcomeDifference, level: float) -> str:
-    return sign_of_change(own.p_adjusted, own.gain, level)
+def _is_few(own: OutcomeDifference, result: RunResult) -> bool:
+    """Return whether a comparison of a limited run has too few documents for a claim."""
+    return result.smoke_test and own.clusters < FEWEST_DOCUMENTS
+
+
+def _sign(own: OutcomeDifference, result: RunResult) -> str:
+    if _is_few(own, result):
+        return ""
+    return sign_of_change(own.p_adjusted, own.gain, result.significance_level)
+
+
+def _claim(own: OutcomeDifference, result: RunResult) -> str:
+    if own.claim is None:
+        return "no claim"
+    return _FEW if _is_few(own, result) else own.claim.verdict
+
+
+def _non_inferior(own: OutcomeDifference, result: RunResult) -> str:
+    if _is_few(own, result):
+        return _FEW
+    return "yes" if own.non_inferior else "not shown"
 
 
 def _tasks_table(name: str, rows: list[_Row]) -> Table:
@@ -200,14 +224,14 @@ def _tasks_table(name: str, rows: list[_Row]) -> Table:
 
 def _forests(result: RunResult, name: str, rows: list[_Row]) -> Iterator[Forest]:
     own = rows[0].result
-    unit, level = Unit(own.about.unit), result.significance_level
+    unit = Unit(own.about.unit)
     ordered = [row for target in targets_of(result) for row in rows if row.arm.target == target]
     for place, title, group, margin in (
         ("target", f"Gain on the target by {name}, with 95 % intervals.", "{}", None),
         ("non_targets", f"Gain elsewhere by {name}.", "all else, steered for {}", own.margin),
     ):
         intervals = tuple(
-            _interval(row, place, group, unit, level)
+            _interval(row, place, group, unit, result)
             for row in ordered
             if (found := getattr(row.result, place)) is not None and found.ci95 is not None
         )
@@ -219,12 +243,12 @@ def _forests(result: RunResult, name: str, rows: list[_Row]) -> Iterator[Forest]
             )  # fmt: skip
 
 
-def _interval(row: _Row, place: str, group: str, unit: Unit, level: float) -> Interval:
+def _interval(row: _Row, place: str, group: str, unit: Unit, result: RunResult) -> Interval:
     own: OutcomeDifference = getattr(row.result, place)
     low, high = own.ci95 or (own.gain, own.gain)
-    kind = "good" if _sign(own, level) == "▲" and place == "target" else ""
+    kind = "good" if _sign(own, result) == "▲" and place == "target" else ""
     if place == "non_targets":
-        kind = "mark" if own.non_inferior else ""
+        kind = "mark" if _non_inferior(own, result) == "yes" else ""
     return Interval(
         row.arm.variant, own.gain, low, high, own.n, row.source(f"{place}.gain; {own.test}"),
         group.format(row.arm.target), kind, _facets(row.arm), unit,
@@ -256,25 +280,34 @@ def _finding(result: RunResult, name: str, variant: str) -> str:
     if not found:
         return ""
     names = [arm.target for arm in shown_arms(result) if arm.outcome(name) in found]
-    level, role = result.significance_level, ["secondary", "primary"][name == result.outcome]
-    signs = [_sign(own.target, level) for own in found if own.target is not None]
+    role = ["secondary", "primary"][name == result.outcome]
+    signs = [_sign(own.target, result) for own in found if own.target is not None]
     up, down = (
         [target for target, sign in zip(names, signs, strict=True) if sign == mark] for mark in "▲▼"
     )
     gains = [own.target.gain for own in found if own.target is not None]
+    said = f"improves {formats.named(up, len(found), 'targets')}" + (
+        f" and harms {formats.named(down, len(found), 'targets')}" if down else ""
+    )
+    if all(own.target is not None and _is_few(own.target, result) for own in found):
+        said = (
+            f"can claim nothing, under a limit that leaves fewer than {FEWEST_DOCUMENTS} documents"
+        )
     return (
-        f"By {name} ({role}) {variant} improves {formats.named(up, len(found), 'targets')}"
-        + (f" and harms {formats.named(down, len(found), 'targets')}" if down else "")
-        + f"; gains: {formats.span(gains, _signed)} {found[0].about.unit}{_elsewhere(found)}."
+        f"By {name} ({role}) {variant} {said}; gains: {formats.span(gains, _signed)} "
+        f"{found[0].about.unit}{_elsewhere(found, result)}."
     )
 
 
-def _elsewhere(found: list[OutcomeResult]) -> str:
+def _elsewhere(found: list[OutcomeResult], result: RunResult) -> str:
     pools = [own.non_targets for own in found if own.non_targets is not None]
     if not pools:
         return ""
-    held = sum(bool(own.non_inferior) for own in pools)
+    held = sum(_non_inferior(own, result) == "yes" for own in pools)
+    said = f"; elsewhere {formats.span([own.gain for own in pools], _signed)}"
+    if all(_is_few(own, result) for own in pools):
+        return said
     return (
-        f"; elsewhere {formats.span([own.gain for own in pools], _signed)}, non-inferior at "
-        f"{found[0].margin:g} {found[0].about.unit} for {held} of {len(pools)}"
+        f"{said}, non-inferior at {found[0].margin:g} {found[0].about.unit} for {held} of "
+        f"{len(pools)}"
     )

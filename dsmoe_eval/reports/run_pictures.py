@@ -65,7 +65,8 @@ FIGURES = (
         "Experts' scores by layer and domain",
         "Every column is one expert. A domain that has experts of its own shows red cells that no "
         "other row shares; a method that finds the same columns for every domain has found busy "
-        "experts, not domain experts.",
+        "experts, not domain experts. Whether these experts are specific to the domain beyond "
+        "chance is another question: `dsmoe-eval existence MODEL` with the same text answers it.",
     ),
     (
         "routing.png",

@@ -274,8 +274,9 @@ def domain_stability_page(found: DomainStability, domain: str, method: str) -> s
     )
     experts = "1 expert" if overlap.experts == 1 else f"{overlap.experts} experts"
     table = make_table("chosen", "", _CHOSEN, found.experts)
+    read = "" if found.chunks is None else f" (at most {found.chunks} chunks of each)"
     return (
-        f"{experts} of {domain} by {method}, from {found.documents} documents; {overlap.named} of "
-        f"{found.resamples} resamples name as many.\n"
+        f"{experts} of {domain} by {method}, from {found.documents} documents{read}; "
+        f"{overlap.named} of {found.resamples} resamples name as many.\n"
         f"Overlap (Jaccard): {said}\n\n{markdown(table).rstrip()}"
     )

@@ -249,6 +249,7 @@ def identification_source(
         split=text.split,
         items=text.ids(domain),
         file=text.file,
+        chunks=text.chunks,
         phase=settings.phase,
         chat_template=settings.chat_template,
         saliency_model=settings.saliency_model,

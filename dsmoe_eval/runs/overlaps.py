@@ -35,17 +35,21 @@ class DomainStability:
         resamples: number of resamples of all domains' documents.
         overlap: the overlap of the resamples' choices.
         experts: the full text's choice, each with the number of resamples that choose it too.
+        chunks: the most chunks that were read of each document of the user's; None: as the suite
+            says.
     """
 
     documents: int
     resamples: int
     overlap: ExpertOverlap
     experts: tuple[tuple[ChosenExpert, int], ...]
+    chunks: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures for JSON."""
         return {
             "documents": self.documents,
+            "chunks": self.chunks,
             "resamples": self.resamples,
             **self.overlap.model_dump(mode="json"),
             "chosen": [
@@ -169,4 +173,5 @@ def domain_stability(
         resamples=resamples,
         overlap=overlap(choices, full, counts.experts),
         experts=tuple((one, times[one.layer, one.expert, one.activate]) for one in full),
+        chunks=text.chunks,
     )

@@ -83,7 +83,8 @@ def _may_be_absent(schema: JsonDict) -> None:
     """Make the keys optional that a profile in odds, or one from questions, does not have."""
     required = schema.get("required")
     if isinstance(required, list):
-        schema["required"] = [key for key in required if key not in ("unit", "sigmas", "file")]
+        rare = ("unit", "sigmas", "file", "chunks")
+        schema["required"] = [key for key in required if key not in rare]
 
 
 class Intervention(_Frozen):
@@ -133,6 +134,8 @@ class Source(_Frozen):
         split: split of the suite, in words; None if all of the text was read.
         items: content hashes of the items or documents, for leakage checks.
         file: name of the file or folder of text documents; None if the text was questions.
+        chunks: the most chunks that were read of each document of the file, its first ones; None if
+            the suite says so, or all were read.
         phase: whether routing was read from the questions or from the model's answers.
         chat_template: whether the questions were wrapped in the model's chat template.
         saliency_model: the model whose gradients gave the token saliency, if it was another one.
@@ -146,6 +149,7 @@ class Source(_Frozen):
     split: str | None
     items: tuple[str, ...]
     file: str | None = None
+    chunks: Annotated[int, Field(ge=1)] | None = None
     phase: Literal["prompt", "generated"] = "prompt"
     chat_template: bool = False
     saliency_model: str | None = None
@@ -252,6 +256,8 @@ class Profile(_Frozen):
             del content["intervention"]["unit"], content["intervention"]["sigmas"]
         if self.source.file is None:
             del content["source"]["file"]
+        if self.source.chunks is None:
+            del content["source"]["chunks"]
         return content
 
     @classmethod

@@ -103,9 +103,12 @@ def route_documents(
     loaded = load_model(name, device, dtype=dtype, attn_implementation=attn_implementation)
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     precision, place = loaded.model.dtype, loaded.model.device
-    total = (1 + 2 * len(seeds)) * sum(len(task.items) for task in tasks.values())
+    models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
     with progress_bar(
-        console or Console(stderr=True), "route documents", total, "documents"
+        console or Console(stderr=True),
+        f"route {texts:,} texts through {models} models",
+        models * texts,
+        "texts",
     ) as advance:
         learned = document_routing(loaded.model, tokenizer, tasks, advance)
         shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from ..experts.set_similarity import SetSimilarity
 from ..experts.similarity import Summary
@@ -149,6 +149,7 @@ class ExistenceResult(Existence):
     device: str
     suite: str | None
     file: str | None
+    chunks: NotRequired[int]
     limit: int | None
 
 

@@ -37,7 +37,10 @@ def read_texts(source: str | TextSource, data: Sequence[Path] = ()) -> Texts:
     """
     text = identification_text(source, None, data)
     texts = tuple(item.question for task in text.tasks.values() for item in task.items)
-    return Texts(text.source + (f", split {text.split}" if text.split else ""), texts)
+    which = f", split {text.split}" if text.split else ""
+    if text.chunks is not None:
+        which = f", at most {text.chunks} chunks of each document"
+    return Texts(text.source + which, texts)
 
 
 def similarity(
@@ -76,7 +79,10 @@ def similarity(
         try:
             found = expert_similarity(loaded.model, ids, tokens, on_layer=advance)
         except ValueError as error:
-            raise UserError(f"{texts.source}: {error}; give more text or fewer --tokens") from error
+            raise UserError(
+                f"{texts.source}: {error}; give more text, --chunks above the default for "
+                "documents, or fewer --tokens"
+            ) from error
     result = found.to_dict() | {
         "model": {"name": identity.name, "fingerprint": identity.fingerprint},
         "dtype": loaded.dtype,

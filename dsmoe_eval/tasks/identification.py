@@ -11,7 +11,14 @@ from ..errors import UserError
 from ..registry import load_suite
 from .items import Item, WithItems, digest
 from .loading import load_tasks
-from .texts import TextDocument, cut_text, documents_by_domain, read_text_file, read_text_folder
+from .texts import (
+    CHUNKS,
+    TextDocument,
+    cut_text,
+    documents_by_domain,
+    read_text_file,
+    read_text_folder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +40,12 @@ class TextSource:
 
     Attributes:
         name: name of the file or folder.
+        chunks: the most chunks of a document that are read, its first ones.
     """
 
     name: str
     documents: tuple[TextDocument, ...]
+    chunks: int = CHUNKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,8 @@ class IdentificationText:
         suite: the suite; None if the text is the user's alone.
         file: name of the file of text documents; None if all text is questions.
         split: the split of the suite's tasks or documents, in words.
+        chunks: the most chunks that are read of each document of the user's; None: as the suite
+            says.
     """
 
     source: str
@@ -56,6 +67,7 @@ class IdentificationText:
     suite: Suite | None
     file: str | None
     split: str | None
+    chunks: int | None = None
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -63,9 +75,11 @@ class IdentificationText:
         return tuple(dict.fromkeys(task.card.domain for task in self.tasks.values()))
 
     @property
-    def about(self) -> dict[str, str | None]:
-        """The names of the suite and of the file, for results."""
-        return {"suite": None if self.suite is None else self.suite.name, "file": self.file}
+    def about(self) -> dict[str, str | int | None]:
+        """The names of the suite and of the file, and how much is read of it, for results."""
+        suite = None if self.suite is None else self.suite.name
+        names: dict[str, str | int | None] = {"suite": suite, "file": self.file}
+        return names if self.chunks is None else {**names, "chunks": self.chunks}
 
     def ids(self, domain: str) -> tuple[str, ...]:
         """Return the ids of a domain's questions, and the hashes of its documents."""
@@ -79,8 +93,16 @@ class IdentificationText:
         )
 
 
-def text_source(suite: str | None, file: Path | None, folder: Path | None) -> str | TextSource:
+def text_source(
+    suite: str | None, file: Path | None, folder: Path | None, chunks: int | None = None
+) -> str | TextSource:
     """Return the suite's name, or the documents of the file or folder; exactly one is given.
+
+    Args:
+        suite: a suite's name or path.
+        file: a file of text documents.
+        folder: a folder of text documents.
+        chunks: the most chunks of a document that are read; None: `CHUNKS`. Not for a suite.
 
     Raises:
         UserError: not exactly one is given, or the documents cannot be read.
@@ -88,9 +110,13 @@ def text_source(suite: str | None, file: Path | None, folder: Path | None) -> st
     if sum(one is not None for one in (suite, file, folder)) != 1:
         raise UserError("give the text by --suite, --text or --text-dir, one of the three")
     if file is not None:
-        return TextSource(file.name, read_text_file(file))
+        return TextSource(file.name, read_text_file(file), chunks or CHUNKS)
     if folder is not None:
-        return TextSource(folder.resolve().name, read_text_folder(folder))
+        return TextSource(folder.resolve().name, read_text_folder(folder), chunks or CHUNKS)
+    if chunks is not None:
+        raise UserError(
+            "--chunks is for --text and --text-dir; a suite says `chunks:` in its `documents:`"
+        )
     return str(suite)
 
 
@@ -108,8 +134,9 @@ def identification_text(
         UserError: the suite or its text cannot be read.
     """
     if isinstance(source, TextSource):
-        tasks = text_tasks(source.documents, limit)
-        return IdentificationText(source.name, tasks, None, source.name, None)
+        lengths = DocumentFile(file=Path(source.name), chunks=source.chunks)
+        tasks = text_tasks(source.documents, limit, lengths)
+        return IdentificationText(source.name, tasks, None, source.name, None, source.chunks)
     suite = load_suite(source)
     return suite_text(
         suite, load_tasks(suite, suite.identification_tasks, "identification", limit, data), limit
@@ -158,14 +185,14 @@ def document_tasks(suite: Suite, limit: int | None) -> dict[str, TextTask]:
 
 
 def text_tasks(
-    documents: Sequence[TextDocument], limit: int | None, given: DocumentFile | None = None
+    documents: Sequence[TextDocument], limit: int | None, given: DocumentFile
 ) -> dict[str, TextTask]:
     """Split documents into chunks, as tasks by name, one per domain.
 
     Args:
         documents: the documents.
         limit: the most documents per domain; None: all.
-        given: the lengths of a suite; None: the defaults.
+        given: the length of a chunk, and how many are read of a document.
     """
     tasks = {}
     for domain, members in documents_by_domain(documents).items():
@@ -177,9 +204,8 @@ def text_tasks(
     return tasks
 
 
-def _chunks(document: TextDocument, given: DocumentFile | None) -> list[Item]:
-    lengths = given or DocumentFile(file=Path())
-    chunks = cut_text(document.text, lengths.characters)[: lengths.chunks]
+def _chunks(document: TextDocument, given: DocumentFile) -> list[Item]:
+    chunks = cut_text(document.text, given.characters)[: given.chunks]
     return [Item(digest(one, [], ""), one, (), "", cluster=document.id) for one in chunks]
 
 

@@ -18,7 +18,7 @@ from ..files import new_folder
 from ..registry import builtin_folder
 from .items import digest
 from .passages import STRETCH, Passage, passage_items, passages, unrepeated
-from .texts import TextDocument, documents_by_domain, word_prefix
+from .texts import CHUNKS, TextDocument, documents_by_domain, word_prefix
 
 FEWEST = {"identification": 2, "tuning": 2, "test": 4}
 """The least documents of a domain that each stage needs, each long enough for an item."""
@@ -196,7 +196,8 @@ def _suite(name: str, domains: Sequence[str]) -> str:
         f"description: Which text continues a passage of {', '.join(domains)}.\n"
         "tasks_dir: ../tasks\n"
         "# The text from which experts are identified; more documents per domain are better.\n"
-        "documents: {file: ../tasks/data/documents.jsonl, characters: 500, chunks: 4}\n"
+        "documents: {file: ../tasks/data/documents.jsonl, characters: 500, "
+        f"chunks: {CHUNKS}}}\n"
         "# Documents of one split are in no other: settings are chosen on tuning, results are of\n"
         "# test.\n"
         "splits: {tuning: tuning, test: test}\n"

@@ -21,6 +21,9 @@ from .items import digest
 
 CHUNK_CHARACTERS = 500
 """The default length of a chunk, about 110 tokens of English."""
+CHUNKS = 4
+"""The default number of chunks that are read of a user's document, its first ones: a few show what
+a document routes, and every one costs a pass of each model."""
 SUFFIXES = (".txt", ".md")
 DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MOST_BYTES = 2**28

@@ -12,6 +12,7 @@ import pytest
 
 import dsmoe_eval
 from dsmoe_eval.cli import main
+from dsmoe_eval.cli.terminal import stop_by
 from dsmoe_eval.errors import UserError, printable
 from dsmoe_eval.progress import progress_bar
 
@@ -113,6 +114,27 @@ def test_case_14_what_is_no_bug_ends_with_code_3(ends, error, words):
     assert (code, len(lines)) == (3, 1)
     assert words in lines[0]
     assert "Traceback" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("run smol", True),
+        ("--log-level info identify m --text t", True),
+        ("--log-level=error stability m", True),
+        ("lab train lab-smol --text t", True),
+        ("lab train lab-poly", False),
+        ("existence m --out run", False),
+        ("--log-level debug similarity m", False),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on(capsys, command, goes_on):
+    with pytest.raises(SystemExit) as stop:
+        stop_by(KeyboardInterrupt(), command.split())
+    assert stop.value.code == 130
+    said = capsys.readouterr().err
+    assert ("start the same command again to go on" in said) == goes_on
+    assert ("nothing was kept" in said) != goes_on
 
 
 def test_case_14_debug_shows_the_trace(ends):

@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from dsmoe_eval.reports.estimate import estimate_tables
+from dsmoe_eval.reports.estimate import _model_row, estimate_tables
 from dsmoe_eval.runs.estimate import CostEstimate, ModelEstimate, TaskEstimate
 
 
@@ -48,6 +48,15 @@ def test_case_19_names_are_whole_at_80_columns():
     column = "".join(line[1:width].strip() for line in lines if "─" not in line)
     assert all(name in column for name in names)
     assert model.model in "".join(line[1:].split(" ")[0] for line in lines)
+
+
+def test_a_short_time_is_said_in_words():
+    def hours(value):
+        return [*_model_row(ModelEstimate("m", 10**6, 0, 0.5, 0.01, value))][-1]
+
+    assert [hours(one) for one in (None, 6e-6, 1 / 61, 1 / 59, 0.24)] == [
+        "?", "under a minute", "under a minute", "0.02", "0.2",
+    ]  # fmt: skip
 
 
 def test_unknown_figures_and_hopeless_tasks_are_shown_as_such():

@@ -7,9 +7,9 @@ from dsmoe_eval.reports.run_text import findings
 from dsmoe_eval.results.schema import Base
 
 
-def scored(domain, score, ci95, chance, constant, role="target"):
+def scored(domain, score, ci95, chance, constant, role="target", n=300):
     return Base(
-        task=f"{domain}_task", domain=domain, role=role, cell="0" * 16, n=300, score=score,
+        task=f"{domain}_task", domain=domain, role=role, cell="0" * 16, n=n, score=score,
         ci95=ci95, version="1" * 16, answers=None, chance=chance, constant=constant,
     )  # fmt: skip
 
@@ -23,6 +23,8 @@ ROWS = {
     "prose": scored("prose", 0.0, (0.0, 0.013), None, None),
     "edge": scored("edge", 0.3, (0.25, 0.35), 0.25, 0.25),
     "alone": scored("alone", 0.2, None, 0.25, 0.25),
+    "two": scored("two", 1.0, (0.207, 1.0), 0.25, 0.5, n=2),
+    "one": scored("one", 0.0, (0.0, 0.793), 0.25, 1.0, n=1),
 }
 
 
@@ -36,6 +38,8 @@ def test_readings():
         "prose": "",
         "edge": "at chance",  # the interval's end is chance
         "alone": "below chance",  # of one cluster, without an interval
+        "two": "too few items",  # of one document: even all right is not above chance
+        "one": "too few items",
     }
 
 
@@ -57,6 +61,13 @@ def of(result):
     ("names", "sentences"),
     [
         (["law", "prose"], []),
+        (
+            ["two", "law"],
+            [
+                "On two so few items cannot show that base is above chance: two 100.0 % "
+                "[20.7, 100.0], where guessing gives 25.0 %, of 2 items."
+            ],
+        ),
         (
             ["math", "law"],
             [

@@ -68,6 +68,43 @@ def test_sentences_count_what_the_tables_mark(found):
         assert not [one for one in sentences if "sham" in one or "random" in one]
 
 
+def limited(result, clusters):
+    """The result as of a run with a limit, whose target comparisons have so many documents."""
+
+    def few(row):
+        return row if row is None else row.model_copy(update={"clusters": clusters})
+
+    def fewer(one):
+        places = ("target", "over_placebo", "non_targets")
+        return one.model_copy(update={name: few(getattr(one, name)) for name in places})
+
+    arms = tuple(
+        arm.model_copy(update={"outcomes": tuple(map(fewer, arm.outcomes))}) for arm in result.arms
+    )
+    header = result.run.model_copy(update={"limit": 2})
+    return result.model_copy(update={"arms": arms, "run": header})
+
+
+def test_a_smoke_test_of_few_documents_claims_nothing(found):
+    """A gain of two documents may have any p-value; from eight on it is as in other runs."""
+    for section in outcome_sections(limited(found, 7)):
+        text = [cell.text for row in section.table.rows for cell in row.cells]
+        assert not any("▲" in one or "▼" in one or one == "yes" for one in text)
+        assert not {"improves", "harms", "equivalent", "inconclusive"} & set(text)
+        assert "too few items: under 8 documents, under a limit" in section.table.caption
+        assert not any(row.kind for forest in section.forests for row in forest.rows)
+    for sentences in outcome_findings(limited(found, 7)).values():
+        for one in sentences:
+            assert "can claim nothing, under a limit that leaves fewer than 8 documents" in one
+            assert "improves" not in one
+            assert "non-inferior" not in one
+    enough = limited(found, 8)
+    assert outcome_findings(enough) == outcome_findings(found)
+    assert [one.table.rows for one in outcome_sections(enough)] == [
+        one.table.rows for one in outcome_sections(found)
+    ]
+
+
 def test_a_run_of_scores_alone_has_no_such_section(made):  # noqa: F811
     plain = read_finished(made()).result
     assert outcome_sections(plain) == []

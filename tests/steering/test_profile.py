@@ -43,6 +43,17 @@ def test_a_profile_that_is_older_than_units_keeps_text_and_id():
     assert profile.intervention.unit == "odds"
 
 
+def test_the_number_of_chunks_is_of_the_users_text_only():
+    content = json.loads(OLD)
+    content["source"] |= {"file": "mine.jsonl"}
+    plain = Profile.from_json(json.dumps(content))
+    assert "chunks" not in plain.to_json()
+    content["source"]["chunks"] = 4
+    given = Profile.from_json(json.dumps(content))
+    assert json.loads(given.to_json()) == content
+    assert given.id != plain.id
+
+
 def test_a_profile_in_sigma_carries_the_sigmas(tmp_path):
     content = json.loads(OLD)
     content["intervention"] |= {"unit": "sigma", "sigmas": [[0, 0.1], [2, 0.25]]}

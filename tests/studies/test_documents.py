@@ -42,6 +42,20 @@ def test_documents_add_up_to_their_domains(tmp_path):
     assert (single.used[0] == routing.used[first]).all()
 
 
+def test_the_progress_counts_texts_and_models(monkeypatch):
+    seen = []
+
+    def stop(_console, *said):
+        seen.append(said)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(documents, "progress_bar", stop)
+    with pytest.raises(KeyboardInterrupt):
+        route_documents("lab-poly", "lab", (0, 1, 2), limit=2, device="cpu", console=QUIET)
+    texts = 2 * len(load_suite("lab").identification_tasks)
+    assert seen == [(f"route {texts} texts through 7 models", 7 * texts, "texts")]
+
+
 def test_the_trained_model_is_routed_and_two_kinds_of_control():
     routing = route_documents("lab-poly", "lab", (0, 1), limit=3, device="cpu", console=QUIET)
     assert routing.about["model"] == "lab-poly"

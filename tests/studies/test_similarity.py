@@ -29,7 +29,9 @@ def test_the_texts_of_a_suite_are_its_identification_questions():
 
 def test_the_texts_of_documents_are_their_chunks():
     law = TextDocument("law", "one two " * 100, "line 1")
-    assert read_texts(TextSource("mine.jsonl", (law,))) == Texts("mine.jsonl", cut_text(law.text))
+    assert read_texts(TextSource("mine.jsonl", (law,), 2)) == Texts(
+        "mine.jsonl, at most 2 chunks of each document", cut_text(law.text)[:2]
+    )
 
 
 def test_texts_that_cannot_be_had():

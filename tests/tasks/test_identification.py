@@ -14,7 +14,7 @@ from dsmoe_eval.tasks.identification import (
     identification_text,
     text_source,
 )
-from dsmoe_eval.tasks.texts import cut_text
+from dsmoe_eval.tasks.texts import CHUNKS, cut_text
 
 
 def documents(path):
@@ -50,6 +50,22 @@ def test_documents_of_a_file_by_domain(tmp_path):
     assert domain_texts(text.tasks)["math"] == [*chunks[0], *chunks[1]]
     groups = domain_groups(text.tasks)["math"]
     assert [groups.count(one) for one in text.ids("math")] == [len(one) for one in chunks]
+
+
+def test_a_long_document_is_read_as_new_suite_reads_it(tmp_path):
+    """By default its first four chunks, as the suite of `new-suite` says; all on demand."""
+    rows = [{"domain": d, "text": f"{d} " + "many words " * 500} for d in ("math", "law")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (None, tmp_path / "t.jsonl", None)
+    chunks = cut_text(rows[1]["text"])
+    assert (CHUNKS, len(chunks)) == (4, 12)
+    for number, wanted in ((None, 4), (2, 2), (99, 12)):
+        text = identification_text(text_source(*given, number))
+        assert domain_texts(text.tasks)["law"] == [*chunks[:wanted]]
+        assert text.about == {"suite": None, "file": "t.jsonl", "chunks": number or CHUNKS}
+    assert identification_text("lab", 3).about == {"suite": "lab", "file": None}
+    with pytest.raises(UserError, match=r"--chunks is for --text and --text-dir; a suite says"):
+        text_source("lab", None, None, 4)
 
 
 def test_documents_of_a_suite_are_those_of_its_split(tmp_path):

@@ -13,7 +13,7 @@ from dsmoe_eval.tasks.leakage import check_leakage
 from dsmoe_eval.tasks.new_suite import FEWEST, _staged, write_suite
 from dsmoe_eval.tasks.passages import STRETCH
 from dsmoe_eval.tasks.splits import load_splits
-from dsmoe_eval.tasks.texts import TextDocument
+from dsmoe_eval.tasks.texts import CHUNK_CHARACTERS, CHUNKS, TextDocument
 
 DOMAINS = ("law", "computer-science", "health")
 
@@ -45,6 +45,7 @@ def test_what_is_written_loads_and_has_no_document_twice(tmp_path):
     assert [one.domain for one in sizes] == [*DOMAINS]
     plan, path = load_plan(str(tmp_path / "my-suite" / "plan.yaml"))
     suite = load_suite(plan.suite, beside=path)
+    assert (suite.documents.characters, suite.documents.chunks) == (CHUNK_CHARACTERS, CHUNKS)
     assert (plan.targets, suite.targets) == (DOMAINS, DOMAINS)
     splits = load_splits(suite, None)
     text = suite_text(suite, splits["identification"], None)
