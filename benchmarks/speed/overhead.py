@@ -44,6 +44,7 @@ from dsmoe_eval.steering.zero_bias import zero_biases
 
 KINDS = ("bias", "mask", "reweight")
 PAIRS = {"cpu": 300, "cuda": 60}
+PREFILLS = {"cpu": 2, "cuda": 20}  # at least; a prefill takes a GPU no longer than a step
 WARM_UP = 2  # rounds thrown away
 LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 MEMORY_SLACK = 1.15
@@ -119,7 +120,7 @@ def rows(
     """Measure the arms and print them; `labels` are engine and work (decode or prefill)."""
     engine, work = labels
     tokens = 1 if work == "decode" else settings.prefill
-    rounds = settings.pairs if tokens == 1 else max(2, settings.pairs // 6)
+    rounds = settings.pairs if tokens == 1 else max(PREFILLS[settings.device], settings.pairs // 6)
     seconds = interleaved(base, arms, rounds)
     mine = seconds.pop("")
     whole = statistics.median(mine)
@@ -283,7 +284,7 @@ def measure(config: Any, name: str, class_name: str | None, settings: Settings) 
 @click.option(
     "--pairs",
     type=click.IntRange(2),
-    help="Rounds of decode [300, on a GPU 60]; a sixth of prefill.",
+    help="Rounds of decode [300, on a GPU 60]; a sixth of prefill, on a GPU at least 20.",
 )
 @click.option("--prefill", type=click.IntRange(256), default=2048, help="Tokens.")
 @click.option("--strength", type=click.FloatRange(0), default=1.0)

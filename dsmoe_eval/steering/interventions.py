@@ -153,28 +153,27 @@ def amplified(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
 
 def reweighted(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Return weights as `amplified` does, with the sum of each token's weights restored."""
-    before = _as(weights, torch.float32)
-    scaled = before * _taken(factor, indices)
-    scaled = scaled * (before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True))
-    return _as(scaled, weights.dtype)
+    scaled = weights * _taken(factor, indices)  # at least in float32, the dtype of the factor
+    former = weights.sum(-1, keepdim=True, dtype=scaled.dtype)
+    return _as(scaled * (former / scaled.sum(-1, keepdim=True)), weights.dtype)
 
 
 def reweighted_in_a_kernel(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Compute `reweighted` where x / x may differ from 1 by rounding, as in compiled kernels."""
-    before = _as(weights, torch.float32)
-    scaled = before * _taken(factor, indices)
-    former, sums = before.sum(-1, keepdim=True), scaled.sum(-1, keepdim=True)
+    scaled = weights * _taken(factor, indices)
+    former = weights.sum(-1, keepdim=True, dtype=scaled.dtype)
+    sums = scaled.sum(-1, keepdim=True)
     return _as(scaled * torch.where(sums == former, 1.0, former / sums), weights.dtype)
 
 
-def scale_chosen(values: Tensor, indices: Tensor, factor: Tensor) -> None:
+def scale_chosen(values: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Adjust values, [tokens, k], in memory, by the `factor` [experts] of their experts."""
-    values.mul_(_taken(factor, indices))
+    return values.mul_(_taken(factor, indices))
 
 
-def add_to_chosen(values: Tensor, indices: Tensor, shift: Tensor) -> None:
+def add_to_chosen(values: Tensor, indices: Tensor, shift: Tensor) -> Tensor:
     """Add the `shift` [experts] of their experts to values, [tokens, k], in memory."""
-    values.add_(_taken(shift, indices))
+    return values.add_(_taken(shift, indices))
 
 
 def _taken(values: Tensor, indices: Tensor) -> Tensor:

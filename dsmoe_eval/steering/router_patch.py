@@ -45,11 +45,12 @@ class Selected(NamedTuple):
     Attributes:
         site: number of the call, of those in the router's source that select
             (`RouterForward.sites`).
-        edit: from (values, indices), each [tokens, k]; it changes `values` in memory.
+        edit: of (values, indices), each [tokens, k]; returns the new values, or `values` after a
+            change in memory.
     """
 
     site: int
-    edit: Callable[[Tensor, Tensor], object]
+    edit: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _apply(router: Router, edit: Edit) -> None:
     if edit.logits is not None:
         setattr(module, LOGITS, _of_experts(router, edit.logits))
     if edit.selected is not None:
-        setattr(module, SELECTED, _in_memory(edit.selected.edit))
+        setattr(module, SELECTED, _of_choice(edit.selected.edit))
     module.__class__ = steered
     _rebind(module, original, steered)
     if edit.weights is not None and not router.selects:
@@ -249,10 +250,11 @@ def _steered_class(cls: Any, function: Callable[..., Any], writes: bool) -> type
     return type(f"Steered{cls.__name__}", (cls,), body)
 
 
-def _in_memory(edit: Callable[[Tensor, Tensor], object]) -> Callable[[Any], Any]:
+def _of_choice(edit: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any], Any]:
     def selected(choice: Any) -> Any:
-        edit(choice[0], choice[1])
-        return choice
+        values, indices = choice
+        edited = edit(values, indices)
+        return choice if edited is values else type(choice)((edited, indices))
 
     return selected
 

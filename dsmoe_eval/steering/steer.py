@@ -19,21 +19,19 @@ from .interventions import (
     edit_logits,
     force_logits,
     layer_effect,
-    reweighted,
-    reweighted_in_a_kernel,
 )
 from .kernels import one_kernel
 from .meaning import check_meaning
 from .profile import Profile
-from .renormalised import Renormalisation, find_renormalisation
 from .residual import add_after, check_vectors, decoder_layers, hidden_size, shifts
 from .routers import Router, find_routers, model_router_hash
 from .scoring import Scoring, describe_scoring, shifted_choice
+from .selection import SelectionSite, find_selection, reweighting
 
 _STEERED = "_dsmoe_steered"
 """The mark of a router that is steered by its bias, or whose model is by its residual stream."""
 _TWICE = "the model is steered already; remove that steering first"
-_Rules = tuple[dict[int, Scoring], dict[int, Renormalisation | None]]
+_Rules = tuple[dict[int, Scoring], dict[tuple[int, bool], SelectionSite | None]]
 
 
 @dataclass(slots=True)
@@ -165,15 +163,17 @@ class Steering:
                 return router_patch.Edit(shift=effect.logit_shift.to(scoring.logits_dtype))
             return router_patch.Edit(logits=lambda logits: edit_logits(logits, effect))
         if effect.forced is not None:
-            forced, margin = effect.forced, effect.force_margin
+            forced = effect.forced
+            margin = torch.tensor(effect.force_margin, device=forced.device)
             force = one_kernel(force_logits, router.device)
             return router_patch.Edit(logits=lambda logits: force(logits, forced, margin))
         if effect.weight_factor is None:
             return router_patch.Edit()
-        if effect.keep_sum and scoring.renormalised:
-            if router.layer not in self._places:
-                self._places[router.layer] = find_renormalisation(router)
-            if (place := self._places[router.layer]) is not None:
+        if effect.keep_sum or not scoring.renormalised:
+            key = router.layer, effect.keep_sum
+            if key not in self._places:
+                self._places[key] = find_selection(router, effect.keep_sum, scoring.renormalised)
+            if (place := self._places[key]) is not None:
                 return router_patch.Edit(selected=place.edit(effect.weight_factor))
         return router_patch.Edit(weights=_weight_edit(router, effect, effect.weight_factor))
 
@@ -181,10 +181,7 @@ class Steering:
 def _weight_edit(
     router: Router, effect: LayerEffect, factor: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    edit = amplified
-    if effect.keep_sum:
-        edit = reweighted if router.device.type == "cpu" else reweighted_in_a_kernel
-    edit = one_kernel(edit, router.device)
+    edit = reweighting(router.device) if effect.keep_sum else amplified
     return lambda weights, indices: edit(weights, indices, factor)
 
 

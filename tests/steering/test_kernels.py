@@ -1,23 +1,34 @@
 """Edits as one kernel; on a GPU also one program and the same bits at strength zero."""
 
+import shutil
+
 import pytest
 import torch
 
 from dsmoe_eval.steering import add_zero_biases, find_routers, kernels, probe, steer
 from dsmoe_eval.steering.interventions import (
     LayerEffect,
-    amplified,
     edit_weights,
+    reweighted,
     reweighted_in_a_kernel,
 )
 from dsmoe_eval.steering.kernels import one_kernel
 from dsmoe_eval.steering.zero_bias import remove_zero_biases
 
 from ..conftest import make_model, profile_of
+from .test_selection import Counted
 from .test_steer import run
 
 GPU = torch.device("cuda")
 KINDS = ("bias", "mask", "reweight", "amplify")
+
+
+def chosen(tokens, dtype, device="cpu"):
+    weights = torch.rand(tokens, 8, dtype=dtype, device=device)
+    indices = torch.rand(tokens, 64, device=device).topk(8).indices
+    factor = torch.ones(64, device=device)
+    factor[::4] = 3.0
+    return weights, indices, factor
 
 
 def test_without_a_compiler_the_operations_run_one_by_one_and_a_warning_says_so(
@@ -26,14 +37,57 @@ def test_without_a_compiler_the_operations_run_one_by_one_and_a_warning_says_so(
     def broken(*_args, **_options):
         raise RuntimeError("Cannot find a working triton installation\nmore")
 
-    monkeypatch.setattr(kernels.torch, "compile", broken)
-    kernels._can_compile.cache_clear()
-    assert one_kernel(amplified, torch.device("cpu")) is amplified
+    monkeypatch.setattr(kernels, "compile_kernel", broken)
+    kernels._kernel.cache_clear()
+    kernels._warn.cache_clear()
+    assert one_kernel(reweighted, torch.device("cpu")) is reweighted
+    edit, given = one_kernel(reweighted, GPU), chosen(3, torch.float32)
     assert not caplog.messages
-    assert one_kernel(amplified, GPU) is amplified
+    for _ in range(2):
+        assert torch.equal(edit(*given), reweighted(*given))
+    assert len(caplog.messages) == 1
     assert "one operation at a time" in caplog.text
     assert "triton" in caplog.text
-    kernels._can_compile.cache_clear()
+    kernels._kernel.cache_clear()
+
+
+def test_a_kernel_that_gives_other_figures_is_not_used(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "compile_kernel", lambda *_: lambda given: [given[0] * 2])
+    kernels._kernel.cache_clear()
+    kernels._warn.cache_clear()
+    given = chosen(3, torch.float32)
+    assert torch.equal(one_kernel(reweighted, GPU)(*given), reweighted(*given))
+    assert "not close" in caplog.text
+    kernels._kernel.cache_clear()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++ on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_compilation_serves_any_number_of_tokens(monkeypatch, dtype):
+    """Inductor's kernel on a CPU, made and called in the same way as on a GPU."""
+    compile_kernel, compiled = kernels.compile_kernel, []
+
+    def counted(*given):
+        compiled.append(compile_kernel(*given))
+        return compiled[-1]
+
+    monkeypatch.setattr(kernels, "compile_kernel", counted)
+    kernels._kernel.cache_clear()
+    edit = one_kernel(reweighted_in_a_kernel, GPU)
+    for tokens in (1, 7, 2048):
+        weights, indices, factor = chosen(tokens, dtype)
+        with Counted() as counting, torch.inference_mode():
+            edited = edit(weights, indices, factor)
+        assert tokens == 1 or not counting.names
+        torch.testing.assert_close(edited, reweighted(weights, indices, factor))
+        assert torch.equal(edit(weights, indices, torch.ones(64)), weights)
+    assert len(compiled) == 1
+    strided = weights.T.contiguous().T
+    torch.testing.assert_close(edit(strided, indices, factor), edited)
+    weights.requires_grad_()
+    assert edit(weights, indices, factor).requires_grad
+    kernels._kernel.cache_clear()
 
 
 @pytest.fixture
@@ -72,20 +126,17 @@ def test_the_probe_passes_and_base_is_the_same_program(architecture, dtype, inpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_reweight_is_one_kernel_with_the_figures_of_the_plain_edit(dtype):
-    weights = torch.rand(64, 8, device=GPU, dtype=dtype)
-    indices = torch.rand(64, 64, device=GPU).topk(8).indices
-    factor = torch.ones(64, device=GPU)
     compiled = one_kernel(reweighted_in_a_kernel, GPU)
-    assert compiled is not reweighted_in_a_kernel, "torch.compile does not work on this GPU"
-    assert torch.equal(compiled(weights, indices, factor), weights)
-    factor[::4] = 3.0
-    expected = edit_weights(weights, indices, LayerEffect(weight_factor=factor, keep_sum=True))
-    torch.testing.assert_close(compiled(weights, indices, factor), expected)
+    for tokens in (1, 7, 2048):
+        weights, indices, factor = chosen(tokens, dtype, GPU)
+        assert torch.equal(compiled(weights, indices, torch.ones(64, device=GPU)), weights)
+        expected = edit_weights(weights, indices, LayerEffect(weight_factor=factor, keep_sum=True))
+        torch.testing.assert_close(compiled(weights, indices, factor), expected)
     assert started(lambda: compiled(weights, indices, factor)) == 1
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("architecture", "reweight"), [("qwen3_moe", 1), ("olmoe", 1)])
+@pytest.mark.parametrize(("architecture", "reweight"), [("qwen3_moe", 2), ("olmoe", 1)])
 def test_kernels_that_steering_adds_to_a_layer(architecture, reweight, inputs):
     model = make_model(architecture).to(GPU, torch.bfloat16)
     model.set_experts_implementation("batched_mm")
@@ -96,6 +147,6 @@ def test_kernels_that_steering_adds_to_a_layer(architecture, reweight, inputs):
             model(input_ids=inputs[0], use_cache=False)
 
     before, layers = started(work), len(find_routers(model))
-    for kind, expected in {"bias": 0, "mask": 0, "reweight": reweight, "amplify": 1}.items():
+    for kind, expected in {"bias": 0, "mask": 0, "reweight": reweight, "amplify": 3}.items():
         with steer(model, profile_of(model, kind)):
             assert started(work) - before <= expected * layers, kind

@@ -22,7 +22,7 @@ from .memory import in_halves
 from .shared_prefix_forward import cache_argument, whole_text_needed
 
 ROWS = {"cpu": 64}
-"""Limit of answers per batch on a CPU; more were measured no faster."""
+"""Limit of answers per batch on a CPU; a choice, not a measured optimum."""
 ROWS_ELSEWHERE = 256
 SHARE = {"cpu": 8}
 SHARE_ELSEWHERE = 2

@@ -33,6 +33,12 @@ from .stops import Stops
 
 _GROUPED, _KEPT = "grouped_mm", "dsmoe_grouped_mm"
 ALL_EXPERTS_FUNCTIONS.register(_KEPT, ALL_EXPERTS_FUNCTIONS[_GROUPED])
+SELECTIONS_PER_EXPERT = 3
+"""Selections per expert and step from which grouped products are kept in decoding.
+
+On an H200, with 64 experts of which 8 are selected, they were measured faster above 21 rows, which
+is 2.6 selections per expert: 24.8 ms per step against 21.1 with 16 rows, 28.7 against 59.9 with 64.
+"""
 
 
 @torch.no_grad()
@@ -59,7 +65,7 @@ def generate(
     fixed = {
         "do_sample": False,  # `choose` does the sampling
         "pad_token_id": loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0,
-        "logits_processor": [choose],
+        "logits_processor": [choose] if choose.acts else [],
         "stopping_criteria": [stops],
         "return_dict_in_generate": True,
     }
@@ -115,7 +121,8 @@ def generation_of(loaded: LoadedModel) -> ModelGeneration:
 
 def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     """Return the tokens that end a text, by the generation configuration or the tokenizer."""
-    return frozenset(generation_of(loaded).ends)
+    ends = loaded.model.generation_config.eos_token_id  # all settings would take long to read
+    return frozenset(model_generation({"eos_token_id": ends}, loaded.tokenizer).ends)
 
 
 def _padded(model: PreTrainedModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
@@ -140,18 +147,18 @@ def _experts_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
     """Stop transformers from computing each token's experts separately in a large batch.
 
     On a GPU, `generate` replaces grouped products by ones that copy the weights of each token's
-    experts. That is faster for few tokens; where there are as many selections as experts, it reads
-    and writes more than all weights. A second name of the grouped products is not replaced.
+    experts. That is faster for few tokens; with more selections than experts, it reads and writes
+    more than all weights. A second name of the grouped products is not replaced.
     """
     config = model.config.get_text_config()
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     experts = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     selected = rows * (getattr(config, "num_experts_per_tok", None) or 0)
     keeps = (
-        model.device.type != "cpu"
-        and getattr(config, "_experts_implementation", None) == _GROUPED
+        getattr(config, "_experts_implementation", None) == _GROUPED
         and experts is not None
-        and selected >= experts
+        and selected >= SELECTIONS_PER_EXPERT * experts
+        and _groups_in_one_kernel(model)
     )
     if keeps:
         model.set_experts_implementation(_KEPT)
@@ -160,6 +167,19 @@ def _experts_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
     finally:
         if keeps:
             model.set_experts_implementation(_GROUPED)
+
+
+def _groups_in_one_kernel(model: PreTrainedModel) -> bool:
+    """Return whether torch computes grouped products in one kernel.
+
+    It does for bfloat16 on Hopper and later. Elsewhere it copies the groups' sizes to the host in
+    each layer, and calls one product per expert.
+    """
+    return (
+        model.device.type == "cuda"
+        and model.dtype == torch.bfloat16
+        and torch.cuda.get_device_capability(model.device) >= (9, 0)
+    )
 
 
 @contextmanager
@@ -190,6 +210,9 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
 
     argmax(z / T - log e) with independent e ~ Exp(1) is a draw from softmax(z / T) (the Gumbel-max
     trick; Gumbel 1954), so that each request can draw from a separate random generator.
+
+    Attributes:
+        acts: whether any request needs it; plain greedy answers without scores do not.
     """
 
     def __init__(self, model: PreTrainedModel, requests: Sequence[Request], ends: Sequence[int]):
@@ -211,6 +234,7 @@ class _Choose(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
         self._scores: list[list[ScoredToken]] = [[] for _ in requests]
         self._reported: list[_Reported] = []
         self.keep(range(len(requests)))
+        self.acts = bool(groups or self._reported)
 
     def keep(self, places: Sequence[int]) -> None:
         """Set the rows of the next steps: those of the requests with these indices."""

@@ -23,6 +23,11 @@ So a search takes below 1 % of a step, and a lone row is searched at each step o
 """
 STEPS_ELSEWHERE = 4
 """Least number of steps between two searches where a copy to the host waits for the device."""
+RARE_STEPS = 32
+"""Steps between two searches of a lone row that only the spelled end of text would stop.
+
+Models hardly ever spell it, so a search at each step costs more than these steps.
+"""
 LEFT_OVER = {"cpu": 4}
 LEFT_OVER_ELSEWHERE = 2
 """The batch pauses to drop its finished rows where they are at least one in this number of rows.
@@ -57,9 +62,10 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
     ) -> None:
         self._requests, self._tokenizer, self._device = requests, tokenizer, device
         self._end_tokens = frozenset(ends)
+        self._spelled = {getattr(tokenizer, "eos_token", None)}
         self._ends = torch.tensor(sorted(self._end_tokens), dtype=torch.long, device=device)
         self._starts = [None if request.after else 0 for request in requests]
-        self._changes = [_text_changes(tokenizer, request) for request in requests]
+        self._changes = [bool(one.stops) and _text_changes(tokenizer, one) for one in requests]
         self._steps = self._unread = 0
         self.pauses = True
         self.tokens: list[list[int]] = [[] for _ in requests]
@@ -71,11 +77,15 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
     def keep(self, rows: Sequence[int]) -> None:
         """Remove all other rows from the batch."""
         self.places = [self.places[row] for row in rows]
-        limits = [self._requests[place].limit for place in self.places]
-        self._limits = torch.tensor(limits, device=self._device)
+        requests = [self._requests[place] for place in self.places]
+        limits = [request.limit for request in requests]
+        # transformers ends all rows together where all limits are the same
+        self._limits = torch.tensor(limits, device=self._device) if len({*limits}) > 1 else None
         self._done = self._finished()
         on_cpu = self._device.type == "cpu"
         self._interval = max(1 if on_cpu else STEPS_ELSEWHERE, len(rows) // ROWS_A_STEP)
+        if len(rows) == 1 and {*requests[0].stops} <= self._spelled:
+            self._interval = RARE_STEPS
 
     def steps_left(self) -> int:
         """Return the number of steps until the last row of the batch has reached its limit."""
@@ -87,8 +97,10 @@ class Stops(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
         self._steps += 1
         self._unread += 1
         if self._unread < self._interval:
-            ended = (input_ids[:, -1:] == self._ends).any(-1)
-            self._done = self._done | ended | (self._limits <= self._steps)
+            if self._end_tokens:
+                self._done = self._done | torch.isin(input_ids[:, -1], self._ends)
+            if self._limits is not None:
+                self._done = self._done | (self._limits <= self._steps)
             return self._done
         rows = self.read(input_ids)
         share = LEFT_OVER.get(self._device.type, LEFT_OVER_ELSEWHERE)

@@ -258,3 +258,17 @@ def test_nothing_crosses_to_the_host_by_the_step_but_what_transformers_reads(loa
     assert len(requests) == 16
     assert more_scalars - scalars <= 2 * 16
     assert more_tensors - tensors == 16 // 2
+
+
+def test_a_lone_answer_that_only_its_end_stops_is_read_once(loaded, monkeypatch):
+    (request,) = unlike(loaded, 1)
+    counts = []
+    for limit in (4, 9):
+        with Copies(monkeypatch) as copies:
+            stops = (loaded.tokenizer.eos_token,)
+            (answer,) = generate(loaded, [dataclasses.replace(request, limit=limit, stops=stops)])
+        counts.append(copies.tensors)
+    assert counts == [1, 1]
+    ids = torch.tensor([request.prompt])
+    plain = loaded.model.generate(ids, do_sample=False, max_new_tokens=9)
+    assert answer.tokens == tuple(plain[0, len(request.prompt) :].tolist())

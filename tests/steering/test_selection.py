@@ -14,9 +14,16 @@ from dsmoe_eval.steering import (
     probe,
     steer,
 )
-from dsmoe_eval.steering.interventions import LayerEffect, edit_weights, layer_effect
-from dsmoe_eval.steering.renormalised import find_renormalisation
+from dsmoe_eval.steering.interventions import (
+    LayerEffect,
+    add_to_chosen,
+    edit_weights,
+    layer_effect,
+    reweighted,
+    scale_chosen,
+)
 from dsmoe_eval.steering.router_patch import Edit, attach, detach
+from dsmoe_eval.steering.selection import find_selection
 
 from ..conftest import ARCHITECTURES, make_model, profile_of
 from .test_steer import run
@@ -137,11 +144,16 @@ def test_an_edit_of_weights_without_chosen_experts_changes_no_bit():
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_routers_that_divide_by_the_sum_are_edited_before_it(architecture):
-    """By the last call that selects; logits where a softmax follows."""
+def test_where_weights_are_edited(architecture):
+    """At the last call that selects; logits where a softmax follows."""
     for router in find_routers(make_model(architecture)):
-        place = find_renormalisation(router)
-        if architecture in NOT_RENORMALISED:
-            assert place is None
+        renormalised = architecture not in NOT_RENORMALISED
+        found = [find_selection(router, keep_sum, renormalised) for keep_sum in (True, False)]
+        changes = [None if one is None else one.change for one in found]
+        if architecture == "phimoe":  # one value at a time is selected
+            assert changes == [None, None]
+        elif renormalised:
+            scaling = add_to_chosen if architecture == "gpt_oss" else scale_chosen
+            assert changes == [scaling, None]
         else:
-            assert place.of_logits == (architecture == "gpt_oss")
+            assert changes == [reweighted, scale_chosen]
