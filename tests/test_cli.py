@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -348,9 +349,10 @@ def test_probe_passes_on_the_lab_model_and_refuses_a_foreign_profile(run, tmp_pa
 
 def test_a_failed_probe_exits_with_one(run, monkeypatch):
     import dsmoe_eval.steering  # noqa: F401 - so that the module below is there
+    from dsmoe_eval.steering.interventions import LayerEffect
 
     steer = sys.modules["dsmoe_eval.steering.steer"]
-    monkeypatch.setattr(steer, "edit_logits", lambda logits, _effect: logits)
+    monkeypatch.setattr(steer, "layer_effect", lambda *_: LayerEffect())
     done = run("probe", "lab-poly", "--device", "cpu")
     assert done.returncode == 1
     assert "FAILED" in done.stdout
@@ -436,7 +438,7 @@ def test_similarity_refuses_in_one_sentence(run, tmp_path):
     refused(run(*common, "--suite", "lab", "--tokens", "9"), "--tokens")
     refused(run(*common, "--suite", "lab", "--tokens", "9999"), "have 2460 distinct tokens")
     refused(run(*common, "--text", tmp_path / "t.txt"), "line 1: not JSON", "by --text-dir")
-    refused(run(*common, "--text-dir", tmp_path), f"{tmp_path.name}: the texts have")
+    refused(run(*common, "--text-dir", tmp_path), tmp_path.name, "the texts have")
     refused(run(*common, "--suite", "lab", "--profile", tmp_path / "p"), "cannot be read")
 
 
@@ -465,3 +467,11 @@ def test_lab_train_writes_a_model_and_says_how_close_it_came(run, tmp_path, monk
     assert "law        named" in done.stdout
     assert "(not bit-identical)" in done.stdout
     assert load_model(str(tmp_path / "model"), "cpu").identity.experts == 24
+
+
+def test_options_of_loading_take_what_a_plan_takes():
+    from dsmoe_eval.cards.plans import Attention, Precision
+
+    module = sys.modules["dsmoe_eval.cli.main"]
+    assert get_args(Precision) == module.PRECISIONS
+    assert get_args(Attention) == module.ATTENTIONS

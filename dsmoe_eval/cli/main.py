@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cards.plans import Attention, Precision
 from ..errors import printable
 from ..log import LOGGER
 from .terminal import EXIT_UNDECIDED, LEVELS, echo, stop, stop_by
@@ -35,16 +34,19 @@ data_option = click.option(
     help="Folder of data sets, instead of the hub; may be repeated [$DSMOE_EVAL_DATA].",
 )  # fmt: skip
 """The option of every command that loads tasks."""
+PRECISIONS = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""The values that a plan may have; here again, since a card's classes take long to import."""
 
 
 def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that loads a model."""
     of_dtype = click.option(
-        "--dtype", type=click.Choice(get_args(Precision)),
+        "--dtype", type=click.Choice(PRECISIONS),
         help="The dtype of the weights in memory [the checkpoint's].",
     )  # fmt: skip
     of_attention = click.option(
-        "--attn-implementation", type=click.Choice(get_args(Attention)),
+        "--attn-implementation", type=click.Choice(ATTENTIONS),
         help="How transformers computes attention [as transformers chooses].",
     )  # fmt: skip
     return of_dtype(of_attention(command))

@@ -56,7 +56,7 @@ class Scoring:
         correction_bias: whether experts are chosen (not weighted) by score + a bias of the router.
         shift_invariant: whether a constant added to all logits changes nothing.
         groups: the groups that limit the choice, or None.
-        logits_dtype: the dtype in which the linear layer computes the logits.
+        logits_dtype: the name of the dtype in which the linear layer computes the logits.
     """
 
     function: ScoreFunction
@@ -64,7 +64,7 @@ class Scoring:
     correction_bias: bool
     shift_invariant: bool
     groups: Groups | None = None
-    logits_dtype: torch.dtype = field(default=torch.float32, compare=False)
+    logits_dtype: str = field(default="float32", compare=False)
 
     def __str__(self) -> str:
         words = [
@@ -105,7 +105,7 @@ def describe_scoring(router: Router) -> Scoring:
             correction_bias=_chooses_by_bias(router, hidden),
             shift_invariant=_same(plain, shifted, tolerance),
             groups=_groups(router, hidden, plain),
-            logits_dtype=plain.dtype,
+            logits_dtype=str(plain.dtype).removeprefix("torch."),
         )
 
 

@@ -97,7 +97,7 @@ class Steering:
             self._folds
             and not self.profile.is_null
             and (shifts.kind == "mask" or (shifts.kind, shifts.channel) == ("bias", "logit"))
-            and any(scoring.logits_dtype.itemsize < torch.float32.itemsize for scoring in measured)
+            and any(scoring.logits_dtype in ("bfloat16", "float16") for scoring in measured)
         )
 
     def in_float32(self) -> Steering:
@@ -160,7 +160,9 @@ class Steering:
     def _edit(self, router: Router, effect: LayerEffect, scoring: Scoring) -> router_patch.Edit:
         if effect.logit_shift is not None:
             if self._folds and router_patch.can_shift(router):
-                return router_patch.Edit(shift=effect.logit_shift.to(scoring.logits_dtype))
+                return router_patch.Edit(
+                    shift=effect.logit_shift.to(getattr(torch, scoring.logits_dtype))
+                )
             return router_patch.Edit(logits=lambda logits: edit_logits(logits, effect))
         if effect.forced is not None:
             forced = effect.forced

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from dsmoe_eval.engines.transformers.answers import ROWS
 from dsmoe_eval.engines.transformers.lm import TransformersLM
 from dsmoe_eval.models import load_model
 from dsmoe_eval.registry import load_suite
@@ -16,7 +17,9 @@ from ..results.test_cells import IDENTITY
 
 @pytest.fixture(scope="module")
 def lm():
-    return TransformersLM(load_model("lab-poly", "cpu"), 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ROWS, "cpu", 4)  # so that a few items are several batches
+        yield TransformersLM(load_model("lab-poly", "cpu"), 64)
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_a_bfloat16_model_says_what_rounding_the_shift_does(model, batch, make_p
     assert probe(model, profile, *batch).rounding_changed is None
     model.to(torch.bfloat16)
     report = probe(model, profile, *batch)
-    in_float32 = describe_scoring(find_routers(model)[0]).logits_dtype == torch.float32
+    in_float32 = describe_scoring(find_routers(model)[0]).logits_dtype == "float32"
     steering = steer(model, profile)
     with steering:
         rounded = run(model, *batch)[1]
