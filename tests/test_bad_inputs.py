@@ -602,6 +602,10 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda _: identification.text_source(None, None, None), "--suite, --text or --text-dir",
         "one of the three",
     ),
+    "chunks of a suite's documents": (
+        lambda _: identification.text_source("lab", None, None, 4), "--chunks is for --text",
+        "a suite says `chunks:`",
+    ),
     "a target without text": (
         lambda b: identification.document_tasks(SUITE.model_copy(update={
             "documents": SimpleNamespace(

@@ -102,8 +102,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         )
         _check_lengths(planned, tuning, test, lm)
         identity = _run_identity(planned.suite, engine, limit)
-        fixed = identity | _decoding(engine, used) | _own_variants(planned, path)
-        fixed |= {"plan": plan.model_dump(mode="json")}
+        fixed = identity | _decoding(engine, used) | _planned(planned, path)
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
         close = opened.pop_all().close
@@ -135,14 +134,15 @@ def _check_lengths(
         check_preamble(test[name], line, lm)
 
 
-def _own_variants(planned: PlannedRun, path: Path) -> dict[str, object]:
-    """Return the variants from the user's files: a run continues only with the same ones."""
+def _planned(planned: PlannedRun, path: Path) -> dict[str, object]:
+    """Return the plan and the variants from the user's files: a run continues only with both."""
     own = [
         variant.model_dump(mode="json")
         for name, variant in zip(planned.plan.variants, planned.variants, strict=False)
         if own_file(name, path) is not None
     ]
-    return {"own_variants": own} if own else {}
+    plan: dict[str, object] = {"plan": planned.plan.model_dump(mode="json")}
+    return plan | ({"own_variants": own} if own else {})
 
 
 def _format(plan: Plan, path: Path, engine: Engine, limit: int | None) -> PromptFormat:
