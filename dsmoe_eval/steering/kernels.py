@@ -92,6 +92,7 @@ def compile_kernel(function: Callable[..., Tensor], examples: Sequence[Tensor]) 
 
     Nothing is checked when the kernel is called: all else must be as in `examples`.
     """
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
@@ -100,7 +101,8 @@ def compile_kernel(function: Callable[..., Tensor], examples: Sequence[Tensor]) 
     program = torch.export.export(_Module(function), tuple(examples), dynamic_shapes=(dynamic,))
     graph = program.run_decompositions(select_decomp_table()).graph_module
     fakes = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with fakes[0].fake_mode:
+    # Sums of fewer than 8 values would be written out, and that makes a kernel of their own.
+    with fakes[0].fake_mode, config.patch(unroll_reductions_threshold=1):
         compiled: Any = compile_fx_inner(graph, fakes)
     # What surrounds this callable keeps statistics of compilations.
     return cast(_Kernel, getattr(compiled, "current_callable", None) or compiled)

@@ -23,9 +23,9 @@ GPU = torch.device("cuda")
 KINDS = ("bias", "mask", "reweight", "amplify")
 
 
-def chosen(tokens, dtype, device="cpu"):
-    weights = torch.rand(tokens, 8, dtype=dtype, device=device)
-    indices = torch.rand(tokens, 64, device=device).topk(8).indices
+def chosen(tokens, dtype, device="cpu", top_k=8):
+    weights = torch.rand(tokens, top_k, dtype=dtype, device=device)
+    indices = torch.rand(tokens, 64, device=device).topk(top_k).indices
     factor = torch.ones(64, device=device)
     factor[::4] = 3.0
     return weights, indices, factor
@@ -90,6 +90,22 @@ def test_one_compilation_serves_any_number_of_tokens(monkeypatch, dtype):
     kernels._kernel.cache_clear()
 
 
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++ on a CPU")
+def test_few_selected_experts_make_no_kernel_more_than_eight():
+    """Inductor's nodes: what it makes of sums of fewer than 8 values was a second GPU kernel."""
+    from torch._inductor import config, metrics
+
+    nodes = []
+    for top_k in (2, 8):
+        metrics.reset()
+        with config.patch(fx_graph_cache=False), torch.no_grad():
+            given = chosen(6, torch.float32, top_k=top_k)
+            kernels.compile_kernel(reweighted_in_a_kernel, given)
+        nodes.append(metrics.ir_nodes_pre_fusion)
+    assert nodes[0] == nodes[1] > 0
+
+
 @pytest.fixture
 def inputs(batch):
     return tuple(tensor.to(GPU) for tensor in batch)
@@ -125,10 +141,11 @@ def test_the_probe_passes_and_base_is_the_same_program(architecture, dtype, inpu
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_reweight_is_one_kernel_with_the_figures_of_the_plain_edit(dtype):
+@pytest.mark.parametrize("top_k", [2, 4, 8])
+def test_reweight_is_one_kernel_with_the_figures_of_the_plain_edit(dtype, top_k):
     compiled = one_kernel(reweighted_in_a_kernel, GPU)
     for tokens in (1, 7, 2048):
-        weights, indices, factor = chosen(tokens, dtype, GPU)
+        weights, indices, factor = chosen(tokens, dtype, GPU, top_k)
         assert torch.equal(compiled(weights, indices, torch.ones(64, device=GPU)), weights)
         expected = edit_weights(weights, indices, LayerEffect(weight_factor=factor, keep_sum=True))
         torch.testing.assert_close(compiled(weights, indices, factor), expected)
