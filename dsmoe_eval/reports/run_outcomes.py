@@ -227,8 +227,8 @@ def _forests(result: RunResult, name: str, rows: list[_Row]) -> Iterator[Forest]
     unit = Unit(own.about.unit)
     ordered = [row for target in targets_of(result) for row in rows if row.arm.target == target]
     for place, title, group, margin in (
-        ("target", f"Gain on the target by {name}, with 95 % intervals.", "{}", None),
-        ("non_targets", f"Gain elsewhere by {name}.", "all else, steered for {}", own.margin),
+        ("target", f"Gain on the target by {name}, with 95 % intervals", "{}", None),
+        ("non_targets", f"Gain elsewhere by {name}", "all else, steered for {}", own.margin),
     ):
         intervals = tuple(
             _interval(row, place, group, unit, result)
