@@ -27,8 +27,8 @@ from .routers import find_routers
 from .steer import Measured, Steering
 from .zero_bias import zero_biases
 
-_LOGITS_AT_ONCE = 2**28
-"""Logits of one part of the texts: half a GiB in 16 bits, in each of the three passes."""
+_LOGITS_AT_ONCE = 2**26
+"""Logits of one part of the texts: a quarter of a GiB in float32, in each of the three passes."""
 _LOGITS_KEPT = 2**25
 """Logits of base's pass over one part; a larger pass is computed again for each profile."""
 
