@@ -13,6 +13,7 @@ out, and kept only if the router then gives what `edit_weights` makes of its wei
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ _Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SEED, _STRONGEST = 1, 4.0
 
 
+@dataclass(frozen=True, slots=True)
 class SelectionSite:
     """The point in a router at which selected values are edited.
 
@@ -43,8 +45,8 @@ class SelectionSite:
         change: what is done there: `scale_chosen`, `add_to_chosen` (to logits) or `reweighted`.
     """
 
-    def __init__(self, site: int, change: _Change) -> None:
-        self.site, self.change = site, change
+    site: int
+    change: _Change
 
     def edit(self, factor: Tensor, compiled: bool = True) -> router_patch.Selected:
         """Return the edit that scales chosen experts' weights by `factor`, [experts]."""

@@ -12,17 +12,11 @@ from dsmoe_eval.experts.saliency import Saliency
 from dsmoe_eval.variants.sft import adapter, train_adapter
 
 from ..conftest import ARCHITECTURES, make_model
+from ..engines.transformers.test_lm import CONTINUATIONS, PROMPTS
 from ..variants.test_sft import PAIRS, SETTINGS, Letters
 
 pytestmark = pytest.mark.gpu
 GPU = "cuda"
-PROMPTS = (
-    "In biology, what is the maker of the cell?",
-    "What is the sign of the root?",
-    "What is 7 + 6?",
-    "In law, the keeper of the charge is",
-)
-ENDS = (" 1", " 13", " the", " the maker of the cell", "?")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +27,7 @@ def engines():
 
 def test_log_likelihoods_are_those_of_a_cpu(engines):
     assert [engine.device for engine in engines] == ["cpu", GPU]
-    pairs = [(prompt, end) for prompt in PROMPTS for end in ENDS]
+    pairs = [(prompt, end) for prompt in PROMPTS for end in CONTINUATIONS]
     cpu, gpu = (engine.language_model().log_likelihoods(pairs) for engine in engines)
     np.testing.assert_allclose([v for v, _ in gpu], [v for v, _ in cpu], atol=1e-4)
     assert [bool(greedy) for _, greedy in gpu] == [bool(greedy) for _, greedy in cpu]
@@ -41,7 +35,7 @@ def test_log_likelihoods_are_those_of_a_cpu(engines):
 
 def test_log_likelihoods_do_not_depend_on_the_batch(engines):
     lm = engines[1].language_model()
-    pairs = [(prompt, end) for prompt in PROMPTS for end in ENDS]
+    pairs = [(prompt, end) for prompt in PROMPTS for end in CONTINUATIONS]
     alone = [lm.log_likelihoods([pair])[0][0] for pair in pairs]
     np.testing.assert_allclose([v for v, _ in lm.log_likelihoods(pairs)], alone, atol=1e-4)
 

@@ -129,7 +129,7 @@ def prove(model: PreTrainedModel, name: str) -> Proof:
         name: its name, for a warning that there is no small model like it.
     """
     question = question_of(model)
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    digest = _hash(json.dumps(question, sort_keys=True).encode())
     path = cache_folder() / "sharing" / f"{digest[:32]}.json"
     known = _read(path, question)
     if known is not None:
