@@ -304,7 +304,7 @@ class SteeredVllm:
         return outputs
 
     def forget(self) -> None:
-        """Remove everything from the prefix cache: with a prefix from it, a text is computed in other pieces."""
+        """Remove all from the prefix cache: behind a prefix in it, a text has other last bits."""
         if not self._llm.reset_prefix_cache():
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
