@@ -74,7 +74,7 @@ class ForcedTokens(FirstInterface, SecondInterface):  # type: ignore[misc]  # vL
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Keep the requests of the first runner's batch."""
+        """Record the requests of the first runner's batch."""
         process_dict_updates(self._forced, batch_update, _follow)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
