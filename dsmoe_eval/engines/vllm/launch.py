@@ -16,6 +16,8 @@ EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
 FORCING = "dsmoe_eval.engines.vllm.forcing:ForcedTokens"
 """The logits processor of forced continuations, by which texts are scored."""
+PROCESSOR = "dsmoe_eval.engines.vllm.requests:ProfileRequests"
+"""The argument of `vllm serve --logits-processors`: it refuses requests with unknown profiles."""
 
 
 def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) -> LLM:
@@ -46,7 +48,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
-        "logits_processors": [FORCING],
+        "logits_processors": [PROCESSOR, FORCING],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }

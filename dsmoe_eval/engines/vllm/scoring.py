@@ -12,7 +12,7 @@ that is read once, `prompt_logprobs` stays.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,9 +59,9 @@ class ScoreRequest:
         """The pairs that the request scores, in the order of `read`."""
         return [(self.context, continuation) for continuation in self.continuations]
 
-    def settings(self, extra: Mapping[str, object] | None = None) -> dict[str, object]:
-        """Return the request's `SamplingParams`, with further `extra_args`."""
-        extra_args = dict(extra or {})
+    @property
+    def settings(self) -> dict[str, object]:
+        """The request's `SamplingParams`."""
         found: dict[str, object] = {"flat_logprobs": True, "ignore_eos": True}
         if self.whole:
             found["prompt_logprobs"] = 0
@@ -70,8 +70,8 @@ class ScoreRequest:
         else:
             (forced,) = self.continuations
             found |= {"logprobs": 0, "max_tokens": len(forced)}
-            extra_args[FORCE] = list(forced)
-        return found | ({"extra_args": extra_args} if extra_args else {})
+            found["extra_args"] = {FORCE: list(forced)}
+        return found
 
     def read(self, output: RequestOutput) -> list[LogLikelihood]:
         """Return (log-likelihood, is greedy) of each continuation from vLLM's answer.

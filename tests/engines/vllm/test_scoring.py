@@ -47,8 +47,8 @@ def test_every_distinct_pair_is_scored_once(pairs, block):
 def test_letters_of_a_context_are_one_request_of_at_most_128():
     pairs = [(CONTEXT, (letter,)) for letter in range(130)]
     first, second = plan_scoring(pairs, 16)
-    assert first.settings()["logprob_token_ids"] == list(range(128))
-    assert second.settings()["logprob_token_ids"] == [128, 129]
+    assert first.settings["logprob_token_ids"] == list(range(128))
+    assert second.settings["logprob_token_ids"] == [128, 129]
     assert first.prompt == CONTEXT
 
 
@@ -58,20 +58,12 @@ def test_what_is_decoded_and_what_is_read_whole():
     text = [((1,), tuple(range(50)))]
     (whole,) = plan_scoring(text, 16)
     assert (whole.whole, whole.prompt) == (True, (1, *range(50)))
-    assert whole.settings()["prompt_logprobs"] == 0
+    assert whole.settings["prompt_logprobs"] == 0
     # Without a prefix cache each option computes its context anew, and some steps more.
     assert all(one.whole for one in plan_scoring(options, 0))
     # A context that only begins like the one before it is in the cache too.
     shared = [((*CONTEXT, question), (1, 2)) for question in (5, 6)]
     assert [one.whole for one in plan_scoring(shared, 16)] == [True, False]
-
-
-def test_a_request_carries_what_else_its_caller_gives():
-    request = ScoreRequest(CONTEXT, ((1, 2),))
-    both = {"profile": "p", "dsmoe_force": [1, 2]}
-    assert request.settings({"profile": "p"})["extra_args"] == both
-    assert request.settings()["extra_args"] == {"dsmoe_force": [1, 2]}
-    assert "extra_args" not in ScoreRequest(CONTEXT, ((1,),)).settings()
 
 
 def test_what_is_read():
