@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
+FORCING = "dsmoe_eval.engines.vllm.forcing:ForcedTokens"
+"""The logits processor of forced continuations, by which texts are scored."""
 PROCESSOR = "dsmoe_eval.engines.vllm.requests:ProfileRequests"
 """The argument of `vllm serve --logits-processors`: it refuses requests with unknown profiles."""
 
@@ -46,13 +48,16 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
-        "logits_processors": [PROCESSOR],
+        "logits_processors": [PROCESSOR, FORCING],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
     try:
-        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
-        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
+        asked = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
+        if current_platform.is_cpu():
+            # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
+            asked["block_size"] = 32
+        settings = {"dtype": _precision(place, dtype), **asked, **options, **fixed}
         model, revision = split_revision(place)
         return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
     except (OSError, ValueError, RuntimeError) as error:

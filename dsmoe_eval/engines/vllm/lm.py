@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ...errors import UserError
 from ...experts.tokenizer import Tokenizer
@@ -11,6 +13,7 @@ from ...tasks.decoding import Decoding
 from ...tasks.language_model import Advance, GenerationSettings, LogLikelihood, unwatched
 from ..lm import Arranged, EngineLM, Pair
 from ..requests import Answer, Request
+from .scoring import ScoreRequest, plan_scoring
 from .steered_vllm import SteeredVllm
 
 _SHAPING = ("repetition_penalty",)
@@ -18,6 +21,13 @@ _COLDEST, _HOTTEST = 0.01, 2.0
 """Limits of the temperature: vLLM raises lower values to the first and refuses higher ones."""
 REQUESTS_AT_ONCE = 1024
 """Requests per call of vLLM, which batches them; a killed run answers at most these again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planned(Arranged):
+    """Pairs with the requests that score them."""
+
+    requests: Sequence[ScoreRequest]
 
 
 class VllmLM(EngineLM):
@@ -53,27 +63,33 @@ class VllmLM(EngineLM):
             )
         return found
 
-    def _arrange(self, pairs: Sequence[Pair]) -> Arranged:
+    def _arrange(self, pairs: Sequence[Pair]) -> Planned:
         self._check_fits((len(a) + len(b) - 1 for a, b in pairs), 0)
-        return Arranged(pairs)
+        fixed = [(tuple(context), tuple(continuation)) for context, continuation in pairs]
+        return Planned(fixed, plan_scoring(fixed, self.engine.block))
 
     def _score(self, arranged: Arranged, advance: Advance = unwatched) -> list[LogLikelihood]:
-        pairs = arranged.pairs
-        sequences = [(*context, *continuation) for context, continuation in pairs]
-        unique = list(dict.fromkeys(sequences))
-        self.forward_tokens += sum(map(len, unique))
-        scores = dict(zip(unique, self.engine.score(unique), strict=True))
-        advance(len(pairs))
-        answers = []
-        for sequence, (_, continuation) in zip(sequences, pairs, strict=True):
-            values, ranks = (part[-len(continuation) :] for part in scores[sequence])
-            answers.append((float(values.sum()), bool((ranks == 1).all())))
-        return answers
+        planned = arranged if isinstance(arranged, Planned) else self._arrange(arranged.pairs)
+        times = Counter(planned.pairs)
+        scores: dict[Pair, LogLikelihood] = {}
+        before = self.engine.computed()
+        self.engine.forget()
+        for start in range(0, len(planned.requests), REQUESTS_AT_ONCE):
+            some = planned.requests[start : start + REQUESTS_AT_ONCE]
+            for request, found in zip(some, self.engine.score(some), strict=True):
+                scores |= zip(request.pairs, found, strict=True)
+            advance(sum(times[pair] for request in some for pair in request.pairs))
+        self.forward_tokens += self.engine.computed() - before
+        return [scores[pair] for pair in planned.pairs]
 
     def _answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Answer]]]:
         for request in requests:
             self._check_fits([len(request.prompt)], request.limit)
         for start in range(0, len(requests), REQUESTS_AT_ONCE):
             some = requests[start : start + REQUESTS_AT_ONCE]
-            self.forward_tokens += sum(len(request.prompt) for request in some)
-            yield list(enumerate(self.engine.answer(some, [self.eot_token_id]), start))
+            before = self.engine.computed()
+            answers = self.engine.answer(some, [self.eot_token_id])
+            # Of an answer all tokens but the last are computed too; they are not counted.
+            generated = sum(len(answer.tokens) - 1 for answer in answers)
+            self.forward_tokens += self.engine.computed() - before - generated
+            yield list(enumerate(answers, start))
