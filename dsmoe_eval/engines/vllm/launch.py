@@ -48,6 +48,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
+        "logits_processors": [PROCESSOR],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
