@@ -146,7 +146,7 @@ class Catalog:
 
     @contextmanager
     def running(self, one: NamedProfile) -> Iterator[None]:
-        """Keep a profile loaded while a request uses it."""
+        """Mark a profile as used by a request, so that it is not dropped."""
         self._running[one.profile.id] += 1
         try:
             yield
@@ -181,7 +181,7 @@ class Catalog:
             )
 
     async def drop(self, name: str) -> None:
-        """Drop the profile of a name or an id, under all of its names if it is the id.
+        """Remove the profile of a name or an id, under all of its names if it is the id.
 
         Raises:
             UnknownProfileError: there is none.
@@ -206,7 +206,7 @@ class Catalog:
                 raise
 
     async def _drop(self, profile: str) -> None:
-        """Drop a profile; a worker learns one step later than the client that a request ended."""
+        """Remove a profile; a worker learns that a request ended one step after the client does."""
         for left in reversed(range(_TRIES)):
             try:
                 await self._call("dsmoe_drop", profile)

@@ -64,7 +64,7 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
 def quieten() -> None:
     """Turn vLLM's usage reports off, here and in each process that it starts.
 
-    A user who wants to send them sets `VLLM_NO_USAGE_STATS=0`.
+    To send them, set `VLLM_NO_USAGE_STATS=0`.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 

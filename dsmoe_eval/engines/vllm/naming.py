@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...errors import UserError
 from ...steering import Profile, SteeringError
 from .catalog import Catalog, InUseError, NamedProfile, UnknownProfileError
+from .table import PROFILE
 
 Body: TypeAlias = dict[str, object]
 MODELS, PROFILES = "/v1/models", "/v1/dsmoe/profiles"
@@ -31,9 +32,11 @@ STEERED = ("/v1/completions", "/v1/chat/completions")
 """The paths whose requests a profile steers."""
 NEUTRAL = ("/tokenize", "/detokenize")
 """The paths whose requests name a model, but are answered without it."""
-_KEY = "dsmoe_profile"
 _MOST_BYTES = 64_000_000
-_STATUS = {UnknownProfileError: HTTPStatus.NOT_FOUND, InUseError: HTTPStatus.CONFLICT}
+_STATUS: dict[type[Exception], HTTPStatus] = {
+    UnknownProfileError: HTTPStatus.NOT_FOUND,
+    InUseError: HTTPStatus.CONFLICT,
+}
 
 
 class Naming:
@@ -65,7 +68,7 @@ class Naming:
             try:
                 await self._answer(scope, receive, send)
             except (UserError, SteeringError, HTTPException) as error:
-                await refusal(error)(scope, receive, send)
+                await error_response(error)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -167,10 +170,10 @@ def rewrite(body: Body, catalog: Catalog, steered: bool) -> NamedProfile | None:
     if isinstance(model, str) and model:
         named = catalog.find_model(model)
         body["model"] = catalog.model
-    if isinstance(arguments, dict) and _KEY in arguments:
-        asked = arguments[_KEY]
+    if isinstance(arguments, dict) and PROFILE in arguments:
+        asked = arguments[PROFILE]
         if not isinstance(asked, str):
-            raise UserError(f"vllm_xargs: {_KEY} must be the name or id of a profile, a string")
+            raise UserError(f"vllm_xargs: {PROFILE} must be the name or id of a profile, a string")
         other = catalog.find(asked)
         if named is not None and named.profile.id != other.profile.id:
             raise UserError(f"model names the profile {named.name!r}, and vllm_xargs {asked!r}")
@@ -181,7 +184,7 @@ def rewrite(body: Body, catalog: Catalog, steered: bool) -> NamedProfile | None:
         if body.get("use_beam_search"):
             raise UserError("vLLM's beam search takes no profile; leave use_beam_search out")
         if arguments is None or isinstance(arguments, dict):
-            body["vllm_xargs"] = cast(Body, arguments or {}) | {_KEY: named.profile.id}
+            body["vllm_xargs"] = cast(Body, arguments or {}) | {PROFILE: named.profile.id}
     _salt(body, named)
     return named
 
@@ -224,7 +227,7 @@ def changing(send: Send, change: Callable[[bytes], bytes]) -> Send:
     return changed
 
 
-def refusal(error: UserError | SteeringError | HTTPException) -> JSONResponse:
+def error_response(error: UserError | SteeringError | HTTPException) -> JSONResponse:
     """Return a refusal in the form of OpenAI's errors."""
     status = _STATUS.get(type(error), HTTPStatus.BAD_REQUEST)
     if isinstance(error, HTTPException):  # no such path or method

@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible server, with profiles as further model names.
 
 vLLM builds its application and serves it; `naming.Naming` is put between its check of the API key
-and its routes. vLLM's public hooks do not reach that place: what is given as `--middleware` comes
+and its routes. vLLM's public hooks do not reach there: what is given as `--middleware` comes
 before the check, and an endpoint plugin that cannot be loaded is only logged.
 """
 
@@ -26,6 +26,7 @@ from ...models.revisions import split_revision
 from ...steering import SteeringError
 from .catalog import Catalog, NamedProfile
 from .launch import EXTENSION, PROCESSOR, precision, quieten, reason_of, refuse_speculation
+from .table import CAPACITY
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -140,7 +141,7 @@ def arguments(serving: Serving) -> Namespace:
         "load_format": "safetensors",
         "worker_extension_cls": EXTENSION,
         "logits_processors": [*(args.logits_processors or ()), PROCESSOR],
-        "additional_config": {**args.additional_config, "dsmoe_profiles": serving.most},
+        "additional_config": {**args.additional_config, CAPACITY: serving.most},
     }
     if args.generation_config == untouched.generation_config:
         fixed["generation_config"] = "vllm"  # no sampling settings of the checkpoint
@@ -227,7 +228,7 @@ async def _application(engine: EngineClient, args: Namespace, catalog: Catalog) 
     if args.chat_template is None and not getattr(tokenizer, "chat_template", None):
         args.chat_template = plain_template(tokenizer)
     tasks = await engine.get_supported_tasks()
-    app = build_app(args, tasks, engine.model_config)
+    app: FastAPI = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
     app.user_middleware.append(Middleware(Naming, catalog=catalog))  # the last is the innermost
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it without

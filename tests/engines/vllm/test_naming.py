@@ -9,9 +9,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from dsmoe_eval.engines.vllm.catalog import Catalog, InUseError, NamedProfile, read_profiles
+from dsmoe_eval.engines.vllm.catalog import Catalog, NamedProfile
 from dsmoe_eval.engines.vllm.naming import Naming
-from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention, ModelIdentity, SteeringError
 
@@ -261,47 +260,3 @@ def test_a_drop_waits_for_the_workers_and_keeps_what_they_keep(server, monkeypat
     assert server.ask("DELETE", f"{PROFILES}/law").status_code == 400
     assert server.post(model="olmoe:law").status_code == 200
     assert server.known == {LAW.id}
-
-
-def test_a_folder_of_profiles_is_read(tmp_path):
-    (tmp_path / "law.json").write_text(LAW.to_json())
-    (tmp_path / f"math--contrast--{MATH.id}.json").write_text(MATH.to_json())  # as a run names it
-    (tmp_path / f"{ART.id}.json").write_text(ART.to_json())
-    (tmp_path / "notes.txt").write_text("")
-    read = {one.name: one.profile for one in read_profiles(tmp_path)}
-    assert read == {"law": LAW, "math--contrast": MATH, ART.id: ART}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("bad.json", "{}", "bad.json: not a profile"),
-        ("a b.json", MATH.to_json(), "a b.json: 'a b' is no name of a profile"),
-        (f"law-{MATH.id}.json", MATH.to_json(), "is named 'law' too"),
-    ],
-)
-def test_a_bad_file_is_named(tmp_path, name, content, words):
-    (tmp_path / "law.json").write_text(LAW.to_json())
-    (tmp_path / name).write_text(content)
-    with pytest.raises((UserError, SteeringError), match=words):
-        read_profiles(tmp_path)
-
-
-def test_a_folder_without_profiles_is_refused(tmp_path):
-    for folder, words in ((tmp_path / "none", "no such folder"), (tmp_path, "has no profile")):
-        with pytest.raises(UserError, match=words):
-            read_profiles(folder)
-
-
-def test_the_number_of_loads_at_once_does_not_matter():
-    server = Server(most=1)
-
-    async def both():
-        loads = [
-            server.catalog.load(NamedProfile(name, one))
-            for name, one in (("math", MATH), ("law", LAW))
-        ]
-        return await asyncio.gather(*loads, return_exceptions=True)
-
-    done = asyncio.run(both())
-    assert [type(one) for one in done] == [type(None), InUseError]

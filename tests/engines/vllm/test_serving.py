@@ -1,5 +1,6 @@
 """A real server of the embedded model and its profiles, asked by real clients."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,6 +20,9 @@ from inspect_ai import eval  # noqa: A004
 from lm_eval.tasks import TaskManager
 
 from dsmoe_eval.adapters.lm_eval_model import SteeredLM
+from dsmoe_eval.engines.vllm.catalog import NamedProfile
+from dsmoe_eval.engines.vllm.serving import Serving, arguments, serve
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.inspect_plugin import suite_task
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import load_model
@@ -108,6 +112,51 @@ def scored(loaded, profile, text):
     tokens = loaded.tokenizer.encode(text)
     pairs = [(("", ""), tokens[:at], [tokens[at]]) for at in range(1, len(tokens))]
     return tokens, [value for value, _ in SteeredLM(loaded, profile)._loglikelihood_tokens(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'],
+         "speculative decoding"),
+        (["--trust-remote-code"], "--trust-remote-code is refused: remote code is never run"),
+        (["--api-key", "a"], "--api-key-file"),
+        (["--load-format", "pt"], "only safetensors"),
+        (["--data-parallel-size", "2"], "one process serves one engine"),
+        (["--enable-lora"], "serve the merged model"),
+        (["other-model"], "the model is the first argument"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["--chat-template", "none.jinja"], "chat template"),
+    ],
+)  # fmt: skip
+def test_options_that_steering_forbids_are_refused(options, words):
+    asked = Serving("lab-poly", "lab", (), 2, "127.0.0.1", 0, options)
+    with pytest.raises(UserError, match=words):
+        arguments(asked)
+
+
+def test_options_of_vllm_are_kept():
+    options = ["--max-model-len", "64", "--additional-config", '{"other": 1}']
+    args = arguments(Serving("lab-poly", "lab", (), 2, "127.0.0.1", 0, options))
+    assert (args.max_model_len, args.dtype, args.load_format) == (64, "float32", "safetensors")
+    assert args.additional_config == {"other": 1, "dsmoe_profiles": 2}
+    assert args.served_model_name == ["lab"]
+    assert args.generation_config == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"host": "0.0.0.0"}, "can be reached from other machines"),  # noqa: S104
+        ({"most": 1}, "2 profiles; raise --max-profiles, which is 1"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(changes, words, profiles, monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    named = [NamedProfile(name, one) for name, one in profiles.items()]
+    asked = Serving("lab-poly", "lab", named, 2, "127.0.0.1", 0)
+    with pytest.raises(UserError, match=words):
+        serve(dataclasses.replace(asked, **changes), print)
 
 
 def test_it_says_what_it_serves(server):
