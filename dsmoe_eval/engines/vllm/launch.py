@@ -32,6 +32,8 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
+    quieten()
+    refuse_speculation(options)
     try:
         import vllm
         from vllm.platforms import current_platform
@@ -57,14 +59,36 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         if current_platform.is_cpu():
             # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
             asked["block_size"] = 32
-        settings = {"dtype": _precision(place, dtype), **asked, **options, **fixed}
+        settings = {"dtype": precision(place, dtype), **asked, **options, **fixed}
         model, revision = split_revision(place)
         return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+        raise UserError(f"vLLM cannot run model {name!r}: {reason_of(error)}") from error
 
 
-def _precision(place: str, asked: str) -> str:
+def quieten() -> None:
+    """Turn vLLM's usage reports off, here and in each process that it starts.
+
+    To send them, set `VLLM_NO_USAGE_STATS=0`.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def refuse_speculation(options: Mapping[str, object]) -> None:
+    """Refuse vLLM's options of speculative decoding.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in ("speculative_config", "spec_method", "spec_model", "spec_tokens"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name}: speculative decoding drafts tokens that no profile steers, so it is "
+                "refused; leave it out"
+            )
+
+
+def precision(place: str, asked: str) -> str:
     """Return the dtype for vLLM, whose `auto` would convert a float32 checkpoint to 16 bits."""
     from transformers import PreTrainedConfig
 
@@ -74,7 +98,7 @@ def _precision(place: str, asked: str) -> str:
     return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the line that names the cause; the first line of pydantic only counts errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Value error, ")]
