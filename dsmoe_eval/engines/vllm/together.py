@@ -1,6 +1,6 @@
 """Several callers of one engine, whose requests are answered as one batch.
 
-Each caller runs in a thread of its own until it has requests. When all callers that still run wait,
+Each caller runs in a thread until it has requests. When all callers that still run wait,
 the calling thread answers the requests of all of them, in the order of the callers; so the batches
 do not depend on which thread is faster.
 """
