@@ -152,6 +152,7 @@ def arguments(serving: Serving) -> Namespace:
 
 def _parse(options: Sequence[str]) -> Namespace:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.exceptions import VLLMClientError
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="dsmoe-eval serve MODEL --"))
@@ -159,7 +160,7 @@ def _parse(options: Sequence[str]) -> Namespace:
     args: Namespace = parser.parse_args(list(options))
     try:
         validate_parsed_serve_args(args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, VLLMClientError) as error:
         _refuse(str(error))
     return args
 
@@ -177,6 +178,7 @@ async def _serve(
 ) -> None:
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
     from vllm.entrypoints.launchers.launcher import setup_server
+    from vllm.exceptions import VLLMClientError
 
     from .requests import KNOWN
 
@@ -192,7 +194,7 @@ async def _serve(
         async with AsyncExitStack() as stack:
             try:
                 engine = await stack.enter_async_context(build_async_engine_client(args))
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, VLLMClientError) as error:
                 raise UserError(
                     f"vLLM cannot run model {serving.model!r}: {reason_of(error)}"
                 ) from error
