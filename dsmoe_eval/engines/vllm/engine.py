@@ -228,7 +228,12 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         UserError: vLLM is not installed, or cannot run this model.
         SteeringError: the model's routers cannot be steered.
     """
-    settings: dict[str, Any] = {
+    return VllmEngine(SteeredVllm(model, **engine_options(batch_tokens), **options), tokenizer)
+
+
+def engine_options(batch_tokens: int) -> dict[str, Any]:
+    """Return the options of vLLM of every engine that answers."""
+    return {
         # A compiled model answers faster, but does not show its routing, which every run needs to
         # identify experts and to verify steering; a second engine for the answers would add
         # further differences.
@@ -238,4 +243,3 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),
     }
-    return VllmEngine(SteeredVllm(model, **settings, **options), tokenizer)

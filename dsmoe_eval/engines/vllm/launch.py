@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ...models.revisions import from_hub, split_revision
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.config import VllmConfig
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
@@ -28,11 +30,39 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
-    try:
+    with _refusals(name):
         import vllm
-        from vllm.platforms import current_platform
+
+        return vllm.LLM(**_arguments(place, dtype, options))
+
+
+def engine_config(name: str, place: str, dtype: str, options: Mapping[str, object]) -> VllmConfig:
+    """Return the configuration that `start_llm` would start with; nothing is loaded.
+
+    Raises:
+        UserError: as `start_llm`, where the configuration shows it.
+    """
+    with _refusals(name):
+        from vllm.engine.arg_utils import EngineArgs
+
+        return EngineArgs(**_arguments(place, dtype, options)).create_engine_config()
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn vLLM's errors about a model into one sentence."""
+    try:
+        yield
     except ImportError as error:
         raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+
+
+def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`, after the settings of the process."""
+    from vllm.platforms import current_platform
+
     # With the scheduler in a separate process, the batches, and so the last bits, depend on which
     # requests arrive first; with the scheduler in this process they are always the same.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -47,13 +77,12 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
-    try:
-        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
-        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
-        model, revision = split_revision(place)
-        return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+    asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
+    model, revision = split_revision(place)
+    return {
+        "dtype": _precision(place, dtype), **asked, **fixed,
+        "model": model, "revision": revision, "tokenizer_revision": revision,
+    }  # fmt: skip
 
 
 def _precision(place: str, asked: str) -> str:

@@ -22,12 +22,12 @@ from ...models.places import locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ..requests import Answer, Request
+from .facts import read_facts
 from .launch import start_llm
 from .routing import RoutedSequence, active_experts, assemble
 from .streams import read_sums
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
     from vllm import RequestOutput
 
 Settings = dict[str, object]
@@ -88,21 +88,15 @@ class SteeredVllm:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
-        from vllm import __version__
-
-        config = self._llm.llm_engine.vllm_config
-        self.config: PreTrainedConfig = config.model_config.hf_config
-        self.dtype: torch.dtype = config.model_config.dtype
-        self.max_length = int(config.model_config.max_model_len)
+        facts = read_facts(self._llm.llm_engine.vllm_config)
+        self.config = facts.config
+        self.dtype = facts.dtype
+        self.max_length = facts.max_length
         """The limit of prompt and answer together, in tokens; an answer has at least one token."""
-        self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool | str] = {
-            "tensor_parallel": config.parallel_config.tensor_parallel_size,
-            "expert_parallel": config.parallel_config.enable_expert_parallel,
-            "eager": bool(config.model_config.enforce_eager),
-        }
-        self.version: str = __version__
-        self.generation: dict[str, object] = config.model_config.try_get_generation_config()
+        self.device = facts.device
+        self.settings = facts.settings
+        self.version = facts.version
+        self.generation = facts.generation
         """The settings of the checkpoint's generation_config.json that differ from the defaults."""
         self.identity = ModelIdentity(
             name=name,

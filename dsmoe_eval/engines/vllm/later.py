@@ -1,0 +1,140 @@
+"""A model in vLLM that is started when it is first used, on its own weights or on others.
+
+A run knows everything of it before: from vLLM's configuration, and from the same model in the
+engine that learned. Both are checked when vLLM starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from ...errors import UserError
+from ...experts.tokenizer import Tokenizer
+from ...models.loading import fingerprint
+from ...models.places import locate
+from ...steering import ModelIdentity
+from .engine import VllmEngine, engine_options
+from .facts import VllmFacts, read_facts
+from .launch import engine_config
+from .steered_vllm import SteeredVllm
+
+_SAME = ("dtype", "device", "settings", "version")
+
+
+def facts_of(name: str, batch_tokens: int, **options: Any) -> tuple[VllmFacts, str]:
+    """Return the facts of a model that `start` would start, and its fingerprint.
+
+    Args:
+        name: as for `SteeredVllm`.
+        batch_tokens: as for `start`.
+        options: as for `start`.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run this model.
+    """
+    place, dtype = locate(name), options.pop("dtype", "auto")
+    config = engine_config(name, place, dtype, engine_options(batch_tokens) | options)
+    facts = read_facts(config)
+    return facts, fingerprint(place, facts.config)
+
+
+class LaterVllm:
+    """A `SteeredVllm` that is started by the first use of what only a running engine has.
+
+    Args:
+        facts: the facts that must be true of the started engine.
+        identity: the identity that the started engine must have.
+        batch_tokens: as for `start`.
+        options: as for `start`.
+
+    Attributes:
+        before: called before each start, to free the memory for it.
+        after: called after each start.
+        started: whether this engine, or one of an earlier process, has started before.
+        max_length: as in `SteeredVllm`; once an engine has started, the next have the same.
+    """
+
+    def __init__(
+        self, facts: VllmFacts, identity: ModelIdentity, batch_tokens: int, **options: Any
+    ) -> None:
+        self.config, self.dtype, self.device = facts.config, facts.dtype, facts.device
+        self.settings, self.version = facts.settings, facts.version
+        self.generation, self.max_length = facts.generation, facts.max_length
+        self.identity = identity
+        self.before: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+        self.started = False
+        self._options = engine_options(batch_tokens) | options
+        self._name = identity.name
+        self._engine: SteeredVllm | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the running engine, which is started for it."""
+        if name.startswith("__"):  # of copy and pickle, which must not start anything
+            raise AttributeError(name)
+        return getattr(self.running(), name)
+
+    def limit(self, max_length: int) -> None:
+        """Let the engine start with a limit of a text, that of an earlier start."""
+        self.started = True
+        self.max_length = self._options["max_model_len"] = max_length
+
+    def running(self) -> SteeredVllm:
+        """Return the engine; start it if it does not run.
+
+        Raises:
+            UserError: vLLM cannot run the model, or is not the engine that the facts describe.
+        """
+        if self._engine is None:
+            self.before()
+            engine = SteeredVllm(self._name, **self._options)
+            try:
+                self._check(engine)
+                self.limit(engine.max_length)
+                self.after()
+            except BaseException:
+                engine.close()
+                raise
+            self._engine = engine
+        return self._engine
+
+    def answering(self, tokenizer: Tokenizer) -> VllmEngine:
+        """Return the engine of a run, which passes for one that is running."""
+        return VllmEngine(cast(SteeredVllm, self), tokenizer)
+
+    @contextmanager
+    def on(self, folder: str) -> Iterator[None]:
+        """Run another checkpoint of the model inside the context: the same routers, other weights.
+
+        The engine is started by its next use, inside and after.
+        """
+        own, self._name = self._name, folder
+        self.close()
+        try:
+            yield
+        finally:
+            self._name = own
+            self.close()
+
+    def close(self) -> None:
+        """Stop the engine, if it runs, and free its memory."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _check(self, engine: SteeredVllm) -> None:
+        own, other = self.identity, engine.identity
+        what = [name for name in _SAME if getattr(engine, name) != getattr(self, name)]
+        shape = (own.routers, own.layers, own.experts)
+        if shape != (other.routers, other.layers, other.experts):
+            what.append("routers")
+        if self._name == own.name:
+            what += [name for name in ("generation",) if engine.generation != self.generation]
+            what += ["weights"] if own.fingerprint != other.fingerprint else []
+        if what:
+            raise UserError(
+                f"model {own.name!r}: vLLM started with other {', '.join(what)} than those of the "
+                "model that the experts are from; start the run again in another folder"
+            )
