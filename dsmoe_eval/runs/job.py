@@ -92,12 +92,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     """
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
-    plan, path = load_plan(plan_name)
-    model = options.model or plan.named_model or _only(plan)
-    planned = plan_run(plan.of(model, options.seed), path)
+    planned, path = _checked(plan_name, options)
     plan, limit = planned.plan, options.limit
-    check_engine(plan)
-    locate(model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
@@ -132,6 +128,16 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         leakage=leakage,
         close=close,
     )
+
+
+def _checked(plan_name: str, options: RunOptions) -> tuple[PlannedRun, Path]:
+    """Return the run of a plan, checked without loading anything, and the plan's file."""
+    plan, path = load_plan(plan_name)
+    model = options.model or plan.named_model or _only(plan)
+    planned = plan_run(plan.of(model, options.seed), path)
+    check_engine(planned.plan)
+    locate(model)
+    return planned, path
 
 
 def _check_lengths(

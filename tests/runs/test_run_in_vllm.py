@@ -16,7 +16,6 @@ from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, job, roles, run
 from dsmoe_eval.runs import stages as stages_module
-from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
 from dsmoe_eval.variants import get_variant
 
@@ -146,13 +145,16 @@ def both_engines(tmp_path, monkeypatch, stops, limit, **changes):
     one = run(write(tmp_path, **changes), tmp_path / "a", limit=limit, device="cpu", console=QUIET)
     path, loads = write(tmp_path, engine="vllm", **changes), []
     learn, start = roles.load_engine, steered_module.start_llm
+
     monkeypatch.setattr(
         roles, "load_engine", lambda *a, **b: loads.append("learner") or learn(*a, **b)
     )
-    monkeypatch.setattr(
-        steered_module, "start_llm",
-        lambda name, *a: loads.append("merged" if ".merged." in name else "vllm") or start(name, *a),
-    )  # fmt: skip
+
+    def started(name, *others):
+        loads.append("merged" if ".merged." in name else "vllm")
+        return start(name, *others)
+
+    monkeypatch.setattr(steered_module, "start_llm", started)
     for number, stop in enumerate(stops):
         interrupted(monkeypatch, path, tmp_path / "b", stop, limit)
         assert len(list((tmp_path / "b" / "cells").iterdir())) == sum(stops[: number + 1])
