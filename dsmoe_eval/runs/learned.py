@@ -22,6 +22,8 @@ from .job import Job
 
 _PLAIN = "plain"
 """The name of the fields that are no arrays, as JSON in bytes."""
+Fields = dict[str, Any]
+"""The fields of counts or means, by name."""
 Found = TypeVar("Found", RoutingCounts, StreamMeans)
 
 
@@ -32,7 +34,7 @@ def kept_counts(job: Job, count: Callable[[], RoutingCounts]) -> RoutingCounts:
         UserError: the file is damaged, or the disk is full.
     """
 
-    def read(content: dict[str, Any]) -> RoutingCounts:
+    def read(content: Fields) -> RoutingCounts:
         markers = tuple(Marker(**one) for one in content.pop("markers"))
         return RoutingCounts(**content, markers=markers)
 
@@ -49,7 +51,7 @@ def kept_means(job: Job, average: Callable[[], StreamMeans]) -> StreamMeans:
 
 
 def _kept(
-    job: Job, path: Path, find: Callable[[], Found], read: Callable[[dict[str, Any]], Found]
+    job: Job, path: Path, find: Callable[[], Found], read: Callable[[Fields], Found]
 ) -> Found:
     if not job.roles.are_two:
         return find()
@@ -74,7 +76,7 @@ def _write(path: Path, found: RoutingCounts | StreamMeans) -> None:
     save_tensors(path, tensors | {_PLAIN: torch.frombuffer(words, dtype=torch.uint8)})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Fields:
     """Return the fields of what `_write` wrote."""
     try:
         tensors = read_tensors(path)

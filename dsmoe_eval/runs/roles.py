@@ -93,7 +93,7 @@ class Roles:
             self._later.running()
 
     def release(self) -> None:
-        """Free the memory of the learner, if it answers nothing."""
+        """Remove the learner from memory, if it answers nothing."""
         learner, self._learner = self._learner, None
         if learner is None:
             return
@@ -104,7 +104,7 @@ class Roles:
             torch.cuda.empty_cache()
 
     def continue_in(self, folder: RunFolder, lm: EngineLM, check: Callable[[], None]) -> None:
-        """Keep what is known of the engines in the run's folder, for the next start.
+        """Store what is known of the engines in the run's folder, for the next start.
 
         Args:
             folder: the run's folder.
@@ -159,7 +159,7 @@ class Roles:
                 yield
 
     def close(self) -> None:
-        """Free the memory of both."""
+        """Remove both engines from memory."""
         self.release()
         self.engine.close()
 

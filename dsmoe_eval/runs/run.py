@@ -199,7 +199,7 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
 
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
-    """Learn all that is to be learned, then tune, so that of two engines each is started once."""
+    """Make the arms: first all that is learned, then tuning, so that each engine starts once."""
     texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)

@@ -1,4 +1,4 @@
-"""A fine-tuned model as a checkpoint of its own, for an engine that loads no adapters.
+"""A fine-tuned model as a whole checkpoint, for an engine that loads no adapters.
 
 vLLM refuses LoRA on fused experts, or drops it silently; merged weights are a model like any other.
 """

@@ -1,4 +1,4 @@
-"""What is known of a model in vLLM before it is started, from vLLM's own configuration."""
+"""The facts about a model in vLLM that are known before it is started."""
 
 from __future__ import annotations
 

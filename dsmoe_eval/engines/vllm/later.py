@@ -1,6 +1,6 @@
-"""A model in vLLM that is started when it is first used, on its own weights or on others.
+"""A model in vLLM that is started when it is first used, perhaps on other weights.
 
-A run knows everything of it before: from vLLM's configuration, and from the same model in the
+A run knows everything of it before: from the configuration of vLLM, and from the same model in the
 engine that learned. Both are checked when vLLM starts.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 from ...errors import UserError
 from ...experts.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from .steered_vllm import SteeredVllm
 _SAME = ("dtype", "device", "settings", "version")
 
 
-def facts_of(name: str, batch_tokens: int, **options: Any) -> tuple[VllmFacts, str]:
+def facts_of(name: str, batch_tokens: int, **options: object) -> tuple[VllmFacts, str]:
     """Return the facts of a model that `start` would start, and its fingerprint.
 
     Args:
@@ -34,7 +34,7 @@ def facts_of(name: str, batch_tokens: int, **options: Any) -> tuple[VllmFacts, s
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
-    place, dtype = locate(name), options.pop("dtype", "auto")
+    place, dtype = locate(name), str(options.pop("dtype", "auto"))
     config = engine_config(name, place, dtype, engine_options(batch_tokens) | options)
     facts = read_facts(config)
     return facts, fingerprint(place, facts.config)
@@ -57,7 +57,7 @@ class LaterVllm:
     """
 
     def __init__(
-        self, facts: VllmFacts, identity: ModelIdentity, batch_tokens: int, **options: Any
+        self, facts: VllmFacts, identity: ModelIdentity, batch_tokens: int, **options: object
     ) -> None:
         self.config, self.dtype, self.device = facts.config, facts.dtype, facts.device
         self.settings, self.version = facts.settings, facts.version
@@ -70,14 +70,14 @@ class LaterVllm:
         self._name = identity.name
         self._engine: SteeredVllm | None = None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Return an attribute of the running engine, which is started for it."""
         if name.startswith("__"):  # of copy and pickle, which must not start anything
             raise AttributeError(name)
         return getattr(self.running(), name)
 
     def limit(self, max_length: int) -> None:
-        """Let the engine start with a limit of a text, that of an earlier start."""
+        """Set the limit of a text to that of an earlier start."""
         self.started = True
         self.max_length = self._options["max_model_len"] = max_length
 

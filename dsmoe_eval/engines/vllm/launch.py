@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import UserError
 from ...models.revisions import from_hub, split_revision
@@ -59,7 +59,7 @@ def _refusals(name: str) -> Iterator[None]:
         raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
 
 
-def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, Any]:
+def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, object]:
     """Return the arguments of `vllm.LLM`, after the settings of the process."""
     from vllm.platforms import current_platform
 
