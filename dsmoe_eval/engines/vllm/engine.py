@@ -30,7 +30,8 @@ from ...models.sizes import count_parameters
 from ...steering import ModelIdentity, Profile
 from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation
-from .steered_vllm import SteeredVllm, VllmProbeReport
+from .probe_report import VllmProbeReport
+from .steered_vllm import SteeredVllm
 
 if TYPE_CHECKING:
     from ..lm import EngineLM

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
+PROCESSOR = "dsmoe_eval.engines.vllm.requests:ProfileRequests"
+"""The argument of `vllm serve --logits-processors`: it refuses requests with unknown profiles."""
 
 
 def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) -> LLM:
@@ -74,6 +76,7 @@ def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[st
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
+        "logits_processors": [PROCESSOR],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }

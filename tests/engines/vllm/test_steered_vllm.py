@@ -28,7 +28,9 @@ from torch import nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
+from vllm.exceptions import VLLMValidationError  # noqa: E402
 
+from dsmoe_eval.engines.requests import Request  # noqa: E402
 from dsmoe_eval.engines.vllm import SteeredVllm, steered_vllm  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
@@ -108,6 +110,7 @@ REFUSED = {
     **{(name, "score"): "needs a router that chooses by" for name in ARCHITECTURES},
 }
 del REFUSED["glm4_moe", "score"]
+FOR_ALL_REQUESTS = {("glm4_moe", "mask"), ("glm4_moe", "score"), ("ernie4_5_moe", "mask")}
 GENERATOR = torch.Generator().manual_seed(1)
 PROMPTS = [
     torch.randint(2, VOCABULARY, (length,), generator=GENERATOR).tolist() for length in (5, 17, 40)
@@ -352,6 +355,56 @@ def test_steered_is_the_definition(case, kind, record_property):
         record_property("difference", difference(steered, expected))
         assert difference(steered, expected) < TOLERANCE
         assert difference(steered, base) > 100 * TOLERANCE
+    assert torch.equal(engine.log_probabilities(PROMPTS), base)
+
+
+def loadable(engine, reference):
+    """Profiles of all kinds that this model's requests may name, and the refusal of the others."""
+    per_layer = 2 if reference.name == "phimoe" else 4
+    accepted = []
+    for kind, intervention in INTERVENTIONS.items():
+        profile = profile_of(engine, intervention, per_layer)
+        refusal = REFUSED.get((reference.name, kind))
+        if (reference.name, kind) in FOR_ALL_REQUESTS:
+            refusal = "correction bias, which is the same for all"
+        if refusal is None:
+            engine.load(profile)
+            accepted.append(profile)
+        else:
+            with pytest.raises(SteeringError, match=refusal):
+                engine.load(profile)
+    return accepted
+
+
+def test_a_mixed_batch_gives_each_request_what_it_gets_alone(case, record_property):
+    engine, reference = case
+    base = engine.log_probabilities(PROMPTS)
+    loaded = loadable(engine, reference)
+    names = [None, *(profile.id for profile in loaded)]
+    mixed = [(prompt, name) for prompt in PROMPTS for name in names]
+    prompts, named = zip(*mixed, strict=True)
+    rows = engine.log_probabilities(prompts, named).view(len(PROMPTS), len(names), -1).unbind(1)
+    requests = [Request(tuple(prompt), 8) for prompt in prompts]
+    texts = [answer.tokens for answer in engine.answer(requests, (), named)]
+    again = engine.log_probabilities(prompts, named).view(len(PROMPTS), len(names), -1).unbind(1)
+    largest = 0.0
+    for place, profile in enumerate([None, *loaded]):
+        with engine.steer(profile) if profile else nullcontext():
+            alone = engine.log_probabilities(PROMPTS)
+            assert texts[place :: len(names)] == [
+                tuple(tokens) for tokens in engine.generate(PROMPTS, 8)
+            ]
+        largest = max(largest, difference(rows[place], alone), difference(again[place], alone))
+        assert largest < 1e-5
+        # The 40 tokens of the longest prompt fill a block of the prefix cache.
+        assert profile is None or difference(rows[place], rows[0]) > 1e-3
+    record_property("difference", largest)
+    for profile in loaded:
+        engine.drop(profile.id)
+    with pytest.raises(SteeringError, match="is not loaded"):
+        engine.drop(loaded[0].id)
+    with pytest.raises(VLLMValidationError, match="is not loaded; loaded are: none"):
+        engine.log_probabilities(PROMPTS[:1], [loaded[0].id])
     assert torch.equal(engine.log_probabilities(PROMPTS), base)
 
 
