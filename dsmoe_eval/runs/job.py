@@ -98,7 +98,8 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
     leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
-    roles = open_roles(plan, options.device, out)
+    eager = any(arm.variant.kind == "residual" for arm in planned.arms)
+    roles = open_roles(plan, options.device, out, eager)
     with ExitStack() as opened:
         opened.callback(roles.close)
         engine = roles.engine

@@ -171,32 +171,40 @@ def modules(engine: Engine) -> LoadedModel:
     return engine.loaded
 
 
-def open_roles(plan: Plan, device: str | None, out: Path) -> Roles:
+def open_roles(plan: Plan, device: str | None, out: Path, eager: bool) -> Roles:
     """Return the roles of a plan. What answers in transformers is loaded, vLLM is not started.
 
     Where vLLM answers, the learner is loaded unless `out`, the run's folder, knows the model.
+
+    Args:
+        plan: the plan of one model.
+        device: a torch device for transformers.
+        out: the run's folder, which may not exist.
+        eager: whether an arm needs vLLM to run eagerly.
 
     Raises:
         UserError: the model or an engine is not available.
     """
     if plan.engine == "transformers":
         return Roles(_learner(plan, device))
+    from ..engines.vllm.engine import engine_options
     from ..engines.vllm.later import LaterVllm, facts_of
 
-    options: dict[str, str | int | bool] = {
+    more: dict[str, object] = {
         "tensor_parallel_size": plan.tensor_parallel,
         "enable_expert_parallel": plan.expert_parallel,
     }
-    options |= {} if plan.dtype is None else {"dtype": plan.dtype}
-    facts, fingerprint = facts_of(plan.model, plan.batch_tokens, **options)
+    more |= {"enforce_eager": True} if eager else {}
+    more |= {} if plan.dtype is None else {"dtype": plan.dtype}
+    options = engine_options(plan.batch_tokens, more)
+    facts, fingerprint = facts_of(plan.model, options)
     identity, learner = _known(out), None
     if identity is None or (identity.name, identity.fingerprint) != (plan.model, fingerprint):
         learner = _learner(plan, device)
         identity = learner.identity
-    later = LaterVllm(facts, identity, plan.batch_tokens, **options)
-    return Roles(
-        later.answering(load_tokenizer(plan.model)), later, lambda: _learner(plan, device), learner
-    )
+    later = LaterVllm(facts, identity, options)
+    answering = later.answering(load_tokenizer(plan.model))
+    return Roles(answering, later, lambda: _learner(plan, device), learner)
 
 
 def _learner(plan: Plan, device: str | None) -> Engine:
@@ -209,6 +217,7 @@ def _learner(plan: Plan, device: str | None) -> Engine:
             dtype=plan.dtype,
             tensor_parallel_size=plan.tensor_parallel,
             enable_expert_parallel=plan.expert_parallel,
+            enforce_eager=True,  # a compiled model does not show its routing
         )
     return load_engine(
         plan.model,

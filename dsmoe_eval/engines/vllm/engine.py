@@ -229,11 +229,11 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         UserError: vLLM is not installed, or cannot run this model.
         SteeringError: the model's routers cannot be steered.
     """
-    return VllmEngine(SteeredVllm(model, **engine_options(batch_tokens), **options), tokenizer)
+    return VllmEngine(SteeredVllm(model, **engine_options(batch_tokens, options)), tokenizer)
 
 
-def engine_options(batch_tokens: int) -> dict[str, Any]:
-    """Return the options of vLLM of every engine that answers."""
+def engine_options(batch_tokens: int, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of `SteeredVllm`, all but the name; see `start`."""
     return {
         # A compiled model answers faster, but does not show its routing, which every run needs to
         # identify experts and to verify steering; a second engine for the answers would add
@@ -243,4 +243,5 @@ def engine_options(batch_tokens: int) -> dict[str, Any]:
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),
+        **options,
     }

@@ -6,7 +6,7 @@ engine that learned. Both are checked when vLLM starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -15,7 +15,7 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import fingerprint
 from ...models.places import locate
 from ...steering import ModelIdentity
-from .engine import VllmEngine, engine_options
+from .engine import VllmEngine
 from .facts import VllmFacts, read_facts
 from .launch import engine_config
 from .steered_vllm import SteeredVllm
@@ -23,20 +23,19 @@ from .steered_vllm import SteeredVllm
 _SAME = ("dtype", "device", "settings", "version")
 
 
-def facts_of(name: str, batch_tokens: int, **options: object) -> tuple[VllmFacts, str]:
-    """Return the facts of a model that `start` would start, and its fingerprint.
+def facts_of(name: str, options: Mapping[str, object]) -> tuple[VllmFacts, str]:
+    """Return the facts of a model that vLLM would run, and its fingerprint.
 
     Args:
         name: as for `SteeredVllm`.
-        batch_tokens: as for `start`.
-        options: as for `start`.
+        options: the arguments of `SteeredVllm`, such as `engine_options` returns.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
-    place, dtype = locate(name), str(options.pop("dtype", "auto"))
-    config = engine_config(name, place, dtype, engine_options(batch_tokens) | options)
-    facts = read_facts(config)
+    place, rest = locate(name), dict(options)
+    dtype = str(rest.pop("dtype", "auto"))
+    facts = read_facts(engine_config(name, place, dtype, rest))
     return facts, fingerprint(place, facts.config)
 
 
@@ -46,8 +45,7 @@ class LaterVllm:
     Args:
         facts: the facts that must be true of the started engine.
         identity: the identity that the started engine must have.
-        batch_tokens: as for `start`.
-        options: as for `start`.
+        options: the arguments of `SteeredVllm`, as for `facts_of`.
 
     Attributes:
         before: called before each start, to free the memory for it.
@@ -57,7 +55,7 @@ class LaterVllm:
     """
 
     def __init__(
-        self, facts: VllmFacts, identity: ModelIdentity, batch_tokens: int, **options: object
+        self, facts: VllmFacts, identity: ModelIdentity, options: Mapping[str, object]
     ) -> None:
         self.config, self.dtype, self.device = facts.config, facts.dtype, facts.device
         self.settings, self.version = facts.settings, facts.version
@@ -66,7 +64,8 @@ class LaterVllm:
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.started = False
-        self._options = engine_options(batch_tokens) | options
+        self._options = dict(options)
+        self._dtype = str(self._options.pop("dtype", "auto"))
         self._name = identity.name
         self._engine: SteeredVllm | None = None
 
@@ -89,7 +88,7 @@ class LaterVllm:
         """
         if self._engine is None:
             self.before()
-            engine = SteeredVllm(self._name, **self._options)
+            engine = SteeredVllm(self._name, self._dtype, **self._options)
             try:
                 self._check(engine)
                 self.limit(engine.max_length)
@@ -131,10 +130,10 @@ class LaterVllm:
         if shape != (other.routers, other.layers, other.experts):
             what.append("routers")
         if self._name == own.name:
-            what += [name for name in ("generation",) if engine.generation != self.generation]
+            what += ["generation config"] if engine.generation != self.generation else []
             what += ["weights"] if own.fingerprint != other.fingerprint else []
         if what:
             raise UserError(
                 f"model {own.name!r}: vLLM started with other {', '.join(what)} than those of the "
-                "model that the experts are from; start the run again in another folder"
+                "model from which the run learns; start the run again in another folder"
             )
