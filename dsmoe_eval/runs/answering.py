@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ..engines.base import Figures
@@ -17,7 +17,7 @@ from ..tasks.loading import with_preamble
 from .arms import PlannedArm, PreparedArm
 from .cells import cell_identity, run_cell
 from .job import Job
-from .stages import modules, note_probes, probed, seconds_since, tuning_questions
+from .stages import note_probes, probed, seconds_since, tuning_questions
 
 
 def answer_base(job: Job, steps: Steps) -> dict[str, str]:
@@ -25,6 +25,17 @@ def answer_base(job: Job, steps: Steps) -> dict[str, str]:
     cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
     answer_cells(job, cells, None, steps)
     return {name: identity.id for name, identity in cells.items()}
+
+
+def answer_arms(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> list[ArmCells]:
+    """Answer what is missing of the arms' tasks, and return their cells in the same order.
+
+    Fine-tuned arms come last: for each of them vLLM is started once more.
+    """
+    answered = {}
+    for arm in sorted(arms, key=lambda one: one.planned.variant.kind == "sft"):
+        answered[arm.planned] = answer_arm(job, arm, steps)
+    return [answered[arm.planned] for arm in arms]
 
 
 def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> ArmCells:
@@ -62,6 +73,7 @@ def answer_cells(
         if is_done(job.folder, identity):
             steps.skip(task.answers_asked)
             continue
+        job.roles.start()
         with counted_as(steps, task.answers_asked, task.requests_asked) as count:
             run_cell(job.folder, identity, job.lm, task, figures, count)
         note(
@@ -85,10 +97,8 @@ def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
         yield None
         return
     if arm.profile is None:
-        from ..variants.sft import adapter
-
         path = job.folder.adapter(planned.variant.name, planned.target)
-        with adapter(modules(job).model, path):
+        with job.roles.adapted(path, job.folder.merged):
             yield None
         return
     figures = run_probes(job, planned, arm.profile)
@@ -110,8 +120,8 @@ def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
     path = job.folder.routing(arm.variant.name, arm.target)
     if job.folder.has(path):
         return
-    texts = tuning_questions(job, arm)
-    before = job.engine.usage(texts)
-    with job.engine.steer(profile):
-        after = job.engine.usage(texts)
+    engine, texts = job.roles.observer, tuning_questions(job, arm)
+    before = engine.usage(texts)
+    with engine.steer(profile):
+        after = engine.usage(texts)
     job.folder.write_json(path, {"base": before.tolist(), "steered": after.tolist()})

@@ -229,7 +229,12 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         UserError: vLLM is not installed, or cannot run this model.
         SteeringError: the model's routers cannot be steered.
     """
-    settings: dict[str, Any] = {
+    return VllmEngine(SteeredVllm(model, **engine_options(batch_tokens, options)), tokenizer)
+
+
+def engine_options(batch_tokens: int, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of `SteeredVllm`, all but the name; see `start`."""
+    return {
         # A compiled model answers faster, but does not show its routing, which every run needs to
         # identify experts and to verify steering; a second engine for the answers would add
         # further differences.
@@ -238,5 +243,5 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),
+        **options,
     }
-    return VllmEngine(SteeredVllm(model, **settings, **options), tokenizer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
@@ -11,6 +12,7 @@ from ...models.revisions import from_hub, split_revision
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.config import VllmConfig
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
@@ -32,13 +34,42 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
-    quieten()
     refuse_speculation(options)
-    try:
+    quieten()
+    with _refusals(name):
         import vllm
-        from vllm.platforms import current_platform
+
+        return vllm.LLM(**_arguments(place, dtype, options))
+
+
+def engine_config(name: str, place: str, dtype: str, options: Mapping[str, object]) -> VllmConfig:
+    """Return the configuration that `start_llm` would start with; nothing is loaded.
+
+    Raises:
+        UserError: as `start_llm`, where the configuration shows it.
+    """
+    quieten()
+    with _refusals(name):
+        from vllm.engine.arg_utils import EngineArgs
+
+        return EngineArgs(**_arguments(place, dtype, options)).create_engine_config()
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn vLLM's errors about a model into one sentence."""
+    try:
+        yield
     except ImportError as error:
         raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"vLLM cannot run model {name!r}: {reason_of(error)}") from error
+
+
+def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of `vllm.LLM`, after the settings of the process."""
+    from vllm.platforms import current_platform
+
     # With the scheduler in a separate process, the batches, and so the last bits, depend on which
     # requests arrive first; with the scheduler in this process they are always the same.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -54,16 +85,15 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
-    try:
-        asked = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
-        if current_platform.is_cpu():
-            # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
-            asked["block_size"] = 32
-        settings = {"dtype": precision(place, dtype), **asked, **options, **fixed}
-        model, revision = split_revision(place)
-        return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {reason_of(error)}") from error
+    asked: dict[str, object] = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
+    if current_platform.is_cpu():
+        # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
+        asked["block_size"] = 32
+    model, revision = split_revision(place)
+    return {
+        "dtype": precision(place, dtype), **asked, **options, **fixed,
+        "model": model, "revision": revision, "tokenizer_revision": revision,
+    }  # fmt: skip
 
 
 def quieten() -> None:
