@@ -127,8 +127,12 @@ class SteeredVllm:
         """
         from .requests import KNOWN
 
-        self._rpc("dsmoe_drop", profile)
+        self._rpc("dsmoe_drop", profile, True)
         KNOWN.discard(profile)
+
+    def profiles(self) -> list[str]:
+        """List the ids of the loaded profiles."""
+        return list(self._rpc("dsmoe_profiles"))
 
     def log_probabilities(self, prompts: Prompts, profiles: Profiles = None) -> Tensor:
         """Compute log-probabilities of the next token of each prompt.

@@ -1,8 +1,9 @@
 """Several callers of one engine, whose requests are answered as one batch.
 
-Each caller runs in a thread until it has requests. When all callers that still run wait,
-the calling thread answers the requests of all of them, in the order of the callers; so the batches
-do not depend on which thread is faster.
+Each caller runs in a thread until it has requests. When all callers that still run wait, the
+calling thread answers the requests of all of them, in the order of the callers; so the batches do
+not depend on which thread is faster. Callers run one at a time, so they may share what is not safe
+for threads.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Meeting(Generic[Work, Reply]):
     def __init__(self, answer: Callable[[Sequence[Work]], Sequence[Reply]]) -> None:
         self._answer = answer
         self._changed = threading.Condition()
+        self._turn = threading.Lock()
         self._running = 0
         self._waiting: dict[int, Work] = {}
         self._replies: dict[int, Reply] = {}
@@ -85,7 +87,8 @@ class Meeting(Generic[Work, Reply]):
         results: dict[int, Result],
     ) -> None:
         try:
-            results[place] = caller(lambda work: self._exchange(place, work))
+            with self._turn:
+                results[place] = caller(lambda work: self._exchange(place, work))
         except BaseException as error:  # raised again by `run`
             self._fail(error)
         finally:
@@ -94,13 +97,17 @@ class Meeting(Generic[Work, Reply]):
                 self._changed.notify_all()
 
     def _exchange(self, place: int, work: Work) -> Reply:
-        with self._changed:
-            self._waiting[place] = work
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._failed is not None or place in self._replies)
-            if self._failed is not None:
-                raise _EndedError
-            return self._replies.pop(place)
+        self._turn.release()
+        try:
+            with self._changed:
+                self._waiting[place] = work
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._failed is not None or place in self._replies)
+                if self._failed is not None:
+                    raise _EndedError
+                return self._replies.pop(place)
+        finally:
+            self._turn.acquire()
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
