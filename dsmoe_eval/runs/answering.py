@@ -17,7 +17,7 @@ from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.loading import LoadedTask, with_preamble
 from .arms import PlannedArm, PreparedArm
-from .cells import Asked, ask, cell_identity, run_cell, store_cell
+from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
 from .job import Job
 from .stages import note_probes, probed, seconds_since, tuning_questions
 
@@ -72,7 +72,7 @@ def answer_together(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None
     """Answer what is missing of the tasks of steered arms, all arms of a task in common batches.
 
     The probes of each arm run first. Where only some cells of a task are missing, as after a crash,
-    all its arms are asked again, so that the batches are the same; cells that exist stay.
+    all its arms answer again, so that the batches are the same; cells that exist stay.
     """
     cells = [_cells(job, arm) for arm in arms]
     missing = [
@@ -116,7 +116,7 @@ def _answer_task(job: Job, name: str, cells: Sequence[ArmCell], steps: Steps) ->
         raise ValueError("only steered arms are answered together, in vLLM")
     with ExitStack() as counting:
 
-        def caller(cell: ArmCell) -> Callable[[EngineLM], Asked]:
+        def caller(cell: ArmCell) -> Callable[[EngineLM], TaskAnswers]:
             if not cell.missing:
                 return lambda lm: ask(lm, task, None)
             counted = counted_as(steps, task.answers_asked, task.requests_asked)

@@ -56,7 +56,7 @@ def run_cell(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TaskAnswers:
     """What an LM answered to a task.
 
     Attributes:
@@ -72,7 +72,7 @@ class Asked:
 
 def ask(
     lm: EngineLM, task: LoadedTask, remembered: Path | None, advance: Advance = unwatched
-) -> Asked:
+) -> TaskAnswers:
     """Return the answers of the LM to a task.
 
     Likelihoods of texts are not remembered: nothing of them is kept if the run is killed.
@@ -83,7 +83,7 @@ def ask(
         answers = score_texts(lm, task, advance)
     else:
         (answers,) = answer_tasks(lm, [task], remembered, advance)
-    return Asked(answers, lm.forward_tokens - tokens, time.perf_counter() - started)
+    return TaskAnswers(answers, lm.forward_tokens - tokens, time.perf_counter() - started)
 
 
 def store_cell(
@@ -92,7 +92,7 @@ def store_cell(
     lm: EngineLM,
     task: LoadedTask,
     probe: Figures | None,
-    asked: Asked,
+    asked: TaskAnswers,
 ) -> None:
     """Judge the answers to a task, and store them to every item; see `run_cell`."""
     samples, outcome = (

@@ -154,12 +154,12 @@ class VllmEngine:
         callers: Sequence[Callable[[EngineLM], Result]],
         joined: Sequence[int],
     ) -> list[Result]:
-        from .lm import Batch, Replies, VllmLM
+        from .lm import CallerBatch, BatchReplies, VllmLM
 
         if not isinstance(lm, VllmLM):
             raise TypeError(f"{type(lm).__name__} is not an LM of this engine")
 
-        def call(place: int, ask: Callable[[Batch], Replies]) -> Result:
+        def call(place: int, ask: Callable[[CallerBatch], BatchReplies]) -> Result:
             return callers[place](lm.joining(profiles[place].id, ask, len(joined)))
 
         return Meeting(lm.reply).run([partial(call, place) for place in joined])

@@ -26,7 +26,7 @@ REQUESTS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CallerBatch:
     """Requests of one caller.
 
     Attributes:
@@ -47,14 +47,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Replies:
+class BatchReplies:
     """The replies to a batch, in the order of its requests.
 
     Attributes:
         scored: the results of `ScoreRequest.read`.
         answered: the answers.
         computed: number of tokens that vLLM computed for them, without generated tokens; of a call
-            for several batches the share by `Batch.prompt_tokens`.
+            for several batches the share by `CallerBatch.prompt_tokens`.
     """
 
     scored: Sequence[list[LogLikelihood]]
@@ -84,7 +84,7 @@ class VllmLM(EngineLM):
         self.engine = engine
         self._profile: str | None = None
         self._most = REQUESTS_AT_ONCE
-        self._ask: Callable[[Batch], Replies] = lambda batch: self.reply([batch])[0]
+        self._ask: Callable[[CallerBatch], BatchReplies] = lambda batch: self.reply([batch])[0]
         # vLLM generates a token after each scored text, and a text includes its last token.
         self.max_length = engine.max_length - 2
 
@@ -117,7 +117,7 @@ class VllmLM(EngineLM):
         self.engine.forget()
         for start in range(0, len(planned.requests), self._most):
             some = planned.requests[start : start + self._most]
-            replies = self._ask(Batch(scored=some, profile=self._profile))
+            replies = self._ask(CallerBatch(scored=some, profile=self._profile))
             self.forward_tokens += replies.computed
             for request, found in zip(some, replies.scored, strict=True):
                 scores |= zip(request.pairs, found, strict=True)
@@ -129,11 +129,13 @@ class VllmLM(EngineLM):
             self._check_fits([len(request.prompt)], request.limit)
         for start in range(0, len(requests), self._most):
             some = requests[start : start + self._most]
-            replies = self._ask(Batch(answered=some, profile=self._profile))
+            replies = self._ask(CallerBatch(answered=some, profile=self._profile))
             self.forward_tokens += replies.computed
             yield list(enumerate(replies.answered, start))
 
-    def joining(self, profile: str, ask: Callable[[Batch], Replies], callers: int) -> VllmLM:
+    def joining(
+        self, profile: str, ask: Callable[[CallerBatch], BatchReplies], callers: int
+    ) -> VllmLM:
         """Return this LM for one of several callers, whose batches are answered together.
 
         Args:
@@ -147,7 +149,7 @@ class VllmLM(EngineLM):
         joined._most = max(1, REQUESTS_AT_ONCE // callers)
         return joined
 
-    def reply(self, batches: Sequence[Batch]) -> list[Replies]:
+    def reply(self, batches: Sequence[CallerBatch]) -> list[BatchReplies]:
         """Answer batches in one call of vLLM for each kind of requests."""
         engine, before = self.engine, self.engine.computed()
         scored = [request for batch in batches for request in batch.scored]
@@ -161,15 +163,15 @@ class VllmLM(EngineLM):
         computed = engine.computed() - before - generated
         left = iter(answers)
         return [
-            Replies(
+            BatchReplies(
                 [next(scores) for _ in batch.scored], [next(left) for _ in batch.answered], share
             )
             for batch, share in zip(batches, _shares(batches, computed), strict=True)
         ]
 
 
-def _shares(batches: Sequence[Batch], computed: int) -> list[int]:
-    """Divide a number of tokens by the prompts of batches; the shares sum to it."""
+def _shares(batches: Sequence[CallerBatch], computed: int) -> list[int]:
+    """Return the shares of batches in a number of tokens, by their prompts; they sum to it."""
     ends, prompts = [0], 0
     total = sum(batch.prompt_tokens for batch in batches)
     for batch in batches:

@@ -82,7 +82,7 @@ class ProfileTable:
 
         Args:
             profile: the profile.
-            idle: whether no request is running; of requests that have just ended vLLM tells its
+            idle: whether no request is running; vLLM names requests that have ended to its
                 workers in the next step only.
 
         Raises:
