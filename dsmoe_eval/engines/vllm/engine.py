@@ -154,7 +154,7 @@ class VllmEngine:
         callers: Sequence[Callable[[EngineLM], Result]],
         joined: Sequence[int],
     ) -> list[Result]:
-        from .lm import CallerBatch, BatchReplies, VllmLM
+        from .lm import BatchReplies, CallerBatch, VllmLM
 
         if not isinstance(lm, VllmLM):
             raise TypeError(f"{type(lm).__name__} is not an LM of this engine")
