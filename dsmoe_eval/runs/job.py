@@ -171,6 +171,7 @@ def _serve(plan: Plan, device: str | None) -> Engine:
         dtype=plan.dtype,
         tensor_parallel_size=plan.tensor_parallel,
         enable_expert_parallel=plan.expert_parallel,
+        enforce_eager=True,  # the run records its routing
     )
 
 

@@ -106,7 +106,7 @@ def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, seed=3)
     job.prepare(path, tmp_path / "run", RunOptions(limit=2))
     parallel = {"tensor_parallel_size": 2, "enable_expert_parallel": False}
-    options = {"batch_tokens": 64, "dtype": None, **parallel}
+    options = {"batch_tokens": 64, "dtype": None, "enforce_eager": True, **parallel}
     assert asked == [(("lab-poly", "vllm", None), options)]
     ((wanted, seed, used),) = told
     assert (seed, wanted.name, used) == (3, "plain", {"by": "task"})

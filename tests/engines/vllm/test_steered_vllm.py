@@ -718,6 +718,10 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     assert engine.probe(profile, PROMPTS).active_experts == (
         engine.layers[0]["top_k"] if eager else None
     )
+    check_scores(engine, monkeypatch)
+    if not eager:
+        with pytest.raises(SteeringError, match="routing can be watched with enforce_eager only"):
+            engine.routing(PROMPTS)
     stop(engine)
 
 
