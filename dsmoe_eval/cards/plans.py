@@ -14,6 +14,7 @@ Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Unit = Literal["odds", "sigma"]
 ExpertSource = Literal["method", "random_matched", "other_domain"]
 Precision = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["transformers", "vllm"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 """Those of transformers that are on the machine; it could also fetch code from the hub."""
 
@@ -200,8 +201,9 @@ class Plan(Card):
             tokenizer says.
         decoding: `task`: answers are decoded as the tasks say, and generation_config.json of the
             model has no effect. `model`: its settings act where a task sets nothing.
-        engine: the engine that answers; vLLM supports no variant that needs training, gradients
-            or experts' outputs.
+        engine: the engine that answers: in tuning, probes and cells.
+        learner: the engine that identifies experts, computes saliency, averages the residual stream
+            and trains, before the other is started; vLLM gives routing and streams only.
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
@@ -247,7 +249,8 @@ class Plan(Card):
     think_end_token: str | None = None
     decoding: Literal["task", "model"] = "task"
     seed: Annotated[int, Field(ge=0)] = 0
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: EngineName = "transformers"
+    learner: EngineName = "transformers"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
@@ -272,6 +275,8 @@ class Plan(Card):
             raise ValueError("give either `model` or `models`, exactly one of the two")
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
+        if self.learner == "vllm" and self.engine != "vllm":
+            raise ValueError("learner: vllm needs `engine: vllm`")
         for name in ("experts_implementation", "attn_implementation"):
             if getattr(self, name) and self.engine == "vllm":
                 raise ValueError(f"{name} is for `engine: transformers`")

@@ -102,7 +102,7 @@ def _variant_fault(
         return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
-    if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
+    if plan.learner == "vllm" and (fault := _vllm_fault(variant, plan)):
         return fault
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
@@ -130,18 +130,18 @@ def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
 
 
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
-    """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
+    """Return the need of a variant that cannot be learned in vLLM, which only shows routing."""
     if variant.kind == "sft":
-        return "engine: transformers, since vLLM does not train; leave it out, or run it there"
+        return "learner: transformers, since vLLM does not train; leave it out, or learn there"
     method = None if variant.method is None else get_method(variant.method)
     if method is not None and method.contributions:
         return (
-            f"engine: transformers, since vLLM does not show experts' outputs, which {method.name} "
-            "scores"
+            "learner: transformers, since vLLM does not show experts' outputs, which "
+            f"{method.name} scores"
         )
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
-            "identification.saliency_model in the plan (a small model of the same tokenizer will "
-            "do), since vLLM computes no gradients; or engine: transformers"
+            "learner: transformers, since vLLM computes no gradients; or identification."
+            "saliency_model in the plan (a small model of the same tokenizer will do)"
         )
     return None

@@ -23,6 +23,7 @@ from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
 from ...tasks.language_model import LogLikelihood
 from ..requests import Answer, Request
+from .facts import read_facts
 from .launch import start_llm
 from .probe_report import VllmProbeReport
 from .routing import RoutedSequence, active_experts, assemble
@@ -31,7 +32,6 @@ from .scoring import ScoreRequest
 from .streams import read_sums
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
     from vllm import RequestOutput
 
 Profiles = Sequence[str | None] | None
@@ -66,23 +66,18 @@ class SteeredVllm:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
-        from vllm import __version__
-
         config = self._llm.llm_engine.vllm_config
-        self.config: PreTrainedConfig = config.model_config.hf_config
-        self.dtype: torch.dtype = config.model_config.dtype
         self.block = int(config.cache_config.block_size * config.cache_config.enable_prefix_caching)
         """The number of tokens of a block of the prefix cache; 0 if this model has none."""
-        self.max_length = int(config.model_config.max_model_len)
+        facts = read_facts(config)
+        self.config = facts.config
+        self.dtype = facts.dtype
+        self.max_length = facts.max_length
         """The limit of prompt and answer together, in tokens; an answer has at least one token."""
-        self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool | str] = {
-            "tensor_parallel": config.parallel_config.tensor_parallel_size,
-            "expert_parallel": config.parallel_config.enable_expert_parallel,
-            "eager": bool(config.model_config.enforce_eager),
-        }
-        self.version: str = __version__
-        self.generation: dict[str, object] = config.model_config.try_get_generation_config()
+        self.device = facts.device
+        self.settings = facts.settings
+        self.version = facts.version
+        self.generation = facts.generation
         """The settings of the checkpoint's generation_config.json that differ from the defaults."""
         self.identity = ModelIdentity(
             name=name,
@@ -132,8 +127,12 @@ class SteeredVllm:
         """
         from .requests import KNOWN
 
-        self._rpc("dsmoe_drop", profile)
+        self._rpc("dsmoe_drop", profile, True)
         KNOWN.discard(profile)
+
+    def profiles(self) -> list[str]:
+        """List the ids of the loaded profiles."""
+        return list(self._rpc("dsmoe_profiles"))
 
     def log_probabilities(self, prompts: Prompts, profiles: Profiles = None) -> Tensor:
         """Compute log-probabilities of the next token of each prompt.

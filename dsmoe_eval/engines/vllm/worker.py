@@ -109,13 +109,13 @@ class SteeringExtension:
         return {"profile": profile.id, "row": row, "layers": sorted(effects)}
 
     @_refusing
-    def dsmoe_drop(self, profile: str) -> None:
-        """Remove a loaded profile.
+    def dsmoe_drop(self, profile: str, idle: bool = False) -> None:
+        """Remove a loaded profile; `idle` says that no request is running.
 
         Raises:
             SteeringError: no such profile is loaded, or a running request names it.
         """
-        row = self._dsmoe_table().remove(profile)
+        row = self._dsmoe_table().remove(profile, idle)
         for layer in self._dsmoe_layers().values():
             layer.clear(row)
 

@@ -690,7 +690,10 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
     ("name", "eager"), [("olmoe", True), ("qwen3_moe", False), ("deepseek", False)]
 )  # qwen3_moe calls its gate before the MoE layer, deepseek inside it
 def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
-    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with."""
+    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with.
+
+    And compiled graphs take the row of each token.
+    """
     from vllm import LLM
     from vllm.model_executor.custom_op import op_registry_oot
 
@@ -718,6 +721,16 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     assert engine.probe(profile, PROMPTS).active_experts == (
         engine.layers[0]["top_k"] if eager else None
     )
+    loaded = [profile_of(engine, INTERVENTIONS[kind]) for kind in ("bias", "reweight", "force")]
+    for profile in loaded:
+        engine.load(profile)
+    names = [None, *(profile.id for profile in loaded)]
+    rows = engine.log_probabilities(
+        [prompt for prompt in PROMPTS for _ in names], names * len(PROMPTS)
+    ).view(len(PROMPTS), len(names), -1)
+    assert difference(rows[:, 0], expected) < 1e-5
+    for place, profile in enumerate(loaded, 1):
+        assert difference(rows[:, place], reference.log_probabilities(profile)) < TOLERANCE
     check_scores(engine, monkeypatch)
     if not eager:
         with pytest.raises(SteeringError, match="routing can be watched with enforce_eager only"):
