@@ -275,7 +275,10 @@ class VllmEngine:
 
 
 def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -> VllmEngine:
-    """Start an engine whose routing can be recorded.
+    """Start an engine, which is compiled unless the options have `enforce_eager=True`.
+
+    An eager engine is slower, but its routing and its residual stream can be recorded, and vectors
+    can be added to the stream.
 
     Args:
         model: as for `load_model`.
@@ -293,10 +296,7 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
 def engine_options(batch_tokens: int, options: Mapping[str, object]) -> dict[str, Any]:
     """Return the arguments of `SteeredVllm`, all but the name; see `start`."""
     return {
-        # A compiled model answers faster, but does not show its routing, which every run needs to
-        # identify experts and to verify steering; a second engine for the answers would add
-        # further differences.
-        "enforce_eager": True,
+        "enforce_eager": False,
         "skip_tokenizer_init": False,  # stop strings are matched in text
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,

@@ -51,7 +51,7 @@ def ours():
 
 @pytest.fixture(scope="module")
 def theirs():
-    engine = load_engine("lab-poly", "vllm")
+    engine = load_engine("lab-poly", "vllm", enforce_eager=True)
     yield engine
     engine.close()
 

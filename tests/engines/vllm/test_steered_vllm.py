@@ -731,6 +731,10 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     assert difference(rows[:, 0], expected) < 1e-5
     for place, profile in enumerate(loaded, 1):
         assert difference(rows[:, place], reference.log_probabilities(profile)) < TOLERANCE
+    check_scores(engine, monkeypatch)
+    if not eager:
+        with pytest.raises(SteeringError, match="routing can be watched with enforce_eager only"):
+            engine.routing(PROMPTS)
     stop(engine)
 
 
