@@ -30,11 +30,14 @@ def answer_base(job: Job, steps: Steps) -> dict[str, str]:
 def answer_arms(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> list[ArmCells]:
     """Answer what is missing of the arms' tasks, and return their cells in the same order.
 
-    Fine-tuned arms come last: for each of them vLLM is started once more.
+    Fine-tuned arms come last: for each of them vLLM is started once more, after the learner.
     """
-    answered = {}
-    for arm in sorted(arms, key=lambda one: one.planned.variant.kind == "sft"):
-        answered[arm.planned] = answer_arm(job, arm, steps)
+    fine = [arm for arm in arms if arm.planned.variant.kind == "sft"]
+    answered = {arm.planned: answer_arm(job, arm, steps) for arm in arms if arm not in fine}
+    for arm in arms:
+        if arm.profile is not None:  # by the learner, where the engine does not show it
+            _keep_routing(job, arm.planned, arm.profile)
+    answered |= {arm.planned: answer_arm(job, arm, steps) for arm in fine}
     return [answered[arm.planned] for arm in arms]
 
 
@@ -102,7 +105,8 @@ def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
             yield None
         return
     figures = run_probes(job, planned, arm.profile)
-    _keep_routing(job, planned, arm.profile)
+    if job.roles.shows_routing:
+        _keep_routing(job, planned, arm.profile)
     with job.engine.steer(arm.profile):
         yield figures
 
