@@ -188,7 +188,7 @@ def test_modules_have_their_tests():
         "steering/errors.py", "steering/router_patch.py", "steering/routers.py",
         "steering/capture.py", "steering/router_source.py", "experts/tokenizer.py",
         "tasks/language_model.py",
-        "engines/vllm/faults.py", "engines/vllm/launch.py", "engines/vllm/facts.py",
+        "engines/vllm/faults.py", "engines/vllm/facts.py",
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
         "runs/job.py", "runs/options.py", "reports/run_pictures.py",
         "reports/study_figures.py", "studies/results.py",

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -27,6 +27,7 @@ from ..results.folder import RunFolder
 from ..steering import ModelIdentity
 
 if TYPE_CHECKING:
+    from ..engines.vllm.engine import VllmEngine
     from ..engines.vllm.later import LaterVllm
 
 
@@ -59,6 +60,11 @@ class Roles:
     def are_two(self) -> bool:
         """Whether the engine that answers is not the learner."""
         return self._later is not None
+
+    @property
+    def mixing(self) -> VllmEngine | None:
+        """The engine that answers, if it answers several profiles in common batches: vLLM."""
+        return None if self._later is None else cast("VllmEngine", self.engine)
 
     @property
     def learner(self) -> Engine:

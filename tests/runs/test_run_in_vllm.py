@@ -120,7 +120,7 @@ def numbers(rows):
 
 def interrupted(monkeypatch, path, folder, cells_done, limit):
     """Ends after some cells."""
-    honest, calls = cells.run_cell, []
+    honest, calls = cells.store_cell, []
 
     def interrupt(*args):
         calls.append(1)
@@ -129,7 +129,8 @@ def interrupted(monkeypatch, path, folder, cells_done, limit):
         honest(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answering_module, "run_cell", interrupt)
+        patch.setattr(cells, "store_cell", interrupt)
+        patch.setattr(answering_module, "store_cell", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(path, folder, limit=limit, device="cpu", console=QUIET)
 
@@ -213,9 +214,9 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
     first = ["learner", "vllm"]
     assert loads == [*first, "vllm", "learner", "merged", "learner", "merged"]
     found = check_same(one, other)
-    for task in {task for _, task in found}:  # to the bit, though another engine answered base
+    for task in {task for _, task in found}:  # base was answered alone, sham beside other arms
         base, sham = (found[variant, task][1] for variant in ("base", "sham"))
-        np.testing.assert_array_equal(numbers(base), numbers(sham))
+        np.testing.assert_allclose(numbers(base), numbers(sham), rtol=1e-6, atol=1e-5)
         assert (numbers(found["sft-lora", task][1]) != numbers(base)).all()
     told = json.loads(other.comparisons.read_text())["routing"]
     assert told["learner"] == "transformers"

@@ -31,7 +31,7 @@ def test_merged_weights_answer_as_the_adapters_do(tmp_path):
     (tmp_path / "merged").mkdir()
     write_merged(loaded, tmp_path / "a", tmp_path / "merged")
     merged = load_model(str(tmp_path / "merged"), "cpu")
-    torch.testing.assert_close(log_probabilities(merged.model), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probabilities(merged.model), expected, rtol=1e-5, atol=1e-5)
     assert (expected - base).abs().max() > 0.1
     assert merged.identity.routers == loaded.identity.routers
     assert merged.tokenizer.encode("In law, the") == loaded.tokenizer.encode("In law, the")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
+FORCING = "dsmoe_eval.engines.vllm.forcing:ForcedTokens"
+"""The logits processor of forced continuations, by which texts are scored."""
 PROCESSOR = "dsmoe_eval.engines.vllm.requests:ProfileRequests"
 """The argument of `vllm serve --logits-processors`: it refuses requests with unknown profiles."""
 
@@ -32,6 +34,8 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
+    refuse_speculation(options)
+    quieten()
     with _refusals(name):
         import vllm
 
@@ -44,6 +48,7 @@ def engine_config(name: str, place: str, dtype: str, options: Mapping[str, objec
     Raises:
         UserError: as `start_llm`, where the configuration shows it.
     """
+    quieten()
     with _refusals(name):
         from vllm.engine.arg_utils import EngineArgs
 
@@ -58,7 +63,7 @@ def _refusals(name: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+        raise UserError(f"vLLM cannot run model {name!r}: {reason_of(error)}") from error
 
 
 def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, object]:
@@ -76,19 +81,44 @@ def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[st
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
-        "logits_processors": [PROCESSOR],
+        "logits_processors": [PROCESSOR, FORCING],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
-    asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
+    asked: dict[str, object] = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
+    if current_platform.is_cpu():
+        # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
+        asked["block_size"] = 32
     model, revision = split_revision(place)
     return {
-        "dtype": _precision(place, dtype), **asked, **fixed,
+        "dtype": precision(place, dtype), **asked, **options, **fixed,
         "model": model, "revision": revision, "tokenizer_revision": revision,
     }  # fmt: skip
 
 
-def _precision(place: str, asked: str) -> str:
+def quieten() -> None:
+    """Turn vLLM's usage reports off, here and in each process that it starts.
+
+    To send them, set `VLLM_NO_USAGE_STATS=0`.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def refuse_speculation(options: Mapping[str, object]) -> None:
+    """Refuse vLLM's options of speculative decoding.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in ("speculative_config", "spec_method", "spec_model", "spec_tokens"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name}: speculative decoding drafts tokens that no profile steers, so it is "
+                "refused; leave it out"
+            )
+
+
+def precision(place: str, asked: str) -> str:
     """Return the dtype for vLLM, whose `auto` would convert a float32 checkpoint to 16 bits."""
     from transformers import PreTrainedConfig
 
@@ -98,7 +128,7 @@ def _precision(place: str, asked: str) -> str:
     return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the line that names the cause; the first line of pydantic only counts errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Value error, ")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from vllm.v1.sample.logits_processor import LogitsProcessor
+from vllm.v1.sample.logits_processor import LogitsProcessor as FirstInterface
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondInterface
 
 from .table import PROFILE
 
@@ -16,11 +17,11 @@ KNOWN: set[str] = set()
 """The ids of the profiles that requests may name."""
 
 
-class ProfileRequests(LogitsProcessor):  # type: ignore[misc]
+class ProfileRequests(FirstInterface, SecondInterface):  # type: ignore[misc]
     """Refuse requests that name an unknown profile, before they are queued.
 
     This is vLLM's public hook for the check of a request's `extra_args`; over HTTP the answer is a
-    status of 400. The logits are not changed.
+    status of 400. The logits are not changed. Both of vLLM's model runners take the class.
     """
 
     def __init__(self, *_args: object) -> None:
@@ -38,7 +39,11 @@ class ProfileRequests(LogitsProcessor):  # type: ignore[misc]
             known = ", ".join(sorted(KNOWN)) or "none"
             raise ValueError(f"{PROFILE}: {extra[PROFILE]!r} is not loaded; loaded are: {known}")
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+    def add_request(self, *_request: object) -> bool:
+        """Return False: no request's logits are changed."""
+        return False
+
+    def apply(self, logits: torch.Tensor, *_context: object) -> torch.Tensor:
         """Return the logits unchanged."""
         return logits
 

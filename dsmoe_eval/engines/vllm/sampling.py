@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ..requests import Request
 from .table import PROFILE
@@ -12,7 +11,7 @@ from .table import PROFILE
 Settings = dict[str, object]
 
 
-def token_prompt(tokens: Sequence[int], profile: str | None = None) -> dict[str, Any]:
+def token_prompt(tokens: Sequence[int], profile: str | None = None) -> Settings:
     """Return a prompt for vLLM.
 
     Values in the prefix cache depend on the steering under which they were computed. So the prompt

@@ -21,12 +21,14 @@ from ...models.loading import fingerprint
 from ...models.places import locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
+from ...tasks.language_model import LogLikelihood
 from ..requests import Answer, Request
 from .facts import read_facts
 from .launch import start_llm
 from .probe_report import VllmProbeReport
 from .routing import RoutedSequence, active_experts, assemble
 from .sampling import Settings, answering, naming, token_prompt
+from .scoring import ScoreRequest
 from .streams import read_sums
 
 if TYPE_CHECKING:
@@ -64,7 +66,10 @@ class SteeredVllm:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
-        facts = read_facts(self._llm.llm_engine.vllm_config)
+        config = self._llm.llm_engine.vllm_config
+        self.block = int(config.cache_config.block_size * config.cache_config.enable_prefix_caching)
+        """The number of tokens of a block of the prefix cache; 0 if this model has none."""
+        facts = read_facts(config)
         self.config = facts.config
         self.dtype = facts.dtype
         self.max_length = facts.max_length
@@ -95,11 +100,11 @@ class SteeredVllm:
         self._steered = True
         try:
             self._rpc("dsmoe_steer", profile.to_json())
-            self._forget()
+            self.forget()
             yield
         finally:
             self._rpc("dsmoe_remove")
-            self._forget()
+            self.forget()
             self._steered = False
 
     def load(self, profile: Profile) -> None:
@@ -122,8 +127,12 @@ class SteeredVllm:
         """
         from .requests import KNOWN
 
-        self._rpc("dsmoe_drop", profile)
+        self._rpc("dsmoe_drop", profile, True)
         KNOWN.discard(profile)
+
+    def profiles(self) -> list[str]:
+        """List the ids of the loaded profiles."""
+        return list(self._rpc("dsmoe_profiles"))
 
     def log_probabilities(self, prompts: Prompts, profiles: Profiles = None) -> Tensor:
         """Compute log-probabilities of the next token of each prompt.
@@ -140,20 +149,17 @@ class SteeredVllm:
             row[torch.tensor(flat.token_ids)] = torch.tensor(flat.logprobs)
         return rows
 
-    def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
-        """Compute log-probability and rank of each token but the first, given the tokens before it.
+    def score(
+        self, requests: Sequence[ScoreRequest], profiles: Profiles = None
+    ) -> list[list[LogLikelihood]]:
+        """Compute (log-likelihood, is greedy) of each request's continuations."""
+        prompts, settings = zip(*((one.prompt, one.settings) for one in requests), strict=True)
+        outputs = self._generate(prompts, settings, profiles)
+        return [one.read(output) for one, output in zip(requests, outputs, strict=True)]
 
-        Returns:
-            For each sequence two vectors of its length - 1; ranks count from 1.
-        """
-        outputs = self._generate(sequences, {"prompt_logprobs": 0})
-        scores = []
-        for tokens, output in zip(sequences, outputs, strict=True):
-            pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
-            found = [entry[token] for token, entry in pairs]
-            values = torch.tensor([entry.logprob for entry in found])
-            scores.append((values, torch.tensor([entry.rank for entry in found])))
-        return scores
+    def computed(self) -> int:
+        """Return the number of tokens that the model has computed since it was started."""
+        return int(self._rpc("dsmoe_computed"))
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
         """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
@@ -172,7 +178,7 @@ class SteeredVllm:
         Answers do not depend on earlier calls: with a prefix in the cache, a prompt would be
         computed in other pieces, with other last bits.
         """
-        self._forget()
+        self.forget()
         settings = [answering(request, stop, self._decodes) for request in requests]
         outputs = self._generate([request.prompt for request in requests], settings, profiles)
         answers = [output.outputs[0] for output in outputs]
@@ -280,7 +286,7 @@ class SteeredVllm:
         cleanup_dist_env_and_memory()
 
     def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
-        self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
+        self.forget()
         values = self.log_probabilities(prompts)
         return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
@@ -304,7 +310,8 @@ class SteeredVllm:
         outputs: Sequence[RequestOutput] = self._llm.generate(requests, parameters, use_tqdm=False)
         return outputs
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Remove all from the prefix cache: behind a prefix in it, a text has other last bits."""
         if not self._llm.reset_prefix_cache():
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 

@@ -77,14 +77,21 @@ class ProfileTable:
         self._rows[profile] = min(free)
         return self._rows[profile]
 
-    def remove(self, profile: str) -> int:
+    def remove(self, profile: str, idle: bool = False) -> int:
         """Return the row of a profile, which is free afterwards.
+
+        Args:
+            profile: the profile.
+            idle: whether no request is running; vLLM names requests that have ended to its
+                workers in the next step only.
 
         Raises:
             SteeringError: the profile is not loaded, or a running request names it.
         """
         if profile not in self._rows:
             raise SteeringError(f"profile {profile} is not loaded")
+        if idle:
+            self._named.clear()
         if profile in self._named.values():
             raise SteeringError(f"profile {profile} is in use by running requests")
         return self._rows.pop(profile)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial, wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ from .reach import (
 from .routing import Recorder
 from .streams import StreamSums
 from .table import ProfileTable
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
 
 REFUSED = "[steering refused: {}]"
 _DEFAULT = "*"
@@ -75,12 +78,15 @@ class SteeringExtension:
     parallel_config: Any
     _dsmoe_stream: ExitStack | None = None
     """What adds vectors to the residual stream at present."""
+    _dsmoe_tokens: int | None = None
+    """Number of tokens computed since `dsmoe_routers`."""
     _dsmoe_profiles_table: ProfileTable | None = None
 
     @_refusing
     def dsmoe_routers(self) -> dict[str, object]:
         """Return the `hash` of the routers (see `router_hash`) and a description of each."""
         check_model(self.model_runner.get_model())
+        self._dsmoe_count()
         layers = self._dsmoe_layers()
         return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
 
@@ -103,13 +109,13 @@ class SteeringExtension:
         return {"profile": profile.id, "row": row, "layers": sorted(effects)}
 
     @_refusing
-    def dsmoe_drop(self, profile: str) -> None:
-        """Remove a loaded profile.
+    def dsmoe_drop(self, profile: str, idle: bool = False) -> None:
+        """Remove a loaded profile; `idle` says that no request is running.
 
         Raises:
             SteeringError: no such profile is loaded, or a running request names it.
         """
-        row = self._dsmoe_table().remove(profile)
+        row = self._dsmoe_table().remove(profile, idle)
         for layer in self._dsmoe_layers().values():
             layer.clear(row)
 
@@ -197,6 +203,10 @@ class SteeringExtension:
         """Count how often the edits of each layer have run, as proof that the graph has them."""
         return {str(index): int(x.dsmoe_calls) for index, x in self._dsmoe_layers().items()}
 
+    def dsmoe_computed(self) -> int:
+        """Return the number of tokens computed so far: prompts, answers, and what was put off."""
+        return self._dsmoe_tokens or 0
+
     @_refusing
     def dsmoe_record(self) -> None:
         """Record the selected experts and their weights of every token from now on.
@@ -228,6 +238,17 @@ class SteeringExtension:
         recorder = self._dsmoe_recorder
         del self._dsmoe_recorder  # it may need much memory
         return recorder.finish()
+
+    def _dsmoe_count(self) -> None:
+        """Count the tokens of each step from now on; a second call changes nothing."""
+        if self._dsmoe_tokens is None:
+            self._dsmoe_tokens, execute = 0, self.model_runner.execute_model
+
+            def counted(scheduled: SchedulerOutput, *args: object, **kwargs: object) -> object:
+                self._dsmoe_tokens = self.dsmoe_computed() + scheduled.total_num_scheduled_tokens
+                return execute(scheduled, *args, **kwargs)
+
+            self.model_runner.execute_model = counted
 
     def _dsmoe_layers(self) -> dict[int, SteerableMoERunner]:
         if self.parallel_config.pipeline_parallel_size > 1:

@@ -31,6 +31,8 @@ from dsmoe_eval.runs.identification import (
 from dsmoe_eval.steering import Intervention, SteeringError
 from dsmoe_eval.tasks.loading import load_tasks
 
+from ...conftest import vector_profile
+
 pytestmark = pytest.mark.vllm
 
 TEXTS = ["What is the sign of the root?", "In law, the keeper of the charge is"]
@@ -161,3 +163,39 @@ def test_what_was_asked_before_changes_no_answer(theirs):
         patch.setattr(theirs.engine, "_generate", watch)
         theirs.engine.generate(prompts[:1], 1)
     assert outputs[0].num_cached_tokens == 0
+
+
+def test_several_profiles_are_answered_in_one_batch(theirs, monkeypatch):
+    """The answers are those of one profile after another; vectors steer the whole engine alone."""
+    kinds = [("bias", 2.0), ("reweight", 3.0), ("bias", 4.0)]
+    profiles = [
+        trial_profile(theirs.identity, Intervention(kind=kind, strength=size), range(1, 5))
+        for kind, size in kinds
+    ]
+    profiles += [profiles[0], vector_profile(theirs.identity, {0: (0.1,) * 96})]
+    lm = theirs.language_model()
+    settings = {"until": ["."], "max_gen_toks": 8}
+
+    def ask(lm):
+        scores = lm.log_likelihoods(
+            [(text, word) for text in TEXTS for word in (" 1", " the cell")]
+        )
+        answers = lm.complete([(text, settings) for text in TEXTS])
+        return scores, answers, lm.forward_tokens
+
+    calls, generate = [], theirs.engine._llm.generate
+    monkeypatch.setattr(
+        theirs.engine._llm, "generate", lambda *a, **k: calls.append(a) or generate(*a, **k)
+    )
+    found = theirs.steer_each(lm, profiles, [ask] * len(profiles))
+    assert len(calls) == 4  # scores and answers: of four profiles together, of the last alone
+    assert len(calls[0][0]) == 4 * len(calls[2][0])
+    for profile, (scores, answers, tokens) in zip(profiles, found, strict=True):
+        with theirs.steer(profile):
+            alone = theirs.language_model()
+            expected, wanted, computed = ask(alone)
+        assert answers == wanted
+        assert [one for one, _ in scores] == pytest.approx([one for one, _ in expected], abs=1e-5)
+        assert tokens == pytest.approx(computed, abs=1)
+    assert found[0][:2] == found[3][:2]
+    assert theirs.engine.profiles() == []

@@ -32,6 +32,7 @@ from vllm.exceptions import VLLMValidationError  # noqa: E402
 
 from dsmoe_eval.engines.requests import Request  # noqa: E402
 from dsmoe_eval.engines.vllm import SteeredVllm, steered_vllm  # noqa: E402
+from dsmoe_eval.engines.vllm.scoring import plan_scoring  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
 from dsmoe_eval.steering import (  # noqa: E402
@@ -460,6 +461,74 @@ def test_vectors_after_layers_are_the_definition(case, record_property):
         engine.steer(far).__enter__()
 
 
+def few_shot(engine, header, count):
+    """Questions behind a common header: options of one to six tokens, and the model's answers."""
+    generator = torch.Generator().manual_seed(3)
+
+    def text(length):
+        return tuple(torch.randint(2, VOCABULARY, (length,), generator=generator).tolist())
+
+    examples = text(header)
+    contexts = [(*examples, *text(5 + 7 * n)) for n in range(count)]
+    pairs = [(context, text(1 + n % 6)) for context in contexts for n in range(10)]
+    greedy = [tuple(answer) for answer in engine.generate(contexts, 4)]
+    answered = list(zip(contexts, greedy, strict=True))
+    return pairs + answered + [(context, answer[:1]) for context, answer in answered]
+
+
+def read_whole(engine, pairs):
+    """Log-likelihoods by `prompt_logprobs`, of every text as a whole."""
+    outputs = engine._generate([(*one, *other) for one, other in pairs], {"prompt_logprobs": 0})
+    answers = []
+    for (_, continuation), output in zip(pairs, outputs, strict=True):
+        rows = output.prompt_logprobs[-len(continuation) :]
+        found = [row[token] for row, token in zip(rows, continuation, strict=True)]
+        answers.append((sum(x.logprob for x in found), all(x.rank == 1 for x in found)))
+    return answers
+
+
+def scheduled(engine, monkeypatch):
+    """The numbers of tokens of vLLM's steps from now on."""
+    steps = []
+    scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
+    honest = scheduler.schedule
+
+    def watch(*args, **settings):
+        output = honest(*args, **settings)
+        steps.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(scheduler, "schedule", watch)
+    return steps
+
+
+def check_scores(engine, monkeypatch, header=70, count=3):
+    """Those of whole texts; tokens computed, and of those tokens that any plan has to compute."""
+    pairs = few_shot(engine, header, count)
+    expected = read_whole(engine, pairs)
+    requests, scores = plan_scoring(pairs, engine.block), {}
+    steps, before = scheduled(engine, monkeypatch), engine.computed()
+    engine.forget()
+    for request, found in zip(requests, engine.score(requests), strict=True):
+        scores |= zip(request.pairs, found, strict=True)
+    assert engine.computed() - before == sum(steps)
+    found = [scores[pair] for pair in pairs]
+    assert max(abs(a - b) for (a, _), (b, _) in zip(found, expected, strict=True)) < 1e-5
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert sum(greedy for _, greedy in found) >= 2 * count
+    texts = [(*context, *continuation[:-1]) for context, continuation in pairs]
+    tree = len({text[:end] for text in texts for end in range(1, len(text) + 1)})
+    return sum(steps), tree, len(pairs)
+
+
+def test_scores_are_those_of_whole_texts(case, monkeypatch, record_property):
+    engine, _ = case
+    computed, tree, options = check_scores(engine, monkeypatch)
+    record_property("computed", f"{computed} of {tree}")
+    assert engine.block == 32
+    assert tree < computed <= tree + options * engine.block
+
+
 def by_expert(weights, indices, experts):
     """[..., k] to [..., experts]: the weights of those selected."""
     empty = torch.zeros(*weights.shape[:-1], experts)
@@ -559,9 +628,14 @@ def test_routing_of_many_requests_in_little_room(tight, monkeypatch):
     assert len(cut.experts) == len(cut.tokens) - 1
 
 
+def test_scores_in_little_room(tight, monkeypatch):
+    """In chunks, put off and computed again."""
+    check_scores(tight[0], monkeypatch, header=40, count=6)
+
+
 def test_the_prefix_cache_is_used_and_emptied(tight):
     engine, reference = tight
-    engine._forget()
+    engine.forget()
     profile = profile_of(engine, INTERVENTIONS["bias"])
     cached = []
     for _ in range(2):
@@ -616,7 +690,10 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
     ("name", "eager"), [("olmoe", True), ("qwen3_moe", False), ("deepseek", False)]
 )  # qwen3_moe calls its gate before the MoE layer, deepseek inside it
 def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
-    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with."""
+    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with.
+
+    And compiled graphs take the row of each token.
+    """
     from vllm import LLM
     from vllm.model_executor.custom_op import op_registry_oot
 
@@ -644,6 +721,16 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     assert engine.probe(profile, PROMPTS).active_experts == (
         engine.layers[0]["top_k"] if eager else None
     )
+    loaded = [profile_of(engine, INTERVENTIONS[kind]) for kind in ("bias", "reweight", "force")]
+    for profile in loaded:
+        engine.load(profile)
+    names = [None, *(profile.id for profile in loaded)]
+    rows = engine.log_probabilities(
+        [prompt for prompt in PROMPTS for _ in names], names * len(PROMPTS)
+    ).view(len(PROMPTS), len(names), -1)
+    assert difference(rows[:, 0], expected) < 1e-5
+    for place, profile in enumerate(loaded, 1):
+        assert difference(rows[:, place], reference.log_probabilities(profile)) < TOLERANCE
     stop(engine)
 
 

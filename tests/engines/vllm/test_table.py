@@ -61,8 +61,11 @@ def test_each_token_has_the_row_of_its_request(kind):
     assert table.remove("law") == 2
     with pytest.raises(SteeringError, match="law is not loaded"):
         table.remove("law")
+    runner.execute_model(_step({"d": 1}, new={"d": "math"}))
+    assert table.remove("math", idle=True) == 1  # "d" has ended, as no step has shown yet
+    assert table.add("math") == 1
     table.default = table.add("*")
-    runner.execute_model(_step({"b": 2, "c": 1}))
+    runner.execute_model(_step({"b": 2, "c": 1}, new={"c": "math"}))
     assert rows.tolist() == [2, 2, 1, 0, 0, 0, 0, 0]
     table.default = 0
     runner.execute_model(_step({"b": 1}))
