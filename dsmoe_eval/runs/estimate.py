@@ -98,10 +98,8 @@ class CostEstimate:
         engine: the engine that would answer; `learner` the one that would learn.
         devices: the number of devices, each with its part of the weights.
         cells: the number of cells of one model.
-        answers: the number of answers of one model on the test part; `tuning_answers` on the tuning
-            part.
-        tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
-            not known.
+        answers: the number of answers of one model on test items; `tuning_answers` in tuning.
+        tokens: the tokens of one model, prompts and longest answers, of tasks that can be read.
         complete: whether `tokens` counts every task.
         identification_texts: the number of texts, or chunks of them, from which experts are
             identified, and `identification_tokens` those of one pass over them, which are not among
