@@ -32,7 +32,7 @@ def measure_agreement(job: Job) -> None:
     learned = _selections(job.learner, documents, root)
     with job.roles.seen() as engine:
         answered = _selections(engine, documents, root)
-    found = selection_difference(learned, answered, job.engine.identity.layers, job.plan.learner)
+    found = compare_routing(learned, answered, job.engine.identity.layers, job.plan.learner)
     note("routing compared", tokens=found.tokens, different=found.different)
     job.folder.write_json(path, found.model_dump(mode="json"))
 
@@ -50,9 +50,7 @@ def sampled(documents: Sequence[Document]) -> tuple[Document, ...]:
     return tuple(chosen)
 
 
-def selection_difference(
-    a: Tensor, b: Tensor, layers: Sequence[int], learner: str
-) -> EngineRouting:
+def compare_routing(a: Tensor, b: Tensor, layers: Sequence[int], learner: str) -> EngineRouting:
     """Compare two engines' selections of the same tokens, integers of shape [tokens, layers, k]."""
     differs = (a.sort(-1).values != b.sort(-1).values).any(-1).double()
     return EngineRouting(

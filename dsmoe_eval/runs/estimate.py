@@ -78,8 +78,7 @@ class ModelEstimate:
         generated: those of them in answers, every answer at its longest.
         weights_gib: the size of the weights in GiB, as published or of the folder's safetensors.
         petaflop: 2 operations per active weight and token, of prompts and longest answers, in 1e15.
-        hours: the time of these operations at `PEAK_FLOPS`, which no real system comes near when it
-            generates.
+        hours: the time of these operations at `PEAK_FLOPS`, which no real system reaches.
     """
 
     model: str
@@ -98,8 +97,9 @@ class CostEstimate:
         engine: the engine that would answer; `learner` the one that would learn.
         devices: the number of devices, each with its part of the weights.
         cells: the number of cells of one model.
-        answers: the number of answers of one model on test items; `tuning_answers` in tuning.
-        tokens: the tokens of one model, prompts and longest answers, of tasks that can be read.
+        answers: one model's answers on the test part; `tuning_answers` those on the tuning part.
+        tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
+            not known.
         complete: whether `tokens` counts every task.
         identification_texts: the number of texts, or chunks of them, from which experts are
             identified, and `identification_tokens` those of one pass over them, which are not among

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dsmoe_eval.experts import Document
-from dsmoe_eval.runs.agreement import TOKENS, selection_difference, sampled
+from dsmoe_eval.runs.agreement import TOKENS, compare_routing, sampled
 
 
 def document(domain, tokens):
@@ -14,10 +14,10 @@ def document(domain, tokens):
 def test_sets_that_differ_are_counted_and_the_order_is_not():
     a = torch.tensor([[[1, 2], [3, 4]], [[5, 6], [7, 0]], [[1, 0], [2, 3]]])
     b = a.flip(-1).clone()
-    same = selection_difference(a, b, (2, 5), "transformers")
+    same = compare_routing(a, b, (2, 5), "transformers")
     assert (same.tokens, same.different, same.different_by_layer) == (3, 0.0, (0.0, 0.0))
     b[1, 1, 0] = 4
-    other = selection_difference(a, b, (2, 5), "transformers")
+    other = compare_routing(a, b, (2, 5), "transformers")
     assert other.different == pytest.approx(1 / 6)
     assert other.different_by_layer == pytest.approx((0.0, 1 / 3))
 
