@@ -174,7 +174,9 @@ class Catalog:
         of_id = self._named.get(one.profile.id, one.profile)
         ids = {name.profile.id for name in self.profiles} - {one.profile.id}
         if one.name in (self.model, *ids) or {other.id, of_id.id} != {one.profile.id}:
-            raise InUseError(f"the name {one.name!r} is in use; drop that profile first")
+            raise InUseError(
+                f"the name {one.name!r} is in use; give another, or drop the profile that has it"
+            )
         if len(ids) >= self.most:
             raise InUseError(
                 f"{self.most} profiles are loaded, as many as --max-profiles says; drop one first"
