@@ -190,7 +190,7 @@ def test_modules_have_their_tests():
         "tasks/language_model.py",
         "engines/vllm/faults.py", "engines/vllm/facts.py",
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
-        "runs/job.py", "runs/options.py", "reports/run_pictures.py",
+        "runs/job.py", "runs/options.py", "runs/routed.py", "reports/run_pictures.py",
         "reports/study_figures.py", "studies/results.py",
         "leaderboards/board_tables.py",
         "results/terms.py", "errors.py", "__main__.py",

@@ -204,6 +204,8 @@ class Plan(Card):
         engine: the engine that answers: in tuning, probes and cells.
         learner: the engine that identifies experts, computes saliency, averages the residual stream
             and trains, before the other is started; vLLM gives routing and streams only.
+        routing_from: whose routing is counted on the identification text: the learner's, or that of
+            the engine that answers, which vLLM shows in a pass before it answers.
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
@@ -251,6 +253,7 @@ class Plan(Card):
     seed: Annotated[int, Field(ge=0)] = 0
     engine: EngineName = "transformers"
     learner: EngineName = "transformers"
+    routing_from: Literal["learner", "engine"] = "learner"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
@@ -273,18 +276,29 @@ class Plan(Card):
                 raise ValueError(f"a name is listed twice: {', '.join(names)}")
         if bool(self.model) == bool(self.models):
             raise ValueError("give either `model` or `models`, exactly one of the two")
+        if self.revision and (self.models or "@" in self.model):
+            raise ValueError("revision is for one `model`; else write organisation/model@revision")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> Plan:
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
         if self.learner == "vllm" and self.engine != "vllm":
             raise ValueError("learner: vllm needs `engine: vllm`")
+        if self.routing_from == "engine" and self.engine == self.learner:
+            raise ValueError("routing_from: engine needs another engine than the learner")
         for name in ("experts_implementation", "attn_implementation"):
             if getattr(self, name) and self.engine == "vllm":
                 raise ValueError(f"{name} is for `engine: transformers`")
-        if self.revision and (self.models or "@" in self.model):
-            raise ValueError("revision is for one `model`; else write organisation/model@revision")
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
+
+    @property
+    def routing_engine(self) -> EngineName:
+        """The engine whose routing of the identification text is counted."""
+        return self.engine if self.routing_from == "engine" else self.learner
 
     @property
     def named_model(self) -> str:

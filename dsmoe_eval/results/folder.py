@@ -54,6 +54,11 @@ class RunFolder(RecordedFolder):
         return self.root / "roles.json"
 
     @property
+    def engine_routing(self) -> Path:
+        """How far the learner and the engine that answers select the same experts."""
+        return self.root / "engine-routing.json"
+
+    @property
     def merged(self) -> Path:
         """The folder beside which merged checkpoints are written, for the time of their cells."""
         return self.root / "merged"

@@ -33,12 +33,19 @@ def answer_arms(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> list[Arm
     """Answer what is missing of the arms' tasks, and return their cells in the same order.
 
     vLLM answers all steered arms together. Fine-tuned arms come last: for each of them vLLM is
-    started once more.
+    started once more, after the learner.
     """
     together = job.roles.mixing is not None
     answer_together(job, [arm for arm in arms if together and arm.profile is not None], steps)
     rest = [arm for arm in arms if not together or arm.profile is None]
-    for arm in sorted(rest, key=lambda one: one.planned.variant.kind == "sft"):
+    fine = [arm for arm in rest if arm.planned.variant.kind == "sft"]
+    for arm in rest:
+        if arm not in fine:
+            answer_arm(job, arm, steps)
+    for arm in arms:
+        if arm.profile is not None:  # by the learner, where the engine does not show its routing
+            _keep_routing(job, arm.planned, arm.profile)
+    for arm in fine:
         answer_arm(job, arm, steps)
     return [
         ArmCells(
@@ -191,11 +198,12 @@ def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
 
 
 def _probed(job: Job, arm: PreparedArm) -> Figures | None:
-    """Probe a steered arm, and store its routing; return the probes' figures."""
+    """Probe a steered arm, and store its routing if it is shown; return the probes' figures."""
     if arm.profile is None:
         return None
     figures = run_probes(job, arm.planned, arm.profile)
-    _keep_routing(job, arm.planned, arm.profile)
+    if job.roles.shows_routing:
+        _keep_routing(job, arm.planned, arm.profile)
     return figures
 
 

@@ -104,6 +104,11 @@ def _variant_fault(
         return "a suite with two or more targets"
     if plan.learner == "vllm" and (fault := _vllm_fault(variant, plan)):
         return fault
+    if plan.routing_from == "engine" and _needs_outputs(variant):
+        return (
+            f"routing_from: learner, since {variant.method} scores experts' outputs, which vLLM "
+            "does not show"
+        )
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
     if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
@@ -134,10 +139,10 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     if variant.kind == "sft":
         return "learner: transformers, since vLLM does not train; leave it out, or learn there"
     method = None if variant.method is None else get_method(variant.method)
-    if method is not None and method.contributions:
+    if _needs_outputs(variant):
         return (
             "learner: transformers, since vLLM does not show experts' outputs, which "
-            f"{method.name} scores"
+            f"{variant.method} scores"
         )
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
@@ -145,3 +150,7 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
             "saliency_model in the plan (a small model of the same tokenizer will do)"
         )
     return None
+
+
+def _needs_outputs(variant: Variant) -> bool:
+    return variant.method is not None and get_method(variant.method).contributions

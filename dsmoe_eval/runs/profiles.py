@@ -47,7 +47,7 @@ def make_profile(
     """Build the profile of a steered arm at these settings; a vector needs the mean streams."""
     variant, seed, model = arm.variant, job.plan.seed, job.engine.identity
     source = identification_source(
-        job.identification, arm.domain, job.plan.identification, job.plan.learner
+        job.identification, arm.domain, job.plan.identification, job.plan.routing_engine
     )
     try:
         if variant.kind == "residual" and means is not None:

@@ -88,10 +88,23 @@ class Roles:
         return self._learner
 
     @property
+    def shows_routing(self) -> bool:
+        """Whether the engine that answers shows its routing, which a compiled vLLM does not."""
+        return self._later is None or bool(self._later.settings["eager"])
+
+    @property
     def observer(self) -> Engine:
-        """The engine that shows its routing: a compiled vLLM does not, and the learner does."""
-        shows = self._later is None or bool(self._later.settings["eager"])
-        return self.engine if shows else self.learner
+        """The engine whose routing is recorded: the one that answers, or the learner."""
+        return self.engine if self.shows_routing else self.learner
+
+    @contextmanager
+    def seen(self) -> Iterator[Engine]:
+        """Yield the engine that answers with its routing shown: vLLM is run eagerly for it."""
+        if self._later is None or self.shows_routing:
+            yield self.engine
+            return
+        with self._later.eager():
+            yield self.engine
 
     def start(self) -> None:
         """Start the engine that answers, if it does not run, so that its limits are known."""

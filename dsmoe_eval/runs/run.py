@@ -21,6 +21,7 @@ from ..results.folder import RunFolder
 from ..results.outcome_comparisons import compare_run
 from ..steering import SteeringError
 from ..variants import describe_controls
+from .agreement import measure_agreement
 from .answering import answer_arms, answer_base
 from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
@@ -214,5 +215,6 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
         with progress_bar(console, "fine-tune", training) as steps:
             fine = [arm for arm in job.arms if arm.variant.kind == "sft"]
             trained = {arm: fine_tune(job, arm, steps) for arm in fine}
+    measure_agreement(job)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
         return counts, make_arms(job, counts, trained, steps, means)

@@ -36,6 +36,7 @@ from .job import Job
 from .learned import kept_counts
 from .profiles import make_profile
 from .roles import modules
+from .routed import count_routed
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
@@ -52,6 +53,8 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     root = job.folder.observations
 
     def count() -> RoutingCounts:
+        if job.plan.routing_from == "engine":
+            return count_routed(job, wanted, advance)
         return count_domains(job.learner, job.identification.tasks, wanted, root, advance)
 
     counts = kept_counts(job, count)

@@ -76,6 +76,7 @@ def test_what_only_vllm_has_is_asked_of_vllm():
     assert Plan.model_validate(content | spread).learner == "transformers"
     assert Plan.model_validate(content | spread | {"learner": "vllm"}).learner == "vllm"
     refused = {
+        "routing_from: engine needs another engine": {"routing_from": "engine"},
         "learner: vllm needs `engine: vllm`": {"learner": "vllm"},
         "tensor_parallel needs `engine: vllm`": {"tensor_parallel": 2},
         "expert_parallel needs": {"engine": "vllm", "expert_parallel": True},

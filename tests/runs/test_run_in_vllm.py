@@ -13,6 +13,8 @@ from dsmoe_eval.engines.transformers.engine import TransformersEngine
 from dsmoe_eval.engines.vllm import steered_vllm as steered_module
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
+from dsmoe_eval.reports.run_text import engine_routing
+from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, job, roles, run
 from dsmoe_eval.runs import stages as stages_module
@@ -216,6 +218,13 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
         base, sham = (found[variant, task][1] for variant in ("base", "sham"))
         np.testing.assert_allclose(numbers(base), numbers(sham), rtol=1e-6, atol=1e-5)
         assert (numbers(found["sft-lora", task][1]) != numbers(base)).all()
+    told = json.loads(other.comparisons.read_text())["routing"]
+    assert told["learner"] == "transformers"
+    assert told["tokens"] > 100
+    assert told["different"] < 0.001, "in float32 hardly a near tie is decided otherwise"
+    assert json.loads(one.comparisons.read_text())["routing"] is None
+    (said,) = engine_routing(read_finished(other.root).result)
+    assert "tokens of identification text, 4 layers) 0.0" in said
     probed = [cell["probe"] for (variant, _), (cell, _) in found.items() if variant == "random"]
     assert all(one["logit_max_change"] > 0 for one in probed)
     routings = sorted(path.name for path in other.root.glob("routing/*.json"))

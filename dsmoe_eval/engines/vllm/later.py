@@ -63,7 +63,7 @@ class LaterVllm:
         self.identity = identity
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
-        self.started = False
+        self.started = self._passes = False
         self._options = dict(options)
         self._dtype = str(self._options.pop("dtype", "auto"))
         self._name = identity.name
@@ -91,8 +91,9 @@ class LaterVllm:
             engine = SteeredVllm(self._name, self._dtype, **self._options)
             try:
                 self._check(engine)
-                self.limit(engine.max_length)
-                self.after()
+                if not self._passes:
+                    self.limit(engine.max_length)
+                    self.after()
             except BaseException:
                 engine.close()
                 raise
@@ -116,6 +117,19 @@ class LaterVllm:
         finally:
             self._name = own
             self.close()
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run eagerly inside the context, so that the routing is shown; its limit is not kept."""
+        own, settings = self._options, self.settings
+        self.close()
+        self._options, self._passes = own | {"enforce_eager": True}, True
+        self.settings = settings | {"eager": True}
+        try:
+            yield
+        finally:
+            self.close()
+            self._options, self._passes, self.settings = own, False, settings
 
     def close(self) -> None:
         """Stop the engine, if it runs, and free its memory."""

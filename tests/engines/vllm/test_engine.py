@@ -2,6 +2,8 @@
 
 import os
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from lm_eval.api.instance import Instance
 from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.engines.requests import Request
+from dsmoe_eval.engines.vllm.engine import engine_options
+from dsmoe_eval.engines.vllm.later import facts_of
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
@@ -28,6 +32,7 @@ from dsmoe_eval.runs.identification import (
     count_domains,
     identify,
 )
+from dsmoe_eval.runs.routed import count_routed
 from dsmoe_eval.steering import Intervention, SteeringError
 from dsmoe_eval.tasks.loading import load_tasks
 
@@ -100,6 +105,27 @@ def test_the_same_routing(ours, theirs, tasks, tmp_path, settings):
     np.testing.assert_array_equal(one.used, two.used)
     np.testing.assert_array_equal(one.marked, two.marked)
     np.testing.assert_allclose(one.gate, two.gate, atol=1e-4)
+
+
+def test_the_routing_of_one_with_the_saliency_of_the_other(ours, theirs, tasks, tmp_path):
+    job = SimpleNamespace(
+        learner=ours, engine=theirs, roles=SimpleNamespace(seen=lambda: nullcontext(theirs)),
+        identification=SimpleNamespace(tasks=tasks),
+        folder=SimpleNamespace(observations=tmp_path),
+    )  # fmt: skip
+    wanted = IdentificationSpec(Identification(), True, False, {"?": 1.0})
+    both, alone = count_routed(job, wanted, lambda _: None), counts(ours, tasks, tmp_path)
+    np.testing.assert_array_equal(both.tokens, alone.tokens)
+    np.testing.assert_array_equal(both.used, alone.used)
+    assert both.has_saliency
+
+
+def test_facts_are_known_before_the_start(theirs):
+    facts, mark = facts_of("lab-poly", engine_options(8192, {"enforce_eager": True}))
+    engine = theirs.engine
+    for name in ("dtype", "device", "settings", "version", "generation", "max_length"):
+        assert getattr(facts, name) == getattr(engine, name)
+    assert mark == theirs.identity.fingerprint
 
 
 def test_the_same_experts(ours, theirs, tmp_path):

@@ -98,3 +98,19 @@ def test_an_engine_that_cannot_be_used_is_closed(starts):
     assert starts.events[-1] == ("close", "m")
     engine.after = lambda: None
     assert engine.score() == 7
+
+
+def test_an_eager_pass_shows_the_routing_and_sets_no_limit(starts):
+    engine, calls = later(), []
+    engine.after = lambda: calls.append(1)
+    with engine.eager():
+        starts.other = {"settings": {"eager": True}}
+        engine.running()
+        assert engine.settings == {"eager": True}
+    starts.other = {}
+    assert (engine.settings, engine.started, calls) == ({"eager": False}, False, [])
+    engine.running()
+    assert starts.events == [
+        ("start", "m", "float32", -1), ("close", "m"), ("start", "m", "float32", -1),
+    ]  # fmt: skip
+    assert calls == [1]

@@ -1,9 +1,11 @@
 """A real server of the embedded model and its profiles, asked by real clients."""
 
+import asyncio
 import dataclasses
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from inspect_ai import eval  # noqa: A004
 from lm_eval.tasks import TaskManager
 
 from dsmoe_eval.adapters.lm_eval_model import SteeredLM
+from dsmoe_eval.engines.vllm import serving
 from dsmoe_eval.engines.vllm.catalog import NamedProfile
 from dsmoe_eval.engines.vllm.serving import Serving, arguments, serve
 from dsmoe_eval.errors import UserError
@@ -64,8 +67,7 @@ def server(profiles, tmp_path_factory):
         (folder / f"{name}.json").write_text(one.to_json())
     command = [
         sys.executable, "-m", "dsmoe_eval", "serve", "lab-poly", "--name", "lab", "--port", "0",
-        "--profiles", str(folder), "--max-profiles", "3", "--",
-        "--enforce-eager", "--distributed-executor-backend", "uni",
+        "--profiles", str(folder), "--max-profiles", "3", "--", "--enforce-eager",
     ]  # fmt: skip
     settings = {"VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")} | settings
@@ -83,7 +85,7 @@ def server(profiles, tmp_path_factory):
     finally:
         late.cancel()
         process.terminate()
-        process.wait(START_SECONDS)
+        assert process.wait(START_SECONDS) == 0
 
 
 class Server:
@@ -157,6 +159,14 @@ def test_what_cannot_be_served_is_refused(changes, words, profiles, monkeypatch)
     asked = Serving("lab-poly", "lab", named, 2, "127.0.0.1", 0)
     with pytest.raises(UserError, match=words):
         serve(dataclasses.replace(asked, **changes), print)
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        asked = Serving("lab-poly", "lab", (), 2, "127.0.0.1", port)
+        with pytest.raises(UserError, match=f"--port {port}: Address already in use; give another"):
+            asyncio.run(serving._serve(asked, arguments(asked), print))
 
 
 def test_it_says_what_it_serves(server):
