@@ -186,6 +186,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+@contextmanager
+def passing_folder(path: Path) -> Iterator[Path]:
+    """Yield a draft folder beside `path` that is deleted afterwards, by `remove_drafts` at last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
+    draft.mkdir()
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def remove_drafts(folder: Path) -> None:
     """Remove the drafts of killed processes from a folder that this process has locked."""
     for path in [path for path in folder.rglob(".*.tmp") if is_draft(path)]:

@@ -14,6 +14,7 @@ Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Unit = Literal["odds", "sigma"]
 ExpertSource = Literal["method", "random_matched", "other_domain"]
 Precision = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["transformers", "vllm"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 """Those of transformers that are on the machine; it could also fetch code from the hub."""
 
@@ -200,8 +201,11 @@ class Plan(Card):
             tokenizer says.
         decoding: `task`: answers are decoded as the tasks say, and generation_config.json of the
             model has no effect. `model`: its settings act where a task sets nothing.
-        engine: the engine that answers; vLLM supports no variant that needs training, gradients
-            or experts' outputs.
+        engine: the engine that answers: in tuning, probes and cells.
+        learner: the engine that identifies experts, computes saliency, averages the residual stream
+            and trains, before the other is started; vLLM gives routing and streams only.
+        routing_from: whose routing is counted on the identification text: the learner's, or that of
+            the engine that answers, which vLLM shows in a pass before it answers.
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
@@ -247,7 +251,9 @@ class Plan(Card):
     think_end_token: str | None = None
     decoding: Literal["task", "model"] = "task"
     seed: Annotated[int, Field(ge=0)] = 0
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: EngineName = "transformers"
+    learner: EngineName = "transformers"
+    routing_from: Literal["learner", "engine"] = "learner"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     expert_parallel: bool = False
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
@@ -270,16 +276,29 @@ class Plan(Card):
                 raise ValueError(f"a name is listed twice: {', '.join(names)}")
         if bool(self.model) == bool(self.models):
             raise ValueError("give either `model` or `models`, exactly one of the two")
+        if self.revision and (self.models or "@" in self.model):
+            raise ValueError("revision is for one `model`; else write organisation/model@revision")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> Plan:
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
+        if self.learner == "vllm" and self.engine != "vllm":
+            raise ValueError("learner: vllm needs `engine: vllm`")
+        if self.routing_from == "engine" and self.engine == self.learner:
+            raise ValueError("routing_from: engine needs another engine than the learner")
         for name in ("experts_implementation", "attn_implementation"):
             if getattr(self, name) and self.engine == "vllm":
                 raise ValueError(f"{name} is for `engine: transformers`")
-        if self.revision and (self.models or "@" in self.model):
-            raise ValueError("revision is for one `model`; else write organisation/model@revision")
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
         return self
+
+    @property
+    def routing_engine(self) -> EngineName:
+        """The engine whose routing of the identification text is counted."""
+        return self.engine if self.routing_from == "engine" else self.learner
 
     @property
     def named_model(self) -> str:

@@ -3,7 +3,19 @@
 Heavy imports happen inside the commands, so that `--help` is fast.
 """
 
-from . import compare, experts, gate, leaderboard, listing, models, power, regress, runs, view
+from . import (
+    compare,
+    experts,
+    gate,
+    leaderboard,
+    listing,
+    models,
+    power,
+    regress,
+    runs,
+    serve,
+    view,
+)
 from .main import main
 
 __all__ = [
@@ -17,5 +29,6 @@ __all__ = [
     "power",
     "regress",
     "runs",
+    "serve",
     "view",
 ]

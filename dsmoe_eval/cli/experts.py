@@ -138,6 +138,7 @@ def identify_command(
             device,
             dtype=rest["dtype"],
             attn_implementation=rest["attn_implementation"],
+            enforce_eager=True,  # a compiled vLLM does not show its routing
         ),
         text,
         domain,

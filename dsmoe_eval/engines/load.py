@@ -28,7 +28,8 @@ def load_engine(
         experts_implementation: for transformers only, its method of computing experts.
         dtype: as for `load_model`.
         attn_implementation: for transformers only, its method of computing attention.
-        vllm_options: options of vLLM, such as `tensor_parallel_size`.
+        vllm_options: options of vLLM, such as `tensor_parallel_size`, or `enforce_eager`, without
+            which vLLM compiles the model and shows no routing.
 
     Raises:
         UserError: the model or the engine is not available, or `device` is given with vLLM.

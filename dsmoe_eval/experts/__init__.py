@@ -14,6 +14,7 @@ from .choose import (
 )
 from .counts import Marker, RoutingCounts, count_routing
 from .documents import Document, documents_hash, encode_documents, with_answer
+from .joining import with_saliency
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
@@ -63,4 +64,5 @@ __all__ = [
     "smallest_sets",
     "sum_streams",
     "with_answer",
+    "with_saliency",
 ]

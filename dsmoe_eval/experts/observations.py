@@ -75,7 +75,7 @@ class Observations:
             ValueError: a file is not what was written.
         """
         for index in range(self.batches):
-            columns = read_tensors(_path(self.folder, index))
+            columns = read_tensors(self.file(index))
             names = ("document", "generated", "token", "experts", "weights")
             yield Batch(
                 **{name: columns[name] for name in names},
@@ -83,6 +83,10 @@ class Observations:
                 contributions=columns.get("contributions"),
                 spread=columns.get("spread"),
             )
+
+    def file(self, index: int, folder: Path | None = None) -> Path:
+        """Return the path of a batch, in this folder or another."""
+        return _path(folder or self.folder, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,7 @@ def _write_pass(
         path, rows = _path(folder, index), free.get()
         try:
             if not path.is_file():
-                save_tensors(path, _tensors(rows(plan[index])))
+                save_tensors(path, rows(plan[index]).tensors())
         finally:
             free.put(rows)
         return len(plan[index])
@@ -286,11 +290,6 @@ def _folder(root: Path, content: Sequence[object]) -> Path:
     folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    columns = {name: getattr(batch, name) for name in Batch.__slots__}
-    return {name: column.contiguous() for name, column in columns.items() if column is not None}
 
 
 def _path(folder: Path, index: int) -> Path:

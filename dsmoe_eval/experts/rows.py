@@ -37,6 +37,11 @@ class Batch:
     contributions: Tensor | None
     spread: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the columns that the batch has, for a file."""
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        return {name: column.contiguous() for name, column in columns.items() if column is not None}
+
 
 def counted_rows(
     documents: Sequence[Document],

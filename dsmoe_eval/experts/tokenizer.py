@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -40,6 +41,9 @@ class Tokenizer(Protocol):
 
     def get_added_vocab(self) -> Mapping[str, int]:
         """Return the tokens added to the vocabulary, such as special ones: token -> id."""
+
+    def save_pretrained(self, save_directory: Path) -> object:
+        """Write the tokenizer's files in a folder."""
 
 
 def written_starts(tokenizer: Tokenizer) -> tuple[str, ...]:

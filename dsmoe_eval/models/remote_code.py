@@ -56,7 +56,7 @@ def unknown(name: str, architecture: str, references: Mapping[str, str] | None =
             "unless it is allowed by name; read it, then give --remote-code "
             f"{architecture} to `probe` or `new-card`"
         )
-    way = "vLLM may carry it: take `engine: vllm` in the plan, or SteeredVllm"
+    way = "vLLM may carry it: take `engine: vllm` and `learner: vllm` in the plan, or SteeredVllm"
     if architecture == CONVERTIBLE:
         way = (
             f"`dsmoe-eval convert {name} --output FOLDER` writes the same model in Qwen2-MoE's form"

@@ -68,7 +68,8 @@ def _task_row(task: TaskEstimate) -> Iterator[str]:
 
 def _sums(found: CostEstimate) -> Table:
     table = Table(title="for each model", show_header=False, title_justify="left")
-    table.add_row("engine", found.engine)
+    one = found.engine == found.learner == "transformers"
+    table.add_row("engine", found.engine if one else f"{found.engine}; learner: {found.learner}")
     if found.devices > 1:
         table.add_row("devices", f"{found.devices}, each with 1 / {found.devices} of the weights")
     variants = [get_variant(name) for name in found.variants]

@@ -149,7 +149,7 @@ def caveats(result: RunResult) -> list[str]:
         "text was not asked.",
         "An arm whose settings are its grid's strongest or largest may have gained more beyond it.",
     ]
-    found += unmatched(result) + numerical_noise(result)
+    found += unmatched(result) + numerical_noise(result) + engine_routing(result)
     found += [words for arm in result.arms for words in _untried(arm)]
     if result.run.model in CAVEATS:
         found.insert(0, CAVEATS[result.run.model])
@@ -167,6 +167,19 @@ def numerical_noise(result: RunResult) -> list[str]:
         f"Numerical noise of {result.run.dtype}: {items} items were scored again by base, one at a "
         f"time instead of in batches; {flipped} ({flipped / items:.1%}) changed their answer. "
         f"Log-likelihoods changed by {smallest:.1g} to {largest:.1g} nats (medians of tasks)."
+    ]
+
+
+def engine_routing(result: RunResult) -> list[str]:
+    """Return how often the engine that answered selects other experts than the learner."""
+    if (routing := result.routing) is None:
+        return []
+    pairs = routing.tokens * len(routing.layers)
+    return [
+        f"Experts were identified in {routing.learner}, and {result.run.engine} answered. Of "
+        f"{pairs:,} selections ({routing.tokens:,} tokens of identification text, "
+        f"{len(routing.layers)} layers) {routing.different:.2%} have other experts in "
+        f"{result.run.engine} than in {routing.learner}."
     ]
 
 

@@ -31,7 +31,7 @@ from .folder import RunFolder
 from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
-from .schema import SCHEMA_VERSION, Base, Leakage, Model, Noise, RunResult
+from .schema import SCHEMA_VERSION, Base, EngineRouting, Leakage, Model, Noise, RunResult
 from .terms import Information, Line
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
@@ -94,12 +94,20 @@ def compare_arms(
         suite_tasks=tuple(task.name for task in suite.tasks),
         run=Model.model_validate(dict(identity), strict=False),
         leakage=Leakage.model_validate(leakage.to_dict(), strict=False),
+        routing=_routing(folder),
         base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
         arms=tuple(
             _arm_row(folder, suite, base, *row)
             for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
         ),
     )
+
+
+def _routing(folder: RunFolder) -> EngineRouting | None:
+    """Return how far the engines of a run agree, as it measured before it answered."""
+    if not folder.has(folder.engine_routing):
+        return None
+    return EngineRouting.model_validate(folder.read_json(folder.engine_routing), strict=False)
 
 
 _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")

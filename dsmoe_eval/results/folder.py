@@ -39,6 +39,31 @@ class RunFolder(RecordedFolder):
         return self.root / "identification.json"
 
     @property
+    def counts(self) -> Path:
+        """The routing counts by document, of a run whose learner answers nothing."""
+        return self.observations / "counts.safetensors"
+
+    @property
+    def means(self) -> Path:
+        """The mean residual streams, of such a run."""
+        return self.observations / "means.safetensors"
+
+    @property
+    def roles(self) -> Path:
+        """The model as the learner of such a run knows it, and the limit of a text in vLLM."""
+        return self.root / "roles.json"
+
+    @property
+    def engine_routing(self) -> Path:
+        """How far the learner and the engine that answers select the same experts."""
+        return self.root / "engine-routing.json"
+
+    @property
+    def merged(self) -> Path:
+        """The folder beside which merged checkpoints are written, for the time of their cells."""
+        return self.root / "merged"
+
+    @property
     def log(self) -> Path:
         """The log of events with their times, as JSON lines."""
         return self.root / "log.jsonl"

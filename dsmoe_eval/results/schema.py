@@ -44,6 +44,24 @@ class Noise(Record):
     median_difference: Annotated[float, Field(ge=0)]
 
 
+class EngineRouting(Record):
+    """How often the engine that answers selects other experts than the one that learned.
+
+    Attributes:
+        learner: the engine that learned.
+        tokens: the number of tokens of identification text that both read.
+        layers: the MoE layers.
+        different: the share of (token, layer) pairs whose sets of experts differ.
+        different_by_layer: the same of each layer.
+    """
+
+    learner: Plain
+    tokens: Annotated[int, Field(ge=1)]
+    layers: tuple[int, ...]
+    different: Score
+    different_by_layer: tuple[Score, ...]
+
+
 class Base(Record):
     """Base's score on one task, with its 95 % interval, and the task's floors.
 
@@ -170,10 +188,15 @@ class Outline(Record):
 
 
 class RunResult(Outline):
-    """The whole content of `comparisons.json`: every arm of a run against base."""
+    """The whole content of `comparisons.json`: every arm of a run against base.
+
+    Attributes:
+        routing: None where one engine has both roles.
+    """
 
     schema_version: Literal[7]
     leakage: Leakage
+    routing: EngineRouting | None = None
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
 

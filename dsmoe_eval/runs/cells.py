@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,8 @@ from ..results.folder import RunFolder
 from ..tasks.items import Item
 from ..tasks.language_model import Advance, unwatched
 from ..tasks.loading import LoadedTask
-from ..tasks.outcomes import bits_per_byte, gold_logprobs, score_texts
-from ..tasks.scoring import ScoredAnswer, answer_tasks, item_scores, judge
+from ..tasks.outcomes import TextScore, bits_per_byte, gold_logprobs, score_texts
+from ..tasks.scoring import Answers, ScoredAnswer, answer_tasks, item_scores, judge
 from ..variants import BASE
 from .arms import PreparedArm
 from .job import Job
@@ -49,9 +51,54 @@ def run_cell(
         UserError: an item was not answered as often as it should be, the metric is not binary, or
             an outcome cannot be computed.
     """
+    asked = ask(lm, task, folder.answers(identity.id), advance)
+    store_cell(folder, identity, lm, task, probe, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswers:
+    """What an LM answered to a task.
+
+    Attributes:
+        answers: the answers to the task's requests, or the likelihoods of its texts.
+        tokens: number of tokens that were computed for them.
+        seconds: wall time; of tasks that were answered together each one's share.
+    """
+
+    answers: Answers | Sequence[TextScore]
+    tokens: int
+    seconds: float
+
+
+def ask(
+    lm: EngineLM, task: LoadedTask, remembered: Path | None, advance: Advance = unwatched
+) -> TaskAnswers:
+    """Return the answers of the LM to a task.
+
+    Likelihoods of texts are not remembered: nothing of them is kept if the run is killed.
+    """
     started, tokens = time.perf_counter(), lm.forward_tokens
-    samples, outcome = (_read_texts if task.card.is_text else _answer_questions)(
-        folder, identity, lm, task, advance
+    answers: Answers | Sequence[TextScore]
+    if task.card.is_text:
+        answers = score_texts(lm, task, advance)
+    else:
+        (answers,) = answer_tasks(lm, [task], remembered, advance)
+    return TaskAnswers(answers, lm.forward_tokens - tokens, time.perf_counter() - started)
+
+
+def store_cell(
+    folder: RunFolder,
+    identity: Identity,
+    lm: EngineLM,
+    task: LoadedTask,
+    probe: Figures | None,
+    asked: TaskAnswers,
+) -> None:
+    """Judge the answers to a task, and store them to every item; see `run_cell`."""
+    samples, outcome = (
+        _text_rows(lm, task, cast("Sequence[TextScore]", asked.answers))
+        if task.card.is_text
+        else _judged(task, cast(Answers, asked.answers))
     )
     with folder.new_folder(folder.cell(identity.id)) as draft:
         samples.to_parquet(draft / "samples.parquet", index=False)
@@ -66,8 +113,8 @@ def run_cell(
                 "prompt_tokens": _prompt_tokens(lm, task),
                 "sharing": [asdict(check) for check in lm.sharing],
                 "noise": batch_noise(lm, task, samples) if identity.variant == BASE else None,
-                "tokens": lm.forward_tokens - tokens,
-                "wall_seconds": round(time.perf_counter() - started, 3),
+                "tokens": asked.tokens,
+                "wall_seconds": round(asked.seconds, 3),
             },
         )
     folder.answers(identity.id).unlink(missing_ok=True)
@@ -77,10 +124,7 @@ Answered = tuple[pd.DataFrame, dict[str, object]]
 """A cell's rows, and the figures of `cell.json` that follow from them."""
 
 
-def _answer_questions(
-    folder: RunFolder, identity: Identity, lm: EngineLM, task: LoadedTask, advance: Advance
-) -> Answered:
-    (answers,) = answer_tasks(lm, [task], folder.answers(identity.id), advance)
+def _judged(task: LoadedTask, answers: Answers) -> Answered:
     samples = _samples(task, judge(task, answers))
     rates = answer_rates(samples)
     return samples, {
@@ -89,12 +133,7 @@ def _answer_questions(
     }
 
 
-def _read_texts(
-    folder: RunFolder, identity: Identity, lm: EngineLM, task: LoadedTask, advance: Advance
-) -> Answered:
-    """Compute the likelihood of a task's texts; nothing of it is kept if the run is killed."""
-    del folder, identity
-    scores = score_texts(lm, task, advance)
+def _text_rows(lm: EngineLM, task: LoadedTask, scores: Sequence[TextScore]) -> Answered:
     columns = {
         name: [getattr(score, name) for score in scores]
         for name in ("loglikelihood", "bytes", "words")

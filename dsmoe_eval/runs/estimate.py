@@ -78,8 +78,7 @@ class ModelEstimate:
         generated: those of them in answers, every answer at its longest.
         weights_gib: the size of the weights in GiB, as published or of the folder's safetensors.
         petaflop: 2 operations per active weight and token, of prompts and longest answers, in 1e15.
-        hours: the time of these operations at `PEAK_FLOPS`, which no real system comes near when it
-            generates.
+        hours: the time of these operations at `PEAK_FLOPS`, which no real system reaches.
     """
 
     model: str
@@ -95,11 +94,10 @@ class CostEstimate:
     """The estimate of a whole plan.
 
     Attributes:
-        engine: the engine that would answer.
+        engine: the engine that would answer; `learner` the one that would learn.
         devices: the number of devices, each with its part of the weights.
         cells: the number of cells of one model.
-        answers: the number of answers of one model on the test part; `tuning_answers` on the tuning
-            part.
+        answers: one model's answers on the test part; `tuning_answers` those on the tuning part.
         tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
             not known.
         complete: whether `tokens` counts every task.
@@ -116,6 +114,7 @@ class CostEstimate:
     plan: str
     suite: str
     engine: str
+    learner: str
     devices: int
     variants: tuple[str, ...]
     targets: tuple[str, ...]
@@ -171,6 +170,7 @@ def estimate(
         plan=plan.name,
         suite=planned.suite.name,
         engine=plan.engine,
+        learner=plan.learner,
         devices=plan.tensor_parallel,
         variants=tuple(variant.name for variant in planned.variants),
         targets=planned.targets,
@@ -316,14 +316,14 @@ def size_of(name: str, plan: Plan) -> ModelSize | None:
     """Measure the model in a folder; None for one of the hub, or one that only vLLM may know.
 
     Raises:
-        UserError: there is no such model, or the plan's engine cannot steer it.
+        UserError: there is no such model, or the plan's learner has no code for it.
     """
     if not Path(locate(name)).is_dir():
         return None
     try:
         return measure_model(name)
     except UserError:
-        if plan.engine == "vllm":
+        if plan.learner == "vllm":
             return None
         raise
 

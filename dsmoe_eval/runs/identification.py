@@ -17,6 +17,7 @@ from ..experts import (
     Document,
     Marker,
     Method,
+    Observations,
     RoutingCounts,
     StreamMeans,
     choose_experts,
@@ -149,9 +150,8 @@ def count_text(
     of_suite = {} if text.suite is None else text.suite.markers
     wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
     texts = sum(len(task.items) for task in text.tasks.values())
-    with progress_bar(
-        console or Console(stderr=True), "identify experts", texts, "texts"
-    ) as advance:
+    shown = console or Console(stderr=True)
+    with progress_bar(shown, "identify experts", texts, "texts") as advance:
         return count_domains(
             engine, text.tasks, wanted, root or Path("out") / "observations", advance
         )
@@ -199,25 +199,37 @@ def count_domains(
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
-    settings = wanted.settings
-    texts = domain_texts(tasks)
     try:
-        documents = _documents(engine, tasks, settings, root)
-        reader = _reader(engine, texts, settings.saliency_model) if wanted.saliency else None
-        seen = engine.observe(
-            documents,
-            root,
-            reader=reader,
-            contributions=wanted.contributions,
-            advance=advance,
-        )
-        markers = [
-            Marker(text, _marker_token(engine.tokenizer, text), weight)
-            for text, weight in wanted.markers.items()
-        ]
-        return count_routing(seen, markers=markers).in_phase(settings.phase)
+        documents = read_documents(engine, tasks, wanted.settings, root)
+        seen = observe_text(engine, tasks, documents, wanted, root, advance)
+        return count_seen(seen, engine.tokenizer, wanted)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def observe_text(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    documents: Sequence[Document],
+    wanted: IdentificationSpec,
+    root: Path,
+    advance: Callable[[int], None],
+) -> Observations:
+    """Record a pass over the documents of the tasks; see `Engine.observe`."""
+    name = wanted.settings.saliency_model
+    reader = _reader(engine, domain_texts(tasks), name) if wanted.saliency else None
+    return engine.observe(
+        documents, root, reader=reader, contributions=wanted.contributions, advance=advance
+    )
+
+
+def count_seen(
+    seen: Observations, tokenizer: Tokenizer, wanted: IdentificationSpec
+) -> RoutingCounts:
+    """Count the routing of a pass, with that of the marker tokens."""
+    given = wanted.markers.items()
+    markers = [Marker(text, _marker_token(tokenizer, text), weight) for text, weight in given]
+    return count_routing(seen, markers=markers).in_phase(wanted.settings.phase)
 
 
 def average_streams(
@@ -233,7 +245,7 @@ def average_streams(
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
     try:
-        documents = _documents(engine, tasks, settings, root)
+        documents = read_documents(engine, tasks, settings, root)
         return engine.mean_streams(in_phase(documents, settings.phase), root, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -275,7 +287,7 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
     }
 
 
-def _documents(
+def read_documents(
     engine: Engine, tasks: Mapping[str, WithItems], settings: Identification, root: Path
 ) -> tuple[Document, ...]:
     """Encode the texts, with the model's answers where these are to be read."""

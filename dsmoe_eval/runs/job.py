@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from ..cards import Plan, Suite
 from ..engines.base import Engine
 from ..engines.lm import EngineLM
-from ..engines.load import load_engine
 from ..errors import UserError
 from ..files import LOCK, lock_folder
 from ..models.places import locate
@@ -37,6 +37,7 @@ from ..variants import own_file
 from .arms import PlannedRun, plan_run
 from .options import AS_PLANNED, RunOptions
 from .plan_checks import check_engine
+from .roles import Roles, open_roles
 
 _PACKAGES = ("dsmoe-eval", "torch", "transformers", "lm-eval", "peft", "numpy")
 
@@ -46,17 +47,17 @@ class Job(PlannedRun):
     """A planned run with everything loaded that its stages need; it does not change.
 
     Attributes:
-        engine: the model in its engine.
-        lm: the same model as the language model that answers tasks.
+        roles: the engine that answers, and the learner.
+        lm: the model as the language model that answers tasks.
         identification: the text from which experts are identified.
         tuning: the tasks of this part, by name; `test` likewise.
         folder: the run's folder.
         identity: the identity of the run, for `comparisons.json`.
         leakage: the items that the parts share.
-        close: the function that frees the engine, and unlocks the folder for other processes.
+        close: the function that frees the engines, and unlocks the folder for other processes.
     """
 
-    engine: Engine
+    roles: Roles
     lm: EngineLM
     identification: IdentificationText
     tuning: Mapping[str, LoadedTask]
@@ -65,6 +66,16 @@ class Job(PlannedRun):
     identity: dict[str, Any]
     leakage: Leakage
     close: Callable[[], None]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers."""
+        return self.roles.engine
+
+    @property
+    def learner(self) -> Engine:
+        """The engine that learns; see `Roles.learner`."""
+        return self.roles.learner
 
 
 def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
@@ -81,34 +92,34 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     """
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
-    plan, path = load_plan(plan_name)
-    model = options.model or plan.named_model or _only(plan)
-    planned = plan_run(plan.of(model, options.seed), path)
+    planned, path = _checked(plan_name, options)
     plan, limit = planned.plan, options.limit
-    check_engine(plan)
-    locate(model)
     splits = load_splits(planned.suite, limit, options.data, planned.targets)
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
     leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
-    engine = _serve(plan, options.device)
+    eager = any(arm.variant.kind == "residual" for arm in planned.arms)
+    roles = open_roles(plan, options.device, out, eager)
     with ExitStack() as opened:
-        opened.callback(engine.close)
+        opened.callback(roles.close)
+        engine = roles.engine
         used = engine.generation.used(plan.decoding)
         lm = engine.language_model(_format(plan, path, engine, limit), plan.seed, used)
         tuning, test = (
             {name: in_format(task, lm) for name, task in splits[part].items()}
             for part in ("tuning", "test")
         )
-        _check_lengths(planned, tuning, test, lm)
+        check = partial(_check_lengths, planned, tuning, test, lm)
+        check()
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | _decoding(engine, used) | _planned(planned, path)
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
+        roles.continue_in(folder, lm, check)
         close = opened.pop_all().close
     return Job(
         **{field.name: getattr(planned, field.name) for field in fields(planned)},
-        engine=engine,
+        roles=roles,
         lm=lm,
         identification=text,
         tuning=tuning,
@@ -118,6 +129,16 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         leakage=leakage,
         close=close,
     )
+
+
+def _checked(plan_name: str, options: RunOptions) -> tuple[PlannedRun, Path]:
+    """Return the run of a plan, checked without loading anything, and the plan's file."""
+    plan, path = load_plan(plan_name)
+    model = options.model or plan.named_model or _only(plan)
+    planned = plan_run(plan.of(model, options.seed), path)
+    check_engine(planned.plan)
+    locate(model)
+    return planned, path
 
 
 def _check_lengths(
@@ -151,27 +172,6 @@ def _format(plan: Plan, path: Path, engine: Engine, limit: int | None) -> Prompt
     if limit is None or wanted.answer_tokens is None:
         return wanted
     return replace(wanted, answer_tokens=most_tokens(limit))
-
-
-def _serve(plan: Plan, device: str | None) -> Engine:
-    if plan.engine == "transformers":
-        return load_engine(
-            plan.model,
-            device=device,
-            batch_tokens=plan.batch_tokens,
-            experts_implementation=plan.experts_implementation,
-            dtype=plan.dtype,
-            attn_implementation=plan.attn_implementation,
-        )
-    return load_engine(
-        plan.model,
-        plan.engine,
-        device,
-        batch_tokens=plan.batch_tokens,
-        dtype=plan.dtype,
-        tensor_parallel_size=plan.tensor_parallel,
-        enable_expert_parallel=plan.expert_parallel,
-    )
 
 
 def _run_identity(suite: Suite, engine: Engine, limit: int | None) -> dict[str, Any]:

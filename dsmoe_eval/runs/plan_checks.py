@@ -102,8 +102,13 @@ def _variant_fault(
         return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
-    if plan.engine == "vllm" and (fault := _vllm_fault(variant, plan)):
+    if plan.learner == "vllm" and (fault := _vllm_fault(variant, plan)):
         return fault
+    if plan.routing_from == "engine" and _needs_outputs(variant):
+        return (
+            f"routing_from: learner, since {variant.method} scores experts' outputs, which vLLM "
+            "does not show"
+        )
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
     if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
@@ -130,18 +135,22 @@ def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
 
 
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
-    """Return the need of a variant that vLLM cannot meet: gradients or experts' outputs."""
+    """Return the need of a variant that cannot be learned in vLLM, which only shows routing."""
     if variant.kind == "sft":
-        return "engine: transformers, since vLLM does not train; leave it out, or run it there"
+        return "learner: transformers, since vLLM does not train; leave it out, or learn there"
     method = None if variant.method is None else get_method(variant.method)
-    if method is not None and method.contributions:
+    if _needs_outputs(variant):
         return (
-            f"engine: transformers, since vLLM does not show experts' outputs, which {method.name} "
-            "scores"
+            "learner: transformers, since vLLM does not show experts' outputs, which "
+            f"{variant.method} scores"
         )
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
-            "identification.saliency_model in the plan (a small model of the same tokenizer will "
-            "do), since vLLM computes no gradients; or engine: transformers"
+            "learner: transformers, since vLLM computes no gradients; or identification."
+            "saliency_model in the plan (a small model of the same tokenizer will do)"
         )
     return None
+
+
+def _needs_outputs(variant: Variant) -> bool:
+    return variant.method is not None and get_method(variant.method).contributions

@@ -19,6 +19,7 @@ from ..variants import (
 from .arms import PlannedArm
 from .identification import average_streams, identification_source
 from .job import Job
+from .learned import kept_means
 
 
 def needs_streams(job: Job) -> bool:
@@ -29,7 +30,11 @@ def needs_streams(job: Job) -> bool:
 def stream_means(job: Job, advance: Advance) -> StreamMeans:
     """Average the residual stream over all domains' identification text."""
     settings, root = job.plan.identification, job.folder.observations
-    return average_streams(job.engine, job.identification.tasks, settings, root, advance)
+
+    def average() -> StreamMeans:
+        return average_streams(job.learner, job.identification.tasks, settings, root, advance)
+
+    return kept_means(job, average)
 
 
 def make_profile(
@@ -42,7 +47,7 @@ def make_profile(
     """Build the profile of a steered arm at these settings; a vector needs the mean streams."""
     variant, seed, model = arm.variant, job.plan.seed, job.engine.identity
     source = identification_source(
-        job.identification, arm.domain, job.plan.identification, job.engine.name
+        job.identification, arm.domain, job.plan.identification, job.plan.routing_engine
     )
     try:
         if variant.kind == "residual" and means is not None:

@@ -21,8 +21,9 @@ from ..results.folder import RunFolder
 from ..results.outcome_comparisons import compare_run
 from ..steering import SteeringError
 from ..variants import describe_controls
-from .answering import answer_arm, answer_base
-from .arms import PreparedArm
+from .agreement import measure_agreement
+from .answering import answer_arms, answer_base
+from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
@@ -169,7 +170,8 @@ def _test_answers(job: Job) -> int:
 def _engine(job: Job) -> str:
     engine = job.engine
     settings = ", ".join(f"{name}: {value}" for name, value in engine.settings.items())
-    return f"{engine.name} on {engine.device}" + (f" ({settings})" if settings else "")
+    said = f"{engine.name} on {engine.device}" + (f" ({settings})" if settings else "")
+    return f"{said}; learner: {job.plan.learner}" if job.roles.are_two else said
 
 
 def _decoding(job: Job) -> str:
@@ -192,25 +194,27 @@ def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
     """Answer every cell that is missing and write `comparisons.json`."""
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         base = answer_base(job, steps)
-        answered = [answer_arm(job, arm, steps) for arm in arms]
+        answered = answer_arms(job, arms, steps)
     result = compare_run(job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage)
     job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
 
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
+    """Make the arms: first all that is learned, then tuning, so that each engine starts once."""
     texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
         counts = count_experts(job, steps)
+        steps.skip(steps.total - steps.done)  # all of them, where the counts were kept
     means = None
     if needs_streams(job):
         with progress_bar(console, "average the residual stream", texts, "texts") as steps:
             means = stream_means(job, steps)
+            steps.skip(steps.total - steps.done)
+    trained: dict[PlannedArm, PreparedArm] = {}
+    if training := training_steps(job):
+        with progress_bar(console, "fine-tune", training) as steps:
+            fine = [arm for arm in job.arms if arm.variant.kind == "sft"]
+            trained = {arm: fine_tune(job, arm, steps) for arm in fine}
+    measure_agreement(job)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
-        arms = make_arms(job, counts, steps, means)
-    training = training_steps(job)
-    if not training:
-        return counts, arms
-    with progress_bar(console, "fine-tune", training) as steps:
-        return counts, [
-            fine_tune(job, arm, steps) if arm.planned.variant.kind == "sft" else arm for arm in arms
-        ]
+        return counts, make_arms(job, counts, trained, steps, means)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from ..cards import Sft
 from ..engines.base import Advance, Figures, Prober
-from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
 from ..experts import (
     MATCH_TOLERANCE,
@@ -24,7 +25,6 @@ from ..experts import (
     get_method,
 )
 from ..log import note
-from ..models import LoadedModel
 from ..progress import Steps, counted_as
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
@@ -33,7 +33,10 @@ from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
+from .learned import kept_counts
 from .profiles import make_profile
+from .roles import modules
+from .routed import count_routed
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
@@ -48,7 +51,13 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
     root = job.folder.observations
-    counts = count_domains(job.engine, job.identification.tasks, wanted, root, advance)
+
+    def count() -> RoutingCounts:
+        if job.plan.routing_from == "engine":
+            return count_routed(job, wanted, advance)
+        return count_domains(job.learner, job.identification.tasks, wanted, root, advance)
+
+    counts = kept_counts(job, count)
     path = job.folder.identification
     if not job.folder.has(path):
         try:
@@ -150,6 +159,7 @@ def _tuning_scores(job: Job, tasks: Sequence[str], who: str, advance: Advance) -
     Generated answers are stored in the run's folder under `who`, so that a killed run does not
     generate them again.
     """
+    job.roles.start()
     asked = [job.tuning[name] for name in _tuning_tasks(job, tasks)]
     answers = sum(task.answers_asked for task in asked)
     requests = sum(task.requests_asked for task in asked)
@@ -188,11 +198,23 @@ def _unavailable(job: Job, counts: RoutingCounts, arm: PlannedArm) -> tuple[int,
 
 
 def make_arms(
-    job: Job, counts: RoutingCounts, steps: Steps, means: StreamMeans | None = None
+    job: Job,
+    counts: RoutingCounts,
+    trained: Mapping[PlannedArm, PreparedArm],
+    steps: Steps,
+    means: StreamMeans | None = None,
 ) -> list[PreparedArm]:
-    """Tune the arms, give each control the settings of the arm it controls, write profiles."""
+    """Tune the arms, give each control the settings of the arm it controls, write profiles.
+
+    Args:
+        job: the run.
+        counts: the routing counts.
+        trained: the fine-tuned arms, which are not tuned.
+        steps: the counter of answers.
+        means: the mean residual streams, where an arm needs them.
+    """
     tuner = Tuner(job, counts, steps, means)
-    arms = [_made(job, counts, tuner, arm) for arm in job.arms]
+    arms = [trained.get(arm) or _made(job, counts, tuner, arm) for arm in job.arms]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
     job.folder.answers(f"tuning-{BASE}").unlink(missing_ok=True)
     return arms
@@ -201,8 +223,6 @@ def make_arms(
 def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
     if arm.variant.kind == "prompt":
         return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
-    if not arm.variant.has_profile:
-        return PreparedArm(arm)
     tuned = tuner.tuned(arm.tuned)
     profile = make_profile(job, counts, arm, tuned.chosen, tuner.means)
     path = job.folder.profile(arm.variant.name, arm.target, profile.id)
@@ -259,32 +279,41 @@ def _training_steps(job: Job, arm: PlannedArm) -> int:
     return step_count(len(job.tuning[arm.tasks[0]].items), job.plan.sft)
 
 
-def fine_tune(job: Job, arm: PreparedArm, steps: Steps) -> PreparedArm:
+def fine_tune(job: Job, arm: PlannedArm, steps: Steps) -> PreparedArm:
     """Train the adapters of a fine-tuned arm, if they are missing in the run's folder."""
-    from ..variants.sft import ADAPTER_FILES, adapter_parameters, train_adapter
+    from ..variants.sft import ADAPTER_FILES, adapter_parameters
 
     if job.plan.sft is None:
         raise ValueError("the plan has no sft section")
-    path = job.folder.adapter(arm.planned.variant.name, arm.planned.target)
+    path = job.folder.adapter(arm.variant.name, arm.target)
     if all(job.folder.has(path / name) for name in ADAPTER_FILES):
-        steps.skip(_training_steps(job, arm.planned))
+        steps.skip(_training_steps(job, arm))
     else:
-        model, tokenizer = modules(job).model, modules(job).tokenizer
-        pairs = job.tuning[arm.planned.tasks[0]].answers(job.lm)
-        with job.folder.new_folder(path) as draft:
-            train_adapter(
-                model, tokenizer, pairs, job.plan.sft, job.plan.seed, draft, lambda: steps(1)
-            )
+        _train(job, arm, path, job.plan.sft, steps)
     digest = job.folder.digest(path / "adapter_model.safetensors")[:16]
     learned = Information(
         texts=0,
-        answers=len(job.tuning[arm.planned.tasks[0]].items),
+        answers=len(job.tuning[arm.tasks[0]].items),
         parameters=adapter_parameters(path),
         settings=0,
         domain_named=False,
     )
     settings = job.plan.sft.model_dump(mode="json")
-    return PreparedArm(arm.planned, settings, adapter=digest, information=learned)
+    return PreparedArm(arm, settings, adapter=digest, information=learned)
+
+
+def _train(job: Job, arm: PlannedArm, path: Path, settings: Sft, steps: Steps) -> None:
+    from ..variants.merging import check_room
+    from ..variants.sft import train_adapter
+
+    loaded = modules(job.learner)
+    if job.roles.are_two:
+        check_room(job.folder.merged, loaded)  # said before hours of training
+    pairs = job.tuning[arm.tasks[0]].answers(job.lm)
+    with job.folder.new_folder(path) as draft:
+        train_adapter(
+            loaded.model, loaded.tokenizer, pairs, settings, job.plan.seed, draft, lambda: steps(1)
+        )
 
 
 def probed(job: Job, arm: PlannedArm) -> list[str]:
@@ -295,13 +324,6 @@ def probed(job: Job, arm: PlannedArm) -> list[str]:
 def note_probes(arm: PlannedArm, profile: Profile, figures: Figures) -> None:
     """Write the figures of passed probes to the log."""
     note("probes passed", logging.DEBUG, **about(arm), profile=profile.id, **figures.to_dict())
-
-
-def modules(job: Job) -> LoadedModel:
-    """Return the model with its modules, to train adapters or to apply them."""
-    if not isinstance(job.engine, TransformersEngine):
-        raise ValueError(f"{job.engine.name} does not give the model's modules")
-    return job.engine.loaded
 
 
 def tuning_questions(job: Job, arm: PlannedArm) -> list[str]:

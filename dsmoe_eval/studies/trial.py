@@ -228,7 +228,7 @@ def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDAr
 
 def _mask(job: Job, layer: int, expert: int) -> Profile:
     source = identification_source(
-        job.identification, job.targets[0], job.plan.identification, job.engine.name
+        job.identification, job.targets[0], job.plan.identification, job.plan.routing_engine
     )
     return Profile(
         model=job.engine.identity,

@@ -91,21 +91,30 @@ def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
     Raises:
         UserError: peft is not installed, or the folder is damaged.
     """
-    peft = _import_peft()
     with _left_as_found(model):
-        try:
-            adapted = peft.PeftModel.from_pretrained(model, str(folder))
-        except Exception as error:  # given a damaged file, a library may raise anything
-            if out_of_memory(error):
-                raise
-            raise UserError(
-                f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run "
-                "again"
-            ) from error
+        adapted = load_adapter(model, folder)
         try:
             yield adapted.eval()
         finally:
             adapted.unload()
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put the adapters of a folder on a model.
+
+    Raises:
+        UserError: as `adapter`.
+    """
+    peft = _import_peft()
+    try:
+        adapted: PeftModel = peft.PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # given a damaged file, a library may raise anything
+        if out_of_memory(error):
+            raise
+        raise UserError(
+            f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run again"
+        ) from error
+    return adapted
 
 
 @contextmanager

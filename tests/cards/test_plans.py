@@ -73,7 +73,11 @@ def test_what_only_vllm_has_is_asked_of_vllm():
     assert Plan.model_validate(content).engine == "transformers"
     spread = {"engine": "vllm", "tensor_parallel": 2, "expert_parallel": True}
     assert Plan.model_validate(content | spread).tensor_parallel == 2
+    assert Plan.model_validate(content | spread).learner == "transformers"
+    assert Plan.model_validate(content | spread | {"learner": "vllm"}).learner == "vllm"
     refused = {
+        "routing_from: engine needs another engine": {"routing_from": "engine"},
+        "learner: vllm needs `engine: vllm`": {"learner": "vllm"},
         "tensor_parallel needs `engine: vllm`": {"tensor_parallel": 2},
         "expert_parallel needs": {"engine": "vllm", "expert_parallel": True},
         "'transformers' or 'vllm'": {"engine": "llama.cpp"},

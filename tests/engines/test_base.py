@@ -66,10 +66,11 @@ def test_vllm_is_started_as_asked(monkeypatch):
     started = []
     monkeypatch.setattr(in_vllm, "SteeredVllm", lambda *a, **options: started.append((a, options)))
     load_engine("lab-poly", "vllm")
-    load_engine("lab-poly", "vllm", batch_tokens=64, tensor_parallel_size=2)
+    options = {"tensor_parallel_size": 2, "enforce_eager": True}
+    load_engine("lab-poly", "vllm", batch_tokens=64, **options)
     (first, one), (second, two) = started
     assert first == second == ("lab-poly",)
-    assert one["enforce_eager"] is two["enforce_eager"] is True  # or no routing is seen
+    assert (one["enforce_eager"], two["enforce_eager"]) == (False, True)
     assert (two["tensor_parallel_size"], two["max_num_batched_tokens"]) == (2, 64)
     assert two["max_num_seqs"] <= 64  # vLLM wants room for a token of each
     with pytest.raises(UserError, match="--device is for the transformers engine"):

@@ -105,6 +105,8 @@ def test_hours_of_generation_are_stated(lab):
     assert line in said["transformers"]
     assert "olmoe-1b-7b: up to" not in said["transformers"]
     assert "are generated" not in said["vllm"]
+    assert "vllm; learner: transformers" in said["vllm"]
+    assert "learner" not in said["transformers"]
 
 
 def shown(found):

@@ -38,8 +38,13 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "residual"], {"tuning": None}, r"'residual' needs tuning\.residual in the plan"),
         (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
-        (["base", "sft-lora"], {"engine": "vllm"}, "since vLLM does not train"),
-        (["base", "dsmoe"], {"engine": "vllm"}, "since vLLM computes no gradients"),
+        (["base", "sft-lora"], {"learner": "vllm"}, "since vLLM does not train"),
+        (
+            ["base", "easy-ep+bias"],
+            {"routing_from": "engine"},
+            "needs routing_from: learner, since",
+        ),
+        (["base", "dsmoe"], {"learner": "vllm"}, "since vLLM computes no gradients"),
         (
             ["base", "prompt"],
             {"domain_lines": {"maths": "x"}},

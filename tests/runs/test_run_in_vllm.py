@@ -2,7 +2,6 @@
 
 import json
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,14 @@ import yaml
 from rich.console import Console
 
 from dsmoe_eval.engines.transformers.engine import TransformersEngine
+from dsmoe_eval.engines.vllm import steered_vllm as steered_module
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
+from dsmoe_eval.reports.run_text import engine_routing
+from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs import answering as answering_module
-from dsmoe_eval.runs import cells, job, run
+from dsmoe_eval.runs import cells, job, roles, run
 from dsmoe_eval.runs import stages as stages_module
-from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
 from dsmoe_eval.variants import get_variant
 
@@ -45,9 +46,9 @@ def check(path):
     ("variant", "changes", "reason"),
     [
         ("dsmoe", {"tuning": {"expert_counts": [4], "strengths": {"bias": [1], "reweight": [1]}}},
-         "'dsmoe' needs identification.saliency_model in the plan"),
-        ("easy-ep+bias", {}, r"'easy-ep\+bias' needs engine: transformers, since vLLM does not sh"),
-        ("sft-lora", {}, "'sft-lora' needs engine: transformers, since vLLM does not train"),
+         "'dsmoe' needs learner: transformers, since vLLM computes no gradients"),
+        ("easy-ep+bias", {}, r"'easy-ep\+bias' needs learner: transformers, since vLLM does not s"),
+        ("sft-lora", {}, "'sft-lora' needs learner: transformers, since vLLM does not train"),
     ],
 )  # fmt: skip
 def test_what_vllm_cannot_give_is_refused_before_anything_is_loaded(
@@ -56,7 +57,8 @@ def test_what_vllm_cannot_give_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(job, "load_splits", lambda *_: pytest.fail("loaded"))
     changes = {"variants": [*CONTENT["variants"], variant], **changes}
     check(write(tmp_path, **changes))
-    plan = write(tmp_path, engine="vllm", **changes)
+    check(write(tmp_path, engine="vllm", **changes))
+    plan = write(tmp_path, engine="vllm", learner="vllm", **changes)
     with pytest.raises(UserError, match=reason):
         run(plan, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
@@ -66,12 +68,13 @@ def test_another_model_gives_the_saliency(tmp_path):
     tuning = {"expert_counts": [4], "strengths": {"bias": [1.0], "reweight": [1.0]}}
     variants = [*CONTENT["variants"], "dsmoe"]
     told = {"saliency_model": "lab-poly"}
-    check(write(tmp_path, engine="vllm", variants=variants, tuning=tuning, identification=told))
+    both = {"engine": "vllm", "learner": "vllm"}
+    check(write(tmp_path, **both, variants=variants, tuning=tuning, identification=told))
 
 
 def test_the_papers_plan_for_vllm_asks_for_nothing_that_it_lacks():
     plan, _ = load_plan("paper-vllm")
-    assert (plan.engine, plan.tensor_parallel) == ("vllm", 8)
+    assert (plan.engine, plan.learner, plan.tensor_parallel) == ("vllm", "vllm", 8)
     check("paper-vllm")
     whole, _ = load_plan("paper")
     assert {*plan.models} < {*whole.models}
@@ -83,33 +86,6 @@ def test_vllm_that_is_not_there_is_told_of_at_once(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="vLLM is not installed; pip install"):
         check_engine(plan)
     check_engine(plan.model_copy(update={"engine": "transformers"}))
-
-
-def test_vllm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
-    asked, told = [], []
-    lm = SimpleNamespace(check_context_length=lambda _: None)
-    engine = SimpleNamespace(
-        tokenizer=SimpleNamespace(chat_template=None),
-        generation=SimpleNamespace(ends=(), used=lambda decoding: {"by": decoding}),
-        language_model=lambda *settings: told.append(settings) or lm,
-        close=lambda: None,
-    )
-
-    def load(*arguments, **options):
-        asked.append((arguments, options))
-        return engine
-
-    monkeypatch.setattr(job, "load_engine", load)
-    monkeypatch.setattr(job, "in_format", lambda task, _: task)
-    monkeypatch.setattr(job, "check_engine", lambda _: None)
-    monkeypatch.setattr(job, "_run_identity", lambda *_: {})
-    path = write(tmp_path, engine="vllm", tensor_parallel=2, batch_tokens=64, seed=3)
-    job.prepare(path, tmp_path / "run", RunOptions(limit=2))
-    parallel = {"tensor_parallel_size": 2, "enable_expert_parallel": False}
-    options = {"batch_tokens": 64, "dtype": None, **parallel}
-    assert asked == [(("lab-poly", "vllm", None), options)]
-    ((wanted, seed, used),) = told
-    assert (seed, wanted.name, used) == (3, "plain", {"by": "task"})
 
 
 def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
@@ -142,56 +118,130 @@ def numbers(rows):
     return np.array([x for row in rows["loglikelihoods"] for x in row], dtype=float)
 
 
-def interrupted(monkeypatch, path, folder):
-    """Ends after some cells of the steered arms."""
-    honest, calls = cells.run_cell, []
+def interrupted(monkeypatch, path, folder, cells_done, limit):
+    """Ends after some cells."""
+    honest, calls = cells.store_cell, []
 
     def interrupt(*args):
         calls.append(1)
-        if len(calls) > 9:
+        if len(calls) > cells_done:
             raise KeyboardInterrupt
         honest(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answering_module, "run_cell", interrupt)
+        patch.setattr(cells, "store_cell", interrupt)
+        patch.setattr(answering_module, "store_cell", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run(path, folder, limit=6, console=QUIET)
+            run(path, folder, limit=limit, device="cpu", console=QUIET)
+
+
+def both_engines(tmp_path, monkeypatch, stops, limit, **changes):
+    """The same plan in transformers, and in vLLM with interruptions: the folders of both runs.
+
+    Each start loads only what is still missing: the learner first, and once more for each merged
+    checkpoint; nothing where all is answered.
+    """
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    one = run(write(tmp_path, **changes), tmp_path / "a", limit=limit, device="cpu", console=QUIET)
+    path, loads = write(tmp_path, engine="vllm", **changes), []
+    learn, start = roles.load_engine, steered_module.start_llm
+
+    monkeypatch.setattr(
+        roles, "load_engine", lambda *a, **b: loads.append("learner") or learn(*a, **b)
+    )
+
+    def started(name, *others):
+        loads.append("merged" if ".merged." in name else "vllm")
+        return start(name, *others)
+
+    monkeypatch.setattr(steered_module, "start_llm", started)
+    for number, stop in enumerate(stops):
+        interrupted(monkeypatch, path, tmp_path / "b", stop, limit)
+        assert len(list((tmp_path / "b" / "cells").iterdir())) == sum(stops[: number + 1])
+    monkeypatch.setattr(
+        "dsmoe_eval.tasks.outcomes.score_tasks", lambda *_: pytest.fail("tuned twice")
+    )
+    other = run(path, tmp_path / "b", limit=limit, device="cpu", console=QUIET)
+    assert not list(other.root.glob(".*.tmp")), "a merged checkpoint was left behind"
+    before, loaded = other.comparisons.read_bytes(), list(loads)
+    again = run(path, tmp_path / "b", limit=limit, device="cpu", console=QUIET)
+    assert again.comparisons.read_bytes() == before
+    assert loads == loaded, "all is answered, and nothing is loaded"
+    return one, other, loads
+
+
+def one_arms(folder):
+    return json.loads(folder.comparisons.read_text())["arms"]
+
+
+def check_same(one, other):
+    """Every item of every cell; log-likelihoods of a few tokens each, in float32, to 1e-5."""
+    expected, found = read(one), read(other)
+    assert found.keys() == expected.keys()
+    for key, (cell, rows) in found.items():
+        mate, theirs = expected[key]
+        assert list(rows["answer"]) == list(theirs["answer"])
+        assert list(rows["score"]) == list(theirs["score"])
+        np.testing.assert_allclose(numbers(rows), numbers(theirs), rtol=1e-6, atol=1e-5)
+        identity, others = cell["identity"], mate["identity"]
+        assert (identity["engine"], identity["dtype"]) == ("vllm", "float32")
+        assert ["tensor_parallel", 1] in identity["engine_settings"]
+        assert "vllm" in dict(identity["versions"])
+        for name in ("profile", "adapter"):  # learned by the same engine
+            assert identity[name] == others[name]
+    same = ("variant", "target", "settings", "cells", "information", "prompt_tokens")
+    for mine, theirs in zip(one_arms(other), one_arms(one), strict=True):
+        assert [mine[n] for n in same if n != "cells"] == [theirs[n] for n in same if n != "cells"]
+        assert mine["target_result"] == theirs["target_result"]
+    return found
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
-    """Interrupted and gone on with in another engine, too."""
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
-    }  # fmt: skip
-    variants = [*CONTENT["variants"], "residual"]
-    tuning = CONTENT["tuning"] | {"residual": {"depths": [0.33], "strengths": [0.5]}}
-    plan = write(tmp_path, variants=variants, tuning=tuning)
-    expected = read(run(plan, tmp_path / "a", limit=6, device="cpu", console=QUIET))
-    path = write(tmp_path, engine="vllm", variants=variants, tuning=tuning)
-    interrupted(monkeypatch, path, tmp_path / "b")
-    before = {name.name for name in (tmp_path / "b" / "cells").iterdir()}
-    monkeypatch.setattr(
-        "dsmoe_eval.tasks.outcomes.score_tasks", lambda *_: pytest.fail("tuned twice")
+    """Interrupted in the first engine, then in that of the fine-tuned arm, and gone on with."""
+    variants = ["base", "sft-lora", "sham", "dsmoe", "contrast", "random", "residual"]
+    strengths = {"bias": [1.0], "reweight": [4.0]}
+    residual = {"depths": [0.33], "strengths": [0.5]}
+    tuning = {"expert_counts": [4], "strengths": strengths, "residual": residual}
+    sft = CONTENT["sft"] | {"epochs": 2}
+    one, other, loads = both_engines(
+        tmp_path, monkeypatch, [9, 35], 6, variants=variants, tuning=tuning, sft=sft
     )
-    folder = run(path, tmp_path / "b", limit=6, console=QUIET)
-    found = read(folder)
-    assert len(before) == 9
-    assert before < {cell["id"] for cell, _ in found.values()}
-    assert found.keys() == expected.keys()
-    for key, (cell, rows) in found.items():
-        other = expected[key][1]
-        assert list(rows["answer"]) == list(other["answer"])
-        np.testing.assert_allclose(numbers(rows), numbers(other), atol=1e-3)
-        identity = cell["identity"]
-        assert (identity["engine"], identity["dtype"]) == ("vllm", "float32")
-        assert ["tensor_parallel", 1] in identity["engine_settings"]
-        assert "vllm" in dict(identity["versions"])
-    for task in {task for _, task in found}:  # to the bit, though another engine answered base
+    first = ["learner", "vllm"]
+    assert loads == [*first, "vllm", "learner", "merged", "learner", "merged"]
+    found = check_same(one, other)
+    for task in {task for _, task in found}:  # base was answered alone, sham beside other arms
         base, sham = (found[variant, task][1] for variant in ("base", "sham"))
-        np.testing.assert_array_equal(numbers(base), numbers(sham))
+        np.testing.assert_allclose(numbers(base), numbers(sham), rtol=1e-6, atol=1e-5)
+        assert (numbers(found["sft-lora", task][1]) != numbers(base)).all()
+    told = json.loads(other.comparisons.read_text())["routing"]
+    assert told["learner"] == "transformers"
+    assert told["tokens"] > 100
+    assert told["different"] < 0.001, "in float32 hardly a near tie is decided otherwise"
+    assert json.loads(one.comparisons.read_text())["routing"] is None
+    (said,) = engine_routing(read_finished(other.root).result)
+    assert "tokens of identification text, 4 layers) 0.0" in said
     probed = [cell["probe"] for (variant, _), (cell, _) in found.items() if variant == "random"]
-    assert all(one["logit_max_change"] > 0 and one["selection_changed"] > 0 for one in probed)
-    assert len(list(folder.root.glob("routing/*.json"))) == 4
+    assert all(one["logit_max_change"] > 0 for one in probed)
+    routings = sorted(path.name for path in other.root.glob("routing/*.json"))
+    assert len(routings) == 5
+    for name in routings:
+        mine, theirs = (json.loads((f.root / "routing" / name).read_text()) for f in (other, one))
+        np.testing.assert_allclose(mine["steered"], theirs["steered"], atol=0.01)
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_the_plan_lab_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
+    """All of its variants on all of its targets, killed twice: early, and in a fine-tuned arm."""
+    whole = yaml.safe_load(find_card("plans", "lab").read_text())
+    changed = {name: whole[name] for name in ("targets", "variants", "tuning") if name in whole}
+    monkeypatch.delitem(CONTENT, "targets")
+    one, other, loads = both_engines(tmp_path, monkeypatch, [20, 200], None, **changed)
+    assert loads[:3] == ["learner", "vllm", "vllm"]
+    assert loads.count("merged") >= 4
+    check_same(one, other)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +28,17 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...models.sizes import count_parameters
-from ...steering import ModelIdentity, Profile
+from ...steering import ModelIdentity, Profile, SteeringError
 from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation
-from .steered_vllm import SteeredVllm, VllmProbeReport
+from .probe_report import VllmProbeReport
+from .steered_vllm import SteeredVllm
+from .together import Meeting
 
 if TYPE_CHECKING:
     from ..lm import EngineLM
+
+Result = TypeVar("Result")
 
 _SUMMED_AT_ONCE = 4096
 """Number of tokens after which sums of the residual stream are stored."""
@@ -115,6 +120,60 @@ class VllmEngine:
     def steer(self, profile: Profile) -> AbstractContextManager[object]:
         """Steer by a profile inside the context; nothing is loaded again."""
         return self.engine.steer(profile)
+
+    def steer_each(
+        self,
+        lm: EngineLM,
+        profiles: Sequence[Profile],
+        callers: Sequence[Callable[[EngineLM], Result]],
+    ) -> list[Result]:
+        """Call each function with the LM steered by its profile, and return the results.
+
+        The requests of all are in common batches, except where a profile can steer the whole engine
+        only; these functions are called one after another.
+
+        Args:
+            lm: an LM of this engine.
+            profiles: one for each function.
+            callers: functions that send requests to the LM; they run in threads, one at a time.
+        """
+        results: dict[int, Result] = {}
+        with ExitStack() as loaded:
+            joined = [i for i, profile in enumerate(profiles) if self._loaded(profile, loaded)]
+            results |= zip(joined, self._together(lm, profiles, callers, joined), strict=True)
+        for place, profile in enumerate(profiles):
+            if place not in results:
+                with self.steer(profile):
+                    results[place] = callers[place](lm)
+        return [results[place] for place in range(len(profiles))]
+
+    def _together(
+        self,
+        lm: EngineLM,
+        profiles: Sequence[Profile],
+        callers: Sequence[Callable[[EngineLM], Result]],
+        joined: Sequence[int],
+    ) -> list[Result]:
+        from .lm import BatchReplies, CallerBatch, VllmLM
+
+        if not isinstance(lm, VllmLM):
+            raise TypeError(f"{type(lm).__name__} is not an LM of this engine")
+
+        def call(place: int, ask: Callable[[CallerBatch], BatchReplies]) -> Result:
+            return callers[place](lm.joining(profiles[place].id, ask, len(joined)))
+
+        return Meeting(lm.reply).run([partial(call, place) for place in joined])
+
+    def _loaded(self, profile: Profile, loaded: ExitStack) -> bool:
+        """Load a profile until `loaded` is closed; return whether requests can name it."""
+        if profile.id in self.engine.profiles():
+            return True
+        try:
+            self.engine.load(profile)
+        except SteeringError:
+            return False
+        loaded.callback(self.engine.drop, profile.id)
+        return True
 
     def probe(self, profile: Profile, texts: Sequence[str]) -> VllmProbeReport:
         """Probe a profile at the next tokens of texts."""
@@ -216,7 +275,10 @@ class VllmEngine:
 
 
 def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -> VllmEngine:
-    """Start an engine whose routing can be recorded.
+    """Start an engine, which is compiled unless the options have `enforce_eager=True`.
+
+    An eager engine is slower, but its routing and its residual stream can be recorded, and vectors
+    can be added to the stream.
 
     Args:
         model: as for `load_model`.
@@ -228,14 +290,16 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         UserError: vLLM is not installed, or cannot run this model.
         SteeringError: the model's routers cannot be steered.
     """
-    settings: dict[str, Any] = {
-        # A compiled model answers faster, but does not show its routing, which every run needs to
-        # identify experts and to verify steering; a second engine for the answers would add
-        # further differences.
-        "enforce_eager": True,
+    return VllmEngine(SteeredVllm(model, **engine_options(batch_tokens, options)), tokenizer)
+
+
+def engine_options(batch_tokens: int, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of `SteeredVllm`, all but the name; see `start`."""
+    return {
+        "enforce_eager": False,
         "skip_tokenizer_init": False,  # stop strings are matched in text
         "max_model_len": -1,  # as long as the model allows and its cache has room for
         "max_num_batched_tokens": batch_tokens,
         "max_num_seqs": min(_SEQUENCES, batch_tokens),
+        **options,
     }
-    return VllmEngine(SteeredVllm(model, **settings, **options), tokenizer)

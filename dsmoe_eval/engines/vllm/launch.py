@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
@@ -11,9 +12,14 @@ from ...models.revisions import from_hub, split_revision
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.config import VllmConfig
 
 EXTENSION = "dsmoe_eval.engines.vllm.worker.SteeringExtension"
 """The argument of `vllm serve --worker-extension-cls`."""
+FORCING = "dsmoe_eval.engines.vllm.forcing:ForcedTokens"
+"""The logits processor of forced continuations, by which texts are scored."""
+PROCESSOR = "dsmoe_eval.engines.vllm.requests:ProfileRequests"
+"""The argument of `vllm serve --logits-processors`: it refuses requests with unknown profiles."""
 
 
 def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) -> LLM:
@@ -28,11 +34,42 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
     """
-    try:
+    refuse_speculation(options)
+    quieten()
+    with _refusals(name):
         import vllm
-        from vllm.platforms import current_platform
+
+        return vllm.LLM(**_arguments(place, dtype, options))
+
+
+def engine_config(name: str, place: str, dtype: str, options: Mapping[str, object]) -> VllmConfig:
+    """Return the configuration that `start_llm` would start with; nothing is loaded.
+
+    Raises:
+        UserError: as `start_llm`, where the configuration shows it.
+    """
+    quieten()
+    with _refusals(name):
+        from vllm.engine.arg_utils import EngineArgs
+
+        return EngineArgs(**_arguments(place, dtype, options)).create_engine_config()
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn vLLM's errors about a model into one sentence."""
+    try:
+        yield
     except ImportError as error:
         raise UserError("vLLM is not installed; pip install 'dsmoe-eval[vllm]'") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"vLLM cannot run model {name!r}: {reason_of(error)}") from error
+
+
+def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of `vllm.LLM`, after the settings of the process."""
+    from vllm.platforms import current_platform
+
     # With the scheduler in a separate process, the batches, and so the last bits, depend on which
     # requests arrive first; with the scheduler in this process they are always the same.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -44,19 +81,44 @@ def start_llm(name: str, place: str, dtype: str, options: Mapping[str, object]) 
         "load_format": "safetensors",
         "generation_config": "vllm",  # no sampling settings of the checkpoint
         "worker_extension_cls": EXTENSION,
+        "logits_processors": [PROCESSOR, FORCING],
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
-    try:
-        asked = {"seed": 0, "skip_tokenizer_init": True, **options}  # prompts are token ids
-        settings = {"dtype": _precision(place, dtype), **asked, **fixed}
-        model, revision = split_revision(place)
-        return vllm.LLM(model=model, revision=revision, tokenizer_revision=revision, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"vLLM cannot run model {name!r}: {_reason(error)}") from error
+    asked: dict[str, object] = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
+    if current_platform.is_cpu():
+        # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
+        asked["block_size"] = 32
+    model, revision = split_revision(place)
+    return {
+        "dtype": precision(place, dtype), **asked, **options, **fixed,
+        "model": model, "revision": revision, "tokenizer_revision": revision,
+    }  # fmt: skip
 
 
-def _precision(place: str, asked: str) -> str:
+def quieten() -> None:
+    """Turn vLLM's usage reports off, here and in each process that it starts.
+
+    To send them, set `VLLM_NO_USAGE_STATS=0`.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def refuse_speculation(options: Mapping[str, object]) -> None:
+    """Refuse vLLM's options of speculative decoding.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in ("speculative_config", "spec_method", "spec_model", "spec_tokens"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name}: speculative decoding drafts tokens that no profile steers, so it is "
+                "refused; leave it out"
+            )
+
+
+def precision(place: str, asked: str) -> str:
     """Return the dtype for vLLM, whose `auto` would convert a float32 checkpoint to 16 bits."""
     from transformers import PreTrainedConfig
 
@@ -66,7 +128,7 @@ def _precision(place: str, asked: str) -> str:
     return "float32" if "float32" in (config.get("dtype"), config.get("torch_dtype")) else "auto"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the line that names the cause; the first line of pydantic only counts errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Value error, ")]

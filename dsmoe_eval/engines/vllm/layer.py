@@ -3,19 +3,21 @@
 vLLM runs every routed layer through one class, `MoERunner`, which takes the logits, has them turned
 into (weights, indices) and calls the experts. Importing this module replaces that class, by vLLM's
 registry, for models built afterwards in this process. Two edits are in its computation from the
-start, with neutral values in buffers that are rewritten in place: torch.compile and CUDA graphs
-keep the operations that they traced, so none can be added later.
+start, with values in buffers that are rewritten in place: torch.compile and CUDA graphs keep the
+operations that they traced, so none can be added later. A buffer has one row per profile, and each
+token takes the row of its request (see `table`); row 0 is neutral.
 
 The edits are those of `steering.interventions`, without branches: bias, mask and force on the
 logits, reweight and amplify on the weights, after selection. The score channel is the router's
-correction bias, which is also rewritten in place.
+correction bias, of which there is one for all tokens; it is rewritten in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -25,37 +27,51 @@ from vllm.platforms import current_platform
 from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, force_logits
 from ...steering.scoring import Groups, ScoreFunction, Scoring
+from .table import CAPACITY, DEFAULT_CAPACITY
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 # The router classes of vLLM whose use of the logits is known; any other class is refused.
 _ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")
 
 
-def steer_logits(logits: Tensor, shift: Tensor, forced: Tensor, margin: Tensor) -> Tensor:
+_TOKEN_ROWS: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
+"""The buffer of each model in this process: its layers share one."""
+
+
+def steer_logits(
+    logits: Tensor, rows: Tensor, shift: Tensor, forced: Tensor, margin: Tensor
+) -> Tensor:
     """Compute `edit_logits` without branches; with zeros everywhere the bits do not change.
 
     Args:
         logits: [tokens, experts], any float dtype.
-        shift: [experts], float32, added; -inf masks.
-        forced: [experts], float32: +1 activated, -1 deactivated, 0 unchanged.
-        margin: scalar, float32, the margin of the forced experts.
+        rows: [tokens], int64, the row of each token in the other arguments.
+        shift: [profiles, experts], float32, added; -inf masks.
+        forced: [profiles, experts], float32: +1 activated, -1 deactivated, 0 unchanged.
+        margin: [profiles, 1], float32, the margin of the forced experts.
     """
-    shifted = (logits.float() + shift).to(logits.dtype)
-    return force_logits(shifted, forced, margin)
+    shifted = (logits.float() + shift[rows]).to(logits.dtype)
+    return force_logits(shifted, forced[rows], margin[rows])
 
 
-def steer_weights(weights: Tensor, indices: Tensor, factor: Tensor, keep_sum: Tensor) -> Tensor:
+def steer_weights(
+    weights: Tensor, indices: Tensor, rows: Tensor, factor: Tensor, keep_sum: Tensor
+) -> Tensor:
     """Compute `edit_weights` without branches; with ones and False the bits do not change.
 
     Args:
         weights: [tokens, k], not negative.
         indices: [tokens, k], the selected experts.
-        factor: [experts], float32.
-        keep_sum: scalar, bool: whether each token's weights are scaled to their former sum.
+        rows: [tokens], int64, the row of each token in the other arguments.
+        factor: [profiles, experts], float32.
+        keep_sum: [profiles, 1], bool: whether each token's weights are scaled to their former sum.
     """
     before = weights.float()
-    scaled = before * factor[indices]
+    scaled = before * factor[rows[:, None], indices]
     ratio = before.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True)
-    return (scaled * torch.where(keep_sum, ratio, 1.0)).to(weights.dtype)
+    return (scaled * torch.where(keep_sum[rows], ratio, 1.0)).to(weights.dtype)
 
 
 if not current_platform.is_cpu():
@@ -73,14 +89,15 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        _mark_as_steerable()
+        rows = 1 + _mark_as_steerable()
         experts = self.moe_config.num_logical_experts
         neutral = {
-            "shift": torch.zeros(experts, dtype=torch.float32),
-            "forced": torch.zeros(experts, dtype=torch.float32),
-            "margin": torch.zeros((), dtype=torch.float32),
-            "factor": torch.ones(experts, dtype=torch.float32),
-            "keep_sum": torch.zeros((), dtype=torch.bool),
+            "shift": torch.zeros(rows, experts, dtype=torch.float32),
+            "forced": torch.zeros(rows, experts, dtype=torch.float32),
+            "margin": torch.zeros(rows, 1, dtype=torch.float32),
+            "factor": torch.ones(rows, experts, dtype=torch.float32),
+            "keep_sum": torch.zeros(rows, 1, dtype=torch.bool),
+            "rows": _token_rows(),
             "calls": torch.zeros((), dtype=torch.int64),
         }
         for name, value in neutral.items():
@@ -99,7 +116,9 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         self, route: Callable[..., tuple[Tensor, Tensor]], *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         weights, indices = route(*args, **kwargs)
-        edited = steer_weights(weights, indices, self.dsmoe_factor, self.dsmoe_keep_sum)
+        edited = steer_weights(
+            weights, indices, self._rows_of(weights), self.dsmoe_factor, self.dsmoe_keep_sum
+        )
         if self.dsmoe_note is not None:
             self.dsmoe_note(edited * self.routed_scaling_factor, indices)
         return edited, indices
@@ -110,7 +129,13 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         self.dsmoe_calls.add_(1)
         if self.dsmoe_note_logits is not None:
             self.dsmoe_note_logits(router_logits)
-        logits = steer_logits(router_logits, self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin)
+        logits = steer_logits(
+            router_logits,
+            self._rows_of(router_logits),
+            self.dsmoe_shift,
+            self.dsmoe_forced,
+            self.dsmoe_margin,
+        )
         return super()._apply_quant_method(hidden_states, logits, *args, **kwargs)
 
     @property
@@ -118,26 +143,35 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
         """The router's correction bias, [experts]; None if scores alone decide the selection."""
         return cast("Tensor | None", getattr(self.router, "e_score_correction_bias", None))
 
-    def steer(self, effect: LayerEffect) -> None:
-        """Apply `effect` instead of any earlier one."""
-        self.unsteer()
-        if effect.logit_shift is not None:
-            self.dsmoe_shift.copy_(effect.logit_shift)
-        if effect.forced is not None:
-            self.dsmoe_forced.copy_(effect.forced)
-            self.dsmoe_margin.fill_(effect.force_margin)
-        if effect.weight_factor is not None:
-            self.dsmoe_factor.copy_(effect.weight_factor)
-            self.dsmoe_keep_sum.fill_(effect.keep_sum and bool((effect.weight_factor != 1).any()))
-        if effect.choice_shift is not None and self.correction_bias is not None:
-            self._saved_bias = self.correction_bias.detach().clone()
-            self.correction_bias.data.add_(effect.choice_shift)
+    def _rows_of(self, values: Tensor) -> Tensor:
+        return cast(Tensor, self.dsmoe_rows)[: values.shape[0]]
 
-    def unsteer(self) -> None:
-        """Remove the effect from the next call on."""
+    def steer(self, row: int, effect: LayerEffect) -> None:
+        """Write `effect` into a row, which is neutral before; the correction bias is not in it."""
+        if effect.logit_shift is not None:
+            self.dsmoe_shift[row] = effect.logit_shift
+        if effect.forced is not None:
+            self.dsmoe_forced[row] = effect.forced
+            self.dsmoe_margin[row] = effect.force_margin
+        if effect.weight_factor is not None:
+            self.dsmoe_factor[row] = effect.weight_factor
+            changed = bool((effect.weight_factor != 1).any())
+            self.dsmoe_keep_sum[row] = effect.keep_sum and changed
+
+    def clear(self, row: int) -> None:
+        """Make a row neutral."""
         for zero in (self.dsmoe_shift, self.dsmoe_forced, self.dsmoe_margin, self.dsmoe_keep_sum):
-            zero.zero_()
-        self.dsmoe_factor.fill_(1)
+            zero[row] = 0
+        self.dsmoe_factor[row] = 1
+
+    def shift_correction(self, shift: Tensor) -> None:
+        """Add a shift, [experts], to the correction bias, for all tokens, until it is restored."""
+        if self.correction_bias is not None:
+            self._saved_bias = self.correction_bias.detach().clone()
+            self.correction_bias.data.add_(shift)
+
+    def restore_correction(self) -> None:
+        """Restore the correction bias from the next call on."""
         if self._saved_bias is not None and self.correction_bias is not None:
             self.correction_bias.data.copy_(self._saved_bias)
             self._saved_bias = None
@@ -186,20 +220,37 @@ def _groups(router: Any) -> Groups | None:
     return Groups(count, kept, by_best) if kept < count else None
 
 
-def _mark_as_steerable() -> None:
-    """Mark vLLM's configuration as steerable.
+def _mark_as_steerable() -> int:
+    """Mark vLLM's configuration as steerable, and return the number of profiles at once.
 
     Compiled graphs are cached on disk by a hash of the configuration; the mark separates the graphs
     with edits from those without.
 
     Raises:
-        SteeringError: `additional_config` is an object of another plugin.
+        SteeringError: `additional_config` is an object of another plugin, or the number is none.
     """
-    from vllm.config import get_current_vllm_config
-
-    extra = get_current_vllm_config().additional_config
+    extra = _config().additional_config
     if not isinstance(extra, dict):
         raise SteeringError(
             "another vLLM plugin holds additional_config; steering needs to mark it"
         )
-    extra["dsmoe_eval"] = "steerable"
+    capacity = extra.setdefault(CAPACITY, DEFAULT_CAPACITY)
+    if not isinstance(capacity, int) or capacity < 1:
+        raise SteeringError(f"additional_config: {CAPACITY} must be 1 or more, not {capacity!r}")
+    return capacity
+
+
+def _token_rows() -> Tensor:
+    """Return the buffer of the rows of a step's tokens, the same one for all layers of a model."""
+    config = _config()
+    size = config.scheduler_config.max_num_batched_tokens
+    key = id(config), size
+    if (rows := _TOKEN_ROWS.get(key)) is None:
+        rows = _TOKEN_ROWS[key] = torch.zeros(size, dtype=torch.int64)
+    return rows
+
+
+def _config() -> VllmConfig:
+    from vllm.config import get_current_vllm_config
+
+    return get_current_vllm_config()

@@ -153,8 +153,11 @@ def watch(runner: GPUModelRunner) -> tuple[Callable[[], _Batch], Callable[[], No
         latest["batch"] = prepare(*args, **kwargs)
         return latest["batch"]
 
+    def release() -> None:
+        runner.prepare_inputs = prepare
+
     runner.prepare_inputs = watched
-    return lambda: _second_runners_batch(latest["batch"]), lambda: delattr(runner, "prepare_inputs")
+    return lambda: _second_runners_batch(latest["batch"]), release
 
 
 def _first_runners_batch(runner: GPUModelRunner) -> _Batch:

@@ -1,8 +1,9 @@
 """The vLLM engine: a model that vLLM serves, steered in place.
 
 Every worker has the methods of `worker.SteeringExtension`; a profile is applied and removed without
-loading or compiling anything again. The prefix cache contains values from before a change, so it is
-emptied at each change.
+loading or compiling anything again. Either the whole engine is steered; then the prefix cache,
+which contains values from before the change, is emptied. Or profiles are loaded, and a request may
+name one of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,44 +21,22 @@ from ...models.loading import fingerprint
 from ...models.places import locate
 from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
 from ...steering.probes import check_effect, check_null
+from ...tasks.language_model import LogLikelihood
 from ..requests import Answer, Request
+from .facts import read_facts
 from .launch import start_llm
+from .probe_report import VllmProbeReport
 from .routing import RoutedSequence, active_experts, assemble
+from .sampling import Settings, answering, naming, token_prompt
+from .scoring import ScoreRequest
 from .streams import read_sums
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
     from vllm import RequestOutput
 
-Settings = dict[str, object]
+Profiles = Sequence[str | None] | None
+"""For each of several prompts the id of a loaded profile or None; None: no prompt has one."""
 Prompts = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class VllmProbeReport:
-    """The figures of the null probe and the effect probe.
-
-    Attributes:
-        null_max_difference: largest absolute difference of log-probabilities at strength zero; 0.0,
-            since the probe raises an error otherwise.
-        selection_changed: share of (token, MoE layer) pairs whose set of experts changed.
-        logit_max_change: largest absolute change of a next token's log-probability.
-        active_experts: number of experts per token and layer, the same for base and steered model.
-        tokens: number of probed tokens.
-
-    `selection_changed` and `active_experts` are None if vLLM compiles the model: only the routing
-    of an eager model can be recorded.
-    """
-
-    null_max_difference: float
-    selection_changed: float | None
-    logit_max_change: float
-    active_experts: int | None
-    tokens: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return the report for `cell.json`."""
-        return asdict(self)
 
 
 class SteeredVllm:
@@ -88,21 +66,18 @@ class SteeredVllm:
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
         """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
-        from vllm import __version__
-
         config = self._llm.llm_engine.vllm_config
-        self.config: PreTrainedConfig = config.model_config.hf_config
-        self.dtype: torch.dtype = config.model_config.dtype
-        self.max_length = int(config.model_config.max_model_len)
+        self.block = int(config.cache_config.block_size * config.cache_config.enable_prefix_caching)
+        """The number of tokens of a block of the prefix cache; 0 if this model has none."""
+        facts = read_facts(config)
+        self.config = facts.config
+        self.dtype = facts.dtype
+        self.max_length = facts.max_length
         """The limit of prompt and answer together, in tokens; an answer has at least one token."""
-        self.device = str(config.device_config.device_type)
-        self.settings: dict[str, int | bool | str] = {
-            "tensor_parallel": config.parallel_config.tensor_parallel_size,
-            "expert_parallel": config.parallel_config.enable_expert_parallel,
-            "eager": bool(config.model_config.enforce_eager),
-        }
-        self.version: str = __version__
-        self.generation: dict[str, object] = config.model_config.try_get_generation_config()
+        self.device = facts.device
+        self.settings = facts.settings
+        self.version = facts.version
+        self.generation = facts.generation
         """The settings of the checkpoint's generation_config.json that differ from the defaults."""
         self.identity = ModelIdentity(
             name=name,
@@ -125,20 +100,47 @@ class SteeredVllm:
         self._steered = True
         try:
             self._rpc("dsmoe_steer", profile.to_json())
-            self._forget()
+            self.forget()
             yield
         finally:
             self._rpc("dsmoe_remove")
-            self._forget()
+            self.forget()
             self._steered = False
 
-    def log_probabilities(self, prompts: Prompts) -> Tensor:
+    def load(self, profile: Profile) -> None:
+        """Load a profile for requests that name it by its id.
+
+        Raises:
+            SteeringError: as for `steer`; or too many are loaded, or the profile can steer the
+                whole engine only: one in the score channel, or of the residual stream.
+        """
+        from .requests import KNOWN
+
+        self._rpc("dsmoe_load", profile.to_json())
+        KNOWN.add(profile.id)
+
+    def drop(self, profile: str) -> None:
+        """Remove a loaded profile by its id.
+
+        Raises:
+            SteeringError: it is not loaded.
+        """
+        from .requests import KNOWN
+
+        self._rpc("dsmoe_drop", profile, True)
+        KNOWN.discard(profile)
+
+    def profiles(self) -> list[str]:
+        """List the ids of the loaded profiles."""
+        return list(self._rpc("dsmoe_profiles"))
+
+    def log_probabilities(self, prompts: Prompts, profiles: Profiles = None) -> Tensor:
         """Compute log-probabilities of the next token of each prompt.
 
         Returns:
             [prompts, vocabulary], float32, natural logarithm.
         """
-        outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True})
+        outputs = self._generate(prompts, {"logprobs": -1, "flat_logprobs": True}, profiles)
         rows = torch.full(
             (len(outputs), self._llm.llm_engine.model_config.get_vocab_size()), -torch.inf
         )
@@ -147,27 +149,26 @@ class SteeredVllm:
             row[torch.tensor(flat.token_ids)] = torch.tensor(flat.logprobs)
         return rows
 
-    def score(self, sequences: Prompts) -> list[tuple[Tensor, Tensor]]:
-        """Compute log-probability and rank of each token but the first, given the tokens before it.
+    def score(
+        self, requests: Sequence[ScoreRequest], profiles: Profiles = None
+    ) -> list[list[LogLikelihood]]:
+        """Compute (log-likelihood, is greedy) of each request's continuations."""
+        prompts, settings = zip(*((one.prompt, one.settings) for one in requests), strict=True)
+        outputs = self._generate(prompts, settings, profiles)
+        return [one.read(output) for one, output in zip(requests, outputs, strict=True)]
 
-        Returns:
-            For each sequence two vectors of its length - 1; ranks count from 1.
-        """
-        outputs = self._generate(sequences, {"prompt_logprobs": 0})
-        scores = []
-        for tokens, output in zip(sequences, outputs, strict=True):
-            pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
-            found = [entry[token] for token, entry in pairs]
-            values = torch.tensor([entry.logprob for entry in found])
-            scores.append((values, torch.tensor([entry.rank for entry in found])))
-        return scores
+    def computed(self) -> int:
+        """Return the number of tokens that the model has computed since it was started."""
+        return int(self._rpc("dsmoe_computed"))
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
         """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
         requests = [Request(tuple(prompt), limit) for prompt in prompts]
         return [list(answer.tokens) for answer in self.answer(requests, stop)]
 
-    def answer(self, requests: Sequence[Request], stop: Sequence[int] = ()) -> list[Answer]:
+    def answer(
+        self, requests: Sequence[Request], stop: Sequence[int] = (), profiles: Profiles = None
+    ) -> list[Answer]:
         """Answer each request, up to one of the tokens `stop` or the request's limit.
 
         An answer includes the tokens of the stop string that ends it. Stop strings have no effect
@@ -177,14 +178,9 @@ class SteeredVllm:
         Answers do not depend on earlier calls: with a prefix in the cache, a prompt would be
         computed in other pieces, with other last bits.
         """
-        self._forget()
-        settings = [
-            {"max_tokens": r.limit, "stop_token_ids": list(stop)}
-            | (_stopping(r) if self._decodes else {})
-            | _drawing(r)
-            for r in requests
-        ]
-        outputs = self._generate([request.prompt for request in requests], settings)
+        self.forget()
+        settings = [answering(request, stop, self._decodes) for request in requests]
+        outputs = self._generate([request.prompt for request in requests], settings, profiles)
         answers = [output.outputs[0] for output in outputs]
         return [
             Answer(tuple(a.token_ids), "stop" if a.finish_reason == "stop" else "max_tokens")
@@ -281,30 +277,41 @@ class SteeredVllm:
         """Stop vLLM's processes and free its memory, so that another engine can be started."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
+        from .requests import KNOWN
+
+        KNOWN.clear()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
         cleanup_dist_env_and_memory()
 
     def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
-        self._forget()  # a partly cached prompt is computed in other pieces, with other last bits
+        self.forget()
         values = self.log_probabilities(prompts)
         return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
     def _generate(
-        self, prompts: Prompts, settings: Settings | Sequence[Settings]
+        self,
+        prompts: Prompts,
+        settings: Settings | Sequence[Settings],
+        profiles: Profiles = None,
     ) -> Sequence[RequestOutput]:
         """Run vLLM with the same settings for all prompts or with settings for each prompt."""
         from vllm import SamplingParams
 
         fixed = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
         each = [settings] * len(prompts) if isinstance(settings, dict) else settings
-        parameters = [SamplingParams(**{**fixed, **one}) for one in each]
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        named = profiles or [None] * len(prompts)
+        parameters = [
+            SamplingParams(**fixed | naming(one, profile))
+            for one, profile in zip(each, named, strict=True)
+        ]
+        requests = list(map(token_prompt, prompts, named))
         outputs: Sequence[RequestOutput] = self._llm.generate(requests, parameters, use_tqdm=False)
         return outputs
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Remove all from the prefix cache: behind a prefix in it, a text has other last bits."""
         if not self._llm.reset_prefix_cache():
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
@@ -320,28 +327,6 @@ class SteeredVllm:
         if any(answer != answers[0] for answer in answers):
             raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
         return answers[0]
-
-
-def _stopping(request: Request) -> Settings:
-    """Return the settings of a request with stop strings, for which vLLM must decode."""
-    if not request.stops or request.after:
-        return {}
-    # Special tokens may be stop strings, so vLLM has to spell them.
-    settings = {
-        "include_stop_str_in_output": True,
-        "detokenize": True,
-        "skip_special_tokens": False,
-    }
-    return {"stop": list(request.stops), **settings}
-
-
-def _drawing(request: Request) -> Settings:
-    """Return vLLM's sampling settings of a request; the checkpoint's defaults never apply."""
-    shaping: Settings = dict(request.shaping)
-    if request.sampling is None:
-        return shaping
-    told = asdict(request.sampling)
-    return shaping | {name: value for name, value in told.items() if value is not None}
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from lm_eval.api.instance import Instance
 from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.engines.requests import Request
+from dsmoe_eval.engines.vllm.engine import engine_options
+from dsmoe_eval.engines.vllm.later import facts_of
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
@@ -28,8 +32,11 @@ from dsmoe_eval.runs.identification import (
     count_domains,
     identify,
 )
+from dsmoe_eval.runs.routed import count_routed
 from dsmoe_eval.steering import Intervention, SteeringError
 from dsmoe_eval.tasks.loading import load_tasks
+
+from ...conftest import vector_profile
 
 pytestmark = pytest.mark.vllm
 
@@ -49,7 +56,7 @@ def ours():
 
 @pytest.fixture(scope="module")
 def theirs():
-    engine = load_engine("lab-poly", "vllm")
+    engine = load_engine("lab-poly", "vllm", enforce_eager=True)
     yield engine
     engine.close()
 
@@ -98,6 +105,27 @@ def test_the_same_routing(ours, theirs, tasks, tmp_path, settings):
     np.testing.assert_array_equal(one.used, two.used)
     np.testing.assert_array_equal(one.marked, two.marked)
     np.testing.assert_allclose(one.gate, two.gate, atol=1e-4)
+
+
+def test_the_routing_of_one_with_the_saliency_of_the_other(ours, theirs, tasks, tmp_path):
+    job = SimpleNamespace(
+        learner=ours, engine=theirs, roles=SimpleNamespace(seen=lambda: nullcontext(theirs)),
+        identification=SimpleNamespace(tasks=tasks),
+        folder=SimpleNamespace(observations=tmp_path),
+    )  # fmt: skip
+    wanted = IdentificationSpec(Identification(), True, False, {"?": 1.0})
+    both, alone = count_routed(job, wanted, lambda _: None), counts(ours, tasks, tmp_path)
+    np.testing.assert_array_equal(both.tokens, alone.tokens)
+    np.testing.assert_array_equal(both.used, alone.used)
+    assert both.has_saliency
+
+
+def test_facts_are_known_before_the_start(theirs):
+    facts, mark = facts_of("lab-poly", engine_options(8192, {"enforce_eager": True}))
+    engine = theirs.engine
+    for name in ("dtype", "device", "settings", "version", "generation", "max_length"):
+        assert getattr(facts, name) == getattr(engine, name)
+    assert mark == theirs.identity.fingerprint
 
 
 def test_the_same_experts(ours, theirs, tmp_path):
@@ -161,3 +189,39 @@ def test_what_was_asked_before_changes_no_answer(theirs):
         patch.setattr(theirs.engine, "_generate", watch)
         theirs.engine.generate(prompts[:1], 1)
     assert outputs[0].num_cached_tokens == 0
+
+
+def test_several_profiles_are_answered_in_one_batch(theirs, monkeypatch):
+    """The answers are those of one profile after another; vectors steer the whole engine alone."""
+    kinds = [("bias", 2.0), ("reweight", 3.0), ("bias", 4.0)]
+    profiles = [
+        trial_profile(theirs.identity, Intervention(kind=kind, strength=size), range(1, 5))
+        for kind, size in kinds
+    ]
+    profiles += [profiles[0], vector_profile(theirs.identity, {0: (0.1,) * 96})]
+    lm = theirs.language_model()
+    settings = {"until": ["."], "max_gen_toks": 8}
+
+    def ask(lm):
+        scores = lm.log_likelihoods(
+            [(text, word) for text in TEXTS for word in (" 1", " the cell")]
+        )
+        answers = lm.complete([(text, settings) for text in TEXTS])
+        return scores, answers, lm.forward_tokens
+
+    calls, generate = [], theirs.engine._llm.generate
+    monkeypatch.setattr(
+        theirs.engine._llm, "generate", lambda *a, **k: calls.append(a) or generate(*a, **k)
+    )
+    found = theirs.steer_each(lm, profiles, [ask] * len(profiles))
+    assert len(calls) == 4  # scores and answers: of four profiles together, of the last alone
+    assert len(calls[0][0]) == 4 * len(calls[2][0])
+    for profile, (scores, answers, tokens) in zip(profiles, found, strict=True):
+        with theirs.steer(profile):
+            alone = theirs.language_model()
+            expected, wanted, computed = ask(alone)
+        assert answers == wanted
+        assert [one for one, _ in scores] == pytest.approx([one for one, _ in expected], abs=1e-5)
+        assert tokens == pytest.approx(computed, abs=1)
+    assert found[0][:2] == found[3][:2]
+    assert theirs.engine.profiles() == []

@@ -9,17 +9,17 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 from dsmoe_eval.engines.vllm.layer import read_scoring, steer_logits, steer_weights
-from dsmoe_eval.engines.vllm.worker import _check_reached
+from dsmoe_eval.engines.vllm.reach import check_compiled, check_reached
 from dsmoe_eval.steering import SteeringError
 from dsmoe_eval.steering.interventions import LayerEffect, edit_logits, edit_weights
 from dsmoe_eval.steering.scoring import Groups
 
 pytestmark = pytest.mark.vllm
 
-TOKENS, EXPERTS, TOP_K = 50, 16, 4
+TOKENS, EXPERTS, TOP_K, PROFILES = 50, 16, 4, 5
 GENERATOR = torch.Generator().manual_seed(0)
 ZEROS, ONES = torch.zeros(EXPERTS), torch.ones(EXPERTS)
-NO_MARGIN, YES, NO = torch.tensor(0.0), torch.tensor(True), torch.tensor(False)
+ROWS = torch.randint(PROFILES, (TOKENS,), generator=GENERATOR)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
 
@@ -27,33 +27,45 @@ def _random(*shape):
     return torch.randn(*shape, generator=GENERATOR)
 
 
+def _check_rows(steered, edited):
+    """Each row of a profile is the definition's; those of profile 0 are unchanged."""
+    for profile in range(PROFILES):
+        mine = profile == ROWS
+        assert torch.equal(steered[mine], edited(profile)[mine])
+
+
 @DTYPES
 def test_logits(dtype):
-    logits, shift = _random(TOKENS, EXPERTS).to(dtype), _random(EXPERTS)
-    shift[3] = -math.inf
-    forced, margin = torch.sign(_random(EXPERTS)) * (_random(EXPERTS) > 0), torch.tensor(0.5)
-    assert torch.equal(steer_logits(logits, ZEROS, ZEROS, NO_MARGIN), logits)
-    assert torch.equal(
-        steer_logits(logits, shift, ZEROS, NO_MARGIN),
-        edit_logits(logits, LayerEffect(logit_shift=shift)),
+    logits, shift = _random(TOKENS, EXPERTS).to(dtype), _random(PROFILES, EXPERTS)
+    shift[1, 3], shift[0] = -math.inf, 0
+    none, no_margin = torch.zeros(PROFILES, EXPERTS), torch.zeros(PROFILES, 1)
+    forced = torch.sign(_random(PROFILES, EXPERTS)) * (_random(PROFILES, EXPERTS) > 0)
+    margin = torch.arange(PROFILES)[:, None] / 4
+    forced[0] = 0
+    _check_rows(
+        steer_logits(logits, ROWS, shift, none, no_margin),
+        lambda row: edit_logits(logits, LayerEffect(logit_shift=shift[row])) if row else logits,
     )
-    assert torch.equal(
-        steer_logits(logits, ZEROS, forced, margin),
-        edit_logits(logits, LayerEffect(forced=forced, force_margin=0.5)),
-    )
+    _check_rows(
+        steer_logits(logits, ROWS, none, forced, margin),
+        lambda row: edit_logits(
+            logits, LayerEffect(forced=forced[row], force_margin=float(margin[row]))
+        ) if row else logits,
+    )  # fmt: skip
 
 
 @DTYPES
 def test_weights(dtype):
     weights, indices = _random(TOKENS, EXPERTS).softmax(-1).to(dtype).topk(TOP_K)
-    factor = 1 + _random(EXPERTS).abs()
+    factor, keep_sum = 1 + _random(PROFILES, EXPERTS).abs(), torch.arange(PROFILES)[:, None] > 2
+    factor[0] = 1
     narrow = indices.int()  # as vLLM's routers give them
-    assert torch.equal(steer_weights(weights, narrow, ONES, NO), weights)
-    for keep in (True, False):
-        assert torch.equal(
-            steer_weights(weights, narrow, factor, YES if keep else NO),
-            edit_weights(weights, indices, LayerEffect(weight_factor=factor, keep_sum=keep)),
-        )
+    _check_rows(
+        steer_weights(weights, narrow, ROWS, factor, keep_sum),
+        lambda row: edit_weights(
+            weights, indices, LayerEffect(weight_factor=factor[row], keep_sum=bool(keep_sum[row]))
+        ) if row else weights,
+    )  # fmt: skip
 
 
 def _layer(**changes):
@@ -69,16 +81,17 @@ def _layer(**changes):
 
 def test_what_a_kernel_would_not_see_is_refused():
     shifted = LayerEffect(logit_shift=ONES, choice_shift=ONES)
-    _check_reached(_layer(), shifted)
-    _check_reached(_layer(is_monolithic=False), LayerEffect(weight_factor=ONES))
+    check_reached(_layer(), shifted)
+    check_reached(_layer(is_monolithic=False), LayerEffect(weight_factor=ONES))
     for layer, effect in (
         (_layer(), LayerEffect(weight_factor=ONES)),
         (_layer(correction_bias=ZEROS), shifted),
     ):
         with pytest.raises(SteeringError, match="selects the experts inside its kernel"):
-            _check_reached(layer, effect)
+            check_reached(layer, effect)
+    check_compiled(_layer())
     with pytest.raises(SteeringError, match="has run without its edits"):
-        _check_reached(_layer(dsmoe_calls=torch.tensor(0)), shifted)
+        check_compiled(_layer(dsmoe_calls=torch.tensor(0)))
 
 
 def test_unknown_routers_are_refused():

@@ -82,4 +82,6 @@ def test_both_give_the_same():
     assert twice[0] == twice[1]
     assert len({*twice[0]}) > 1
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-    assert [value for value, _ in found] == pytest.approx([v for v, _ in expected], abs=1e-4)
+    assert [value for value, _ in found] == pytest.approx(
+        [v for v, _ in expected], rel=1e-6, abs=1e-5
+    )

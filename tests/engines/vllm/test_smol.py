@@ -38,7 +38,7 @@ def ours():
 
 @pytest.fixture(scope="module")
 def theirs():
-    engine = load_engine("lab-smol", "vllm")
+    engine = load_engine("lab-smol", "vllm", enforce_eager=True)
     yield engine
     engine.close()
 

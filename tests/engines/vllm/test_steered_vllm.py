@@ -28,8 +28,11 @@ from torch import nn  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 from transformers.models.phimoe.modeling_phimoe import sparsemixer  # noqa: E402
+from vllm.exceptions import VLLMValidationError  # noqa: E402
 
+from dsmoe_eval.engines.requests import Request  # noqa: E402
 from dsmoe_eval.engines.vllm import SteeredVllm, steered_vllm  # noqa: E402
+from dsmoe_eval.engines.vllm.scoring import plan_scoring  # noqa: E402
 from dsmoe_eval.errors import UserError  # noqa: E402
 from dsmoe_eval.models.probing import trial_profile  # noqa: E402
 from dsmoe_eval.steering import (  # noqa: E402
@@ -108,6 +111,7 @@ REFUSED = {
     **{(name, "score"): "needs a router that chooses by" for name in ARCHITECTURES},
 }
 del REFUSED["glm4_moe", "score"]
+FOR_ALL_REQUESTS = {("glm4_moe", "mask"), ("glm4_moe", "score"), ("ernie4_5_moe", "mask")}
 GENERATOR = torch.Generator().manual_seed(1)
 PROMPTS = [
     torch.randint(2, VOCABULARY, (length,), generator=GENERATOR).tolist() for length in (5, 17, 40)
@@ -355,6 +359,56 @@ def test_steered_is_the_definition(case, kind, record_property):
     assert torch.equal(engine.log_probabilities(PROMPTS), base)
 
 
+def loadable(engine, reference):
+    """Profiles of all kinds that this model's requests may name, and the refusal of the others."""
+    per_layer = 2 if reference.name == "phimoe" else 4
+    accepted = []
+    for kind, intervention in INTERVENTIONS.items():
+        profile = profile_of(engine, intervention, per_layer)
+        refusal = REFUSED.get((reference.name, kind))
+        if (reference.name, kind) in FOR_ALL_REQUESTS:
+            refusal = "correction bias, which is the same for all"
+        if refusal is None:
+            engine.load(profile)
+            accepted.append(profile)
+        else:
+            with pytest.raises(SteeringError, match=refusal):
+                engine.load(profile)
+    return accepted
+
+
+def test_a_mixed_batch_gives_each_request_what_it_gets_alone(case, record_property):
+    engine, reference = case
+    base = engine.log_probabilities(PROMPTS)
+    loaded = loadable(engine, reference)
+    names = [None, *(profile.id for profile in loaded)]
+    mixed = [(prompt, name) for prompt in PROMPTS for name in names]
+    prompts, named = zip(*mixed, strict=True)
+    rows = engine.log_probabilities(prompts, named).view(len(PROMPTS), len(names), -1).unbind(1)
+    requests = [Request(tuple(prompt), 8) for prompt in prompts]
+    texts = [answer.tokens for answer in engine.answer(requests, (), named)]
+    again = engine.log_probabilities(prompts, named).view(len(PROMPTS), len(names), -1).unbind(1)
+    largest = 0.0
+    for place, profile in enumerate([None, *loaded]):
+        with engine.steer(profile) if profile else nullcontext():
+            alone = engine.log_probabilities(PROMPTS)
+            assert texts[place :: len(names)] == [
+                tuple(tokens) for tokens in engine.generate(PROMPTS, 8)
+            ]
+        largest = max(largest, difference(rows[place], alone), difference(again[place], alone))
+        assert largest < 1e-5
+        # The 40 tokens of the longest prompt fill a block of the prefix cache.
+        assert profile is None or difference(rows[place], rows[0]) > 1e-3
+    record_property("difference", largest)
+    for profile in loaded:
+        engine.drop(profile.id)
+    with pytest.raises(SteeringError, match="is not loaded"):
+        engine.drop(loaded[0].id)
+    with pytest.raises(VLLMValidationError, match="is not loaded; loaded are: none"):
+        engine.log_probabilities(PROMPTS[:1], [loaded[0].id])
+    assert torch.equal(engine.log_probabilities(PROMPTS), base)
+
+
 def vectors_of(engine, layers, strength):
     """Random vectors after some layers, whether these have experts or not."""
     width = engine.config.get_text_config().hidden_size
@@ -405,6 +459,74 @@ def test_vectors_after_layers_are_the_definition(case, record_property):
     far = profile.model_copy(update={"vectors": {9: profile.vectors[0]}})
     with pytest.raises(SteeringError, match="steers layer 9; this model has layers 0 to"):
         engine.steer(far).__enter__()
+
+
+def few_shot(engine, header, count):
+    """Questions behind a common header: options of one to six tokens, and the model's answers."""
+    generator = torch.Generator().manual_seed(3)
+
+    def text(length):
+        return tuple(torch.randint(2, VOCABULARY, (length,), generator=generator).tolist())
+
+    examples = text(header)
+    contexts = [(*examples, *text(5 + 7 * n)) for n in range(count)]
+    pairs = [(context, text(1 + n % 6)) for context in contexts for n in range(10)]
+    greedy = [tuple(answer) for answer in engine.generate(contexts, 4)]
+    answered = list(zip(contexts, greedy, strict=True))
+    return pairs + answered + [(context, answer[:1]) for context, answer in answered]
+
+
+def read_whole(engine, pairs):
+    """Log-likelihoods by `prompt_logprobs`, of every text as a whole."""
+    outputs = engine._generate([(*one, *other) for one, other in pairs], {"prompt_logprobs": 0})
+    answers = []
+    for (_, continuation), output in zip(pairs, outputs, strict=True):
+        rows = output.prompt_logprobs[-len(continuation) :]
+        found = [row[token] for row, token in zip(rows, continuation, strict=True)]
+        answers.append((sum(x.logprob for x in found), all(x.rank == 1 for x in found)))
+    return answers
+
+
+def scheduled(engine, monkeypatch):
+    """The numbers of tokens of vLLM's steps from now on."""
+    steps = []
+    scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
+    honest = scheduler.schedule
+
+    def watch(*args, **settings):
+        output = honest(*args, **settings)
+        steps.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(scheduler, "schedule", watch)
+    return steps
+
+
+def check_scores(engine, monkeypatch, header=70, count=3):
+    """Those of whole texts; tokens computed, and of those tokens that any plan has to compute."""
+    pairs = few_shot(engine, header, count)
+    expected = read_whole(engine, pairs)
+    requests, scores = plan_scoring(pairs, engine.block), {}
+    steps, before = scheduled(engine, monkeypatch), engine.computed()
+    engine.forget()
+    for request, found in zip(requests, engine.score(requests), strict=True):
+        scores |= zip(request.pairs, found, strict=True)
+    assert engine.computed() - before == sum(steps)
+    found = [scores[pair] for pair in pairs]
+    assert max(abs(a - b) for (a, _), (b, _) in zip(found, expected, strict=True)) < 1e-5
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert sum(greedy for _, greedy in found) >= 2 * count
+    texts = [(*context, *continuation[:-1]) for context, continuation in pairs]
+    tree = len({text[:end] for text in texts for end in range(1, len(text) + 1)})
+    return sum(steps), tree, len(pairs)
+
+
+def test_scores_are_those_of_whole_texts(case, monkeypatch, record_property):
+    engine, _ = case
+    computed, tree, options = check_scores(engine, monkeypatch)
+    record_property("computed", f"{computed} of {tree}")
+    assert engine.block == 32
+    assert tree < computed <= tree + options * engine.block
 
 
 def by_expert(weights, indices, experts):
@@ -506,9 +628,14 @@ def test_routing_of_many_requests_in_little_room(tight, monkeypatch):
     assert len(cut.experts) == len(cut.tokens) - 1
 
 
+def test_scores_in_little_room(tight, monkeypatch):
+    """In chunks, put off and computed again."""
+    check_scores(tight[0], monkeypatch, header=40, count=6)
+
+
 def test_the_prefix_cache_is_used_and_emptied(tight):
     engine, reference = tight
-    engine._forget()
+    engine.forget()
     profile = profile_of(engine, INTERVENTIONS["bias"])
     cached = []
     for _ in range(2):
@@ -563,7 +690,10 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
     ("name", "eager"), [("olmoe", True), ("qwen3_moe", False), ("deepseek", False)]
 )  # qwen3_moe calls its gate before the MoE layer, deepseek inside it
 def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
-    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with."""
+    """Also: a graph that vLLM compiled and cached without the edits is not taken for one with.
+
+    And compiled graphs take the row of each token.
+    """
     from vllm import LLM
     from vllm.model_executor.custom_op import op_registry_oot
 
@@ -591,6 +721,20 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     assert engine.probe(profile, PROMPTS).active_experts == (
         engine.layers[0]["top_k"] if eager else None
     )
+    loaded = [profile_of(engine, INTERVENTIONS[kind]) for kind in ("bias", "reweight", "force")]
+    for profile in loaded:
+        engine.load(profile)
+    names = [None, *(profile.id for profile in loaded)]
+    rows = engine.log_probabilities(
+        [prompt for prompt in PROMPTS for _ in names], names * len(PROMPTS)
+    ).view(len(PROMPTS), len(names), -1)
+    assert difference(rows[:, 0], expected) < 1e-5
+    for place, profile in enumerate(loaded, 1):
+        assert difference(rows[:, place], reference.log_probabilities(profile)) < TOLERANCE
+    check_scores(engine, monkeypatch)
+    if not eager:
+        with pytest.raises(SteeringError, match="routing can be watched with enforce_eager only"):
+            engine.routing(PROMPTS)
     stop(engine)
 
 

@@ -1,0 +1,80 @@
+"""How often the engine that answers selects other experts than the one that learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engines.base import Engine
+from ..experts import Document, encode_documents
+from ..log import note
+from ..results.schema import EngineRouting
+from ..tasks.identification import domain_groups, domain_texts
+from .job import Job
+
+TOKENS = 4096
+"""The tokens of identification text after which no other document is compared."""
+
+
+def measure_agreement(job: Job) -> None:
+    """Compare the routing of both engines on some identification text, and store the figures.
+
+    vLLM is run eagerly for it. Where vLLM learned, there is nothing to compare.
+    """
+    path = job.folder.engine_routing
+    if not job.roles.are_two or job.plan.learner == "vllm" or job.folder.has(path):
+        return
+    documents, root = sampled(_documents(job)), job.folder.observations / "compared"
+    learned = _selections(job.learner, documents, root)
+    with job.roles.seen() as engine:
+        answered = _selections(engine, documents, root)
+    found = compare_routing(learned, answered, job.engine.identity.layers, job.plan.learner)
+    note("routing compared", tokens=found.tokens, different=found.different)
+    job.folder.write_json(path, found.model_dump(mode="json"))
+
+
+def sampled(documents: Sequence[Document]) -> tuple[Document, ...]:
+    """Return the first documents of each domain in turn, of about `TOKENS` tokens in all."""
+    by_domain: dict[str, list[Document]] = {}
+    for one in documents:
+        by_domain.setdefault(one.domain, []).append(one)
+    chosen: list[Document] = []
+    for one in filter(None, chain.from_iterable(zip_longest(*by_domain.values()))):
+        if chosen and sum(sum(other.kept) for other in chosen) >= TOKENS:
+            break
+        chosen.append(one)
+    return tuple(chosen)
+
+
+def compare_routing(a: Tensor, b: Tensor, layers: Sequence[int], learner: str) -> EngineRouting:
+    """Compare two engines' selections of the same tokens, integers of shape [tokens, layers, k]."""
+    differs = (a.sort(-1).values != b.sort(-1).values).any(-1).double()
+    return EngineRouting(
+        learner=learner,
+        tokens=len(differs),
+        layers=tuple(layers),
+        different=float(differs.mean()),
+        different_by_layer=tuple(differs.mean(0).tolist()),
+    )
+
+
+def _documents(job: Job) -> tuple[Document, ...]:
+    tasks = job.identification.tasks
+    return encode_documents(
+        job.engine.tokenizer,
+        domain_texts(tasks),
+        chat_template=job.plan.identification.chat_template,
+        groups=domain_groups(tasks),
+    )
+
+
+def _selections(engine: Engine, documents: Sequence[Document], root: Path) -> Tensor:
+    """Return an engine's selected experts of all tokens, document by document."""
+    seen = engine.observe(documents, root, reader=None, contributions=False, advance=lambda _: None)
+    batches = list(seen.read())
+    order = torch.cat([batch.document for batch in batches]).argsort(stable=True)
+    return torch.cat([batch.experts for batch in batches])[order]
