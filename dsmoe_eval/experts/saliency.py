@@ -23,8 +23,7 @@ from .batching import batches, entrance, pad, token_budget
 from .documents import Document
 from .memory import checkpoint_layers, checkpointed, free_bytes, most_tokens, pass_memory
 
-_LOGITS_AT_ONCE = 2**22
-"""With a quarter of them the output layer takes a tenth longer, half with a large vocabulary."""
+_LOGITS_AT_ONCE = 2**20
 _LOGITS_ON_A_GPU = 2**26
 """0.8 GB in 16 bits; a product with few rows would only read the head's weights again and again."""
 _TRIED = 16
@@ -181,14 +180,16 @@ def _loss_gradient(
     weight = share.to(ends.device)
     batch, position = weight.nonzero(as_tuple=True)
     rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
-    pieces = []
+    pieces, memory = [], None  # memory for one piece: new pages for each would cost 2 %
     step = max(1, logits_at_once // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
         target = targets[start : start + step]
         with torch.enable_grad():
             logits = head(part)
-        slope = logits.detach().float().softmax(-1)
+        values = logits.detach().float()
+        memory = torch.empty_like(values) if memory is None else memory
+        slope = torch.softmax(values, -1, out=memory[: len(part)])
         slope[torch.arange(len(target)), target] -= 1
         pieces.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
     # The head works on each row alone, so that a row is weighted after it as well as before.
