@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .batching import batches, entrance, pad, token_budget
 from .documents import Document
-from .memory import checkpoint_layers, checkpointed, free_bytes, batch_limit, pass_memory
+from .memory import batch_limit, checkpoint_layers, checkpointed, free_bytes, pass_memory
 
 _LOGITS_AT_ONCE = 2**22
 """With a quarter of them the output layer takes a tenth longer, half with a large vocabulary."""
