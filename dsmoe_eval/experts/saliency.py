@@ -181,16 +181,14 @@ def _loss_gradient(
     weight = share.to(ends.device)
     batch, position = weight.nonzero(as_tuple=True)
     rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
-    pieces, memory = [], None  # one piece of memory for all: new pages cost time
+    pieces = []
     step = max(1, logits_at_once // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
         target = targets[start : start + step]
         with torch.enable_grad():
             logits = head(part)
-        values = logits.detach().float()
-        memory = torch.empty_like(values) if memory is None else memory
-        slope = torch.softmax(values, -1, out=memory[: len(part)])
+        slope = logits.detach().float().softmax(-1)
         slope[torch.arange(len(target)), target] -= 1
         pieces.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
     # The head works on each row alone, so that a row is weighted after it as well as before.
