@@ -27,7 +27,7 @@ ROOM = 12_000_000_000
 _LITTLE, _PART = 300_000_000, 6
 """Bytes that a batch may take on a CPU, or that part of the weights, so that memory stays small."""
 _FEWEST = 256
-"""Tokens on a CPU, whatever they take: fewer would be too slow."""
+"""Tokens on a CPU, even if they take more than that: fewer would be too slow."""
 _SHARE = 0.8
 """Of the free memory; the rest is for fragments and for what operations need inside themselves."""
 _ROUTING = 40
