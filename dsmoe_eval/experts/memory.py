@@ -137,7 +137,7 @@ def free_bytes(device: torch.device) -> int:
     return min(ROOM, int(_SHARE * (torch.cuda.mem_get_info(device)[0] + cached)))
 
 
-def most_tokens(model: nn.Module, memory: PassMemory | None, most: int, longest: int) -> int:
+def light_tokens(model: nn.Module, memory: PassMemory | None, most: int, longest: int) -> int:
     """Return the tokens, at most `most`, with which a batch takes little memory on a CPU.
 
     There a larger batch is hardly faster. On another device this is `most`.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .batching import batches, entrance, pad, token_budget
 from .documents import Document
-from .memory import checkpoint_layers, checkpointed, free_bytes, most_tokens, pass_memory
+from .memory import checkpoint_layers, checkpointed, free_bytes, light_tokens, pass_memory
 
 _LOGITS_AT_ONCE = 2**22
 """With a quarter of them the output layer takes a tenth longer, half with a large vocabulary."""
@@ -58,7 +58,7 @@ class Saliency:
     def budget(self, most: int, documents: Sequence[Document]) -> int:
         """Return the tokens of a batch, at most `most`, that fit without computing layers again."""
         longest = max((len(one.tokens) for one in documents), default=1)
-        most = most_tokens(self.model, self._memory, most, longest)
+        most = light_tokens(self.model, self._memory, most, longest)
         return most if self._memory is None else self._memory.budget(self._room, most, longest)
 
     def of_documents(self, documents: Sequence[Document]) -> Tensor:
@@ -123,11 +123,13 @@ class Saliency:
         embeddings = self.model.get_input_embeddings()(input_ids)
         states: list[Tensor] = []
 
-        def seen(_module: nn.Module, args: Any, given: dict[str, Any], output: Any) -> None:
+        def seen(
+            _module: object, args: Sequence[object], given: dict[str, object], output: object
+        ) -> None:
             tensors = [one for one in (*args, *given.values()) if isinstance(one, Tensor)]
             # As `_trunk` calls it, so that the states are those that it gives.
             if len(tensors) == 1 and given.get("inputs_embeds") is embeddings:
-                states.append(output.last_hidden_state)
+                states.append(getattr(output, "last_hidden_state"))  # noqa: B009 - untyped
 
         handle = self.model.base_model.register_forward_hook(seen, with_kwargs=True)
         try:
