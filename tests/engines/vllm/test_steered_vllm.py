@@ -11,6 +11,7 @@ import math
 import os
 import re
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -461,8 +462,8 @@ def test_vectors_after_layers_are_the_definition(case, record_property):
         engine.steer(far).__enter__()
 
 
-def few_shot(engine, header, count):
-    """Questions behind a common header: options of one to six tokens, and the model's answers."""
+def few_shot(engine, header, count, longest):
+    """Questions behind a common header: options of one to some tokens, and the model's answers."""
     generator = torch.Generator().manual_seed(3)
 
     def text(length):
@@ -470,7 +471,7 @@ def few_shot(engine, header, count):
 
     examples = text(header)
     contexts = [(*examples, *text(5 + 7 * n)) for n in range(count)]
-    pairs = [(context, text(1 + n % 6)) for context in contexts for n in range(10)]
+    pairs = [(context, text(1 + 7 * n % longest)) for context in contexts for n in range(10)]
     greedy = [tuple(answer) for answer in engine.generate(contexts, 4)]
     answered = list(zip(contexts, greedy, strict=True))
     return pairs + answered + [(context, answer[:1]) for context, answer in answered]
@@ -502,11 +503,12 @@ def scheduled(engine, monkeypatch):
     return steps
 
 
-def check_scores(engine, monkeypatch, header=70, count=3):
+def check_scores(engine, monkeypatch, header=70, count=3, longest=6):
     """Those of whole texts; tokens computed, and of those tokens that any plan has to compute."""
-    pairs = few_shot(engine, header, count)
+    pairs = few_shot(engine, header, count, longest)
     expected = read_whole(engine, pairs)
-    requests, scores = plan_scoring(pairs, engine.block), {}
+    requests = [replace(one, whole=False) for one in plan_scoring(pairs, engine.block)]
+    scores = {}
     steps, before = scheduled(engine, monkeypatch), engine.computed()
     engine.forget()
     for request, found in zip(requests, engine.score(requests), strict=True):
@@ -630,7 +632,12 @@ def test_routing_of_many_requests_in_little_room(tight, monkeypatch):
 
 def test_scores_in_little_room(tight, monkeypatch):
     """In chunks, put off and computed again."""
-    check_scores(tight[0], monkeypatch, header=40, count=6)
+    scheduler = tight[0]._llm.llm_engine.engine_core.engine_core.scheduler
+    honest, put_off = scheduler._preempt_request, []
+    watch = lambda *a, **k: put_off.append(a) or honest(*a, **k)  # noqa: E731
+    monkeypatch.setattr(scheduler, "_preempt_request", watch)
+    check_scores(tight[0], monkeypatch, header=20, count=4, longest=60)
+    assert put_off
 
 
 def test_the_prefix_cache_is_used_and_emptied(tight):
