@@ -17,6 +17,7 @@ from live_bytes import peak_bytes
 from quiz import make_items, make_tokenizer
 
 from dsmoe_eval.experts import Document, observe
+from dsmoe_eval.experts.batching import token_budget
 from dsmoe_eval.experts.saliency import Saliency
 from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.registry import load_model_card
@@ -72,7 +73,7 @@ def measure(name: str, device: str, items: int, long_tokens: int) -> CardRow:
         name=name, device=device,
         weights_gb=sum(p.numel() * p.element_size() for p in model.parameters()) / GIGABYTE,
         items_s=items / seconds, peer_items_s=None, times_floor=seconds / floor,
-        batch_tokens=Saliency(model).budget(256 if device == "cpu" else 16384, documents),
+        batch_tokens=Saliency(model).budget(token_budget(torch.device(device)), documents),
         items_gb=items_gb, long_tokens=long_tokens,
         long_gb=_peak_gb(lambda: _pass(model, documents), device),
     )  # fmt: skip

@@ -24,6 +24,10 @@ from .workers import AT_ONCE
 
 ROOM = 12_000_000_000
 """The most bytes that a batch takes beside the weights."""
+_LITTLE, _PART = 300_000_000, 6
+"""Bytes that a batch may take on a CPU, or that part of the weights, so that memory stays small."""
+_FEWEST = 256
+"""Tokens on a CPU, even if they take more than that: fewer would be too slow."""
 _SHARE = 0.8
 """Of the free memory; the rest is for fragments and for what operations need inside themselves."""
 _ROUTING = 40
@@ -73,7 +77,7 @@ class PassMemory:
         scores = int(_SCORES_AT_ONCE * length * self.scores / self.layers)
         return max(self.working, scores - self.routed)
 
-    def budget(self, room: int, most: int, longest: int) -> int:
+    def budget(self, room: int, most: int, longest: int, fewest: int = 1) -> int:
         """Return the tokens of a batch that fits without checkpoints, from `most` in steps of 3/4.
 
         In steps, so that a pass that is continued with a little less free memory has equal batches.
@@ -82,10 +86,11 @@ class PassMemory:
             room: the bytes that there are.
             most: the largest number of tokens.
             longest: the number of tokens of the longest text.
+            fewest: the smallest number of tokens, whether it fits or not.
         """
         tokens = most
-        while tokens > 1 and self.plain(tokens, min(tokens, longest)) > room:
-            tokens = tokens * 3 // 4
+        while tokens > fewest and self.plain(tokens, min(tokens, longest)) > room:
+            tokens = max(fewest, tokens * 3 // 4)
         return tokens
 
 
@@ -130,6 +135,19 @@ def free_bytes(device: torch.device) -> int:
         return ROOM // (AT_ONCE if device.type == "cpu" else 1)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(ROOM, int(_SHARE * (torch.cuda.mem_get_info(device)[0] + cached)))
+
+
+def light_tokens(model: nn.Module, memory: PassMemory | None, most: int, longest: int) -> int:
+    """Return the tokens, at most `most`, with which a batch takes little memory on a CPU.
+
+    There a larger batch is hardly faster. On another device this is `most`.
+    """
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return most
+    if memory is None:
+        return min(most, _FEWEST)
+    weights = sum(one.numel() * one.itemsize for one in model.parameters())
+    return memory.budget(max(_LITTLE, weights // _PART), most, longest, min(most, _FEWEST))
 
 
 def checkpoint_layers(model: nn.Module) -> list[nn.Module]:

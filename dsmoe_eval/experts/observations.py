@@ -130,21 +130,19 @@ def observe(
     routers = find_routers(model)
     shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
     columns = _columns_of(saliency_model is not None, contributions, spread)
-    if saliency_model is None:
-        pairs = [(worker, None) for worker in copies(model)]
-    elif saliency_model is model:
-        pairs = [(worker, worker) for worker in copies(model)]
-    else:
-        pairs = list(zip(copies(model), copies(saliency_model), strict=False))
     with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
-        salient = [None if one is None else Saliency(one) for _, one in pairs]
+        if saliency_model is None or saliency_model is model:
+            pairs = [(worker, worker) for worker in copies(model)]
+        else:
+            pairs = list(zip(copies(model), copies(saliency_model), strict=False))
+        salient = None if saliency_model is None else Saliency(saliency_model)
         workers = [
-            _observer(one, reader, documents, columns)
-            for (one, _), reader in zip(pairs, salient, strict=True)
+            _observer(one, salient and salient.on(reader), documents, columns)
+            for one, reader in pairs
         ]
         budget = token_budget(entrance(model))
-        if salient[0] is not None:
-            budget = salient[0].budget(budget, documents)
+        if salient is not None:
+            budget = salient.budget(budget, documents)
         return _write_pass(documents, root, shape, columns, identity, budget, workers, advance)
 
 

@@ -11,6 +11,7 @@ layer is computed again in the backward pass. That costs a second forward pass a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from .batching import batches, entrance, pad, token_budget
 from .documents import Document
-from .memory import checkpoint_layers, checkpointed, free_bytes, pass_memory
+from .memory import checkpoint_layers, checkpointed, free_bytes, light_tokens, pass_memory
 
-_LOGITS_AT_ONCE = 2**20
+_LOGITS_AT_ONCE = 2**22
+"""With a quarter of them the output layer takes a tenth longer, half with a large vocabulary."""
 _LOGITS_ON_A_GPU = 2**26
 """0.8 GB in 16 bits; a product with few rows would only read the head's weights again and again."""
 _TRIED = 16
@@ -47,9 +49,16 @@ class Saliency:
         self._memory = pass_memory(model, self._logits, self._split)
         self._room = free_bytes(table.device)
 
+    def on(self, twin: nn.Module) -> Saliency:
+        """Return the same for a copy of the model that shares its tensors; nothing is tried."""
+        other = copy.copy(self)
+        other.model = twin
+        return other
+
     def budget(self, most: int, documents: Sequence[Document]) -> int:
         """Return the tokens of a batch, at most `most`, that fit without computing layers again."""
         longest = max((len(one.tokens) for one in documents), default=1)
+        most = light_tokens(self.model, self._memory, most, longest)
         return most if self._memory is None else self._memory.budget(self._room, most, longest)
 
     def of_documents(self, documents: Sequence[Document]) -> Tensor:
@@ -112,12 +121,25 @@ class Saliency:
         if head is None or self.model.base_model is self.model:
             return False
         embeddings = self.model.get_input_embeddings()(input_ids)
-        whole = _forward(self.model, embeddings).float()
-        states = self._trunk(embeddings)
-        if not isinstance(states, Tensor) or states.shape[:2] != input_ids.shape:
+        states: list[Tensor] = []
+
+        def seen(
+            _module: object, args: Sequence[object], given: dict[str, object], output: object
+        ) -> None:
+            tensors = [one for one in (*args, *given.values()) if isinstance(one, Tensor)]
+            # As `_trunk` calls it, so that the states are those that it gives.
+            if len(tensors) == 1 and given.get("inputs_embeds") is embeddings:
+                states.append(getattr(output, "last_hidden_state"))  # noqa: B009 - untyped
+
+        handle = self.model.base_model.register_forward_hook(seen, with_kwargs=True)
+        try:
+            whole = _forward(self.model, embeddings).float()
+        finally:
+            handle.remove()
+        if len(states) != 1 or states[0].shape[:2] != input_ids.shape:
             return False
-        again = head(states).float()
-        step = _ROUNDINGS * torch.finfo(states.dtype).eps * float(whole.abs().max())
+        again = head(states[0]).float()
+        step = _ROUNDINGS * torch.finfo(states[0].dtype).eps * float(whole.abs().max())
         return whole.shape == again.shape and float((whole - again).abs().max()) <= step
 
 
@@ -161,18 +183,19 @@ def _loss_gradient(
     weight = share.to(ends.device)
     batch, position = weight.nonzero(as_tuple=True)
     rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
-    weight, pieces = weight[batch, position], []
+    pieces = []
     step = max(1, logits_at_once // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
-        target, factor = targets[start : start + step], weight[start : start + step]
+        target = targets[start : start + step]
         with torch.enable_grad():
             logits = head(part)
         slope = logits.detach().float().softmax(-1)
         slope[torch.arange(len(target)), target] -= 1
-        slope *= factor.unsqueeze(1)
         pieces.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
-    gradient[batch, position] = torch.cat(pieces)
+    # The head works on each row alone, so that a row is weighted after it as well as before.
+    weight = weight[batch, position].unsqueeze(1)
+    gradient[batch, position] = torch.cat(pieces).mul_(weight)
     return gradient
 
 

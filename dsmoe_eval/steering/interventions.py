@@ -151,6 +151,15 @@ def amplified(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     return _as(weights * _taken(factor, indices), weights.dtype)
 
 
+def amplified_in_memory(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
+    """Return `amplified` weights, in the memory of `weights` where no gradient is computed.
+
+    The same bits: the product is in float32 and rounded once. In 16 bits it saves an operation.
+    """
+    edit = amplified if weights.requires_grad else scale_chosen
+    return edit(weights, indices, factor)
+
+
 def reweighted(weights: Tensor, indices: Tensor, factor: Tensor) -> Tensor:
     """Return weights as `amplified` does, with the sum of each token's weights restored."""
     scaled = weights * _taken(factor, indices)  # at least in float32, the dtype of the factor

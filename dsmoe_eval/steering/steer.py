@@ -16,6 +16,7 @@ from .errors import SteeringError
 from .interventions import (
     LayerEffect,
     amplified,
+    amplified_in_memory,
     edit_logits,
     force_logits,
     layer_effect,
@@ -183,7 +184,9 @@ class Steering:
 def _weight_edit(
     router: Router, effect: LayerEffect, factor: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    edit = reweighting(router.device) if effect.keep_sum else amplified
+    # A router makes its weights anew in each call; whether a block does so is not known.
+    amplify = amplified_in_memory if router.selects else amplified
+    edit = reweighting(router.device) if effect.keep_sum else amplify
     return lambda weights, indices: edit(weights, indices, factor)
 
 

@@ -1,17 +1,22 @@
 """Of two engines one at a time is in memory, each is loaded when it is needed; no vLLM here."""
 
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
+from dsmoe_eval.cards import Sft
+from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.experts import encode_documents
 from dsmoe_eval.files import write_json
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import roles as module
 from dsmoe_eval.runs.roles import Roles, open_roles
 from dsmoe_eval.steering import ModelIdentity
 from dsmoe_eval.variants import merging
+from dsmoe_eval.variants.sft import train_adapter
 
 IDENTITY = ModelIdentity(name="m", fingerprint="f", routers="r", layers=(0, 1), experts=4)
 
@@ -168,3 +173,28 @@ def test_a_merged_checkpoint_lasts_as_long_as_its_cells(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     merged = ["learner", "learner closed", "on merged", "vllm"]
     assert log == ["vllm", "vllm closed", *merged]
+
+
+def test_a_learner_that_has_done_its_work_leaves_memory(tmp_path):
+    ours = load_engine("lab-poly", device="cpu")
+    roles, later = two([])
+    later.identity = roles.engine.identity = ours.identity
+    roles._learn = lambda loaded=[ours]: loaded.pop()
+    documents = encode_documents(ours.tokenizer, {"law": ["What is the sign of the root?"]})
+    settings = Sft(rank=2, lora_alpha=4, learning_rate=0.01, epochs=1, batch_size=1)
+    pairs = [("In law, the", " charge")]
+    there = weakref.ref(ours.loaded.model)
+    del ours
+
+    def work():
+        engine = roles.learner
+        seen = {"reader": engine.reader(), "contributions": False, "advance": lambda _: None}
+        engine.observe(documents, tmp_path, **seen)
+        engine.mean_streams(documents, tmp_path, lambda _: None)
+        loaded = module.modules(engine)
+        train_adapter(loaded.model, loaded.tokenizer, pairs, settings, 0, tmp_path / "a")
+
+    work()
+    assert there() is not None
+    roles.start()
+    assert there() is None

@@ -87,6 +87,45 @@ def test_operations_that_steering_adds_to_a_layer(architecture):
             assert not before - during
 
 
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_operations_in_16_bits(architecture):
+    model = make_model(architecture).to(torch.bfloat16)
+    model.set_experts_implementation("batched_mm")
+    ids = torch.arange(2, 7)[None]
+    before, layers = operations(model, ids), len(find_routers(model))
+    expected = {"amplify": 2, "reweight": 6 if architecture in NOT_RENORMALISED else 2}
+    if architecture == "phimoe":  # its weights are in 16 bits already where they are edited
+        expected["reweight"] = 7
+    for kind, operations_added in expected.items():
+        with steer(model, profile(model, kind)):
+            during = operations(model, ids)
+        assert during.total() - before.total() == operations_added * layers, during - before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_amplify_in_memory_has_the_same_bits_and_a_gradient(architecture, dtype):
+    model = make_model(architecture).to(dtype).requires_grad_(False)
+    model.set_experts_implementation("eager")
+    one, ids = profile(model, "amplify", 1.5), torch.arange(2, 7)[None]
+    embeddings = model.get_input_embeddings()(ids)
+
+    def results(states):
+        logits = model(inputs_embeds=states, use_cache=False).logits
+        return torch.autograd.grad(logits.square().sum(), states)[0], logits.detach()
+
+    with steer(model, one):
+        gradient, recorded = results(embeddings.clone().requires_grad_())
+        with torch.no_grad():
+            logits = model(inputs_embeds=embeddings, use_cache=False).logits
+    assert torch.equal(logits, recorded)  # recorded by autograd, so not computed in memory
+    assert gradient.isfinite().all()
+    assert gradient.any()
+    with steer(model, one.with_strength(0.0)), torch.no_grad():
+        null = model(inputs_embeds=embeddings, use_cache=False).logits
+    assert torch.equal(null, model(inputs_embeds=embeddings, use_cache=False).logits)
+
+
 @contextmanager
 def plainly(model, profile):
     """Steer by operations of their own, in float32, as before the cheap forms."""
