@@ -98,13 +98,18 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def _shown_records(level: int) -> Iterator[None]:
-    """Show records that appear only at --log-level debug."""
-    handler = _Stderr(level)
+    """Show records that appear only at --log-level debug.
+
+    Libraries, vLLM among them, may give the root logger a handler that would show every record.
+    """
+    handler, before = _Stderr(level), LOGGER.propagate
+    LOGGER.propagate = False
     if level <= logging.DEBUG:
         LOGGER.addHandler(handler)
     try:
         yield
     finally:
+        LOGGER.propagate = before
         LOGGER.removeHandler(handler)
 
 

@@ -121,6 +121,12 @@ def test_debug_says_what_else_only_the_log_holds(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_handlers_of_other_libraries_get_no_records(tmp_path, caplog):
+    with _shown_records(logging.INFO), log_file(tmp_path / "log.jsonl"):
+        note("stage begins", total=3)
+    assert caplog.records == []
+
+
 @pytest.mark.slow
 def test_case_15_a_second_process_is_refused(finished, plan):
     out = finished[0]

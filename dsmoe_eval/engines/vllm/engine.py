@@ -33,6 +33,7 @@ from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation
 from .probe_report import VllmProbeReport
 from .steered_vllm import SteeredVllm
+from .table import DEFAULT_CAPACITY
 from .together import Meeting
 
 if TYPE_CHECKING:
@@ -137,6 +138,18 @@ class VllmEngine:
             profiles: one for each function.
             callers: functions that send requests to the LM; they run in threads, one at a time.
         """
+        results: list[Result] = []
+        for start in range(0, len(profiles), DEFAULT_CAPACITY):  # as many as vLLM has room for
+            some = slice(start, start + DEFAULT_CAPACITY)
+            results += self._steer_some(lm, profiles[some], callers[some])
+        return results
+
+    def _steer_some(
+        self,
+        lm: EngineLM,
+        profiles: Sequence[Profile],
+        callers: Sequence[Callable[[EngineLM], Result]],
+    ) -> list[Result]:
         results: dict[int, Result] = {}
         with ExitStack() as loaded:
             joined = [i for i, profile in enumerate(profiles) if self._loaded(profile, loaded)]

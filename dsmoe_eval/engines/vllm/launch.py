@@ -85,7 +85,9 @@ def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[st
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
     }
-    asked: dict[str, object] = {"seed": 0, "skip_tokenizer_init": True}  # prompts are token ids
+    asked: dict[str, object] = {
+        "seed": 0, "skip_tokenizer_init": True, "use_tqdm_on_load": False,  # prompts are token ids
+    }  # fmt: skip
     if current_platform.is_cpu():
         # vLLM's 128 would leave up to 127 tokens of a context out of the prefix cache.
         asked["block_size"] = 32
@@ -96,12 +98,18 @@ def _arguments(place: str, dtype: str, options: Mapping[str, object]) -> dict[st
     }  # fmt: skip
 
 
-def quieten() -> None:
-    """Turn vLLM's usage reports off, here and in each process that it starts.
+def quieten(level: str = "ERROR") -> None:
+    """Turn vLLM's usage reports off, here and in each process that it starts, and show its errors.
 
-    To send them, set `VLLM_NO_USAGE_STATS=0`.
+    To send the reports, set `VLLM_NO_USAGE_STATS=0`; to see more, `VLLM_LOGGING_LEVEL=INFO`.
+
+    Args:
+        level: the level of vLLM's messages, which go to stderr: a run shows its own progress, and
+            vLLM writes some sixty lines at each start.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", level)
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def refuse_speculation(options: Mapping[str, object]) -> None:

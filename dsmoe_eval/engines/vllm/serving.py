@@ -93,9 +93,7 @@ def serve(serving: Serving, announce: Callable[[str, Catalog], None]) -> None:
             profiles.
         SteeringError: a profile is refused.
     """
-    quieten()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    quieten("WARNING")
     try:
         import uvloop
         from vllm import __version__

@@ -21,8 +21,9 @@ from lm_eval.api.instance import Instance
 from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.engines.requests import Request
-from dsmoe_eval.engines.vllm.engine import engine_options
+from dsmoe_eval.engines.vllm.engine import VllmEngine, engine_options
 from dsmoe_eval.engines.vllm.later import facts_of
+from dsmoe_eval.engines.vllm.table import DEFAULT_CAPACITY
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
@@ -225,3 +226,16 @@ def test_several_profiles_are_answered_in_one_batch(theirs, monkeypatch):
         assert tokens == pytest.approx(computed, abs=1)
     assert found[0][:2] == found[3][:2]
     assert theirs.engine.profiles() == []
+
+
+def test_more_profiles_than_vllm_has_room_for_are_answered_in_several_batches(theirs, monkeypatch):
+    sizes = []
+
+    def some(_self, _lm, profiles, callers):
+        sizes.append(len(profiles))
+        return list(callers)
+
+    monkeypatch.setattr(VllmEngine, "_steer_some", some)
+    number = 2 * DEFAULT_CAPACITY + 1
+    found = theirs.steer_each(theirs.language_model(), [None] * number, list(range(number)))
+    assert (sizes, found) == ([DEFAULT_CAPACITY, DEFAULT_CAPACITY, 1], list(range(number)))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dsmoe_eval.engines.vllm.launch import start_llm
+from dsmoe_eval.engines.vllm.launch import quieten, start_llm
 from dsmoe_eval.errors import UserError
 
 
@@ -18,6 +18,18 @@ def test_usage_reports_are_off_unless_the_user_asks_for_them(given, then, monkey
     with pytest.raises(UserError, match="vLLM is not installed"):
         start_llm("lab-poly", "place", "auto", {})
     assert os.environ["VLLM_NO_USAGE_STATS"] == then
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "ERROR"), ("INFO", "INFO")])
+def test_only_errors_of_vllm_are_shown_unless_the_user_asks_for_more(given, then, monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", given or "")
+    if given is None:
+        del os.environ["VLLM_LOGGING_LEVEL"]
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", "")
+    del os.environ["VLLM_LOGGING_STREAM"]
+    quieten()
+    assert os.environ["VLLM_LOGGING_LEVEL"] == then
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
 
 
 @pytest.mark.parametrize(
