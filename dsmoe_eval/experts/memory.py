@@ -27,7 +27,7 @@ ROOM = 12_000_000_000
 _LITTLE, _PART = 300_000_000, 6
 """Bytes that a batch may take on a CPU, or that part of the weights, so that memory stays small."""
 _FEWEST = 256
-"""Tokens on a CPU, however much memory they take: fewer would be too slow."""
+"""Tokens on a CPU, even if they take more than that: fewer would be too slow."""
 _SHARE = 0.8
 """Of the free memory; the rest is for fragments and for what operations need inside themselves."""
 _ROUTING = 40
@@ -137,7 +137,7 @@ def free_bytes(device: torch.device) -> int:
     return min(ROOM, int(_SHARE * (torch.cuda.mem_get_info(device)[0] + cached)))
 
 
-def batch_limit(model: nn.Module, memory: PassMemory | None, most: int, longest: int) -> int:
+def light_tokens(model: nn.Module, memory: PassMemory | None, most: int, longest: int) -> int:
     """Return the tokens, at most `most`, with which a batch takes little memory on a CPU.
 
     There a larger batch is hardly faster. On another device this is `most`.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .batching import batches, entrance, pad, token_budget
 from .documents import Document
-from .memory import batch_limit, checkpoint_layers, checkpointed, free_bytes, pass_memory
+from .memory import checkpoint_layers, checkpointed, free_bytes, light_tokens, pass_memory
 
 _LOGITS_AT_ONCE = 2**22
 """With a quarter of them the output layer takes a tenth longer, half with a large vocabulary."""
@@ -58,7 +58,7 @@ class Saliency:
     def budget(self, most: int, documents: Sequence[Document]) -> int:
         """Return the tokens of a batch, at most `most`, that fit without computing layers again."""
         longest = max((len(one.tokens) for one in documents), default=1)
-        most = batch_limit(self.model, self._memory, most, longest)
+        most = light_tokens(self.model, self._memory, most, longest)
         return most if self._memory is None else self._memory.budget(self._room, most, longest)
 
     def of_documents(self, documents: Sequence[Document]) -> Tensor:
@@ -124,12 +124,12 @@ class Saliency:
         states: list[Tensor] = []
 
         def seen(
-            _module: nn.Module, args: tuple[object, ...], given: dict[str, object], output: Any
+            _module: object, args: Sequence[object], given: dict[str, object], output: object
         ) -> None:
             tensors = [one for one in (*args, *given.values()) if isinstance(one, Tensor)]
             # As `_trunk` calls it, so that the states are those that it gives.
             if len(tensors) == 1 and given.get("inputs_embeds") is embeddings:
-                states.append(output.last_hidden_state)
+                states.append(getattr(output, "last_hidden_state"))  # noqa: B009 - untyped
 
         handle = self.model.base_model.register_forward_hook(seen, with_kwargs=True)
         try:
@@ -183,16 +183,14 @@ def _loss_gradient(
     weight = share.to(ends.device)
     batch, position = weight.nonzero(as_tuple=True)
     rows, targets = ends.detach()[batch, position], input_ids.to(ends.device)[batch, position + 1]
-    pieces, memory = [], None  # one piece of memory for all: new pages cost time
+    pieces = []
     step = max(1, logits_at_once // _vocabulary(head, rows))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].requires_grad_()
         target = targets[start : start + step]
         with torch.enable_grad():
             logits = head(part)
-        values = logits.detach().float()
-        memory = torch.empty_like(values) if memory is None else memory
-        slope = torch.softmax(values, -1, out=memory[: len(part)])
+        slope = logits.detach().float().softmax(-1)
         slope[torch.arange(len(target)), target] -= 1
         pieces.append(torch.autograd.grad(logits, part, slope.to(logits.dtype))[0])
     # The head works on each row alone, so that a row is weighted after it as well as before.
