@@ -19,6 +19,7 @@ from dsmoe_eval.runs import answering as answering_module
 from dsmoe_eval.runs import cells, job, roles, run
 from dsmoe_eval.runs import stages as stages_module
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
+from dsmoe_eval.steering import Profile
 from dsmoe_eval.variants import get_variant
 
 QUIET = Console(quiet=True)
@@ -245,3 +246,36 @@ def test_the_plan_lab_gives_what_it_gives_in_transformers(tmp_path, monkeypatch)
     assert loads[:3] == ["learner", "vllm", "vllm"]
     assert loads.count("merged") >= 4
     check_same(one, other)
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("changes", "variants"),
+    [({"learner": "vllm"}, ["contrast", "random"]), ({"routing_from": "engine"}, ["dsmoe"])],
+)
+def test_the_same_experts_by_the_routing_of_vllm(tmp_path, changes, variants):
+    """All of them from vLLM, or its routing with the saliency of transformers."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    tuning = {"expert_counts": [4], "strengths": {"bias": [1.0], "reweight": [4.0]}}
+    same = {"variants": ["base", *variants], "tuning": tuning}
+    one = run(write(tmp_path, **same), tmp_path / "a", limit=4, device="cpu", console=QUIET)
+    plan = write(tmp_path, engine="vllm", **same, **changes)
+    other = run(plan, tmp_path / "b", limit=4, console=QUIET)
+    chosen = [
+        {
+            path.name.rpartition("--")[0]: Profile.load(path)
+            for path in folder.root.glob("profiles/*")
+        }
+        for folder in (one, other)
+    ]
+    assert chosen[0].keys() == chosen[1].keys()
+    for name, profile in chosen[1].items():
+        assert profile.source.engine == "vllm"
+        experts = [[(e.layer, e.expert) for e in each[name].experts] for each in chosen]
+        assert experts[0] == experts[1]
+    told = json.loads(other.comparisons.read_text())["routing"]
+    assert (told is None) == ("learner" in changes)

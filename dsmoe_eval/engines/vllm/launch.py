@@ -104,8 +104,8 @@ def quieten(level: str = "ERROR") -> None:
     To send the reports, set `VLLM_NO_USAGE_STATS=0`; to see more, `VLLM_LOGGING_LEVEL=INFO`.
 
     Args:
-        level: the level of vLLM's messages, which go to stderr: a run shows its progress, and
-            vLLM writes some sixty lines at each start.
+        level: the level of vLLM's messages, of which it writes some sixty lines at each start; a
+            run shows its progress itself.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", level)
