@@ -141,7 +141,7 @@ def test_a_plan_that_cannot_be_met_leaves_nothing(run, plan_file, tmp_path, chan
 
 
 def test_leakage_is_refused_before_a_model_is_loaded(run, one_split_plan, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsmoe_eval.runs.job.load_engine", None)
+    monkeypatch.setattr("dsmoe_eval.runs.roles.load_engine", None)
     out = tmp_path / "out"
     message = refused(
         run("run", one_split_plan(), "--out", out, "--limit", "4"),

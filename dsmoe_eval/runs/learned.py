@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 
-from ..errors import UserError
 from ..experts import Marker, RoutingCounts, StreamMeans
-from ..experts.tensor_files import read_tensors, save_tensors
 from ..files import damage, writing
 from .job import Job
 
@@ -55,16 +54,17 @@ def _kept(
 ) -> Found:
     if not job.roles.are_two:
         return find()
-    if path.is_file():
+    if job.folder.has(path):
         with damage(path):
-            return read(_read(path))
+            return read(_parsed(job.folder.read(path)))
     found = find()
     with writing(path):
-        _write(path, found)
+        job.folder.write(path, _packed(found))
     return found
 
 
-def _write(path: Path, found: RoutingCounts | StreamMeans) -> None:
+def _packed(found: RoutingCounts | StreamMeans) -> bytes:
+    """Return the fields as a safetensors file."""
     content = {one.name: getattr(found, one.name) for one in fields(found) if one.init}
     plain = {name: value for name, value in content.items() if not isinstance(value, np.ndarray)}
     if "markers" in plain:
@@ -72,16 +72,13 @@ def _write(path: Path, found: RoutingCounts | StreamMeans) -> None:
     arrays = {name: content[name] for name in content.keys() - plain.keys()}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays.items()}
     words = bytearray(json.dumps(plain).encode())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, tensors | {_PLAIN: torch.frombuffer(words, dtype=torch.uint8)})
+    packed: bytes = save(tensors | {_PLAIN: torch.frombuffer(words, dtype=torch.uint8)})
+    return packed
 
 
-def _read(path: Path) -> Fields:
-    """Return the fields of what `_write` wrote."""
-    try:
-        tensors = read_tensors(path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def _parsed(content: bytes) -> Fields:
+    """Return the fields of what `_packed` gave."""
+    tensors = load(content)
     plain = json.loads(bytes(tensors.pop(_PLAIN).numpy()))
     lists = {name: tuple(one) if isinstance(one, list) else one for name, one in plain.items()}
     return {name: one.numpy() for name, one in tensors.items()} | lists

@@ -54,7 +54,9 @@ def test_what_was_learned_is_not_learned_again(tmp_path, kept, made, name):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(UserError, match=f"{name}.safetensors: was changed after it was written"):
+    with pytest.raises(
+        UserError, match=f"{name}.safetensors: is not the file of the run's manifest"
+    ):
         kept(job(tmp_path), made)
 
 
