@@ -242,7 +242,7 @@ def test_the_plan_lab_gives_what_it_gives_in_transformers(tmp_path, monkeypatch)
     whole = yaml.safe_load(find_card("plans", "lab").read_text())
     changed = {name: whole[name] for name in ("targets", "variants", "tuning") if name in whole}
     monkeypatch.delitem(CONTENT, "targets")
-    one, other, loads = both_engines(tmp_path, monkeypatch, [20, 200], None, **changed)
+    one, other, loads = both_engines(tmp_path, monkeypatch, [20, 175], None, **changed)
     assert loads[:3] == ["learner", "vllm", "vllm"]
     assert loads.count("merged") >= 4
     check_same(one, other)
