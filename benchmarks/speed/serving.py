@@ -12,7 +12,8 @@ same engine (what this engine did before), and by lm-eval's `vllm` model. The sl
 fewer items, and their log-likelihoods must be ours. Tokens are those that the workers computed.
 
 Profiles: all items under each of several profiles, in one batch whose requests name their profile,
-and one profile after the other with the whole engine steered.
+and one profile after the other with the whole engine steered; and the same with generated answers
+of 4 to 40 tokens to the items' questions.
 
 Overhead: an engine with profiles, none of them in use, against a plain vLLM, and that against a
 second plain one (A/A): a step of decoding with one request, and a prompt.
@@ -40,6 +41,8 @@ from scoring_arms import BATCH_TOKENS, KINDS, SHOTS, Answers, needed, requests_o
 
 TOLERANCE = 1e-4
 STRENGTH = 1.0
+PROMPT = 64
+"""Tokens of the prompt of a generated answer."""
 KINDS_OF_PROFILE = ("bias", "mask", "reweight")
 
 
@@ -84,6 +87,7 @@ class Report:
         whole: tokens an item of all texts in full.
         scoring: the passes of scoring.
         profiles: one batch, and one profile after the other.
+        answers: the same for generated answers.
         overhead: by work, A/A and the engine with a table.
         starts: seconds from nothing to an engine: ours and lm-eval's.
     """
@@ -94,6 +98,7 @@ class Report:
     whole: float
     scoring: list[Row]
     profiles: list[Row]
+    answers: list[Row]
     overhead: dict[str, list[Row]]
     starts: tuple[float, float]
 
@@ -202,11 +207,7 @@ def time_profiles(lm: Any, requests: Sequence[Any], settings: Settings) -> list[
     """One batch of requests that name profiles, and one profile after the other."""
     from dsmoe_eval.engines.vllm.scoring import plan_scoring
 
-    engine = lm.engine
-    profiles = [
-        models.profile_of(engine.identity, KINDS_OF_PROFILE[n % 3], "logit", STRENGTH * (1 + n))
-        for n in range(settings.profiles)
-    ]
+    engine, profiles = lm.engine, make_profiles(lm, settings)
     pairs = [tuple(map(tuple, lm._encode_texts(*one.args))) for one in requests]
     planned = plan_scoring(pairs, engine.block)
 
@@ -234,6 +235,45 @@ def time_profiles(lm: Any, requests: Sequence[Any], settings: Settings) -> list[
     count = settings.items * len(profiles)
     each = [[one / count for one in taken] for taken in seconds]
     return rows_of(["one profile after the other", "one batch"], each, answers)
+
+
+def make_profiles(lm: Any, settings: Settings) -> list[Any]:
+    """Profiles of several kinds for the model."""
+    return [
+        models.profile_of(lm.engine.identity, KINDS_OF_PROFILE[n % 3], "logit", STRENGTH * (1 + n))
+        for n in range(settings.profiles)
+    ]
+
+
+def time_answers(lm: Any, requests: Sequence[Any], settings: Settings) -> list[Row]:
+    """Generated answers in one batch of requests that name profiles, and one by one."""
+    from dsmoe_eval.engines.requests import Request
+
+    engine, profiles = lm.engine, make_profiles(lm, settings)
+    prompts = list(dict.fromkeys(tuple(lm._encode_texts(*one.args)[0]) for one in requests))
+    asked = [
+        Request(prompt[-PROMPT:], 4 + 36 * n // len(prompts)) for n, prompt in enumerate(prompts)
+    ]
+
+    def together() -> Answers:
+        for profile in profiles:
+            engine.load(profile)
+        named = [profile.id for profile in profiles for _ in asked]
+        engine.answer(asked * len(profiles), (), named)
+        for profile in profiles:
+            engine.drop(profile.id)
+        return []
+
+    def one_by_one() -> Answers:
+        for profile in profiles:
+            with engine.steer(profile):
+                engine.answer(asked)
+        return []
+
+    seconds, _ = take_turns([one_by_one, together], settings.rounds)
+    count = len(asked) * len(profiles)
+    each = [[one / count for one in taken] for taken in seconds]
+    return rows_of(["one profile after the other", "one batch"], each)
 
 
 def time_overhead(folder: Path, settings: Settings) -> dict[str, list[Row]]:
@@ -292,10 +332,12 @@ def measure(settings: Settings) -> Report:
         with started(folder, tokenizer) as (lm, peer, starts):
             scoring, computed = time_scoring(lm, peer, requests, settings)
             profiles = time_profiles(lm, requests, settings)
+            generated = time_answers(lm, requests, settings)
             block = lm.engine.block
         overhead = time_overhead(folder, settings) if settings.pairs else {}
     each = settings.items
-    return Report(block, tree / each, computed, whole / each, scoring, profiles, overhead, starts)
+    counts = block, tree / each, computed, whole / each
+    return Report(*counts, scoring, profiles, generated, overhead, starts)
 
 
 def markdown(report: Report) -> str:
@@ -307,7 +349,12 @@ def markdown(report: Report) -> str:
         f"blocks of {report.block}); started in {report.starts[0]:.0f} s, lm-eval's in "
         f"{report.starts[1]:.0f} s; median over rounds [quartiles]"
     ]
-    tables = {"scoring": report.scoring, "profiles": report.profiles, **report.overhead}
+    tables = {
+        "scoring": report.scoring,
+        "options under profiles": report.profiles,
+        "answers under profiles": report.answers,
+        **report.overhead,
+    }
     for name, rows in tables.items():
         lines += [
             "",

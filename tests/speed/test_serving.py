@@ -40,6 +40,6 @@ def test_all_passes_give_the_same(serving, monkeypatch):
     )
     report = serving.measure(settings)
     assert 1 < report.computed / report.tree < report.bar
-    rows = [*report.scoring, *report.profiles, *report.overhead["decode"]]
+    rows = [*report.scoring, *report.profiles, *report.answers, *report.overhead["decode"]]
     assert all(row.difference < 1e-4 and math.isfinite(row.items_s.median) for row in rows)
     assert "| lm-eval `vllm` |" in serving.markdown(report)
