@@ -765,6 +765,23 @@ def test_two_tensor_parallel_processes(qwen, monkeypatch, record_property):
     assert max(found) < TOLERANCE
 
 
+def in_one_batch(engine, base, profiles):
+    """How far two plain batchings differ, and a batch of several profiles from each one alone."""
+    copies = 1 + len(profiles)
+    plain = engine.log_probabilities(PROMPTS * copies).view(copies, len(PROMPTS), -1)
+    for profile in profiles:
+        engine.load(profile)
+    names = [name for name in (None, *(one.id for one in profiles)) for _ in PROMPTS]
+    rows = engine.log_probabilities(PROMPTS * copies, names).view(copies, len(PROMPTS), -1)
+    alone = [base]
+    for profile in profiles:
+        with engine.steer(profile):
+            alone.append(engine.log_probabilities(PROMPTS))
+        engine.drop(profile.id)
+    spread = max(difference(one, base) for one in plain)
+    return spread, max(difference(a, b) for a, b in zip(rows, alone, strict=True))
+
+
 def test_qwen3_next_runs_in_bfloat16(tmp_path, record_property):
     """vLLM's linear attention on CPUs takes bfloat16 only, where few bits decide among 512 experts.
 
@@ -790,7 +807,10 @@ def test_qwen3_next_runs_in_bfloat16(tmp_path, record_property):
             steered = engine.log_probabilities(PROMPTS)
         ours.append(difference(steered, want))
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
+    batching, mixed = in_one_batch(engine, base, profiles[1:])
     stop(engine)
+    assert mixed <= 2 * batching
+    record_property("batching", f"{mixed:.2f} where plain batches differ by {batching:.2f}")
     record_property("outcome", "bfloat16 only")
     record_property("vllm", " ".join(f"{one:.2f}" for one in ours))
     record_property("transformers", " ".join(f"{one:.2f}" for one in noise))
