@@ -104,13 +104,13 @@ def test_an_engine_is_closed_however_a_run_ends(tmp_path, monkeypatch):
 
 
 def read(folder):
-    """(variant, task) -> its `cell.json` and its rows."""
+    """(variant, task, target) -> its `cell.json` and its rows."""
     found = {}
     for path in folder.root.glob("cells/*/cell.json"):
         cell = json.loads(path.read_text())
         identity = cell["identity"]
         rows = pd.read_parquet(path.parent / "samples.parquet")
-        found[identity["variant"], identity["task"]] = cell, rows
+        found[identity["variant"], identity["task"], identity["target"]] = cell, rows
     return found
 
 
@@ -179,14 +179,14 @@ def one_arms(folder):
 
 
 def check_same(one, other):
-    """Every item of every cell; log-likelihoods of a few tokens each, in float32, to 1e-5."""
+    """Every item of every cell; log-likelihoods of a few tokens each, in float32, to 2e-5."""
     expected, found = read(one), read(other)
     assert found.keys() == expected.keys()
     for key, (cell, rows) in found.items():
         mate, theirs = expected[key]
         assert list(rows["answer"]) == list(theirs["answer"])
         assert list(rows["score"]) == list(theirs["score"])
-        np.testing.assert_allclose(numbers(rows), numbers(theirs), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(numbers(rows), numbers(theirs), rtol=1e-6, atol=2e-5)
         identity, others = cell["identity"], mate["identity"]
         assert (identity["engine"], identity["dtype"]) == ("vllm", "float32")
         assert ["tensor_parallel", 1] in identity["engine_settings"]
@@ -214,7 +214,7 @@ def test_a_plan_gives_what_it_gives_in_transformers(tmp_path, monkeypatch):
     )
     first = ["learner", "vllm"]
     assert loads == [*first, "vllm", "learner", "merged", "learner", "merged"]
-    found = check_same(one, other)
+    found = {(variant, task): cell for (variant, task, _), cell in check_same(one, other).items()}
     for task in {task for _, task in found}:  # base was answered alone, sham beside other arms
         base, sham = (found[variant, task][1] for variant in ("base", "sham"))
         np.testing.assert_allclose(numbers(base), numbers(sham), rtol=1e-6, atol=1e-5)
