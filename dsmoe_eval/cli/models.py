@@ -12,7 +12,7 @@ import click
 
 from ..errors import UserError
 from ..files import write_text
-from .main import loading_options, main
+from .main import data_option, loading_options, main
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ remote_code_option = click.option(
     type=click.Path(path_type=Path),
     help="Profile to check [every kind of intervention].",
 )
+@click.option(
+    "--vllm-suite",
+    metavar="SUITE",
+    help="Also show how often vLLM selects other experts, on this suite's identification text.",
+)
+@data_option
 @remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @loading_options
@@ -39,6 +45,8 @@ remote_code_option = click.option(
 def probe_command(
     model: str,
     profile: Path | None,
+    vllm_suite: str | None,
+    data: tuple[Path, ...],
     remote_code: str | None,
     as_json: bool,
     device: str | None,
@@ -58,23 +66,49 @@ def probe_command(
     if remote_code is not None:
         allow_remote_code(model, config_place(model), remote_code)
     config = bare_config(model)
-    if config is not None and any(rest.values()):
+    if config is not None and any((*rest.values(), vllm_suite)):
         raise UserError(
-            f"{model}: has no weights to load; --dtype and --attn-implementation are for a model "
-            "that has, so leave them out"
+            f"{model}: has no weights to load; --dtype, --attn-implementation and --vllm-suite are "
+            "for a model that has, so leave them out"
         )
+    found: dict[str, object] = {}
     if config is None:
+        if vllm_suite is not None:
+            found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
         loaded = load_model(model, device, **rest)
         report = probe_model(loaded.model, loaded.identity, wanted)
     else:
         small = miniature(config).to(device or "cpu")
         report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
     if as_json:
-        echo(json.dumps(report.to_dict()))
+        echo(json.dumps(report.to_dict() | found))
     else:
         _print_probe(report)
+        _print_routing(found.get("engine_routing"))
     if not report.passed:
         sys.exit(EXIT_FAILED)
+
+
+def _engine_routing(
+    model: str, suite: str, data: tuple[Path, ...], device: str | None, options: dict[str, Any]
+) -> dict[str, object]:
+    """Return how often vLLM selects other experts than transformers, for JSON."""
+    from ..engines.load import load_engine
+    from ..runs.agreement import probe_agreement
+    from ..tasks.identification import identification_text
+
+    text = identification_text(suite, data=data)
+    found = probe_agreement(model, text, lambda: load_engine(model, device=device, **options))
+    return found.model_dump(mode="json")
+
+
+def _print_routing(routing: object) -> None:
+    if isinstance(routing, dict):
+        echo(
+            f"\nvLLM, run eagerly, selects other experts than transformers for "
+            f"{routing['different']:.2%} of the tokens and layers, over {routing['tokens']:,} "
+            "tokens of the suite's identification text."
+        )
 
 
 def _print_probe(report: ModelProbe) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from itertools import chain, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from ..engines.base import Engine
+from ..engines.load import load_engine
 from ..experts import Document, encode_documents
 from ..log import note
 from ..results.schema import EngineRouting
-from ..tasks.identification import domain_groups, domain_texts
+from ..tasks.identification import IdentificationText, domain_groups, domain_texts
+from ..tasks.items import WithItems
 from .job import Job
 
+LEARNER = "transformers"
 TOKENS = 4096
 """The tokens of identification text after which no other document is compared."""
 
@@ -28,13 +33,41 @@ def measure_agreement(job: Job) -> None:
     path = job.folder.engine_routing
     if not job.roles.are_two or job.plan.learner == "vllm" or job.folder.has(path):
         return
-    documents, root = sampled(_documents(job)), job.folder.observations / "compared"
+    tasks, chat = job.identification.tasks, job.plan.identification.chat_template
+    documents = sampled(_encoded(job.engine, tasks, chat))
+    root = job.folder.observations / "compared"
     learned = _selections(job.learner, documents, root)
     with job.roles.seen() as engine:
         answered = _selections(engine, documents, root)
     found = compare_routing(learned, answered, job.engine.identity.layers, job.plan.learner)
     note("routing compared", tokens=found.tokens, different=found.different)
     job.folder.write_json(path, found.model_dump(mode="json"))
+
+
+def probe_agreement(
+    model: str, text: IdentificationText, load: Callable[[], Engine]
+) -> EngineRouting:
+    """Compare the routing of transformers and of vLLM on some of a suite's identification text.
+
+    One engine is in memory at a time.
+
+    Args:
+        model: as for `load_model`.
+        text: the identification text.
+        load: loads the model in transformers.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run this model.
+    """
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        with closing(load()) as engine:
+            documents = sampled(_encoded(engine, text.tasks))
+            learned, layers = _selections(engine, documents, root), engine.identity.layers
+        dtype = engine.dtype
+        del engine
+        with closing(load_engine(model, "vllm", dtype=dtype, enforce_eager=True)) as other:
+            return compare_routing(learned, _selections(other, documents, root), layers, LEARNER)
 
 
 def sampled(documents: Sequence[Document]) -> tuple[Document, ...]:
@@ -62,12 +95,13 @@ def compare_routing(a: Tensor, b: Tensor, layers: Sequence[int], learner: str) -
     )
 
 
-def _documents(job: Job) -> tuple[Document, ...]:
-    tasks = job.identification.tasks
+def _encoded(
+    engine: Engine, tasks: Mapping[str, WithItems], chat_template: bool = False
+) -> tuple[Document, ...]:
     return encode_documents(
-        job.engine.tokenizer,
+        engine.tokenizer,
         domain_texts(tasks),
-        chat_template=job.plan.identification.chat_template,
+        chat_template=chat_template,
         groups=domain_groups(tasks),
     )
 
