@@ -694,7 +694,12 @@ def test_profiles_are_switched_and_refused_without_a_trace(tight):
 
 
 @pytest.mark.parametrize(
-    ("name", "eager"), [("olmoe", True), ("qwen3_moe", False), ("deepseek", False)]
+    ("name", "eager"),
+    [
+        ("olmoe", True),
+        ("qwen3_moe", False),
+        pytest.param("deepseek", False, marks=pytest.mark.full),
+    ],
 )  # qwen3_moe calls its gate before the MoE layer, deepseek inside it
 def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     """Also: a graph that vLLM compiled and cached without the edits is not taken for one with.
