@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from ...models.revisions import split_revision
 from ...steering import SteeringError
 from .catalog import Catalog, NamedProfile
 from .launch import EXTENSION, PROCESSOR, precision, quieten, reason_of, refuse_speculation
+from .refusals import agreed, worker_refusals
 from .table import CAPACITY
 
 if TYPE_CHECKING:
@@ -272,15 +272,8 @@ async def _call(engine: EngineClient, method: str, argument: str) -> object:
     """Call a method of all workers, whose results must agree.
 
     Raises:
-        SteeringError: the workers refuse.
+        SteeringError: the workers refuse, or disagree.
     """
-    try:
+    with worker_refusals():
         answers = await engine.collective_rpc(method, args=(argument,))
-    except Exception as error:
-        refusal = re.search(r"\[steering refused: (.*)\]", str(error), re.DOTALL)
-        if refusal is None:
-            raise
-        raise SteeringError(refusal.group(1)) from error
-    if any(answer != answers[0] for answer in answers):
-        raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
-    return answers[0]
+    return agreed(method, answers)

@@ -9,7 +9,6 @@ name one of them.
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from ..requests import Answer, Request
 from .facts import read_facts
 from .launch import start_llm
 from .probe_report import VllmProbeReport
+from .refusals import agreed, worker_refusals
 from .routing import RoutedSequence, active_experts, assemble
 from .sampling import Settings, answering, naming, token_prompt
 from .scoring import ScoreRequest
@@ -317,16 +317,9 @@ class SteeredVllm:
 
     def _rpc(self, method: str, *args: object) -> Any:
         """Call a method of all workers; their results must agree, since their routers are equal."""
-        try:
+        with worker_refusals():
             answers = self._llm.collective_rpc(method, args=args)
-        except Exception as error:
-            refusal = re.search(r"\[steering refused: (.*)\]", str(error), re.DOTALL)
-            if refusal is None:
-                raise
-            raise SteeringError(refusal.group(1)) from error
-        if any(answer != answers[0] for answer in answers):
-            raise SteeringError(f"vLLM's workers disagree on {method}: {answers}")
-        return answers[0]
+        return agreed(method, answers)
 
 
 def _difference(ours: Tensor, base: Tensor) -> float:

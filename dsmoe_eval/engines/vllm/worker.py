@@ -41,6 +41,7 @@ from .reach import (
     check_rows,
     kernel_name,
 )
+from .refusals import REFUSED
 from .routing import Recorder
 from .streams import StreamSums
 from .table import ProfileTable
@@ -48,7 +49,6 @@ from .table import ProfileTable
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
-REFUSED = "[steering refused: {}]"
 _DEFAULT = "*"
 """The name in the table of the profile by which requests are steered that name none."""
 
