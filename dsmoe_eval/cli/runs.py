@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print the plan, its cost and the smallest effects it can show; run nothing.",
 )
+@click.option(
+    "--gpus", type=click.IntRange(min=1), multiple=True,
+    help="With --dry-run: the makespan on N GPUs, simulated; may be repeated.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, for programs.")
 def run_command(
     plan: str,
@@ -49,6 +53,7 @@ def run_command(
     device: str | None,
     seed: int | None,
     dry_run: bool,
+    gpus: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
@@ -58,8 +63,10 @@ def run_command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
+    if gpus and (not dry_run or device == "cpu"):
+        raise click.UsageError("--gpus goes with --dry-run, and not with --device cpu")
     if dry_run:
-        show_estimate(plan, models, limit, data, as_json)
+        show_estimate(plan, models, limit, data, as_json, gpus, device)
         return
     from ..registry import load_plan
     from ..runs import RunOptions
@@ -106,19 +113,31 @@ def show_estimate(
     limit: int | None,
     data: Sequence[Path],
     as_json: bool,
+    gpus: Sequence[int] = (),
+    device: str | None = None,
 ) -> None:
-    """Print the estimated cost of a plan on some models, as tables or as JSON."""
+    """Print the estimated cost of a plan on some models, as tables or as JSON.
+
+    Given numbers of GPUs, it also says how long the plan takes on so many.
+    """
     from rich.console import Console
 
+    from ..executors.scale import on_paper
     from ..reports.estimate import estimate_tables
+    from ..reports.scale import scale_tables
     from ..runs.estimate import estimate
 
     with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit, data)
+        scale = on_paper(plan, found, gpus, device, limit) if gpus else None
     if as_json:
-        echo(json.dumps(found.to_dict()))
-    else:
-        Console(markup=False, emoji=False).print(estimate_tables(found))  # a path may hold brackets
+        more = {} if scale is None else {"scale": scale.to_dict()}
+        echo(json.dumps(found.to_dict() | more))
+        return
+    console = Console(markup=False, emoji=False)  # a path may hold brackets
+    console.print(estimate_tables(found))
+    if scale is not None:
+        console.print(scale_tables(scale))
 
 
 @main.command("report")
