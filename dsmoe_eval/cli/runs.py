@@ -118,7 +118,7 @@ def show_estimate(
 ) -> None:
     """Print the estimated cost of a plan on some models, as tables or as JSON.
 
-    Given numbers of GPUs, it also says how long the plan takes on so many.
+    Given numbers of GPUs, it also says how long the plan takes on each.
     """
     from rich.console import Console
 
