@@ -38,12 +38,12 @@ activations (no weight of the model is trained)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class EngineRates:
     """How fast an engine generates and starts.
 
     Attributes:
         rows: the number of answers that are generated at once.
-        weights_a_second: the bytes of weights that a decoding step of so many answers passes per
+        weights_a_second: the bytes of weights that its decoding steps of these answers pass per
             second and GPU.
         start: the seconds of a start beside the loading of weights.
     """
@@ -53,9 +53,9 @@ class Rates:
     start: float
 
 
-RATES: Mapping[str, Rates] = {
-    "transformers": Rates(64, 13.8e9 * 1580 / 64, 0.0),
-    "vllm": Rates(256, 2.5e12 / 2, 60.0),
+RATES: Mapping[str, EngineRates] = {
+    "transformers": EngineRates(64, 13.8e9 * 1580 / 64, 0.0),
+    "vllm": EngineRates(256, 2.5e12 / 2, 60.0),
 }
 """transformers: measured, 1,580 tokens per second by OLMoE-1B-7B (13.8 GB) with 64 answers at once.
 vLLM: assumed, half of the measured bandwidth."""
@@ -94,7 +94,7 @@ class ModelCost:
     Attributes:
         model: the name.
         needs: what each worker needs.
-        weight: its part of the work, as the planning is told it.
+        weight: its part of the work, for the planning.
         load: the seconds until a worker is ready.
         stages: the steps, in order.
     """
@@ -165,7 +165,7 @@ class _Costs:
         return self.size.memory_gib[self.plan.engine] * 2**30
 
     @property
-    def rates(self) -> Rates:
+    def rates(self) -> EngineRates:
         """The rates of the engine that answers."""
         return RATES[self.plan.engine]
 

@@ -13,7 +13,7 @@ from ..runs.arms import PlannedRun, plan_run
 from ..runs.estimate import CostEstimate
 from .costs import ASSUMPTIONS, GPU_GIB, ModelCost, model_cost
 from .schedule import needs_of
-from .simulation import Outcome, enough, simulate, unlimited
+from .simulation import Simulated, enough, simulate, unlimited
 
 HOUR = 3600.0
 
@@ -58,11 +58,11 @@ class Makespan:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ScaleEstimate:
     """A plan on paper, on several numbers of GPUs.
 
     Attributes:
-        plan: the plan's name, and `engine` the one that answers.
+        plan: the plan's name.
         makespans: the makespan on each number of GPUs.
         enough: the makespan where more GPUs stop helping; None if nothing is known.
         least: the makespan on unlimited GPUs.
@@ -74,7 +74,6 @@ class Scale:
     """
 
     plan: str
-    engine: str
     makespans: tuple[Makespan, ...]
     enough: Makespan | None
     least: Makespan | None
@@ -90,8 +89,11 @@ class Scale:
         return max(self.models, key=lambda one: one.critical_hours, default=None)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the figures for JSON."""
-        return asdict(self)
+        """Return the figures for JSON, with the model of the critical path by name."""
+        longest = self.critical
+        hours = None if longest is None else longest.critical_hours
+        path = {"model": longest and longest.model, "hours": hours}
+        return asdict(self) | {"critical_path": path}
 
 
 def on_paper(
@@ -100,7 +102,7 @@ def on_paper(
     gpus: Sequence[int],
     device: str | None = None,
     limit: int | None = None,
-) -> Scale:
+) -> ScaleEstimate:
     """Return what the matrix of a plan takes on several numbers of GPUs, simulated.
 
     Args:
@@ -122,9 +124,8 @@ def on_paper(
             left_out[one.model] = str(error)
     asked = Counter([*planned.base_tasks, *(name for arm in planned.arms for name in arm.tasks)])
     lost = sum(asked[task.task] * task.test * task.samples for task in unknown)
-    return Scale(
+    return ScaleEstimate(
         plan=found.plan,
-        engine=found.engine,
         makespans=tuple(_makespan(costs, number) for number in gpus) if costs else (),
         enough=_hours(enough(costs)) if costs else None,
         least=_hours(simulate(costs, unlimited(costs))) if costs else None,
@@ -164,7 +165,7 @@ def _makespan(costs: Sequence[ModelCost], gpus: int) -> Makespan:
     return _hours(simulate(costs, gpus))
 
 
-def _hours(one: Outcome) -> Makespan:
+def _hours(one: Simulated) -> Makespan:
     return Makespan(one.gpus, one.makespan / HOUR, one.held / HOUR, one.utilisation)
 
 

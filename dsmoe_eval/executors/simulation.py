@@ -22,7 +22,7 @@ CLOSE = 1.05
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Simulated:
     """A simulated run of a matrix.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class _Run:
-    """A model while it is simulated; `left` are the parts of the present step that nobody has."""
+    """A model while it is simulated; with the parts of the present step that are still free."""
 
     def __init__(self, cost: ModelCost) -> None:
         self.cost = cost
@@ -90,7 +90,7 @@ class _Run:
         return self.cost.needs.gpus * sum(max(end - one, load) for one in self.started)
 
 
-def simulate(models: Sequence[ModelCost], gpus: int) -> Outcome:
+def simulate(models: Sequence[ModelCost], gpus: int) -> Simulated:
     """Run a matrix of models on a number of GPUs, on paper.
 
     Raises:
@@ -117,7 +117,7 @@ def simulate(models: Sequence[ModelCost], gpus: int) -> Outcome:
             if run.end is not None:
                 free += run.idle * run.cost.needs.gpus
                 run.idle = 0
-    return Outcome(
+    return Simulated(
         gpus=gpus,
         makespan=max((run.end or 0.0 for run in runs.values()), default=0.0),
         held=sum(run.held for run in runs.values()),
@@ -143,7 +143,7 @@ def unlimited(models: Sequence[ModelCost]) -> int:
     return sum(one.needs.gpus * (n + 1) for one, n in zip(models, most, strict=True))
 
 
-def enough(models: Sequence[ModelCost]) -> Outcome:
+def enough(models: Sequence[ModelCost]) -> Simulated:
     """Find the fewest GPUs whose makespan is close to that of unlimited ones, by bisection.
 
     Fewer than this number are too few at the last step of the bisection; a smaller number that

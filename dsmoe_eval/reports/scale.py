@@ -8,19 +8,22 @@ from rich.console import Group
 from rich.text import Text
 
 from ..errors import printable
-from ..executors.scale import Makespan, ModelOnPaper, Scale
+from ..executors.scale import Makespan, ModelOnPaper, ScaleEstimate
 from ..executors.simulation import CLOSE
 from .estimate import plain_table
 
 
-def scale_tables(found: Scale) -> Group:
+def scale_tables(found: ScaleEstimate) -> Group:
     """Return tables of makespans and models, and notes on what they rest on."""
     figures = ("makespan, hours", "GPU-hours", "utilisation")
     runs = plain_table(
-        f"plan {found.plan} on paper", ("GPUs",), figures, map(_makespan_row, found.makespans)
+        f"plan {found.plan}: its matrix on GPUs, on paper",
+        ("GPUs",),
+        figures,
+        map(_makespan_row, found.makespans),
     )
     figures = ("GPUs per worker", "GPU-hours", "critical path, hours")
-    models = plain_table("models on paper", ("model",), figures, map(_model_row, found.models))
+    models = plain_table("models, on paper", ("model",), figures, map(_model_row, found.models))
     return Group(runs, models, *_notes(found))
 
 
@@ -44,7 +47,7 @@ def hours(figure: float) -> str:
     return f"{figure:,.0f}" if figure >= 10 else f"{figure:.2g}"
 
 
-def _notes(found: Scale) -> Iterator[Text]:
+def _notes(found: ScaleEstimate) -> Iterator[Text]:
     if (longest := found.critical) is None:
         yield Text("no makespan: no model could be counted", style="yellow")
     else:

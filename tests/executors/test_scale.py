@@ -70,6 +70,9 @@ def test_the_command_shows_it(found, capsys, monkeypatch):
     said = json.loads(capsys.readouterr().out)["scale"]
     assert [row["gpus"] for row in said["makespans"]] == [2, 8]
     assert said["models"][0]["critical"]["compare"] == pytest.approx(300 / 3600)
+    longest = max(said["models"], key=lambda one: sum(one["critical"].values()))
+    assert said["critical_path"]["model"] == longest["model"]
+    assert said["critical_path"]["hours"] == pytest.approx(sum(longest["critical"].values()))
     assert any("not measured, assumed" in one for one in said["assumptions"])
     main(["run", "lab", "--dry-run", "--gpus", "2"])
     said = " ".join(capsys.readouterr().out.split())

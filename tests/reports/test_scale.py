@@ -5,13 +5,12 @@ from io import StringIO
 
 from rich.console import Console
 
-from dsmoe_eval.executors.scale import Makespan, ModelOnPaper, Scale
+from dsmoe_eval.executors.scale import Makespan, ModelOnPaper, ScaleEstimate
 from dsmoe_eval.reports.scale import hours, scale_tables
 
 LONG = "/a/folder/" + "deep/" * 20 + "[x]"
-FOUND = Scale(
+FOUND = ScaleEstimate(
     plan="p",
-    engine="vllm",
     makespans=(Makespan(8, 1234.5, 9000.0, 0.915), Makespan(1, None, None, None)),
     enough=Makespan(72, 33.0, 2000.0, 0.5),
     least=Makespan(900, 32.0, 9000.0, 0.1),
