@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
 from dsmoe_eval.executors import Needs
 from dsmoe_eval.executors.costs import model_cost
-from dsmoe_eval.registry import load_model_card, load_plan
+from dsmoe_eval.registry import builtin_folder, load_model_card, load_plan
 from dsmoe_eval.runs.arms import plan_run
 
 MODEL, THINKS = "olmoe-1b-7b", "gpt-oss-20b"
@@ -130,3 +131,16 @@ def test_what_is_not_known_is_left_out(found):
 def test_a_smoke_test_limits_thinking(found):
     long, short = (stages(planned(), found, THINKS, limit=n)[0] for n in (None, 8))
     assert short.work < long.work
+
+
+def test_measured_figures_are_those_of_the_docs():
+    text = (builtin_folder().parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    for words in (
+        "780 TFLOP/s in plain products, 2.5 TB/s",
+        "| options of several tokens | 159 | 19.9 | 8.0 (7.8 to 9.6) | 1.32 | 18.1 |",
+        "| 64 | 1,580 |",
+        "| Qwen3-30B-A3B | 29.7 | 17.4 | 14.1 |",
+        "| OLMoE-1B-7B | 149 | 52.5 | 7.6 | 13.8 GB |",
+    ):
+        assert words in text
+    assert re.search(r"\| prefill of 2,048 tokens, 31 ms \|.*\| 5\.4 \|", text)
