@@ -1,7 +1,7 @@
 """Who runs a plan on several models: which worker of which model, on how many GPUs."""
 
 from .base import Executor, Finished, Matrix
-from .schedule import ModelState, Needs, expected_work, needs_of, next_worker
+from .schedule import ModelState, Needs, needs_of, next_worker, piece_work
 
 __all__ = [
     "Executor",
@@ -9,7 +9,7 @@ __all__ = [
     "Matrix",
     "ModelState",
     "Needs",
-    "expected_work",
     "needs_of",
     "next_worker",
+    "piece_work",
 ]

@@ -41,7 +41,7 @@ class ModelState:
         workers: the number of workers that run or are being started.
         open: the pieces that a further worker could take now; None if not known yet, as long as
             the model is learned.
-        work: the model's part of the work, in one unit for all models (`expected_work`): the
+        work: the work that is left, in one unit for all models, `piece_work` times `open` or 1: the
             largest comes first.
         starting: those of `workers` that have not loaded the model yet, and will take open pieces;
             None if not known.
@@ -81,8 +81,8 @@ def _is_open(state: ModelState) -> bool:
     return (state.open or 0) > starting
 
 
-def expected_work(plan: Plan, model: str) -> float:
-    """Return a model's part of the work: its weights in GiB, which each generated token passes.
+def piece_work(plan: Plan, model: str) -> float:
+    """Return the work of one piece of a model: its weights in GiB, which each token passes.
 
     Of a model whose size is not known here it is 1.
     """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dsmoe_eval.cards import Plan
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.executors import ModelState, Needs, needs_of, next_worker
-from dsmoe_eval.executors.schedule import RESERVE_GIB, expected_work
+from dsmoe_eval.executors.schedule import RESERVE_GIB, piece_work
 from dsmoe_eval.registry import load_plan
 
 STATES = st.lists(
@@ -123,5 +123,5 @@ def test_needs_follow_the_plan_and_the_card(plan):
 
 
 def test_work_goes_with_the_weights(plan):
-    assert expected_work(plan, "olmoe-1b-7b") == pytest.approx(12.9, abs=0.1)
-    assert expected_work(plan, "organisation/unknown") == 1
+    assert piece_work(plan, "olmoe-1b-7b") == pytest.approx(12.9, abs=0.1)
+    assert piece_work(plan, "organisation/unknown") == 1
