@@ -153,6 +153,7 @@ def logged(job: Job) -> Iterator[None]:
             variants=[variant.name for variant in job.variants],
             seed=job.plan.seed,
             threads=torch.get_num_threads(),
+            cells=cell_count(job),
             **{key: job.identity[key] for key in _LOGGED},
         )
         yield
