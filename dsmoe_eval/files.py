@@ -181,7 +181,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def move_folder(draft: Path, path: Path) -> bool:
-    """Rename a draft folder; return False, and leave it, if `path` has appeared meanwhile."""
+    """Replace `path` by a draft folder; return False if `path` has appeared meanwhile."""
     try:
         os.replace(draft, path)
     except OSError as error:

@@ -26,7 +26,7 @@ from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
-from .leases import ALONE, Leases, Part, Shard, Shared
+from .leases import ALONE, Leases, RunPart, Shard, Shared
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
 from .stability import check_wordings, measure_stability, stability_answers, stability_cells
@@ -73,7 +73,7 @@ def run_with(
     out: Path | None = None,
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
-    part: Part | None = None,
+    part: RunPart | None = None,
 ) -> RunFolder:
     """Run a plan as `run` does, with all options in one value.
 

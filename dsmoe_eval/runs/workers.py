@@ -78,7 +78,7 @@ class Worker:
     Attributes:
         name: as above.
         cells: the number of cells of the run, once it is known.
-        open: the number of pieces that nobody has begun, in stages that are shared.
+        open: the number of pieces that no worker has begun, in stages that are shared.
     """
 
     def __init__(self, root: Path, name: str, node: str | None = None) -> None:
