@@ -7,13 +7,12 @@ and only if the youngest file agrees with it; later the file must have changed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ..runs.workers import LEASE
+from ..results.workers import LEASE, time_of
 
 _MOST_SKEW = 3600.0
 """Seconds by which clocks may differ: whether an older file changes is not waited for."""
@@ -38,7 +37,10 @@ class Signs:
     def see(self, paths: Iterable[Path]) -> None:
         """Read the times of the files of all workers that should write them."""
         now = time.monotonic()
-        times = {path: at for path in paths if (at := _time_of(path)) is not None}
+        times = {}
+        for path in paths:
+            with suppress(OSError):  # it has just ended
+                times[path] = time_of(path)
         for path, written in times.items():
             if self._times.get(path) != written:
                 self._since[path] = now
@@ -62,10 +64,3 @@ class Signs:
         if self._changed or self._clock_agrees:
             return behind
         return max(behind, abs(time.time() - self._youngest))
-
-
-def _time_of(path: Path) -> float | None:
-    """Return the time of a file; opening it makes network file systems ask their server."""
-    with suppress(OSError), path.open("rb") as stream:
-        return os.fstat(stream.fileno()).st_mtime
-    return None

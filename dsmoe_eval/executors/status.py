@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import LOCK
 from ..results.folder import WORKERS, RunFolder
-from ..runs.workers import BEAT, FAILED, WORKING, WorkerState, read_workers
+from ..results.workers import BEAT, FAILED, WORKING, WorkerState, read_workers
 from .contents import Contents, last_lines, model_of, read_contents
 from .signs import Signs
 
@@ -38,6 +38,7 @@ class RunStatus:
         stage: the stage of most of its workers; None if none lives.
         cells: the number of cells that are complete.
         total: the number of all cells; None as long as it is not known.
+        share: the part of the stage that is done, from 0 to 1; None outside the stages.
         rate: steps per second of all workers in this stage; None before the first.
         unit: the name of the steps.
         seconds_left: the estimated rest of the stage; None before the first step.
@@ -54,6 +55,7 @@ class RunStatus:
     stage: str | None = None
     cells: int = 0
     total: int | None = None
+    share: float | None = None
     rate: float | None = None
     unit: str = "steps"
     seconds_left: float | None = None
@@ -192,7 +194,7 @@ def _judged(status: RunStatus, contents: Contents, failure: str | None) -> RunSt
     if status.workers:
         return replace(status, state=STOPPED, text=f"{_sentences(status.workers)}; {_AGAIN}")
     if 0 < status.cells == status.total or _all_shards_ended(contents):
-        words = "answered, but not compared; run the command without --shard"
+        words = "not compared yet; start the command without --shard"
         return replace(status, state=ANSWERED, text=words)
     if not contents.begun or (contents.owner and contents.events.keys() <= {"log.jsonl"}):
         owner = contents.owner
@@ -207,20 +209,35 @@ def _at_work(status: RunStatus, living: Sequence[WorkerState]) -> RunStatus:
     stage = max(stages, key=lambda name: (stages[name], name not in (LOADING, BETWEEN)))
     there = [one for one in living if one.stage == stage]
     rate = sum(one.rate or 0.0 for one in there) or None
-    left = None
-    if rate and all(_SHARD.fullmatch(one.name) for one in there):  # each has cells of its own
-        left = max(one.seconds_left or 0.0 for one in there)
-    elif rate:
-        left = (max(o.total for o in there) - max(o.done for o in there)) / rate
+    share, left = _progress(there, rate)
     return replace(
         status,
         state=WORKING,
         stage=stage,
+        share=share,
         rate=rate,
         unit=there[0].unit,
         seconds_left=left,
         text=_sentences([one for one in status.workers if not one.lives]) or None,
     )
+
+
+def _progress(
+    workers: Sequence[WorkerState], rate: float | None
+) -> tuple[float | None, float | None]:
+    """Return the part of a stage that is done, and the seconds left, of its workers together.
+
+    Workers share what is left: the one that has seen most steps done knows best. Shards do not: of
+    them the last one counts.
+    """
+    total = max((one.total for one in workers), default=0)
+    if not total:
+        return None, None
+    if all(_SHARD.fullmatch(one.name) for one in workers):
+        done, rests = min(one.done for one in workers), [one.seconds_left for one in workers]
+        return done / total, max((rest for rest in rests if rest is not None), default=None)
+    done = max(one.done for one in workers)
+    return done / total, None if rate is None else (total - done) / rate
 
 
 def _sentences(workers: Sequence[WorkerState]) -> str:

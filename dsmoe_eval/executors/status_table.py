@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..errors import printable
 from ..progress import clock_time, tell_repeatedly
-from ..runs.workers import FAILED, WorkerState
+from ..results.workers import FAILED, WorkerState
 from .status import ANSWERED, FINISHED, STOPPED, WAITING, RunStatus, Watch
 
 _COLOURS = {
@@ -28,23 +28,19 @@ def matrix_table(states: Sequence[RunStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("stage", overflow="fold")
-    for name in ("cells", "per second", "left"):
+    for name in ("done", "per second", "left", "cells"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("node", overflow="fold")
     for one in states:
         table.add_row(
             _text(one.model),
             _text(one.stage or one.state, _COLOURS.get(one.state, "")),
-            f"{one.cells:,}/{'?' if one.total is None else f'{one.total:,}'}",
-            *_speed(one),
-            _text("\n".join(one.nodes)),
+            *_progress(one.share, one),
+            _cells(one, "/"),
+            _text(", ".join(one.nodes)),
         )
         for worker in one.workers if len(one.workers) > 1 else ():
-            stage, style = _of_worker(worker)
-            speed = _speed(worker) if worker.lives else ("", "")
-            table.add_row(
-                _text(f"  {worker.name}"), _text(stage, style), "", *speed, _text(worker.node)
-            )
+            _add_worker(table, worker)
     return table
 
 
@@ -120,12 +116,11 @@ def _in_log(
 
 
 def _log_line(one: RunStatus) -> str:
-    words = [
-        one.stage or one.state,
-        f"{one.cells:,} of {'?' if one.total is None else f'{one.total:,}'} cells",
-    ]
+    words = [one.stage or one.state, f"{_cells(one, ' of ')} cells"]
+    if one.share is not None:
+        words[0] += f" {one.share:.0%} done"
     if one.rate is not None:
-        words.append(f"{one.rate:,.1f} {one.unit} per second")
+        words.append(f"{_figure(one.rate)} {one.unit} per second")
     if one.seconds_left is not None:
         words.append(f"about {clock_time(one.seconds_left)} left")
     if one.nodes:
@@ -136,21 +131,33 @@ def _log_line(one: RunStatus) -> str:
     return printable(line if one.text is None else f"{line}; {one.text}")
 
 
-def _speed(one: RunStatus | WorkerState) -> tuple[str, str]:
-    """Return the cells of the steps per second and of the time left."""
-    rate = "" if one.rate is None else f"{one.rate:,.1f} {one.unit}"
-    left = "" if one.seconds_left is None else clock_time(one.seconds_left)
-    return rate, left
-
-
-def _of_worker(worker: WorkerState) -> tuple[str, str]:
-    """Return what a worker does, and the style of the words."""
+def _add_worker(table: Table, worker: WorkerState) -> None:
+    stage, style, progress = str(worker.stage), "", ("", "", "")
     if worker.state == FAILED:
-        return FAILED, _COLOURS[FAILED]
-    if not worker.lives:
-        return f"no sign for {clock_time(worker.age)}", _COLOURS[STOPPED]
-    counts = f" {worker.done:,}/{worker.total:,}" if worker.total else ""
-    return f"{worker.stage}{counts}", ""
+        stage, style = FAILED, _COLOURS[FAILED]
+    elif not worker.lives:
+        stage, style = f"no sign for {clock_time(worker.age)}", _COLOURS[STOPPED]
+    else:
+        progress = _progress(worker.done / worker.total if worker.total else None, worker)
+    node = _text(worker.node)
+    table.add_row(_text(f"  {worker.name}"), _text(stage, style), *progress, "", node)
+
+
+def _progress(share: float | None, one: RunStatus | WorkerState) -> tuple[str, str, str]:
+    """Return what is done of a stage, the steps per second, and the time left."""
+    return (
+        "" if share is None else f"{share:.0%}",
+        "" if one.rate is None else f"{_figure(one.rate)} {one.unit}",
+        "" if one.seconds_left is None else clock_time(one.seconds_left),
+    )
+
+
+def _cells(one: RunStatus, of: str) -> str:
+    return f"{one.cells:,}{of}{'?' if one.total is None else f'{one.total:,}'}"
+
+
+def _figure(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}" if rate < 1 else f"{rate:.1f}"
 
 
 def _twice(one: RunStatus) -> str:
