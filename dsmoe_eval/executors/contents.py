@@ -48,8 +48,8 @@ class Contents:
         cells: the number of complete cells.
         recorded: the number of cells in the manifest; None without one.
         events: what each log says, by the name of its file.
-        owner: the process that has locked the folder, such as `process 12 on host`; None if no
-            process has, as far as it can be known.
+        owner: the process that has locked the folder for a whole run, such as `process 12 on host`;
+            None if there is none, as far as it can be known.
     """
 
     begun: bool
@@ -191,17 +191,21 @@ def _line(line: bytes) -> str:
 
 
 def _owner(root: Path) -> str | None:
-    """Return the process that has locked a folder, by what its lock says."""
+    """Return the process that has locked a folder, by what its lock says; a shard is none.
+
+    Whether it still runs is only known on its machine.
+    """
     try:
         owner = (root / LOCK).read_text(encoding="utf-8", errors="replace")[:200]
     except OSError:
         return None
     number, _, node = owner.removeprefix("process ").partition(" on ")
-    if node == socket.gethostname() and number.isdecimal():
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            return None  # it was killed
-        except (PermissionError, OverflowError):
-            pass
-    return owner or None
+    if not (owner.startswith("process ") and number.isdecimal()):
+        return None
+    if node == socket.gethostname():
+        with suppress(PermissionError, OverflowError):  # it runs; it is no number of a process
+            try:
+                os.kill(int(number), 0)
+            except ProcessLookupError:
+                return None
+    return owner

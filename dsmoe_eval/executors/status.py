@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import LOCK
 from ..results.folder import WORKERS, RunFolder
-from ..results.workers import BEAT, FAILED, WORKING, WorkerState, read_workers
+from ..results.workers import BEAT, FAILED, LOCAL, WORKING, WorkerState, read_workers
 from .contents import Contents, last_lines, model_of, read_contents
 from .signs import Signs
 
@@ -37,14 +37,14 @@ class RunStatus:
             `finished`, `failed`, or `stopped` (not finished, and no worker lives).
         stage: the stage of most of its workers; None if none lives.
         cells: the number of cells that are complete.
-        total: the number of all cells; None as long as it is not known.
+        cells_total: the number of all cells; None as long as it is not known.
         share: the part of the stage that is done, from 0 to 1; None outside the stages.
         rate: steps per second of all workers in this stage; None before the first.
         unit: the name of the steps.
         seconds_left: the estimated rest of the stage; None before the first step.
         twice: the number of cells that two workers answered, the later one in vain.
         text: what went wrong, and what to do; None where there is nothing to say.
-        log: the last lines of the log of a worker that failed.
+        log: the last lines of the log of a worker that failed or died.
         workers: the workers, with their stages as people read them; `lives` is false of those that
             give no sign any more.
     """
@@ -54,7 +54,7 @@ class RunStatus:
     state: str
     stage: str | None = None
     cells: int = 0
-    total: int | None = None
+    cells_total: int | None = None
     share: float | None = None
     rate: float | None = None
     unit: str = "steps"
@@ -72,10 +72,8 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, object]:
         """Return the content for JSON."""
-        workers = [asdict(one) | {"lives": one.lives} for one in self.workers]
-        return asdict(self) | {
-            "folder": str(self.folder), "nodes": list(self.nodes), "workers": workers,
-        }  # fmt: skip
+        fields = asdict(self) | {"folder": str(self.folder), "nodes": list(self.nodes)}
+        return fields | {"workers": [_to_dict(one) for one in self.workers]}
 
 
 def find_runs(root: Path) -> dict[str, Path]:
@@ -149,6 +147,11 @@ class Watch:
         return _judged(_counted(replace(status, workers=workers), contents), contents, failure)
 
 
+def _to_dict(worker: WorkerState) -> dict[str, object]:
+    state = worker.state if worker.lives or worker.state == FAILED else STOPPED
+    return {k: v for k, v in asdict(worker).items() if k != "age"} | {"state": state}
+
+
 def _is_run(root: Path) -> bool:
     return any((root / name).exists() for name in ("run.json", "comparisons.json", WORKERS, LOCK))
 
@@ -176,7 +179,7 @@ def _counted(status: RunStatus, contents: Contents) -> RunStatus:
     return replace(
         status,
         cells=contents.cells,
-        total=contents.recorded or contents.cells if contents.finished else total,
+        cells_total=contents.recorded or contents.cells if contents.finished else total,
         twice=sum(one.twice for one in contents.events.values()),
     )
 
@@ -187,20 +190,32 @@ def _judged(status: RunStatus, contents: Contents, failure: str | None) -> RunSt
         return _at_work(status, living)
     if failure is None and contents.finished:
         return replace(status, state=FINISHED)
-    failed = [one for one in status.workers if one.state == FAILED]
-    if failure is not None or failed:
-        log = last_lines(status.folder, failed[0].name) if failed else ()
-        return replace(status, text=failure or _sentences(failed), log=log)
-    if status.workers:
-        return replace(status, state=STOPPED, text=f"{_sentences(status.workers)}; {_AGAIN}")
-    if 0 < status.cells == status.total or _all_shards_ended(contents):
+    if failure is None and contents.owner and LOCAL not in {one.name for one in status.workers}:
+        words = f"{contents.owner} has its folder, and no worker works"
+        return replace(status, state=WAITING, text="; ".join([words, *_sentences(status.workers)]))
+    if status.workers or failure is not None:
+        return _broken(status, failure)
+    if 0 < status.cells == status.cells_total or _all_shards_ended(contents):
         words = "not compared yet; start the command without --shard"
         return replace(status, state=ANSWERED, text=words)
-    if not contents.begun or (contents.owner and contents.events.keys() <= {"log.jsonl"}):
-        owner = contents.owner
-        text = f"{owner} has its folder; no worker has begun" if owner else None
-        return replace(status, state=WAITING, text=text)
+    if not contents.begun:
+        return replace(status, state=WAITING, text=None)
     return replace(status, state=STOPPED, text=f"nobody works on it; {_AGAIN}")
+
+
+def _broken(status: RunStatus, failure: str | None) -> RunStatus:
+    """Return the status of a run whose workers failed or died."""
+    failed = [one for one in status.workers if one.state == FAILED]
+    ended = failed or status.workers
+    words = [failure] if failure is not None else _sentences(ended)
+    if not failed and failure is None:
+        words.append(_AGAIN)
+    return replace(
+        status,
+        state=FAILED if failed or failure is not None else STOPPED,
+        text="; ".join(words),
+        log=last_lines(status.folder, ended[0].name) if ended else (),
+    )
 
 
 def _at_work(status: RunStatus, living: Sequence[WorkerState]) -> RunStatus:
@@ -218,7 +233,7 @@ def _at_work(status: RunStatus, living: Sequence[WorkerState]) -> RunStatus:
         rate=rate,
         unit=there[0].unit,
         seconds_left=left,
-        text=_sentences([one for one in status.workers if not one.lives]) or None,
+        text="; ".join(_sentences([o for o in status.workers if not o.lives])) or None,
     )
 
 
@@ -240,13 +255,13 @@ def _progress(
     return done / total, None if rate is None else (total - done) / rate
 
 
-def _sentences(workers: Sequence[WorkerState]) -> str:
+def _sentences(workers: Sequence[WorkerState]) -> list[str]:
     """Say what happened to workers that live no more."""
-    return "; ".join(
+    return [
         f"worker {one.name} on {one.node} "
         + (f"failed: {one.text}" if one.state == FAILED else "gives no sign any more")
         for one in workers
-    )
+    ]
 
 
 def _all_shards_ended(contents: Contents) -> bool:

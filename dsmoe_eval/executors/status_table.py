@@ -88,15 +88,17 @@ def shown(console: Console, watch: Watch, failures: Mapping[str, str]) -> Iterat
 def _in_terminal(
     console: Console, watch: Watch, failures: Mapping[str, str], stop: threading.Event
 ) -> None:
-    def view() -> Group:
-        states = watch.look(dict(failures))
-        return Group(matrix_table(states), *remarks(states))
+    with Live(console=console, auto_refresh=False) as live:
+        while not stop.is_set():
+            with suppress(OSError):  # of a network file system; the next look may read it
+                live.update(_view(watch.look(dict(failures))), refresh=True)
+            stop.wait(_REFRESH)
+        with suppress(OSError):
+            live.update(_view(watch.look(dict(failures))), refresh=True)
 
-    with Live(view(), console=console, auto_refresh=False) as live:
-        while not stop.wait(_REFRESH):
-            with suppress(OSError):  # a folder may vanish for a moment; the next look sees it
-                live.update(view(), refresh=True)
-        live.update(view(), refresh=True)
+
+def _view(states: Sequence[RunStatus]) -> Group:
+    return Group(matrix_table(states), *remarks(states))
 
 
 def _in_log(
@@ -153,7 +155,7 @@ def _progress(share: float | None, one: RunStatus | WorkerState) -> tuple[str, s
 
 
 def _cells(one: RunStatus, of: str) -> str:
-    return f"{one.cells:,}{of}{'?' if one.total is None else f'{one.total:,}'}"
+    return f"{one.cells:,}{of}{'?' if one.cells_total is None else f'{one.cells_total:,}'}"
 
 
 def _figure(rate: float) -> str:

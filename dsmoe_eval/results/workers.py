@@ -19,6 +19,8 @@ BEAT = 3.0
 LEASE = 30.0
 """Seconds without a write after which others take over the work of a worker."""
 WORKING, FAILED = "working", "failed"
+LOCAL = "local"
+"""The name of the worker of a run in one process."""
 
 
 @dataclass(frozen=True, slots=True)
