@@ -232,7 +232,8 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         while not _take(stream, path, shared):  # the process before has just removed the file
             stream = path.open("a+", encoding="utf-8")
         stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        stream.write(f"one of several, {process}" if shared else process)
         stream.flush()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error

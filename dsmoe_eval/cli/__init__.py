@@ -14,6 +14,7 @@ from . import (
     regress,
     runs,
     serve,
+    status,
     view,
 )
 from .main import main
@@ -30,5 +31,6 @@ __all__ = [
     "regress",
     "runs",
     "serve",
+    "status",
     "view",
 ]

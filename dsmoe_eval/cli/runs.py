@@ -102,7 +102,7 @@ def run_command(
     if dry_run:
         show_estimate(plan, models, limit, data, as_json, gpus, device)
         return
-    from ..executors import Matrix
+    from ..executors.base import Matrix
     from ..registry import load_plan
     from ..runs import RunOptions
     from ..runs.run import run_root
