@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from .copying import result_or_url
 from .main import main
 from .terminal import echo
 
@@ -46,8 +47,8 @@ class _Columns(TypedDict):
 
 
 @main.command("compare", epilog=_EXAMPLES)
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=result_or_url)
+@click.argument("b", type=result_or_url)
 @click.option("--id", help="Column that names an item, to pair by it and not by content.")
 @click.option("--score", help="Column of the scores, more is better [score].")
 @click.option("--gold", help="Column of right answers; the score columns then hold answers, which"

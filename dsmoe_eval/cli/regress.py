@@ -12,6 +12,7 @@ import click
 
 from ..errors import UserError
 from ..files import locked, write_json
+from .copying import result_or_url
 from .gate import print_verdict
 from .main import data_option, main, progress_console
 from .runs import show_estimate
@@ -30,8 +31,8 @@ _EXAMPLES = """\b
 
 
 @main.command("regress", epilog=_EXAMPLES)
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", type=result_or_url)
+@click.argument("new", type=result_or_url)
 @click.option("--plan", help="Plan (a name or a YAML file) to run on the models.")
 @click.option(
     "--out", type=click.Path(path_type=Path),

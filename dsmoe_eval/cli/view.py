@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from .copying import folder_or_url
 from .main import main
 from .terminal import echo
 
 
 @main.command("view")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=folder_or_url)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -164,6 +164,14 @@ class RecordedFolder:
             return self.root
         return self.root.joinpath(*parts[: 2 if parts[0] in ("cells", "adapters") else None])
 
+    def recorded(self) -> Mapping[str, str]:
+        """Return path in the folder -> SHA-256 of each recorded file; some may be missing.
+
+        Raises:
+            UserError: the manifest is missing or damaged.
+        """
+        return self._hashes()
+
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, *_version: int) -> dict[str, str]:
