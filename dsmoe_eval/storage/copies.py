@@ -38,7 +38,7 @@ _EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Original:
     """A file to be copied: its content or path, and what is expected of it."""
 
     content: Path | bytes
@@ -46,9 +46,9 @@ class Entry:
     size: int
 
     @classmethod
-    def of(cls, path: Path) -> Entry:
+    def of(cls, path: Path) -> Original:
         """Return a file with its present size; what a process appends later is not copied."""
-        with path.open("rb") as stream:
+        with _opened(path) as stream:
             size, sha256 = pump(stream, most=path.stat().st_size)
         return cls(path, sha256, size)
 
@@ -178,11 +178,11 @@ def _has(path: Path, sha256: str) -> bool:
         return pump(stream)[1] == sha256
 
 
-def send(entries: Mapping[str, Entry], url: str, console: Console) -> Copied:
+def send(originals: Mapping[str, Original], url: str, console: Console) -> Copied:
     """Copy those files to a URL that are not there yet; a killed copy goes on.
 
     Args:
-        entries: path in the folder -> file.
+        originals: path in the folder -> file.
         url: of the folder.
         console: shows the progress.
 
@@ -194,46 +194,48 @@ def send(entries: Mapping[str, Entry], url: str, console: Console) -> Copied:
     sizes = remote.sizes()
     before = {name: remote.read_list(name) or {} for name in (COPY, PART) if name in sizes}
     known = before.get(COPY, {}) | before.get(PART, {})
-    _check_target(entries, sizes, known, url)
-    same = {name: sha for name, sha in known.items() if entries[name].sha256 == sha}
-    done = {name: sha for name, sha in same.items() if sizes.get(name) == entries[name].size}
-    todo = [name for name in entries if name not in done]
+    _check_target(originals, sizes, known, url)
+    same = {name: sha for name, sha in known.items() if originals[name].sha256 == sha}
+    done = {name: sha for name, sha in same.items() if sizes.get(name) == originals[name].size}
+    todo = [name for name in originals if name not in done]
     moved = 0
     if todo or before.keys() != {COPY}:
         remote.write_list(PART, done)
-        with progress_bar(console, "copy", len(entries), "files") as steps:
+        with progress_bar(console, "copy", len(originals), "files") as steps:
             steps.skip(len(done))
-            moved = _send(remote, {name: entries[name] for name in todo}, done, steps)
+            moved = _send(remote, {name: originals[name] for name in todo}, done, steps)
         remote.write_list(COPY, done)
         remote.remove(PART)
-    return Copied(len(entries), len(todo), moved, tuple(name for name in todo if name in same))
+    return Copied(len(originals), len(todo), moved, tuple(name for name in todo if name in same))
 
 
 def _check_target(
-    entries: Mapping[str, Entry], sizes: Mapping[str, int], known: Mapping[str, str], url: str
+    originals: Mapping[str, Original], sizes: Mapping[str, int], known: Mapping[str, str], url: str
 ) -> None:
     if sizes and not {COPY, PART} & sizes.keys():
         raise UserError(
             f"{url}: has files that `copy` did not write, such as {min(sizes)}; give another URL"
         )
     for name in sorted(known):
-        if name not in entries:
+        if name not in originals:
             raise UserError(
                 f"{url}/{name}: is not in the folder to be copied, so there is the copy of another "
                 "one, or of a later state of this one; give another URL"
             )
-        if name.rpartition("/")[2] == "run.json" and entries[name].sha256 != known[name]:
+        if name.rpartition("/")[2] == "run.json" and originals[name].sha256 != known[name]:
             raise UserError(f"{url}/{name}: is of another run; give another URL")
 
 
-def _send(remote: Remote, entries: Mapping[str, Entry], done: dict[str, str], steps: Steps) -> int:
+def _send(
+    remote: Remote, originals: Mapping[str, Original], done: dict[str, str], steps: Steps
+) -> int:
     """Send files and add them to `done`, which is kept at the URL; return the bytes sent."""
     moved, kept = 0, time.monotonic()
-    sent = _each(lambda name: _put(remote, name, entries[name]), [*entries], steps)
+    sent = _each(lambda name: _put(remote, name, originals[name]), [*originals], steps)
     try:
         with closing(sent):
             for name, size in sent:
-                done[name] = entries[name].sha256
+                done[name] = originals[name].sha256
                 moved += size
                 if time.monotonic() - kept > _EVERY:
                     remote.write_list(PART, done)
@@ -245,36 +247,36 @@ def _send(remote: Remote, entries: Mapping[str, Entry], done: dict[str, str], st
     return moved
 
 
-def _put(remote: Remote, name: str, entry: Entry) -> int:
+def _put(remote: Remote, name: str, original: Original) -> int:
     """Write a file, if it is what is expected; return its size in bytes."""
-    with _opened(entry) as source:
-        if entry.size <= BLOCK:
-            content = source.read(entry.size)
-            _check_sent(entry, hashlib.sha256(content).hexdigest())
+    with _opened(original.content) as source:
+        if original.size <= BLOCK:
+            content = source.read(original.size)
+            _check_sent(original, hashlib.sha256(content).hexdigest())
             remote.write(name, content)
         else:
             with remote.sink(name) as sink:
-                _check_sent(entry, pump(source, sink, entry.size)[1])
-    return entry.size
+                _check_sent(original, pump(source, sink, original.size)[1])
+    return original.size
 
 
-def _opened(entry: Entry) -> BinaryIO:
-    if isinstance(entry.content, bytes):
-        return io.BytesIO(entry.content)
+def _opened(content: Path | bytes) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
     try:
-        return entry.content.open("rb")
+        return content.open("rb")
     except FileNotFoundError:
-        raise _changed(entry) from None
+        raise _changed(content) from None
 
 
-def _check_sent(entry: Entry, sha256: str) -> None:
-    if sha256 != entry.sha256:
-        raise _changed(entry)
+def _check_sent(original: Original, sha256: str) -> None:
+    if sha256 != original.sha256:
+        raise _changed(original.content)
 
 
-def _changed(entry: Entry) -> UserError:
+def _changed(content: Path | bytes) -> UserError:
     return UserError(
-        f"{entry.content!s:.300}: was changed while it was copied, or is not the file of the run's "
+        f"{content!s:.300}: was changed while it was copied, or is not the file of the run's "
         f"{MANIFEST}; start the same command again, and if it remains, restore the file"
     )
 

@@ -7,7 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
 from dsmoe_eval.files import write_bytes
-from dsmoe_eval.storage.copies import Entry
+from dsmoe_eval.storage.copies import Original
 
 QUIET = Console(quiet=True)
 FILES = {
@@ -46,9 +46,9 @@ def url(request, tmp_path):
         del MemoryFileSystem.store[path]
 
 
-def entries(folder):
+def originals(folder):
     return {
-        path.relative_to(folder).as_posix(): Entry.of(path)
+        path.relative_to(folder).as_posix(): Original.of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

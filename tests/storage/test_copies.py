@@ -15,7 +15,7 @@ from dsmoe_eval.storage import copies, shown
 from dsmoe_eval.storage.copies import COPY, MANIFEST, PART, local_copy, receive, send
 from dsmoe_eval.storage.remote import Remote, open_url
 
-from .conftest import FILES, QUIET, contents, entries
+from .conftest import FILES, QUIET, contents, originals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,8 +49,8 @@ def test_out_and_back_are_the_same_bytes(kind, tree, tmp_path_factory):
     url = f"{kind}://{place}/bucket/run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies, "BLOCK", 8)  # some of the files are streamed
-        done = send(entries(place / "run"), url, QUIET)
-        again = send(entries(place / "run"), url, QUIET)
+        done = send(originals(place / "run"), url, QUIET)
+        again = send(originals(place / "run"), url, QUIET)
     back = receive(url, place / "back", QUIET)
     assert contents(place / "back") == tree
     size = sum(map(len, tree.values()))
@@ -70,7 +70,7 @@ def test_the_manifest_and_then_the_list_come_last(folder, url, monkeypatch):
         write(self, name, content)
 
     monkeypatch.setattr(Remote, "write", noted)
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     assert order[0] == PART
     assert order[-1] == COPY
     assert {name.rpartition("/")[2] for name in order[-3:-1]} == {MANIFEST}
@@ -79,16 +79,16 @@ def test_the_manifest_and_then_the_list_come_last(folder, url, monkeypatch):
 
 
 def test_a_second_copy_writes_nothing_at_all(folder, url, monkeypatch):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     monkeypatch.setattr(Remote, "write", lambda *_: pytest.fail("written"))
-    assert send(entries(folder), url, QUIET).moved == 0
+    assert send(originals(folder), url, QUIET).moved == 0
 
 
 def test_only_what_has_changed_is_moved(folder, url):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     (folder / "report" / "index.html").write_bytes(b"<p>e</p>")
     write_bytes(folder / "cells" / "c" / "cell.json", b"3")
-    done = send(entries(folder), url, QUIET)
+    done = send(originals(folder), url, QUIET)
     assert (done.files, done.moved, done.changed) == (len(FILES) + 1, 2, ())
     receive(url, folder.parent / "back", QUIET)
     assert contents(folder.parent / "back") == contents(folder)
@@ -106,7 +106,7 @@ def test_an_interrupted_copy_goes_on_and_is_no_copy_before(folder, url, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "write", failing)
         with pytest.raises(OSError, match="is gone"):
-            send(entries(folder), url, QUIET)
+            send(originals(folder), url, QUIET)
     assert sorted(list_of(url, PART)) == sorted(FILES)[:3]
     for read in (
         lambda: receive(url, folder.parent / "back", QUIET),
@@ -114,7 +114,7 @@ def test_an_interrupted_copy_goes_on_and_is_no_copy_before(folder, url, monkeypa
     ):
         with pytest.raises(UserError, match=r"run: the copy is unfinished; copy the folder there"):
             read()
-    assert send(entries(folder), url, QUIET).moved == len(FILES) - 3
+    assert send(originals(folder), url, QUIET).moved == len(FILES) - 3
     receive(url, folder.parent / "back", QUIET)
     assert contents(folder.parent / "back") == FILES
 
@@ -135,61 +135,61 @@ def killing(self, name, content):
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, name, content)
 remote.Remote.write = killing
-copies.send(entries(Path({str(folder)!r})), {url!r}, QUIET)
+copies.send(originals(Path({str(folder)!r})), {url!r}, QUIET)
 """
     command = [sys.executable, "-c", code]
     killed = subprocess.run(command, cwd=ROOT, timeout=60, check=False)  # noqa: S603
     assert killed.returncode == -9
-    assert send(entries(folder), url, QUIET).moved == len(FILES) - 3
+    assert send(originals(folder), url, QUIET).moved == len(FILES) - 3
     receive(url, tmp_path / "back", QUIET)
     assert contents(tmp_path / "back") == FILES
 
 
 def test_another_size_at_the_target_is_noticed_and_written_again(folder, url):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     put(url, "cells/a/cell.json", b"12")
     with pytest.raises(UserError, match=r"cells/a/cell.json: is not the file that was copied"):
         local_copy(url, QUIET)
-    done = send(entries(folder), url, QUIET)
+    done = send(originals(folder), url, QUIET)
     assert (done.moved, done.changed) == (1, ("cells/a/cell.json",))
     assert contents(local_copy(url, QUIET)) == FILES
 
 
 def test_a_change_in_the_bucket_is_noticed_and_the_way_out_works(folder, url):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     put(url, "cells/a/cell.json", b"2")
     back = folder.parent / "back"
     with pytest.raises(UserError, match=r"run/cells/a/cell.json: is not .* remove that file and"):
         receive(url, back, QUIET)
     assert not (back / "cells/a/cell.json").exists()
     open_url(url).remove("cells/a/cell.json")
-    assert send(entries(folder), url, QUIET).moved == 1
+    assert send(originals(folder), url, QUIET).moved == 1
     receive(url, back, QUIET)
     assert contents(back) == FILES
 
 
 def test_a_file_that_is_missing_in_the_bucket_is_named(folder, url):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     open_url(url).remove("cells/a/cell.json")
     with pytest.raises(UserError, match=r"run/cells/a/cell\.json: cannot be used"):
         receive(url, folder.parent / "back", QUIET)
 
 
 def test_what_a_copy_would_destroy_is_left(folder, url):
-    send(entries(folder), url, QUIET)
-    all_of = entries(folder)
+    send(originals(folder), url, QUIET)
+    all_of = originals(folder)
     with pytest.raises(UserError, match=r"cells/b/cell.json: is not in the folder to be copied"):
         send({n: e for n, e in all_of.items() if "/b/" not in n}, url, QUIET)
     (folder / "run.json").write_bytes(b"[]")
     with pytest.raises(UserError, match=r"run.json: is of another run; give another URL"):
-        send(entries(folder), url, QUIET)
+        send(originals(folder), url, QUIET)
     put(f"{url}s", "thesis.pdf", b"")
     with pytest.raises(UserError, match=r"runs: has files that `copy` did not write, such as thes"):
-        send(entries(folder), f"{url}s", QUIET)
+        send(originals(folder), f"{url}s", QUIET)
 
 
 def test_a_folder_with_another_file_is_left(folder, url):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     write_bytes(folder.parent / "back" / "run.json", b"mine")
     with pytest.raises(UserError, match=r"back/run.json: is another file than .*run.json; give an"):
         receive(url, folder.parent / "back", QUIET)
@@ -199,7 +199,7 @@ def test_a_folder_with_another_file_is_left(folder, url):
 @pytest.mark.parametrize("block", [0, 2**20])
 def test_a_file_that_changes_while_it_is_copied_is_not_copied(folder, url, monkeypatch, block):
     monkeypatch.setattr(copies, "BLOCK", block)
-    before = entries(folder)
+    before = originals(folder)
     (folder / "cells/a/cell.json").write_bytes(b"2")
     with pytest.raises(UserError, match=r"cells/a/cell.json: was changed while it was copied"):
         send(before, url, QUIET)
@@ -215,7 +215,7 @@ BAD = ["../x", "/etc/x", "a//b", "a/../b", ".lock", "a/.ssh/x", "a\\b", "a\x1b",
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("kind", [COPY, MANIFEST])
 def test_bad_names_are_refused(folder, url, name, kind, tmp_path):
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     open_url(url).remove(COPY)
     put(url, kind, to_json(seal({"run.json": "0" * 64, name: "1" * 64})).encode())
     before = contents(tmp_path)
@@ -239,7 +239,7 @@ def test_damaged_lists_are_refused(content, tmp_path):
 
 def test_a_local_copy_is_read_only_once_and_shown_as_its_url(folder, url, cache, monkeypatch):
     write_bytes(folder / "adapters" / "math--sft" / "adapter_model.safetensors", b"large")
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     found = local_copy(f"{url}/", QUIET)
     assert found.parent == cache
     assert contents(found) == FILES  # without what no result is read from
@@ -259,13 +259,15 @@ def test_what_is_not_in_a_copy_is_not_there(folder, url):
         local_copy(url, QUIET)
     with pytest.raises(UserError, match=r"run: there is no copy"):
         receive(url, folder.parent / "back", QUIET)
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     with pytest.raises(UserError, match=r"run/cells/z: there is no copy"):
         local_copy(f"{url}/cells/z", QUIET)
 
 
 def test_a_run_that_others_copied_is_read_by_its_manifest(folder, url):
-    files = {name: entry.sha256 for name, entry in entries(folder).items() if name[0] != "r"}
+    files = {
+        name: original.sha256 for name, original in originals(folder).items() if name[0] != "r"
+    }
     for name, content in contents(folder).items():
         put(url, name, content)
     sealed = to_json(seal(files)).encode()

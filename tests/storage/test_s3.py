@@ -15,7 +15,7 @@ from dsmoe_eval.files import write_bytes
 from dsmoe_eval.storage import copies
 from dsmoe_eval.storage.copies import local_copy, receive, send
 
-from .conftest import FILES, QUIET, contents, entries
+from .conftest import FILES, QUIET, contents, originals
 
 HIDDEN = "wJalrXUtnFEMI"
 LARGE = 6 * 2**20
@@ -64,8 +64,8 @@ def bucket(server, monkeypatch):
 
 def test_out_and_back_and_nothing_twice(folder, bucket, tmp_path):
     url = f"s3://{bucket}/out/run"
-    assert send(entries(folder), url, QUIET).moved == len(FILES)
-    assert send(entries(folder), url, QUIET).moved == 0
+    assert send(originals(folder), url, QUIET).moved == len(FILES)
+    assert send(originals(folder), url, QUIET).moved == 0
     assert receive(url, tmp_path / "back", QUIET).moved == len(FILES)
     assert contents(tmp_path / "back") == FILES
     assert contents(local_copy(url, QUIET)) == FILES
@@ -74,7 +74,7 @@ def test_out_and_back_and_nothing_twice(folder, bucket, tmp_path):
     with pytest.raises(UserError, match=rf"^{url}/cells/a/cell.json: is not the file that was"):
         receive(url, tmp_path / "again", QUIET)
     client.delete_object(Bucket=bucket, Key="out/run/cells/a/cell.json")
-    assert send(entries(folder), url, QUIET).moved == 1
+    assert send(originals(folder), url, QUIET).moved == 1
     receive(url, tmp_path / "again", QUIET)
     assert contents(tmp_path / "again") == FILES
 
@@ -86,7 +86,7 @@ def test_a_large_file_is_sent_in_parts_and_appears_whole_or_not(
     monkeypatch.setattr("dsmoe_eval.storage.remote.BLOCK", 5 * 2**20)
     large = folder / "adapters" / "x" / "adapter_model.safetensors"
     write_bytes(large, b"1" * LARGE)
-    before = entries(folder)
+    before = originals(folder)
     large.write_bytes(b"1" * (LARGE - 1) + b"2")
     client, url = boto3.client("s3"), f"s3://{bucket}/run"
     with pytest.raises(UserError, match=r"adapter_model.safetensors: was changed while"):
@@ -94,7 +94,7 @@ def test_a_large_file_is_sent_in_parts_and_appears_whole_or_not(
     listed = client.list_objects_v2(Bucket=bucket)["Contents"]
     assert not [one for one in listed if "adapters" in one["Key"]]
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
-    send(entries(folder), url, QUIET)
+    send(originals(folder), url, QUIET)
     about = client.head_object(Bucket=bucket, Key="run/adapters/x/adapter_model.safetensors")
     assert about["ETag"].strip('"').endswith("-2")  # of two parts
     receive(url, tmp_path / "back", QUIET)
@@ -103,7 +103,7 @@ def test_a_large_file_is_sent_in_parts_and_appears_whole_or_not(
 
 def test_no_bucket_no_credentials_no_server(folder, bucket, monkeypatch):
     with pytest.raises(UserError, match=r"s3://no-such/run: .*does not exist\); check its name"):
-        send(entries(folder), "s3://no-such/run", QUIET)
+        send(originals(folder), "s3://no-such/run", QUIET)
     with pytest.raises(UserError, match=r"s3://no-such/run: there is no copy .*check bucket"):
         local_copy("s3://no-such/run", QUIET)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -112,10 +112,10 @@ def test_no_bucket_no_credentials_no_server(folder, bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UserError, match=r"Could not connect to the endpoint .* the network") as no:
-        send(entries(folder), f"s3://{bucket}/run", QUIET)
+        send(originals(folder), f"s3://{bucket}/run", QUIET)
     assert HIDDEN not in str(no.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UserError, match=r"locate credentials\); give credentials as the provider"):
-        send(entries(folder), f"s3://{bucket}/run", QUIET)
+        send(originals(folder), f"s3://{bucket}/run", QUIET)
