@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def gate_command(
     run_path: Path, policy: str, baseline: str | None, out: Path | None, as_json: bool
 ) -> None:
-    """Check RUN, a run's folder or its comparisons.json, against a policy.
+    """Check RUN, a run's folder, its comparisons.json or a copy's URL, against a policy.
 
     Exit code 0: pass; 1: fail; 2: inconclusive; 3 and up: could not be decided. Writes
     verdict.json, junit.xml and summary.md, which is also appended to $GITHUB_STEP_SUMMARY.

@@ -63,9 +63,9 @@ def regress_command(
     """Check whether steering that worked on OLD still works on NEW.
 
     OLD and NEW are two models, on each of which the plan is run, in OUT/old and OUT/new; or folders
-    of finished runs of one plan. Experts are found and settings are tuned for each model. The gains
-    are compared item by item. Writes OUT/regression.json, and the verdict of the policy to
-    OUT/gate. Exit codes are those of `gate`: 0 pass, 1 fail, 2 inconclusive.
+    or URLs of finished runs of one plan. Experts are found and settings are tuned for each model.
+    The gains are compared item by item. Writes OUT/regression.json, and the verdict of the policy
+    to OUT/gate. Exit codes are those of `gate`: 0 pass, 1 fail, 2 inconclusive.
     """
     from ..runs import RunOptions
 

@@ -128,7 +128,7 @@ def show_estimate(
     "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/report]."
 )
 def report_command(run_folder: Path, report_to: Path | None) -> None:
-    """Render the report of a finished run again."""
+    """Render the report of a finished run again; RUN_FOLDER may be a copy's URL."""
     from ..reports import render
     from ..results import RunFolder
 

@@ -24,6 +24,7 @@ from .terminal import echo
 def view_command(folder: Path, port: int) -> None:
     """Serve the runs and leaderboards in DIR to this machine only, until interrupted.
 
+    DIR may be the URL of a copy.
     A generated answer that is in an Inspect log (.eval) in DIR has a link to it.
     """
     from ..reports.serve import HOST, listen, make_server, open_site
