@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
+from .copying import folder_or_url, output_of
 from .main import data_option, main, progress_console
 from .terminal import EXIT_FAILED, echo
 
@@ -102,7 +103,7 @@ def run_command(
     if dry_run:
         show_estimate(plan, models, limit, data, as_json, gpus, device)
         return
-    from ..executors import Matrix
+    from ..executors.base import Matrix
     from ..registry import load_plan
     from ..runs import RunOptions
     from ..runs.run import run_root
@@ -183,16 +184,17 @@ def show_estimate(
 
 
 @main.command("report")
-@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("run_folder", type=folder_or_url)
 @click.option(
     "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/report]."
 )
 def report_command(run_folder: Path, report_to: Path | None) -> None:
-    """Render the report of a finished run again."""
+    """Render the report of a finished run again; RUN_FOLDER may be a copy's URL."""
     from ..reports import render
     from ..results import RunFolder
 
-    echo(render(RunFolder(run_folder), report_to).parent)
+    folder = RunFolder(run_folder)
+    echo(render(folder, report_to or output_of(run_folder, "--report-to") / "report").parent)
 
 
 @main.command("leakage")

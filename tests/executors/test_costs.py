@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from dsmoe_eval.executors import Needs
 from dsmoe_eval.executors.costs import model_cost
+from dsmoe_eval.executors.schedule import Needs
 from dsmoe_eval.registry import builtin_folder, load_model_card, load_plan
 from dsmoe_eval.runs.arms import plan_run
 

@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 
 from dsmoe_eval.cards import Plan
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.executors import ModelState, Needs, needs_of, next_worker
-from dsmoe_eval.executors.schedule import RESERVE_GIB, piece_work
+from dsmoe_eval.executors.schedule import (
+    RESERVE_GIB,
+    ModelState,
+    Needs,
+    needs_of,
+    next_worker,
+    piece_work,
+)
 from dsmoe_eval.registry import load_plan
 
 STATES = st.lists(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsmoe_eval.executors import ModelState, Needs, next_worker
 from dsmoe_eval.executors.costs import ModelCost, Stage
+from dsmoe_eval.executors.schedule import ModelState, Needs, next_worker
 from dsmoe_eval.executors.simulation import CLOSE, enough, simulate, unlimited
 
 SECONDS = st.integers(1, 9)
