@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that `--help` is fast.
 
 from . import (
     compare,
+    copying,
     experts,
     gate,
     leaderboard,
@@ -21,6 +22,7 @@ from .main import main
 
 __all__ = [
     "compare",
+    "copying",
     "experts",
     "gate",
     "leaderboard",
