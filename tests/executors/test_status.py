@@ -104,10 +104,15 @@ def test_failed_with_its_node_and_the_end_of_its_log(tmp_path):
 
 
 def test_a_failure_that_only_the_driver_knows(tmp_path):
-    found = look(tmp_path / "m", {"m": "does not fit"})
-    assert (found.state, found.text) == ("failed", "does not fit")
-    beat(begin(tmp_path / "m"), "a", state="failed", text="said by the driver too")
-    assert look(tmp_path / "m", {"m": "does not fit"}).text == "does not fit"
+    found = look(tmp_path / "m", {"m": "no room"})
+    assert (found.state, found.text) == ("failed", "no room")
+    folder = begin(tmp_path / "m")
+    beat(folder, "a", state="failed", text="no room")
+    assert look(tmp_path / "m", {"m": "no room"}).text == "worker a on node-a failed: no room"
+    beat(folder, "a", DEAD)
+    found = look(tmp_path / "m", {"m": "a worker died 4 times"})
+    assert (found.state, found.nodes) == ("failed", ("node-a",))
+    assert found.text == "a worker died 4 times; worker a on node-a gives no sign any more"
 
 
 def test_stopped(tmp_path):
@@ -146,17 +151,18 @@ def test_all_cells_and_no_comparisons_is_answered(tmp_path):
 
 def test_waiting(tmp_path):
     assert (look(tmp_path / "m").state, look(tmp_path / "m").text) == ("waiting", None)
-    unlock = lock_folder(tmp_path / "m")  # by a driver
+    unlock = lock_folder(tmp_path / "m")  # by a driver, which is this process
     folder = begin(tmp_path / "m")
+    assert (look(tmp_path / "m").state, look(tmp_path / "m").text) == ("waiting", None)
     beat(folder, "w", DEAD)
-    found = look(tmp_path / "m")
-    assert found.state == "waiting"
-    assert found.text.endswith(
-        "has its folder, and no worker works; worker w on node-a gives no sign any more"
-    )
+    gone = "worker w on node-a gives no sign any more"
+    assert (look(tmp_path / "m").state, look(tmp_path / "m").text) == ("waiting", gone)
     unlock()
     assert look(tmp_path / "m").state == "stopped"
     (tmp_path / "m" / LOCK).write_text("process 12 on elsewhere")
+    found = look(tmp_path / "m")
+    words = f"process 12 on elsewhere has its folder, and no worker works; {gone}"
+    assert (found.state, found.text) == ("waiting", words)
     folder.worker("w").unlink()
     beat(folder, "local", DEAD)  # of a run in one process, which is the process
     assert look(tmp_path / "m").state == "stopped"
