@@ -16,7 +16,7 @@ ORDER = (
     ("cli", "inspect_plugin", "schemas"),
     ("leaderboards",),
     ("reports",),
-    ("studies", "adapters", "gates"),
+    ("studies", "adapters", "gates", "executors"),
     ("comparison",),
     ("runs",),
     ("results",),

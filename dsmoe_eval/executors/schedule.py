@@ -1,0 +1,149 @@
+"""Planning, without any state: what a worker of a model needs, and which model gets the next one.
+
+`executors.ray` starts workers by these rules, and `executors.scale` simulates them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..cards import Plan
+from ..cards.models import BITS
+from ..errors import UserError
+from ..registry import builtin_names, load_model_card
+from ..runs.estimate import size_of
+
+RESERVE_GIB = 12.0
+"""The memory beside the weights, of each GPU: a run chooses batches of at most 12 GB for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one worker of a model needs.
+
+    Attributes:
+        gpus: the number of GPUs; 0 where the cluster has none, or the device is `cpu`.
+        cpus: the number of CPUs.
+    """
+
+    gpus: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model that is not finished, as the planning sees it.
+
+    Attributes:
+        model: the name.
+        needs: what one worker needs.
+        workers: the number of workers that run or are being started.
+        open: the pieces that a further worker could take now; None if not known yet, as long as
+            the model is learned.
+        work: the estimated work that is left, in any unit: the largest gets its worker first.
+    """
+
+    model: str
+    needs: Needs
+    workers: int
+    open: int | None
+    work: float
+
+
+def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> str | None:
+    """Return the model that gets the next worker, or None if no worker is to be started now.
+
+    Every model gets its first worker before any gets a second, the largest work first. Then the
+    model with the most open pieces per worker gets one, if they are more than its workers. While a
+    model without a worker waits for room, no other gets a second one: what becomes free is for it.
+
+    Args:
+        states: the models that are not finished; one that no node has room for must not be
+            among them, or no model would ever get a second worker.
+        fits: whether there is room for one more worker of these needs now.
+    """
+    ranked = sorted(states, key=lambda one: (-one.work, one.model))
+    if first := [one for one in ranked if one.workers == 0]:
+        return next((one.model for one in first if fits(one.needs)), None)
+    able = [one for one in ranked if (one.open or 0) > one.workers and fits(one.needs)]
+    return max(able, key=lambda one: (one.open or 0) / one.workers).model if able else None
+
+
+def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None = None) -> Needs:
+    """Return what a worker of a model needs, by the plan and the size of the model.
+
+    The plan's `resources` say it; else vLLM has `tensor_parallel` GPUs and transformers one, or
+    with the device `auto`, over which it spreads the model, as many as the weights need.
+
+    Args:
+        plan: the plan.
+        model: the model; of one that has neither a card nor a folder here no size is known.
+        gpu_gib: the memory of one GPU in GiB; None if the cluster has no GPUs.
+        device: the torch device of the run's options.
+
+    Raises:
+        UserError: the model does not fit into the memory of these GPUs.
+    """
+    given = plan.resources
+    cpus = given.cpus or 1
+    if gpu_gib is None or device == "cpu":
+        return Needs(0, cpus)
+    least = {
+        role: _least_gpus(plan, model, gpu_gib, role)
+        for role in dict.fromkeys((plan.engine, plan.learner))
+    }
+    spread = device == "auto"
+    by_size = least.get("transformers", 1) if spread else 1
+    gpus = given.gpus or max(plan.tensor_parallel, by_size)
+    for role, number in least.items():
+        usable = plan.tensor_parallel if role == "vllm" else gpus if spread else 1
+        if number > usable:
+            words = _too_large(plan, model, gpu_gib, role, number)
+            raise UserError(f"{words}; {_way_out(role, number, spread)}")
+    return Needs(gpus, cpus)
+
+
+def weights_gib(plan: Plan, model: str, engine: str) -> float | None:
+    """Return the size of a model's weights in an engine; None if it is not known here.
+
+    vLLM computes with the quantised weights of the files; transformers may unpack them to 16
+    bits, where their kernels lack gradients or are not installed.
+
+    Raises:
+        UserError: the model is in a folder, and cannot be evaluated.
+    """
+    if model not in builtin_names("models"):
+        size = size_of(model, plan)
+        return None if size is None else size.weights_bytes / 2**30
+    card = load_model_card(model)
+    whole = card.parameters.total / 8 / 2**30
+    if plan.dtype is not None:
+        return whole * BITS[plan.dtype]
+    return card.weights_gib if engine == "vllm" else max(card.weights_gib, whole * 16)
+
+
+def _least_gpus(plan: Plan, model: str, gpu_gib: float, engine: str) -> int:
+    if gpu_gib <= RESERVE_GIB:
+        raise UserError(
+            f"a GPU of the cluster has {gpu_gib:.1f} GiB of memory, and beside the weights "
+            f"{RESERVE_GIB:.0f} GiB are needed; give --device cpu"
+        )
+    size = weights_gib(plan, model, engine)
+    return 1 if size is None else math.ceil(size / (gpu_gib - RESERVE_GIB))
+
+
+def _too_large(plan: Plan, model: str, gpu_gib: float, engine: str, least: int) -> str:
+    size = weights_gib(plan, model, engine) or 0.0
+    return (
+        f"model {model!r}: its weights take {size:.0f} GiB in {engine}; with {RESERVE_GIB:.0f} GiB "
+        f"beside them on each, these are {least} GPUs of {gpu_gib:.0f} GiB"
+    )
+
+
+def _way_out(engine: str, least: int, spread: bool) -> str:
+    if engine == "vllm":
+        return f"give the plan tensor_parallel: {least}"
+    way = f"give resources: {{gpus: {least}}}" if spread else "give --device auto"
+    return f"{way}, or the plan `engine: vllm` and `learner: vllm` with tensor_parallel"
