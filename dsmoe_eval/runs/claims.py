@@ -71,6 +71,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.of}"
 
+    @property
+    def worker(self) -> str:
+        """The name of the worker of this shard."""
+        return f"shard-{self.index}-of-{self.of}"
+
     def has(self, key: str) -> bool:
         """Return whether a piece belongs to this shard."""
         return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) % self.of == self.index - 1
