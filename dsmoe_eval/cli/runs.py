@@ -17,14 +17,14 @@ from .terminal import EXIT_FAILED, echo
 if TYPE_CHECKING:
     from ..executors.base import Executor
     from ..results import RunFolder
-    from ..runs.claims import Shard
+    from ..runs.leases import Shard
 
 
 def _shard_of(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> Shard | None:
     """Return the part of several that a text such as 2/8 names."""
-    from ..runs.claims import Shard
+    from ..runs.leases import Shard
 
     if value is None:
         return None

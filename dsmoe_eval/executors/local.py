@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from ..errors import UserError
-from ..runs.claims import Part, Shard
+from ..runs.leases import Part, Shard
 from ..runs.run import run_with
 from .base import Finished, Matrix, show_failure
 

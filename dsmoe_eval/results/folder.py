@@ -12,8 +12,8 @@ from ..errors import UserError
 from ..files import LOCK, is_draft, remove_drafts, write_bytes
 from .manifest import MANIFEST, PARTS, RecordedFolder
 
-WORKERS, CLAIMS = "workers", "claims"
-_OF_WORKERS = (MANIFEST, PARTS, WORKERS, CLAIMS, "logs")
+WORKERS, LEASES = "workers", "leases"
+_OF_WORKERS = (MANIFEST, PARTS, WORKERS, LEASES, "logs")
 
 _MAY_CHANGE = {"threads"}
 """Keys of `run.json` that change only last digits: a run may continue with other values."""
@@ -83,9 +83,9 @@ class RunFolder(RecordedFolder):
         return self.root / WORKERS
 
     @property
-    def claims(self) -> Path:
-        """The folder of the pieces that several workers have begun; see `runs.claims`."""
-        return self.root / CLAIMS
+    def leases(self) -> Path:
+        """The folder of the pieces that several workers have begun; see `runs.leases`."""
+        return self.root / LEASES
 
     @property
     def comparisons(self) -> Path:
@@ -136,9 +136,9 @@ class RunFolder(RecordedFolder):
         """Return the path of a worker's file."""
         return self.workers / f"{name}.json"
 
-    def claim(self, key: str, attempt: int) -> Path:
-        """Return the path of the claim on a piece; attempts count from 0."""
-        return self.claims / f"{key}.{attempt}"
+    def lease(self, key: str, attempt: int) -> Path:
+        """Return the path of the lease of a piece; attempts count from 0."""
+        return self.leases / f"{key}.{attempt}"
 
     def answers(self, owner: str) -> Path:
         """Return the path of the answers generated so far for an unfinished cell or setting.
@@ -169,7 +169,7 @@ class RunFolder(RecordedFolder):
             keep: the name of the worker that calls this, whose file stays.
         """
         RecordedFolder.absorb(self)
-        shutil.rmtree(self.claims, ignore_errors=True)
+        shutil.rmtree(self.leases, ignore_errors=True)
         for path in self.workers.glob("*"):
             if path.name != f"{keep}.json":
                 path.unlink()
@@ -209,7 +209,7 @@ def open_folder(
 ) -> RunFolder:
     """Open the folder of a new run, or that of an interrupted run with the same identity.
 
-    A single writer has locked the folder, so that all drafts and claims in it are those of killed
+    A single writer has locked the folder, so that all drafts and leases in it are those of killed
     processes; they are removed.
 
     Args:

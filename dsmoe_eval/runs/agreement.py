@@ -33,7 +33,7 @@ def measure_agreement(job: Job) -> None:
     path = job.folder.engine_routing
     if not job.roles.are_two or job.plan.learner == "vllm":
         return
-    with job.claims.turn("agreement"):
+    with job.leases.turn("agreement"):
         if not job.folder.has(path):
             _measure(job, path)
 

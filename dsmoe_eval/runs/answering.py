@@ -19,8 +19,8 @@ from ..steering import Profile
 from ..tasks.loading import LoadedTask, with_preamble
 from .arms import PlannedArm, PreparedArm
 from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
-from .claims import Piece
 from .job import Job
+from .leases import Piece
 from .stages import note_probes, probed, seconds_since, tuning_questions
 
 
@@ -40,12 +40,12 @@ def answer_tests(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
         last = _asked(fine)
         pieces = cell_pieces(job, first, bench, steps)
         pieces += Together(job, steered, steps).pieces()
-        job.claims.share(pieces, by_shard=True)
+        job.leases.share(pieces, by_shard=True)
         for arm in arms:
             if arm.profile is not None:  # by the learner, where the engine does not show it
-                with job.claims.turn(f"routing-{arm.planned.name}"):
+                with job.leases.turn(f"routing-{arm.planned.name}"):
                     _keep_routing(job, arm.planned, arm.profile)
-        job.claims.share(cell_pieces(job, last, bench, steps), by_shard=True)
+        job.leases.share(cell_pieces(job, last, bench, steps), by_shard=True)
 
 
 def base_cells(job: Job) -> dict[str, str]:

@@ -35,7 +35,7 @@ from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
-from .claims import ALONE, Claims
+from .leases import ALONE, Leases
 from .options import AS_PLANNED, RunOptions
 from .plan_checks import check_engine
 from .roles import Roles, open_roles
@@ -55,7 +55,7 @@ class Job(PlannedRun):
         folder: the run's folder.
         identity: the identity of the run, for `comparisons.json`.
         leakage: the items that the parts share.
-        claims: the way in which this process shares the run with others.
+        leases: the way in which this process shares the run with others.
         close: the function that frees the engines, and unlocks the folder for other processes.
     """
 
@@ -67,7 +67,7 @@ class Job(PlannedRun):
     folder: RunFolder
     identity: dict[str, Any]
     leakage: Leakage
-    claims: Claims
+    leases: Leases
     close: Callable[[], None]
 
     @property
@@ -82,7 +82,7 @@ class Job(PlannedRun):
 
 
 def prepare(
-    plan_name: str, out: Path, options: RunOptions = AS_PLANNED, claims: Claims = ALONE
+    plan_name: str, out: Path, options: RunOptions = AS_PLANNED, leases: Leases = ALONE
 ) -> Job:
     """Check the plan, load model and tasks, and open the run's folder.
 
@@ -90,13 +90,13 @@ def prepare(
         plan_name: a built-in plan's name or the path of a YAML file.
         out: the run's folder.
         options: the settings beside the plan.
-        claims: the way in which this process shares the run with others.
+        leases: the way in which this process shares the run with others.
 
     Raises:
         UserError: something in the plan cannot be met, or another process works in the folder; then
             nothing has been written.
     """
-    alone = claims.writer is None
+    alone = leases.writer is None
     if alone and (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
     planned, path = _checked(plan_name, options)
@@ -122,8 +122,8 @@ def prepare(
         fixed = identity | _decoding(engine, used) | _planned(planned, path)
         if alone:
             opened.callback(lock_folder(out))
-        with claims.turn("folder"):
-            folder = open_folder(out, path.read_text(encoding="utf-8"), fixed, claims.writer)
+        with leases.turn("folder"):
+            folder = open_folder(out, path.read_text(encoding="utf-8"), fixed, leases.writer)
         roles.continue_in(folder, lm, check)
         close = opened.pop_all().close
     return Job(
@@ -136,7 +136,7 @@ def prepare(
         folder=folder,
         identity=identity,
         leakage=leakage,
-        claims=claims,
+        leases=leases,
         close=close,
     )
 

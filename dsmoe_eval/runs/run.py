@@ -25,8 +25,8 @@ from ..variants import describe_controls
 from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
-from .claims import ALONE, Claims, Part, Shard, Shared
 from .job import Job, prepare
+from .leases import ALONE, Leases, Part, Shard, Shared
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
 from .stability import check_wordings, measure_stability, stability_answers, stability_cells
@@ -86,14 +86,14 @@ def run_with(
     """
     root = run_root(plan, out)
     worker = Worker(root, "local") if part is None else Worker(root, part.name, part.node)
-    claims = ALONE if part is None else Shared(root, worker, part.shard)
+    leases = ALONE if part is None else Shared(root, worker, part.shard)
     with ExitStack() as opened:
         if part is not None:
             check_free(root)
             if part.shard is not None:
                 opened.callback(lock_shard(root, part.shard))
             opened.enter_context(worker.working())
-        job = prepared(plan, root, options, console, claims)
+        job = prepared(plan, root, options, console, leases)
         opened.callback(job.close)
         if part is None:
             opened.enter_context(worker.working())
@@ -129,11 +129,11 @@ def prepared(
     out: Path | None = None,
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
-    claims: Claims = ALONE,
+    leases: Leases = ALONE,
 ) -> Job:
     """Load a run into memory, while the console shows that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
-        return prepare(plan, run_root(plan, out), options, claims)
+        return prepare(plan, run_root(plan, out), options, leases)
 
 
 @contextmanager
@@ -167,10 +167,10 @@ def run_job(job: Job, console: Console | None = None) -> None:
     counts, arms = _arms(job, console)
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         answer_tests(job, arms, steps)
-    if job.claims.shard is None:
+    if job.leases.shard is None:
         _compare(job, arms)
     measure_stability(job, counts, arms, console)
-    spent, shard = time.perf_counter() - started, job.claims.shard
+    spent, shard = time.perf_counter() - started, job.leases.shard
     done = "answered and compared" if shard is None else f"shard {shard} answered"
     console.print(Text(printable(f"{done} in {spent:.0f} s: {job.folder.root}")))
 
@@ -242,8 +242,8 @@ def _leakage(job: Job) -> Text:
 def _compare(job: Job, arms: list[PreparedArm]) -> None:
     """Write `comparisons.json`; of several workers only the first."""
     folder = job.folder
-    with job.claims.turn("comparisons"):
-        if job.claims.writer is None or not folder.has(folder.comparisons):
+    with job.leases.turn("comparisons"):
+        if job.leases.writer is None or not folder.has(folder.comparisons):
             base, answered = base_cells(job), arm_cells(job, arms)
             parts = (job.plan, job.suite, base, answered, job.identity, job.leakage)
             folder.write_json(
@@ -255,13 +255,13 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
     """Make the arms: first all that is learned, then tuning, so that each engine starts once."""
     texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
-        with job.claims.turn("identification"):
+        with job.leases.turn("identification"):
             counts = count_experts(job, steps)
         steps.skip(steps.total - steps.done)  # all of them, where the counts were kept
     means = None
     if needs_streams(job):
         with progress_bar(console, "average the residual stream", texts, "texts") as steps:
-            with job.claims.turn("streams"):
+            with job.leases.turn("streams"):
                 means = stream_means(job, steps)
             steps.skip(steps.total - steps.done)
     trained: dict[PlannedArm, PreparedArm] = {}

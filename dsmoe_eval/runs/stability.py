@@ -88,9 +88,9 @@ def measure_stability(
         ]
         with closing(Bench(lambda arm: _steered(job, arm))) as bench:
             cells = [cell for one in leading for cell in one.cells]
-            job.claims.share(cell_pieces(job, cells, bench, steps), by_shard=True)
+            job.leases.share(cell_pieces(job, cells, bench, steps), by_shard=True)
         steps.skip(steps.total - steps.done)  # those of resamples that choose no experts
-    if job.claims.shard is not None:
+    if job.leases.shard is not None:
         return
     result = StabilityResult(
         schema_version=STABILITY_VERSION,
@@ -101,8 +101,8 @@ def measure_stability(
         gains=tuple(_gains(job, one) for one in leading),
         wordings=tuple(_wordings(job, one) for one in leading),
     )
-    with job.claims.turn("stability"):
-        if not job.folder.has(job.folder.stability) or job.claims.writer is None:
+    with job.leases.turn("stability"):
+        if not job.folder.has(job.folder.stability) or job.leases.writer is None:
             job.folder.write_json(job.folder.stability, result.model_dump(mode="json"))
 
 

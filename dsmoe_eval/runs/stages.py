@@ -29,10 +29,10 @@ from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
-from .claims import Piece
 from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
+from .leases import Piece
 from .profiles import make_profile
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
@@ -97,7 +97,7 @@ class Tuner:
     def base(self) -> Scores:
         """The scores of base on the tuning split of every task, which the run's folder keeps."""
         folder, path = self.job.folder, self.job.folder.tuning_base
-        with self.job.claims.turn("tuning-base"):
+        with self.job.leases.turn("tuning-base"):
             if folder.has(path):
                 return {name: np.array(one) for name, one in folder.read_json(path).items()}
             scores = _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
@@ -228,7 +228,7 @@ def make_arms(
     """
     tuner = Tuner(job, counts, steps, means)
     tuned = dict.fromkeys(arm.tuned for arm in job.arms if arm.tuned.grid)
-    job.claims.share([tuner.piece(arm) for arm in tuned])
+    job.leases.share([tuner.piece(arm) for arm in tuned])
     arms = [trained.get(arm) or _made(job, counts, tuner, arm) for arm in job.arms]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
     return arms

@@ -10,8 +10,8 @@ from ..cards import Sft
 from ..progress import Steps
 from ..results.terms import Information
 from .arms import PlannedArm, PreparedArm
-from .claims import Piece
 from .job import Job
+from .leases import Piece
 from .roles import modules
 
 
@@ -23,7 +23,7 @@ def trained_arms(job: Job, steps: Steps) -> dict[PlannedArm, PreparedArm]:
         trained[arm] = fine_tune(job, arm, steps)
 
     fine = [arm for arm in job.arms if arm.variant.kind == "sft"]
-    job.claims.share([_piece(job, arm, partial(train, arm)) for arm in fine])
+    job.leases.share([_piece(job, arm, partial(train, arm)) for arm in fine])
     return trained
 
 

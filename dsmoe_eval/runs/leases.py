@@ -1,7 +1,7 @@
-"""How several workers share a run: whoever claims a piece first does it, and the others wait.
+"""How several workers share a run: whoever leases a piece first does it, and the others wait.
 
-A claim is a file that only one process can make. It counts as long as its worker lives; then the
-next attempt may be claimed. Whether a piece is done is not a matter of claims: its files are there.
+A lease is a file that only one process can make. It counts as long as its worker lives; then the
+next attempt may be leased. Whether a piece is done is not a matter of leases: its files are there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Shard:
         return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) % self.of == self.index - 1
 
 
-class Claims(Protocol):
+class Leases(Protocol):
     """The way in which a worker takes its part of a run."""
 
     @property
@@ -113,8 +113,8 @@ class _Alone:
             (piece.skip if piece.done() else piece.do)()
 
 
-ALONE: Claims = _Alone()
-"""The claims of a worker that shares with nobody."""
+ALONE: Leases = _Alone()
+"""The leases of a worker that shares with nobody."""
 
 
 class Shared:
@@ -122,7 +122,7 @@ class Shared:
 
     Args:
         root: the run's folder.
-        worker: this worker, which shows that it lives as long as the claims are used.
+        worker: this worker, which shows that it lives as long as the leases are used.
         shard: the part of the shared pieces that this worker does; None: any of them.
     """
 
@@ -138,9 +138,9 @@ class Shared:
         Raises:
             UserError: too many workers died in this place.
         """
-        while (claim := self._claim(key)) is None:
+        while (lease := self._lease(key)) is None:
             time.sleep(_PAUSE)
-        with _released(claim):
+        with _released(lease):
             yield
 
     def share(self, pieces: Sequence[Piece], by_shard: bool = False) -> None:
@@ -171,28 +171,28 @@ class Shared:
             self._worker.open = None
 
     def _taken(self, left: list[Piece]) -> list[Piece]:
-        """Do each piece that is not claimed; return those of living workers."""
+        """Do each piece that is not leased; return those of living workers."""
         waiting = []
         for number, piece in enumerate(left):
             if piece.done():
                 piece.skip()
                 continue
             self._worker.open = len(left) - number
-            if (claim := self._claim(piece.key)) is None:
+            if (lease := self._lease(piece.key)) is None:
                 waiting.append(piece)
                 continue
-            with _released(claim):
+            with _released(lease):
                 (piece.skip if piece.done() else piece.do)()
         return waiting
 
-    def _claim(self, key: str) -> Path | None:
-        """Claim a piece; return the file of the claim, or None if a living worker has it.
+    def _lease(self, key: str) -> Path | None:
+        """Lease a piece; return the file of the lease, or None if a living worker has it.
 
         Raises:
-            UserError: it was claimed too often.
+            UserError: it was leased too often.
         """
         for attempt in range(MOST_ATTEMPTS):
-            path = self._folder.claim(key, attempt)
+            path = self._folder.lease(key, attempt)
             if _make(path, self._worker.name):
                 return path
             if not self._may_follow(path):
@@ -203,7 +203,7 @@ class Shared:
         )
 
     def _may_follow(self, path: Path) -> bool:
-        """Return whether a claim has lost its worker, or is of an earlier start of this one."""
+        """Return whether a lease has lost its worker, or is of an earlier start of this one."""
         try:
             owner, made = path.read_text(encoding="utf-8"), path.stat().st_mtime
         except FileNotFoundError:
@@ -219,7 +219,7 @@ def _from_another_place(pieces: list[Piece], name: str) -> list[Piece]:
 
 
 def _make(path: Path, owner: str) -> bool:
-    """Make the file of a claim; return False if it is there."""
+    """Make the file of a lease; return False if it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as stream:
@@ -230,11 +230,11 @@ def _make(path: Path, owner: str) -> bool:
 
 
 @contextmanager
-def _released(claim: Path) -> Iterator[None]:
-    """Remove a claim afterwards, unless another worker has followed on it meanwhile."""
+def _released(lease: Path) -> Iterator[None]:
+    """Remove a lease afterwards, unless another worker has followed on it meanwhile."""
     try:
         yield
     finally:
-        following = claim.with_suffix(f".{int(claim.suffix[1:]) + 1}")
+        following = lease.with_suffix(f".{int(lease.suffix[1:]) + 1}")
         if not following.exists():
-            claim.unlink(missing_ok=True)
+            lease.unlink(missing_ok=True)
