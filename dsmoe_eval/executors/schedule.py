@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..cards import Plan
-from ..cards.models import BITS
 from ..errors import UserError
-from ..registry import builtin_names, load_model_card
-from ..runs.estimate import size_of
+from ..runs.sizes import model_size
 
 RESERVE_GIB = 12.0
 """The memory beside the weights, of each GPU: a run chooses batches of at most 12 GB for it."""
@@ -42,7 +40,7 @@ class ModelState:
         workers: the number of workers that run or are being started.
         open: the pieces that a further worker could take now; None if not known yet, as long as
             the model is learned.
-        work: the estimated work that is left, in any unit: the largest gets its worker first.
+        work: the estimated work that is left, in one unit for all models: the largest comes first.
     """
 
     model: str
@@ -56,8 +54,9 @@ def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> 
     """Return the model that gets the next worker, or None if no worker is to be started now.
 
     Every model gets its first worker before any gets a second, the largest work first. Then the
-    model with the most open pieces per worker gets one, if they are more than its workers. While a
-    model without a worker waits for room, no other gets a second one: what becomes free is for it.
+    model with the most work per worker gets one, of those with at least as many open pieces as
+    workers. While a model without a worker waits for room, no other gets a second one: what becomes
+    free is for it.
 
     Args:
         states: the models that are not finished; one that no node has room for must not be
@@ -67,8 +66,8 @@ def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> 
     ranked = sorted(states, key=lambda one: (-one.work, one.model))
     if first := [one for one in ranked if one.workers == 0]:
         return next((one.model for one in first if fits(one.needs)), None)
-    able = [one for one in ranked if (one.open or 0) > one.workers and fits(one.needs)]
-    return max(able, key=lambda one: (one.open or 0) / one.workers).model if able else None
+    able = [one for one in ranked if (one.open or 0) >= one.workers and fits(one.needs)]
+    return max(able, key=lambda one: one.work / one.workers).model if able else None
 
 
 def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None = None) -> Needs:
@@ -105,39 +104,22 @@ def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None =
     return Needs(gpus, cpus)
 
 
-def weights_gib(plan: Plan, model: str, engine: str) -> float | None:
-    """Return the size of a model's weights in an engine; None if it is not known here.
-
-    vLLM computes with the quantised weights of the files; transformers may unpack them to 16
-    bits, where their kernels lack gradients or are not installed.
-
-    Raises:
-        UserError: the model is in a folder, and cannot be evaluated.
-    """
-    if model not in builtin_names("models"):
-        size = size_of(model, plan)
-        return None if size is None else size.weights_bytes / 2**30
-    card = load_model_card(model)
-    whole = card.parameters.total / 8 / 2**30
-    if plan.dtype is not None:
-        return whole * BITS[plan.dtype]
-    return card.weights_gib if engine == "vllm" else max(card.weights_gib, whole * 16)
-
-
 def _least_gpus(plan: Plan, model: str, gpu_gib: float, engine: str) -> int:
     if gpu_gib <= RESERVE_GIB:
         raise UserError(
             f"a GPU of the cluster has {gpu_gib:.1f} GiB of memory, and beside the weights "
             f"{RESERVE_GIB:.0f} GiB are needed; give --device cpu"
         )
-    size = weights_gib(plan, model, engine)
-    return 1 if size is None else math.ceil(size / (gpu_gib - RESERVE_GIB))
+    size = model_size(model, plan)
+    room = gpu_gib - RESERVE_GIB
+    return 1 if size is None else math.ceil(size.memory_gib[engine] / room)
 
 
 def _too_large(plan: Plan, model: str, gpu_gib: float, engine: str, least: int) -> str:
-    size = weights_gib(plan, model, engine) or 0.0
+    size = model_size(model, plan)
+    gib = 0.0 if size is None else size.memory_gib[engine]
     return (
-        f"model {model!r}: its weights take {size:.0f} GiB in {engine}; with {RESERVE_GIB:.0f} GiB "
+        f"model {model!r}: its weights take {gib:.0f} GiB in {engine}; with {RESERVE_GIB:.0f} GiB "
         f"beside them on each, these are {least} GPUs of {gpu_gib:.0f} GiB"
     )
 
