@@ -60,7 +60,7 @@ class Node:
         self, *words: str, seconds: float = START_SECONDS, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the node to its end."""
-        return subprocess.run(
+        return subprocess.run(  # noqa: S603 - our own command
             self.command(*words), env=_changed(self.environment, environment),
             capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
@@ -68,7 +68,7 @@ class Node:
     def start(self, *words: str, to: Path, **environment: str) -> subprocess.Popen[bytes]:
         """Start a command on the node, such as a driver; a file receives what it says."""
         with to.open("ab") as stream:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603
                 self.command(*words), env=_changed(self.environment, environment),
                 stdout=stream, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -146,8 +146,17 @@ def _changed(environment: Mapping[str, str], changes: Mapping[str, str]) -> dict
 def _begin(script: str) -> int:
     """Start a first process in new namespaces; return its number once the script has run."""
     ready = "echo ready"
-    words = [*_DIES_WITH_PARENT, "unshare", *_NAMESPACES, "sh", "-c", f"{script} && {ready}; {_INIT}"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [
+        *_DIES_WITH_PARENT,
+        "unshare",
+        *_NAMESPACES,
+        "sh",
+        "-c",
+        f"{script} && {ready}; {_INIT}",
+    ]
+    process = subprocess.Popen(  # noqa: S603
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
         process.kill()
@@ -158,7 +167,7 @@ def _begin(script: str) -> int:
 
 def _inside(init: int, script: str) -> None:
     words = ["nsenter", "--target", str(init), "--net", "sh", "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
 
 

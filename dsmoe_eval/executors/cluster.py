@@ -104,8 +104,8 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise UserError(
-            f"{ADDRESS}={address}: is not the address of a cluster's head; write HOST:PORT, such as "
-            "10.0.0.1:6379"
+            f"{ADDRESS}={address}: is not the address of a cluster's head; write HOST:PORT, such "
+            "as 10.0.0.1:6379"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()

@@ -1,6 +1,6 @@
 """The runs of a matrix on a Ray cluster: workers are actors, which Ray starts again where one dies.
 
-All workers of a model do the same run on the same folder and share it by claims. This driver starts
+All workers of a model do the same run on the same folder and share it by leases. This driver starts
 them where there is room, one by one, and says what happens. What is finished is in the folders of
 the runs: a driver that died is replaced by starting the same command again.
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import secrets
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError, one_line, printable
-from ..files import full_disk, lock_folder, remove_drafts, write_text
+from ..files import lock_folder, remove_drafts
 from ..registry import load_plan
 from ..results.folder import RunFolder, check_free
 from ..results.manifest import TWICE
-from ..runs.claims import Part
-from ..runs.options import RunOptions
-from ..runs.run import run_with
+from ..runs.sizes import model_size
 from ..runs.workers import BEAT, WORKING, read_workers
-from ..steering import SteeringError
+from .actor import Actor, End, Order, write_token
 from .base import Finished, Matrix, show_failure
 from .cluster import connected
 from .schedule import ModelState, Needs, needs_of, next_worker
@@ -41,75 +39,6 @@ _LOOK = 1.0
 """Seconds between two looks at the cluster."""
 _GRACE = 10.0
 """Seconds in which the other workers of a finished model should have ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a worker is to do.
-
-    Attributes:
-        name: the name of the worker.
-        plan: the name or path of the plan.
-        root: the folder of the run.
-        options: the settings beside the plan, with the model.
-        working_folder: the folder to which paths may be relative.
-        token: what the driver has written into the run's folder.
-    """
-
-    name: str
-    plan: str
-    root: Path
-    options: RunOptions
-    working_folder: Path
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a worker ended.
-
-    Attributes:
-        failure: the sentence of its failure; None: the run is finished.
-        node: Ray's name of a node that is at fault, so that a worker on another may succeed.
-        lost: whether the worker died.
-    """
-
-    failure: str | None = None
-    node: str | None = None
-    lost: bool = False
-
-
-class Actor:
-    """A worker: a process on a node that loads a model once, and does what it can claim."""
-
-    def work(self, order: Order) -> End:
-        """Do a run together with its other workers, until it is finished."""
-        import ray
-
-        with suppress(OSError):  # what is given by a relative path is then missing, which is said
-            os.chdir(order.working_folder)
-        try:
-            _check_shared(order)
-            part = Part(order.name)
-            run_with(order.plan, order.root, order.options, Console(quiet=True), part)
-        except (UserError, SteeringError, OSError) as error:
-            of_node = isinstance(error, OSError) or full_disk(error)
-            node = ray.get_runtime_context().get_node_id() if of_node else None
-            return End(f"{os.uname().nodename}: {error}" if of_node else str(error), node)
-        return End()
-
-
-def _check_shared(order: Order) -> None:
-    path = _token_file(order.root)
-    if not (path.is_file() and path.read_text(encoding="utf-8") == order.token):
-        raise UserError(
-            f"{order.root}: on {os.uname().nodename} this is not the folder that the run was "
-            "started in; give --out in a folder that all nodes share"
-        )
-
-
-def _token_file(root: Path) -> Path:
-    return RunFolder(root).workers / "token"
 
 
 class RayExecutor:
@@ -141,6 +70,7 @@ class _Run:
     Attributes:
         lock: what locks the run's folder.
         needs: what each worker needs.
+        size: the work of a token, in any unit.
         ended: whether the run is finished or has failed.
         failure: the sentence of the failure.
         avoided: the nodes that were at fault.
@@ -151,7 +81,7 @@ class _Run:
         self.model, self.matrix = model, matrix
         self.folder = RunFolder(matrix.folder(model))
         self.lock = ExitStack()
-        self.needs = Needs(0, 1)
+        self.needs, self.size = Needs(0, 1), 1.0
         self.ended = False
         self.failure: str | None = None
         self.avoided: set[str] = set()
@@ -167,13 +97,15 @@ class _Run:
         options = self.matrix.options
         plan = load_plan(self.matrix.plan)[0].of(self.model, options.seed)
         self.needs = needs_of(plan, self.model, gpu_gib, options.device)
+        if size := model_size(self.model, plan):
+            self.size = float(size.active_parameters)
         check_free(self.folder.root)
         self.lock.callback(lock_folder(self.folder.root))
         _await_silence(self.folder)
         self._tidy()
         if self.folder.identity.is_file():
             self.folder.check_unfinished()
-        write_text(_token_file(self.folder.root), self._token)
+        write_token(self.folder.root, self._token)
 
     def close(self) -> int:
         """Make the folder that of a single process; return how many parts were made twice."""
@@ -185,6 +117,7 @@ class _Run:
 
     def _tidy(self) -> None:
         self.folder.absorb()
+        shutil.rmtree(self.folder.workers, ignore_errors=True)
         remove_drafts(self.folder.root)
 
     def order(self) -> Order:
@@ -263,8 +196,8 @@ class _Driver:
             self._start_worker(runs[model])
 
     def _state(self, run: _Run) -> ModelState:
-        workers = sum(of is run for of, _ in self._workers.values())
-        return ModelState(run.model, run.needs, workers, run.open_pieces(), 1.0)
+        workers, pieces = len(self._of(run)), run.open_pieces()
+        return ModelState(run.model, run.needs, workers, pieces, run.size * (pieces or 1))
 
     def _start_worker(self, run: _Run) -> None:
         import ray
@@ -346,7 +279,8 @@ def _outcome(end: Any) -> End:
     import ray
 
     try:
-        return ray.get(end)
+        ended: End = ray.get(end)
+        return ended
     except ray.exceptions.RayActorError as error:
         return End(f"a worker died {RESTARTS + 1} times: {one_line(error)}", lost=True)
     except ray.exceptions.RayTaskError as error:
