@@ -8,6 +8,7 @@ first one, and that one with its parent.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -19,8 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 PORT = 6379
@@ -29,6 +33,12 @@ OBJECT_STORE = 80_000_000
 START_SECONDS = 90.0
 _DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]
 _NAMESPACES = ["--fork", "--kill-child", "--pid", "--net", "--uts", "--mount", "--mount-proc"]
+# By default Ray takes half a minute to notice that a node is gone.
+_QUICK_TO_NOTICE = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+}
 # The first process of a node: it also reaps what the others leave.
 _INIT = "while :; do sleep 1; done"
 
@@ -84,7 +94,7 @@ class Node:
 
 @dataclass
 class Cluster:
-    """Nodes on one network; the first that `add` starts is the head.
+    """Nodes on one network; the first one is the head.
 
     Attributes:
         root: the folder of the nodes' temporary folders.
@@ -96,37 +106,33 @@ class Cluster:
     switch: int
     environment: Mapping[str, str]
     nodes: list[Node] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def address(self) -> str:
         """The value of RAY_ADDRESS by which a driver on a node finds the cluster."""
         return f"{self.nodes[0].address}:{PORT}"
 
-    def add(self, core: int | None = None) -> Node:
-        """Start another node, and Ray on it."""
+    def add(self, core: int = 0, cpus: int = 1) -> Node:
+        """Start another node, and Ray on it, with so many CPUs for workers."""
         node = self.machine(core)
-        done = self.ray_start(node)
+        done = node.run(*self.ray_start(node, cpus))
         assert done.returncode == 0, done.stdout + done.stderr
         return node
 
-    def ray_start(self, node: Node, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Start Ray on a node; it joins the cluster, except for the first, which begins it."""
+    def ray_start(self, node: Node, cpus: int = 1) -> list[str]:
+        """Return the command that starts Ray on a node, which joins the cluster or begins it."""
         where = [f"--address={self.address}"]
         if node is self.nodes[0]:
             where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
-        limits = ["--num-cpus=1", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE}"]
+        limits = [f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE}"]
         mine = [f"--node-ip-address={node.address}", "--disable-usage-stats", *limits]
-        return node.run(*RAY, "start", *where, *mine, **environment)
+        return [*RAY, "start", *where, *mine]
 
-    def machine(self, core: int | None = None) -> Node:
-        """Start a node without Ray.
-
-        Args:
-            core: the core of its processes; by default the next one.
-        """
-        number, cores = len(self.nodes) + 1, sorted(os.sched_getaffinity(0))
-        name, address = f"node{number}", f"10.0.0.{number}"
-        core = cores[(number - 1) % len(cores)] if core is None else core
+    def machine(self, core: int = 0) -> Node:
+        """Start a node without Ray, whose processes have one core of this machine."""
+        number, cores = next(self._numbers), sorted(os.sched_getaffinity(0))
+        name, address = f"node{number}", f"10.0.0.{number + 1}"
         folder = self.root / name
         folder.mkdir()
         init = _begin(f"mount --bind {folder} {self.root / 'tmp'}; hostname {name}")
@@ -134,7 +140,7 @@ class Cluster:
         _inside(self.switch, f"{link} && ip link set {name} master bridge0 up")
         up = f"ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up"
         _inside(init, up)
-        self.nodes.append(Node(name, address, init, core, self.environment))
+        self.nodes.append(Node(name, address, init, cores[core % len(cores)], self.environment))
         return self.nodes[-1]
 
 
@@ -173,10 +179,10 @@ def _inside(init: int, script: str) -> None:
 
 @contextmanager
 def cluster(nodes: int = 2, **environment: str) -> Iterator[Cluster]:
-    """Start a cluster of nodes, each with Ray; at the end nothing of it is left.
+    """Start a cluster: a head for the driver, and nodes for workers; at the end nothing is left.
 
     Args:
-        nodes: number of nodes to begin with.
+        nodes: number of nodes for workers, each with another core, as far as there are cores.
         environment: variables of all nodes' processes.
     """
     root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets' paths must be short
@@ -185,8 +191,9 @@ def cluster(nodes: int = 2, **environment: str) -> Iterator[Cluster]:
     made: Cluster | None = None
     try:
         made = Cluster(root, _switch(), _variables(temporary) | environment)
-        for _ in range(nodes):
-            made.add()
+        made.add(core=0, cpus=0)
+        for number in range(nodes):
+            made.add(core=number)
         yield made
     finally:
         for init in [made.switch, *(node.init for node in made.nodes)] if made else []:
@@ -209,6 +216,7 @@ def _variables(temporary: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(temporary),
+        **_QUICK_TO_NOTICE,
         "RAY_memory_monitor_refresh_ms": "0",  # what else runs here is no reason to kill a worker
         "TMPDIR": str(temporary),
         "HOME": str(temporary),
@@ -223,13 +231,14 @@ def _end(init: int) -> None:
     wait_for(lambda: not Path(f"/proc/{init}").exists(), f"process {init} has ended")
 
 
-def wait_for(happened: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Wait until something has happened.
+def wait_for(happened: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+    """Wait until something has happened, and return it.
 
     Raises:
         AssertionError: it has not within these seconds.
     """
     end = time.monotonic() + seconds
-    while not happened():
+    while not (found := happened()):
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.05)
+    return found

@@ -61,7 +61,7 @@ class Actor:
     """A worker: a process on a node that loads a model once, and does what it can claim."""
 
     def work(self, order: Order) -> End:
-        """Do a run together with its other workers, until it is finished."""
+        """Run what is missing of a run, beside its other workers, until it is finished."""
         import ray
 
         with suppress(OSError):  # what is given by a relative path is then missing, which is said

@@ -28,7 +28,7 @@ _QUIET = {"log_to_driver": False, "configure_logging": False}
 
 @contextmanager
 def connected() -> Iterator[str]:
-    """Connect to the cluster that RAY_ADDRESS names, else to a new one of this machine.
+    """Join the cluster that RAY_ADDRESS names, else a new one of this machine.
 
     The new one listens on the loopback address only, has a token that only its processes know,
     and ends with the connection.

@@ -48,7 +48,7 @@ class RayExecutor:
         """Run what is missing of every model; one that fails does not stop the others.
 
         Raises:
-            UserError: there is no cluster, or the only model cannot be run.
+            UserError: there is no cluster, or the only model failed.
         """
         matrix = replace(matrix, root=matrix.root.resolve())
         runs = [_Run(matrix, model) for model in matrix.models]
@@ -133,7 +133,7 @@ class _Run:
         )
 
     def open_pieces(self) -> int | None:
-        """Return the number of pieces for a further worker; None as long as it is not known."""
+        """Return the number of pieces for a further worker; None if not known yet."""
         states = read_workers(self.folder)
         return max((s.open for s in states if s.lives and s.open is not None), default=None)
 
@@ -207,7 +207,7 @@ class _Driver:
             num_cpus=run.needs.cpus,
             num_gpus=run.needs.gpus,
             max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
+            max_task_retries=-1,  # as long as it is started again
             label_selector={"ray.io/node-id": f"!in({avoided})"} if avoided else None,
         )
         started = actor.remote()
@@ -254,7 +254,7 @@ class _Driver:
         return [end for end, (of, _) in self._workers.items() if of is run]
 
     def _stop(self, ends: Sequence[Any]) -> None:
-        """End workers, and wait until they write no more."""
+        """Stop workers, and return once they write no more."""
         import ray
 
         for end in ends:
@@ -303,7 +303,7 @@ def _gpu_gib() -> float | None:
 
 
 def _await_silence(folder: RunFolder) -> None:
-    """Wait until the workers of a driver that was killed, which Ray ends, write no more."""
+    """Return once the workers of a killed driver write no more; Ray ends them in seconds."""
     seen = None
     while (found := _signs_of_life(folder)) and found != seen:
         seen = found
