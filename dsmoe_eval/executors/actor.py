@@ -62,8 +62,6 @@ class Actor:
 
     def work(self, order: Order) -> End:
         """Run what is missing of a run, beside its other workers, until it is finished."""
-        import ray
-
         with suppress(OSError):  # what is given by a relative path is then missing, which is said
             os.chdir(order.working_folder)
         try:
@@ -71,10 +69,16 @@ class Actor:
             part = Part(order.name)
             run_with(order.plan, order.root, order.options, Console(quiet=True), part)
         except (UserError, SteeringError, OSError) as error:
-            of_node = isinstance(error, OSError) or full_disk(error)
-            node = ray.get_runtime_context().get_node_id() if of_node else None
-            return End(f"{os.uname().nodename}: {error}" if of_node else str(error), node)
+            if isinstance(error, OSError) or full_disk(error):
+                return End(f"{os.uname().nodename}: {error}", _node())
+            return End(str(error))
         return End()
+
+
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _check_shared(order: Order) -> None:

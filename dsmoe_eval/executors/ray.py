@@ -75,6 +75,7 @@ class _Run:
         failure: the sentence of the failure.
         avoided: the nodes that were at fault.
         faults: the number of workers that died for good, or were on a node at fault.
+        fault: the sentence of the last one.
     """
 
     def __init__(self, matrix: Matrix, model: str) -> None:
@@ -86,6 +87,7 @@ class _Run:
         self.failure: str | None = None
         self.avoided: set[str] = set()
         self.faults = self.started = 0
+        self.fault: str | None = None
         self._token, self._since = secrets.token_hex(4), _now()
 
     def open(self, gpu_gib: float | None) -> None:
@@ -171,7 +173,8 @@ class _Driver:
         self._start(nodes)
         if not self._workers:
             for run in self._open():
-                self._fail(run, f"no node of the cluster has {_words(run.needs)} for a worker")
+                missing = f"no node of the cluster has {_words(run.needs)} for a worker"
+                self._fail(run, run.fault or missing)
             return False
         for end in ray.wait([*self._workers], timeout=_LOOK)[0]:
             if end in self._workers:  # else it was stopped meanwhile
@@ -220,7 +223,7 @@ class _Driver:
         if end.failure is None:
             self._finish(run)
         elif (end.node or end.lost) and run.faults < RESTARTS:
-            run.faults += 1
+            run.faults, run.fault = run.faults + 1, end.failure
             run.avoided |= {end.node} if end.node else set()
             self._say(f"{run.model}: another worker takes over ({end.failure})")
         else:

@@ -23,8 +23,7 @@ def test_a_node_dies_and_strangers_are_refused(small, tmp_path):
         trial = Trial(made, small, RunFolder(tmp_path / "run"), tmp_path / "driver.txt")
         trial.start()
         refused = strangers(made, tmp_path)
-        ((node, worker),) = trial.at_work()[:1]
-        node.kill()
+        trial.at_work()[0][0].kill()
         said = trial.end()
         trial.check(in_work=1)
         assert "report: " in said
