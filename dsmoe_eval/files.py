@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import EvalWarning, UserError
 
@@ -109,11 +109,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one."""
+    with new_file(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content is at `path` when it ends without an error, else nowhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path)
     try:
         with writing(path):
-            draft.write_bytes(content)
+            with draft.open("wb") as stream:
+                yield stream
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -181,7 +189,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def move_folder(draft: Path, path: Path) -> bool:
-    """Rename a draft folder; return False, and leave it, if `path` has appeared meanwhile."""
+    """Replace `path` by a draft folder; return False if `path` has appeared meanwhile."""
     try:
         os.replace(draft, path)
     except OSError as error:
@@ -232,7 +240,8 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         while not _take(stream, path, shared):  # the process before has just removed the file
             stream = path.open("a+", encoding="utf-8")
         stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        stream.write(f"one of several, {process}" if shared else process)
         stream.flush()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error

@@ -20,7 +20,7 @@ Finished = Callable[[str, Path], None]
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A plan on several models, each with a run of its own.
+    """A plan on several models, each with a separate run.
 
     Attributes:
         plan: a built-in plan's name or the path of a YAML file.

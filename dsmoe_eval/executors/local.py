@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from ..errors import UserError
-from ..runs.leases import Part, Shard
+from ..runs.leases import RunPart, Shard
 from ..runs.run import run_with
 from .base import Finished, Matrix, show_failure
 
@@ -46,5 +46,5 @@ class LocalExecutor:
         return failures
 
     def _run(self, matrix: Matrix, model: str, console: Console) -> None:
-        part = None if self.shard is None else Part(self.shard.worker, shard=self.shard)
+        part = None if self.shard is None else RunPart(self.shard.worker, shard=self.shard)
         run_with(matrix.plan, matrix.folder(model), matrix.options_of(model), console, part)

@@ -40,7 +40,10 @@ class ModelState:
         workers: the number of workers that run or are being started.
         open: the pieces that a further worker could take now; None if not known yet, as long as
             the model is learned.
-        work: the estimated work that is left, in one unit for all models: the largest comes first.
+        work: the model's part of the work, in one unit for all models (`expected_work`): the
+            largest comes first.
+        starting: those of `workers` that have not loaded the model yet, and will take open pieces;
+            None if not known.
     """
 
     model: str
@@ -48,15 +51,16 @@ class ModelState:
     workers: int
     open: int | None
     work: float
+    starting: int | None = None
 
 
 def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> str | None:
     """Return the model that gets the next worker, or None if no worker is to be started now.
 
     Every model gets its first worker before any gets a second, the largest work first. Then the
-    model with the most work per worker gets one, of those with at least as many open pieces as
-    workers. While a model without a worker waits for room, no other gets a second one: what becomes
-    free is for it.
+    model with the most work per worker gets one, of those with more open pieces than workers that
+    are starting. While a model without a worker waits for room, no other gets a second one: what
+    becomes free is for it.
 
     Args:
         states: the models that are not finished; one that no node has room for must not be
@@ -66,8 +70,23 @@ def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> 
     ranked = sorted(states, key=lambda one: (-one.work, one.model))
     if first := [one for one in ranked if one.workers == 0]:
         return next((one.model for one in first if fits(one.needs)), None)
-    able = [one for one in ranked if (one.open or 0) >= one.workers and fits(one.needs)]
+    able = [one for one in ranked if _is_open(one) and fits(one.needs)]
     return max(able, key=lambda one: one.work / one.workers).model if able else None
+
+
+def _is_open(state: ModelState) -> bool:
+    """Return whether a further worker would find a piece, once those that start have theirs."""
+    starting = state.workers - 1 if state.starting is None else state.starting
+    return (state.open or 0) > starting
+
+
+def expected_work(plan: Plan, model: str) -> float:
+    """Return a model's part of the work: its weights in GiB, which each generated token passes.
+
+    Of a model whose size is not known here it is 1.
+    """
+    size = model_size(model, plan)
+    return 1.0 if size is None else size.memory_gib[plan.engine]
 
 
 def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None = None) -> Needs:

@@ -70,7 +70,7 @@ class RunFolder(RecordedFolder):
 
     @property
     def log(self) -> Path:
-        """The log of events with their times, as JSON lines; of one of several writers its own."""
+        """The log of events with their times, as JSON lines; each of several writers has one."""
         return self._logs / f"{self.writer}.jsonl" if self.writer else self.root / "log.jsonl"
 
     @property
@@ -182,7 +182,7 @@ class RunFolder(RecordedFolder):
                 path.unlink()
 
     def _absorb_logs(self) -> None:
-        """Sort the lines of all writers by time into one log."""
+        """Join the logs of all writers into one, by time."""
         if not self._logs.is_dir():
             return
         whole = self.root / "log.jsonl"

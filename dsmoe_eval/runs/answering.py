@@ -172,7 +172,7 @@ class Together:
         ]
 
     def _places(self, name: str) -> list[int]:
-        """Return the places of the arms that answer a task."""
+        """Return the indices of the arms that answer a task."""
         return [place for place, of_arm in enumerate(self._cells) if name in of_arm]
 
     def _missing(self, place: int, name: str) -> bool:

@@ -96,17 +96,11 @@ def prepare(
         UserError: something in the plan cannot be met, or another process works in the folder; then
             nothing has been written.
     """
-    alone = leases.writer is None
-    if alone and (out / LOCK).exists():  # said before the model is loaded
-        lock_folder(out)()
+    _check_unlocked(out, leases)
     planned, path = _checked(plan_name, options)
     plan, limit = planned.plan, options.limit
-    splits = load_splits(planned.suite, limit, options.data, planned.targets)
-    check_outcome([*splits["test"].values()], plan.outcome)
-    text = suite_text(planned.suite, splits["identification"], limit)
-    leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
-    eager = any(arm.variant.kind == "residual" for arm in planned.arms)
-    roles = open_roles(plan, options.device, out, eager)
+    splits, text, leakage = _read_items(planned, options)
+    roles = open_roles(plan, options.device, out, _needs_eager(planned))
     with ExitStack() as opened:
         opened.callback(roles.close)
         engine = roles.engine
@@ -120,7 +114,7 @@ def prepare(
         check()
         identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | _decoding(engine, used) | _planned(planned, path)
-        if alone:
+        if leases.writer is None:
             opened.callback(lock_folder(out))
         with leases.turn("folder"):
             folder = open_folder(out, path.read_text(encoding="utf-8"), fixed, leases.writer)
@@ -139,6 +133,33 @@ def prepare(
         leases=leases,
         close=close,
     )
+
+
+def _check_unlocked(out: Path, leases: Leases) -> None:
+    """Refuse a folder in which another process works, before the model is loaded."""
+    if leases.writer is None and (out / LOCK).exists():
+        lock_folder(out)()
+
+
+def _needs_eager(planned: PlannedRun) -> bool:
+    """Return whether an arm needs vLLM to run eagerly."""
+    return any(arm.variant.kind == "residual" for arm in planned.arms)
+
+
+Splits = Mapping[str, Mapping[str, LoadedTask]]
+"""Part -> task name -> its items in that part."""
+
+
+def _read_items(
+    planned: PlannedRun, options: RunOptions
+) -> tuple[Splits, IdentificationText, Leakage]:
+    """Return the tasks of each part of a run, the identification text, and what the parts share."""
+    plan, suite = planned.plan, planned.suite
+    splits = load_splits(suite, options.limit, options.data, planned.targets)
+    check_outcome([*splits["test"].values()], plan.outcome)
+    text = suite_text(suite, splits["identification"], options.limit)
+    checked = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
+    return splits, text, checked
 
 
 def _checked(plan_name: str, options: RunOptions) -> tuple[PlannedRun, Path]:

@@ -25,7 +25,7 @@ _PAUSE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RunPart:
     """A worker of a run that several share.
 
     Attributes:
@@ -96,7 +96,7 @@ class Leases(Protocol):
         """Run the code inside, which does only what is missing, by one worker at a time."""
 
     def share(self, pieces: Sequence[Piece], by_shard: bool = False) -> None:
-        """Do what is missing of some pieces, or, of cells, of those of the worker's shard."""
+        """Make what is missing of some pieces, or of those of the worker's shard only."""
 
 
 class _Alone:
@@ -114,7 +114,7 @@ class _Alone:
 
 
 ALONE: Leases = _Alone()
-"""The leases of a worker that shares with nobody."""
+"""The leases of a worker that shares with no other."""
 
 
 class Shared:
@@ -136,7 +136,7 @@ class Shared:
         """Run the code inside, which does only what is missing, by one worker at a time.
 
         Raises:
-            UserError: too many workers died in this place.
+            UserError: too many workers died here.
         """
         while (lease := self._lease(key)) is None:
             time.sleep(_PAUSE)
@@ -144,10 +144,10 @@ class Shared:
             yield
 
     def share(self, pieces: Sequence[Piece], by_shard: bool = False) -> None:
-        """Do what is missing of some pieces, each by one worker; wait for those of others.
+        """Make what is missing of some pieces, each by one worker; wait for those of others.
 
-        Each worker begins at another place, so that neighbours, which often need the same steering,
-        go to the same worker.
+        Each worker begins with another piece, so that neighbours, which often need the same
+        steering, go to the same worker.
 
         Args:
             pieces: the pieces, the same in every worker.
@@ -171,7 +171,7 @@ class Shared:
             self._worker.open = None
 
     def _taken(self, left: list[Piece]) -> list[Piece]:
-        """Do each piece that is not leased; return those of living workers."""
+        """Make each piece that is not leased; return those of living workers."""
         waiting = []
         for number, piece in enumerate(left):
             if piece.done():
@@ -186,7 +186,7 @@ class Shared:
         return waiting
 
     def _lease(self, key: str) -> Path | None:
-        """Lease a piece; return the file of the lease, or None if a living worker has it.
+        """Start the lease of a piece; return its file, or None if a living worker has it.
 
         Raises:
             UserError: it was leased too often.

@@ -20,13 +20,14 @@ from ..log import log_file, note
 from ..progress import progress_bar
 from ..results.folder import RunFolder, check_free
 from ..results.outcome_comparisons import compare_run
+from ..results.workers import LOCAL
 from ..steering import SteeringError
 from ..variants import describe_controls
 from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
-from .leases import ALONE, Leases, Part, Shard, Shared
+from .leases import ALONE, Leases, RunPart, Shard, Shared
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
 from .stability import check_wordings, measure_stability, stability_answers, stability_cells
@@ -73,7 +74,7 @@ def run_with(
     out: Path | None = None,
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
-    part: Part | None = None,
+    part: RunPart | None = None,
 ) -> RunFolder:
     """Run a plan as `run` does, with all options in one value.
 
@@ -85,7 +86,7 @@ def run_with(
         part: this process as one of several that share the run; None: it is the only one.
     """
     root = run_root(plan, out)
-    worker = Worker(root, "local") if part is None else Worker(root, part.name, part.node)
+    worker = Worker(root, LOCAL) if part is None else Worker(root, part.name, part.node)
     leases = ALONE if part is None else Shared(root, worker, part.shard)
     with ExitStack() as opened:
         if part is not None:
@@ -153,6 +154,7 @@ def logged(job: Job) -> Iterator[None]:
             variants=[variant.name for variant in job.variants],
             seed=job.plan.seed,
             threads=torch.get_num_threads(),
+            cells=cell_count(job),
             **{key: job.identity[key] for key in _LOGGED},
         )
         yield

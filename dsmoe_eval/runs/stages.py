@@ -126,7 +126,7 @@ class Tuner:
         return self._tuned[arm]
 
     def piece(self, arm: PlannedArm) -> Piece:
-        """Return an arm's tuning as a piece; its end is read in the same way as it is made."""
+        """Return an arm's tuning as a piece; one that is done is only read."""
         folder, path = self.job.folder, self.job.folder.tuning(arm.variant.name, arm.target)
 
         def do() -> None:

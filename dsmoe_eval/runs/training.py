@@ -28,7 +28,7 @@ def trained_arms(job: Job, steps: Steps) -> dict[PlannedArm, PreparedArm]:
 
 
 def _piece(job: Job, arm: PlannedArm, train: Callable[[], None]) -> Piece:
-    """Return an arm's training as a piece; its end is read in the same way as it is made."""
+    """Return an arm's training as a piece; one that is done is only read."""
     return Piece(f"training-{arm.name}", partial(_is_trained, job, arm), do=train, skip=train)
 
 

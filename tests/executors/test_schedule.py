@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 
 from dsmoe_eval.cards import Plan
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.executors import ModelState, Needs, needs_of, next_worker
-from dsmoe_eval.executors.schedule import RESERVE_GIB
+from dsmoe_eval.executors.schedule import (
+    RESERVE_GIB,
+    ModelState,
+    Needs,
+    expected_work,
+    needs_of,
+    next_worker,
+)
 from dsmoe_eval.registry import load_plan
 
 STATES = st.lists(
@@ -22,10 +28,15 @@ STATES = st.lists(
         workers=st.integers(0, 3),
         open=st.none() | st.integers(0, 9),
         work=st.sampled_from([0.0, 1.0, 2.5]),
+        starting=st.none() | st.integers(0, 3),
     ),
     max_size=6,
     unique_by=lambda one: one.model,
 )
+
+
+def is_open(one):
+    return (one.open or 0) > (one.workers - 1 if one.starting is None else one.starting)
 
 
 @given(STATES, st.integers(0, 5), st.randoms(use_true_random=False))
@@ -40,7 +51,7 @@ def test_first_workers_come_first_and_nothing_is_chosen_without_room(states, fre
     able = [one for one in waiting if fits(one.needs)]
     if chosen is None:
         assert not able
-        assert waiting or not [s for s in states if fits(s.needs) and (s.open or 0) >= s.workers]
+        assert waiting or not [s for s in states if fits(s.needs) and is_open(s)]
         return
     state = next(one for one in states if one.model == chosen)
     assert fits(state.needs)
@@ -48,8 +59,8 @@ def test_first_workers_come_first_and_nothing_is_chosen_without_room(states, fre
         assert state.workers == 0
         assert state.work == max(one.work for one in able)
     else:
-        assert (state.open or 0) >= state.workers
-        others = [s for s in states if fits(s.needs) and (s.open or 0) >= s.workers]
+        assert is_open(state)
+        others = [s for s in states if fits(s.needs) and is_open(s)]
         assert state.work / state.workers == max(s.work / s.workers for s in others)
 
 
@@ -112,3 +123,8 @@ def test_needs_follow_the_plan_and_the_card(plan):
         needs("qwen3-next-80b-a3b-thinking", **alone, tensor_parallel=2)
     with pytest.raises(UserError, match=r"8.0 GiB of memory.*--device cpu"):
         needs("olmoe-1b-7b", 8.0)
+
+
+def test_work_goes_with_the_weights(plan):
+    assert expected_work(plan, "olmoe-1b-7b") == pytest.approx(12.9, abs=0.1)
+    assert expected_work(plan, "organisation/unknown") == 1
