@@ -15,7 +15,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..files import full_disk, write_text
 from ..results.folder import RunFolder
-from ..runs.leases import Part
+from ..runs.leases import RunPart
 from ..runs.options import RunOptions
 from ..runs.run import run_with
 from ..steering import SteeringError
@@ -66,7 +66,7 @@ class Actor:
             os.chdir(order.working_folder)
         try:
             _check_shared(order)
-            part = Part(order.name)
+            part = RunPart(order.name)
             run_with(order.plan, order.root, order.options, Console(quiet=True), part)
         except (UserError, SteeringError, OSError) as error:
             if isinstance(error, OSError) or full_disk(error):

@@ -7,8 +7,6 @@ the runs: a driver that died is replaced by starting the same command again.
 
 from __future__ import annotations
 
-import datetime
-import json
 import secrets
 import shutil
 import time
@@ -25,13 +23,14 @@ from ..errors import UserError, one_line, printable
 from ..files import lock_folder, remove_drafts
 from ..registry import load_plan
 from ..results.folder import RunFolder, check_free
-from ..results.manifest import TWICE
 from ..runs.sizes import model_size
 from ..runs.workers import BEAT, WORKING, read_workers
 from .actor import Actor, End, Order, write_token
 from .base import Finished, Matrix, show_failure
 from .cluster import connected
 from .schedule import ModelState, Needs, needs_of, next_worker
+from .status import Watch
+from .status_table import remarks, shown
 
 RESTARTS = 3
 """The times that Ray starts a worker again where it died; then this driver does, as many times."""
@@ -52,15 +51,26 @@ class RayExecutor:
         """
         matrix = replace(matrix, root=matrix.root.resolve())
         runs = [_Run(matrix, model) for model in matrix.models]
+        driver = _Driver(runs, console)
         with ExitStack() as locks:
             for run in runs:
                 locks.callback(run.lock.close)
             with connected() as name:
                 console.print(Text(printable(f"on {name}")))
-                _Driver(runs, finished, console).drive()
-        failures = {run.model: run.failure for run in runs if run.failure is not None}
+                watch = Watch({run.model: run.folder.root for run in runs})
+                with shown(console, watch, driver.failures):
+                    driver.drive()
+        failures = driver.failures
+        for run in runs:
+            try:
+                if run.model not in failures:
+                    finished(run.model, run.folder.root)
+            except UserError as error:
+                failures[run.model] = str(error)
         if failures and len(runs) == 1:
             raise UserError(failures[runs[0].model])
+        for model, sentence in failures.items():
+            show_failure(console, model, sentence)
         return failures
 
 
@@ -72,7 +82,6 @@ class _Run:
         needs: what each worker needs.
         size: the work of a token, in any unit.
         ended: whether the run is finished or has failed.
-        failure: the sentence of the failure.
         avoided: the nodes that were at fault.
         faults: the number of workers that died for good, or were on a node at fault.
         fault: the sentence of the last one.
@@ -84,11 +93,10 @@ class _Run:
         self.lock = ExitStack()
         self.needs, self.size = Needs(0, 1), 1.0
         self.ended = False
-        self.failure: str | None = None
         self.avoided: set[str] = set()
         self.faults = self.started = 0
         self.fault: str | None = None
-        self._token, self._since = secrets.token_hex(4), _now()
+        self._token = secrets.token_hex(4)
 
     def open(self, gpu_gib: float | None) -> None:
         """Lock the run's folder, and tidy up after the workers of an earlier driver.
@@ -109,13 +117,10 @@ class _Run:
             self.folder.check_unfinished()
         write_token(self.folder.root, self._token)
 
-    def close(self) -> int:
-        """Make the folder that of a single process; return how many parts were made twice."""
+    def close(self) -> None:
+        """Make the folder that of a single process, and unlock it."""
         self._tidy()
         self.lock.close()
-        lines = self.folder.log.read_bytes().splitlines() if self.folder.log.is_file() else []
-        records = [json.loads(line) for line in lines if TWICE.encode() in line]
-        return sum(one["message"] == TWICE and one["time"] >= self._since for one in records)
 
     def _tidy(self) -> None:
         self.folder.absorb()
@@ -145,10 +150,15 @@ class _Run:
 
 
 class _Driver:
-    """The loop that starts workers and sees them end."""
+    """The loop that starts workers and sees them end.
 
-    def __init__(self, runs: Sequence[_Run], finished: Finished, console: Console) -> None:
-        self._runs, self._finished, self._console = runs, finished, console
+    Attributes:
+        failures: model -> the sentence of its failure.
+    """
+
+    def __init__(self, runs: Sequence[_Run], console: Console) -> None:
+        self.failures: dict[str, str] = {}
+        self._runs, self._console = runs, console
         self._workers: dict[Any, tuple[_Run, Any]] = {}  # the end of a worker -> its run and actor
 
     def drive(self) -> None:
@@ -236,22 +246,14 @@ class _Driver:
             ray.wait(others, num_returns=len(others), timeout=_GRACE)
             self._stop(others)
         run.ended = True
-        if twice := run.close():
-            self._say(
-                f"{run.model}: {twice} parts were made by two workers, the slower of which was "
-                "taken for dead; the first ones count"
-            )
-        try:
-            self._finished(run.model, run.folder.root)
-        except UserError as error:
-            self._fail(run, str(error))
+        run.close()
+        for line in remarks(Watch({run.model: run.folder.root}).look()):
+            self._console.print(line, soft_wrap=True)
 
     def _fail(self, run: _Run, sentence: str) -> None:
-        run.ended, run.failure = True, sentence
+        run.ended, self.failures[run.model] = True, sentence
         self._stop(self._of(run))
         run.lock.close()
-        if len(self._runs) > 1:
-            show_failure(self._console, run.model, sentence)
 
     def _of(self, run: _Run) -> list[Any]:
         return [end for end, (of, _) in self._workers.items() if of is run]
@@ -324,7 +326,3 @@ def _covers(resources: Mapping[str, float], needs: Needs) -> bool:
 
 def _words(needs: Needs) -> str:
     return f"{needs.cpus} CPUs" + (f" and {needs.gpus} GPUs" if needs.gpus else "")
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

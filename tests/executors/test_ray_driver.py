@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.executors import Matrix
 from dsmoe_eval.executors import ray as driver
 from dsmoe_eval.executors.actor import Actor, End, Order, write_token
+from dsmoe_eval.executors.base import Matrix
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import RunOptions
 
@@ -43,13 +43,15 @@ class FakeRay:
 
     def _options(self, **options):
         self.selectors.append(options["label_selector"])
-        return SimpleNamespace(remote=lambda: SimpleNamespace(work=SimpleNamespace(remote=self._work)))
+        return SimpleNamespace(
+            remote=lambda: SimpleNamespace(work=SimpleNamespace(remote=self._work))
+        )
 
     def _work(self, order):
         self.started.append(order.options.model)
         return (order.name, next(self.ends[order.options.model]))
 
-    def wait(self, refs, num_returns=1, timeout=None):
+    def wait(self, refs, num_returns=1, timeout=None):  # noqa: ARG002
         ended = [ref for ref in refs if ref[1] is not None]
         return ended[:num_returns], refs
 
@@ -62,7 +64,7 @@ class FakeRay:
             raise error
         return ref[1]
 
-    def kill(self, actor, no_restart):
+    def kill(self, actor, no_restart):  # noqa: ARG002
         self.killed += 1
 
 

@@ -110,7 +110,7 @@ def test_a_straggler_is_overtaken(begin):
         said = trial.end()
     trial.check(in_work=1)
     assert trial.twice() == 1
-    assert "1 parts were made by two workers" in said
+    assert "1 cell was answered twice" in said
 
 
 def test_ten_kills_at_random_moments(begin):
