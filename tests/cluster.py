@@ -185,20 +185,34 @@ def cluster(nodes: int = 2, **environment: str) -> Iterator[Cluster]:
         nodes: number of nodes for workers, each with another core, as far as there are cores.
         environment: variables of all nodes' processes.
     """
+    with _network(**environment) as made:
+        made.add(core=0, cpus=0)
+        for number in range(nodes):
+            made.add(core=number)
+        yield made
+
+
+@contextmanager
+def _network(**environment: str) -> Iterator[Cluster]:
+    """Start a network without nodes; at the end nothing is left of it, nor of its nodes."""
     root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets' paths must be short
     temporary = root / "tmp"
     temporary.mkdir()
     made: Cluster | None = None
     try:
         made = Cluster(root, _switch(), _variables(temporary) | environment)
-        made.add(core=0, cpus=0)
-        for number in range(nodes):
-            made.add(core=number)
         yield made
     finally:
         for init in [made.switch, *(node.init for node in made.nodes)] if made else []:
             _end(init)
         shutil.rmtree(root)
+
+
+@contextmanager
+def machine() -> Iterator[Node]:
+    """Start a machine without Ray, on a network where it is alone."""
+    with _network() as made:
+        yield made.machine()
 
 
 def _switch() -> int:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 from ..errors import UserError, one_line
 
@@ -68,7 +68,7 @@ def _joined(address: str) -> Iterator[str]:
 @contextmanager
 def _started() -> Iterator[str]:
     settings = _LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    if "ray" not in sys.modules:
+    if sys.modules.get("ray") is None:
         os.environ |= settings
     elif not settings.keys() <= os.environ.keys():  # Ray has read its settings
         raise UserError(
@@ -89,14 +89,15 @@ def _started() -> Iterator[str]:
             ray.shutdown()
 
 
-def _ray() -> Any:
+def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
         raise UserError(
             f"the executor ray needs Ray ({error}); pip install 'dsmoe-eval[ray]'"
         ) from error
-    return ray
+    module: ModuleType = ray
+    return module
 
 
 def _check_answers(address: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.text import Text
@@ -32,6 +32,8 @@ from .schedule import ModelState, Needs, needs_of, next_worker
 from .status import Watch
 from .status_table import remarks, shown
 
+NodeInfo: TypeAlias = Mapping[str, Any]
+"""What Ray says about a node."""
 RESTARTS = 3
 """The times that Ray starts a worker again where it died; then this driver does, as many times."""
 _LOOK = 1.0
@@ -144,7 +146,7 @@ class _Run:
         states = read_workers(self.folder)
         return max((s.open for s in states if s.lives and s.open is not None), default=None)
 
-    def fits(self, node: Mapping[str, Any]) -> bool:
+    def fits(self, node: NodeInfo) -> bool:
         """Return whether a node is large enough for a worker, and was not at fault."""
         return node["NodeID"] not in self.avoided and _covers(node["Resources"], self.needs)
 
@@ -159,7 +161,9 @@ class _Driver:
     def __init__(self, runs: Sequence[_Run], console: Console) -> None:
         self.failures: dict[str, str] = {}
         self._runs, self._console = runs, console
-        self._workers: dict[Any, tuple[_Run, Any]] = {}  # the end of a worker -> its run and actor
+        self._workers: dict[
+            object, tuple[_Run, object]
+        ] = {}  # the end of a worker -> its run and actor
 
     def drive(self) -> None:
         """Run all that can be run."""
@@ -195,7 +199,7 @@ class _Driver:
     def _open(self) -> list[_Run]:
         return [run for run in self._runs if not run.ended]
 
-    def _start(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+    def _start(self, nodes: Sequence[NodeInfo]) -> None:
         """Start workers as long as there is room in the cluster and work for them."""
         total = {key: sum(n["Resources"].get(key, 0.0) for n in nodes) for key in ("CPU", "GPU")}
         runs = {run.model: run for run in self._open() if any(map(run.fits, nodes))}
@@ -255,10 +259,10 @@ class _Driver:
         self._stop(self._of(run))
         run.lock.close()
 
-    def _of(self, run: _Run) -> list[Any]:
+    def _of(self, run: _Run) -> list[object]:
         return [end for end, (of, _) in self._workers.items() if of is run]
 
-    def _stop(self, ends: Sequence[Any]) -> None:
+    def _stop(self, ends: Sequence[object]) -> None:
         """Stop workers, and return once they write no more."""
         import ray
 
@@ -267,7 +271,7 @@ class _Driver:
         if ends:
             ray.wait([*ends], num_returns=len(ends), timeout=_GRACE)
 
-    def _bury(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+    def _bury(self, nodes: Sequence[NodeInfo]) -> None:
         """Remove the signs of life of workers whose nodes are gone, so that others take over."""
         alive = {node["NodeManagerHostname"] for node in nodes}
         for run in self._open():
@@ -279,7 +283,7 @@ class _Driver:
         self._console.print(Text(printable(words)), soft_wrap=True)
 
 
-def _outcome(end: Any) -> End:
+def _outcome(end: object) -> End:
     """Return how a worker ended."""
     import ray
 

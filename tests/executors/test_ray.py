@@ -1,51 +1,128 @@
-"""Workers on a real Ray cluster: the death of a node, and who is let in."""
+"""The driver of the executor `ray` without Ray: which worker follows which end."""
+
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from dsmoe_eval.results.folder import RunFolder
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.executors import ray as driver
+from dsmoe_eval.executors.actor import Actor, End
+from dsmoe_eval.executors.base import Matrix
+from dsmoe_eval.runs import RunOptions
 
-from ..cluster import cluster
-from .trials import PYTHON, Trial, small_plan
-
-CLIENT = "import ray; ray.init(address='{}', log_to_driver=False); print('let in')"
-NODES = "import ray; ray.init(address='{}', log_to_driver=False); print(len(ray.nodes()), 'nodes')"
-REFUSED = "Authentication token is missing or incorrect"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_plan(tmp_path_factory.mktemp("plan"), ["dsmoe", "contrast"], limit=40)
+DIED, BUG = "died", "bug"
 
 
-@pytest.mark.slow
-def test_a_node_dies_and_strangers_are_refused(small, tmp_path):
-    with cluster() as made:
-        trial = Trial(made, small, RunFolder(tmp_path / "run"), tmp_path / "driver.txt")
-        trial.start()
-        refused = strangers(made, tmp_path)
-        trial.at_work()[0][0].kill()
-        said = trial.end()
-        trial.check(in_work=1)
-        assert "report: " in said
-        for path, process in refused.items():
-            assert process.wait(60) != 0
-            assert REFUSED in path.read_text()
-            assert "let in" not in path.read_text()
-        nodes = made.nodes[0].run(PYTHON, "-c", NODES.format(made.address))
-        assert nodes.stdout == "3 nodes\n"  # the dead one included, the stranger not
+class FakeRay:
+    """Nodes of one CPU, and workers that end as they are told, in the order of their start."""
+
+    def __init__(self, ends, nodes=("a", "b"), cpus=1.0):
+        self.ends = {model: iter(of_model) for model, of_model in ends.items()}
+        self.started, self.selectors, self.killed = [], [], 0
+        self._nodes, self._cpus = nodes, cpus
+        self.exceptions = SimpleNamespace(RayActorError=KeyError, RayTaskError=ZeroDivisionError)
+
+    def nodes(self):
+        return [
+            {"NodeID": name, "Alive": True, "Resources": {"CPU": self._cpus},
+             "NodeManagerHostname": name}
+            for name in self._nodes
+        ]  # fmt: skip
+
+    def cluster_resources(self):
+        return {"CPU": self._cpus * len(self._nodes)}
+
+    def remote(self, actor):
+        assert actor is Actor
+        return SimpleNamespace(options=self._options)
+
+    def _options(self, **options):
+        self.selectors.append(options["label_selector"])
+        return SimpleNamespace(
+            remote=lambda: SimpleNamespace(work=SimpleNamespace(remote=self._work))
+        )
+
+    def _work(self, order):
+        self.started.append(order.options.model)
+        return (order.name, next(self.ends[order.options.model]))
+
+    def wait(self, refs, num_returns=1, timeout=None):  # noqa: ARG002
+        ended = [ref for ref in refs if ref[1] is not None]
+        return ended[:num_returns], refs
+
+    def get(self, ref):
+        if ref[1] == DIED:
+            raise KeyError("the node died")
+        if ref[1] == BUG:
+            error = ZeroDivisionError()
+            error.cause = IndexError("list index out of range")
+            raise error
+        return ref[1]
+
+    def kill(self, actor, no_restart):  # noqa: ARG002
+        self.killed += 1
 
 
-def strangers(made, folder):
-    """Start clients and a node without the cluster's token; return what each prints, and it."""
-    head, machine = made.nodes[0], made.machine()
-    client = [PYTHON, "-c", CLIENT.format(made.address)]
-    no_token = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
-    started = {}
-    for name, node, command, environment in (
-        ("client without.txt", head, client, no_token),
-        ("client with another.txt", head, client, {"RAY_AUTH_TOKEN": "0" * 64}),
-        ("node without.txt", machine, made.ray_start(machine), no_token),
-    ):
-        path = folder / name
-        started[path] = node.start(*command, to=path, **environment)
-    return started
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run models whose workers end so: `run({model: [End, ...]})`; return failures, and Ray."""
+
+    @contextmanager
+    def connected():
+        yield "no cluster"
+
+    monkeypatch.setattr(driver, "connected", connected)
+
+    def run_with(ends, **options):
+        fake, finished = FakeRay(ends, **options), []
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        matrix = Matrix("lab", tmp_path / "runs", tuple(ends), RunOptions())
+        executor, quiet = driver.RayExecutor(), Console(quiet=True)
+        failures = executor.run(matrix, lambda model, _root: finished.append(model), quiet)
+        return failures, finished, fake
+
+    return run_with
+
+
+def test_a_worker_that_died_for_good_is_followed_by_another(run):
+    failures, finished, ray = run({"lab-poly": [DIED, DIED, End()]})
+    assert (failures, finished) == ({}, ["lab-poly"])
+    assert ray.started == ["lab-poly"] * 3
+
+
+def test_a_model_whose_workers_all_die_fails(run):
+    with pytest.raises(UserError, match="a worker died 4 times: 'the node died'"):
+        run({"lab-poly": [DIED] * 4})
+
+
+def test_a_node_at_fault_is_avoided(run):
+    full = End("a: cells: No space left on device", node="a")
+    failures, _, ray = run({"lab-poly": [full, End()]})
+    assert failures == {}
+    assert ray.selectors == [None, {"ray.io/node-id": "!in(a)"}]
+
+
+def test_where_all_nodes_are_at_fault_the_model_fails(run):
+    ends = [End(f"{name}: No space left on device", node=name) for name in "ab"]
+    with pytest.raises(UserError, match="b: No space left on device"):
+        run({"lab-poly": ends})
+
+
+def test_what_a_user_must_change_is_not_tried_again(run):
+    wrong = End("plan 'lab': there is no such model")
+    failures, finished, ray = run({"lab-poly": [wrong], "lab-smol": [End()]})
+    assert (failures, finished) == ({"lab-poly": wrong.failure}, ["lab-smol"])
+    assert sorted(ray.started) == ["lab-poly", "lab-smol"]
+
+
+def test_an_error_of_ours_is_not_tried_again(run):
+    with pytest.raises(UserError, match="IndexError: list index out of range; see the run's log"):
+        run({"lab-poly": [BUG]})
+
+
+def test_too_small_a_cluster_is_refused(run):
+    with pytest.raises(UserError, match="no node of the cluster has 1 CPUs for a worker"):
+        run({"lab-poly": []}, cpus=0.0)
