@@ -240,8 +240,7 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         while not _take(stream, path, shared):  # the process before has just removed the file
             stream = path.open("a+", encoding="utf-8")
         stream.truncate(0)
-        process = f"process {os.getpid()} on {socket.gethostname()}"
-        stream.write(f"one of several, {process}" if shared else process)
+        stream.write(f"one of several, {this_process()}" if shared else this_process())
         stream.flush()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
@@ -252,6 +251,11 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         stream.close()
 
     return unlock
+
+
+def this_process() -> str:
+    """Return the name of this process, as locks have it: such as `process 12 on host`."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _take(stream: TextIO, path: Path, shared: bool) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import LOCK
+from ..files import LOCK, this_process
 from ..results.folder import WORKERS, RunFolder
 from ..results.workers import BEAT, FAILED, LOCAL, WORKING, WorkerState, read_workers
 from .contents import Contents, last_lines, model_of, read_contents
@@ -191,8 +191,9 @@ def _judged(status: RunStatus, contents: Contents, failure: str | None) -> RunSt
     if failure is None and contents.finished:
         return replace(status, state=FINISHED)
     if failure is None and contents.owner and LOCAL not in {one.name for one in status.workers}:
-        words = f"{contents.owner} has its folder, and no worker works"
-        return replace(status, state=WAITING, text="; ".join([words, *_sentences(status.workers)]))
+        words = [f"{contents.owner} has its folder, and no worker works"]
+        text = [*(words if contents.owner != this_process() else ()), *_sentences(status.workers)]
+        return replace(status, state=WAITING, text="; ".join(text) or None)
     if status.workers or failure is not None:
         return _broken(status, failure)
     if 0 < status.cells == status.cells_total or _all_shards_ended(contents):
@@ -207,13 +208,12 @@ def _broken(status: RunStatus, failure: str | None) -> RunStatus:
     """Return the status of a run whose workers failed or died."""
     failed = [one for one in status.workers if one.state == FAILED]
     ended = failed or status.workers
-    words = [failure] if failure is not None else _sentences(ended)
-    if not failed and failure is None:
-        words.append(_AGAIN)
+    words = [] if failure in {None, *(one.text for one in failed)} else [str(failure)]
+    is_failed = bool(failed) or failure is not None
     return replace(
         status,
-        state=FAILED if failed or failure is not None else STOPPED,
-        text="; ".join(words),
+        state=FAILED if is_failed else STOPPED,
+        text="; ".join([*words, *_sentences(ended), *(() if is_failed else (_AGAIN,))]),
         log=last_lines(status.folder, ended[0].name) if ended else (),
     )
 

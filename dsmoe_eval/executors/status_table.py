@@ -28,7 +28,7 @@ def matrix_table(states: Sequence[RunStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("stage", overflow="fold")
-    for name in ("done", "per second", "left", "cells"):
+    for name in ("done", "per s", "left", "cells"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("node", overflow="fold")
     for one in states:
@@ -36,8 +36,8 @@ def matrix_table(states: Sequence[RunStatus]) -> Table:
             _text(one.model),
             _text(one.stage or one.state, _COLOURS.get(one.state, "")),
             *_progress(one.share, one),
-            _cells(one, "/"),
-            _text(", ".join(one.nodes)),
+            "" if one.state == WAITING and not one.cells else _cells(one, "/"),
+            _text(", ".join(map(_short, one.nodes))),
         )
         for worker in one.workers if len(one.workers) > 1 else ():
             _add_worker(table, worker)
@@ -138,24 +138,29 @@ def _add_worker(table: Table, worker: WorkerState) -> None:
     if worker.state == FAILED:
         stage, style = FAILED, _COLOURS[FAILED]
     elif not worker.lives:
-        stage, style = f"no sign for {clock_time(worker.age)}", _COLOURS[STOPPED]
+        stage, style = f"silent {clock_time(worker.age)}", _COLOURS[STOPPED]
     else:
         progress = _progress(worker.done / worker.total if worker.total else None, worker)
-    node = _text(worker.node)
-    table.add_row(_text(f"  {worker.name}"), _text(stage, style), *progress, "", node)
+    name, node = _text(f"  {worker.name}"), _text(_short(worker.node))
+    table.add_row(name, _text(stage, style), *progress, "", node)
 
 
 def _progress(share: float | None, one: RunStatus | WorkerState) -> tuple[str, str, str]:
     """Return what is done of a stage, the steps per second, and the time left."""
     return (
         "" if share is None else f"{share:.0%}",
-        "" if one.rate is None else f"{_figure(one.rate)} {one.unit}",
+        "" if one.rate is None else _figure(one.rate),
         "" if one.seconds_left is None else clock_time(one.seconds_left),
     )
 
 
 def _cells(one: RunStatus, of: str) -> str:
     return f"{one.cells:,}{of}{'?' if one.cells_total is None else f'{one.cells_total:,}'}"
+
+
+def _short(node: str) -> str:
+    """Return the name of a machine without its domain; an address stays."""
+    return node if node.replace(".", "").isdecimal() else node.partition(".")[0]
 
 
 def _figure(rate: float) -> str:
