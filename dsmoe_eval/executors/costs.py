@@ -16,7 +16,7 @@ from ..runs.arms import PlannedArm, PlannedRun
 from ..runs.estimate import CostEstimate, TaskEstimate
 from ..runs.sizes import PlannedSize, model_size
 from ..runs.stability import stability_cells
-from .schedule import Needs, expected_work
+from .schedule import Needs, piece_work
 
 GPU_GIB = 131.0
 """The memory of an H200, 141 GB."""
@@ -94,14 +94,14 @@ class ModelCost:
     Attributes:
         model: the name.
         needs: what each worker needs.
-        weight: its part of the work, for the planning.
+        piece_work: the work of one piece, for the planning.
         load: the seconds until a worker is ready.
         stages: the steps, in order.
     """
 
     model: str
     needs: Needs
-    weight: float
+    piece_work: float
     load: float
     stages: tuple[Stage, ...]
 
@@ -147,7 +147,7 @@ def model_cost(
         Stage("stability", tuple(one.stability(planned))),
     )
     return ModelCost(
-        model, needs, expected_work(plan, model), one.start, tuple(s for s in stages if s.pieces)
+        model, needs, piece_work(plan, model), one.start, tuple(s for s in stages if s.pieces)
     )
 
 

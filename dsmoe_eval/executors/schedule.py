@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..runs.sizes import model_size
 
 RESERVE_GIB = 12.0
-"""The memory beside the weights, of each GPU: a run chooses batches of at most 12 GB for it."""
+"""The memory beside the weights, of each GPU, but at most a quarter of it: a run chooses batches of
+at most 12 GB, or of less where less is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class ModelState:
         workers: the number of workers that run or are being started.
         open: the pieces that a further worker could take now; None if not known yet, as long as
             the model is learned.
-        work: the model's part of the work, in one unit for all models (`expected_work`): the
+        work: the work that is left, in one unit for all models, `piece_work` times `open` or 1: the
             largest comes first.
         starting: those of `workers` that have not loaded the model yet, and will take open pieces;
             None if not known.
@@ -80,8 +81,8 @@ def _is_open(state: ModelState) -> bool:
     return (state.open or 0) > starting
 
 
-def expected_work(plan: Plan, model: str) -> float:
-    """Return a model's part of the work: its weights in GiB, which each generated token passes.
+def piece_work(plan: Plan, model: str) -> float:
+    """Return the work of one piece of a model: its weights in GiB, which each token passes.
 
     Of a model whose size is not known here it is 1.
     """
@@ -99,19 +100,18 @@ def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None =
         plan: the plan.
         model: the model; of one that has neither a card nor a folder here no size is known.
         gpu_gib: the memory of one GPU in GiB; None if the cluster has no GPUs.
-        device: the torch device of the run's options.
+        device: the torch device of the run's options, which vLLM disregards.
 
     Raises:
         UserError: the model does not fit into the memory of these GPUs.
     """
     given = plan.resources
     cpus = given.cpus or 1
-    if gpu_gib is None or device == "cpu":
+    engines = dict.fromkeys((plan.engine, plan.learner))
+    on_gpus = [one for one in engines if one == "vllm" or device != "cpu"]
+    if gpu_gib is None or not on_gpus:
         return Needs(0, cpus)
-    least = {
-        role: _least_gpus(plan, model, gpu_gib, role)
-        for role in dict.fromkeys((plan.engine, plan.learner))
-    }
+    least = {one: _least_gpus(plan, model, gpu_gib, one) for one in on_gpus}
     spread = device == "auto"
     by_size = least.get("transformers", 1) if spread else 1
     gpus = given.gpus or max(plan.tensor_parallel, by_size)
@@ -124,22 +124,21 @@ def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None =
 
 
 def _least_gpus(plan: Plan, model: str, gpu_gib: float, engine: str) -> int:
-    if gpu_gib <= RESERVE_GIB:
-        raise UserError(
-            f"a GPU of the cluster has {gpu_gib:.1f} GiB of memory, and beside the weights "
-            f"{RESERVE_GIB:.0f} GiB are needed; give --device cpu"
-        )
     size = model_size(model, plan)
-    room = gpu_gib - RESERVE_GIB
-    return 1 if size is None else math.ceil(size.memory_gib[engine] / room)
+    return 1 if size is None else math.ceil(size.memory_gib[engine] / (gpu_gib - _reserve(gpu_gib)))
+
+
+def _reserve(gpu_gib: float) -> float:
+    return min(RESERVE_GIB, gpu_gib / 4)
 
 
 def _too_large(plan: Plan, model: str, gpu_gib: float, engine: str, least: int) -> str:
     size = model_size(model, plan)
     gib = 0.0 if size is None else size.memory_gib[engine]
     return (
-        f"model {model!r}: its weights take {gib:.0f} GiB in {engine}; with {RESERVE_GIB:.0f} GiB "
-        f"beside them on each, these are {least} GPUs of {gpu_gib:.0f} GiB"
+        f"model {model!r}: its weights take {gib:.0f} GiB in {engine}; with "
+        f"{_reserve(gpu_gib):.0f} GiB beside them on each, these are {least} GPUs of "
+        f"{gpu_gib:.0f} GiB"
     )
 
 

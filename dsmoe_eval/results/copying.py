@@ -17,7 +17,7 @@ from ..storage.copies import COPY, Copied, Original, receive, send
 from .folder import RunFolder
 from .manifest import MANIFEST
 
-_WORK = {"answers", "claims", "workers", "manifest-parts", "logs", "merged"}
+_WORK = {"answers", "leases", "workers", "manifest-parts", "logs", "merged"}
 """Folders of a run that its end removes, or that only the processes at work on it read."""
 _WHOLE = {"cells", "adapters"}
 """Folders of which all files are recorded together."""

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from dsmoe_eval.cli import main
 from dsmoe_eval.files import write_bytes
+from dsmoe_eval.reports.serve import _index, open_site
 from dsmoe_eval.results import RunFolder
-from dsmoe_eval.storage.copies import COPY
+from dsmoe_eval.storage.copies import COPY, local_copy
 
 from ..leaderboards.conftest import SMALL
 from .test_regress import remove_profiles
@@ -107,6 +109,16 @@ def test_a_report_of_a_run_at_a_url_is_written_here(call, at, tmp_path, monkeypa
     assert call("report", "source").stdout == "source/report\n"
     root_hash = RunFolder(tmp_path / "source").root_hash
     assert rendered == [(root_hash, Path("report")), (root_hash, Path("source/report"))]
+
+
+def test_pages_at_a_url_are_shown_by_it(call, at, tmp_path):
+    done = call("view", at)
+    assert (done.exit_code, f"{at}: holds no report" in done.output) == (3, True)
+    write_bytes(tmp_path / "source" / "report" / "index.html", b"<title>one</title>")
+    assert "copied 1 of" in call("copy", "source", at).stdout
+    site = open_site(local_copy(at, Console(quiet=True)), tmp_path / "viewer")
+    assert site.pages == (("one", "report/index.html"),)
+    assert f"<h1>{at}</h1>" in _index(site)
 
 
 def test_a_damaged_run_at_a_url_is_named_by_it(call, at, tmp_path):

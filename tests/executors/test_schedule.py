@@ -14,9 +14,9 @@ from dsmoe_eval.executors.schedule import (
     RESERVE_GIB,
     ModelState,
     Needs,
-    expected_work,
     needs_of,
     next_worker,
+    piece_work,
 )
 from dsmoe_eval.registry import load_plan
 
@@ -117,14 +117,17 @@ def test_needs_follow_the_plan_and_the_card(plan):
     with pytest.raises(UserError, match=r"218 GiB in transformers"):
         needs("gpt-oss-120b", engine="vllm", tensor_parallel=4)
     assert needs("gpt-oss-120b", engine="vllm", tensor_parallel=2, device="auto") == 4
+    assert needs("gpt-oss-120b", engine="vllm", tensor_parallel=2, device="cpu") == 2
     with pytest.raises(UserError, match=r"give resources: \{gpus: 4\}, or the plan"):
         needs("gpt-oss-120b", device="auto", resources={"gpus": 2})
     with pytest.raises(UserError, match=r"give the plan tensor_parallel: 3$"):
         needs("qwen3-next-80b-a3b-thinking", **alone, tensor_parallel=2)
-    with pytest.raises(UserError, match=r"8.0 GiB of memory.*--device cpu"):
+    assert needs("lab-poly", 4.0) == 1
+    # 12.9 GiB, of which 6 fit into each GPU.
+    with pytest.raises(UserError, match=r"13 GiB .* 2 GiB beside them .* 3 GPUs of 8 GiB"):
         needs("olmoe-1b-7b", 8.0)
 
 
 def test_work_goes_with_the_weights(plan):
-    assert expected_work(plan, "olmoe-1b-7b") == pytest.approx(12.9, abs=0.1)
-    assert expected_work(plan, "organisation/unknown") == 1
+    assert piece_work(plan, "olmoe-1b-7b") == pytest.approx(12.9, abs=0.1)
+    assert piece_work(plan, "organisation/unknown") == 1

@@ -86,7 +86,8 @@ class Crew:
         one, load = self.model, self.doing("load")
         loaded = self.stage > 0 or len(load) < len(self.workers)
         opened = len(self.left) if loaded else None
-        return ModelState(one.model, one.needs, len(self.workers), opened, one.weight, len(load))
+        work = one.piece_work * (opened or 1)
+        return ModelState(one.model, one.needs, len(self.workers), opened, work, len(load))
 
 
 def second_by_second(models, gpus):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.errors import UserError
@@ -42,6 +42,7 @@ TREES = st.dictionaries(
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @given(tree=TREES)
+@settings(max_examples=20)
 def test_out_and_back_are_the_same_bytes(kind, tree, tmp_path_factory):
     place = tmp_path_factory.mktemp("copies")
     for name, content in tree.items():
