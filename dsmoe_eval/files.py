@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import EvalWarning, UserError
 
@@ -109,11 +109,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one."""
+    with new_file(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content is at `path` when it ends without an error, else nowhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path)
     try:
         with writing(path):
-            draft.write_bytes(content)
+            with draft.open("wb") as stream:
+                yield stream
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -232,7 +240,7 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         while not _take(stream, path, shared):  # the process before has just removed the file
             stream = path.open("a+", encoding="utf-8")
         stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.write(f"one of several, {this_process()}" if shared else this_process())
         stream.flush()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
@@ -243,6 +251,11 @@ def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callabl
         stream.close()
 
     return unlock
+
+
+def this_process() -> str:
+    """Return the name of this process, as locks have it: such as `process 12 on host`."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _take(stream: TextIO, path: Path, shared: bool) -> bool:

@@ -196,18 +196,16 @@ def tell_repeatedly(tell: Callable[[], None], stopped_within: Callable[[float], 
 
 def _counts(steps: Steps) -> str:
     of = "" if steps.done == steps.total else f" of {steps.total:,}"
-    return f"{steps.done:,}{of} {steps.unit} in {_clock_time(steps.seconds)}"
+    return f"{steps.done:,}{of} {steps.unit} in {clock_time(steps.seconds)}"
 
 
 def _so_far(steps: Steps) -> str:
     left = steps.seconds_left
-    words = "time left not known yet" if left is None else f"about {_clock_time(left)} left"
-    return (
-        f"{steps.done:,} of {steps.total:,} {steps.unit} in {_clock_time(steps.seconds)}, {words}"
-    )
+    words = "time left not known yet" if left is None else f"about {clock_time(left)} left"
+    return f"{steps.done:,} of {steps.total:,} {steps.unit} in {clock_time(steps.seconds)}, {words}"
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """Return hours, minutes and seconds, such as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -27,6 +27,7 @@ ORDER = (
     ("steering", "lab"),
     ("registry",),
     ("cards",),
+    ("storage",),
     ("files",),
     ("progress",),
     ("log",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
+from .copying import folder_or_url, output_of
 from .main import data_option, main, progress_console
 from .terminal import EXIT_FAILED, echo
 
@@ -55,6 +56,10 @@ def _shard_of(
     is_flag=True,
     help="Print the plan, its cost and the smallest effects it can show; run nothing.",
 )
+@click.option(
+    "--gpus", type=click.IntRange(min=1), multiple=True,
+    help="With --dry-run: the makespan on N GPUs, simulated; may be repeated.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, for programs.")
 @click.option(
     "--executor",
@@ -79,6 +84,7 @@ def run_command(
     device: str | None,
     seed: int | None,
     dry_run: bool,
+    gpus: tuple[int, ...],
     as_json: bool,
     executor: str,
     shard: Shard | None,
@@ -90,12 +96,14 @@ def run_command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
+    if gpus and (not dry_run or device == "cpu"):
+        raise click.UsageError("--gpus goes with --dry-run, and not with --device cpu")
     if shard is not None and executor != "local":
         raise click.UsageError("--shard is for schedulers without Ray; leave out --executor")
     if dry_run:
-        show_estimate(plan, models, limit, data, as_json)
+        show_estimate(plan, models, limit, data, as_json, gpus, device)
         return
-    from ..executors import Matrix
+    from ..executors.base import Matrix
     from ..registry import load_plan
     from ..runs import RunOptions
     from ..runs.run import run_root
@@ -148,32 +156,45 @@ def show_estimate(
     limit: int | None,
     data: Sequence[Path],
     as_json: bool,
+    gpus: Sequence[int] = (),
+    device: str | None = None,
 ) -> None:
-    """Print the estimated cost of a plan on some models, as tables or as JSON."""
+    """Print the estimated cost of a plan on some models, as tables or as JSON.
+
+    Given numbers of GPUs, it also says how long the plan takes on each.
+    """
     from rich.console import Console
 
+    from ..executors.scale import on_paper
     from ..reports.estimate import estimate_tables
+    from ..reports.scale import scale_tables
     from ..runs.estimate import estimate
 
     with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit, data)
+        scale = on_paper(plan, found, gpus, device, limit) if gpus else None
     if as_json:
-        echo(json.dumps(found.to_dict()))
-    else:
-        Console(markup=False, emoji=False).print(estimate_tables(found))  # a path may hold brackets
+        more = {} if scale is None else {"scale": scale.to_dict()}
+        echo(json.dumps(found.to_dict() | more))
+        return
+    console = Console(markup=False, emoji=False)  # a path may hold brackets
+    console.print(estimate_tables(found))
+    if scale is not None:
+        console.print(scale_tables(scale))
 
 
 @main.command("report")
-@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("run_folder", type=folder_or_url)
 @click.option(
     "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/report]."
 )
 def report_command(run_folder: Path, report_to: Path | None) -> None:
-    """Render the report of a finished run again."""
+    """Render the report of a finished run again; RUN_FOLDER may be a copy's URL."""
     from ..reports import render
     from ..results import RunFolder
 
-    echo(render(RunFolder(run_folder), report_to).parent)
+    folder = RunFolder(run_folder)
+    echo(render(folder, report_to or output_of(run_folder, "--report-to") / "report").parent)
 
 
 @main.command("leakage")

@@ -1,6 +1,5 @@
-"""Who runs a plan on several models: which worker of which model, on how many GPUs."""
+"""Who runs a plan on several models: this process, or the workers of a cluster.
 
-from .base import Executor, Finished, Matrix
-from .schedule import ModelState, Needs, needs_of, next_worker
-
-__all__ = ["Executor", "Finished", "Matrix", "ModelState", "Needs", "needs_of", "next_worker"]
+`base.Matrix` is a plan on its models; `local` and `ray` run it, `schedule` says which model gets
+the next worker, `scale` simulates that, `status` shows what happens.
+"""

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..cards import Plan
-from ..cards.models import BITS
 from ..errors import UserError
-from ..registry import builtin_names, load_model_card
-from ..runs.estimate import size_of
+from ..runs.sizes import model_size
 
 RESERVE_GIB = 12.0
-"""The memory beside the weights, of each GPU: a run chooses batches of at most 12 GB for it."""
+"""The memory beside the weights, of each GPU, but at most a quarter of it: a run chooses batches of
+at most 12 GB, or of less where less is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,10 @@ class ModelState:
         workers: the number of workers that run or are being started.
         open: the pieces that a further worker could take now; None if not known yet, as long as
             the model is learned.
-        work: the estimated work that is left, in any unit: the largest gets its worker first.
+        work: the work that is left, in one unit for all models, `piece_work` times `open` or 1: the
+            largest comes first.
+        starting: those of `workers` that have not loaded the model yet, and will take open pieces;
+            None if not known.
     """
 
     model: str
@@ -50,14 +52,16 @@ class ModelState:
     workers: int
     open: int | None
     work: float
+    starting: int | None = None
 
 
 def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> str | None:
     """Return the model that gets the next worker, or None if no worker is to be started now.
 
     Every model gets its first worker before any gets a second, the largest work first. Then the
-    model with the most open pieces per worker gets one, if they are more than its workers. While a
-    model without a worker waits for room, no other gets a second one: what becomes free is for it.
+    model with the most work per worker gets one, of those with more open pieces than workers that
+    are starting. While a model without a worker waits for room, no other gets a second one: what
+    becomes free is for it.
 
     Args:
         states: the models that are not finished; one that no node has room for must not be
@@ -67,8 +71,23 @@ def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> 
     ranked = sorted(states, key=lambda one: (-one.work, one.model))
     if first := [one for one in ranked if one.workers == 0]:
         return next((one.model for one in first if fits(one.needs)), None)
-    able = [one for one in ranked if (one.open or 0) > one.workers and fits(one.needs)]
-    return max(able, key=lambda one: (one.open or 0) / one.workers).model if able else None
+    able = [one for one in ranked if _is_open(one) and fits(one.needs)]
+    return max(able, key=lambda one: one.work / one.workers).model if able else None
+
+
+def _is_open(state: ModelState) -> bool:
+    """Return whether a further worker would find a piece, once those that start have theirs."""
+    starting = state.workers - 1 if state.starting is None else state.starting
+    return (state.open or 0) > starting
+
+
+def piece_work(plan: Plan, model: str) -> float:
+    """Return the work of one piece of a model: its weights in GiB, which each token passes.
+
+    Of a model whose size is not known here it is 1.
+    """
+    size = model_size(model, plan)
+    return 1.0 if size is None else size.memory_gib[plan.engine]
 
 
 def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None = None) -> Needs:
@@ -81,19 +100,18 @@ def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None =
         plan: the plan.
         model: the model; of one that has neither a card nor a folder here no size is known.
         gpu_gib: the memory of one GPU in GiB; None if the cluster has no GPUs.
-        device: the torch device of the run's options.
+        device: the torch device of the run's options, which vLLM disregards.
 
     Raises:
         UserError: the model does not fit into the memory of these GPUs.
     """
     given = plan.resources
     cpus = given.cpus or 1
-    if gpu_gib is None or device == "cpu":
+    engines = dict.fromkeys((plan.engine, plan.learner))
+    on_gpus = [one for one in engines if one == "vllm" or device != "cpu"]
+    if gpu_gib is None or not on_gpus:
         return Needs(0, cpus)
-    least = {
-        role: _least_gpus(plan, model, gpu_gib, role)
-        for role in dict.fromkeys((plan.engine, plan.learner))
-    }
+    least = {one: _least_gpus(plan, model, gpu_gib, one) for one in on_gpus}
     spread = device == "auto"
     by_size = least.get("transformers", 1) if spread else 1
     gpus = given.gpus or max(plan.tensor_parallel, by_size)
@@ -105,40 +123,22 @@ def needs_of(plan: Plan, model: str, gpu_gib: float | None, device: str | None =
     return Needs(gpus, cpus)
 
 
-def weights_gib(plan: Plan, model: str, engine: str) -> float | None:
-    """Return the size of a model's weights in an engine; None if it is not known here.
-
-    vLLM computes with the quantised weights of the files; transformers may unpack them to 16
-    bits, where their kernels lack gradients or are not installed.
-
-    Raises:
-        UserError: the model is in a folder, and cannot be evaluated.
-    """
-    if model not in builtin_names("models"):
-        size = size_of(model, plan)
-        return None if size is None else size.weights_bytes / 2**30
-    card = load_model_card(model)
-    whole = card.parameters.total / 8 / 2**30
-    if plan.dtype is not None:
-        return whole * BITS[plan.dtype]
-    return card.weights_gib if engine == "vllm" else max(card.weights_gib, whole * 16)
-
-
 def _least_gpus(plan: Plan, model: str, gpu_gib: float, engine: str) -> int:
-    if gpu_gib <= RESERVE_GIB:
-        raise UserError(
-            f"a GPU of the cluster has {gpu_gib:.1f} GiB of memory, and beside the weights "
-            f"{RESERVE_GIB:.0f} GiB are needed; give --device cpu"
-        )
-    size = weights_gib(plan, model, engine)
-    return 1 if size is None else math.ceil(size / (gpu_gib - RESERVE_GIB))
+    size = model_size(model, plan)
+    return 1 if size is None else math.ceil(size.memory_gib[engine] / (gpu_gib - _reserve(gpu_gib)))
+
+
+def _reserve(gpu_gib: float) -> float:
+    return min(RESERVE_GIB, gpu_gib / 4)
 
 
 def _too_large(plan: Plan, model: str, gpu_gib: float, engine: str, least: int) -> str:
-    size = weights_gib(plan, model, engine) or 0.0
+    size = model_size(model, plan)
+    gib = 0.0 if size is None else size.memory_gib[engine]
     return (
-        f"model {model!r}: its weights take {size:.0f} GiB in {engine}; with {RESERVE_GIB:.0f} GiB "
-        f"beside them on each, these are {least} GPUs of {gpu_gib:.0f} GiB"
+        f"model {model!r}: its weights take {gib:.0f} GiB in {engine}; with "
+        f"{_reserve(gpu_gib):.0f} GiB beside them on each, these are {least} GPUs of "
+        f"{gpu_gib:.0f} GiB"
     )
 
 

@@ -20,6 +20,7 @@ from ..log import log_file, note
 from ..progress import progress_bar
 from ..results.folder import RunFolder, check_free
 from ..results.outcome_comparisons import compare_run
+from ..results.workers import LOCAL
 from ..steering import SteeringError
 from ..variants import describe_controls
 from .agreement import measure_agreement
@@ -85,7 +86,7 @@ def run_with(
         part: this process as one of several that share the run; None: it is the only one.
     """
     root = run_root(plan, out)
-    worker = Worker(root, "local") if part is None else Worker(root, part.name, part.node)
+    worker = Worker(root, LOCAL) if part is None else Worker(root, part.name, part.node)
     leases = ALONE if part is None else Shared(root, worker, part.shard)
     with ExitStack() as opened:
         if part is not None:
@@ -157,6 +158,7 @@ def logged(job: Job) -> Iterator[None]:
             variants=[variant.name for variant in job.variants],
             seed=job.plan.seed,
             threads=torch.get_num_threads(),
+            cells=cell_count(job),
             **{key: job.identity[key] for key in _LOGGED},
         )
         yield

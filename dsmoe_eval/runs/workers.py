@@ -1,70 +1,31 @@
-"""The workers of a run: processes that answer for it, each with a file that shows that it lives.
-
-The time of a file is that of the file system's clock, so that no two machines' clocks are compared.
-"""
+"""This process as a worker of a run; its file shows that it lives, see `results.workers`."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import damage, read_json, write_json
+from ..files import write_json
 from ..progress import current_steps
 from ..results.folder import RunFolder
+from ..results.workers import (
+    BEAT,
+    FAILED,
+    LEASE,
+    WORKING,
+    WorkerState,
+    read_worker,
+    read_workers,
+    time_of,
+)
 
-BEAT = 3.0
-"""Seconds between two writes of a worker's file."""
-LEASE = 30.0
-"""Seconds without a write after which others take over the work of a worker."""
-WORKING, FAILED = "working", "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """The content of a worker's file.
-
-    Attributes:
-        name: the name of the worker, which it keeps when it is started again.
-        node: the name of its machine, or the address in a cluster.
-        process: the number of its process.
-        state: `working` or `failed`; the file of a worker that has ended is removed.
-        stage: the stage; None between two stages.
-        done: the number of steps of the stage that were done, `total` that of all its steps.
-        unit: the name of the steps.
-        rate: steps per second; None before the first step.
-        seconds_left: the estimated rest of the stage in seconds.
-        cells: the number of cells of the whole run; None before it is known.
-        open: the number of pieces of the stage that no worker has begun; None outside such stages.
-        text: the sentence of a failure.
-        age: seconds since the file was written, which is not in the file.
-    """
-
-    name: str
-    node: str
-    process: int
-    state: str = WORKING
-    stage: str | None = None
-    done: int = 0
-    total: int = 0
-    unit: str = "steps"
-    rate: float | None = None
-    seconds_left: float | None = None
-    cells: int | None = None
-    open: int | None = None
-    text: str | None = None
-    age: float = field(default=0.0, compare=False)
-
-    @property
-    def lives(self) -> bool:
-        """Whether the worker works, as far as its file shows."""
-        return self.state == WORKING and self.age <= LEASE
+__all__ = ["BEAT", "FAILED", "LEASE", "WORKING", "Worker", "WorkerState", "read_workers"]
 
 
 class Worker:
@@ -145,13 +106,13 @@ class Worker:
 
     def knows_alive(self, name: str) -> bool:
         """Return whether another worker lives, by the clock of the file system."""
-        found = _read(self._folder.worker(name), self.now)
+        found = read_worker(self._folder.worker(name), self.now)
         return found is not None and found.lives
 
     @property
     def now(self) -> float:
         """The time of this worker's file, at most `BEAT` seconds ago while it is written."""
-        return _time_of(self._path)
+        return time_of(self._path)
 
     @property
     def _path(self) -> Path:
@@ -172,32 +133,3 @@ class Worker:
         self._path.unlink(missing_ok=True)
         with suppress(OSError):  # others work here
             self._path.parent.rmdir()
-
-
-def read_workers(folder: RunFolder) -> list[WorkerState]:
-    """Return the workers of a run, by name; their ages are by the clock of this machine.
-
-    Raises:
-        UserError: a file is damaged.
-    """
-    paths = sorted(folder.workers.glob("*.json"))
-    return [one for path in paths if (one := _read(path, time.time())) is not None]
-
-
-def _read(path: Path, now: float) -> WorkerState | None:
-    """Return the content of a worker's file; None if it has ended."""
-    try:
-        written = _time_of(path)
-        content = read_json(path)
-    except (FileNotFoundError, UserError):
-        if path.is_file():
-            raise
-        return None
-    with damage(path):
-        return WorkerState(**content, age=max(0.0, now - written))
-
-
-def _time_of(path: Path) -> float:
-    """Return the time of a file; opening it makes network file systems ask their server."""
-    with path.open("rb") as stream:
-        return os.fstat(stream.fileno()).st_mtime

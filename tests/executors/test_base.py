@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dsmoe_eval.executors import Matrix
+from dsmoe_eval.executors.base import Matrix
 from dsmoe_eval.runs import RunOptions
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.results import workers as states
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.runs import leases, workers
 from dsmoe_eval.runs.leases import ALONE, MOST_ATTEMPTS, Piece, Shard, Shared
@@ -23,7 +24,7 @@ from dsmoe_eval.runs.workers import Worker, read_workers
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     monkeypatch.setattr(workers, "BEAT", 0.05)
-    monkeypatch.setattr(workers, "LEASE", 0.6)
+    monkeypatch.setattr(states, "LEASE", 0.6)
     monkeypatch.setattr(leases, "LEASE", 0.6)
     monkeypatch.setattr(leases, "_PAUSE", 0.02)
 
@@ -144,14 +145,14 @@ def test_the_piece_of_a_worker_that_beats_no_more_is_taken_over(tmp_path, shared
 
 def test_a_worker_that_is_started_again_does_not_wait_for_itself(tmp_path, shared, monkeypatch):
     leased_by_another(tmp_path)
-    monkeypatch.setattr(workers, "LEASE", 3600.0)
+    monkeypatch.setattr(states, "LEASE", 3600.0)
     did = []
     shared("dead").share(pieces_of(tmp_path, 1, did))
     assert did == [0]
 
 
 def test_a_worker_that_failed_is_not_waited_for(tmp_path, shared, monkeypatch):
-    monkeypatch.setattr(workers, "LEASE", 3600.0)
+    monkeypatch.setattr(states, "LEASE", 3600.0)
     worker = Worker(tmp_path, "failed")
     RunFolder(tmp_path).lease("p0", 0).parent.mkdir(parents=True)
     RunFolder(tmp_path).lease("p0", 0).write_text("failed")
