@@ -206,14 +206,11 @@ def test_a_late_worker_does_not_remove_the_lease_of_its_follower(tmp_path):
     assert second.exists()
 
 
-def test_a_worker_that_was_started_again_keeps_nothing_that_it_has_done(
-    tmp_path, shared, monkeypatch
-):
+def test_a_worker_that_was_started_again_keeps_nothing_that_it_has_done(tmp_path, shared):
     """The lease of its first start is gone with that of its second: else others wait for its end,
     and it for a piece of theirs.
     """
-    leased_by_another(tmp_path)
-    monkeypatch.setattr(workers, "LEASE", 3600.0)
+    leases._make(RunFolder(tmp_path).lease("p0", 0), "dead")
     with shared("dead").turn("p0"):
         pass
     assert not any((tmp_path / "leases").iterdir())
