@@ -134,11 +134,20 @@ def through_ray(root: Path, workers: int, cells: int) -> None:
     import ray
 
     ray.init(log_to_driver=False)
-    stored = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(store)
-    ray.get([stored.remote(root / "warm", f"w{n}", 1) for n in range(workers)])  # imports
+    actors = [ray.remote(num_cpus=1)(Storer).remote() for _ in range(workers)]
+    named = [(actor, f"w{number}") for number, actor in enumerate(actors)]
+    ray.get([actor.store.remote(root / "warm", name, 1) for actor, name in named])  # imports
     started = time.perf_counter()
-    ray.get([stored.remote(root / "cells", f"w{n}", cells) for n in range(workers)])
+    ray.get([actor.store.remote(root / "cells", name, cells) for actor, name in named])
     click.echo(json.dumps(time.perf_counter() - started))
+
+
+class Storer:
+    """An actor that stores cells."""
+
+    def store(self, root: Path, name: str, cells: int) -> float:
+        """Store cells; see the function."""
+        return store(root, name, cells)
 
 
 def store(root: Path, name: str, cells: int) -> float:

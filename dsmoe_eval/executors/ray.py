@@ -143,8 +143,8 @@ class _Run:
 
     def open_pieces(self) -> int | None:
         """Return the number of pieces for a further worker; None if not known yet."""
-        states = read_workers(self.folder)
-        return max((s.open for s in states if s.lives and s.open is not None), default=None)
+        states = [one for one in read_workers(self.folder) if one.state == WORKING]
+        return max((one.open for one in states if one.open is not None), default=None)
 
     def fits(self, node: NodeInfo) -> bool:
         """Return whether a node is large enough for a worker, and was not at fault."""
@@ -167,7 +167,7 @@ class _Driver:
 
     def drive(self) -> None:
         """Run all that can be run."""
-        gib = _gpu_gib()
+        gib = None if self._runs[0].matrix.options.device == "cpu" else _gpu_gib()
         for run in self._runs:
             try:
                 run.open(gib)
@@ -290,10 +290,10 @@ def _outcome(end: object) -> End:
     try:
         ended: End = ray.get(end)
         return ended
-    except ray.exceptions.RayActorError as error:
-        return End(f"a worker died {RESTARTS + 1} times: {one_line(error)}", lost=True)
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayTaskError as error:  # an error of the program
         return End(f"{type(error.cause).__name__}: {one_line(error.cause)}; see the run's log")
+    except ray.exceptions.RayError as error:
+        return End(f"a worker is lost ({one_line(error)})", lost=True)
 
 
 def _gpu_gib() -> float | None:

@@ -13,7 +13,7 @@ from dsmoe_eval.executors.actor import Actor, End
 from dsmoe_eval.executors.base import Matrix
 from dsmoe_eval.runs import RunOptions
 
-DIED, BUG = "died", "bug"
+DIED, BUG, STOPPED = "died", "bug", "stopped by the user"
 
 
 class FakeRay:
@@ -23,7 +23,7 @@ class FakeRay:
         self.ends = {model: iter(of_model) for model, of_model in ends.items()}
         self.started, self.selectors, self.killed = [], [], 0
         self._nodes, self._cpus = nodes, cpus
-        self.exceptions = SimpleNamespace(RayActorError=KeyError, RayTaskError=ZeroDivisionError)
+        self.exceptions = SimpleNamespace(RayError=KeyError, RayTaskError=ZeroDivisionError)
 
     def nodes(self):
         return [
@@ -50,6 +50,8 @@ class FakeRay:
         return (order.name, next(self.ends[order.options.model]))
 
     def wait(self, refs, num_returns=1, timeout=None):  # noqa: ARG002
+        if num_returns == 1 and any(ref[1] == STOPPED for ref in refs):
+            raise KeyboardInterrupt
         ended = [ref for ref in refs if ref[1] is not None]
         return ended[:num_returns], refs
 
@@ -77,7 +79,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(driver, "connected", connected)
 
     def run_with(ends, **options):
-        fake, finished = FakeRay(ends, **options), []
+        run_with.ray = fake = FakeRay(ends, **options)
+        finished = []
         monkeypatch.setitem(sys.modules, "ray", fake)
         matrix = Matrix("lab", tmp_path / "runs", tuple(ends), RunOptions())
         executor, quiet = driver.RayExecutor(), Console(quiet=True)
@@ -94,7 +97,7 @@ def test_a_worker_that_died_for_good_is_followed_by_another(run):
 
 
 def test_a_model_whose_workers_all_die_fails(run):
-    with pytest.raises(UserError, match="a worker died 4 times: 'the node died'"):
+    with pytest.raises(UserError, match="a worker is lost \\('the node died'\\)"):
         run({"lab-poly": [DIED] * 4})
 
 
@@ -126,3 +129,10 @@ def test_an_error_of_ours_is_not_tried_again(run):
 def test_too_small_a_cluster_is_refused(run):
     with pytest.raises(UserError, match="no node of the cluster has 1 CPUs for a worker"):
         run({"lab-poly": []}, cpus=0.0)
+
+
+def test_ctrl_c_ends_the_workers_and_unlocks_the_folder(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run({"lab-poly": [STOPPED]})
+    assert run.ray.killed == 1
+    assert not (tmp_path / "runs" / ".lock").exists()
