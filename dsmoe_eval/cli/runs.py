@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +30,11 @@ def _shard_of(
 
     if value is None:
         return None
-    index, slash, of = value.partition("/")
-    if not (slash and index.isdecimal() and of.isdecimal()):
+    found = re.fullmatch(r"([0-9]{1,6})/([1-9][0-9]{0,5})", value)
+    if found is None:
         raise click.BadParameter(f"{value!r} is no shard; give I/N, such as 2/8")
     try:
-        return Shard(int(index), int(of))
+        return Shard(int(found[1]), int(found[2]))
     except UserError as error:
         raise click.BadParameter(str(error)) from error
 

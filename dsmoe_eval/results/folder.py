@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +151,8 @@ class RunFolder(RecordedFolder):
             return folder / f"{owner}.jsonl"
         path = folder / f"{owner}@{self.writer}.jsonl"
         if not path.exists() and (left := _longest(folder, owner)):
-            write_bytes(path, left.read_bytes())
+            with suppress(FileNotFoundError):  # another has finished the cell just now
+                write_bytes(path, left.read_bytes())
         return path
 
     def forget_answers(self, owner: str) -> None:
@@ -173,6 +175,8 @@ class RunFolder(RecordedFolder):
         for path in self.workers.glob("*"):
             if path.name != f"{keep}.json":
                 path.unlink()
+        for path in self.root.glob(f"{LOCK}-*"):  # of killed shards
+            path.unlink()
         self._absorb_logs()
         for owner in {path.name.partition("@")[0] for path in self.root.glob("answers/*@*.jsonl")}:
             folder = self.root / "answers"
@@ -201,7 +205,14 @@ def _answers_of(folder: Path, owner: str) -> list[Path]:
 
 def _longest(folder: Path, owner: str) -> Path | None:
     """Return the file with the most answers to a cell or setting; None if there is none."""
-    return max(_answers_of(folder, owner), key=lambda path: path.stat().st_size, default=None)
+    return max(_answers_of(folder, owner), key=_size, default=None)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def open_folder(
@@ -249,9 +260,9 @@ def check_free(root: Path) -> None:
     Raises:
         UserError: it holds something else.
     """
-    if RunFolder(root).identity.is_file() or not root.exists():
+    if not root.exists() or (root.is_dir() and all(map(_is_unfinished, root.iterdir()))):
         return
-    if not (root.is_dir() and all(map(_is_unfinished, root.iterdir()))):
+    if not RunFolder(root).identity.is_file():  # looked for last: another may begin the run now
         raise UserError(f"{root} is not empty and holds no run; give another --out")
 
 

@@ -41,8 +41,10 @@ PARTS = "manifest-parts"
 """The folder of the parts of several writers."""
 TWICE = "made twice"
 """The message of the log about a part of a run that another writer had finished before."""
-_PATIENCE = 30.0
-"""Seconds in which another machine's part of the manifest must have arrived here."""
+_PATIENCE = 90.0
+"""Seconds in which another machine's part of the manifest must have arrived here: Linux believes
+what it knows of a folder on NFS for at most 60.
+"""
 _LARGE = ("adapters/",)
 """Files that no result is read from; they are checked before a run continues."""
 
@@ -135,10 +137,13 @@ class RecordedFolder:
             there = {path / file.relative_to(draft): _digest(file) for file in files}
             if not all(map(self.has, there)):
                 self._record(there)
-                shutil.rmtree(path, ignore_errors=True)  # a part of it, where another was removed
                 with writing(path):
                     if move_folder(draft, path):
                         return
+                    if not all(map(self.has, there)):  # a part of it: another file was removed
+                        shutil.rmtree(path, ignore_errors=True)
+                        if move_folder(draft, path):
+                            return
             note(TWICE, part=self._name(path))
 
     def check(self) -> None:
@@ -210,7 +215,7 @@ class RecordedFolder:
     def _checked(self, path: Path, found: str) -> str:
         known, until = self._hashes_of(path), time.monotonic() + _PATIENCE
         while self.writer and found not in known and time.monotonic() < until:
-            time.sleep(_PATIENCE / 30)
+            time.sleep(min(1.0, _PATIENCE / 30))
             known = self._hashes_of(path)
         if found not in known:
             how = "is not the file of" if known else "is not in"
@@ -231,7 +236,7 @@ class RecordedFolder:
         return self.root.joinpath(*parts[: 2 if parts[0] in ("cells", "adapters") else None])
 
 
-Version = tuple[Path, int, int]
+Version = tuple[Path, int, int, int]
 """A file with the numbers that change whenever it is written anew."""
 
 
@@ -240,8 +245,8 @@ def _version(path: Path) -> Version:
         with path.open("rb") as stream:  # opening it makes network file systems ask their server
             about = os.fstat(stream.fileno())
     except FileNotFoundError:
-        return path, 0, 0
-    return path, about.st_ino, about.st_mtime_ns
+        return path, 0, 0, 0
+    return path, about.st_ino, about.st_mtime_ns, about.st_size
 
 
 @lru_cache(maxsize=8)
@@ -260,7 +265,7 @@ def _parsed(version: Version) -> dict[str, str]:
 
     A run reads it once per file, so it is remembered.
     """
-    path, inode, _ = version
+    path, inode, *_ = version
     if not inode:
         return {}
     try:

@@ -140,7 +140,7 @@ class Shared:
         """
         while (lease := self._lease(key)) is None:
             time.sleep(_PAUSE)
-        with _released(lease):
+        with _released(lease, self._worker.name):
             yield
 
     def share(self, pieces: Sequence[Piece], by_shard: bool = False) -> None:
@@ -181,7 +181,7 @@ class Shared:
             if (lease := self._lease(piece.key)) is None:
                 waiting.append(piece)
                 continue
-            with _released(lease):
+            with _released(lease, self._worker.name):
                 (piece.skip if piece.done() else piece.do)()
         return waiting
 
@@ -199,7 +199,7 @@ class Shared:
                 return None
         raise UserError(
             f"{self._folder.root}: {MOST_ATTEMPTS} workers died on {key}; see the end of their "
-            f"logs, then start the run again"
+            f"logs; to try again, remove {self._folder.lease(key, 0).with_suffix('.*')}"
         )
 
     def _may_follow(self, path: Path) -> bool:
@@ -230,11 +230,25 @@ def _make(path: Path, owner: str) -> bool:
 
 
 @contextmanager
-def _released(lease: Path) -> Iterator[None]:
-    """Remove a lease afterwards, unless another worker has followed on it meanwhile."""
+def _released(lease: Path, owner: str) -> Iterator[None]:
+    """Remove a lease afterwards, unless another worker has followed on it meanwhile.
+
+    Those of dead workers before it go first. Such a worker may have been started again, and would
+    seem to have the lease as long as it lives.
+    """
+    number = int(lease.suffix[1:])
     try:
         yield
     finally:
-        following = lease.with_suffix(f".{int(lease.suffix[1:]) + 1}")
-        if not following.exists():
-            lease.unlink(missing_ok=True)
+        following = lease.with_suffix(f".{number + 1}")
+        if not following.exists() and _owner(lease) == owner:
+            for attempt in range(number + 1):
+                lease.with_suffix(f".{attempt}").unlink(missing_ok=True)
+
+
+def _owner(lease: Path) -> str | None:
+    """Return the name of the worker that has a lease; None if there is no such lease."""
+    try:
+        return lease.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None

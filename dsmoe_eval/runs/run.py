@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engines.generation import FILE
-from ..errors import printable
+from ..errors import UserError, printable
 from ..experts import RoutingCounts
 from ..files import LOCK, lock_folder
 from ..log import log_file, note
@@ -116,7 +116,11 @@ def lock_shard(root: Path, shard: Shard) -> Callable[[], None]:
         UserError: another process has the same shard, or the whole run.
     """
     unlock = lock_folder(root, LOCK, shared=True)
-    unlock_shard = lock_folder(root, f"{LOCK}-{shard.index}-of-{shard.of}")
+    try:
+        unlock_shard = lock_folder(root, f"{LOCK}-{shard.index}-of-{shard.of}")
+    except UserError:
+        unlock()
+        raise
 
     def both() -> None:
         unlock_shard()

@@ -73,7 +73,11 @@ class Worker:
 
     def beat(self) -> None:
         """Write the worker's file."""
-        write_json(self._path, {k: v for k, v in asdict(self.state).items() if k != "age"})
+        content = {k: v for k, v in asdict(self.state).items() if k != "age"}
+        try:
+            write_json(self._path, content)
+        except FileNotFoundError:  # another, which has ended, has just removed the folder
+            write_json(self._path, content)
 
     @property
     def state(self) -> WorkerState:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmoe_eval.errors import UserError
+from dsmoe_eval.results import folder as folder_module
 from dsmoe_eval.results import manifest
 from dsmoe_eval.results.folder import RunFolder, open_folder
 from dsmoe_eval.results.manifest import PARTS, RecordedFolder
@@ -56,10 +57,33 @@ def test_a_cell_that_appears_in_the_last_moment_stays_too(opened, monkeypatch):
         return there
 
     monkeypatch.setattr(RecordedFolder, "has", late)
-    monkeypatch.setattr(manifest.shutil, "rmtree", lambda *_, **__: None)
     cell(other, "1", "late")
     monkeypatch.undo()
     assert opened.read(opened.cell("1") / "cell.json") == b"early"
+
+
+def test_a_cell_of_which_a_file_was_removed_is_made_again(opened, caplog):
+    caplog.set_level("INFO", logger="dsmoe_eval")
+    cell(opened, "1", "one")
+    (opened.cell("1") / "notes").write_text("no file of the run")
+    (opened.cell("1") / "cell.json").unlink()
+    cell(RunFolder(opened.root, "b"), "1", "two")
+    assert opened.read(opened.cell("1") / "cell.json") == b"two"
+    assert caplog.records == []
+
+
+def test_a_run_that_another_begins_while_the_folder_is_looked_at_is_no_other_thing(
+    tmp_path, monkeypatch
+):
+    """Shards start at once: between two looks the first of them may have written its files."""
+
+    def begun(_path):
+        (tmp_path / "run.json").write_text("{}")
+        return False
+
+    (tmp_path / "plan.yaml").touch()
+    monkeypatch.setattr(folder_module, "_is_unfinished", begun)
+    folder_module.check_free(tmp_path)
 
 
 def test_a_change_is_noticed_and_said_after_the_others_had_time(opened, monkeypatch):

@@ -200,10 +200,33 @@ def test_a_late_worker_does_not_remove_the_lease_of_its_follower(tmp_path):
     folder.leases.mkdir()
     first, second = folder.lease("p0", 0), folder.lease("p0", 1)
     first.write_text("slow")
-    with leases._released(first):
+    with leases._released(first, "slow"):
         second.write_text("follower")
     assert first.exists()
     assert second.exists()
+
+
+def test_a_worker_that_was_started_again_keeps_nothing_that_it_has_done(tmp_path, shared):
+    """The lease of its first start is gone with that of its second: else others wait for its end,
+    and it for a piece of theirs.
+    """
+    leases._make(RunFolder(tmp_path).lease("p0", 0), "dead")
+    with shared("dead").turn("p0"):
+        pass
+    assert not any((tmp_path / "leases").iterdir())
+    with shared("a").turn("p0"):
+        pass
+
+
+def test_a_late_worker_does_not_remove_the_lease_of_the_next_but_one(tmp_path):
+    first = RunFolder(tmp_path).lease("p0", 0)
+    leases._make(first, "slow")
+    with leases._released(first, "slow"):
+        with leases._released(RunFolder(tmp_path).lease("p0", 1), "follower"):
+            leases._make(RunFolder(tmp_path).lease("p0", 1), "follower")
+        assert not any((tmp_path / "leases").iterdir())
+        leases._make(first, "next")
+    assert first.read_text() == "next"
 
 
 def test_one_at_a_time(tmp_path, shared):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -40,6 +41,21 @@ def test_it_is_written_again_and_again(tmp_path, monkeypatch):
         first = worker.now
         time.sleep(0.2)
         assert worker.now > first
+
+
+def test_the_last_of_others_may_end_while_it_begins(tmp_path, monkeypatch):
+    """The last worker removes the folder, also between its making and the first write."""
+    write, ends = Path.write_bytes, [True]
+
+    def late(path, content):
+        if ends:
+            ends.clear()
+            path.parent.rmdir()
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", late)
+    with Worker(tmp_path, "a").working():
+        assert RunFolder(tmp_path).worker("a").is_file()
 
 
 def test_what_went_wrong_stays(tmp_path):
