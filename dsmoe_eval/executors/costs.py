@@ -69,7 +69,8 @@ ASSUMPTIONS = (
     "and GPU, and starts in 60 s; weights are loaded at 1 GB/s; a comparison takes 300 s; shards "
     "of a tensor are computed in parallel without loss, layers on several GPUs one after the other",
     "every answer is as long as it may be, which few are; left out: the memory and the reading of "
-    "caches, which make long answers slower, probes, failures, and nodes: all GPUs are one pool",
+    "caches, which make long answers slower, the starting of operations, which binds small models, "
+    "probes, failures, and nodes: all GPUs are one pool",
 )
 
 

@@ -39,12 +39,10 @@ class ModelState:
         model: the name.
         needs: what one worker needs.
         workers: the number of workers that run or are being started.
-        open: the pieces that a further worker could take now; None if not known yet, as long as
-            the model is learned.
+        open: the pieces of the present step that are not done, those in work included; None where
+            one worker does the step, or if not known yet. More workers than these would wait.
         work: the work that is left, in one unit for all models, `piece_work` times `open` or 1: the
             largest comes first.
-        starting: those of `workers` that have not loaded the model yet, and will take open pieces;
-            None if not known.
     """
 
     model: str
@@ -52,16 +50,15 @@ class ModelState:
     workers: int
     open: int | None
     work: float
-    starting: int | None = None
 
 
 def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> str | None:
     """Return the model that gets the next worker, or None if no worker is to be started now.
 
     Every model gets its first worker before any gets a second, the largest work first. Then the
-    model with the most work per worker gets one, of those with more open pieces than workers that
-    are starting. While a model without a worker waits for room, no other gets a second one: what
-    becomes free is for it.
+    model with the most work per worker gets one, of those with more open pieces than workers.
+    While a model without a worker waits for room, no other gets a second one: what becomes free is
+    for it.
 
     Args:
         states: the models that are not finished; one that no node has room for must not be
@@ -71,14 +68,8 @@ def next_worker(states: Sequence[ModelState], fits: Callable[[Needs], bool]) -> 
     ranked = sorted(states, key=lambda one: (-one.work, one.model))
     if first := [one for one in ranked if one.workers == 0]:
         return next((one.model for one in first if fits(one.needs)), None)
-    able = [one for one in ranked if _is_open(one) and fits(one.needs)]
+    able = [one for one in ranked if (one.open or 0) > one.workers and fits(one.needs)]
     return max(able, key=lambda one: one.work / one.workers).model if able else None
-
-
-def _is_open(state: ModelState) -> bool:
-    """Return whether a further worker would find a piece, once those that start have theirs."""
-    starting = state.workers - 1 if state.starting is None else state.starting
-    return (state.open or 0) > starting
 
 
 def piece_work(plan: Plan, model: str) -> float:

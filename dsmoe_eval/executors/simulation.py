@@ -59,9 +59,9 @@ class _Run:
     @property
     def state(self) -> ModelState:
         """What the planning sees."""
-        one, workers, opened = self.cost, len(self.started), len(self._left)
-        work, starting = one.piece_work * (opened or 1), workers - self.idle - self._at_work
-        return ModelState(one.model, one.needs, workers, opened, work, starting)
+        one, opened = self.cost, len(self._left) + self._at_work
+        work = one.piece_work * (opened or 1)
+        return ModelState(one.model, one.needs, len(self.started), opened, work)
 
     def freed(self, now: float, *, from_part: bool) -> list[float]:
         """Set a worker free, after loading or a part, and return the parts that begin then.

@@ -44,6 +44,8 @@ def _model_row(one: ModelOnPaper) -> Iterator[str]:
 
 def hours(figure: float) -> str:
     """Return hours as text: whole ones, or few with two significant digits."""
+    if figure < 0.01:
+        return "<0.01"
     return f"{figure:,.0f}" if figure >= 10 else f"{figure:.2g}"
 
 
@@ -55,7 +57,7 @@ def _notes(found: ScaleEstimate) -> Iterator[Text]:
         yield Text(f"critical path: {printable(longest.model)}, in hours: {steps}")
     if found.enough is not None and found.least is not None:
         yield Text(
-            f"more than {found.enough.gpus:,} GPUs hardly help: {hours(found.enough.hours or 0)} "
+            f"more GPUs than {found.enough.gpus:,} hardly help: {hours(found.enough.hours or 0)} "
             f"hours, at most {CLOSE - 1:.0%} over the {hours(found.least.hours or 0)} hours of "
             "unlimited ones"
         )

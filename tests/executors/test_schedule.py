@@ -28,15 +28,10 @@ STATES = st.lists(
         workers=st.integers(0, 3),
         open=st.none() | st.integers(0, 9),
         work=st.sampled_from([0.0, 1.0, 2.5]),
-        starting=st.none() | st.integers(0, 3),
     ),
     max_size=6,
     unique_by=lambda one: one.model,
 )
-
-
-def is_open(one):
-    return (one.open or 0) > (one.workers - 1 if one.starting is None else one.starting)
 
 
 @given(STATES, st.integers(0, 5), st.randoms(use_true_random=False))
@@ -51,7 +46,7 @@ def test_first_workers_come_first_and_nothing_is_chosen_without_room(states, fre
     able = [one for one in waiting if fits(one.needs)]
     if chosen is None:
         assert not able
-        assert waiting or not [s for s in states if fits(s.needs) and is_open(s)]
+        assert waiting or not [s for s in states if fits(s.needs) and (s.open or 0) > s.workers]
         return
     state = next(one for one in states if one.model == chosen)
     assert fits(state.needs)
@@ -59,8 +54,8 @@ def test_first_workers_come_first_and_nothing_is_chosen_without_room(states, fre
         assert state.workers == 0
         assert state.work == max(one.work for one in able)
     else:
-        assert is_open(state)
-        others = [s for s in states if fits(s.needs) and is_open(s)]
+        assert (state.open or 0) > state.workers
+        others = [s for s in states if fits(s.needs) and (s.open or 0) > s.workers]
         assert state.work / state.workers == max(s.work / s.workers for s in others)
 
 
@@ -78,7 +73,7 @@ def test_workers_are_spread_until_room_or_pieces_end(models, gpus):
         free -= one.needs.gpus
         if one.workers:
             assert len(order) == len(states)
-            assert one.workers <= one.open
+            assert one.workers < one.open
         states[chosen] = replace(one, workers=one.workers + 1)
         order[chosen] += 1
     assert free >= 0

@@ -83,11 +83,10 @@ class Crew:
         return len(leaving)
 
     def state(self):
-        one, load = self.model, self.doing("load")
-        loaded = self.stage > 0 or len(load) < len(self.workers)
-        opened = len(self.left) if loaded else None
-        work = one.piece_work * (opened or 1)
-        return ModelState(one.model, one.needs, len(self.workers), opened, work, len(load))
+        one, crew = self.model, len(self.workers)
+        loaded = self.stage > 0 or len(self.doing("load")) < crew
+        opened = len(self.left) + len(self.doing("part")) if loaded else None
+        return ModelState(one.model, one.needs, crew, opened, one.piece_work * (opened or 1))
 
 
 def second_by_second(models, gpus):

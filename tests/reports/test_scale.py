@@ -39,7 +39,7 @@ def test_everything_is_said():
     assert "small 1 12 1.5" in said
     wide = " ".join(printed(FOUND, 300).split())
     assert f"critical path: {LONG}, in hours: load 0.05, cells 31" in wide
-    assert "more than 72 GPUs hardly help: 33 hours, at most 5% over the 32 hours" in wide
+    assert "more GPUs than 72 hardly help: 33 hours, at most 5% over the 32 hours" in wide
     assert "tokens are not known here: gpqa (5% of the answers)" in wide
     assert "not counted: model 'other': it has no card" in wide
     assert "transformers generates 64 answers at once" in wide

@@ -25,7 +25,7 @@ def unfinished(tmp_path):
             (draft / "cell.json").write_text(cell)
     shutil.rmtree(folder.cell("two"))
     for name in (
-        "answers/two.jsonl", "claims/two.0", "workers/a.json", "manifest-parts/a.json",
+        "answers/two.jsonl", "leases/two.0", "workers/a.json",
         "logs/a.jsonl", "merged/x", ".lock", ".draft.tmp", "cells/.three.tmp/cell.json",
         "cells/three/cell.json", "adapters/x/part",
     ):  # fmt: skip
