@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..files import LOCK, damage, read_json
@@ -104,7 +103,9 @@ def last_lines(root: Path, worker: str) -> tuple[str, ...]:
 def _plans_stability(folder: RunFolder) -> bool:
     content = _json(folder.identity)
     with damage(folder.identity):
-        return bool(content and content.get("plan", {}).get("stability"))
+        return content is not None and bool(
+            _object(_object(content).get("plan", {})).get("stability")
+        )
 
 
 def _recorded(folder: RunFolder) -> int | None:
@@ -113,22 +114,29 @@ def _recorded(folder: RunFolder) -> int | None:
     if content is None:
         return None
     with damage(folder.manifest):
-        names = [name.split("/") for name in content["content"]]
+        names = [name.split("/") for name in _object(_object(content)["content"])]
         return len({name[1] for name in names if name[0] == "cells"})
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> object:
     """Return the content of a JSON file; None if it is not there.
 
     Raises:
         UserError: it is damaged, or cannot be read.
     """
     try:
-        return read_json(path)
+        content: object = read_json(path)
     except UserError:
         if path.exists():
             raise
         return None
+    return content
+
+
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
 
 
 def _names(folder: Path) -> set[str] | None:
@@ -158,36 +166,43 @@ def _events(path: Path, _inode: int, _size: int) -> Events:
     """Read a log, once as long as it does not grow."""
     cells, ended, twice = None, False, 0
     for line in path.read_bytes().splitlines():
-        if not any(word in line for word in _WORDS):
+        if not any(word in line for word in _WORDS) or (record := _record(line)) is None:
             continue
-        record = _record(line)
-        message, fields = record.get("message"), record.get("fields", {})
-        if message == BEGINS:
-            cells, ended = fields.get("cells"), False
-        elif message == ENDS:
+        if record.message == BEGINS:
+            known = record.fields.get("cells")
+            cells, ended = known if isinstance(known, int) else None, False
+        elif record.message == ENDS:
             ended = True
-        elif message == TWICE:
-            twice += str(fields.get("part")).startswith("cells/")
+        elif record.message == TWICE:
+            twice += str(record.fields.get("part")).startswith("cells/")
     return Events(cells, ended, twice)
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    """Return a record of a log; an empty one where the line is cut or damaged."""
-    with suppress(ValueError):
-        found = json.loads(line)
-        if isinstance(found, dict) and isinstance(found.get("fields", {}), dict):
-            return found
-    return {}
+@dataclass(frozen=True, slots=True)
+class _Record:
+    time: str
+    stage: str
+    message: str
+    fields: Mapping[str, object]
+
+
+def _record(line: bytes) -> _Record | None:
+    """Return a record of a log; None where the line is cut or damaged."""
+    with suppress(ValueError, TypeError):
+        found = _object(json.loads(line))
+        time, stage, message = (str(found.get(key) or "") for key in ("time", "stage", "message"))
+        return _Record(time, stage, message, _object(found.get("fields", {})))
+    return None
 
 
 def _line(line: bytes) -> str:
     record = _record(line)
-    if not record:
+    if record is None:
         return line.decode(errors="replace")
-    hidden = ("text",) if record.get("message") == "ended by an error" else ()
-    fields = " ".join(f"{k}={v}" for k, v in record.get("fields", {}).items() if k not in hidden)
-    words = [str(record.get(key) or "") for key in ("time", "stage", "message")]
-    return f"{words[0][11:19]} {': '.join(filter(None, words[1:]))} {fields}".rstrip()
+    hidden = ("text",) if record.message == "ended by an error" else ()  # said above
+    fields = " ".join(f"{key}={v}" for key, v in record.fields.items() if key not in hidden)
+    words = ": ".join(filter(None, (record.stage, record.message)))
+    return f"{record.time[11:19]} {words} {fields}".rstrip()
 
 
 def _owner(root: Path) -> str | None:

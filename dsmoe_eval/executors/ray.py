@@ -7,33 +7,23 @@ the runs: a driver that died is replaced by starting the same command again.
 
 from __future__ import annotations
 
-import secrets
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError, one_line, printable
-from ..files import lock_folder, remove_drafts
-from ..registry import load_plan
-from ..results.folder import RunFolder, check_free
-from ..runs.sizes import model_size
-from ..runs.workers import BEAT, WORKING, read_workers
-from .actor import Actor, End, Order, write_token
+from ..runs.workers import read_workers
+from .actor import Actor, End
 from .base import Finished, Matrix, show_failure
 from .cluster import connected
-from .schedule import ModelState, Needs, needs_of, next_worker
+from .driven import DrivenRun, NodeInfo, covers
+from .schedule import ModelState, Needs, next_worker
 from .status import Watch
 from .status_table import remarks, shown
 
-NodeInfo: TypeAlias = Mapping[str, Any]
-"""What Ray says about a node."""
 RESTARTS = 3
 """The times that Ray starts a worker again where it died; then this driver does, as many times."""
 _LOOK = 1.0
@@ -52,7 +42,7 @@ class RayExecutor:
             UserError: there is no cluster, or the only model failed.
         """
         matrix = replace(matrix, root=matrix.root.resolve())
-        runs = [_Run(matrix, model) for model in matrix.models]
+        runs = [DrivenRun(matrix, model) for model in matrix.models]
         driver = _Driver(runs, console)
         with ExitStack() as locks:
             for run in runs:
@@ -76,81 +66,6 @@ class RayExecutor:
         return failures
 
 
-class _Run:
-    """The run of one model, as the driver sees it.
-
-    Attributes:
-        lock: what locks the run's folder.
-        needs: what each worker needs.
-        size: the work of a token, in any unit.
-        ended: whether the run is finished or has failed.
-        avoided: the nodes that were at fault.
-        faults: the number of workers that died for good, or were on a node at fault.
-        fault: the sentence of the last one.
-    """
-
-    def __init__(self, matrix: Matrix, model: str) -> None:
-        self.model, self.matrix = model, matrix
-        self.folder = RunFolder(matrix.folder(model))
-        self.lock = ExitStack()
-        self.needs, self.size = Needs(0, 1), 1.0
-        self.ended = False
-        self.avoided: set[str] = set()
-        self.faults = self.started = 0
-        self.fault: str | None = None
-        self._token = secrets.token_hex(4)
-
-    def open(self, gpu_gib: float | None) -> None:
-        """Lock the run's folder, and tidy up after the workers of an earlier driver.
-
-        Raises:
-            UserError: another process works there, or the model does not fit into the GPUs.
-        """
-        options = self.matrix.options
-        plan = load_plan(self.matrix.plan)[0].of(self.model, options.seed)
-        self.needs = needs_of(plan, self.model, gpu_gib, options.device)
-        if size := model_size(self.model, plan):
-            self.size = float(size.active_parameters)
-        check_free(self.folder.root)
-        self.lock.callback(lock_folder(self.folder.root))
-        _await_silence(self.folder)
-        self._tidy()
-        if self.folder.identity.is_file():
-            self.folder.check_unfinished()
-        write_token(self.folder.root, self._token)
-
-    def close(self) -> None:
-        """Make the folder that of a single process, and unlock it."""
-        self._tidy()
-        self.lock.close()
-
-    def _tidy(self) -> None:
-        self.folder.absorb()
-        shutil.rmtree(self.folder.workers, ignore_errors=True)
-        remove_drafts(self.folder.root)
-
-    def order(self) -> Order:
-        """Return the order of one more worker."""
-        self.started += 1
-        return Order(
-            f"{self._token}-{self.started}",
-            self.matrix.plan,
-            self.folder.root,
-            self.matrix.options_of(self.model),
-            Path.cwd(),
-            self._token,
-        )
-
-    def open_pieces(self) -> int | None:
-        """Return the number of pieces for a further worker; None if not known yet."""
-        states = [one for one in read_workers(self.folder) if one.state == WORKING]
-        return max((one.open for one in states if one.open is not None), default=None)
-
-    def fits(self, node: NodeInfo) -> bool:
-        """Return whether a node is large enough for a worker, and was not at fault."""
-        return node["NodeID"] not in self.avoided and _covers(node["Resources"], self.needs)
-
-
 class _Driver:
     """The loop that starts workers and sees them end.
 
@@ -158,12 +73,11 @@ class _Driver:
         failures: model -> the sentence of its failure.
     """
 
-    def __init__(self, runs: Sequence[_Run], console: Console) -> None:
+    def __init__(self, runs: Sequence[DrivenRun], console: Console) -> None:
         self.failures: dict[str, str] = {}
         self._runs, self._console = runs, console
-        self._workers: dict[
-            object, tuple[_Run, object]
-        ] = {}  # the end of a worker -> its run and actor
+        # The end of a worker -> its run and its actor.
+        self._workers: dict[object, tuple[DrivenRun, object]] = {}
 
     def drive(self) -> None:
         """Run all that can be run."""
@@ -196,7 +110,7 @@ class _Driver:
         self._bury(nodes)
         return True
 
-    def _open(self) -> list[_Run]:
+    def _open(self) -> list[DrivenRun]:
         return [run for run in self._runs if not run.ended]
 
     def _start(self, nodes: Sequence[NodeInfo]) -> None:
@@ -207,16 +121,16 @@ class _Driver:
         def fits(needs: Needs) -> bool:
             used = [run.needs for run, _ in self._workers.values()]
             cpus = total["CPU"] - sum(one.cpus for one in used)
-            return _covers({"CPU": cpus, "GPU": total["GPU"] - sum(n.gpus for n in used)}, needs)
+            return covers({"CPU": cpus, "GPU": total["GPU"] - sum(n.gpus for n in used)}, needs)
 
         while (model := next_worker([*map(self._state, runs.values())], fits)) is not None:
             self._start_worker(runs[model])
 
-    def _state(self, run: _Run) -> ModelState:
+    def _state(self, run: DrivenRun) -> ModelState:
         workers, pieces = len(self._of(run)), run.open_pieces()
         return ModelState(run.model, run.needs, workers, pieces, run.size * (pieces or 1))
 
-    def _start_worker(self, run: _Run) -> None:
+    def _start_worker(self, run: DrivenRun) -> None:
         import ray
 
         avoided = ",".join(sorted(run.avoided))
@@ -230,7 +144,7 @@ class _Driver:
         started = actor.remote()
         self._workers[started.work.remote(run.order())] = run, started
 
-    def _see(self, run: _Run, end: End) -> None:
+    def _see(self, run: DrivenRun, end: End) -> None:
         """Draw the consequences of a worker's end."""
         if run.ended:
             return
@@ -243,7 +157,7 @@ class _Driver:
         else:
             self._fail(run, end.failure)
 
-    def _finish(self, run: _Run) -> None:
+    def _finish(self, run: DrivenRun) -> None:
         import ray
 
         if others := self._of(run):
@@ -254,12 +168,12 @@ class _Driver:
         for line in remarks(Watch({run.model: run.folder.root}).look()):
             self._console.print(line, soft_wrap=True)
 
-    def _fail(self, run: _Run, sentence: str) -> None:
+    def _fail(self, run: DrivenRun, sentence: str) -> None:
         run.ended, self.failures[run.model] = True, sentence
         self._stop(self._of(run))
         run.lock.close()
 
-    def _of(self, run: _Run) -> list[object]:
+    def _of(self, run: DrivenRun) -> list[object]:
         return [end for end, (of, _) in self._workers.items() if of is run]
 
     def _stop(self, ends: Sequence[object]) -> None:
@@ -309,23 +223,6 @@ def _gpu_gib() -> float | None:
         return torch.cuda.get_device_properties(0).total_memory / 2**30
 
     return float(ray.get(ray.remote(num_gpus=1)(memory).remote()))
-
-
-def _await_silence(folder: RunFolder) -> None:
-    """Return once the workers of a killed driver write no more; Ray ends them in seconds."""
-    seen = None
-    while (found := _signs_of_life(folder)) and found != seen:
-        seen = found
-        time.sleep(2 * BEAT)
-
-
-def _signs_of_life(folder: RunFolder) -> dict[str, int]:
-    working = [state.name for state in read_workers(folder) if state.state == WORKING]
-    return {name: folder.worker(name).stat().st_mtime_ns for name in working}
-
-
-def _covers(resources: Mapping[str, float], needs: Needs) -> bool:
-    return needs.cpus <= resources.get("CPU", 0.0) and needs.gpus <= resources.get("GPU", 0.0)
 
 
 def _words(needs: Needs) -> str:

@@ -37,7 +37,7 @@ class RunStatus:
             `finished`, `failed`, or `stopped` (not finished, and no worker lives).
         stage: the stage of most of its workers; None if none lives.
         cells: the number of cells that are complete.
-        cells_total: the number of all cells; None as long as it is not known.
+        cells_total: the number of all cells; None before it is known.
         share: the part of the stage that is done, from 0 to 1; None outside the stages.
         rate: steps per second of all workers in this stage; None before the first.
         unit: the name of the steps.
@@ -191,14 +191,15 @@ def _judged(status: RunStatus, contents: Contents, failure: str | None) -> RunSt
     if failure is None and contents.finished:
         return replace(status, state=FINISHED)
     if failure is None and contents.owner and LOCAL not in {one.name for one in status.workers}:
-        words = [f"{contents.owner} has its folder, and no worker works"]
-        text = [*(words if contents.owner != this_process() else ()), *_sentences(status.workers)]
-        return replace(status, state=WAITING, text="; ".join(text) or None)
+        words = _sentences(status.workers)
+        if contents.owner != this_process():
+            words.insert(0, f"{contents.owner} has its folder, and no worker works")
+        return replace(status, state=WAITING, text="; ".join(words) or None)
     if status.workers or failure is not None:
         return _broken(status, failure)
     if 0 < status.cells == status.cells_total or _all_shards_ended(contents):
-        words = "not compared yet; start the command without --shard"
-        return replace(status, state=ANSWERED, text=words)
+        text = "not compared yet; start the command without --shard"
+        return replace(status, state=ANSWERED, text=text)
     if not contents.begun:
         return replace(status, state=WAITING, text=None)
     return replace(status, state=STOPPED, text=f"nobody works on it; {_AGAIN}")
@@ -256,7 +257,7 @@ def _progress(
 
 
 def _sentences(workers: Sequence[WorkerState]) -> list[str]:
-    """Say what happened to workers that live no more."""
+    """Describe what happened to workers that live no more."""
     return [
         f"worker {one.name} on {one.node} "
         + (f"failed: {one.text}" if one.state == FAILED else "gives no sign any more")

@@ -70,7 +70,11 @@ def read_workers(folder: RunFolder) -> list[WorkerState]:
     Raises:
         UserError: a file is damaged.
     """
-    paths = sorted(folder.workers.glob("*.json"))
+    try:
+        names = sorted(os.listdir(folder.workers))
+    except FileNotFoundError:
+        return []
+    paths = [folder.workers / name for name in names if name.endswith(".json")]
     return [one for path in paths if (one := read_worker(path, time.time())) is not None]
 
 

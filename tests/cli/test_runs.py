@@ -83,6 +83,7 @@ def test_the_log_holds_stages_cells_probes_and_figures(finished):
         assert (messages[0], messages[-1]) == ("stage begins", "stage ends")
     done = [row["fields"] for row in found if row["message"] == "cell done"]
     assert {row["cell"] for row in done} == {path.name for path in (out / "cells").iterdir()}
+    assert found[0]["fields"]["cells"] == len(done)
     assert all(row["items"] == 2 and row["seconds"] > 0 for row in done)
     probes = [row["fields"] for row in found if row["message"] == "probes passed"]
     assert len(probes) == 2 + 2  # settings that were tried, and steered arms

@@ -38,6 +38,10 @@ def test_a_damaged_file_is_named(tmp_path, path, content):
         read_workers(RunFolder(tmp_path))
 
 
+def test_a_run_without_workers_has_none(tmp_path):
+    assert read_workers(RunFolder(tmp_path)) == []
+
+
 def test_one_that_has_just_ended_is_none(path, monkeypatch):
     monkeypatch.setattr(workers, "time_of", lambda found: found.unlink() or 0.0)
     assert read_worker(path, 0.0) is None
