@@ -23,6 +23,8 @@ _DEFAULTS = {
 # Named after the systems where this is Ray's default: everything listens on 127.0.0.1 only. Ray's
 # parameters for addresses cannot say so, they replace a loopback address by the machine's.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Workers exchange files: Ray's store of objects is for orders and ends only.
+_OF_THIS_MACHINE = {"include_dashboard": False, "object_store_memory": 100_000_000}
 _QUIET = {"log_to_driver": False, "configure_logging": False}
 
 
@@ -77,7 +79,7 @@ def _started() -> Iterator[str]:
     ray = _ray()
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         try:
-            ray.init(address="local", include_dashboard=False, _temp_dir=folder, **_QUIET)
+            ray.init(address="local", _temp_dir=folder, **_OF_THIS_MACHINE, **_QUIET)
         except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"Ray does not start on this machine ({one_line(error)}); start a cluster by "
