@@ -1,10 +1,10 @@
 """A matrix on two nodes against one, and what a cell costs beside its answers.
 
-    python -m benchmarks.speed.ray_cluster matrix [--repeats 2] [--limit 160]
+    python -m benchmarks.speed.ray_cluster matrix [--repeats 2] [--limit 300]
     python -m benchmarks.speed.ray_cluster cells [--cells 1000]
 
-The nodes are namespaces of this machine (tests/cluster.py; Linux, root), each pinned to one core,
-as in the tests; another core for the head's driver would be better, and a machine of two has none.
+The nodes are namespaces of this machine (tests/cluster.py; Linux, root), each pinned to one core.
+The head with the driver shares the first node's core.
 `matrix` runs four random models of the shape of lab-poly, in turn on one node and on two, and
 prints the time of the whole command and the ratio. `cells` has workers store trivial cells through
 leases, records and the manifest: one in this process, one and two as Ray actors.
@@ -45,7 +45,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--repeats", default=2)
-@click.option("--limit", default=160)
+@click.option("--limit", default=300)
 def matrix(repeats: int, limit: int) -> None:
     """Run four models of equal size on one node and on two, in turn."""
     with tempfile.TemporaryDirectory(dir=".") as name:
@@ -76,7 +76,10 @@ def _models(folder: Path) -> list[str]:
 def _plan(folder: Path) -> Path:
     content = yaml.safe_load(find_card("plans", "lab").read_text())
     del content["sft"]
+    content["targets"] = ["biology", "math"]
     content["variants"] = ["base", "dsmoe", "dsmoe-bias", "contrast", "random"]
+    strengths = {"bias": [1.0, 2.0], "reweight": [4.0, 9.0]}
+    content["tuning"] = {"expert_counts": [8], "strengths": strengths}
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
