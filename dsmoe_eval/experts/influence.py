@@ -4,7 +4,7 @@ Notation: token t, logits z, selected experts S with weights w_e and outputs f_e
 output y = sum of w_e f_e, and g_t = d(log-likelihood)/dy_t, from one backward pass. The weights of
 the model are frozen; shifts of the routers' logits, [texts, layers, experts], need gradients.
 
-- Gradient form: d(log-likelihood)/d(shift) with the selection as it is. For routers that
+- Gradient form: d(log-likelihood)/d(shift) while the selection does not change. For routers that
   renormalise it is the sum over tokens with e in S of w_e <g_t, f_e - y_t>.
 - Routing-exact form for a shift s: the sum over tokens of <g_t, y_t(z + s 1_e) - y_t(z)> / s, in
   which the router selects again. See `rerouting`.

@@ -1,8 +1,8 @@
 """The routing-exact form of influence: the router selects again with one expert's logit shifted.
 
-For each (token, expert) within reach the router's own code is run with that expert's logit shifted.
-Only the outputs of experts that are selected then, or were before, are computed, by the experts'
-own module. A pair is out of reach where the shift can change neither selection nor weights.
+For each (token, expert) within reach the model's router is run with that expert's logit shifted.
+Only the outputs of experts that are selected then, or were before, are computed, by the model's
+module of experts. A pair is out of reach where the shift can change neither selection nor weights.
 """
 
 from __future__ import annotations

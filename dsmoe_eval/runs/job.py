@@ -94,7 +94,9 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         lock_folder(out)()
     planned, path = _checked(plan_name, options)
     plan, limit = planned.plan, options.limit
-    splits = load_splits(planned.suite, limit, options.data, planned.targets)
+    splits = load_splits(
+        planned.suite, limit, options.data, planned.targets, answered_text=planned.reads_answers
+    )
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(planned.suite, splits["identification"], limit)
     leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)

@@ -144,6 +144,8 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
             "learner: transformers, since vLLM does not show experts' outputs, which "
             f"{variant.method} scores"
         )
+    if method is not None and method.influence:
+        return "learner: transformers, since vLLM computes no gradients, which influence needs"
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
             "learner: transformers, since vLLM computes no gradients; or identification."

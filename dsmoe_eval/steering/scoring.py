@@ -183,7 +183,7 @@ def try_out(
 
     router_patch.attach(router, router_patch.Edit(logits=note, selected=selected))
     try:
-        choice = choose(router, hidden)
+        choice = run_router(router, hidden)
     finally:
         router_patch.detach(router.module)
     if len(seen) != 1:
@@ -194,7 +194,7 @@ def try_out(
     return Sample(computed[0], logits, choice.weights, choice.indices)
 
 
-def choose(router: Router, hidden: Tensor) -> Choice:
+def run_router(router: Router, hidden: Tensor) -> Choice:
     """Call the router's forward without hooks, or its block where that selects.
 
     Some routers take [batch, length, hidden], and some take their correction bias as an argument.

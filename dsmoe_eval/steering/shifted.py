@@ -18,7 +18,7 @@ from . import router_patch
 from .errors import SteeringError
 from .forms import Choice
 from .routers import Router
-from .scoring import choose, shifted_choice
+from .scoring import run_router, shifted_choice
 
 Channel = Literal["logit", "weight", "score"]
 """What is shifted: logits before the selection, logarithms of selected weights whose sum is then
@@ -74,7 +74,7 @@ class RouterShift:
         self._again = torch.zeros_like(added[None]) if by_score else added
         try:
             with shifted_choice(bias, added) if bias is not None and by_score else nullcontext():
-                return choose(self.router, self.inputs[tokens])
+                return run_router(self.router, self.inputs[tokens])
         finally:
             self._again = None
 
