@@ -24,6 +24,9 @@ from ..tasks.identification import TextTask
 from ..tasks.items import Item, WithItems
 from ..tasks.loading import LoadedTask, in_format
 
+READ = "identification"
+"""The role of tasks that must not change: each domain has one."""
+
 
 def with_influence(
     engine: Engine,
@@ -57,18 +60,35 @@ def with_influence(
     seen = influence_of(
         engine, [one for items in lists.values() for one in items], Form(steps=steps), root, advance
     )
-    gains = {d: _rows(tasks, rows, d, "target") for d in counts.domains}
-    kept = {d: _rows(tasks, rows, d, "identification") for d in counts.domains}
-    return replace(counts, influence=domain_tables(seen, gains, kept, steps))
+
+    def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
+        return {
+            domain: [
+                row
+                for name, task in chosen.items()
+                if task.card.domain == domain
+                for row in rows[name]
+            ]
+            for domain in counts.domains
+        }
+
+    tables = domain_tables(seen, of(gaining(tasks)), of(_with_role(tasks, READ)), steps)
+    return replace(counts, influence=tables)
 
 
-def _rows(
-    tasks: Mapping[str, WithItems], rows: Mapping[str, range], domain: str, role: str
-) -> list[int]:
-    """Return the rows of a domain's tasks of a role; of all its tasks if none has it."""
-    own = [name for name, task in tasks.items() if task.card.domain == domain]
-    chosen = [name for name in own if role in tasks[name].card.roles]
-    return [row for name in chosen or own for row in rows[name]]
+def gaining(tasks: Mapping[str, WithItems]) -> dict[str, WithItems]:
+    """Return the tasks that are to gain: each domain's target, or all its tasks without one."""
+    targets = _with_role(tasks, "target")
+    domains = {task.card.domain for task in targets.values()}
+    return {
+        name: task
+        for name, task in tasks.items()
+        if name in targets or task.card.domain not in domains
+    }
+
+
+def _with_role(tasks: Mapping[str, WithItems], role: str) -> dict[str, WithItems]:
+    return {name: task for name, task in tasks.items() if role in task.card.roles}
 
 
 def influence_of(

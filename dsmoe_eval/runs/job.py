@@ -93,12 +93,10 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
     if (out / LOCK).exists():  # said before the model is loaded
         lock_folder(out)()
     planned, path = _checked(plan_name, options)
-    plan, limit = planned.plan, options.limit
-    splits = load_splits(
-        planned.suite, limit, options.data, planned.targets, answered_text=planned.reads_answers
-    )
+    plan, suite, limit = planned.plan, planned.suite, options.limit
+    splits = load_splits(suite, limit, options.data, planned.targets, None, planned.reads_answers)
     check_outcome([*splits["test"].values()], plan.outcome)
-    text = suite_text(planned.suite, splits["identification"], limit)
+    text = suite_text(suite, splits["identification"], limit)
     leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
     eager = any(arm.variant.kind == "residual" for arm in planned.arms)
     roles = open_roles(plan, options.device, out, eager)
@@ -113,7 +111,7 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         )
         check = partial(_check_lengths, planned, tuning, test, lm)
         check()
-        identity = _run_identity(planned.suite, engine, limit)
+        identity = _run_identity(suite, engine, limit)
         fixed = identity | _decoding(engine, used) | _planned(planned, path)
         opened.callback(lock_folder(out))
         folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
