@@ -14,6 +14,8 @@ from .choose import (
 )
 from .counts import Marker, RoutingCounts, count_routing
 from .documents import Document, documents_hash, encode_documents, with_answer
+from .influence import Form, Influence, ScoredText
+from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
 from .joining import with_saliency
 from .methods import Method, all_methods, get_method
 from .observations import Observations, Shape, observe, observe_routed
@@ -28,11 +30,17 @@ from .usage import encode_batch, expert_usage
 __all__ = [
     "MATCH_TOLERANCE",
     "Document",
+    "Effect",
     "ExpertSimilarity",
+    "Form",
+    "Influence",
+    "InfluenceItems",
     "Marker",
     "Method",
     "Observations",
+    "OutcomeItem",
     "RoutingCounts",
+    "ScoredText",
     "Shape",
     "StreamMeans",
     "activation_share",
@@ -54,6 +62,7 @@ __all__ = [
     "in_phase",
     "matched_experts",
     "mean_streams",
+    "measure_influence",
     "observe",
     "observe_routed",
     "record_tokens",

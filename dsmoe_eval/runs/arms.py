@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cards import Plan, ResidualTuning, Suite, Variant
+from ..experts import get_method
 from ..registry import load_suite
 from ..results.terms import NOTHING, Information
 from ..steering import Profile
@@ -77,6 +78,12 @@ class PlannedRun:
     variants: tuple[Variant, ...]
     arms: tuple[PlannedArm, ...]
     base_tasks: tuple[str, ...]
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether a method reads right answers of the identification split."""
+        names = {one.method for one in self.variants if one.method is not None}
+        return any(get_method(name).influence for name in names)
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:
