@@ -18,6 +18,7 @@ from .influence import Form, Influence, ScoredText
 from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
 from .joining import with_saliency
 from .methods import Method, all_methods, get_method
+from .objective import PlainText, ShiftObjective
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
 from .resampling import resample_documents
@@ -39,9 +40,11 @@ __all__ = [
     "Method",
     "Observations",
     "OutcomeItem",
+    "PlainText",
     "RoutingCounts",
     "ScoredText",
     "Shape",
+    "ShiftObjective",
     "StreamMeans",
     "activation_share",
     "all_methods",

@@ -85,8 +85,15 @@ class Influence(BackwardPass):
         steps = form.steps or ()
         self._layers = reroutings(find_routers(model), form.channel, steps) if steps else ()
 
-    def __call__(self, texts: Sequence[ScoredText]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, texts: Sequence[ScoredText], at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute the log-likelihood of each text, and each expert's influence on it.
+
+        Args:
+            texts: the texts.
+            at: [layers, experts], a shift at which both are computed; None: zero. Not for the
+                routing-exact form.
 
         Returns:
             [texts] and [texts, layers, experts], float32 on the CPU (float64 where the model is).
@@ -100,7 +107,10 @@ class Influence(BackwardPass):
         wide = torch.promote_types(self.model.dtype, torch.float32)
         shift = torch.zeros(
             (len(texts), len(routers), routers[0].experts), dtype=wide, device=device
-        ).requires_grad_()
+        )
+        if at is not None:
+            shift += at.to(shift)
+        shift.requires_grad_()
         loss, gradient, exact = self._pass(ids, share.to(wide), shift, routers)
         if self.form.steps is not None:
             gradient = torch.stack(exact, 1)
