@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from dsmoe_eval.cards import Tuning
+from dsmoe_eval.cards import Learned, Tuning
 from dsmoe_eval.cards.plans import Stability
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
@@ -40,6 +40,12 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"learner": "vllm"}, "since vLLM does not train"),
+        (["base", "learned-profile"], {}, "'learned-profile' needs the section learned"),
+        (
+            ["base", "learned-profile"],
+            {"learned": Learned(), "learner": "vllm"},
+            "since vLLM computes no gradients",
+        ),
         (
             ["base", "easy-ep+bias"],
             {"routing_from": "engine"},

@@ -164,3 +164,19 @@ def test_a_wrong_variant_is_told_by_its_file(own_folder, file, change, words):
     with pytest.raises(UserError, match=words) as error:
         get_variant(file, own_folder / "p.yaml")
     assert str(path) in str(error.value)
+
+
+def test_a_learned_profile_has_its_controls_and_no_matched_experts():
+    arm = get_variant("learned-profile")
+    names = {
+        level: [one.name.partition("+")[2] for one in with_controls([arm], level, 3)[1:]]
+        for level in ("none", "placebo", "full")
+    }
+    full = ["shuffled", "wrong", "pooled", "sham"]
+    assert names == {"none": [], "placebo": ["shuffled"], "full": full}
+    every = with_controls([arm], "full", 3)
+    (placebo,) = controls_for(arm, "random_matched", every)
+    assert placebo.name == "learned-profile+shuffled"
+    for name in ("learned-profile+matched", "contrast+shuffled", "contrast+pooled"):
+        with pytest.raises(UserError, match="no variant"):
+            get_variant(name)
