@@ -121,8 +121,8 @@ def test_ten_kills_at_random_moments(begin):
         while kills < 10:
             runs += 1
             trial, before = begin(made, f"run{runs}"), kills
-            while not ended_within(trial, chosen.uniform(3, 20)):
-                kills += kill_something(made, trial, chosen)
+            while not ended_within(trial, chosen.uniform(5, 25)):
+                kills += kills < 10 and kill_something(made, trial, chosen)
             trial.end()
             trial.check(in_work=2 * (kills - before))
     assert runs < 10
@@ -137,18 +137,19 @@ def ended_within(trial, seconds):
 
 
 def kill_something(made, trial, chosen):
-    """Kill a worker, a node, for which another one comes, or the driver."""
+    """Kill a worker, a node, for which another one comes, or the driver; return whether it did."""
     what = chosen.choice(["worker", "worker", "node", "driver"])
-    workers = trial.workers()
-    if what == "driver" or not workers:
+    if what == "driver":
         trial.kill_driver()
         trial.start()
-        return 1
+        return True
+    if not (workers := trial.workers()):
+        return False
     node, worker = chosen.choice(workers)
     if what == "worker":
         node.signal(worker.process, "KILL")
     else:
         node.kill()
+        made.add(made.nodes.index(node) - 1)
         made.nodes.remove(node)
-        made.add(node.core)
-    return 1
+    return True
