@@ -70,7 +70,7 @@ def test_a_node_that_comes_late_is_used(begin):
         node, worker = trial.at_work()[0]
         node.signal(worker.process, "STOP")  # so that the other one finds work, however slow it is
         late = made.add(core=1)
-        wait_for(lambda: late in {node for node, _ in trial.at_work()}, "the node is used", 120)
+        wait_for(lambda: late in [node for node, _ in trial.at_work()], "the node is used", 120)
         node.signal(worker.process, "CONT")
         trial.end()
     trial.check(in_work=1)
