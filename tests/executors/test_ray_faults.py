@@ -67,10 +67,10 @@ def test_the_driver_is_killed_and_started_again(begin):
 def test_a_node_that_comes_late_is_used(begin):
     with cluster(nodes=1) as made:
         trial = begin(made)
-        node, worker = trial.at_work()[0]
+        node, worker = wait_for(lambda: with_open_pieces(trial), "there are open pieces", 240)
         node.signal(worker.process, "STOP")  # so that the other one finds work, however slow it is
         late = made.add(core=1)
-        wait_for(lambda: late in [node for node, _ in trial.at_work()], "the node is used", 120)
+        wait_for(lambda: late in [node for node, _ in trial.at_work()], "the node is used", 240)
         node.signal(worker.process, "CONT")
         trial.end()
     trial.check(in_work=1)
@@ -126,6 +126,11 @@ def test_ten_kills_at_random_moments(begin):
             trial.end()
             trial.check(in_work=2 * (kills - before))
     assert runs < 10
+
+
+def with_open_pieces(trial):
+    """A worker whose file says that a further one would find work, with its node."""
+    return next((found for found in trial.workers() if (found[1].open or 0) > 3), None)
 
 
 def ended_within(trial, seconds):
