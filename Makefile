@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-smol leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-smol leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -64,6 +64,12 @@ test-slow: $(DEV) browser
 test-costly: .venv/.vllm
 	$(BIN)/python -m pytest -m "full and not vllm" --junitxml out/tests-full.xml
 	PYTHONPATH=$(VLLM) $(BIN)/python -m pytest -m "full and vllm" --junitxml out/tests-full-vllm.xml
+
+# Each fault of a cluster, injected on a real one: nodes are namespaces of this machine, which needs
+# Linux and root.
+test-ray: export OMP_NUM_THREADS ?= 1
+test-ray: $(DEV)
+	$(BIN)/python -m pytest -m ray --junitxml out/tests-ray.xml -rs
 
 # What only a GPU can show; on a machine without one all of it is skipped, with a word.
 test-gpu: $(DEV)

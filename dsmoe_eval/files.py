@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import EvalWarning, UserError
 
@@ -109,11 +109,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one."""
+    with new_file(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content is at `path` when it ends without an error, else nowhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path)
     try:
         with writing(path):
-            draft.write_bytes(content)
+            with draft.open("wb") as stream:
+                yield stream
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -175,15 +183,20 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     The draft of a killed process remains until `remove_drafts`, and is never read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
-    draft.mkdir()
+    with passing_folder(path) as draft, writing(path):
+        yield draft
+        os.replace(draft, path)
+
+
+def move_folder(draft: Path, path: Path) -> bool:
+    """Replace `path` by a draft folder; return False if `path` has appeared meanwhile."""
     try:
-        with writing(path):
-            yield draft
-            os.replace(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        os.replace(draft, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 @contextmanager
@@ -207,40 +220,51 @@ def remove_drafts(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def lock_folder(folder: Path) -> Callable[[], None]:
+def lock_folder(folder: Path, name: str = LOCK, shared: bool = False) -> Callable[[], None]:
     """Lock a folder for this process, and return the function that unlocks it.
 
     The lock ends with the process, however that ends, and is not shared with its children.
 
+    Args:
+        folder: the folder, which is made if it is missing.
+        name: the name of the file of the lock.
+        shared: whether other processes may have the same lock, if they share it too.
+
     Raises:
         UserError: another process has the lock, or the folder cannot be written.
     """
-    path = folder / LOCK
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+", encoding="utf-8")
-        while not _take(stream, path):  # the process before has just removed the file
+        while not _take(stream, path, shared):  # the process before has just removed the file
             stream = path.open("a+", encoding="utf-8")
         stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.write(f"one of several, {this_process()}" if shared else this_process())
         stream.flush()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
     def unlock() -> None:
-        path.unlink(missing_ok=True)
+        if not shared:  # else it may be the lock of others
+            path.unlink(missing_ok=True)
         stream.close()
 
     return unlock
 
 
-def _take(stream: TextIO, path: Path) -> bool:
+def this_process() -> str:
+    """Return the name of this process, as locks have it: such as `process 12 on host`."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _take(stream: TextIO, path: Path, shared: bool) -> bool:
     """Return whether the lock of an open file was taken and the file is still in its folder.
 
     If not, the file is closed.
     """
     try:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             stream.seek(0)

@@ -69,6 +69,7 @@ def log_file(path: Path, told: tuple[type[Exception], ...] = ()) -> Iterator[Non
         path: a file of JSON lines; an unfinished line of a killed process is removed.
         told: further errors whose text may be logged; for others only the traceback is.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_unfinished_line(path)
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(JsonFormatter())

@@ -68,9 +68,23 @@ class Steps:
         fresh = self.done - self._skipped
         return self.seconds / fresh * (self.total - self.done) if fresh > 0 else None
 
+    @property
+    def rate(self) -> float | None:
+        """Steps per second, without those that were skipped; None before the first step."""
+        fresh = self.done - self._skipped
+        return fresh / self.seconds if fresh > 0 and self.seconds > 0 else None
+
     def shown_by(self, show: Callable[[int], object]) -> None:
         """Call `show` with every count from now on, such as to update a bar."""
         self._show = show
+
+
+_RUNNING: list[Steps] = []
+
+
+def current_steps() -> Steps | None:
+    """Return the counter of the stage that is running in this process; None between stages."""
+    return _RUNNING[-1] if _RUNNING else None
 
 
 @contextmanager
@@ -78,6 +92,7 @@ def progress_bar(console: Console, label: str, total: int, unit: str = "steps") 
     """Show and log a stage; yield its counter, to be called with the number of steps just done."""
     steps = Steps(label, total, unit)
     stage = STAGE.set(label)
+    _RUNNING.append(steps)
     try:
         if console.is_terminal:
             with _bar(console, steps), _told(steps, lambda _line: None):
@@ -89,6 +104,7 @@ def progress_bar(console: Console, label: str, total: int, unit: str = "steps") 
         error.add_note(f"stage {label!r}")
         raise
     finally:
+        _RUNNING.remove(steps)
         STAGE.reset(stage)
 
 
@@ -180,18 +196,16 @@ def tell_repeatedly(tell: Callable[[], None], stopped_within: Callable[[float], 
 
 def _counts(steps: Steps) -> str:
     of = "" if steps.done == steps.total else f" of {steps.total:,}"
-    return f"{steps.done:,}{of} {steps.unit} in {_clock_time(steps.seconds)}"
+    return f"{steps.done:,}{of} {steps.unit} in {clock_time(steps.seconds)}"
 
 
 def _so_far(steps: Steps) -> str:
     left = steps.seconds_left
-    words = "time left not known yet" if left is None else f"about {_clock_time(left)} left"
-    return (
-        f"{steps.done:,} of {steps.total:,} {steps.unit} in {_clock_time(steps.seconds)}, {words}"
-    )
+    words = "time left not known yet" if left is None else f"about {clock_time(left)} left"
+    return f"{steps.done:,} of {steps.total:,} {steps.unit} in {clock_time(steps.seconds)}, {words}"
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """Return hours, minutes and seconds, such as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

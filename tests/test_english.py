@@ -67,6 +67,10 @@ SAME_NAME = {
         ("results/arms.py", "variants/profile_builder.py"),
         "what the result's file holds of a tuned arm; size and strength that are tried",
     ),
+    "shown": (
+        ("executors/status_table.py", "storage/names.py"),
+        "a matrix in a terminal or a log, while it runs; a text for the user, with URLs for copies",
+    ),
     # Names that others fix.
     "dsmoe": (
         ("experts/scores.py", "inspect_plugin.py"),

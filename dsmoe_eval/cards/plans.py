@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Card, Fraction, Name
+from .base import Card, Count, Fraction, Name
 from .outcomes import OUTCOMES, Continuous, OutcomeName
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
@@ -187,6 +187,18 @@ class Stability(Card):
         return {"resamples": content} if is_number else content
 
 
+class Resources(Card):
+    """What one worker of a model gets on a cluster; results do not depend on it.
+
+    Attributes:
+        gpus: the number of GPUs; by default those that the engine needs.
+        cpus: the number of CPUs; by default 1.
+    """
+
+    gpus: Count | None = None
+    cpus: Count | None = None
+
+
 class Plan(Card):
     """The complete definition of a run; everything is fixed before a test item is read.
 
@@ -209,6 +221,8 @@ class Plan(Card):
         tensor_parallel: number of devices over which vLLM shards the model.
         expert_parallel: whether vLLM puts whole experts on each device, instead of a shard of
             every expert.
+        resources: the GPUs and CPUs of a worker on a cluster. They are no part of what a run is: it
+            may go on with others.
         experts_implementation: the method by which transformers computes the experts; by default as
             transformers chooses. None is the fastest for every model.
         attn_implementation: the method by which transformers computes attention; by default as
@@ -256,6 +270,7 @@ class Plan(Card):
     routing_from: Literal["learner", "engine"] = "learner"
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     expert_parallel: bool = False
+    resources: Annotated[Resources, Field(exclude=True)] = Resources()
     batch_tokens: Annotated[int, Field(ge=1)] = 8192
     experts_implementation: Literal["eager", "grouped_mm", "batched_mm"] | None = None
     attn_implementation: Attention | None = None
@@ -293,6 +308,8 @@ class Plan(Card):
                 raise ValueError(f"{name} is for `engine: transformers`")
         if self.expert_parallel and self.tensor_parallel < 2:
             raise ValueError("expert_parallel needs `engine: vllm` and `tensor_parallel` above 1")
+        if self.resources.gpus is not None and self.resources.gpus < self.tensor_parallel:
+            raise ValueError("resources.gpus must be at least tensor_parallel")
         return self
 
     @property

@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that `--help` is fast.
 
 from . import (
     compare,
+    copying,
     experts,
     gate,
     influence,
@@ -15,12 +16,14 @@ from . import (
     regress,
     runs,
     serve,
+    status,
     view,
 )
 from .main import main
 
 __all__ = [
     "compare",
+    "copying",
     "experts",
     "gate",
     "influence",
@@ -32,5 +35,6 @@ __all__ = [
     "regress",
     "runs",
     "serve",
+    "status",
     "view",
 ]

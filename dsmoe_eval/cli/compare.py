@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from .copying import result_or_url
 from .main import main
 from .terminal import echo
 
@@ -46,8 +47,8 @@ class _Columns(TypedDict):
 
 
 @main.command("compare", epilog=_EXAMPLES)
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=result_or_url)
+@click.argument("b", type=result_or_url)
 @click.option("--id", help="Column that names an item, to pair by it and not by content.")
 @click.option("--score", help="Column of the scores, more is better [score].")
 @click.option("--gold", help="Column of right answers; the score columns then hold answers, which"
@@ -86,11 +87,11 @@ def compare_command(
 ) -> None:
     """Compare B with the baseline A, item by item: by domain and pooled.
 
-    A and B are each a run and its variant (RUN:base, RUN:variant:target), a cell's folder,
-    lm-eval's results folder or samples_*.jsonl, an Inspect log (.eval, .json), or a table (Parquet,
-    CSV, TSV, JSONL, a JSON list of records; or a folder of tables) with columns item and score,
-    perhaps domain, cluster, sample; FILE:COLUMN names the column of the scores. Items are paired by
-    content, or by the column that --id names.
+    A and B are each a run and its variant (RUN:base, RUN:variant:target; RUN may be a copy's URL),
+    a cell's folder, lm-eval's results folder or samples_*.jsonl, an Inspect log (.eval, .json), or
+    a table (Parquet, CSV, TSV, JSONL, a JSON list of records; or a folder of tables) with columns
+    item and score, perhaps domain, cluster, sample; FILE:COLUMN names the column of the scores.
+    Items are paired by content, or by the column that --id names.
     """
     from ..comparison import Selection
     from ..comparison.compare import compare

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..files import locked
+from .copying import folder_or_url, output_of, result_or_url
 from .main import main
 from .terminal import echo
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 
 @main.command("gate")
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_path", metavar="RUN", type=folder_or_url)
 @click.option("--policy", required=True, help="A policy's name or YAML file.")
 @click.option(
     "--baseline",
+    type=result_or_url,
     help="An earlier run of the same model and suite: its folder, or one in a leaderboard.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the output [RUN/gate].")
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 def gate_command(
     run_path: Path, policy: str, baseline: str | None, out: Path | None, as_json: bool
 ) -> None:
-    """Check RUN, a run's folder or its comparisons.json, against a policy.
+    """Check RUN, a run's folder, its comparisons.json or a copy's URL, against a policy.
 
     Exit code 0: pass; 1: fail; 2: inconclusive; 3 and up: could not be decided. Writes
     verdict.json, junit.xml and summary.md, which is also appended to $GITHUB_STEP_SUMMARY.
@@ -49,7 +51,7 @@ def _decide(run_path: Path, policy: str, baseline: str | None, out: Path | None)
     from ..results import read_finished
 
     root = run_path if run_path.is_dir() else run_path.parent
-    folder = out or root / "gate"
+    folder = out or output_of(root, "--out") / "gate"
     with locked(root, folder):
         clear(folder)
         wanted, result = load_policy(policy), read_finished(run_path)

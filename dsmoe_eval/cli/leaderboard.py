@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .copying import folder_or_url, result_or_url
 from .main import main
 from .terminal import EXIT_FAILED, echo
 
@@ -33,7 +34,7 @@ def leaderboard() -> None:
 
 
 @leaderboard.command("add")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=folder_or_url)
 @_root_option
 @click.option("--by", help="Name of the submitter [git's user.name].")
 @click.option("--hardware", help="The machine that ran it [this machine].")
@@ -77,7 +78,7 @@ def _machine() -> str:
 @leaderboard.command("build")
 @_root_option
 @click.option(
-    "--runs", multiple=True, type=click.Path(path_type=Path),
+    "--runs", multiple=True, type=folder_or_url,
     help="A run's folder, whose questions and answers the page can then show; may be repeated.",
 )  # fmt: skip
 def build_command(root: Path, runs: tuple[Path, ...]) -> None:
@@ -116,7 +117,7 @@ def check_command(root: Path, since: str | None, as_json: bool) -> None:
     "entries", metavar="ENTRY...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.option(
-    "--runs", metavar="DIR", multiple=True, required=True, type=click.Path(path_type=Path),
+    "--runs", metavar="DIR", multiple=True, required=True, type=folder_or_url,
     help="A run's folder, or a folder of such folders; may be repeated.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -161,8 +162,8 @@ def _verified_words(found: Sequence[Verified]) -> str:
 
 
 @leaderboard.command("diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=result_or_url)
+@click.argument("b", type=result_or_url)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def diff_command(a: str, b: str, as_json: bool) -> None:
     """Report changes from A to B beyond noise.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .copying import folder_or_url
 from .main import data_option, main
 from .terminal import echo
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pilot",
-    type=click.Path(path_type=Path),
+    type=folder_or_url,
     help="A run of the suite that gives the discordance.",
 )
 @data_option

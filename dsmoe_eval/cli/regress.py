@@ -12,6 +12,7 @@ import click
 
 from ..errors import UserError
 from ..files import locked, write_json
+from .copying import result_or_url
 from .gate import print_verdict
 from .main import data_option, main, progress_console
 from .runs import show_estimate
@@ -30,8 +31,8 @@ _EXAMPLES = """\b
 
 
 @main.command("regress", epilog=_EXAMPLES)
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", type=result_or_url)
+@click.argument("new", type=result_or_url)
 @click.option("--plan", help="Plan (a name or a YAML file) to run on the models.")
 @click.option(
     "--out", type=click.Path(path_type=Path),
@@ -62,9 +63,9 @@ def regress_command(
     """Check whether steering that worked on OLD still works on NEW.
 
     OLD and NEW are two models, on each of which the plan is run, in OUT/old and OUT/new; or folders
-    of finished runs of one plan. Experts are found and settings are tuned for each model. The gains
-    are compared item by item. Writes OUT/regression.json, and the verdict of the policy to
-    OUT/gate. Exit codes are those of `gate`: 0 pass, 1 fail, 2 inconclusive.
+    or URLs of finished runs of one plan. Experts are found and settings are tuned for each model.
+    The gains are compared item by item. Writes OUT/regression.json, and the verdict of the policy
+    to OUT/gate. Exit codes are those of `gate`: 0 pass, 1 fail, 2 inconclusive.
     """
     from ..runs import RunOptions
 

@@ -6,19 +6,37 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UserError
+from .copying import folder_or_url, output_of
 from .main import data_option, main, progress_console
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
+    from ..executors.base import Executor
     from ..results import RunFolder
-    from ..runs import RunOptions
+    from ..runs.leases import Shard
+
+
+def _shard_of(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Shard | None:
+    """Return the part of several that a text such as 2/8 names."""
+    from ..runs.leases import Shard
+
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})/([1-9][0-9]{0,5})", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no shard; give I/N, such as 2/8")
+    try:
+        return Shard(int(found[1]), int(found[2]))
+    except UserError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @main.command("run")
@@ -39,7 +57,25 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print the plan, its cost and the smallest effects it can show; run nothing.",
 )
+@click.option(
+    "--gpus", type=click.IntRange(min=1), multiple=True,
+    help="With --dry-run: the makespan on N GPUs, simulated; may be repeated.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, for programs.")
+@click.option(
+    "--executor",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="local: this process. ray: workers on a Ray cluster, of this machine or of RAY_ADDRESS.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard_of,
+    help="Answer only part I of N of the cells, beside processes with the other parts; then run "
+    "without --shard to compare.",
+)
 def run_command(
     plan: str,
     out: Path | None,
@@ -49,7 +85,10 @@ def run_command(
     device: str | None,
     seed: int | None,
     dry_run: bool,
+    gpus: tuple[int, ...],
     as_json: bool,
+    executor: str,
+    shard: Shard | None,
 ) -> None:
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
 
@@ -58,42 +97,54 @@ def run_command(
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
+    if gpus and (not dry_run or device == "cpu"):
+        raise click.UsageError("--gpus goes with --dry-run, and not with --device cpu")
+    if shard is not None and executor != "local":
+        raise click.UsageError("--shard is for schedulers without Ray; leave out --executor")
     if dry_run:
-        show_estimate(plan, models, limit, data, as_json)
+        show_estimate(plan, models, limit, data, as_json, gpus, device)
         return
+    from ..executors.base import Matrix
     from ..registry import load_plan
     from ..runs import RunOptions
+    from ..runs.run import run_root
 
-    names = models or load_plan(plan)[0].models
-    root = out or Path("out") / Path(plan).stem
+    planned = load_plan(plan)[0]
+    names = models or planned.models or (planned.named_model,)
     options = RunOptions(limit=limit, device=device, seed=seed, data=data)
-    if len(names) < 2:
-        _run_one(plan, root, replace(options, model=names[0] if names else None))
-        return
-    failed = {}
-    for name in names:
-        try:
-            _run_one(plan, root / _folder_name(name), replace(options, model=name))
-        except UserError as error:
-            failed[name] = str(error)
-            echo(f"dsmoe-eval: model {name!r}: {error}", err=True)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(names)} models were not run: {', '.join(failed)}")
+    matrix = Matrix(plan, run_root(plan, out), names, options)
+    shown = _say_shard if shard is not None else _show_report
+    failures = executor_of(executor, shard).run(matrix, shown, progress_console())
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(names)} models were not run: {', '.join(failures)}"
+        )
 
 
-def _folder_name(model: str) -> str:
-    return re.sub(r"[^\w.-]+", "--", model.strip("/"))
+def executor_of(name: str, shard: Shard | None) -> Executor:
+    """Return the executor of this name."""
+    if name == "ray":
+        from ..executors.ray import RayExecutor
+
+        return RayExecutor()
+    from ..executors.local import LocalExecutor
+
+    return LocalExecutor(shard)
 
 
-def _run_one(plan: str, out: Path, options: RunOptions) -> None:
+def _show_report(_model: str, root: Path) -> None:
     from ..reports import render
-    from ..runs.run import run_with
+    from ..results import RunFolder
 
-    folder = run_with(plan, out, options, progress_console())
+    folder = RunFolder(root)
     page = render(folder)
     echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
     echo(f"\nreport: {folder.report / 'index.html'}")
     _show_hash(folder)
+
+
+def _say_shard(_model: str, root: Path) -> None:
+    echo(f"{root}: this shard is done; after all of them, run without --shard to compare")
 
 
 def _show_hash(folder: RunFolder) -> None:
@@ -106,32 +157,45 @@ def show_estimate(
     limit: int | None,
     data: Sequence[Path],
     as_json: bool,
+    gpus: Sequence[int] = (),
+    device: str | None = None,
 ) -> None:
-    """Print the estimated cost of a plan on some models, as tables or as JSON."""
+    """Print the estimated cost of a plan on some models, as tables or as JSON.
+
+    Given numbers of GPUs, it also says how long the plan takes on each.
+    """
     from rich.console import Console
 
+    from ..executors.scale import on_paper
     from ..reports.estimate import estimate_tables
+    from ..reports.scale import scale_tables
     from ..runs.estimate import estimate
 
     with progress_console().status("reading tasks"):
         found = estimate(plan, models, limit, data)
+        scale = on_paper(plan, found, gpus, device, limit) if gpus else None
     if as_json:
-        echo(json.dumps(found.to_dict()))
-    else:
-        Console(markup=False, emoji=False).print(estimate_tables(found))  # a path may hold brackets
+        more = {} if scale is None else {"scale": scale.to_dict()}
+        echo(json.dumps(found.to_dict() | more))
+        return
+    console = Console(markup=False, emoji=False)  # a path may hold brackets
+    console.print(estimate_tables(found))
+    if scale is not None:
+        console.print(scale_tables(scale))
 
 
 @main.command("report")
-@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("run_folder", type=folder_or_url)
 @click.option(
     "--report-to", type=click.Path(path_type=Path), help="Folder of the report [RUN_FOLDER/report]."
 )
 def report_command(run_folder: Path, report_to: Path | None) -> None:
-    """Render the report of a finished run again."""
+    """Render the report of a finished run again; RUN_FOLDER may be a copy's URL."""
     from ..reports import render
     from ..results import RunFolder
 
-    echo(render(RunFolder(run_folder), report_to).parent)
+    folder = RunFolder(run_folder)
+    echo(render(folder, report_to or output_of(run_folder, "--report-to") / "report").parent)
 
 
 @main.command("leakage")

@@ -12,6 +12,7 @@ import click
 
 from ..errors import UserError, out_of_memory, printable
 from ..files import FREE_SPACE, full_disk
+from ..storage import shown
 
 EXIT_FAILED = 1
 """The request was carried out, and the answer is no."""
@@ -23,13 +24,16 @@ EXIT_INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
 """The values of the option that may come before a command."""
 _LONGEST_COMMAND = 200
-_GOES_ON = ("run", "trial", "identify", "stability")
+_GOES_ON = ("run", "trial", "identify", "stability", "copy")
 """The commands that keep what they computed; of `lab train`, lab-smol does so too."""
 
 
 def echo(text: object, err: bool = False) -> None:
-    """Print text, which may quote data, without characters that would command the terminal."""
-    click.echo(printable(str(text)), err=err)
+    """Print text, which may quote data, without characters that would command the terminal.
+
+    Local copies of what is at a URL are named by that URL.
+    """
+    click.echo(printable(shown(str(text))), err=err)
 
 
 def stop(message: str, code: int) -> NoReturn:

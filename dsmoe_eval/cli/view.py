@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from .copying import folder_or_url
 from .main import main
 from .terminal import echo
 
 
 @main.command("view")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=folder_or_url)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -23,6 +24,7 @@ from .terminal import echo
 def view_command(folder: Path, port: int) -> None:
     """Serve the runs and leaderboards in DIR to this machine only, until interrupted.
 
+    DIR may be the URL of a copy.
     A generated answer that is in an Inspect log (.eval) in DIR has a link to it.
     """
     from ..reports.serve import HOST, listen, make_server, open_site

@@ -10,9 +10,9 @@ from rich.console import Console
 from ..errors import UserError
 from ..registry import load_plan
 from ..results.finished import FinishedRun, read_finished
-from ..runs.estimate import size_of
 from ..runs.options import AS_PLANNED, RunOptions
 from ..runs.run import run_with
+from ..runs.sizes import size_of
 from .regression import check_run_of
 
 

@@ -22,6 +22,7 @@ from ..results.regression import (
 from ..runs.overlaps import shared_experts
 from ..runs.profiles import experts_profile
 from ..stats import POINTS, Unit, claim
+from ..storage import shown
 from .routing_agreement import UnlikeRoutingError, routing_agreement
 
 _OF_MODEL = {"model", "models", "revision", "name", "description"}
@@ -201,7 +202,7 @@ def _side(run: FinishedRun) -> Side:
     return Side(
         model=model.model,
         fingerprint=model.fingerprint,
-        run=str(folder.root),
+        run=shown(str(folder.root)),
         root_hash=folder.root_hash,
     )
 

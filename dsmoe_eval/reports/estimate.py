@@ -32,15 +32,16 @@ def _tasks(found: CostEstimate) -> Table:
     title = f"plan {found.plan}: tasks of suite {found.suite}"
     shows = (f"pp at\n{share:.0%}" for share in DISCORDANCE)
     # A long name is folded, so that all can be told apart at 80 columns.
-    return _table(
+    return plain_table(
         title, ("task", "role"), ("test", "tuning", "identify", "prompt", "answer", *shows),
         map(_task_row, found.tasks),
     )  # fmt: skip
 
 
-def _table(
+def plain_table(
     title: str, names: Sequence[str], figures: Sequence[str], rows: Iterable[Iterable[str]]
 ) -> Table:
+    """Return a table for a terminal: columns of names, and columns of figures."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column(names[0], overflow="fold")
     for name in names[1:]:
@@ -95,7 +96,7 @@ def _sums(found: CostEstimate) -> Table:
 
 def _models(found: CostEstimate) -> Table:
     figures = ("tokens, M", "weights, GiB", "PFLOP", "H100 hours, at least")
-    return _table("models", ("model",), figures, map(_model_row, found.models))
+    return plain_table("models", ("model",), figures, map(_model_row, found.models))
 
 
 def _model_row(model: ModelEstimate) -> Iterator[str]:

@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ..errors import UserError
+from ..storage import shown
 
 HOST = "127.0.0.1"
 Links = Mapping[str, Mapping[str, list[dict[str, str]]]]
@@ -189,7 +190,7 @@ def _index(site: Site) -> str:
     if site.viewer is not None:
         rows.append(("Inspect's viewer of the logs", "inspect/index.html"))
     items = "".join(f'<li><a href="{url}">{html.escape(title)}</a></li>' for title, url in rows)
-    name = html.escape(str(site.root))
+    name = html.escape(shown(str(site.root)))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ..cards import Variant
 from ..errors import UserError
 from ..files import read_json
+from ..storage import shown
 from ..variants import get_variant
 from .arms import Arm
 from .folder import RunFolder
@@ -82,11 +83,11 @@ def read_finished(path: Path) -> FinishedRun:
     file = path / "comparisons.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path} has no comparisons.json; finish the run first")
-    folder = RunFolder(file.parent)
+    folder, name = RunFolder(file.parent), shown(str(path))
     if not folder.has_cells:
-        return as_finished(read_json(file), str(path))
+        return as_finished(read_json(file), name)
     folder.check()
-    return as_finished(folder.read_json(file), str(path), folder)
+    return as_finished(folder.read_json(file), name, folder)
 
 
 def as_finished(data: object, name: str, folder: RunFolder | None = None) -> FinishedRun:

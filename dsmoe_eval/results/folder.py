@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import LOCK, is_draft, remove_drafts
-from .manifest import MANIFEST, RecordedFolder
+from ..files import LOCK, is_draft, remove_drafts, write_bytes
+from .manifest import MANIFEST, PARTS, RecordedFolder
+
+WORKERS, LEASES = "workers", "leases"
+_OF_WORKERS = (MANIFEST, PARTS, WORKERS, LEASES, "logs")
 
 _MAY_CHANGE = {"threads"}
 """Keys of `run.json` that change only last digits: a run may continue with other values."""
@@ -65,8 +71,22 @@ class RunFolder(RecordedFolder):
 
     @property
     def log(self) -> Path:
-        """The log of events with their times, as JSON lines."""
-        return self.root / "log.jsonl"
+        """The log of events with their times, as JSON lines; each of several writers has one."""
+        return self._logs / f"{self.writer}.jsonl" if self.writer else self.root / "log.jsonl"
+
+    @property
+    def _logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def workers(self) -> Path:
+        """The folder of files by which workers show that they live; see `runs.workers`."""
+        return self.root / WORKERS
+
+    @property
+    def leases(self) -> Path:
+        """The folder of the pieces that several workers have begun; see `runs.leases`."""
+        return self.root / LEASES
 
     @property
     def comparisons(self) -> Path:
@@ -92,6 +112,11 @@ class RunFolder(RecordedFolder):
         """Return the path of the settings that tuning tried for one arm, and of its choice."""
         return self.root / "tuning" / f"{target}--{variant}.json"
 
+    @property
+    def tuning_base(self) -> Path:
+        """The path of base's scores on the tuning split."""
+        return self.root / "tuning" / "base.json"
+
     def routing(self, variant: str, target: str) -> Path:
         """Return the path of the routing of the target's tuning questions, base and steered."""
         return self.root / "routing" / f"{target}--{variant}.json"
@@ -108,39 +133,117 @@ class RunFolder(RecordedFolder):
         """Return the folder of one (variant, target, task): `cell.json` and `samples.parquet`."""
         return self.root / "cells" / cell_id
 
+    def worker(self, name: str) -> Path:
+        """Return the path of a worker's file."""
+        return self.workers / f"{name}.json"
+
+    def lease(self, key: str, attempt: int) -> Path:
+        """Return the path of the lease of a piece; attempts count from 0."""
+        return self.leases / f"{key}.{attempt}"
+
     def answers(self, owner: str) -> Path:
-        """Return the path of the answers generated so far for an unfinished cell or setting."""
-        return self.root / "answers" / f"{owner}.jsonl"
+        """Return the path of the answers generated so far for an unfinished cell or setting.
+
+        One of several writers has a separate file, which begins with what another has left.
+        """
+        folder = self.root / "answers"
+        if self.writer is None:
+            return folder / f"{owner}.jsonl"
+        path = folder / f"{owner}@{self.writer}.jsonl"
+        if not path.exists() and (left := _longest(folder, owner)):
+            with suppress(FileNotFoundError):  # another has finished the cell just now
+                write_bytes(path, left.read_bytes())
+        return path
+
+    def forget_answers(self, owner: str) -> None:
+        """Remove the answers to a cell or setting that is finished, whoever wrote them.
+
+        Args:
+            owner: the cell or setting, or a pattern of several.
+        """
+        for path in _answers_of(self.root / "answers", owner):
+            path.unlink(missing_ok=True)
+
+    def absorb(self, keep: str | None = None) -> None:
+        """Turn what several writers have left into the files of a single one; none writes any more.
+
+        Args:
+            keep: the name of the worker that calls this, whose file stays.
+        """
+        RecordedFolder.absorb(self)
+        shutil.rmtree(self.leases, ignore_errors=True)
+        for path in self.workers.glob("*"):
+            if path.name != f"{keep}.json":
+                path.unlink()
+        for path in self.root.glob(f"{LOCK}-*"):  # of killed shards
+            path.unlink()
+        self._absorb_logs()
+        for owner in {path.name.partition("@")[0] for path in self.root.glob("answers/*@*.jsonl")}:
+            folder = self.root / "answers"
+            if left := _longest(folder, owner):
+                os.replace(left, folder / f"{owner}.jsonl")
+            for path in folder.glob(f"{owner}@*.jsonl"):
+                path.unlink()
+
+    def _absorb_logs(self) -> None:
+        """Join the logs of all writers into one, by time."""
+        if not self._logs.is_dir():
+            return
+        whole = self.root / "log.jsonl"
+        paths = [path for path in (whole, *sorted(self._logs.glob("*.jsonl"))) if path.is_file()]
+        # A process that was killed here has left lines twice; the last line of any may be cut.
+        lines = dict.fromkeys(
+            line for path in paths for line in path.read_bytes().split(b"\n") if line[-1:] == b"}"
+        )
+        write_bytes(whole, b"".join(line + b"\n" for line in sorted(lines)))
+        shutil.rmtree(self._logs)
 
 
-def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> RunFolder:
+def _answers_of(folder: Path, owner: str) -> list[Path]:
+    return [*folder.glob(f"{owner}.jsonl"), *sorted(folder.glob(f"{owner}@*.jsonl"))]
+
+
+def _longest(folder: Path, owner: str) -> Path | None:
+    """Return the file with the most answers to a cell or setting; None if there is none."""
+    return max(_answers_of(folder, owner), key=_size, default=None)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def open_folder(
+    root: Path, plan_text: str, identity: Mapping[str, object], writer: str | None = None
+) -> RunFolder:
     """Open the folder of a new run, or that of an interrupted run with the same identity.
 
-    This process has locked the folder, so that all drafts in it are those of killed processes;
-    they are removed.
+    A single writer has locked the folder, so that all drafts and leases in it are those of killed
+    processes; they are removed.
+
+    Args:
+        root: the folder.
+        plan_text: the content of the plan's file.
+        identity: the settings that every start on the folder must share.
+        writer: the name of this process among several; None: it is the only one.
 
     Raises:
         UserError: the folder is that of something else, cannot be written, or a file of it is not
             what the run wrote.
     """
-    folder = RunFolder(root)
-    if folder.identity.is_file():
-        before = folder.read_json(folder.identity)
-        changed = sorted(
-            key
-            for key in {*before, *identity} - _MAY_CHANGE
-            if before.get(key) != identity.get(key)
-        )
-        if changed:
-            raise UserError(
-                f"{root} holds a run that differs in {', '.join(changed)}; give another --out, or "
-                "delete that folder to start again"
-            )
-        folder.check_unfinished()
-    elif root.exists() and not (root.is_dir() and all(map(_is_unfinished, root.iterdir()))):
-        raise UserError(f"{root} is not empty and holds no run; give another --out")
+    folder = RunFolder(root, writer)
+    check_free(root)
     try:
-        remove_drafts(root)
+        if folder.identity.is_file():
+            if writer is None:
+                folder.absorb()
+            _check_identity(folder, identity)
+            if writer is None:
+                folder.check_unfinished()
+        if writer is None:
+            remove_drafts(root)
         # The identity comes first: a process killed between the two leaves a run that goes on.
         if not folder.identity.is_file():
             folder.write_json(folder.identity, identity)
@@ -151,6 +254,30 @@ def open_folder(root: Path, plan_text: str, identity: Mapping[str, object]) -> R
     return folder
 
 
+def check_free(root: Path) -> None:
+    """Check that a folder is absent or empty, or that of a run.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not root.exists() or (root.is_dir() and all(map(_is_unfinished, root.iterdir()))):
+        return
+    if not RunFolder(root).identity.is_file():  # looked for last: another may begin the run now
+        raise UserError(f"{root} is not empty and holds no run; give another --out")
+
+
+def _check_identity(folder: RunFolder, identity: Mapping[str, object]) -> None:
+    before = folder.read_json(folder.identity)
+    changed = sorted(
+        key for key in {*before, *identity} - _MAY_CHANGE if before.get(key) != identity.get(key)
+    )
+    if changed:
+        raise UserError(
+            f"{folder.root} holds a run that differs in {', '.join(changed)}; give another --out, "
+            "or delete that folder to start again"
+        )
+
+
 def _is_unfinished(path: Path) -> bool:
     """Return whether a process that was killed before the run began leaves such a path."""
-    return is_draft(path) or path.name in (LOCK, MANIFEST)
+    return is_draft(path) or path.name.startswith(LOCK) or path.name in _OF_WORKERS

@@ -31,8 +31,14 @@ def measure_agreement(job: Job) -> None:
     vLLM is run eagerly for it. Where vLLM learned, there is nothing to compare.
     """
     path = job.folder.engine_routing
-    if not job.roles.are_two or job.plan.learner == "vllm" or job.folder.has(path):
+    if not job.roles.are_two or job.plan.learner == "vllm":
         return
+    with job.leases.turn("agreement"):
+        if not job.folder.has(path):
+            _measure(job, path)
+
+
+def _measure(job: Job, path: Path) -> None:
     tasks, chat = job.identification.tasks, job.plan.identification.chat_template
     documents = sampled(_encoded(job.engine, tasks, chat))
     root = job.folder.observations / "compared"

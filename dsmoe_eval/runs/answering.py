@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
@@ -19,34 +20,41 @@ from ..tasks.loading import LoadedTask, with_preamble
 from .arms import PlannedArm, PreparedArm
 from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
 from .job import Job
+from .leases import Piece
 from .stages import note_probes, probed, seconds_since, tuning_questions
 
 
-def answer_base(job: Job, steps: Steps) -> dict[str, str]:
-    """Answer every task with base, and return task name -> cell id."""
-    cells = {name: cell_identity(job, None, name) for name in job.base_tasks}
-    answer_cells(job, cells, None, steps)
-    return {name: identity.id for name, identity in cells.items()}
-
-
-def answer_arms(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> list[ArmCells]:
-    """Answer what is missing of the arms' tasks, and return their cells in the same order.
+def answer_tests(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
+    """Answer what is missing of base's and the arms' tasks, of this worker's part at least.
 
     vLLM answers all steered arms together. Fine-tuned arms come last: for each of them vLLM is
     started once more, after the learner.
     """
-    together = job.roles.mixing is not None
-    answer_together(job, [arm for arm in arms if together and arm.profile is not None], steps)
-    rest = [arm for arm in arms if not together or arm.profile is None]
+    mixing = job.roles.mixing is not None
+    steered = [arm for arm in arms if mixing and arm.profile is not None]
+    rest = [arm for arm in arms if not (mixing and arm.profile is not None)]
     fine = [arm for arm in rest if arm.planned.variant.kind == "sft"]
-    for arm in rest:
-        if arm not in fine:
-            answer_arm(job, arm, steps)
-    for arm in arms:
-        if arm.profile is not None:  # by the learner, where the engine does not show its routing
-            _keep_routing(job, arm.planned, arm.profile)
-    for arm in fine:
-        answer_arm(job, arm, steps)
+    with closing(Bench(lambda arm: _equipped(job, arm))) as bench:
+        first = [AskedCell(None, name) for name in job.base_tasks]
+        first += _asked(arm for arm in rest if arm not in fine)
+        last = _asked(fine)
+        pieces = cell_pieces(job, first, bench, steps)
+        pieces += Together(job, steered, steps).pieces()
+        job.leases.share(pieces, by_shard=True)
+        for arm in arms:
+            if arm.profile is not None:  # by the learner, where the engine does not show it
+                with job.leases.turn(f"routing-{arm.planned.name}"):
+                    _keep_routing(job, arm.planned, arm.profile)
+        job.leases.share(cell_pieces(job, last, bench, steps), by_shard=True)
+
+
+def base_cells(job: Job) -> dict[str, str]:
+    """Return task name -> the id of base's cell."""
+    return {name: cell_identity(job, None, name).id for name in job.base_tasks}
+
+
+def arm_cells(job: Job, arms: Sequence[PreparedArm]) -> list[ArmCells]:
+    """Return the arms with the ids of their cells, in the same order."""
     return [
         ArmCells(
             arm.planned.variant,
@@ -65,38 +73,128 @@ def _cells(job: Job, arm: PreparedArm) -> dict[str, Identity]:
     return {name: cell_identity(job, arm, name) for name in arm.planned.tasks}
 
 
-def answer_arm(job: Job, arm: PreparedArm, steps: Steps) -> None:
-    """Answer what is missing of an arm's tasks; if the arm is steered, the probes run first."""
-    cells = _cells(job, arm)
-    if all(is_done(job.folder, identity) for identity in cells.values()):
-        steps.skip(sum(job.test[name].answers_asked for name in cells))
-        return
-    with _equipped(job, arm) as figures:
-        answer_cells(job, cells, figures, steps, arm.planned.preamble)
+@dataclass(frozen=True, slots=True)
+class AskedCell:
+    """A cell that the run needs.
+
+    Attributes:
+        arm: the arm; None is base.
+        task: the name of the task.
+        line: the line before each prompt; None: the arm's, if it has one.
+    """
+
+    arm: PreparedArm | None
+    task: str
+    line: str | None = None
 
 
-def answer_together(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
-    """Answer what is missing of the tasks of steered arms, all arms of a task in common batches.
+def _asked(arms: Iterable[PreparedArm]) -> list[AskedCell]:
+    return [AskedCell(arm, name) for arm in arms for name in arm.planned.tasks]
+
+
+class Bench:
+    """The model as cell after cell needs it; the probes run whenever the arm changes.
+
+    Args:
+        equip: steers or adapts the model for an arm in a context, and gives the probes' figures.
+    """
+
+    def __init__(self, equip: Callable[[PreparedArm], AbstractContextManager[Figures | None]]):
+        self._equip, self._opened = equip, ExitStack()
+        self._arm: PreparedArm | None = None
+        self._figures: Figures | None = None
+
+    def take(self, arm: PreparedArm | None) -> Figures | None:
+        """Make the model that of an arm, or base; return the probes' figures of a steered one."""
+        if arm is not self._arm:
+            self.close()
+            if arm is not None:
+                self._figures = self._opened.enter_context(self._equip(arm))
+            self._arm = arm
+        return self._figures
+
+    def close(self) -> None:
+        """Make the model base again."""
+        self._arm = self._figures = None
+        self._opened.close()
+
+
+def cell_pieces(job: Job, cells: Iterable[AskedCell], bench: Bench, steps: Steps) -> list[Piece]:
+    """Return cells as pieces that workers share."""
+    return [_piece(job, cell, bench, steps) for cell in cells]
+
+
+def _piece(job: Job, cell: AskedCell, bench: Bench, steps: Steps) -> Piece:
+    identity = cell_identity(job, cell.arm, cell.task, cell.line)
+    line = cell.line
+    if line is None and cell.arm is not None:
+        line = cell.arm.planned.preamble
+    task = with_preamble(job.test[cell.task], line)
+
+    def do() -> None:
+        figures, started = bench.take(cell.arm), time.perf_counter()
+        job.roles.start()
+        with counted_as(steps, task.answers_asked, task.requests_asked) as count:
+            run_cell(job.folder, identity, job.lm, task, figures, count)
+        _note_done(identity, task, seconds_since(started))
+
+    return Piece(
+        identity.id,
+        done=partial(is_done, job.folder, identity),
+        do=do,
+        skip=partial(steps.skip, task.answers_asked),
+    )
+
+
+class Together:
+    """Steered arms whose cells of a task are answered in common batches, in vLLM.
 
     The probes of each arm run first. Where only some cells of a task are missing, as after a crash,
     all its arms answer again, so that the batches are the same; cells that exist stay.
     """
-    cells = [_cells(job, arm) for arm in arms]
-    missing = [
-        {name for name, identity in of_arm.items() if not is_done(job.folder, identity)}
-        for of_arm in cells
-    ]
-    figures: list[Figures | None] = []
-    for arm, names in zip(arms, missing, strict=True):
-        figures.append(_probed(job, arm) if names else None)
-    for name in job.base_tasks:
-        asked = [place for place, of_arm in enumerate(cells) if name in of_arm]
-        for place in asked:
-            if name not in missing[place]:
-                steps.skip(job.test[name].answers_asked)
-        if any(name in missing[place] for place in asked):
-            each = [ArmCell(arms[i], cells[i][name], figures[i], name in missing[i]) for i in asked]
-            _answer_task(job, name, each, steps)
+
+    def __init__(self, job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
+        self._job, self._arms, self._steps = job, arms, steps
+        self._cells = [_cells(job, arm) for arm in arms]
+        self._figures: dict[int, Figures | None] = {}
+
+    def pieces(self) -> list[Piece]:
+        """Return the tasks, each with the cells of all its arms, as pieces that workers share."""
+        names = [name for name in self._job.base_tasks if self._places(name)]
+        return [
+            Piece(
+                f"arms-{name}",
+                done=partial(self._is_done, name),
+                do=partial(self._do, name),
+                skip=partial(self._skip, name),
+            )
+            for name in names
+        ]
+
+    def _places(self, name: str) -> list[int]:
+        """Return the indices of the arms that answer a task."""
+        return [place for place, of_arm in enumerate(self._cells) if name in of_arm]
+
+    def _missing(self, place: int, name: str) -> bool:
+        return not is_done(self._job.folder, self._cells[place][name])
+
+    def _is_done(self, name: str) -> bool:
+        return not any(self._missing(place, name) for place in self._places(name))
+
+    def _skip(self, name: str) -> None:
+        self._steps.skip(self._job.test[name].answers_asked * len(self._places(name)))
+
+    def _do(self, name: str) -> None:
+        each = []
+        for place in self._places(name):
+            arm, missing = self._arms[place], self._missing(place, name)
+            if missing and place not in self._figures:
+                self._figures[place] = _probed(self._job, arm)
+            if not missing:
+                self._steps.skip(self._job.test[name].answers_asked)
+            figures = self._figures.get(place)
+            each.append(ArmCell(arm, self._cells[place][name], figures, missing))
+        _answer_task(self._job, name, each, self._steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,33 +235,6 @@ def _answer_task(job: Job, name: str, cells: Sequence[ArmCell], steps: Steps) ->
             answered = replace(answered, seconds=share)
             store_cell(job.folder, cell.identity, job.lm, task, cell.figures, answered)
             _note_done(cell.identity, task, share)
-
-
-def answer_cells(
-    job: Job,
-    cells: Mapping[str, Identity],
-    figures: Figures | None,
-    steps: Steps,
-    preamble: str | None = None,
-) -> None:
-    """Answer what is missing of some tasks with the model in its present state.
-
-    Args:
-        job: the run.
-        cells: task name -> the identity of its cell.
-        figures: the probes' figures, for a steered model.
-        steps: the counter of answers.
-        preamble: the line before each prompt, as the cells' identities say; None: no such line.
-    """
-    for name, identity in cells.items():
-        task, started = with_preamble(job.test[name], preamble), time.perf_counter()
-        if is_done(job.folder, identity):
-            steps.skip(task.answers_asked)
-            continue
-        job.roles.start()
-        with counted_as(steps, task.answers_asked, task.requests_asked) as count:
-            run_cell(job.folder, identity, job.lm, task, figures, count)
-        _note_done(identity, task, seconds_since(started))
 
 
 def _note_done(identity: Identity, task: LoadedTask, seconds: float) -> None:

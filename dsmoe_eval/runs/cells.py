@@ -117,7 +117,7 @@ def store_cell(
                 "wall_seconds": round(asked.seconds, 3),
             },
         )
-    folder.answers(identity.id).unlink(missing_ok=True)
+    folder.forget_answers(identity.id)
 
 
 Answered = tuple[pd.DataFrame, dict[str, object]]

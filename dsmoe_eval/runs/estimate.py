@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import get_args
 
 from ..cards import Plan, StageSplit, Suite, Task
-from ..errors import UserError
-from ..models.places import locate
-from ..models.sizes import ModelSize, measure_model
-from ..registry import builtin_names, load_model_card, load_plan
+from ..registry import load_plan
 from ..stats import smallest_effect
 from ..tasks.identification import domain_texts, suite_text
 from ..tasks.leakage import check_leakage
-from ..tasks.loading import LoadedTask, most_tokens
+from ..tasks.loading import LoadedTask
 from ..tasks.outcomes import check_outcome
 from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
+from .sizes import model_size
 from .stability import stability_cells
 
 PEAK_FLOPS = 989e12
@@ -312,22 +310,6 @@ def _smallest(items: int, discordance: float, level: float) -> float | None:
     return None if math.isnan(effect) else effect
 
 
-def size_of(name: str, plan: Plan) -> ModelSize | None:
-    """Measure the model in a folder; None for one of the hub, or one that only vLLM may know.
-
-    Raises:
-        UserError: there is no such model, or the plan's learner has no code for it.
-    """
-    if not Path(locate(name)).is_dir():
-        return None
-    try:
-        return measure_model(name)
-    except UserError:
-        if plan.learner == "vllm":
-            return None
-        raise
-
-
 def _model(
     name: str,
     plan: Plan,
@@ -335,16 +317,11 @@ def _model(
     counts: Mapping[str, int],
     limit: int | None,
 ) -> ModelEstimate:
-    thinking = 0
-    if name in builtin_names("models"):
-        card = load_model_card(name)
-        thinking, active, gib = card.answer_tokens or 0, card.parameters.active, card.weights_gib
-    else:
-        size, generated = size_of(name, plan), _generated(tasks, counts, 0)
-        if size is None:
-            return ModelEstimate(name, _tokens(tasks, counts), generated, None, None, None)
-        active, gib = size.active_parameters, size.weights_bytes / 2**30
-    thinking = min(thinking, most_tokens(limit) or thinking)
-    tokens, generated = (count(tasks, counts, thinking) for count in (_tokens, _generated))
-    flop = 2 * active * tokens
-    return ModelEstimate(name, tokens, generated, gib, flop / 1e15, flop / PEAK_FLOPS / 3600)
+    size = model_size(name, plan, limit)
+    if size is None:
+        generated = _generated(tasks, counts, 0)
+        return ModelEstimate(name, _tokens(tasks, counts), generated, None, None, None)
+    tokens, generated = (count(tasks, counts, size.thinking) for count in (_tokens, _generated))
+    flop = 2 * size.active_parameters * tokens
+    hours = flop / PEAK_FLOPS / 3600
+    return ModelEstimate(name, tokens, generated, size.weights_gib, flop / 1e15, hours)

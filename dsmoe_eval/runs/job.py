@@ -35,6 +35,7 @@ from ..tasks.outcomes import check_outcome
 from ..tasks.splits import load_splits
 from ..variants import own_file
 from .arms import PlannedRun, plan_run
+from .leases import ALONE, Leases
 from .options import AS_PLANNED, RunOptions
 from .plan_checks import check_engine
 from .roles import Roles, open_roles
@@ -54,6 +55,7 @@ class Job(PlannedRun):
         folder: the run's folder.
         identity: the identity of the run, for `comparisons.json`.
         leakage: the items that the parts share.
+        leases: the way in which this process shares the run with others.
         close: the function that frees the engines, and unlocks the folder for other processes.
     """
 
@@ -65,6 +67,7 @@ class Job(PlannedRun):
     folder: RunFolder
     identity: dict[str, Any]
     leakage: Leakage
+    leases: Leases
     close: Callable[[], None]
 
     @property
@@ -78,28 +81,26 @@ class Job(PlannedRun):
         return self.roles.learner
 
 
-def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
+def prepare(
+    plan_name: str, out: Path, options: RunOptions = AS_PLANNED, leases: Leases = ALONE
+) -> Job:
     """Check the plan, load model and tasks, and open the run's folder.
 
     Args:
         plan_name: a built-in plan's name or the path of a YAML file.
         out: the run's folder.
         options: the settings beside the plan.
+        leases: the way in which this process shares the run with others.
 
     Raises:
         UserError: something in the plan cannot be met, or another process works in the folder; then
             nothing has been written.
     """
-    if (out / LOCK).exists():  # said before the model is loaded
-        lock_folder(out)()
+    _check_unlocked(out, leases)
     planned, path = _checked(plan_name, options)
-    plan, suite, limit = planned.plan, planned.suite, options.limit
-    splits = load_splits(suite, limit, options.data, planned.targets, None, planned.reads_answers)
-    check_outcome([*splits["test"].values()], plan.outcome)
-    text = suite_text(suite, splits["identification"], limit)
-    leakage = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
-    eager = any(arm.variant.kind == "residual" for arm in planned.arms)
-    roles = open_roles(plan, options.device, out, eager)
+    plan, limit = planned.plan, options.limit
+    splits, text, leakage = _read_items(planned, options)
+    roles = open_roles(plan, options.device, out, _needs_eager(planned))
     with ExitStack() as opened:
         opened.callback(roles.close)
         engine = roles.engine
@@ -111,10 +112,12 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         )
         check = partial(_check_lengths, planned, tuning, test, lm)
         check()
-        identity = _run_identity(suite, engine, limit)
+        identity = _run_identity(planned.suite, engine, limit)
         fixed = identity | _decoding(engine, used) | _planned(planned, path)
-        opened.callback(lock_folder(out))
-        folder = open_folder(out, path.read_text(encoding="utf-8"), fixed)
+        if leases.writer is None:
+            opened.callback(lock_folder(out))
+        with leases.turn("folder"):
+            folder = open_folder(out, path.read_text(encoding="utf-8"), fixed, leases.writer)
         roles.continue_in(folder, lm, check)
         close = opened.pop_all().close
     return Job(
@@ -127,8 +130,42 @@ def prepare(plan_name: str, out: Path, options: RunOptions = AS_PLANNED) -> Job:
         folder=folder,
         identity=identity,
         leakage=leakage,
+        leases=leases,
         close=close,
     )
+
+
+def _check_unlocked(out: Path, leases: Leases) -> None:
+    """Refuse a folder in which another process works, before the model is loaded."""
+    if leases.writer is None and (out / LOCK).exists():
+        lock_folder(out)()
+
+
+def _needs_eager(planned: PlannedRun) -> bool:
+    """Return whether an arm needs vLLM to run eagerly."""
+    return any(arm.variant.kind == "residual" for arm in planned.arms)
+
+
+Splits = Mapping[str, Mapping[str, LoadedTask]]
+"""Part -> task name -> its items in that part."""
+
+
+def _read_items(
+    planned: PlannedRun, options: RunOptions
+) -> tuple[Splits, IdentificationText, Leakage]:
+    """Return the tasks of each part of a run, the identification text, and what the parts share."""
+    plan, suite = planned.plan, planned.suite
+    splits = load_splits(
+        suite,
+        options.limit,
+        options.data,
+        planned.targets,
+        answered_text=planned.reads_answers,
+    )
+    check_outcome([*splits["test"].values()], plan.outcome)
+    text = suite_text(suite, splits["identification"], options.limit)
+    checked = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)
+    return splits, text, checked
 
 
 def _checked(plan_name: str, options: RunOptions) -> tuple[PlannedRun, Path]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -13,28 +13,27 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engines.generation import FILE
-from ..errors import printable
+from ..errors import UserError, printable
 from ..experts import RoutingCounts
+from ..files import LOCK, lock_folder
 from ..log import log_file, note
 from ..progress import progress_bar
-from ..results.folder import RunFolder
+from ..results.folder import RunFolder, check_free
 from ..results.outcome_comparisons import compare_run
+from ..results.workers import LOCAL
 from ..steering import SteeringError
 from ..variants import describe_controls
 from .agreement import measure_agreement
-from .answering import answer_arms, answer_base
+from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
+from .leases import ALONE, Leases, RunPart, Shard, Shared
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
 from .stability import check_wordings, measure_stability, stability_answers, stability_cells
-from .stages import (
-    count_experts,
-    fine_tune,
-    make_arms,
-    training_steps,
-    tuning_answers,
-)
+from .stages import count_experts, make_arms, tuning_answers
+from .training import trained_arms, training_steps
+from .workers import Worker
 
 _LOGGED = ("model", "fingerprint", "engine", "dtype", "device", "limit", "versions")
 
@@ -75,15 +74,59 @@ def run_with(
     out: Path | None = None,
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
+    part: RunPart | None = None,
 ) -> RunFolder:
-    """Run a plan as `run` does, with all options in one value."""
-    job = prepared(plan, out, options, console)
-    try:
+    """Run a plan as `run` does, with all options in one value.
+
+    Args:
+        plan: this and the next are those of `run`.
+        out: the run's folder.
+        options: the settings beside the plan.
+        console: as in `run`.
+        part: this process as one of several that share the run; None: it is the only one.
+    """
+    root = run_root(plan, out)
+    worker = Worker(root, LOCAL) if part is None else Worker(root, part.name, part.node)
+    leases = ALONE if part is None else Shared(root, worker, part.shard)
+    with ExitStack() as opened:
+        if part is not None:
+            check_free(root)
+            if part.shard is not None:
+                opened.callback(lock_shard(root, part.shard))
+            opened.enter_context(worker.working())
+        job = prepared(plan, root, options, console, leases)
+        opened.callback(job.close)
+        if part is None:
+            opened.enter_context(worker.working())
+        worker.cells = cell_count(job)
         with logged(job):
             run_job(job, console)
-        return job.folder
-    finally:
-        job.close()
+    return RunFolder(root)
+
+
+def run_root(plan: str, out: Path | None) -> Path:
+    """Return the folder of a run: `out`, by default one with the name of the plan."""
+    return out or Path("out") / Path(plan).stem
+
+
+def lock_shard(root: Path, shard: Shard) -> Callable[[], None]:
+    """Lock a run's folder for a shard, beside other shards; return the function that unlocks it.
+
+    Raises:
+        UserError: another process has the same shard, or the whole run.
+    """
+    unlock = lock_folder(root, LOCK, shared=True)
+    try:
+        unlock_shard = lock_folder(root, f"{LOCK}-{shard.index}-of-{shard.of}")
+    except UserError:
+        unlock()
+        raise
+
+    def both() -> None:
+        unlock_shard()
+        unlock()
+
+    return both
 
 
 def prepared(
@@ -91,10 +134,11 @@ def prepared(
     out: Path | None = None,
     options: RunOptions = AS_PLANNED,
     console: Console | None = None,
+    leases: Leases = ALONE,
 ) -> Job:
     """Load a run into memory, while the console shows that this takes a moment."""
     with (console or Console(stderr=True)).status("loading model and tasks"):
-        return prepare(plan, out or Path("out") / Path(plan).stem, options)
+        return prepare(plan, run_root(plan, out), options, leases)
 
 
 @contextmanager
@@ -114,6 +158,7 @@ def logged(job: Job) -> Iterator[None]:
             variants=[variant.name for variant in job.variants],
             seed=job.plan.seed,
             threads=torch.get_num_threads(),
+            cells=cell_count(job),
             **{key: job.identity[key] for key in _LOGGED},
         )
         yield
@@ -126,10 +171,20 @@ def run_job(job: Job, console: Console | None = None) -> None:
     console.print(plan_table(job))
     check_wordings(job)
     counts, arms = _arms(job, console)
-    compare_cells(job, arms, console)
+    with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
+        answer_tests(job, arms, steps)
+    if job.leases.shard is None:
+        _compare(job, arms)
     measure_stability(job, counts, arms, console)
-    spent = time.perf_counter() - started
-    console.print(Text(printable(f"answered and compared in {spent:.0f} s: {job.folder.root}")))
+    spent, shard = time.perf_counter() - started, job.leases.shard
+    done = "answered and compared" if shard is None else f"shard {shard} answered"
+    console.print(Text(printable(f"{done} in {spent:.0f} s: {job.folder.root}")))
+
+
+def cell_count(job: Job) -> int:
+    """Return the number of cells of a run, those of the stage `stability` included."""
+    arms = sum(len(arm.tasks) for arm in job.arms)
+    return len(job.base_tasks) + arms + stability_cells(job).total()
 
 
 def plan_table(job: Job) -> Table:
@@ -190,31 +245,35 @@ def _leakage(job: Job) -> Text:
     return Text(words, style="bold red" if found.overlaps else "")
 
 
-def compare_cells(job: Job, arms: list[PreparedArm], console: Console) -> None:
-    """Answer every cell that is missing and write `comparisons.json`."""
-    with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
-        base = answer_base(job, steps)
-        answered = answer_arms(job, arms, steps)
-    result = compare_run(job.folder, job.plan, job.suite, base, answered, job.identity, job.leakage)
-    job.folder.write_json(job.folder.comparisons, result.model_dump(mode="json"))
+def _compare(job: Job, arms: list[PreparedArm]) -> None:
+    """Write `comparisons.json`; of several workers only the first."""
+    folder = job.folder
+    with job.leases.turn("comparisons"):
+        if job.leases.writer is None or not folder.has(folder.comparisons):
+            base, answered = base_cells(job), arm_cells(job, arms)
+            parts = (job.plan, job.suite, base, answered, job.identity, job.leakage)
+            folder.write_json(
+                folder.comparisons, compare_run(folder, *parts).model_dump(mode="json")
+            )
 
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
     """Make the arms: first all that is learned, then tuning, so that each engine starts once."""
     texts = sum(len(task.items) for task in job.identification.tasks.values())
     with progress_bar(console, "identify experts", texts, "texts") as steps:
-        counts = count_experts(job, steps)
+        with job.leases.turn("identification"):
+            counts = count_experts(job, steps)
         steps.skip(steps.total - steps.done)  # all of them, where the counts were kept
     means = None
     if needs_streams(job):
         with progress_bar(console, "average the residual stream", texts, "texts") as steps:
-            means = stream_means(job, steps)
+            with job.leases.turn("streams"):
+                means = stream_means(job, steps)
             steps.skip(steps.total - steps.done)
     trained: dict[PlannedArm, PreparedArm] = {}
     if training := training_steps(job):
         with progress_bar(console, "fine-tune", training) as steps:
-            fine = [arm for arm in job.arms if arm.variant.kind == "sft"]
-            trained = {arm: fine_tune(job, arm, steps) for arm in fine}
+            trained = trained_arms(job, steps)
     measure_agreement(job)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
         return counts, make_arms(job, counts, trained, steps, means)

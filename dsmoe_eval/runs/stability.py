@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -12,8 +12,8 @@ from rich.console import Console
 from ..cards import Variant
 from ..engines.base import Figures
 from ..experts import RoutingCounts, resample_documents
-from ..progress import Steps, progress_bar
-from ..results.cells import is_done, read_cell
+from ..progress import progress_bar
+from ..results.cells import read_cell
 from ..results.stability import (
     STABILITY_VERSION,
     ArmOverlap,
@@ -25,7 +25,7 @@ from ..results.stability import (
 from ..steering import Profile
 from ..tasks.loading import check_preamble
 from ..variants import Settings, variant_experts
-from .answering import answer_cells, run_probes
+from .answering import AskedCell, Bench, cell_pieces, run_probes
 from .arms import PlannedRun, PreparedArm
 from .cells import cell_identity
 from .job import Job
@@ -71,7 +71,10 @@ def check_wordings(job: Job) -> None:
 def measure_stability(
     job: Job, counts: RoutingCounts, arms: Sequence[PreparedArm], console: Console
 ) -> None:
-    """Measure the spread that the plan asks for, and write `stability.json`."""
+    """Measure the spread that the plan asks for, and write `stability.json`.
+
+    One of several shards only answers its part of the cells.
+    """
     plan = job.plan.stability
     if plan is None:
         return
@@ -80,17 +83,27 @@ def measure_stability(
         texts = [resample_documents(counts, number, job.plan.seed) for number in numbers]
         tuned = [_resampled(job, texts, arm) for arm in arms if _chooses_experts(arm)]
         name = stability_arm(job.plan, job.variants)
-        leading = [one for one in tuned if one.arm.planned.variant.name == name]
-        result = StabilityResult(
-            schema_version=STABILITY_VERSION,
-            resamples=plan.resamples,
-            arm=name,
-            overlaps=tuple(_overlap(one, counts.experts) for one in tuned),
-            without_experts=_without_experts(job.variants),
-            gains=tuple(_gains(job, texts, one, steps) for one in leading),
-            wordings=tuple(_wordings(job, one.arm, steps) for one in leading),
-        )
-    job.folder.write_json(job.folder.stability, result.model_dump(mode="json"))
+        leading = [
+            _spread(job, texts, one) for one in tuned if one.arm.planned.variant.name == name
+        ]
+        with closing(Bench(lambda arm: _steered(job, arm))) as bench:
+            cells = [cell for one in leading for cell in one.cells]
+            job.leases.share(cell_pieces(job, cells, bench, steps), by_shard=True)
+        steps.skip(steps.total - steps.done)  # those of resamples that choose no experts
+    if job.leases.shard is not None:
+        return
+    result = StabilityResult(
+        schema_version=STABILITY_VERSION,
+        resamples=plan.resamples,
+        arm=name,
+        overlaps=tuple(_overlap(one, counts.experts) for one in tuned),
+        without_experts=_without_experts(job.variants),
+        gains=tuple(_gains(job, one) for one in leading),
+        wordings=tuple(_wordings(job, one) for one in leading),
+    )
+    with job.leases.turn("stability"):
+        if not job.folder.has(job.folder.stability) or job.leases.writer is None:
+            job.folder.write_json(job.folder.stability, result.model_dump(mode="json"))
 
 
 def _chooses_experts(arm: PreparedArm) -> bool:
@@ -119,20 +132,39 @@ def _overlap(one: _Resampled, units: int) -> ArmOverlap:
     return ArmOverlap(variant=planned.variant.name, target=planned.target, **figures)
 
 
-def _gains(
-    job: Job, texts: Sequence[RoutingCounts], one: _Resampled, steps: Steps
-) -> ResampledGains:
-    """Answer the target's items with the experts of each resample."""
-    task = one.arm.planned.tasks[0]
-    base, cells = cell_identity(job, None, task).id, []
-    for number, (counts, choice) in enumerate(zip(texts, one.choices, strict=True), 1):
-        if choice is None:
-            steps.skip(job.test[task].answers_asked)
-        else:
-            cells += _answer(job, _with_resample(job, counts, one, number), task, [None], steps)
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """The cells of the target's items: by each resample that chooses experts, and by wording."""
+
+    target: str
+    task: str
+    resampled: Sequence[AskedCell]
+    lines: Sequence[str | None]
+    base: Sequence[AskedCell]
+    arm: Sequence[AskedCell]
+
+    @property
+    def cells(self) -> list[AskedCell]:
+        """All of them; those without another wording are of the test, too."""
+        return [*self.resampled, *self.base[1:], *self.arm[1:]]
+
+
+def _spread(job: Job, texts: Sequence[RoutingCounts], one: _Resampled) -> _Spread:
+    task, lines = one.arm.planned.tasks[0], (None, *job.suite.wordings)
+    resampled = [
+        AskedCell(_with_resample(job, counts, one, number), task)
+        for number, (counts, choice) in enumerate(zip(texts, one.choices, strict=True), 1)
+        if choice is not None
+    ]
+    base, arm = ([AskedCell(who, task, line) for line in lines] for who in (None, one.arm))
+    return _Spread(one.arm.planned.target, task, resampled, lines, base, arm)
+
+
+def _gains(job: Job, one: _Spread) -> ResampledGains:
+    base, *cells = (_id(job, cell) for cell in (one.base[0], *one.resampled))
     before = _score(job, base)
     return ResampledGains(
-        target=one.arm.planned.target,
+        target=one.target,
         base=base,
         cells=tuple(cells),
         gains=tuple(_score(job, cell) - before for cell in cells),
@@ -152,43 +184,26 @@ def _with_resample(job: Job, counts: RoutingCounts, one: _Resampled, number: int
     return replace(one.arm, planned=replace(planned, variant=variant), profile=profile)
 
 
-def _wordings(job: Job, arm: PreparedArm, steps: Steps) -> TargetWordings:
-    """Answer the target's items by base and by the arm under each wording."""
-    task, lines = arm.planned.tasks[0], (None, *job.suite.wordings)
-    own = [cell_identity(job, who, task).id for who in (None, arm)]
-    base, steered = (
-        [first, *_answer(job, who, task, lines[1:], steps)]
-        for first, who in zip(own, (None, arm), strict=True)
-    )
+def _wordings(job: Job, one: _Spread) -> TargetWordings:
+    pairs = [(_id(job, a), _id(job, b)) for a, b in zip(one.base, one.arm, strict=True)]
     return TargetWordings(
-        target=arm.planned.target,
+        target=one.target,
         wordings=tuple(
             Wording(line=line, base=_score(job, a), arm=_score(job, b), base_cell=a, arm_cell=b)
-            for line, a, b in zip(lines, base, steered, strict=True)
+            for line, (a, b) in zip(one.lines, pairs, strict=True)
         ),
     )
 
 
-def _answer(
-    job: Job, arm: PreparedArm | None, task: str, lines: Sequence[str | None], steps: Steps
-) -> list[str]:
-    """Answer a task by an arm, or by base, after each line; return the ids of the cells."""
-    cells = {line: cell_identity(job, arm, task, line) for line in lines}
-    if all(is_done(job.folder, identity) for identity in cells.values()):
-        steps.skip(job.test[task].answers_asked * len(cells))
-    else:
-        with _steered(job, arm) as figures:
-            for line, identity in cells.items():
-                answer_cells(job, {task: identity}, figures, steps, line)
-    return [identity.id for identity in cells.values()]
+def _id(job: Job, cell: AskedCell) -> str:
+    return cell_identity(job, cell.arm, cell.task, cell.line).id
 
 
 @contextmanager
-def _steered(job: Job, arm: PreparedArm | None) -> Iterator[Figures | None]:
-    """Steer the model for an arm after its probes, and yield their figures; base is not steered."""
-    if arm is None or arm.profile is None:
-        yield None
-        return
+def _steered(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
+    """Steer the model for an arm after its probes, and yield their figures."""
+    if arm.profile is None:
+        raise ValueError(f"arm {arm.planned.name} has no profile")
     figures = run_probes(job, arm.planned, arm.profile)
     with job.engine.steer(arm.profile):
         yield figures

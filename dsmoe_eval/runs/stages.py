@@ -8,11 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from ..cards import Sft
 from ..engines.base import Advance, Figures, Prober
 from ..errors import UserError
 from ..experts import (
@@ -34,8 +32,8 @@ from .arms import PlannedArm, PreparedArm
 from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
+from .leases import Piece
 from .profiles import make_profile
-from .roles import modules
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
 
@@ -97,8 +95,15 @@ class Tuner:
 
     @cached_property
     def base(self) -> Scores:
-        """The scores of base on the tuning split of every task."""
-        return _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
+        """The scores of base on the tuning split of every task, which the run's folder keeps."""
+        folder, path = self.job.folder, self.job.folder.tuning_base
+        with self.job.leases.turn("tuning-base"):
+            if folder.has(path):
+                return {name: np.array(one) for name, one in folder.read_json(path).items()}
+            scores = _tuning_scores(self.job, self.job.base_tasks, BASE, self.steps)
+            folder.write_json(path, {name: one.tolist() for name, one in scores.items()})
+            folder.forget_answers(f"tuning-{BASE}")
+            return scores
 
     def _prober(self, arm: PlannedArm) -> Prober:
         """Return the prober on the target's questions, to probe before an answer counts."""
@@ -116,10 +121,20 @@ class Tuner:
                 self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
             else:
                 self._tuned[arm] = self._tune(arm)
-                folder.write_json(path, self._tuned[arm].to_dict())
-                for answers in folder.answers("").parent.glob(f"tuning-{arm.name}-*"):
-                    answers.unlink()
+                if not folder.has(path):  # else another worker was faster, and the first one stays
+                    folder.write_json(path, self._tuned[arm].to_dict())
+                self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
+                folder.forget_answers(f"tuning-{arm.name}-*")
         return self._tuned[arm]
+
+    def piece(self, arm: PlannedArm) -> Piece:
+        """Return an arm's tuning as a piece; one that is done is only read."""
+        folder, path = self.job.folder, self.job.folder.tuning(arm.variant.name, arm.target)
+
+        def do() -> None:
+            self.tuned(arm)
+
+        return Piece(f"tuning-{arm.name}", lambda: folder.has(path), do=do, skip=do)
 
     def _tune(self, arm: PlannedArm) -> Tuned:
         job = self.job
@@ -214,9 +229,10 @@ def make_arms(
         means: the mean residual streams, where an arm needs them.
     """
     tuner = Tuner(job, counts, steps, means)
+    tuned = dict.fromkeys(arm.tuned for arm in job.arms if arm.tuned.grid)
+    job.leases.share([tuner.piece(arm) for arm in tuned])
     arms = [trained.get(arm) or _made(job, counts, tuner, arm) for arm in job.arms]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
-    job.folder.answers(f"tuning-{BASE}").unlink(missing_ok=True)
     return arms
 
 
@@ -264,56 +280,6 @@ def _matching(
         "largest": largest if math.isfinite(largest) else None,
         "total": total if math.isfinite(total) else None,
     }
-
-
-def training_steps(job: Job) -> int:
-    """Return the number of optimizer steps of all fine-tuned arms; 0 where there are none."""
-    return sum(_training_steps(job, arm) for arm in job.arms if arm.variant.kind == "sft")
-
-
-def _training_steps(job: Job, arm: PlannedArm) -> int:
-    from ..variants.sft import step_count
-
-    if job.plan.sft is None:
-        raise ValueError("the plan has no sft section")
-    return step_count(len(job.tuning[arm.tasks[0]].items), job.plan.sft)
-
-
-def fine_tune(job: Job, arm: PlannedArm, steps: Steps) -> PreparedArm:
-    """Train the adapters of a fine-tuned arm, if they are missing in the run's folder."""
-    from ..variants.sft import ADAPTER_FILES, adapter_parameters
-
-    if job.plan.sft is None:
-        raise ValueError("the plan has no sft section")
-    path = job.folder.adapter(arm.variant.name, arm.target)
-    if all(job.folder.has(path / name) for name in ADAPTER_FILES):
-        steps.skip(_training_steps(job, arm))
-    else:
-        _train(job, arm, path, job.plan.sft, steps)
-    digest = job.folder.digest(path / "adapter_model.safetensors")[:16]
-    learned = Information(
-        texts=0,
-        answers=len(job.tuning[arm.tasks[0]].items),
-        parameters=adapter_parameters(path),
-        settings=0,
-        domain_named=False,
-    )
-    settings = job.plan.sft.model_dump(mode="json")
-    return PreparedArm(arm, settings, adapter=digest, information=learned)
-
-
-def _train(job: Job, arm: PlannedArm, path: Path, settings: Sft, steps: Steps) -> None:
-    from ..variants.merging import check_room
-    from ..variants.sft import train_adapter
-
-    loaded = modules(job.learner)
-    if job.roles.are_two:
-        check_room(job.folder.merged, loaded)  # said before hours of training
-    pairs = job.tuning[arm.tasks[0]].answers(job.lm)
-    with job.folder.new_folder(path) as draft:
-        train_adapter(
-            loaded.model, loaded.tokenizer, pairs, settings, job.plan.seed, draft, lambda: steps(1)
-        )
 
 
 def probed(job: Job, arm: PlannedArm) -> list[str]:

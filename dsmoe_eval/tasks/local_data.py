@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_line
+from .opening import UnreadableTaskError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -68,7 +69,8 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Datas
         name: the configuration of the data set.
 
     Raises:
-        UserError: no folder has the data set, or one of its files cannot be read.
+        UnreadableTaskError: no folder has the data set.
+        UserError: one of its files cannot be read.
     """
     import datasets
 
@@ -82,7 +84,7 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Datas
             ) from error
     missing = f"put its snapshot into {folders[-1] / path} (without --data it comes from the hub)"
     if path not in LAYOUTS:
-        raise UserError(f"--data: no data set {path!r}; {missing}")
+        raise UnreadableTaskError(f"--data: no data set {path!r}; {missing}")
     for folder in folders:
         try:
             return _dataset(LAYOUTS[path](folder, name))
@@ -94,7 +96,7 @@ def local_dataset(folders: Sequence[Path], path: str, name: str | None) -> Datas
                 f"--data {folder}: data set {path!r} cannot be read ({one_line(error)}{lack}); "
                 "download it again"
             ) from error
-    raise UserError(f"--data: no data set {path!r}: {missing}")
+    raise UnreadableTaskError(f"--data: no data set {path!r}: {missing}")
 
 
 def _dataset(splits: Mapping[str, Rows]) -> DatasetDict:

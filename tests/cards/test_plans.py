@@ -96,3 +96,16 @@ def test_one_model_of_a_plan_perhaps_with_another_seed():
     assert (plan.of("m").model, plan.of("m").models, plan.of("m").seed) == ("m", (), plan.seed)
     assert plan.of("m", 0).seed == 0
     assert plan.of("m", 7).seed == 7
+
+
+def test_resources_are_no_part_of_what_a_plan_is():
+    content = load_plan("lab")[0].model_dump()
+    plan = Plan.model_validate(content | {"resources": {"gpus": 2}})
+    assert (plan.resources.gpus, plan.resources.cpus) == (2, None)
+    assert plan.of("other").resources.gpus == 2
+    assert plan.model_dump(mode="json") == load_plan("lab")[0].model_dump(mode="json")
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Plan.model_validate(content | {"resources": {"gpus": 0}})
+    sharded = {"engine": "vllm", "tensor_parallel": 4}
+    with pytest.raises(ValidationError, match="at least tensor_parallel"):
+        Plan.model_validate(content | sharded | {"resources": {"gpus": 2}})

@@ -83,6 +83,7 @@ def test_the_log_holds_stages_cells_probes_and_figures(finished):
         assert (messages[0], messages[-1]) == ("stage begins", "stage ends")
     done = [row["fields"] for row in found if row["message"] == "cell done"]
     assert {row["cell"] for row in done} == {path.name for path in (out / "cells").iterdir()}
+    assert found[0]["fields"]["cells"] == len(done)
     assert all(row["items"] == 2 and row["seconds"] > 0 for row in done)
     probes = [row["fields"] for row in found if row["message"] == "probes passed"]
     assert len(probes) == 2 + 2  # settings that were tried, and steered arms
@@ -125,6 +126,42 @@ def test_handlers_of_other_libraries_get_no_records(tmp_path, caplog):
     with _shown_records(logging.INFO), log_file(tmp_path / "log.jsonl"):
         note("stage begins", total=3)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((text, f"{text!r} is no shard; give I/N, such as 2/8") for text in (
+            "", "2", "/4", "2/", "a/4", "2/4/6", "-1/4", "1.5/4", "2 / 4", "1/0", "1/" + "9" * 5000
+        )),
+        ("0/4", "shard 0/4: give one from 1/4"),
+        ("5/4", "shard 5/4: give one from 1/4"),
+    ],
+)  # fmt: skip
+def test_a_bad_shard_is_refused_with_a_sentence(plan, tmp_path, text, words):
+    done = CliRunner().invoke(main, [*arguments(plan, tmp_path / "a"), "--shard", text])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (3, 1)
+    assert f"Invalid value for '--shard': {words}" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_shard_goes_without_another_executor(plan, tmp_path):
+    command = [*arguments(plan, tmp_path / "a"), "--shard", "1/2", "--executor", "ray"]
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (3, 1)
+    assert "--shard is for schedulers without Ray; leave out --executor" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_shard_says_what_is_left_to_do(plan, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("dsmoe_eval.executors.local.run_with", lambda *one: started.append(one[-1]))
+    out = tmp_path / "a"
+    done = CliRunner().invoke(main, [*arguments(plan, out), "--shard", "2/3"])
+    assert done.exit_code == 0
+    assert [str(part.shard) for part in started] == ["2/3"]
+    said = f"{out}: this shard is done; after all of them, run without --shard to compare"
+    assert done.stdout.strip() == said
 
 
 @pytest.mark.slow

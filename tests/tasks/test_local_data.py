@@ -9,6 +9,7 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.tasks.loading import load_tasks
 from dsmoe_eval.tasks.local_data import local_data, local_dataset
+from dsmoe_eval.tasks.opening import UnreadableTaskError
 
 from ..conftest import FEW_ROWS
 from .made_up import write_aime, write_snapshots
@@ -32,9 +33,9 @@ def test_several_folders_are_gone_through(tmp_path):
 
 
 def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"no data set 'a/b'; put its snapshot into .*/a/b"):
+    with pytest.raises(UnreadableTaskError, match=r"no data set 'a/b'; put its snapshot .*/a/b"):
         local_dataset([tmp_path], "a/b", None)
-    with pytest.raises(UserError, match=r"'TIGER-Lab/MMLU-Pro': no .*test.parquet"):
+    with pytest.raises(UnreadableTaskError, match=r"'TIGER-Lab/MMLU-Pro': no .*test.parquet"):
         local_dataset([tmp_path], "TIGER-Lab/MMLU-Pro", None)
     with pytest.raises(UserError, match="no such folder"), local_data([tmp_path / "no"]):
         pass

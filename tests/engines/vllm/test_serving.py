@@ -292,7 +292,7 @@ def test_profiles_are_loaded_and_dropped_while_it_runs(server, loaded, profiles)
     assert [one["name"] for one in listed] == ["few", "masked"]
 
 
-@pytest.mark.parametrize("name", [None, "few"])
+@pytest.mark.parametrize("name", [None, pytest.param("few", marks=pytest.mark.full)])
 def test_lm_evals_local_completions_scores_as_our_own_run(
     server, loaded, profiles, name, monkeypatch
 ):
@@ -333,7 +333,7 @@ def evaluated(lm, **options):
     ]
 
 
-@pytest.mark.parametrize("name", [None, "few"])
+@pytest.mark.parametrize("name", [pytest.param(None, marks=pytest.mark.full), "few"])
 def test_inspects_vllm_provider_scores_as_our_own(server, profiles, name, tmp_path):
     path = tmp_path / "p.json"
     asked = {"temperature": 0.0, "limit": 24, "display": "none", "log_dir": str(tmp_path / "logs")}

@@ -750,6 +750,7 @@ def test_unsteered_is_vllm_to_the_bit(name, eager, tmp_path, monkeypatch):
     stop(engine)
 
 
+@pytest.mark.full
 def test_two_tensor_parallel_processes(qwen, monkeypatch, record_property):
     folder, reference = qwen
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")

@@ -20,7 +20,7 @@ from dsmoe_eval.steering import Intervention, ModelIdentity
 
 from ...conftest import vector_profile
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 PROMPT = "In biology, what is the maker of the cell?"
 START_SECONDS = 300
