@@ -14,11 +14,10 @@ from ..errors import UserError
 from ..files import lock_folder, remove_drafts
 from ..registry import load_plan
 from ..results.folder import RunFolder, check_free
-from ..runs.sizes import model_size
 from ..runs.workers import BEAT, WORKING, read_workers
 from .actor import Order, write_token
 from .base import Matrix
-from .schedule import Needs, needs_of
+from .schedule import Needs, needs_of, piece_work
 
 _MOST_LOOKS = 20
 """The looks, two beats apart, after which workers of an earlier driver are not waited for."""
@@ -39,7 +38,7 @@ class DrivenRun:
     Attributes:
         lock: what locks the run's folder.
         needs: what each worker needs.
-        size: the work of a token, in any unit.
+        size: the work of a piece, in one unit for all models.
         ended: whether the run is finished or has failed.
         avoided: the nodes that were at fault.
         faults: the number of workers that died for good, or were on a node at fault.
@@ -66,8 +65,7 @@ class DrivenRun:
         options = self.matrix.options
         plan = load_plan(self.matrix.plan)[0].of(self.model, options.seed)
         self.needs = needs_of(plan, self.model, gpu_gib, options.device)
-        if size := model_size(self.model, plan):
-            self.size = float(size.active_parameters)
+        self.size = piece_work(plan, self.model)
         check_free(self.folder.root)
         self.lock.callback(lock_folder(self.folder.root))
         _await_silence(self.folder)

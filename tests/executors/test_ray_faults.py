@@ -67,10 +67,10 @@ def test_the_driver_is_killed_and_started_again(begin):
 def test_a_node_that_comes_late_is_used(begin):
     with cluster(nodes=1) as made:
         trial = begin(made)
-        node, worker = trial.at_work()[0]
+        node, worker = wait_for(lambda: with_open_pieces(trial), "there are open pieces", 240)
         node.signal(worker.process, "STOP")  # so that the other one finds work, however slow it is
         late = made.add(core=1)
-        wait_for(lambda: late in {node for node, _ in trial.at_work()}, "the node is used", 120)
+        wait_for(lambda: late in [node for node, _ in trial.at_work()], "the node is used", 240)
         node.signal(worker.process, "CONT")
         trial.end()
     trial.check(in_work=1)
@@ -121,11 +121,16 @@ def test_ten_kills_at_random_moments(begin):
         while kills < 10:
             runs += 1
             trial, before = begin(made, f"run{runs}"), kills
-            while not ended_within(trial, chosen.uniform(3, 20)):
-                kills += kill_something(made, trial, chosen)
+            while not ended_within(trial, chosen.uniform(5, 25)):
+                kills += kills < 10 and kill_something(made, trial, chosen)
             trial.end()
             trial.check(in_work=2 * (kills - before))
     assert runs < 10
+
+
+def with_open_pieces(trial):
+    """A worker whose file says that a further one would find work, with its node."""
+    return next((found for found in trial.workers() if (found[1].open or 0) > 3), None)
 
 
 def ended_within(trial, seconds):
@@ -137,18 +142,19 @@ def ended_within(trial, seconds):
 
 
 def kill_something(made, trial, chosen):
-    """Kill a worker, a node, for which another one comes, or the driver."""
+    """Kill a worker, a node, for which another one comes, or the driver; return whether it did."""
     what = chosen.choice(["worker", "worker", "node", "driver"])
-    workers = trial.workers()
-    if what == "driver" or not workers:
+    if what == "driver":
         trial.kill_driver()
         trial.start()
-        return 1
+        return True
+    if not (workers := trial.workers()):
+        return False
     node, worker = chosen.choice(workers)
     if what == "worker":
         node.signal(worker.process, "KILL")
     else:
         node.kill()
+        made.add(made.nodes.index(node) - 1)
         made.nodes.remove(node)
-        made.add(node.core)
-    return 1
+    return True

@@ -97,7 +97,7 @@ class Trial:
             assert self.driver.poll() is None, self.said.read_text()[-3000:]
             living = {worker.name: (node, worker) for node, worker in self.workers()}
             for path in self.folder.leases.glob(f"{CELL}.*"):
-                if (owner := _text(path)) in living and living[owner][1].open is not None:
+                if (owner := _text(path)) in living:
                     found[owner] = living[owner]
             return len(found) >= workers
 
