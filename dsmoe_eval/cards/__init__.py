@@ -7,9 +7,8 @@ from .base import Card
 from .models import ModelCard, Published, RoutingRule
 from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
 from .plans import (
-    ExpertSource,
     Identification,
-    Kind,
+    Learned,
     Plan,
     ResidualTuning,
     Resources,
@@ -17,10 +16,10 @@ from .plans import (
     Stability,
     Tuning,
     Unit,
-    Variant,
 )
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
+from .variants import ExpertSource, Kind, Variant
 
 __all__ = [
     "MAX_NEW_TOKENS",
@@ -31,6 +30,7 @@ __all__ = [
     "ExpertSource",
     "Identification",
     "Kind",
+    "Learned",
     "ModelCard",
     "Outcome",
     "OutcomeName",

@@ -9,77 +9,13 @@ from pydantic import Field, model_validator
 
 from .base import Card, Count, Fraction, Name
 from .outcomes import OUTCOMES, Continuous, OutcomeName
+from .variants import Kind
 
-Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Unit = Literal["odds", "sigma"]
-ExpertSource = Literal["method", "random_matched", "other_domain"]
 Precision = Literal["float32", "bfloat16", "float16"]
 EngineName = Literal["transformers", "vllm"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 """Those of transformers that are on the machine; it could also fetch code from the hub."""
-
-
-class Variant(Card):
-    """A variant of the model, which is compared with the base model.
-
-    Attributes:
-        kind: `base`; `steered`: experts; `residual`: a vector in the residual stream; `prompt`: a
-            line that names the domain; `sft`: fine-tuned.
-        method: the method that scores a steered variant's experts (see `experts.all_methods`).
-        intervention: the kind of intervention on these experts.
-        expert_source: `method`: the method's best experts for the target; `random_matched`: random
-            experts of like exposure; `other_domain`: the method's best for another domain. For
-            `residual` likewise: the target's vector, a random one of the same norm, another
-            domain's; for `prompt`: the target's name or another domain's.
-        control_of: the arm that this control belongs to, and whose tuned settings it uses.
-        zero_strength: whether the strength is set to zero.
-        draw: the number of the draw of a random source; each draw has another seed.
-    """
-
-    RENAMED: ClassVar[Mapping[str, str]] = {
-        "experts": "`expert_source`: method, random_matched or other_domain",
-        "null": "`zero_strength`",
-    }
-
-    name: Name
-    summary: str
-    kind: Literal["base", "steered", "residual", "prompt", "sft"]
-    method: str | None = None
-    intervention: Kind | None = None
-    expert_source: ExpertSource = "method"
-    control_of: Name | None = None
-    zero_strength: bool = False
-    draw: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _check(self) -> Variant:
-        steered = (self.method, self.intervention)
-        if self.kind == "steered" and None in steered:
-            raise ValueError("a steered variant needs `method` and `intervention`")
-        if self.kind != "steered" and steered != (None, None):
-            raise ValueError(f"{self.kind} takes no method or intervention")
-        if self.kind in ("base", "sft") and self.control_of:
-            raise ValueError(f"{self.kind} takes no control_of")
-        if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
-            raise ValueError("prompt has no strength and no random control; take other_domain")
-        return self
-
-    @property
-    def is_tuned(self) -> bool:
-        """Whether settings, such as the strength, are chosen on the tuning split."""
-        return self.has_profile and self.control_of is None
-
-    @property
-    def has_profile(self) -> bool:
-        """Whether the model is steered by a profile: of experts, or of vectors."""
-        return self.kind in ("steered", "residual")
-
-    @property
-    def family(self) -> Literal["arms", "controls"] | None:
-        """The family of its claims; None at strength zero, where nothing is claimed."""
-        if self.zero_strength:
-            return None
-        return "arms" if self.control_of is None else "controls"
 
 
 Depth = Annotated[float, Field(ge=0, le=1)]
@@ -164,6 +100,30 @@ class Sft(Card):
     learning_rate: Annotated[float, Field(gt=0)]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
+
+
+class Learned(Card):
+    """Learning of the shifts of all experts' logits, with the model's weights frozen.
+
+    The objective is the mean outcome of the target's tuning items less `weight` times the mean
+    divergence (KL, nats per token) from base on the identification text of all other domains. The
+    state that is kept is the best one on the identification split, or no shift at all.
+
+    Attributes:
+        steps: the number of steps of Adam.
+        learning_rate: of Adam, in units of the spread of a layer's logits over experts.
+        batch_size: the number of items, and of texts, of a step.
+        weight: the weight of the divergence.
+        most_experts: the most experts that have a shift; None: all may.
+        check_every: the number of steps between looks at the identification split.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 60
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    batch_size: Annotated[int, Field(ge=1)] = 40
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    most_experts: Annotated[int, Field(ge=2)] | None = None
+    check_every: Annotated[int, Field(ge=1)] = 10
 
 
 class Stability(Card):
@@ -281,6 +241,7 @@ class Plan(Card):
     identification: Identification = Identification()
     tuning: Tuning | None = None
     sft: Sft | None = None
+    learned: Learned | None = None
     stability: Stability | None = None
     allow_leakage: bool = False
 

@@ -277,6 +277,21 @@ class Suite(Card):
         return tuple(task.domain for task in self.tasks if "target" in task.roles)
 
     @property
+    def only_answered(self) -> tuple[Task, ...]:
+        """The targets with an identification split whose questions are no identification text."""
+        return tuple(
+            task
+            for task in self.tasks
+            if "target" in task.roles
+            and "identification" not in task.roles
+            and self.answered_split(task) is not None
+        )
+
+    def answered_split(self, task: Task) -> Split | None:
+        """Return the identification split of a task, also if its questions are not read there."""
+        return (task.splits or self.splits).identification
+
+    @property
     def identification_tasks(self) -> tuple[Task, ...]:
         """The tasks whose identification split is used."""
         return tuple(task for task in self.tasks if "identification" in task.roles)

@@ -82,7 +82,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self._format, self._seed, self._defaults = prompt_format, seed, defaults
         self._identity = identity
         self._encoder = Encoder(tokenizer)
-        self._arranged = lru_cache(_ARRANGED)(self._arrange_texts)
+        self._arranged = lru_cache(_ARRANGED)(lambda texts: self._arrange(self.encoded(texts)))
         self._rolling = lru_cache(_ARRANGED)(self._arrange_rolling)
 
     @property
@@ -217,18 +217,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
 
     def score_again(self, texts: Sequence[tuple[str, str]]) -> list[LogLikelihood]:
         """Score texts as `log_likelihoods` does; they are neither remembered nor counted."""
-        before, scores = self.forward_tokens, self._score(self._arrange_texts(tuple(texts)))
+        before, scores = self.forward_tokens, self._score(self._arrange(self.encoded(texts)))
         self.forward_tokens = before
         return scores
 
-    def _arrange_texts(self, texts: tuple[tuple[str, str], ...]) -> Arranged:
+    def encoded(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
+        """Encode each (context, continuation) as `log_likelihoods` does."""
         self._encoder.encode_together(
             text
             for context, continuation in texts
             if context
             for text in (context + continuation, context.rstrip())
         )
-        return self._arrange([self._encode_texts(*pair) for pair in texts])
+        return [self._encode_texts(*pair) for pair in texts]
 
     def _encode_texts(self, context: str, continuation: str) -> Pair:
         """Encode a pair as lm-eval does; an empty context becomes the `prefix_token_id`."""
@@ -248,8 +249,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[object, list[int], list[int]]], **_: object
     ) -> list[LogLikelihood]:
-        pairs = [(context, continuation) for _, context, continuation in requests]
-        return self._score(self._arrange(pairs))
+        return self._score(self._arrange([(before, after) for _, before, after in requests]))
 
     def loglikelihood_rolling(
         self, requests: Sequence[TaskRequest], disable_tqdm: bool = True

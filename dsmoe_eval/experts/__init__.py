@@ -14,8 +14,11 @@ from .choose import (
 )
 from .counts import Marker, RoutingCounts, count_routing
 from .documents import Document, documents_hash, encode_documents, with_answer
+from .influence import Form, Influence, ScoredText
+from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
 from .joining import with_saliency
 from .methods import Method, all_methods, get_method
+from .objective import PlainText, ShiftObjective
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
 from .resampling import resample_documents
@@ -28,12 +31,20 @@ from .usage import encode_batch, expert_usage
 __all__ = [
     "MATCH_TOLERANCE",
     "Document",
+    "Effect",
     "ExpertSimilarity",
+    "Form",
+    "Influence",
+    "InfluenceItems",
     "Marker",
     "Method",
     "Observations",
+    "OutcomeItem",
+    "PlainText",
     "RoutingCounts",
+    "ScoredText",
     "Shape",
+    "ShiftObjective",
     "StreamMeans",
     "activation_share",
     "all_methods",
@@ -54,6 +65,7 @@ __all__ = [
     "in_phase",
     "matched_experts",
     "mean_streams",
+    "measure_influence",
     "observe",
     "observe_routed",
     "record_tokens",

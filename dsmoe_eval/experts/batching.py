@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .documents import Document
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class Tokens(Protocol):
+    """A text of tokens."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The token ids."""
 
 
 def token_budget(device: torch.device) -> int:
@@ -23,7 +29,7 @@ def token_budget(device: torch.device) -> int:
     return 1024 if device.type == "cpu" else 16384
 
 
-def batches(documents: Sequence[Document], budget: int) -> list[list[int]]:
+def batches(documents: Sequence[Tokens], budget: int) -> list[list[int]]:
     """Group documents into batches with a padded size within `budget`.
 
     The longest documents are first, so that a lack of memory shows at once.

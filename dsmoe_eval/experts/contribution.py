@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..steering import Router, SteeringError
-from .outputs import Argument, call_roles
+from .outputs import call_roles, given_to
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -112,8 +112,7 @@ def run_each(
     Returns:
         Outputs [tokens, k, hidden] and weights [tokens, k], float32.
     """
-    given: dict[Argument, Any] = dict(enumerate(args))
-    given.update(kwargs)
+    given = given_to(args, kwargs)
     hidden, indices, weights = call_roles(router, given)
     shape = given[weights].shape
     one_per_row = {
@@ -121,7 +120,7 @@ def run_each(
         indices: given[indices].reshape(-1, 1),
         weights: torch.ones_like(given[weights]).reshape(-1, 1),
     }
-    changed = given | one_per_row
+    changed = {**given, **one_per_row}
     # `forward` skips the module's hooks, which must only see the calls of the model itself.
     output = module.forward(
         *(changed[index] for index in range(len(args))), **{n: changed[n] for n in kwargs}

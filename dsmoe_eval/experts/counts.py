@@ -85,6 +85,8 @@ class RoutingCounts:
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
+        influence: [domains, 2, layers, experts] on the domain's right answers, and on what must not
+            change (to second order), or None; see `influence_items.domain_tables`.
     """
 
     domains: tuple[str, ...]
@@ -102,6 +104,7 @@ class RoutingCounts:
     marked: NDArray[np.int32]
     has_saliency: bool
     spread: NDArray[np.float64] | None = None
+    influence: Floats | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
@@ -124,6 +127,8 @@ class RoutingCounts:
 
     def resampled(self, weight: Floats) -> RoutingCounts:
         """Return the same counts with other document weights, [rows]."""
+        if self.influence is not None:
+            raise ValueError("influence cannot be resampled: it is of items, not of documents")
         return replace(self, weight=weight)
 
     def of(self, domain: str) -> Sums:
@@ -237,15 +242,12 @@ def count_routing(
         domain=np.repeat(np.array([domain[group] for group in range(len(domain))]), 2),
         generated=np.tile([False, True], len(domain)),
         weight=np.ones(2 * len(domain)),
-        tokens=columns["tokens"],
-        used=columns["used"],
-        gate=columns["gate"],
+        tokens=columns["tokens"], used=columns["used"], gate=columns["gate"],
         contribution=columns["contribution"] if observations.has_contributions else None,
-        marker_tokens=columns["marker_tokens"],
-        marked=columns["marked"],
+        marker_tokens=columns["marker_tokens"], marked=columns["marked"],
         has_saliency=observations.has_saliency,
         spread=columns["spread"] if observations.has_spread else None,
-    )
+    )  # fmt: skip
 
 
 def _hashes(folder: Path) -> dict[str, str]:

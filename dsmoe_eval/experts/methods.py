@@ -24,6 +24,7 @@ class Method:
         score: computes scores [layers, experts] from counts and a domain.
         saliency: whether it needs token saliency, and so a backward pass.
         contributions: whether it needs experts' contributions.
+        influence: whether it needs the influence of experts on right answers.
         layer_share: the default choice, if no number of experts is given: in each layer the fewest
             best experts whose scores sum to at least this; None for the best 1 % of all experts.
         signed: whether a negative score is a reason to deactivate the expert (by `force`).
@@ -34,6 +35,7 @@ class Method:
     score: Callable[[RoutingCounts, str], Scores]
     saliency: bool = False
     contributions: bool = False
+    influence: bool = False
     layer_share: float | None = None
     signed: bool = False
     placebo_of: str | None = None
@@ -57,6 +59,8 @@ _BUILT_IN = (
     Method("esft-gate", scores.esft_gate, layer_share=0.1),
     Method("esft-token", scores.esft_token, layer_share=0.2),
     Method("easy-ep", scores.easy_ep, contributions=True),
+    Method("influence", scores.influence, influence=True),
+    Method("influence-net", scores.influence_net, influence=True),
     Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),
 )
 

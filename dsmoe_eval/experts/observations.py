@@ -8,13 +8,10 @@ batches are in memory, and an interrupted pass is resumed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,17 +21,17 @@ from ..steering import capture_routing, capture_spread, find_routers
 from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
 from .documents import Document, documents_hash, group_numbers
+from .passes import Advance, Compute, batch_path, pass_folder, write_batches
 from .rows import Batch, counted_rows, token_columns
 from .saliency import Saliency
-from .tensor_files import read_tensors, save_tensors
-from .workers import copies, side_by_side
+from .tensor_files import read_tensors
+from .workers import copies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROUTED_AT_ONCE = 16384
 """The number of tokens per call of another engine, which does its batching internally."""
-Advance = Callable[[int], None]
 Rows = Callable[[Sequence[int]], "Batch"]
 
 
@@ -86,7 +83,7 @@ class Observations:
 
     def file(self, index: int, folder: Path | None = None) -> Path:
         """Return the path of a batch, in this folder or another."""
-        return _path(folder or self.folder, index)
+        return batch_path(folder or self.folder, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,23 +252,10 @@ def _write_pass(
 ) -> Observations:  # fmt: skip
     """Run the workers on batches of documents, and write the batches that do not exist yet."""
     plan = batches(documents, budget)
-    folder = _folder(root, [identity, asdict(shape), columns, documents_hash(documents), budget])
-    free: SimpleQueue[Rows] = SimpleQueue()
-    for rows in workers:
-        free.put(rows)
-
-    def keep(index: int) -> int:
-        path, rows = _path(folder, index), free.get()
-        try:
-            if not path.is_file():
-                save_tensors(path, rows(plan[index]).tensors())
-        finally:
-            free.put(rows)
-        return len(plan[index])
-
-    with side_by_side(len(workers)) as each:
-        for done in each(keep, range(len(plan))):
-            advance(done)
+    folder = pass_folder(
+        root, [identity, asdict(shape), columns, documents_hash(documents), budget]
+    )
+    write_batches(folder, plan, [_tensors_of(rows) for rows in workers], advance)
     domains = tuple(dict.fromkeys(one.domain for one in documents))
     return Observations(
         folder=folder,
@@ -285,12 +269,5 @@ def _write_pass(
     )  # fmt: skip
 
 
-def _folder(root: Path, content: Sequence[object]) -> Path:
-    """Make the folder of a pass, named by the hash of all its inputs."""
-    folder = root / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _path(folder: Path, index: int) -> Path:
-    return folder / f"batch-{index:06}.safetensors"
+def _tensors_of(rows: Rows) -> Compute:
+    return lambda batch: rows(batch).tensors()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ Place = tuple[int, int]
 """A token: (text, position)."""
 Argument = int | str
 """An argument of a call: its position or its name."""
+Given = Mapping[Argument, Any]
+"""The arguments of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class LayerTokens:
     weights: Tensor
     output: Tensor
     roles: tuple[Argument, Argument, Argument]
-    others: Mapping[Argument, Any]
+    others: Given
 
     @torch.no_grad()
     def run(self, expert: int, rows: Tensor | None = None, experts: Any = None) -> Tensor:
@@ -217,9 +219,9 @@ class _Recorder:
     def __init__(self) -> None:
         self.rows = torch.empty(0, dtype=torch.long)
         self.parts: dict[int, list[tuple[Tensor, ...]]] = defaultdict(list)
-        self.calls: dict[int, Mapping[Argument, Any]] = {}
+        self.calls: dict[int, Given] = {}
 
-    def see(self, router: Router, given: Mapping[Argument, Any], output: Any) -> None:
+    def see(self, router: Router, given: Given, output: Any) -> None:
         roles = call_roles(router, given)
         tensors = (*(given[role] for role in roles), output)
         rows = self.rows.to(given[roles[0]].device)
@@ -238,9 +240,14 @@ class _Recorder:
         return LayerTokens(router, hidden, indices, weights, output, roles, others)
 
 
-def call_roles(
-    router: Router, given: Mapping[Argument, Any]
-) -> tuple[Argument, Argument, Argument]:
+def given_to(args: Iterable[object], kwargs: Mapping[str, object]) -> Given:
+    """Return the arguments of a call, by position and name."""
+    given: dict[Argument, object] = dict(enumerate(args))
+    given.update(kwargs)
+    return given
+
+
+def call_roles(router: Router, given: Given) -> tuple[Argument, Argument, Argument]:
     """Return the arguments of the experts' call for hidden states, indices and weights.
 
     Raises:
@@ -260,15 +267,47 @@ def call_roles(
     return hidden[0], indices[0], weights[0]
 
 
+@torch.no_grad()
+def run_pairs(
+    router: Router,
+    given: Given,
+    roles: tuple[Argument, Argument, Argument],
+    tokens: Tensor,
+    experts: Tensor,
+) -> Tensor:
+    """Compute the outputs of experts on tokens, not weighted: pair i is expert i on token i.
+
+    Args:
+        router: the router of the layer.
+        given: the arguments of a call of its experts.
+        roles: those that are hidden states, indices and weights; see `call_roles`.
+        tokens: [pairs], indices of the call's tokens.
+        experts: [pairs].
+
+    Returns:
+        [pairs, hidden size].
+    """
+    hidden, indices, weights = (given[role] for role in roles)
+    columns = (
+        hidden[tokens],
+        experts.to(indices.dtype).unsqueeze(1),
+        weights.new_ones(len(tokens), 1),
+    )
+    changed = {**given, **dict(zip(roles, columns, strict=True))}
+    ordered = [changed[index] for index in sorted(i for i in changed if isinstance(i, int))]
+    named = {name: value for name, value in changed.items() if isinstance(name, str)}
+    # `forward` skips the module's hooks, which must only see the calls of the model itself.
+    output: Tensor = router.consumer.forward(*ordered, **named)
+    return output
+
+
 @contextmanager
 def _recorded(routers: Sequence[Router]) -> Iterator[_Recorder]:
     recorder = _Recorder()
 
     def watch(router: Router) -> Any:
         def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            given: dict[Argument, Any] = dict(enumerate(args))
-            given.update(kwargs)
-            recorder.see(router, given, output)
+            recorder.see(router, given_to(args, kwargs), output)
 
         return router.consumer.register_forward_hook(hook, with_kwargs=True)
 

@@ -117,6 +117,38 @@ def easy_ep(counts: RoutingCounts, domain: str) -> Scores:
     return share
 
 
+def influence(counts: RoutingCounts, domain: str) -> Scores:
+    """Score by the influence of a raised logit on the right answers, less the layer's mean.
+
+    Raising any expert alone looks helpful, in all domains alike: the mean over a layer's experts
+    takes that out.
+    """
+    return _centred(_influence(counts, domain)[0])
+
+
+def influence_net(counts: RoutingCounts, domain: str) -> Scores:
+    """Score by `influence` and its effect on the other domains' text, to second order.
+
+    A model that is right has no loss to first order, so that damage shows in the curvature.
+    """
+    others = [_influence(counts, name)[1] for name in counts.domains if name != domain]
+    if not others:
+        raise ValueError("influence-net needs text of at least one other domain")
+    return _centred(_influence(counts, domain)[0] + np.mean(others, axis=0))
+
+
+def _influence(counts: RoutingCounts, domain: str) -> Scores:
+    if counts.influence is None:
+        raise ValueError("this method needs the influence of experts, which was not computed")
+    tables: Scores = counts.influence[counts.domains.index(domain)]
+    return tables
+
+
+def _centred(values: Scores) -> Scores:
+    centred: Scores = values - values.mean(-1, keepdims=True)
+    return centred
+
+
 def exposure(counts: RoutingCounts) -> Scores:
     """Compute the share of all domains' tokens that use the expert; controls are matched on it."""
     whole = counts.total()

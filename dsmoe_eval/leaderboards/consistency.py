@@ -13,7 +13,6 @@ from functools import lru_cache
 from scipy.special import ndtr
 from statsmodels.stats.proportion import proportion_confint
 
-from ..cards import Variant
 from ..results.arms import OVER, Arm
 from ..results.outcomes import OutcomeDifference
 from ..results.paired import BINARY_TEST, Answers, NonInferiority, Paired, Rates
@@ -172,12 +171,8 @@ def _probe_faults(arm: Arm) -> Iterator[Fault]:
         yield "probe", "probe", "a steered arm has probes and a profile"
     elif arm.probe.null_max_difference != 0:
         yield "probe", "probe.null_max_difference", "strength zero must change nothing"
-    elif arm.probe.logit_max_change == 0 and _must_act(variant):
+    elif arm.probe.logit_max_change == 0 and variant.must_act:
         yield "probe", "probe.logit_max_change", "the profile moved nothing"
-
-
-def _must_act(variant: Variant) -> bool:
-    return not variant.zero_strength and variant.expert_source != "random_matched"
 
 
 def adjustment_faults(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Fault]]:

@@ -1,6 +1,7 @@
 """Rendering: tables, figures, HTML and Markdown of a finished run."""
 
 from .existence import render_existence
+from .influence import influence_page, render_influence
 from .items import write_item_files
 from .render import render
 from .run_stability import domain_stability_page
@@ -9,8 +10,10 @@ from .trial import render_trial
 
 __all__ = [
     "domain_stability_page",
+    "influence_page",
     "render",
     "render_existence",
+    "render_influence",
     "render_similarity",
     "render_trial",
     "similarity_page",

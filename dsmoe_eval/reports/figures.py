@@ -193,7 +193,13 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     )  # fmt: skip
 
 
-def expert_map(scores: Scores, layers: Sequence[int], path: Path) -> None:
+def expert_map(
+    scores: Scores,
+    layers: Sequence[int],
+    path: Path,
+    head: str = "method ",
+    label: str = "score",
+) -> None:
     """Draw the scores of all (layer, expert) pairs, one row per domain, one panel per method."""
     rows = max(map(len, scores.values()))
     height = 0.8 + len(scores) * max(2.3, 0.9 + _ROW_HEIGHT * rows)
@@ -203,12 +209,12 @@ def expert_map(scores: Scores, layers: Sequence[int], path: Path) -> None:
         experts = table.shape[1] // len(layers)
         extent = (-0.5, len(layers) - 0.5, len(table) - 0.5, -0.5)
         image = _signed_image(axis, table, float(np.abs(table).max()), extent)
-        figure.colorbar(image, ax=axis, label="score", pad=0.01)
+        figure.colorbar(image, ax=axis, label=label, pad=0.01)
         axis.vlines(
             np.arange(1, len(layers)) - 0.5, -0.5, len(table) - 0.5,
             color="black", linewidth=min(1.0, 12 / len(layers)),
         )  # fmt: skip
-        axis.set_title(f"method {method}", loc="left")
+        axis.set_title(f"{head}{method}", loc="left")
         axis.set_yticks(range(len(table)), list(by_domain))
         name_ticks(axis.xaxis, layers)
     panels[-1][0].set_xlabel(f"layer, each with its {experts} experts")

@@ -196,6 +196,31 @@ class Training(Record):
     batch_size: Number
 
 
+class Learning(Record):
+    """The settings of a learned profile, and what it came to.
+
+    Attributes:
+        expert_count: number of experts that have a shift.
+        log_odds: the smallest and the largest shift; None where there is none.
+        steps: number of steps, of which the state after `best_step` was kept; 0: no shift.
+        outcome_gain: the change of the mean outcome of the identification split's items, by which
+            that step was chosen.
+        divergence: of the non-targets' text of that split from base, in nats per token.
+    """
+
+    expert_count: Number
+    log_odds: tuple[float, float] | None
+    steps: Number
+    best_step: Number
+    outcome_gain: float
+    divergence: float
+    learning_rate: float
+    batch_size: Number
+    weight: float
+    most_experts: Number | None
+    check_every: Number
+
+
 class Probe(Record):
     """The figures of the null and the effect probe."""
 
@@ -228,7 +253,7 @@ class Arm(Record):
 
     variant: VariantName
     target: Name
-    settings: Settings | Training | Line | None
+    settings: Settings | Training | Learning | Line | None
     profile: Hash | None
     probe: Probe | None
     cells: dict[str, Hash]

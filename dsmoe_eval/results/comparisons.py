@@ -24,7 +24,7 @@ from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
 from . import floors
-from .arms import Arm, Probe, Settings, Training
+from .arms import Arm, Learning, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
@@ -40,8 +40,8 @@ Reader = Callable[[str], pd.DataFrame]
 """A function: cell id -> the cell's rows."""
 
 
-_SETTINGS: TypeAdapter[Settings | Training | Line | None] = TypeAdapter(
-    Settings | Training | Line | None
+_SETTINGS: TypeAdapter[Settings | Training | Learning | Line | None] = TypeAdapter(
+    Settings | Training | Learning | Line | None
 )
 
 

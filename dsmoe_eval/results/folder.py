@@ -129,6 +129,10 @@ class RunFolder(RecordedFolder):
         """Return the path of the adapters of a fine-tuned arm, a folder."""
         return self.root / "adapters" / f"{target}--{variant}"
 
+    def learned(self, name: str) -> Path:
+        """Return the path of what a learned profile was made from, a folder."""
+        return self.root / "learned" / name
+
     def cell(self, cell_id: str) -> Path:
         """Return the folder of one (variant, target, task): `cell.json` and `samples.parquet`."""
         return self.root / "cells" / cell_id

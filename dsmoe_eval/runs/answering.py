@@ -280,8 +280,7 @@ def _probed(job: Job, arm: PreparedArm) -> Figures | None:
 
 def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
     """Run both probes on the target's tuning questions, before any steered answer counts."""
-    must_act = arm.variant.expert_source != "random_matched"
-    figures = job.engine.prober(probed(job, arm)).probe(profile, must_act)
+    figures = job.engine.prober(probed(job, arm)).probe(profile, arm.variant.must_act)
     note_probes(arm, profile, figures)
     return figures
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cards import Plan, ResidualTuning, Suite, Variant
+from ..experts import get_method
 from ..registry import load_suite
 from ..results.terms import NOTHING, Information
 from ..steering import Profile
@@ -77,6 +78,19 @@ class PlannedRun:
     variants: tuple[Variant, ...]
     arms: tuple[PlannedArm, ...]
     base_tasks: tuple[str, ...]
+
+    @property
+    def read_targets(self) -> tuple[str, ...]:
+        """The domains whose answers are read: others than the targets by controls of `learned`."""
+        learned = {one.expert_source for one in self.variants if one.kind == "learned"}
+        return self.suite.targets if learned & {"other_domain", "all_domains"} else self.targets
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether a method, or a learned profile, reads answers of the identification split."""
+        names = {one.method for one in self.variants if one.method is not None}
+        learned = any(one.kind == "learned" for one in self.variants)
+        return learned or any(get_method(name).influence for name in names)
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:

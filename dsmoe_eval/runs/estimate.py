@@ -216,7 +216,7 @@ def _tasks(
         The estimate of each task, and the identification texts.
     """
     suite, unread = planned.suite, dict[str, str]()
-    splits = load_splits(suite, limit, data, planned.targets, unread)
+    splits = load_splits(suite, limit, data, planned.targets, unread, planned.reads_answers)
     check_outcome([*splits["test"].values()], planned.plan.outcome)
     text = suite_text(suite, splits["identification"], limit)
     check_leakage(splits | {"identification": text.tasks}, planned.plan.allow_leakage)

@@ -39,9 +39,11 @@ from ..tasks.identification import (
     domain_groups,
     domain_texts,
     identification_text,
+    read_tasks,
 )
 from ..tasks.items import WithItems
 from ..variants import with_sigmas
+from .influence import with_influence
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
@@ -56,24 +58,23 @@ class IdentificationSpec:
         saliency: whether the saliency of tokens is needed.
         contributions: whether experts' contributions are needed.
         markers: the tokens whose routing is counted separately -> their coefficients.
+        influence: whether the influence of experts on right answers is needed.
     """
 
     settings: Identification
     saliency: bool
     contributions: bool
     markers: Mapping[str, float]
+    influence: bool = False
 
     @classmethod
     def by(
         cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
     ) -> IdentificationSpec:
         """Return the specification of the data that the methods need, and no more."""
-        return cls(
-            settings,
-            saliency=any(method.saliency for method in methods),
-            contributions=any(method.contributions for method in methods),
-            markers=markers,
-        )
+        kinds = ("saliency", "contributions", "influence")
+        needs = {kind: any(getattr(method, kind) for method in methods) for kind in kinds}
+        return cls(settings, **needs, markers=markers)
 
 
 def identify(
@@ -149,7 +150,7 @@ def count_text(
     """
     of_suite = {} if text.suite is None else text.suite.markers
     wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
-    texts = sum(len(task.items) for task in text.tasks.values())
+    texts = sum(len(task.items) for task in read_tasks(text.tasks))
     shown = console or Console(stderr=True)
     with progress_bar(shown, "identify experts", texts, "texts") as advance:
         return count_domains(
@@ -170,13 +171,12 @@ def text_of_domain(
         UserError: unknown suite, domain or method, or text that cannot be read.
     """
     try:
-        get_method(method)
+        answered = get_method(method).influence
     except ValueError as error:
         raise UserError(str(error)) from error
-    if isinstance(source, IdentificationText):
-        text = source
-    else:
-        text = identification_text(source, limit, data)
+    text = source
+    if not isinstance(text, IdentificationText):
+        text = identification_text(text, limit, data, answered)
     if domain not in text.domains:
         raise UserError(
             f"{text.source} has no identification text of {domain!r}; it has: "
@@ -194,7 +194,7 @@ def count_domains(
 ) -> RoutingCounts:
     """Count the routing over the tasks' questions, or over the answers that the model generates.
 
-    The right answers of the tasks are not read. Chunks of one document are counted together.
+    The right answers are read for influence only. Chunks of one document are counted together.
 
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
@@ -202,7 +202,8 @@ def count_domains(
     try:
         documents = read_documents(engine, tasks, wanted.settings, root)
         seen = observe_text(engine, tasks, documents, wanted, root, advance)
-        return count_seen(seen, engine.tokenizer, wanted)
+        counts = count_seen(seen, engine.tokenizer, wanted)
+        return with_influence(engine, tasks, counts, root) if wanted.influence else counts
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -216,8 +217,8 @@ def observe_text(
     advance: Callable[[int], None],
 ) -> Observations:
     """Record a pass over the documents of the tasks; see `Engine.observe`."""
-    name = wanted.settings.saliency_model
-    reader = _reader(engine, domain_texts(tasks), name) if wanted.saliency else None
+    other = wanted.settings.saliency_model
+    reader = _reader(engine, domain_texts(tasks), other) if wanted.saliency else None
     return engine.observe(
         documents, root, reader=reader, contributions=wanted.contributions, advance=advance
     )
@@ -271,7 +272,6 @@ def identification_source(
 
 def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
     """Return the counts by domain and the methods' scores as JSON data, for the run's folder."""
-    sums = [counts.of(domain) for domain in counts.domains]
     scores = {
         method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
         for method in methods
@@ -280,8 +280,8 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
     return {
         "domains": counts.domains,
         "layers": counts.layers,
-        "tokens": [one.tokens for one in sums],
-        "used": [one.used.tolist() for one in sums],
+        "tokens": [counts.of(domain).tokens for domain in counts.domains],
+        "used": [counts.of(domain).used.tolist() for domain in counts.domains],
         "scores": scores,
         "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
     }

@@ -155,7 +155,9 @@ def _read_items(
 ) -> tuple[Splits, IdentificationText, Leakage]:
     """Return the tasks of each part of a run, the identification text, and what the parts share."""
     plan, suite = planned.plan, planned.suite
-    splits = load_splits(suite, options.limit, options.data, planned.targets)
+    splits = load_splits(
+        suite, options.limit, options.data, planned.read_targets, None, planned.reads_answers
+    )
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(suite, splits["identification"], options.limit)
     checked = check_leakage(splits | {"identification": text.tasks}, plan.allow_leakage)

@@ -35,13 +35,21 @@ def check_plan(
         )
     if fault := _line_fault(plan, suite):
         raise UserError(f"plan {plan.name!r}: {fault}")
-    leading = {one.name: one for one in variants if one.is_tuned or one.kind == "prompt"}
+    leading = {
+        one.name: one for one in variants if one.is_tuned or one.kind in ("prompt", "learned")
+    }
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
     if plan.stability is not None:
         stability_arm(plan, variants)
+        reading = [one.name for one in variants if one.method and get_method(one.method).influence]
+        if reading:
+            raise UserError(
+                f"plan {plan.name!r}: stability resamples documents, and the method of "
+                f"{', '.join(reading)} scores experts by right answers; leave out one of the two"
+            )
 
 
 def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:
@@ -109,6 +117,8 @@ def _variant_fault(
             f"routing_from: learner, since {variant.method} scores experts' outputs, which vLLM "
             "does not show"
         )
+    if variant.kind == "learned" and plan.learned is None:
+        return "the section learned in the plan"
     if variant.kind == "sft" and plan.sft is None:
         return "the section sft in the plan"
     if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
@@ -138,12 +148,16 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     """Return the need of a variant that cannot be learned in vLLM, which only shows routing."""
     if variant.kind == "sft":
         return "learner: transformers, since vLLM does not train; leave it out, or learn there"
+    if variant.kind == "learned":
+        return "learner: transformers, since vLLM computes no gradients"
     method = None if variant.method is None else get_method(variant.method)
     if _needs_outputs(variant):
         return (
             "learner: transformers, since vLLM does not show experts' outputs, which "
             f"{variant.method} scores"
         )
+    if method is not None and method.influence:
+        return "learner: transformers, since vLLM computes no gradients, which influence needs"
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
             "learner: transformers, since vLLM computes no gradients; or identification."

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..errors import UserError
 from ..experts import RoutingCounts, with_saliency
 from .identification import IdentificationSpec, count_seen, observe_text, read_documents
+from .influence import with_influence
 from .job import Job
 
 
@@ -35,6 +36,7 @@ def count_routed(
             seen = observe_text(engine, tasks, documents, alone, root, advance)
         if salient is not None:
             seen = with_saliency(seen, salient)
-        return count_seen(seen, job.engine.tokenizer, wanted)
+        counts = count_seen(seen, job.engine.tokenizer, wanted)
+        return with_influence(job.learner, tasks, counts, root) if wanted.influence else counts
     except ValueError as error:
         raise UserError(str(error)) from error

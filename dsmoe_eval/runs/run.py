@@ -27,6 +27,7 @@ from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .job import Job, prepare
+from .learning import learned_arms, learning_steps
 from .leases import ALONE, Leases, RunPart, Shard, Shared
 from .options import AS_PLANNED, RunOptions
 from .profiles import needs_streams, stream_means
@@ -274,6 +275,9 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
     if training := training_steps(job):
         with progress_bar(console, "fine-tune", training) as steps:
             trained = trained_arms(job, steps)
+    if learning := learning_steps(job):
+        with progress_bar(console, "learn profiles", learning, "steps") as steps:
+            trained |= learned_arms(job, counts, steps)
     measure_agreement(job)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
         return counts, make_arms(job, counts, trained, steps, means)

@@ -17,10 +17,12 @@ from .profile import ChosenExpert, Intervention, ModelIdentity, Profile, Source
 from .residual import check_vectors, decoder_layers, hidden_size, watched
 from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
+from .shifted import Channel, RouterShift, shifted_routers
 from .steer import Measured, Steering, check_fits, steer
 from .zero_bias import add_zero_biases
 
 __all__ = [
+    "Channel",
     "ChosenExpert",
     "Intervention",
     "Measured",
@@ -31,6 +33,7 @@ __all__ = [
     "ProbeReport",
     "Profile",
     "Router",
+    "RouterShift",
     "Routing",
     "Scoring",
     "Source",
@@ -51,6 +54,7 @@ __all__ = [
     "model_router_hash",
     "probe",
     "router_hash",
+    "shifted_routers",
     "steer",
     "watched",
 ]

@@ -10,7 +10,8 @@ chosen experts of the layer.
 - `bias`, the DSMoE paper's published code: z_j += log(1 + strength) for j in E*, before the top-k.
   The selection can change. In units of sigma: z_j += strength * sigma, the spread of the layer's
   logits over experts, since the same log-odds move one model's choice and force another's. In the
-  score channel, for routers that choose by score + correction
+  unit `scores`: z_j += strength * score of j, a shift of its own for each expert. In the score
+  channel, for routers that choose by score + correction
   bias: the correction bias of j in E* += strength, in units of the score. Only the choice changes.
 - `force`, SteerMoE (arXiv 2509.09660): s = log_softmax(z); s_j = max s + strength for activated j,
   s_j = min s - strength for deactivated j. Computed on z itself: a router on which `force` is
@@ -74,8 +75,8 @@ def layer_effect(
     if kind == "bias" and intervention.channel == "score":
         return LayerEffect(choice_shift=vector(0, strength))
     if kind == "bias":
-        shift = logit_shift(intervention, chosen[0].layer) if chosen else 0.0
-        return LayerEffect(logit_shift=vector(0, shift))
+        shifts = [logit_shift(intervention, one) for one in chosen]
+        return LayerEffect(logit_shift=vector(0, torch.tensor(shifts, dtype=torch.float32)))
     if strength == 0:
         return LayerEffect(logit_shift=vector(0, 0))
     if kind == "force":
@@ -84,11 +85,13 @@ def layer_effect(
     return LayerEffect(logit_shift=vector(0, -math.inf), choice_shift=vector(0, -math.inf))
 
 
-def logit_shift(intervention: Intervention, layer: int) -> float:
-    """Return what `bias` adds to the logits of the chosen experts of a layer, in log-odds."""
+def logit_shift(intervention: Intervention, chosen: ChosenExpert) -> float:
+    """Return what `bias` adds to the logit of a chosen expert, in log-odds."""
     if intervention.unit == "odds":
         return math.log1p(intervention.strength)
-    return intervention.strength * dict(intervention.sigmas)[layer]
+    if intervention.unit == "scores":
+        return intervention.strength * chosen.score
+    return intervention.strength * dict(intervention.sigmas)[chosen.layer]
 
 
 def edit_logits(logits: Tensor, effect: LayerEffect) -> Tensor:

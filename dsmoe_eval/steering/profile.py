@@ -26,7 +26,7 @@ from .errors import SteeringError
 
 InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask", "residual"]
 Channel = Literal["logit", "score"]
-Unit = Literal["odds", "sigma"]
+Unit = Literal["odds", "sigma", "scores"]
 LayerSigmas = tuple[tuple[int, Annotated[float, Field(gt=0)]], ...]
 """(layer, sigma) of the layers of a model."""
 _MOST_BYTES = 64_000_000
@@ -99,7 +99,8 @@ class Intervention(_Frozen):
         channel: where `bias` acts: on the router's logits, or, in routers that choose by score +
             correction bias, on that bias.
         unit: `odds`: `bias` adds log(1 + strength) to the logits. `sigma`: it adds strength x sigma
-            of the layer.
+            of the layer. `scores`: it adds strength x the score of each expert, which may be below
+            0, so that every expert has a shift of its own in log-odds.
         sigmas: with `sigma`: of every steered layer, the mean over the identification tokens of the
             standard deviation over experts of the router's logits.
     """
@@ -114,10 +115,10 @@ class Intervention(_Frozen):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Intervention:
-        if self.unit == "sigma" and (self.kind != "bias" or self.channel != "logit"):
+        if self.unit != "odds" and (self.kind != "bias" or self.channel != "logit"):
             what = "the score channel" if self.kind == "bias" else self.kind
-            raise ValueError(f"unit `sigma` is for bias on the logits only, not for {what}")
-        if self.unit == "odds" and self.sigmas:
+            raise ValueError(f"unit `{self.unit}` is for bias on the logits only, not for {what}")
+        if self.unit != "sigma" and self.sigmas:
             raise ValueError("sigmas go with unit `sigma` only")
         if self.channel == "score" and self.kind != "bias":
             raise ValueError(f"channel `score` is for bias only, not for {self.kind}")
@@ -253,7 +254,9 @@ class Profile(_Frozen):
         """Return the file's content: without what is not used, so that older profiles keep ids."""
         content = self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
         if self.intervention.unit == "odds":
-            del content["intervention"]["unit"], content["intervention"]["sigmas"]
+            del content["intervention"]["unit"]
+        if self.intervention.unit != "sigma":
+            del content["intervention"]["sigmas"]
         if self.source.file is None:
             del content["source"]["file"]
         if self.source.chunks is None:

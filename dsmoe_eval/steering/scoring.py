@@ -183,7 +183,7 @@ def try_out(
 
     router_patch.attach(router, router_patch.Edit(logits=note, selected=selected))
     try:
-        choice = _call(router, hidden)
+        choice = run_router(router, hidden)
     finally:
         router_patch.detach(router.module)
     if len(seen) != 1:
@@ -194,10 +194,14 @@ def try_out(
     return Sample(computed[0], logits, choice.weights, choice.indices)
 
 
-def _call(router: Router, hidden: Tensor) -> Choice:
+def run_router(router: Router, hidden: Tensor) -> Choice:
     """Call the router's forward without hooks, or its block where that selects.
 
     Some routers take [batch, length, hidden], and some take their correction bias as an argument.
+
+    Args:
+        router: the router; edits that are attached to it apply.
+        hidden: [tokens, hidden].
     """
     if not router.selects:
         return _call_block(router, hidden)

@@ -1,6 +1,7 @@
 """Studies of a model's experts: existence, similarity of outputs, a trial of methods."""
 
 from .existence import existence_of
+from .influence import Shift, influence_study
 from .trial import run_trial
 
-__all__ = ["existence_of", "run_trial"]
+__all__ = ["Shift", "existence_of", "influence_study", "run_trial"]

@@ -54,7 +54,8 @@ class IdentificationText:
 
     Attributes:
         source: the suite or file, for messages and reports.
-        tasks: tasks or `TextTask`s by name.
+        tasks: tasks or `TextTask`s by name; of those without the role `identification` only the
+            influence on right answers is computed, and the questions are not counted.
         suite: the suite; None if the text is the user's alone.
         file: name of the file of text documents; None if all text is questions.
         split: the split of the suite's tasks or documents, in words.
@@ -86,7 +87,7 @@ class IdentificationText:
         return tuple(
             dict.fromkeys(
                 item.cluster if isinstance(task, TextTask) else item.id
-                for task in self.tasks.values()
+                for task in read_tasks(self.tasks)
                 if task.card.domain == domain
                 for item in task.items
             )
@@ -121,7 +122,10 @@ def text_source(
 
 
 def identification_text(
-    source: str | TextSource, limit: int | None = None, data: Sequence[Path] = ()
+    source: str | TextSource,
+    limit: int | None = None,
+    data: Sequence[Path] = (),
+    answered: bool = False,
 ) -> IdentificationText:
     """Load the identification text of a suite, or of text documents.
 
@@ -129,6 +133,7 @@ def identification_text(
         source: a suite's name or path, or text documents.
         limit: the most items per task, or documents per domain; None: all.
         data: folders with the data sets; if empty, they come from the hub.
+        answered: whether the targets' questions are there, too, whose right answers are read.
 
     Raises:
         UserError: the suite or its text cannot be read.
@@ -138,9 +143,8 @@ def identification_text(
         tasks = text_tasks(source.documents, limit, lengths)
         return IdentificationText(source.name, tasks, None, source.name, None, source.chunks)
     suite = load_suite(source)
-    return suite_text(
-        suite, load_tasks(suite, suite.identification_tasks, "identification", limit, data), limit
-    )
+    cards = suite.identification_tasks + (suite.only_answered if answered else ())
+    return suite_text(suite, load_tasks(suite, cards, "identification", limit, data), limit)
 
 
 def suite_text(
@@ -209,6 +213,11 @@ def _chunks(document: TextDocument, given: DocumentFile) -> list[Item]:
     return [Item(digest(one, [], ""), one, (), "", cluster=document.id) for one in chunks]
 
 
+def read_tasks(tasks: Mapping[str, WithItems]) -> list[WithItems]:
+    """Return the tasks whose questions are identification text."""
+    return [task for task in tasks.values() if "identification" in task.card.roles]
+
+
 def domain_texts(tasks: Mapping[str, WithItems]) -> dict[str, list[str]]:
     """Return the tasks' questions without answers, and the chunks of documents, by domain."""
     return {name: [item.question for _, item in pairs] for name, pairs in _pairs(tasks).items()}
@@ -224,6 +233,6 @@ def domain_groups(tasks: Mapping[str, WithItems]) -> dict[str, list[str]]:
 
 def _pairs(tasks: Mapping[str, WithItems]) -> dict[str, list[tuple[WithItems, Item]]]:
     by: dict[str, list[tuple[WithItems, Item]]] = {}
-    for task in tasks.values():
+    for task in read_tasks(tasks):
         by.setdefault(task.card.domain, []).extend((task, item) for item in task.items)
     return by

@@ -188,6 +188,8 @@ def load_tasks(
             f"add its YAML file: searched in {where}"
         )
     splits = {card.name: suite.stage_split(card, stage) for card in cards}
+    if stage == "identification":
+        splits = {card.name: suite.answered_split(card) for card in cards}
     with quiet_lm_eval(), local_data(data):
         return {
             card.name: _load(manager, card, split, limit)

@@ -19,6 +19,7 @@ def load_splits(
     data: Sequence[Path] = (),
     targets: Sequence[str] = (),
     unread: dict[str, str] | None = None,
+    answered_text: bool = False,
 ) -> dict[str, dict[str, LoadedTask]]:
     """Load the identification, tuning and test splits, each with its tasks by name.
 
@@ -36,6 +37,8 @@ def load_splits(
         targets: the domains that are steered for; if empty, all of the suite.
         unread: if given, a task that cannot be read on this machine is left out, and the reason is
             kept here by its data set's name.
+        answered_text: whether the targets' items of the identification split are loaded, too; see
+            `identification_text`.
 
     Raises:
         UserError: as `load_tasks`.
@@ -54,8 +57,10 @@ def load_splits(
         return found
 
     answered = suite.answered_tasks(targets or suite.targets)
+    known = suite.only_answered if answered_text else ()
+    chosen = tuple(card for card in known if not targets or card.domain in targets)
     stages = {
-        "identification": load(suite.identification_tasks, "identification"),
+        "identification": load(suite.identification_tasks + chosen, "identification"),
         "tuning": load(answered, "tuning"),
         "test": load(answered, "test"),
     }

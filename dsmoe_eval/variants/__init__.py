@@ -12,6 +12,7 @@ from .catalog import (
 )
 from .profile_builder import (
     Settings,
+    build_learned_profile,
     build_profile,
     build_vector_profile,
     shift_ranges,
@@ -25,6 +26,7 @@ __all__ = [
     "BASE",
     "Settings",
     "all_variants",
+    "build_learned_profile",
     "build_profile",
     "build_vector_profile",
     "controls_for",

@@ -20,7 +20,9 @@ from ..experts import all_methods
 from ..registry import builtin_folder, builtin_names, load_variant, search_card
 
 BASE = "base"
-_CONTROL = re.compile(r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham))")
+_CONTROL = re.compile(
+    r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham)|(shuffled)|(pooled))"
+)
 """A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
 
 
@@ -36,7 +38,8 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
 
     The controls of a variant are NAME+matched (random experts of the same layers and exposure;
     NAME+matched-2 is a second draw), NAME+wrong (another domain's experts) and NAME+sham (the
-    strength is zero).
+    strength is zero). A learned profile has NAME+shuffled (learned on shuffled answers), not
+    NAME+matched, and NAME+pooled (on the answers of all targets).
 
     Args:
         name: a name, or the path of a YAML file.
@@ -132,7 +135,7 @@ def _control(name: str, beside: Path | None) -> Variant | None:
     match = _CONTROL.fullmatch(name)
     if match is None:
         return None
-    arm, matched, draw, _, sham = match.groups()
+    arm, matched, draw, _, sham, shuffled, pooled = match.groups()
     if _CONTROL.fullmatch(arm):
         return None
     try:
@@ -140,7 +143,9 @@ def _control(name: str, beside: Path | None) -> Variant | None:
     except UserError:
         return None
     source: ExpertSource = "random_matched" if matched else "method" if sham else "other_domain"
-    if not (controlled.is_tuned or (controlled.kind == "prompt" and source == "other_domain")):
+    if shuffled or pooled:
+        source = "shuffled_answers" if shuffled else "all_domains"
+    if not _may_have(controlled, source):
         return None
     changes = {
         "name": name,
@@ -153,9 +158,27 @@ def _control(name: str, beside: Path | None) -> Variant | None:
     return Variant.model_validate(controlled.model_dump() | changes)
 
 
+def _may_have(arm: Variant, source: ExpertSource) -> bool:
+    """Return whether an arm has the control with experts of this source."""
+    of_learned = source in ("shuffled_answers", "all_domains")
+    if arm.kind == "learned" and arm.control_of is None:
+        return source != "random_matched"
+    if arm.kind == "prompt":
+        return source == "other_domain"
+    return arm.is_tuned and not of_learned
+
+
 def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
     """Return the description of a control of an arm."""
-    things = {"steered": "experts", "residual": "vector", "prompt": "name"}[arm.kind]
+    if source in ("shuffled_answers", "all_domains"):
+        learned = {
+            "shuffled_answers": "shuffled answers",
+            "all_domains": "the answers of all targets",
+        }
+        return f"control: {arm.name} learned on {learned[source]}, with the same compute"
+    things = {"steered": "experts", "residual": "vector", "prompt": "name", "learned": "shifts"}[
+        arm.kind
+    ]
     if source == "other_domain":
         return f"control: another domain's {things}, otherwise {arm.name}"
     if source == "method":
@@ -178,6 +201,9 @@ def with_controls(
     for arm in variants if controls != "none" else ():
         if arm.kind == "prompt" and arm.control_of is None:
             added += _lacking(arm, ["wrong"], variants)
+        elif arm.kind == "learned" and arm.control_of is None:
+            others = ["wrong", "pooled", "sham"] if controls == "full" else []
+            added += _lacking(arm, ["shuffled", *others], variants)
         elif arm.is_tuned:
             matched = ["matched", *(f"matched-{draw}" for draw in range(2, draws + 1))]
             others = ["wrong", "sham"] if controls == "full" else []
@@ -213,11 +239,14 @@ def controls_for(
 
     Args:
         variant: the arm.
-        source: `random_matched`: the placebo; `other_domain`: the specificity control.
+        source: `random_matched`: the placebo, for a learned profile that on shuffled answers;
+            `other_domain`: the specificity control.
         among: the plan's variants.
     """
     if variant.expert_source != "method" or variant.zero_strength:
         return ()
+    if variant.kind == "learned" and source == "random_matched":
+        source = "shuffled_answers"
     controls = (
         one
         for one in among

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ..cards import Unit, Variant
 from ..errors import UserError
@@ -137,10 +138,10 @@ def shift_ranges(profile: Profile, sigmas: Mapping[int, float] | None) -> dict[s
     intervention = profile.intervention
     if intervention.kind != "bias" or intervention.channel != "logit" or not profile.experts:
         return {}
-    shifts = {layer: logit_shift(intervention, layer) for layer in profile.by_layer()}
-    ranges = {"log_odds": shifts.values()}
-    if sigmas is not None and all(sigmas[layer] > 0 for layer in shifts):
-        ranges["sigmas"] = {n: shift / sigmas[n] for n, shift in shifts.items()}.values()
+    shifts = [(one.layer, logit_shift(intervention, one)) for one in profile.experts]
+    ranges = {"log_odds": [shift for _, shift in shifts]}
+    if sigmas is not None and all(sigmas[layer] > 0 for layer, _ in shifts):
+        ranges["sigmas"] = [shift / sigmas[layer] for layer, shift in shifts]
     return {"unit": intervention.unit} | {n: (min(v), max(v)) for n, v in ranges.items()}
 
 
@@ -191,6 +192,27 @@ def build_vector_profile(
         intervention=Intervention(kind="residual", strength=strength),
         source=source,
         vectors=vectors,
+    )
+
+
+def build_learned_profile(
+    variant: Variant, model: ModelIdentity, shift: Tensor, source: Source
+) -> Profile:
+    """Build the profile of learned shifts, [layers, experts] in log-odds; those of 0 are left out.
+
+    The strength is 1, and zero for a sham.
+    """
+    experts = tuple(
+        ChosenExpert(layer=model.layers[layer], expert=expert, score=float(shift[layer, expert]))
+        for layer, expert in shift.nonzero().tolist()
+    )
+    strength = 0.0 if variant.zero_strength else 1.0
+    return Profile(
+        model=model,
+        method=_described(variant, "learned"),
+        experts=experts,
+        intervention=Intervention(kind="bias", strength=strength, unit="scores"),
+        source=source,
     )
 
 

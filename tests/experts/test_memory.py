@@ -67,7 +67,7 @@ def test_layers_that_are_computed_again_change_no_saliency_and_no_routing(kind, 
     before = [vars(layer).get("forward") for layer in checkpoint_layers(model)]
     found = []
     for room in (ROOM, 0):
-        monkeypatch.setattr("dsmoe_eval.experts.saliency.free_bytes", lambda _, r=room: r)
+        monkeypatch.setattr("dsmoe_eval.experts.backward.free_bytes", lambda _, r=room: r)
         with frozen(model), capture_routing(find_routers(model)) as routing:
             found.append((Saliency(model)(ids, torch.ones_like(ids)), routing.indices()))
     torch.testing.assert_close(found[0], found[1])

@@ -71,5 +71,5 @@ def test_logits_that_are_not_the_heads_alone_are_gone_through_whole(batch):
 def test_the_size_of_a_piece_changes_nothing(batch, monkeypatch):
     model = make_model("gpt_oss")
     whole = Saliency(model)(*batch)
-    monkeypatch.setattr("dsmoe_eval.experts.saliency._LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("dsmoe_eval.experts.backward._LOGITS_AT_ONCE", 1)
     torch.testing.assert_close(Saliency(model)(*batch), whole)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,10 +124,29 @@ def test_what_was_not_seen_is_refused():
                 methods[name].score(counts, "one")
         with pytest.raises(ValueError, match="needs contributions"):
             methods["easy-ep"].score(counts, "one")
+        with pytest.raises(ValueError, match="needs the influence of experts"):
+            methods["influence"].score(counts, "one")
         with pytest.raises(ValueError, match="needs marker tokens"):
             methods["npmi"].score(counts, "one")
         with pytest.raises(ValueError, match="no text of domain 'law'"):
             methods["frequency"].score(counts, "law")
+
+
+def test_influence_is_centred_and_net_of_what_the_others_lose():
+    with random_pass(1) as (seen, _):
+        counts = count_routing(seen)
+    generator = np.random.default_rng(0)
+    tables = generator.normal(size=(3, 2, 2, 5))
+    with_them = replace(counts, influence=tables)
+    methods, at = all_methods(), counts.domains.index("two")
+    gain = tables[at, 0]
+    got = methods["influence"].score(with_them, "two")
+    np.testing.assert_allclose(got, gain - gain.mean(1)[:, None])
+    net = gain + np.delete(tables[:, 1], at, 0).mean(0)
+    got = methods["influence-net"].score(with_them, "two")
+    np.testing.assert_allclose(got, net - net.mean(1)[:, None])
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        with_them.resampled(counts.weight)
 
 
 # Heights of bars in the authors' own figure, scripts/routing_olmoe_v2.jpg at 357454f, by ruler.

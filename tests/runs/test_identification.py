@@ -71,7 +71,7 @@ def test_every_method_makes_a_profile(ours, tmp_path):
         assert profile.method == name
         assert profile.experts
     passes = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(passes) == 3  # with saliency, without, and with contributions
+    assert len(passes) == 4  # with saliency, without, with contributions; influence
 
 
 def test_a_reader_of_other_tokens_is_refused(ours, tasks, tmp_path, monkeypatch):

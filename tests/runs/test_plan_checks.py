@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from dsmoe_eval.cards import Tuning
+from dsmoe_eval.cards.plans import Stability
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
@@ -69,6 +70,13 @@ def test_a_control_of_another_kind_has_no_strength_in_sigma():
     variants = (*map(get_variant, ("base", "contrast")), amplified)
     with pytest.raises(UserError, match="bias in place of bias_sigma: amplify has no sigma"):
         check_plan(plan, SUITE, variants, ("math",))
+
+
+def test_stability_does_not_resample_right_answers():
+    stability = Stability(resamples=2)
+    checked(["base", "contrast"], stability=stability)
+    with pytest.raises(UserError, match=r"the method of influence\+bias scores experts by right"):
+        checked(["base", "contrast", "influence+bias"], stability=stability)
 
 
 def test_another_domain_needs_a_second_target():

@@ -51,6 +51,8 @@ def check(path):
         ("dsmoe", {"tuning": {"expert_counts": [4], "strengths": {"bias": [1], "reweight": [1]}}},
          "'dsmoe' needs learner: transformers, since vLLM computes no gradients"),
         ("easy-ep+bias", {}, r"'easy-ep\+bias' needs learner: transformers, since vLLM does not s"),
+        ("influence+bias", {"identification": {"saliency_model": "lab-poly"}},
+         r"'influence\+bias' needs learner: transformers, since vLLM computes no gradients, which"),
         ("sft-lora", {}, "'sft-lora' needs learner: transformers, since vLLM does not train"),
     ],
 )  # fmt: skip

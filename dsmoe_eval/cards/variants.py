@@ -1,0 +1,90 @@
+"""Variants: what is compared with the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Card, Name
+
+Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+ExpertSource = Literal[
+    "method", "random_matched", "other_domain", "shuffled_answers", "all_domains"
+]
+
+
+class Variant(Card):
+    """A variant of the model, which is compared with the base model.
+
+    Attributes:
+        kind: `base`; `steered`: experts; `residual`: a vector in the residual stream; `prompt`: a
+            line that names the domain; `sft`: fine-tuned; `learned`: a profile of learned shifts.
+        method: the method that scores a steered variant's experts (see `experts.all_methods`).
+        intervention: the kind of intervention on these experts.
+        expert_source: `method`: the method's best experts for the target; `random_matched`: random
+            experts of like exposure; `other_domain`: the method's best for another domain. For
+            `residual` likewise: the target's vector, a random one of the same norm, another
+            domain's; for `prompt`: the target's name or another domain's. For `learned`: from the
+            target's answers, another domain's, `shuffled_answers` or those of `all_domains`.
+        control_of: the arm that this control belongs to, and whose tuned settings it uses.
+        zero_strength: whether the strength is set to zero.
+        draw: the number of the draw of a random source; each draw has another seed.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "experts": "`expert_source`: method, random_matched or other_domain",
+        "null": "`zero_strength`",
+    }
+
+    name: Name
+    summary: str
+    kind: Literal["base", "steered", "residual", "prompt", "sft", "learned"]
+    method: str | None = None
+    intervention: Kind | None = None
+    expert_source: ExpertSource = "method"
+    control_of: Name | None = None
+    zero_strength: bool = False
+    draw: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Variant:
+        steered = (self.method, self.intervention)
+        if self.kind == "steered" and None in steered:
+            raise ValueError("a steered variant needs `method` and `intervention`")
+        if self.kind != "steered" and steered != (None, None):
+            raise ValueError(f"{self.kind} takes no method or intervention")
+        if self.kind in ("base", "sft") and self.control_of:
+            raise ValueError(f"{self.kind} takes no control_of")
+        if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
+            raise ValueError("prompt has no strength and no random control; take other_domain")
+        of_learned = self.expert_source in ("shuffled_answers", "all_domains")
+        if of_learned and self.kind != "learned":
+            raise ValueError(f"expert_source {self.expert_source} is for kind learned")
+        if self.kind == "learned" and self.expert_source == "random_matched":
+            raise ValueError("learned takes shuffled_answers in place of random_matched")
+        return self
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether settings, such as the strength, are chosen on the tuning split."""
+        return self.kind in ("steered", "residual") and self.control_of is None
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether the model is steered by a profile: of experts, or of vectors."""
+        return self.kind in ("steered", "residual", "learned")
+
+    @property
+    def must_act(self) -> bool:
+        """Whether its profile must change something; learning may end where it began."""
+        drawn = self.expert_source == "random_matched" or self.kind == "learned"
+        return not self.zero_strength and not drawn
+
+    @property
+    def family(self) -> Literal["arms", "controls"] | None:
+        """The family of its claims; None at strength zero, where nothing is claimed."""
+        if self.zero_strength:
+            return None
+        return "arms" if self.control_of is None else "controls"

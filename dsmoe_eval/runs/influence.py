@@ -1,0 +1,178 @@
+"""The influence of experts on the outcomes of a suite's items, or on text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..engines.base import Engine, pass_identity
+from ..engines.lm import EngineLM
+from ..errors import UserError
+from ..experts import (
+    Form,
+    InfluenceItems,
+    OutcomeItem,
+    RoutingCounts,
+    ScoredText,
+    measure_influence,
+)
+from ..experts.influence import UNIT
+from ..experts.influence_items import domain_tables
+from ..models.prompt_format import PLAIN
+from ..tasks.identification import TextTask
+from ..tasks.items import Item, WithItems
+from ..tasks.loading import LoadedTask, in_format
+
+READ = "identification"
+"""The role of tasks that must not change: each domain has one."""
+
+
+def with_influence(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    counts: RoutingCounts,
+    root: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> RoutingCounts:
+    """Return the counts with the influence of experts on each domain's items, in its exact form.
+
+    The items that are to gain are those of the domain's target, if its identification split is
+    among the tasks, else all of the domain. Those that must not change are its identification text.
+
+    Args:
+        engine: the model's engine, which must compute gradients.
+        tasks: the tasks by name.
+        counts: the counts of their text, with the spread of logits.
+        root: the folder in which the pass is stored.
+        advance: called with the number of texts done.
+
+    Raises:
+        UserError: the engine computes no gradients, or an item has no outcome.
+        ValueError: likewise, or the counts lack the spread.
+        SteeringError: the model's routers or experts do not allow it.
+    """
+    steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
+    lists = {name: _items(engine.language_model(PLAIN), task) for name, task in tasks.items()}
+    rows, start = dict[str, range](), 0
+    for name, items in lists.items():
+        rows[name] = range(start, start := start + len(items))
+    seen = influence_of(
+        engine, [one for items in lists.values() for one in items], Form(steps=steps), root, advance
+    )
+
+    def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
+        return {
+            domain: [
+                row
+                for name, task in chosen.items()
+                if task.card.domain == domain
+                for row in rows[name]
+            ]
+            for domain in counts.domains
+        }
+
+    tables = domain_tables(seen, of(gaining(tasks)), of(_with_role(tasks, READ)), steps)
+    return replace(counts, influence=tables)
+
+
+def gaining(tasks: Mapping[str, WithItems]) -> dict[str, WithItems]:
+    """Return the tasks that are to gain: each domain's target, or all its tasks without one."""
+    targets = _with_role(tasks, "target")
+    domains = {task.card.domain for task in targets.values()}
+    return {
+        name: task
+        for name, task in tasks.items()
+        if name in targets or task.card.domain not in domains
+    }
+
+
+def _with_role(tasks: Mapping[str, WithItems], role: str) -> dict[str, WithItems]:
+    return {name: task for name, task in tasks.items() if role in task.card.roles}
+
+
+def influence_of(
+    engine: Engine,
+    items: Sequence[OutcomeItem],
+    form: Form,
+    root: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> InfluenceItems:
+    """Compute the influence of every expert on items; see `measure_influence`.
+
+    Raises:
+        UserError: the engine computes no gradients.
+        SteeringError: the model's routers or experts do not allow it.
+    """
+    reader = engine.reader()
+    return measure_influence(
+        reader.model,
+        items,
+        root,
+        form=form,
+        identity=pass_identity(engine, reader),
+        advance=advance,
+    )
+
+
+def outcome_items(engine: Engine, tasks: Mapping[str, WithItems]) -> tuple[OutcomeItem, ...]:
+    """Encode the items of tasks with their outcomes, in order.
+
+    - Options that are scored: the log-probability of the right one (`gold_logprob`).
+    - Generated answers: the log-likelihood of the right answer.
+    - Text, such as chunks of documents: its mean log-likelihood per token.
+
+    Raises:
+        UserError: the tokenizer gives no token for an answer, a text has fewer than two tokens, or
+            the right answer is none of an item's options.
+    """
+    lm = engine.language_model(PLAIN)
+    return tuple(one for task in tasks.values() for one in _items(lm, task))
+
+
+def _items(lm: EngineLM, task: WithItems) -> list[OutcomeItem]:
+    domain = task.card.domain
+    if isinstance(task, TextTask) or task.card.is_text:
+        return [_text(lm, domain, item) for item in task.items]
+    assert isinstance(task, LoadedTask)  # noqa: S101 - the two kinds of tasks
+    if task.task.OUTPUT_TYPE != "multiple_choice":
+        pairs = lm.encoded(in_format(task, lm).answers(lm))
+        return [
+            OutcomeItem(domain, (_scored(*pair),), cluster=item.cluster)
+            for item, pair in zip(task.items, pairs, strict=True)
+        ]
+    requests = in_format(task, lm).requests
+    pairs = lm.encoded([(str(one.args[0]), str(one.args[1])) for one in requests])
+    options: dict[int, list[ScoredText]] = {}
+    for one, pair in zip(requests, pairs, strict=True):
+        options.setdefault(one.doc_id, []).append(_scored(*pair))
+    return [
+        _question(task, item, texts)
+        for item, texts in zip(task.items, options.values(), strict=True)
+    ]
+
+
+def _question(task: LoadedTask, item: Item, texts: Sequence[ScoredText]) -> OutcomeItem:
+    if not item.rights:
+        raise UserError(
+            f"item {item.id}: its right answer {item.gold!r:.60} is none of its options, so it has "
+            "no log-probability; mend the task's doc_to_target"
+        )
+    scales = () if task.card.metric != "acc_norm" else tuple(1 / len(o) for o in item.options)
+    kept = tuple(texts[: len(item.options)])  # some metrics score each option without a question
+    return OutcomeItem(task.card.domain, kept, item.rights, scales, item.cluster)
+
+
+def _scored(before: Sequence[int], after: Sequence[int]) -> ScoredText:
+    return ScoredText((*before, *after), len(before))
+
+
+def _text(lm: EngineLM, domain: str, item: Item) -> OutcomeItem:
+    tokens = tuple(lm.tok_encode(item.question))
+    if len(tokens) < 2:
+        raise UserError(
+            f"the text {item.question!r:.60} of {domain!r} has fewer than two tokens, so no "
+            "likelihood; leave it out"
+        )
+    text = ScoredText(tokens, 1)
+    return OutcomeItem(domain, (text,), scales=(1 / text.scored,), cluster=item.cluster)
