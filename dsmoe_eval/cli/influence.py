@@ -32,6 +32,9 @@ from .terminal import echo
     "--unit", type=click.Choice(["sigma", "odds"]), default="sigma", show_default=True,
     help="Unit of the step: sigma is the spread of each layer's logits over experts.",
 )  # fmt: skip
+@click.option(
+    "--chat-template", is_flag=True, help="Wrap each question in the model's chat template."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
@@ -60,8 +63,9 @@ def influence_command(model: str, out: Path | None, as_json: bool, **rest: Any) 
         attn_implementation=rest["attn_implementation"],
     )  # fmt: skip
     result = influence_study(
-        engine, text, shift, root=rest["observations"], console=progress_console()
-    )
+        engine, text, shift, chat=rest["chat_template"], root=rest["observations"],
+        console=progress_console(),
+    )  # fmt: skip
     page = None if out is None else render_influence(result, out)
     if as_json:
         echo(json.dumps(result))

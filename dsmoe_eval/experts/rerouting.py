@@ -21,7 +21,7 @@ from .outputs import Argument, Given, call_roles, given_to, run_pairs
 
 _VALUES_AT_ONCE = 2**22
 _NEAR = 1e-4
-"""The distance from the threshold, as a share of its size, up to which rounding may decide."""
+"""The least distance from the threshold, as a share of its size, up to which rounding decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class _Call:
     @torch.no_grad()
     def add_to(self, total: Tensor, slope: Tensor) -> None:
         """Add the influence of every expert to `total`, given d(outcome)/d(experts' output)."""
-        slope = slope.flatten(0, -2)
+        slope = slope.flatten(0, -2).to(total.dtype)
         _, indices, weights = (self.given[role] for role in self.roles)
         live = slope.abs().sum(-1) > 0
         tokens, experts = (self._reach(indices) & live.unsqueeze(1)).nonzero(as_tuple=True)
@@ -100,7 +100,7 @@ class _Call:
         needed = torch.zeros(len(live), total.shape[1], dtype=torch.bool, device=slope.device)
         needed[live] = needed[live].scatter(1, indices[live].long(), True)
         needed[tokens.unsqueeze(1), choice.indices.long()] = True
-        gains = self._gains(needed, slope).to(total.dtype)
+        gains = self._gains(needed, slope)
         before = (weights.to(total.dtype) * gains.gather(1, indices.long())).sum(-1)
         after = choice.weights.to(total.dtype) * gains[tokens.unsqueeze(1), choice.indices.long()]
         changes = (after.sum(-1) - before[tokens]) / self.layer.step
@@ -111,6 +111,8 @@ class _Call:
     def _reach(self, indices: Tensor) -> Tensor:
         """Return whether a shift of each expert may change a token's output, [tokens, experts]."""
         logits, scoring, step = self.shift.logits, self.layer.scoring, self.layer.step
+        near = max(_NEAR, 2 * torch.finfo(logits.dtype).eps)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         chosen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
         chosen = chosen.scatter(1, indices.long(), True)
         if self.layer.channel == "weight":
@@ -126,7 +128,7 @@ class _Call:
         moved = score + step
         if not by_score:
             moved = _choice_scores(logits + step, self.shift.router, scoring)[0]
-        return chosen | (moved >= least - _NEAR * least.abs().clamp(min=1))
+        return chosen | (moved >= least - near * least.abs().clamp(min=1))
 
     def _rerouted(
         self, tokens: Tensor, experts: Tensor, weights: Tensor, indices: Tensor

@@ -151,11 +151,9 @@ def count_text(
     of_suite = {} if text.suite is None else text.suite.markers
     wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
     texts = sum(len(task.items) for task in read_tasks(text.tasks))
-    shown = console or Console(stderr=True)
+    shown, root = console or Console(stderr=True), root or Path("out") / "observations"
     with progress_bar(shown, "identify experts", texts, "texts") as advance:
-        return count_domains(
-            engine, text.tasks, wanted, root or Path("out") / "observations", advance
-        )
+        return count_domains(engine, text.tasks, wanted, root, advance)
 
 
 def text_of_domain(
@@ -203,7 +201,9 @@ def count_domains(
         documents = read_documents(engine, tasks, wanted.settings, root)
         seen = observe_text(engine, tasks, documents, wanted, root, advance)
         counts = count_seen(seen, engine.tokenizer, wanted)
-        return with_influence(engine, tasks, counts, root) if wanted.influence else counts
+        if not wanted.influence:
+            return counts
+        return with_influence(engine, tasks, counts, root, wanted.settings.chat_template)
     except ValueError as error:
         raise UserError(str(error)) from error
 

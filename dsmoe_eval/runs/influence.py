@@ -19,7 +19,7 @@ from ..experts import (
 )
 from ..experts.influence import UNIT
 from ..experts.influence_items import domain_tables
-from ..models.prompt_format import PLAIN
+from ..models.prompt_format import PromptFormat
 from ..tasks.identification import TextTask
 from ..tasks.items import Item, WithItems
 from ..tasks.loading import LoadedTask, in_format
@@ -33,7 +33,7 @@ def with_influence(
     tasks: Mapping[str, WithItems],
     counts: RoutingCounts,
     root: Path,
-    advance: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> RoutingCounts:
     """Return the counts with the influence of experts on each domain's items, in its exact form.
 
@@ -45,7 +45,7 @@ def with_influence(
         tasks: the tasks by name.
         counts: the counts of their text, with the spread of logits.
         root: the folder in which the pass is stored.
-        advance: called with the number of texts done.
+        chat: whether questions are put into the tokenizer's chat template.
 
     Raises:
         UserError: the engine computes no gradients, or an item has no outcome.
@@ -53,13 +53,12 @@ def with_influence(
         SteeringError: the model's routers or experts do not allow it.
     """
     steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
-    lists = {name: _items(engine.language_model(PLAIN), task) for name, task in tasks.items()}
+    lists = {name: outcome_items(engine, {name: task}, chat) for name, task in tasks.items()}
     rows, start = dict[str, range](), 0
     for name, items in lists.items():
         rows[name] = range(start, start := start + len(items))
-    seen = influence_of(
-        engine, [one for items in lists.values() for one in items], Form(steps=steps), root, advance
-    )
+    every = [one for items in lists.values() for one in items]
+    seen = influence_of(engine, every, Form(steps=steps), root)
 
     def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
         return {
@@ -115,18 +114,25 @@ def influence_of(
     )
 
 
-def outcome_items(engine: Engine, tasks: Mapping[str, WithItems]) -> tuple[OutcomeItem, ...]:
+def outcome_items(
+    engine: Engine, tasks: Mapping[str, WithItems], chat: bool = False
+) -> tuple[OutcomeItem, ...]:
     """Encode the items of tasks with their outcomes, in order.
 
     - Options that are scored: the log-probability of the right one (`gold_logprob`).
     - Generated answers: the log-likelihood of the right answer.
     - Text, such as chunks of documents: its mean log-likelihood per token.
 
+    Args:
+        engine: the model's engine.
+        tasks: the tasks by name.
+        chat: whether questions, not texts, are put into the tokenizer's chat template.
+
     Raises:
-        UserError: the tokenizer gives no token for an answer, a text has fewer than two tokens, or
-            the right answer is none of an item's options.
+        UserError: the tokenizer has no chat template, or gives no token for an answer; a text has
+            fewer than two tokens; or the right answer is none of an item's options.
     """
-    lm = engine.language_model(PLAIN)
+    lm = engine.language_model(PromptFormat(chat=chat))
     return tuple(one for task in tasks.values() for one in _items(lm, task))
 
 

@@ -37,6 +37,8 @@ def count_routed(
         if salient is not None:
             seen = with_saliency(seen, salient)
         counts = count_seen(seen, job.engine.tokenizer, wanted)
-        return with_influence(job.learner, tasks, counts, root) if wanted.influence else counts
+        if not wanted.influence:
+            return counts
+        return with_influence(job.learner, tasks, counts, root, wanted.settings.chat_template)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -88,13 +88,18 @@ class RouterShift:
             return logits
         rows = len(self._shift)
         wide = logits.reshape(rows, -1, logits.shape[-1]).to(self._shift.dtype)
-        return (wide + self._shift.unsqueeze(1)).to(logits.dtype).view_as(logits)
+        return (wide + self._shift.unsqueeze(1).to(logits.device)).to(logits.dtype).view_as(logits)
 
     def _edit_weights(self, weights: Tensor, indices: Tensor) -> Tensor:
         if self._again is not None:
             return weights
         rows, experts = self._shift.shape
-        each = self._shift.exp().unsqueeze(1).expand(rows, len(weights) // rows, experts)
+        each = (
+            self._shift.to(weights.device)
+            .exp()
+            .unsqueeze(1)
+            .expand(rows, len(weights) // rows, experts)
+        )
         scaled = weights * each.reshape(-1, experts).gather(-1, indices.long())
         former = weights.sum(-1, keepdim=True, dtype=scaled.dtype)
         return (scaled * (former / scaled.sum(-1, keepdim=True))).to(weights.dtype)

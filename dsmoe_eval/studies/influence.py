@@ -65,6 +65,7 @@ def influence_study(
     text: IdentificationText,
     shift: Shift = Shift(),
     *,
+    chat: bool = False,
     root: Path | None = None,
     console: Console | None = None,
 ) -> InfluenceResult:
@@ -74,6 +75,7 @@ def influence_study(
         engine: the model's engine, which must compute gradients.
         text: the items; see `runs.influence.outcome_items`.
         shift: what is raised.
+        chat: whether questions are put into the tokenizer's chat template.
         root: the folder in which passes are stored.
         console: the console that shows the cost and the progress; by default stderr.
 
@@ -86,10 +88,10 @@ def influence_study(
     """
     shift.check()
     shown, root = console or Console(stderr=True), root or Path("out") / "observations"
-    items = outcome_items(engine, gaining(text.tasks))
+    items = outcome_items(engine, gaining(text.tasks), chat)
     shown.print(cost(items, shift), highlight=False, soft_wrap=True)
     try:
-        form = Form(shift.channel, _steps(engine, text, shift, root))
+        form = Form(shift.channel, _steps(engine, text, shift, chat, root))
         texts = sum(len(item.texts) for item in items)
         with progress_bar(shown, "influence of experts", texts, "texts") as advance:
             seen = influence_of(engine, items, form, root, advance)
@@ -133,14 +135,14 @@ def _tokens(items: Sequence[OutcomeItem]) -> int:
 
 
 def _steps(
-    engine: Engine, text: IdentificationText, shift: Shift, root: Path
+    engine: Engine, text: IdentificationText, shift: Shift, chat: bool, root: Path
 ) -> tuple[float, ...] | None:
     layers = engine.identity.layers
     if shift.form == "gradient":
         return None
     if shift.unit == "odds":
         return (shift.step,) * len(layers)
-    documents = read_documents(engine, text.tasks, Identification(), root)
+    documents = read_documents(engine, text.tasks, Identification(chat_template=chat), root)
     seen = engine.observe(documents, root, reader=None, contributions=False, advance=lambda _: None)
     sigmas = count_routing(seen).sigmas()
     return tuple(shift.step * sigmas[layer] for layer in layers)

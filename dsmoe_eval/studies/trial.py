@@ -89,6 +89,11 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
 
 
 def _trial(job: Job, console: Console) -> dict[str, Any]:
+    if job.reads_answers:
+        raise UserError(
+            f"plan {job.plan.name!r}: a trial resamples documents, and methods of influence score "
+            "experts by right answers; leave them out"
+        )
     run_job(job, console)
     experts = len(job.engine.identity.layers) * job.engine.identity.experts
     with progress_bar(console, "mask each expert in turn", experts + 1, "experts") as advance:

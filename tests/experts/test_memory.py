@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dsmoe_eval.experts.batching import frozen
+from dsmoe_eval.experts.influence import Form, Influence, ScoredText
 from dsmoe_eval.experts.memory import ROOM, checkpoint_layers, checkpointed, pass_memory
 from dsmoe_eval.experts.saliency import Saliency
 from dsmoe_eval.models.architecture import weightless
@@ -59,6 +60,24 @@ def test_the_estimate_agrees_with_counted_bytes(kind, again):
     a_token = (counted(model, many, again) - counted(model, few, again)) / (many - few)
     expected = (estimate(many, many) - estimate(few, few)) / (many - few)
     assert expected == pytest.approx(a_token, rel=0.1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_influence_needs_hardly_more_than_saliency(again, monkeypatch):
+    """By token; what the routing-exact form computes in pieces is a constant beside it."""
+    monkeypatch.setattr("dsmoe_eval.experts.rerouting._VALUES_AT_ONCE", 2**12)
+    model, (few, many) = build("qwen3_moe"), (256, 1024)
+
+    def peak(tokens, form):
+        text = ScoredText(tuple(torch.randint(2, 256, (tokens,)).tolist()), 1)
+        with frozen(model):
+            influence = Influence(model, form)
+            influence._room = 0 if again else ROOM
+            return peak_bytes(lambda: influence([text]))
+
+    saliency = counted(model, many, again) - counted(model, few, again)
+    for form in (Form(), Form(steps=(0.5,) * 3)):
+        assert peak(many, form) - peak(few, form) <= 1.15 * saliency
 
 
 @pytest.mark.parametrize("kind", SHAPES)

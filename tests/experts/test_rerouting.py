@@ -105,6 +105,17 @@ def test_the_weight_channel_is_reweight(kind):
     assert_near(got, by_force(model, texts[0], list(range(EXPERTS)), raised), 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+def test_16_bits_give_what_32_give_where_rounding_changes_no_selection(kind):
+    both = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = prepared(make_model(kind).to(torch.bfloat16).to(dtype))
+        form = Form(steps=(STEP,) * len(find_routers(model)))
+        both.append(Influence(model, form)(drawn(model, (9, 1), (5, 1)))[1].flatten())
+    assert both[1].dtype == torch.float32
+    assert float(torch.corrcoef(torch.stack(both))[0, 1]) > 0.999
+
+
 def test_a_step_of_zero_or_a_missing_one_is_refused():
     routers = find_routers(make_model("olmoe"))
     for steps in ((0.5,), (0.5, 0.0, 0.5)):

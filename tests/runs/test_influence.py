@@ -90,6 +90,20 @@ def test_experts_by_influence_raise_their_own_domain(ours, tmp_path):
         assert np.mean(right_options(lm, task)) > before + 0.1
 
 
+def test_questions_are_put_into_a_chat_template(ours, text, monkeypatch):
+    tasks = {n: text.tasks[n] for n in ("lab_math_unnamed", "lab_arithmetic")}
+    with pytest.raises(UserError, match="no chat template"):
+        outcome_items(ours, tasks, chat=True)
+    template = "{% for m in messages %}In what, {{ m.content }} {% endfor %}"
+    monkeypatch.setattr(ours.tokenizer, "chat_template", template)
+    plain, chat = outcome_items(ours, tasks), outcome_items(ours, tasks, chat=True)
+    before = tuple(ours.tokenizer("In what,")["input_ids"])
+    for one, other in zip(plain, chat, strict=True):
+        for own, wrapped in zip(one.texts, other.texts, strict=True):
+            assert wrapped.tokens[: len(before)] == before
+            assert wrapped.tokens[wrapped.start :] == own.tokens[own.start :]
+
+
 def test_an_item_without_a_right_option_is_refused(ours, text):
     task = text.tasks["lab_math_unnamed"]
     broken = replace(task, items=(replace(task.items[0], rights=()), *task.items[1:]))

@@ -15,7 +15,7 @@ def job(folder, two=True):
     return SimpleNamespace(folder=RunFolder(folder), roles=SimpleNamespace(are_two=two))
 
 
-def counts(contribution=None):
+def counts(contribution=None, influence=None):
     draw = np.random.default_rng(0)
     return RoutingCounts(
         domains=("law", "math"), layers=(1, 3), top_k=2, markers=(Marker("?", 5, -1.0),),
@@ -25,7 +25,7 @@ def counts(contribution=None):
         gate=draw.random((3, 2, 4), dtype=np.float32), contribution=contribution,
         marker_tokens=draw.integers(0, 3, (3, 1)),
         marked=draw.integers(0, 3, (3, 1, 2, 4), dtype=np.int32),
-        has_saliency=True, spread=draw.random((3, 2)),
+        has_saliency=True, spread=draw.random((3, 2)), influence=influence,
     )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def means():
 CASES = [
     (kept_counts, counts, "counts"),
     (kept_counts, lambda: counts(np.ones((3, 2, 4), dtype=np.float32)), "counts"),
+    (kept_counts, lambda: counts(influence=np.ones((2, 2, 2, 4))), "counts"),
     (kept_means, means, "means"),
 ]
 

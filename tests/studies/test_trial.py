@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import count_routing, get_method
 from dsmoe_eval.results.cells import read_samples
 from dsmoe_eval.results.finished import read_finished
@@ -17,6 +19,7 @@ from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.studies.trial import (
     CausalEffects,
+    _trial,
     chance_agreement,
     pooled_gain,
     rank_agreements,
@@ -42,6 +45,12 @@ def test_plain_effects_are_means_over_a_domains_items():
     effects = CausalEffects(("a", "b"), np.array([0, 1, 0, 1, 1, 1]), loss)
     np.testing.assert_allclose(effects.plain()[0], [[1.0, 7.0]])
     np.testing.assert_allclose(effects.plain(np.array([0, 0, 3]))[1], [[3.0, 9.0]])
+
+
+def test_methods_that_read_right_answers_are_refused():
+    job = SimpleNamespace(reads_answers=True, plan=SimpleNamespace(name="mine"))
+    with pytest.raises(UserError, match="plan 'mine': a trial resamples documents"):
+        _trial(job, Console(quiet=True))
 
 
 def test_chance_is_that_of_random_rankings():
