@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypedDict
 
 from ..errors import UserError
 from ..files import lock_folder, remove_drafts
@@ -22,8 +22,15 @@ from .schedule import Needs, needs_of
 
 _MOST_LOOKS = 20
 """The looks, two beats apart, after which workers of an earlier driver are not waited for."""
-NodeInfo: TypeAlias = Mapping[str, Any]
-"""What Ray says about a node."""
+
+
+class NodeInfo(TypedDict):
+    """A node, as Ray describes it."""
+
+    NodeID: str
+    Alive: bool
+    Resources: Mapping[str, float]
+    NodeManagerHostname: str
 
 
 class DrivenRun:

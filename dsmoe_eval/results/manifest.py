@@ -140,7 +140,7 @@ class RecordedFolder:
                 with writing(path):
                     if move_folder(draft, path):
                         return
-                    if not all(map(self.has, there)):  # a part of it: another file was removed
+                    if not all(file.is_file() for file in there):  # one of its files was removed
                         shutil.rmtree(path, ignore_errors=True)
                         if move_folder(draft, path):
                             return

@@ -121,7 +121,9 @@ class Tuner:
                 self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
             else:
                 self._tuned[arm] = self._tune(arm)
-                folder.write_json(path, self._tuned[arm].to_dict())
+                if not folder.has(path):  # else another worker was faster, and the first one stays
+                    folder.write_json(path, self._tuned[arm].to_dict())
+                self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
                 folder.forget_answers(f"tuning-{arm.name}-*")
         return self._tuned[arm]
 

@@ -15,10 +15,12 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import find_card, load_plan, load_suite
 from dsmoe_eval.reports.run_text import engine_routing
 from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.runs import RunOptions, cells, job, roles, run
 from dsmoe_eval.runs import answering as answering_module
-from dsmoe_eval.runs import cells, job, roles, run
 from dsmoe_eval.runs import stages as stages_module
+from dsmoe_eval.runs.leases import RunPart, Shard
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
+from dsmoe_eval.runs.run import run_with
 from dsmoe_eval.steering import Profile
 from dsmoe_eval.variants import get_variant
 
@@ -279,3 +281,30 @@ def test_the_same_experts_by_the_routing_of_vllm(tmp_path, changes, variants):
         assert experts[0] == experts[1]
     told = json.loads(other.comparisons.read_text())["routing"]
     assert (told is None) == ("learner" in changes)
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_shards_in_vllm_end_like_one_run(tmp_path, monkeypatch):
+    """One after the other, a fine-tuned arm and a task's arms in common batches among them."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    variants = ["base", "sft-lora", "sham", "contrast", "prompt"]
+    sft = CONTENT["sft"] | {"epochs": 1}
+    path = write(tmp_path, engine="vllm", variants=variants, sft=sft)
+    options = RunOptions(limit=4, device="cpu")
+    one = run_with(path, tmp_path / "a", options, QUIET)
+    done = 0
+    for shard in (Shard(1, 2), Shard(2, 2)):
+        run_with(path, tmp_path / "b", options, QUIET, RunPart(shard.worker, shard=shard))
+        before, done = done, len(list((tmp_path / "b" / "cells").iterdir()))
+        assert done > before
+    assert not (tmp_path / "b" / "comparisons.json").exists()
+    monkeypatch.setattr(cells, "store_cell", lambda *_: pytest.fail("answered twice"))
+    monkeypatch.setattr(answering_module, "store_cell", cells.store_cell)
+    other = run_with(path, tmp_path / "b", options, QUIET)
+    assert other.comparisons.read_bytes() == one.comparisons.read_bytes()
+    files = [{str(p.relative_to(f.root)) for p in f.root.rglob("*")} for f in (one, other)]
+    assert files[0] == files[1]
