@@ -1,7 +1,7 @@
 """What shifts of all routers' logits do to outcomes and to texts, with gradients.
 
 The shifts, [layers, experts] in log-odds, are the same for every text. The gradients are those of
-the model itself, since the routers' own code selects and weighs; see `steering.shifted`.
+the model itself, since the routers' code selects and weighs; see `steering.shifted`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class _Course:
 
     @classmethod
     def of(cls, arm: PlannedArm) -> _Course:
-        """Return what an arm is learned from; the wrong domain's arm is another domain's own."""
+        """Return what an arm is learned from; the wrong-domain control is from another domain."""
         source = arm.variant.expert_source
         return cls(arm.domain, "method" if source == "other_domain" else source)
 
@@ -66,7 +66,7 @@ def learning_steps(job: Job) -> int:
 
 
 def learned_arms(job: Job, counts: RoutingCounts, steps: Steps) -> dict[PlannedArm, PreparedArm]:
-    """Learn what is missing of the learned profiles, each by one worker, and return all arms.
+    """Make what is missing of the learned profiles, each by one worker, and return all arms.
 
     Raises:
         UserError: an item has no outcome, or the model's router or data do not allow it.

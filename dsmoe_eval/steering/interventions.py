@@ -10,7 +10,7 @@ chosen experts of the layer.
 - `bias`, the DSMoE paper's published code: z_j += log(1 + strength) for j in E*, before the top-k.
   The selection can change. In units of sigma: z_j += strength * sigma, the spread of the layer's
   logits over experts, since the same log-odds move one model's choice and force another's. In the
-  unit `scores`: z_j += strength * score of j, a shift of its own for each expert. In the score
+  unit `scores`: z_j += strength * score of j, another shift for each expert. In the score
   channel, for routers that choose by score + correction
   bias: the correction bias of j in E* += strength, in units of the score. Only the choice changes.
 - `force`, SteerMoE (arXiv 2509.09660): s = log_softmax(z); s_j = max s + strength for activated j,

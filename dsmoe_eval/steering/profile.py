@@ -100,7 +100,7 @@ class Intervention(_Frozen):
             correction bias, on that bias.
         unit: `odds`: `bias` adds log(1 + strength) to the logits. `sigma`: it adds strength x sigma
             of the layer. `scores`: it adds strength x the score of each expert, which may be below
-            0, so that every expert has a shift of its own in log-odds.
+            0, so that each expert may have another shift, in log-odds.
         sigmas: with `sigma`: of every steered layer, the mean over the identification tokens of the
             standard deviation over experts of the router's logits.
     """

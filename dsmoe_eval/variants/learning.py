@@ -45,7 +45,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Look:
     """A look at the identification split.
 
     Attributes:
@@ -66,10 +66,10 @@ class LearnedShifts:
     """The shifts that were kept, [layers, experts] in log-odds, and the looks that chose them."""
 
     shift: Tensor
-    history: tuple[Check, ...]
+    history: tuple[Look, ...]
 
     @property
-    def best(self) -> Check:
+    def best(self) -> Look:
         """The look with the largest objective, the first of equal ones."""
         return max(self.history, key=lambda one: one.value)
 
@@ -83,7 +83,7 @@ def learn_shifts(
     state: Path,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> LearnedShifts:
-    """Learn shifts; the same inputs give the same bytes on the same machine.
+    """Compute shifts by learning; the same inputs give the same bytes on the same machine.
 
     Args:
         objective: outcomes and divergences of the model, which is frozen.
@@ -151,7 +151,7 @@ class _Learning:
         )
         self._kept = torch.ones(objective.shape, dtype=torch.bool)
         self.best = torch.zeros(objective.shape, dtype=torch.float64)
-        self.history: list[Check] = []
+        self.history: list[Look] = []
 
     @property
     def _shift(self) -> Tensor:
@@ -197,7 +197,7 @@ class _Learning:
         value = outcome - self._settings.weight * divergence
         if not self.history or value > max(one.value for one in self.history):
             self.best = shift
-        self.history.append(Check(self.step, outcome, divergence, value))
+        self.history.append(Look(self.step, outcome, divergence, value))
 
     def content(self) -> dict[str, Tensor]:
         """Return the state as tensors."""
@@ -213,11 +213,11 @@ class _Learning:
         }
 
     def restore(self, content: Mapping[str, Tensor]) -> None:
-        """Continue from what `content` gave."""
+        """Set the state to what `content` gave."""
         self.step, self._kept = int(content["step"]), content["kept"]
         self._values, self._first = content["values"], content["first"]
         self._second, self.best = content["second"], content["best"]
-        self.history = [Check(int(n), *rest) for n, *rest in content["history"].tolist()]
+        self.history = [Look(int(n), *rest) for n, *rest in content["history"].tolist()]
 
 
 def write_learned(folder: Path, learned: LearnedShifts) -> None:
@@ -238,5 +238,5 @@ def read_learned(folder: Path) -> LearnedShifts:
     """
     looks = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
     return LearnedShifts(
-        read_tensors(folder / SHIFTS)["shift"], tuple(Check(**look) for look in looks)
+        read_tensors(folder / SHIFTS)["shift"], tuple(Look(**look) for look in looks)
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsmoe_eval.steering import SteeringError, find_routers, fold
+from dsmoe_eval.steering import Intervention, SteeringError, find_routers, fold, steer
 
 from ..conftest import make_model
 
@@ -42,6 +42,28 @@ def test_a_bias_of_the_router_takes_the_shift(make_profile):
     expected[3] += torch.tensor(5.0).log()
     assert name == f"{router.name}.bias"
     torch.testing.assert_close(folded[name], expected)
+
+
+def test_a_shift_for_each_expert_folds_and_equals_the_hooks(make_profile, batch):
+    model, baked = randomised("gpt_oss"), randomised("gpt_oss")
+    pairs = [(layer, expert) for layer in range(2) for expert in range(1, 6)]
+    profile = make_profile(model, pairs)
+    profile = profile.model_copy(
+        update={
+            "experts": tuple(
+                one.model_copy(update={"score": 0.7 * (-1) ** at + 0.1 * at})
+                for at, one in enumerate(profile.experts)
+            ),
+            "intervention": Intervention(kind="bias", strength=1.0, unit="scores"),
+        }
+    )
+    baked.load_state_dict(fold(model, profile), strict=False)
+    with torch.no_grad():
+        base = model(*batch).logits
+        with steer(model, profile):
+            hooked = model(*batch).logits
+        torch.testing.assert_close(baked(*batch).logits, hooked, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(hooked, base, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "olmoe", "qwen2_moe", "mixtral"])

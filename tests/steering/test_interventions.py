@@ -79,6 +79,17 @@ def test_bias_adds_log_of_one_plus_strength_to_chosen_logits_only(logits, chosen
     assert effect.choice_shift is None
 
 
+@given(LOGITS, st.lists(st.floats(-5, 5), min_size=EXPERTS, max_size=EXPERTS), st.floats(0, 3))
+def test_bias_by_scores_adds_strength_times_the_score_of_each_expert(logits, scores, strength):
+    chosen = [ChosenExpert(layer=0, expert=e, score=score) for e, score in enumerate(scores) if e]
+    intervention = Intervention(kind="bias", strength=strength, unit="scores")
+    effect = layer_effect(intervention, chosen, EXPERTS)
+    expected = logits.copy()
+    for expert in range(1, EXPERTS):
+        expected[:, expert] += strength * scores[expert]
+    np.testing.assert_allclose(edited(logits, effect), expected, rtol=1e-5, atol=1e-5)
+
+
 @given(CHOSEN, st.floats(0, 50))
 def test_bias_in_the_score_channel_adds_strength_to_the_correction_bias_only(chosen, strength):
     effect = effect_of("bias", chosen, strength, channel="score")

@@ -54,6 +54,21 @@ def test_the_number_of_chunks_is_of_the_users_text_only():
     assert given.id != plain.id
 
 
+def test_each_expert_may_have_a_shift_of_its_own():
+    content = json.loads(OLD)
+    content["intervention"] |= {"unit": "scores"}
+    content["experts"][0]["score"] = -0.5
+    profile = Profile.from_json(json.dumps(content))
+    assert json.loads(profile.to_json()) == content
+    assert profile.id != Profile.from_json(OLD).id
+    assert profile.with_strength(0).is_null
+    for wrong in ({"kind": "reweight"}, {"channel": "score"}, {"sigmas": [[0, 0.1]]}):
+        content["intervention"] = {"kind": "bias", "strength": 2.0, "channel": "logit"}
+        content["intervention"] |= {"unit": "scores"} | wrong
+        with pytest.raises(SteeringError, match="unit `s"):
+            Profile.from_json(json.dumps(content))
+
+
 def test_a_profile_in_sigma_carries_the_sigmas(tmp_path):
     content = json.loads(OLD)
     content["intervention"] |= {"unit": "sigma", "sigmas": [[0, 0.1], [2, 0.25]]}

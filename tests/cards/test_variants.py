@@ -1,0 +1,33 @@
+"""Variants: which sources and controls a kind has."""
+
+import pytest
+from pydantic import ValidationError
+
+from dsmoe_eval.cards import Variant
+
+LEARNED = {"name": "a", "summary": "b", "kind": "learned"}
+STEERED = LEARNED | {"kind": "steered", "method": "dsmoe", "intervention": "bias"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (STEERED | {"expert_source": "shuffled_answers"}, "is for kind learned"),
+        (STEERED | {"expert_source": "all_domains"}, "is for kind learned"),
+        (LEARNED | {"expert_source": "random_matched"}, "learned takes shuffled_answers"),
+        (LEARNED | {"method": "dsmoe"}, "learned takes no method"),
+    ],
+)
+def test_what_does_not_fit_is_refused(content, message):
+    with pytest.raises(ValidationError, match=message):
+        Variant.model_validate(content)
+
+
+def test_a_learned_profile_is_not_tuned_and_may_be_empty():
+    learned, steered = Variant.model_validate(LEARNED), Variant.model_validate(STEERED)
+    assert learned.has_profile
+    assert not learned.is_tuned
+    assert not learned.must_act
+    assert steered.is_tuned
+    assert steered.must_act
+    assert not steered.model_copy(update={"zero_strength": True}).must_act
