@@ -286,6 +286,9 @@ def run_pairs(
 
     Returns:
         [pairs, hidden size].
+
+    Raises:
+        SteeringError: the module does not allow one expert per token.
     """
     hidden, indices, weights = (given[role] for role in roles)
     columns = (
@@ -296,8 +299,14 @@ def run_pairs(
     changed = {**given, **dict(zip(roles, columns, strict=True))}
     ordered = [changed[index] for index in sorted(i for i in changed if isinstance(i, int))]
     named = {name: value for name, value in changed.items() if isinstance(name, str)}
-    # `forward` skips the module's hooks, which must only see the calls of the model itself.
-    output: Tensor = router.consumer.forward(*ordered, **named)
+    try:
+        # `forward` skips the module's hooks, which must only see the calls of the model itself.
+        output: Tensor = router.consumer.forward(*ordered, **named)
+    except (ValueError, IndexError) as error:
+        raise SteeringError(
+            f"layer {router.layer}: {type(router.consumer).__name__} cannot be called with one "
+            f"expert per token ({error}); single experts cannot be run"
+        ) from error
     return output
 
 

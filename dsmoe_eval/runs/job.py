@@ -156,7 +156,11 @@ def _read_items(
     """Return the tasks of each part of a run, the identification text, and what the parts share."""
     plan, suite = planned.plan, planned.suite
     splits = load_splits(
-        suite, options.limit, options.data, planned.read_targets, None, planned.reads_answers
+        suite,
+        options.limit,
+        options.data,
+        planned.read_targets,
+        answered_text=planned.reads_answers,
     )
     check_outcome([*splits["test"].values()], plan.outcome)
     text = suite_text(suite, splits["identification"], options.limit)

@@ -4,9 +4,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from dsmoe_eval.experts.influence import Form, Influence
 from dsmoe_eval.experts.rerouting import reroutings
+from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.steering import (
     SteeringError,
     capture_routing,
@@ -21,6 +23,7 @@ from .by_force import (
     STEP,
     assert_near,
     build,
+    by_autograd,
     by_force,
     doubled,
     drawn,
@@ -55,6 +58,62 @@ def test_the_exact_form_equals_a_changed_layer_by_brute_force(name):
 
     expected = torch.stack([by_force(model, text, experts, raised) for text in texts])
     assert_near(got[..., experts], expected, 1e-5)
+
+
+RULES = {
+    # The block selects by the router's logits.
+    "jamba": {
+        "num_experts": 8, "num_experts_per_tok": 3, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "expert_layer_period": 1, "expert_layer_offset": 0,
+    },
+    # Sigmoid and a correction bias, within groups; a shared expert.
+    "deepseek_v3": {
+        "n_routed_experts": 16, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
+        "first_k_dense_replace": 0,
+    },
+    "glm4_moe": {
+        "n_routed_experts": 12, "num_experts_per_tok": 3, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_other_rules_of_selection(kind):
+    """Both forms, where no model of the ten has the rule."""
+    model = prepared(doubled(miniature(AutoConfig.for_model(kind, **RULES[kind]))))
+    routers, texts = find_routers(model), drawn(model, (5, 1), (4, 2))
+    for router in routers:
+        if router.correction_bias is not None:
+            router.module.float()  # as they make of their weights themselves
+            router.correction_bias.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    assert routers[0].selects == (kind != "jamba")
+    expected = torch.stack([by_autograd(model, text)[1] for text in texts])
+    assert_near(Influence(model)(texts)[1], expected, 1e-5)
+
+    def raised(layer, expert):
+        shift = zeros(model)
+        shift[layer, expert] = STEP
+        return shifted(model, shift)
+
+    got = Influence(model, Form(steps=(STEP,) * len(routers)))(texts)[1]
+    expected = torch.stack([by_force(model, text, list(range(8)), raised) for text in texts])
+    assert_near(got[..., :8], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("jetmoe", {"num_local_experts": 8}),
+        ("longcat_flash", {"n_routed_experts": 6, "zero_expert_num": 4, "moe_topk": 3}),
+    ],
+)
+def test_experts_that_are_called_otherwise_have_a_gradient_only(kind, settings):
+    model = prepared(miniature(AutoConfig.for_model(kind, **settings)))
+    texts, routers = drawn(model, (5, 1)), find_routers(model)
+    assert_near(Influence(model)(texts)[1][0], by_autograd(model, texts[0])[1], 1e-5)
+    with pytest.raises(SteeringError, match="single experts cannot be run"):
+        Influence(model, Form(steps=(STEP,) * len(routers)))(texts)
 
 
 def test_an_expert_out_of_reach_changes_nothing():
