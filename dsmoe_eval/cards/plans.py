@@ -119,9 +119,9 @@ class Learned(Card):
     """
 
     steps: Annotated[int, Field(ge=1)] = 60
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
     batch_size: Annotated[int, Field(ge=1)] = 40
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0)] = 20.0
     most_experts: Annotated[int, Field(ge=2)] | None = None
     check_every: Annotated[int, Field(ge=1)] = 10
 

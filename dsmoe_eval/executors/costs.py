@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..cards import Plan, StageSplit
 from ..runs.arms import PlannedArm, PlannedRun
 from ..runs.estimate import CostEstimate, TaskEstimate
+from ..runs.learning import courses
 from ..runs.sizes import PlannedSize, model_size
 from ..runs.stability import stability_cells
 from .schedule import Needs, piece_work
@@ -213,12 +214,20 @@ class _Costs:
         return seconds
 
     def training(self, arms: Sequence[PlannedArm]) -> Iterator[float]:
-        """Yield the seconds of each adapter, which is trained on the target's tuning items."""
+        """Yield the seconds of each adapter and learned profile, both on the tuning items."""
         for arm in arms:
             task = self.tasks.get(arm.tasks[0])
             if arm.variant.kind == "sft" and self.plan.sft is not None and task is not None:
                 tokens = self.plan.sft.epochs * task.tuning * (task.prompt_tokens or 0)
                 yield self._products(ON_BOTH, tokens, LEARNING_TIMES)
+        own = self.plan.learned
+        by_domain = {one.domain: one for one in self.tasks.values() if "target" in one.roles}
+        for course in courses(arms) if own is not None else ():
+            if own is not None and (task := by_domain.get(course.domain)) is not None:
+                # As many texts as items; at each look all items of the identification split.
+                items = 2 * own.steps * min(own.batch_size, task.tuning)
+                items += (own.steps // own.check_every + 1) * task.identification
+                yield self._products(ON_BOTH, items * (task.prompt_tokens or 0), LEARNING_TIMES)
 
     def tuning_base(self, planned: PlannedRun) -> Iterator[float]:
         """Yield the seconds of base on the tuning split, if an arm is tuned."""

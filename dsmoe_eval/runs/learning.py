@@ -37,7 +37,7 @@ from .leases import Piece
 
 
 @dataclass(frozen=True, slots=True)
-class _Course:
+class Course:
     """What is learned once, whichever arms use it.
 
     Attributes:
@@ -54,7 +54,7 @@ class _Course:
         return f"{self.domain}--{self.source}"
 
     @classmethod
-    def of(cls, arm: PlannedArm) -> _Course:
+    def of(cls, arm: PlannedArm) -> Course:
         """Return what an arm is learned from; the wrong-domain control is from another domain."""
         source = arm.variant.expert_source
         return cls(arm.domain, "method" if source == "other_domain" else source)
@@ -62,7 +62,7 @@ class _Course:
 
 def learning_steps(job: Job) -> int:
     """Return the number of steps of all learned profiles; 0 where there are none."""
-    return len(_courses(job)) * (0 if job.plan.learned is None else job.plan.learned.steps)
+    return len(courses(job.arms)) * (0 if job.plan.learned is None else job.plan.learned.steps)
 
 
 def learned_arms(job: Job, counts: RoutingCounts, steps: Steps) -> dict[PlannedArm, PreparedArm]:
@@ -87,7 +87,7 @@ def learned_arms(job: Job, counts: RoutingCounts, steps: Steps) -> dict[PlannedA
                 do=partial(_learn, job, counts, course, settings, steps),
                 skip=skip,
             )
-            for course in _courses(job)
+            for course in courses(job.arms)
         ]
     )
     return {arm: _prepared(job, arm, settings) for arm in job.arms if _is_learned_arm(arm)}
@@ -97,18 +97,19 @@ def _is_learned_arm(arm: PlannedArm) -> bool:
     return arm.variant.kind == "learned"
 
 
-def _courses(job: Job) -> list[_Course]:
-    return list(dict.fromkeys(_Course.of(arm) for arm in job.arms if _is_learned_arm(arm)))
+def courses(arms: Sequence[PlannedArm]) -> list[Course]:
+    """Return what is learned for arms, each once."""
+    return list(dict.fromkeys(Course.of(arm) for arm in arms if _is_learned_arm(arm)))
 
 
-def _is_learned(job: Job, course: _Course) -> bool:
+def _is_learned(job: Job, course: Course) -> bool:
     return all(job.folder.has(job.folder.learned(course.name) / name) for name in LEARNED_FILES)
 
 
 def _learn(
     job: Job,
     counts: RoutingCounts,
-    course: _Course,
+    course: Course,
     settings: Learned,
     advance: Callable[[int], None],
 ) -> None:
@@ -140,7 +141,7 @@ def _digest(lesson: Lesson) -> str:
     return hashlib.sha256(repr(asdict(lesson)).encode()).hexdigest()
 
 
-def _lesson(job: Job, course: _Course) -> Lesson:
+def _lesson(job: Job, course: Course) -> Lesson:
     """Return what a profile is learned from; of the text, every second one is only looked at."""
     documents = read_documents(
         job.learner, job.identification.tasks, job.plan.identification, job.folder.observations
@@ -158,7 +159,7 @@ def _targets(job: Job) -> dict[str, WithItems]:
     return {name: task for name, task in job.tuning.items() if "target" in task.card.roles}
 
 
-def _tasks(job: Job, course: _Course, among: Mapping[str, WithItems]) -> dict[str, WithItems]:
+def _tasks(job: Job, course: Course, among: Mapping[str, WithItems]) -> dict[str, WithItems]:
     """Return the tasks of the course's domain, or of all targets."""
     domains = set(job.suite.targets) if course.source == "all_domains" else {course.domain}
     return {name: task for name, task in among.items() if task.card.domain in domains}
@@ -186,7 +187,7 @@ def _with_answer(item: OutcomeItem, other: OutcomeItem) -> OutcomeItem:
 
 
 def _prepared(job: Job, arm: PlannedArm, settings: Learned) -> PreparedArm:
-    course = _Course.of(arm)
+    course = Course.of(arm)
     learned = _read(job, job.folder.learned(course.name))
     source = identification_source(
         job.identification, arm.domain, job.plan.identification, job.plan.routing_engine
@@ -221,7 +222,7 @@ def _settings(profile: Profile, learned: LearnedShifts, settings: Learned) -> di
     }
 
 
-def _terms(job: Job, course: _Course, learned: LearnedShifts) -> Information:
+def _terms(job: Job, course: Course, learned: LearnedShifts) -> Information:
     """Return what an arm learned from; the trained parameters are the shifts of all experts."""
     read = (_targets(job), gaining(job.identification.tasks))
     parts = [_tasks(job, course, tasks) for tasks in read]

@@ -19,7 +19,7 @@ QUIET = Console(quiet=True)
 PLAN = {
     "name": "learn", "description": "small", "model": "lab-poly", "suite": "lab",
     "targets": ["math"], "variants": ["base", "learned-profile"], "controls": "full",
-    "margin": 0.02, "learned": {"steps": 6, "batch_size": 8, "check_every": 3, "weight": 2.0},
+    "margin": 0.02, "learned": {"steps": 6, "batch_size": 8, "check_every": 3, "weight": 2.0, "learning_rate": 0.1},
 }  # fmt: skip
 CONTROLS = ("shuffled", "wrong", "pooled", "sham")
 ARMS = ["learned-profile", *(f"learned-profile+{one}" for one in CONTROLS)]

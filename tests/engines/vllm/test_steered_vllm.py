@@ -246,10 +246,12 @@ class Reference:
             for one in chosen:
                 if kind == "bias" and profile.intervention.channel == "score":
                     bias[one.expert] += strength
-                elif kind == "bias" and profile.intervention.unit == "sigma":
-                    z[:, one.expert] += strength * dict(profile.intervention.sigmas)[layer]
                 elif kind == "bias":
-                    z[:, one.expert] += math.log(1 + strength)
+                    z[:, one.expert] += {
+                        "odds": math.log(1 + strength),
+                        "sigma": strength * dict(profile.intervention.sigmas).get(layer, 0),
+                        "scores": strength * one.score,
+                    }[profile.intervention.unit]
                 elif kind == "mask":
                     z[:, one.expert] = bias[one.expert] = -math.inf
                 elif kind == "force":
@@ -654,11 +656,17 @@ def test_the_prefix_cache_is_used_and_emptied(tight):
     assert difference(steered, reference.log_probabilities(profile)) < TOLERANCE
 
 
-def test_bias_in_units_of_sigma_is_the_definition(tight):
+@pytest.mark.parametrize("unit", ["sigma", "scores"])
+def test_bias_in_other_units_is_the_definition(tight, unit):
     engine, reference = tight
-    sigmas = ((0, 0.4), (1, 1.1))
-    by_sigma = Intervention(kind="bias", strength=1.5, unit="sigma", sigmas=sigmas)
-    profile, base = profile_of(engine, by_sigma), engine.log_probabilities(PROMPTS)
+    sigmas = ((0, 0.4), (1, 1.1)) if unit == "sigma" else ()
+    intervention = Intervention(kind="bias", strength=1.5, unit=unit, sigmas=sigmas)
+    profile, base = profile_of(engine, intervention), engine.log_probabilities(PROMPTS)
+    shifted = [
+        one.model_copy(update={"score": 0.5 * (-1) ** at + 0.1 * at})
+        for at, one in enumerate(profile.experts)
+    ]
+    profile = profile.model_copy(update={"experts": tuple(shifted)})
     with engine.steer(profile):
         steered = engine.log_probabilities(PROMPTS)
     assert difference(steered, reference.log_probabilities(profile)) < TOLERANCE
