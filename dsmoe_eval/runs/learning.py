@@ -12,6 +12,7 @@ import numpy as np
 
 from ..cards import ExpertSource, Learned
 from ..engines.base import pass_identity
+from ..errors import UserError
 from ..experts import OutcomeItem, PlainText, RoutingCounts, ShiftObjective
 from ..experts.batching import frozen
 from ..experts.passes import pass_folder
@@ -122,16 +123,15 @@ def _learn(
     ]
     content += [job.plan.seed, _digest(lesson), [*sigmas.values()]]
     state = pass_folder(job.folder.observations, ["learning", *content]) / "state.safetensors"
-    with frozen(reader.model):
-        learned = learn_shifts(
-            ShiftObjective(reader.model),
-            lesson,
-            [sigmas[layer] for layer in counts.layers],
-            settings,
-            job.plan.seed,
-            state,
-            advance,
-        )
+    spread = [sigmas[layer] for layer in counts.layers]
+    try:
+        with frozen(reader.model):
+            objective = ShiftObjective(reader.model)
+            learned = learn_shifts(
+                objective, lesson, spread, settings, job.plan.seed, state, advance
+            )
+    except ValueError as error:  # the file of the state is damaged
+        raise UserError(str(error)) from error
     with job.folder.new_folder(job.folder.learned(course.name)) as draft:
         write_learned(draft, learned)
     note("profile learned", name=course.name, **asdict(learned.best))
@@ -149,6 +149,12 @@ def _lesson(job: Job, course: Course) -> Lesson:
     texts = [PlainText(tuple(one.tokens)) for one in documents if one.domain != course.domain]
     items = outcome_items(job.learner, _tasks(job, course, _targets(job)))
     checks = outcome_items(job.learner, _tasks(job, course, gaining(job.identification.tasks)))
+    for part, read in (("tuning", items), ("identification", checks)):
+        if not read:
+            raise UserError(
+                f"suite {job.suite.name!r}: {course.domain} has no items in the {part} split, so "
+                "that no profile can be learned; leave learned-profile out, or add such a split"
+            )
     if course.source == "shuffled_answers":
         items, checks = (shuffled(part, job.plan.seed) for part in (items, checks))
     return Lesson(items, tuple(texts[::2]), checks, tuple(texts[1::2]))

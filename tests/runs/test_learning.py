@@ -49,6 +49,11 @@ def finished(plan, tmp_path_factory):
         patch.setattr(learning, "learn_shifts", killed)
         with pytest.raises(KeyboardInterrupt):
             run(plan, root, limit=8, device="cpu", console=QUIET)
+        patch.setattr(learning, "_targets", lambda _job: {})
+        with pytest.raises(UserError, match="math has no items in the tuning split"):
+            run(plan, root, limit=8, device="cpu", console=QUIET)
+        patch.undo()
+        patch.setattr(learning, "learn_shifts", killed)
         run(plan, root, limit=8, device="cpu", console=QUIET)
     assert len(calls) == 5  # four profiles, one of them begun twice
     return RunFolder(root)
