@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_damaged_json_is_said_so(tmp_path):
 
 OWNER = """
 import sys, time
+from contextlib import contextmanager
 from pathlib import Path
 from dsmoe_eval.files import lock_folder
 unlock = lock_folder(Path(sys.argv[1]))
@@ -153,13 +155,15 @@ def test_case_09_what_was_not_sealed_so_is_refused(sealed):
         unseal(sealed)
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """A limit of 4 kB per file, met by real writes."""
+    """A limit of 4 kB per file, met by real writes; inside, pytest itself must not print."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def save_adapter(folder):
@@ -192,10 +196,8 @@ def save_log(folder):
         (save_log, "log.jsonl"),
     ],
 )
-def test_case_14_a_full_disk_is_said_with_the_file_and_the_way_out(
-    tmp_path, small_disk, save, name
-):
-    with pytest.raises(UserError) as error:
+def test_case_14_a_full_disk_is_said_with_the_file_and_the_way_out(tmp_path, save, name):
+    with small_disk(), pytest.raises(UserError) as error:
         save(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / name}: cannot be written (File too large)")
     assert "free some space" in str(error.value)
