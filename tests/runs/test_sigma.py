@@ -84,8 +84,8 @@ def test_identification_carries_sigmas_and_steering_adds_their_multiple(engine, 
     base, out = logits_of(model, ids)
     with steer(model, profile.with_strength(0.0)):
         assert torch.equal(logits_of(model, ids)[1], out)
-    for layer in profile.by_layer():
-        shift = logit_shift(profile.intervention, layer)
+    for layer, experts in profile.by_layer().items():
+        shift = logit_shift(profile.intervention, experts[0])
         assert shift == pytest.approx(STRENGTH * counts.sigmas()[layer], abs=1e-6)
     first = min(profile.by_layer())
     odds = Intervention(kind="bias", strength=np.expm1(STRENGTH * counts.sigmas()[first]))
