@@ -78,17 +78,20 @@ def test_a_node_that_comes_late_is_used(begin):
 
 def test_a_full_disk_on_one_node(begin):
     with cluster(nodes=1) as made:
-        trial, node = begin(made), made.machine(core=1)
-        trial.at_work()
+        trial, full = begin(made), made.machine(core=1)
+        ((node, worker),) = trial.at_work()
+        node.signal(worker.process, "STOP")  # so that the other one finds work, however slow it is
         cells = trial.folder.root / "cells"
         cells.mkdir(exist_ok=True)
         assert (
-            node.run("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(cells)).returncode == 0
+            full.run("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(cells)).returncode == 0
         )
-        assert node.run(*made.ray_start(node)).returncode == 0
+        assert full.run(*made.ray_start(full)).returncode == 0
+        words = f"another worker takes over ({full.name}: "
+        wait_for(lambda: words in trial.said.read_text(), "the disk is full", 240)
+        node.signal(worker.process, "CONT")
         said = trial.end()
     trial.check(in_work=1)
-    assert f"another worker takes over ({node.name}: " in said
     assert "No space left on device" in said
     assert starts(trial) == 2  # none on that node after the first
 
