@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -81,7 +80,6 @@ class DrivenRun:
 
     def _tidy(self) -> None:
         self.folder.absorb()
-        shutil.rmtree(self.folder.workers, ignore_errors=True)
         remove_drafts(self.folder.root)
 
     def order(self) -> Order:

@@ -14,10 +14,10 @@ from ..errors import UserError
 from ..files import seal, to_json
 from ..storage import is_url
 from ..storage.copies import COPY, Copied, Original, receive, send
-from .folder import RunFolder
-from .manifest import MANIFEST
+from .folder import LEASES, WORKERS, RunFolder
+from .manifest import MANIFEST, PARTS
 
-_WORK = {"answers", "leases", "workers", "manifest-parts", "logs", "merged"}
+_WORK = {"answers", LEASES, WORKERS, PARTS, "logs", "merged"}
 """Folders of a run that its end removes, or that only the processes at work on it read."""
 _WHOLE = {"cells", "adapters"}
 """Folders of which all files are recorded together."""

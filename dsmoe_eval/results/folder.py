@@ -168,17 +168,11 @@ class RunFolder(RecordedFolder):
         for path in _answers_of(self.root / "answers", owner):
             path.unlink(missing_ok=True)
 
-    def absorb(self, keep: str | None = None) -> None:
-        """Turn what several writers have left into the files of a single one; none writes any more.
-
-        Args:
-            keep: the name of the worker that calls this, whose file stays.
-        """
+    def absorb(self) -> None:
+        """Turn what several writers, who have all ended, left into the files of a single one."""
         RecordedFolder.absorb(self)
         shutil.rmtree(self.leases, ignore_errors=True)
-        for path in self.workers.glob("*"):
-            if path.name != f"{keep}.json":
-                path.unlink()
+        shutil.rmtree(self.workers, ignore_errors=True)
         for path in self.root.glob(f"{LOCK}-*"):  # of killed shards
             path.unlink()
         self._absorb_logs()

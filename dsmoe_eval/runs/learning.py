@@ -35,6 +35,7 @@ from .identification import identification_source, read_documents
 from .influence import gaining, outcome_items
 from .job import Job
 from .leases import Piece
+from .profiles import keep_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +200,7 @@ def _prepared(job: Job, arm: PlannedArm, settings: Learned) -> PreparedArm:
         job.identification, arm.domain, job.plan.identification, job.plan.routing_engine
     )
     profile = build_learned_profile(arm.variant, job.engine.identity, learned.shift, source)
-    path = job.folder.profile(arm.variant.name, arm.target, profile.id)
-    if not job.folder.has(path):
-        job.folder.write(path, profile.to_json().encode())
+    keep_profile(job, arm, profile)
     return PreparedArm(
         arm,
         _settings(profile, learned, settings),

@@ -62,6 +62,13 @@ def make_profile(
     return build_profile(variant, model, experts, settings.strength, source, sigmas)
 
 
+def keep_profile(job: Job, arm: PlannedArm, profile: Profile) -> None:
+    """Write the profile of an arm to the run's folder, if it is missing."""
+    path = job.folder.profile(arm.variant.name, arm.target, profile.id)
+    if not job.folder.has(path):
+        job.folder.write(path, profile.to_json().encode())
+
+
 def experts_profile(folder: RunFolder, arm: Arm) -> Profile | None:
     """Read the profile of a finished run's arm; None if it steers no experts.
 

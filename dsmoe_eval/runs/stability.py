@@ -31,7 +31,7 @@ from .cells import cell_identity
 from .job import Job
 from .overlaps import Choice, overlap, resampled_choices
 from .plan_checks import stability_arm
-from .profiles import make_profile
+from .profiles import keep_profile, make_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,9 @@ def _with_resample(job: Job, counts: RoutingCounts, one: _Resampled, number: int
     settings = Settings(len(one.profile.experts), one.profile.intervention.strength)
     made = make_profile(job, counts, planned, settings)
     profile = made.model_copy(update={"method": f"{made.method}, {ending}"})
-    path = job.folder.profile(variant.name, planned.target, profile.id)
-    if not job.folder.has(path):
-        job.folder.write(path, profile.to_json().encode())
-    return replace(one.arm, planned=replace(planned, variant=variant), profile=profile)
+    resampled = replace(planned, variant=variant)
+    keep_profile(job, resampled, profile)
+    return replace(one.arm, planned=resampled, profile=profile)
 
 
 def _wordings(job: Job, one: _Spread) -> TargetWordings:

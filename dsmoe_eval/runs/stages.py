@@ -33,7 +33,7 @@ from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
-from .profiles import make_profile
+from .profiles import keep_profile, make_profile
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
 
@@ -241,9 +241,7 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
     tuned = tuner.tuned(arm.tuned)
     profile = make_profile(job, counts, arm, tuned.chosen, tuner.means)
-    path = job.folder.profile(arm.variant.name, arm.target, profile.id)
-    if not job.folder.has(path):
-        job.folder.write(path, profile.to_json().encode())
+    keep_profile(job, arm, profile)
     settings = {
         "expert_count": tuned.chosen.expert_count,
         "strength": profile.intervention.strength,
