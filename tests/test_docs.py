@@ -4,7 +4,7 @@ A comment before a fenced block says what is done with it:
 
     <!-- runnable -->         runs in the quick set; a page's blocks share a folder, in their order
     <!-- runnable, slow -->   runs with the slow tests
-    <!-- runnable, vllm -->   runs with the vLLM tests, after the page's quick blocks
+    <!-- runnable, vllm -->   runs with test-full's vLLM tests, after the page's quick blocks
     <!-- output -->           is what the runnable block before it prints
 """
 
@@ -302,6 +302,7 @@ def test_slow_snippets_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.vllm
+@pytest.mark.full
 @pytest.mark.parametrize("page", pages_with("runnable, vllm"))
 def test_vllm_snippets_run(page, tmp_path, monkeypatch):
     pytest.importorskip("vllm", reason="vLLM is not installed")
