@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dsmoe_eval.engines.base import Engine
 from dsmoe_eval.engines.load import load_engine
-from dsmoe_eval.experts import Form, InfluenceItems, OutcomeItem
+from dsmoe_eval.experts import Form, InfluenceItems, OutcomeItem, ScoredText
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.influence import influence_of, outcome_items
@@ -82,29 +82,29 @@ def foretold_effects(limit: int | None = None) -> list[Foretold]:
 
 def measured(engine: Engine, items: Sequence[OutcomeItem]) -> Floats:
     """The change of each item's outcome by each expert, per log-odds: [layers, experts, items]."""
-    texts = {
-        (one.tokens[: one.start], one.tokens[one.start :]): 0.0 for i in items for one in i.texts
-    }
-    lm, identity = engine.language_model(), engine.identity
-
-    def outcomes() -> Floats:
-        found = lm._loglikelihood_tokens([("", list(a), list(b)) for a, b in texts])
-        texts.update({pair: value for pair, (value, _) in zip(texts, found, strict=True)})
-        rows = [
-            [texts[one.tokens[: one.start], one.tokens[one.start :]] for one in item.texts]
-            for item in items
-        ]
-        return np.array([i.weights(np.array(r))[0] for i, r in zip(items, rows, strict=True)])
-
-    before = outcomes()
+    identity, before = engine.identity, outcomes(engine, items)
     changes = np.zeros((len(identity.layers), identity.experts, len(items)))
     profile = trial_profile(identity, Intervention(kind="bias", strength=math.expm1(STEP)), [0])
     for row, layer in enumerate(identity.layers):
         for expert in range(identity.experts):
             chosen = (ChosenExpert(layer=layer, expert=expert, score=1.0),)
             with engine.steer(profile.model_copy(update={"experts": chosen})):
-                changes[row, expert] = (outcomes() - before) / STEP
+                changes[row, expert] = (outcomes(engine, items) - before) / STEP
     return changes
+
+
+def outcomes(engine: Engine, items: Sequence[OutcomeItem]) -> Floats:
+    """The outcome of each item under the present steering, [items]."""
+    pairs = {_pair(text): 0.0 for item in items for text in item.texts}
+    asked = [("", list(before), list(after)) for before, after in pairs]
+    found = engine.language_model()._loglikelihood_tokens(asked)
+    pairs = {pair: value for pair, (value, _) in zip(pairs, found, strict=True)}
+    rows = [np.array([pairs[_pair(text)] for text in item.texts]) for item in items]
+    return np.array([item.weights(row)[0] for item, row in zip(items, rows, strict=True)])
+
+
+def _pair(text: ScoredText) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return text.tokens[: text.start], text.tokens[text.start :]
 
 
 def compare(

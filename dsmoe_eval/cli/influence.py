@@ -33,6 +33,10 @@ from .terminal import echo
     help="Unit of the step: sigma is the spread of each layer's logits over experts.",
 )  # fmt: skip
 @click.option(
+    "--phase", type=click.Choice(["prompt", "generated"]), default="prompt", show_default=True,
+    help="Of tasks with generated answers: the right answers, or the model's own that are right.",
+)  # fmt: skip
+@click.option(
     "--chat-template", is_flag=True, help="Wrap each question in the model's chat template."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
@@ -63,8 +67,8 @@ def influence_command(model: str, out: Path | None, as_json: bool, **rest: Any) 
         attn_implementation=rest["attn_implementation"],
     )  # fmt: skip
     result = influence_study(
-        engine, text, shift, chat=rest["chat_template"], root=rest["observations"],
-        console=progress_console(),
+        engine, text, shift, chat=rest["chat_template"], generated=rest["phase"] == "generated",
+        root=rest["observations"], console=progress_console(),
     )  # fmt: skip
     page = None if out is None else render_influence(result, out)
     if as_json:

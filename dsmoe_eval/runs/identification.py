@@ -203,7 +203,8 @@ def count_domains(
         counts = count_seen(seen, engine.tokenizer, wanted)
         if not wanted.influence:
             return counts
-        return with_influence(engine, tasks, counts, root, wanted.settings.chat_template)
+        generated = wanted.settings.phase == "generated"
+        return with_influence(engine, tasks, counts, root, wanted.settings.chat_template, generated)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -23,7 +23,10 @@ from ..models.prompt_format import PromptFormat
 from ..tasks.identification import TextTask
 from ..tasks.items import Item, WithItems
 from ..tasks.loading import LoadedTask, in_format
+from ..tasks.scoring import answer_tasks, judge
 
+GENERATED = "generated.jsonl"
+"""The file of answers that the model generated, beside the passes."""
 READ = "identification"
 """The role of tasks that must not change: each domain has one."""
 
@@ -34,6 +37,7 @@ def with_influence(
     counts: RoutingCounts,
     root: Path,
     chat: bool = False,
+    generated: bool = False,
 ) -> RoutingCounts:
     """Return the counts with the influence of experts on each domain's items, in its exact form.
 
@@ -46,6 +50,7 @@ def with_influence(
         counts: the counts of their text, with the spread of logits.
         root: the folder in which the pass is stored.
         chat: whether questions are put into the tokenizer's chat template.
+        generated: as in `outcome_items`.
 
     Raises:
         UserError: the engine computes no gradients, or an item has no outcome.
@@ -53,7 +58,10 @@ def with_influence(
         SteeringError: the model's routers or experts do not allow it.
     """
     steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
-    lists = {name: outcome_items(engine, {name: task}, chat) for name, task in tasks.items()}
+    answers = root / GENERATED if generated else None
+    lists = {
+        name: outcome_items(engine, {name: task}, chat, answers) for name, task in tasks.items()
+    }
     rows, start = dict[str, range](), 0
     for name, items in lists.items():
         rows[name] = range(start, start := start + len(items))
@@ -115,33 +123,42 @@ def influence_of(
 
 
 def outcome_items(
-    engine: Engine, tasks: Mapping[str, WithItems], chat: bool = False
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    chat: bool = False,
+    generated: Path | None = None,
 ) -> tuple[OutcomeItem, ...]:
     """Encode the items of tasks with their outcomes, in order.
 
     - Options that are scored: the log-probability of the right one (`gold_logprob`).
-    - Generated answers: the log-likelihood of the right answer.
+    - Generated answers: the log-likelihood of the right answer; or of the model's own, where
+      that is right, with `generated`. Items with another answer of the model are then left out.
     - Text, such as chunks of documents: its mean log-likelihood per token.
 
     Args:
         engine: the model's engine.
         tasks: the tasks by name.
         chat: whether questions, not texts, are put into the tokenizer's chat template.
+        generated: the file of the model's answers, which are read from it or added; None: its
+            answers are not generated.
 
     Raises:
         UserError: the tokenizer has no chat template, or gives no token for an answer; a text has
-            fewer than two tokens; or the right answer is none of an item's options.
+            fewer than two tokens; the right answer is none of an item's options; or the model
+            answers no item of a task correctly.
     """
     lm = engine.language_model(PromptFormat(chat=chat))
-    return tuple(one for task in tasks.values() for one in _items(lm, task))
+    return tuple(one for task in tasks.values() for one in _items(lm, task, generated))
 
 
-def _items(lm: EngineLM, task: WithItems) -> list[OutcomeItem]:
+def _items(lm: EngineLM, task: WithItems, generated: Path | None) -> list[OutcomeItem]:
     domain = task.card.domain
     if isinstance(task, TextTask) or task.card.is_text:
         return [_text(lm, domain, item) for item in task.items]
     assert isinstance(task, LoadedTask)  # noqa: S101 - the two kinds of tasks
     if task.task.OUTPUT_TYPE != "multiple_choice":
+        if generated is not None:
+            return _generated(lm, in_format(task, lm), generated)
         pairs = lm.encoded(in_format(task, lm).answers(lm))
         return [
             OutcomeItem(domain, (_scored(*pair),), cluster=item.cluster)
@@ -155,6 +172,30 @@ def _items(lm: EngineLM, task: WithItems) -> list[OutcomeItem]:
     return [
         _question(task, item, texts)
         for item, texts in zip(task.items, options.values(), strict=True)
+    ]
+
+
+def _generated(lm: EngineLM, task: LoadedTask, path: Path) -> list[OutcomeItem]:
+    """Return the items with the first right answer that the model generates, if there is one."""
+    (answers,) = answer_tasks(lm, [task], path)
+    right = [
+        next((one.text for one in samples if one.score and one.text), None)
+        for samples in judge(task, answers)
+    ]
+    found = [
+        (item, str(request.args[0]), text)
+        for item, request, text in zip(task.items, task.requests, right, strict=True)
+        if text is not None
+    ]
+    if not found:
+        raise UserError(
+            f"task {task.card.name!r}: the model answers none of its {len(task.items)} items "
+            "correctly, so that none of its answers counts; take the right ones (phase prompt)"
+        )
+    pairs = lm.encoded([(prompt, text) for _, prompt, text in found])
+    return [
+        OutcomeItem(task.card.domain, (_scored(*pair),), cluster=item.cluster)
+        for (item, _, _), pair in zip(found, pairs, strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..experts import Effect, Form, OutcomeItem, count_routing
 from ..progress import progress_bar
 from ..runs.identification import read_documents
-from ..runs.influence import gaining, influence_of, outcome_items
+from ..runs.influence import GENERATED, gaining, influence_of, outcome_items
 from ..steering import Channel
 from ..tasks.identification import IdentificationText
 from .results import InfluenceResult, InfluenceRow
@@ -66,6 +66,7 @@ def influence_study(
     shift: Shift = Shift(),
     *,
     chat: bool = False,
+    generated: bool = False,
     root: Path | None = None,
     console: Console | None = None,
 ) -> InfluenceResult:
@@ -76,6 +77,8 @@ def influence_study(
         text: the items; see `runs.influence.outcome_items`.
         shift: what is raised.
         chat: whether questions are put into the tokenizer's chat template.
+        generated: whether the outcome of a task with generated answers is that of the model's own
+            right answers.
         root: the folder in which passes are stored.
         console: the console that shows the cost and the progress; by default stderr.
 
@@ -88,7 +91,8 @@ def influence_study(
     """
     shift.check()
     shown, root = console or Console(stderr=True), root or Path("out") / "observations"
-    items = outcome_items(engine, gaining(text.tasks), chat)
+    answers = root / GENERATED if generated else None
+    items = outcome_items(engine, gaining(text.tasks), chat, answers)
     shown.print(cost(items, shift), highlight=False, soft_wrap=True)
     try:
         form = Form(shift.channel, _steps(engine, text, shift, chat, root))

@@ -14,6 +14,7 @@ from dsmoe_eval.runs.influence import influence_of, outcome_items
 from dsmoe_eval.steering import Intervention
 from dsmoe_eval.tasks.identification import TextTask, domain_texts, identification_text
 from dsmoe_eval.tasks.items import Item
+from dsmoe_eval.tasks.scoring import answer_tasks, judge
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,28 @@ def test_an_item_without_a_right_option_is_refused(ours, text):
     broken = replace(task, items=(replace(task.items[0], rights=()), *task.items[1:]))
     with pytest.raises(UserError, match=r"is none of its options, so it has no log-probability"):
         outcome_items(ours, {"t": broken})
+
+
+def test_own_right_answers_are_the_outcome_of_generated_tasks(ours, text, tmp_path):
+    """Of sums, some of which the model gets wrong; the answers are generated once."""
+    task = {"sums": text.tasks["lab_arithmetic"]}
+    (answers,) = answer_tasks(ours.language_model(), [task["sums"]])
+    right = [one[0] for one in judge(task["sums"], answers) if one[0].score]
+    path = tmp_path / "generated.jsonl"
+    items = outcome_items(ours, task, generated=path)
+    assert 0 < len(items) == len(right)
+    assert [
+        ours.tokenizer.decode(i.texts[0].tokens[i.texts[0].start :]).strip() for i in items
+    ] == [one.text.strip() for one in right]
+    written = path.read_bytes()
+    assert outcome_items(ours, task, generated=path) == items
+    assert path.read_bytes() == written
+
+
+def test_a_task_that_the_model_never_answers_is_refused(ours, text, tmp_path, monkeypatch):
+    def wrong(task, answers):
+        return [tuple(replace(one, score=0.0) for one in each) for each in judge(task, answers)]
+
+    monkeypatch.setattr("dsmoe_eval.runs.influence.judge", wrong)
+    with pytest.raises(UserError, match="answers none of its 3 items correctly"):
+        outcome_items(ours, {"t": text.tasks["lab_arithmetic"]}, generated=tmp_path / "answers")
