@@ -33,6 +33,7 @@ IntervalMetric = Literal[
     "gain_over_prompt",
     "placebo_gain",
     "specificity",
+    "predicted_gain",
     "gold_logprob.target_gain",
     "gold_logprob.non_target_change",
     "gold_logprob.gain_over_placebo",

@@ -113,6 +113,22 @@ def _placebo_gain(run: FinishedRun, key: Key) -> Reading:
     return max(gains, key=lambda gain: gain.value)
 
 
+def _predicted_gain(run: FinishedRun, key: Key) -> Reading:
+    """Return the gain on the target that was foretold, by the plan's primary outcome."""
+    foretold, name = run.result.foretold, run.result.outcome
+    if foretold is None:
+        raise MissingFigureError(
+            "the run foretold nothing; write `foretell: true` in its plan and run it again"
+        )
+    arm = foretold.arm(*key)
+    row = None if arm is None else arm.change(run.arms[key].target_task, name)
+    if row is None:
+        raise MissingFigureError(f"the target's {name} was not foretold")
+    if row.ci95 is None:
+        raise MissingFigureError("no prediction interval, since all items are one cluster")
+    return Measurement(row.gain, *row.ci95, words=f"foretold from {row.n} items")
+
+
 def _mde80(run: FinishedRun, key: Key) -> Reading:
     value = run.arms[key].target_result.mde80
     if value is None:
@@ -200,6 +216,7 @@ _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "gain_over_prompt": _change(_over("over_prompt")),
     "placebo_gain": _placebo_gain,
     "specificity": _change(_over("specificity")),
+    "predicted_gain": _predicted_gain,
     "target_mde80": _mde80,
     "flipped_target": _of_arm(lambda arm: arm.generalization.flipped.target),
     "flipped_non_target": _of_arm(lambda arm: arm.generalization.flipped.non_target),

@@ -18,6 +18,7 @@ from ..storage import shown
 from ..variants import get_variant
 from .arms import Arm
 from .folder import RunFolder
+from .foretold import check_foretold
 from .schema import SCHEMA_VERSION, RunResult
 from .stability import StabilityResult
 
@@ -87,7 +88,9 @@ def read_finished(path: Path) -> FinishedRun:
     if not folder.has_cells:
         return as_finished(read_json(file), name)
     folder.check()
-    return as_finished(folder.read_json(file), name, folder)
+    found = as_finished(folder.read_json(file), name, folder)
+    check_foretold(folder, found.result.foretold)
+    return found
 
 
 def as_finished(data: object, name: str, folder: RunFolder | None = None) -> FinishedRun:

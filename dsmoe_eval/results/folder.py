@@ -89,6 +89,15 @@ class RunFolder(RecordedFolder):
         return self.root / LEASES
 
     @property
+    def foretold(self) -> Path:
+        """The effects that were foretold before the test split was read."""
+        return self.root / "foretold.json"
+
+    def foretelling(self, name: str) -> Path:
+        """Return the path of an arm's outcomes on the identification split, or of base's."""
+        return self.root / "foretelling" / f"{name}.json"
+
+    @property
     def comparisons(self) -> Path:
         """The result: every arm against base."""
         return self.root / "comparisons.json"

@@ -32,6 +32,7 @@ from .cells import read_samples
 from .claims import holm_by_family
 from .comparisons import ArmCells, compare_arms, controls_of, naming_arm
 from .folder import RunFolder
+from .foretold import read_foretold
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
 from .pairing import pair_items
 from .schema import RunResult
@@ -72,7 +73,7 @@ def compare_run(
     ]
     for row in whole:
         row.judge(result.levels)
-    return result.model_copy(update={"arms": tuple(whole)})
+    return result.model_copy(update={"arms": tuple(whole), "foretold": read_foretold(folder)})
 
 
 def _scored(suite: Suite, cells: Mapping[str, str]) -> dict[str, str]:

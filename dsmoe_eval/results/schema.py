@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ..variants import get_variant
 from .arms import Arm, VariantName
+from .foretold import Foretold
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
@@ -192,6 +193,7 @@ class RunResult(Outline):
 
     Attributes:
         routing: None where one engine has both roles.
+        foretold: what was foretold of all arms; None of a plan without `foretell`.
     """
 
     schema_version: Literal[7]
@@ -199,6 +201,7 @@ class RunResult(Outline):
     routing: EngineRouting | None = None
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    foretold: Foretold | None = None
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
@@ -213,4 +216,9 @@ class RunResult(Outline):
                 raise ValueError(f"lacks the arm {' on '.join(key)}")
         for arm in self.arms:
             arm.judge(self.levels)
+            row = None if self.foretold is None else self.foretold.arm(arm.variant, arm.target)
+            if self.foretold and (row is None or row.profile != arm.profile):
+                raise ValueError(
+                    f"foretold lacks the arm {arm.variant} on {arm.target}, or its profile"
+                )
         return self

@@ -34,7 +34,7 @@ def answer_tests(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
     steered = [arm for arm in arms if mixing and arm.profile is not None]
     rest = [arm for arm in arms if not (mixing and arm.profile is not None)]
     fine = [arm for arm in rest if arm.planned.variant.kind == "sft"]
-    with closing(Bench(lambda arm: _equipped(job, arm))) as bench:
+    with closing(Bench(lambda arm: equipped(job, arm))) as bench:
         first = [AskedCell(None, name) for name in job.base_tasks]
         first += _asked(arm for arm in rest if arm not in fine)
         last = _asked(fine)
@@ -252,7 +252,7 @@ def _note_done(identity: Identity, task: LoadedTask, seconds: float) -> None:
 
 
 @contextmanager
-def _equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
+def equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
     """Steer or adapt the model for the arm; yield the probes' figures, None if not steered."""
     planned = arm.planned
     if planned.variant.kind == "prompt":

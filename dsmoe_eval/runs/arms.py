@@ -87,10 +87,10 @@ class PlannedRun:
 
     @property
     def reads_answers(self) -> bool:
-        """Whether a method, or a learned profile, reads answers of the identification split."""
+        """Whether a method, a learned profile or `foretell` reads answers of identification."""
         names = {one.method for one in self.variants if one.method is not None}
         learned = any(one.kind == "learned" for one in self.variants)
-        return learned or any(get_method(name).influence for name in names)
+        return learned or self.plan.foretell or any(get_method(name).influence for name in names)
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:

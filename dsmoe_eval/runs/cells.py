@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from ..cards import OutcomeName
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
 from ..files import write_json
@@ -19,7 +21,7 @@ from ..results.folder import RunFolder
 from ..tasks.items import Item
 from ..tasks.language_model import Advance, unwatched
 from ..tasks.loading import LoadedTask
-from ..tasks.outcomes import TextScore, bits_per_byte, gold_logprobs, score_texts
+from ..tasks.outcomes import Floats, TextScore, bits_per_byte, gold_logprobs, score_texts
 from ..tasks.scoring import Answers, ScoredAnswer, answer_tasks, item_scores, judge
 from ..variants import BASE
 from .arms import PreparedArm
@@ -118,6 +120,24 @@ def store_cell(
             },
         )
     folder.forget_answers(identity.id)
+
+
+def item_outcomes(lm: EngineLM, task: LoadedTask, asked: TaskAnswers) -> dict[OutcomeName, Floats]:
+    """Judge the answers to a task, and return each outcome that it has, more is better: [items].
+
+    Those of texts are as `results.outcome_comparisons` compares them, by their mean bytes.
+
+    Raises:
+        UserError: as `run_cell`.
+    """
+    if task.card.is_text:
+        rows, _ = _text_rows(lm, task, cast("Sequence[TextScore]", asked.answers))
+        bits = rows["bytes"].to_numpy().mean() * math.log(2)
+        return {"bits_per_byte": rows["loglikelihood"].to_numpy(dtype=np.float64) / bits}
+    rows, _ = _judged(task, cast(Answers, asked.answers))
+    names: tuple[OutcomeName, ...] = ("score", "gold_logprob")
+    found = {name: rows[name].to_numpy(dtype=np.float64) for name in names}
+    return {name: values for name, values in found.items() if not np.isnan(values).any()}
 
 
 Answered = tuple[pd.DataFrame, dict[str, object]]

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..engines.base import Engine, pass_identity
 from ..engines.lm import EngineLM
 from ..errors import UserError
@@ -81,6 +84,31 @@ def with_influence(
 
     tables = domain_tables(seen, of(gaining(tasks)), of(_with_role(tasks, READ)), steps)
     return replace(counts, influence=tables)
+
+
+def task_influence(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    form: Form,
+    root: Path,
+    chat: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the mean influence on the items of each task: name -> [layers, experts], per unit.
+
+    With the tasks, the steps and the folder of `with_influence`, its pass is only read again.
+
+    Raises:
+        UserError: the engine computes no gradients, or an item has no outcome.
+        SteeringError: the model's routers or experts do not allow it.
+    """
+    lists = {name: outcome_items(engine, {name: task}, chat) for name, task in tasks.items()}
+    every = [one for items in lists.values() for one in items]
+    seen, start, found = influence_of(engine, every, form, root, advance), 0, {}
+    for name, items in lists.items():
+        rows = range(start, start := start + len(items))
+        found[name] = seen.mean(rows).mean
+    return found
 
 
 def gaining(tasks: Mapping[str, WithItems]) -> dict[str, WithItems]:

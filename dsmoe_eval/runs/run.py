@@ -26,6 +26,7 @@ from ..variants import describe_controls
 from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
+from .foretelling import check_foretelling, foretell, foretelling_answers
 from .job import Job, prepare
 from .learning import learned_arms, learning_steps
 from .leases import ALONE, Leases, RunPart, Shard, Shared
@@ -171,7 +172,9 @@ def run_job(job: Job, console: Console | None = None) -> None:
     console, started = console or Console(stderr=True), time.perf_counter()
     console.print(plan_table(job))
     check_wordings(job)
+    check_foretelling(job)
     counts, arms = _arms(job, console)
+    foretell(job, counts, arms, console)
     with progress_bar(console, "answer test items", _test_answers(job), "answers") as steps:
         answer_tests(job, arms, steps)
     if job.leases.shard is None:
@@ -207,12 +210,14 @@ def plan_table(job: Job) -> Table:
         "primary outcome": job.plan.outcome,
         "leakage": _leakage(job),
         "tuning": f"{settings} settings on the tuning split",
+        "foretold": f"from {foretelling_answers(job):,} answers on the identification split",
         "test": f"{sum(map(len, asked))} cells, {_test_answers(job):,} answers",
         "stability": f"{stability_cells(job).total():,} cells, {stability_answers(job):,} answers",
         "folder": str(job.folder.root),
     }
-    if job.plan.stability is None:
-        del rows["stability"]
+    for name, asked_for in (("stability", job.plan.stability), ("foretold", job.plan.foretell)):
+        if not asked_for:
+            del rows[name]
     for name, value in rows.items():
         table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
     return table

@@ -36,6 +36,7 @@ from .power import (
     sample_variance,
     smallest_effect,
 )
+from .prediction import Prediction, pool_predictions, predict_mean, prediction_interval
 from .scores import score_interval
 from .strata import ModelsSummary, combine_models, compare_strata
 
@@ -48,6 +49,7 @@ __all__ = [
     "NonInferiority",
     "PairedCounts",
     "PairedResult",
+    "Prediction",
     "SampleVariance",
     "Unit",
     "benjamini_hochberg",
@@ -72,6 +74,9 @@ __all__ = [
     "midp_power",
     "non_inferiority",
     "permutation_p_values",
+    "pool_predictions",
+    "predict_mean",
+    "prediction_interval",
     "regressions",
     "sample_variance",
     "score_interval",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.gates.figures import read_figure
 from dsmoe_eval.gates.readings import MissingFigureError
 from dsmoe_eval.results.finished import as_finished
@@ -59,3 +60,35 @@ def test_fine_tuning_has_no_probes(data):
     assert read_figure(result, "probes_passed", ("sft-lora", "math")).passed
     with pytest.raises(MissingFigureError, match="no placebo of sft-lora"):
         read_figure(result, "placebo_gain", ("sft-lora", "math"))
+
+
+def test_the_predicted_gain_is_what_was_foretold_by_the_primary_outcome(data):
+    rows = [
+        {"task": "math_task", "outcome": name, "n": 100, "clusters": 100, "test_clusters": 400,
+         "gain": gain, "ci95": ends}
+        for name, gain, ends in (("score", 0.1, [0.02, 0.18]), ("gold_logprob", 0.4, None))
+    ]  # fmt: skip
+    data["foretold"] = {
+        "schema_version": 1, "form": None, "digest": "0" * 64,
+        "arms": [
+            {"variant": one["variant"], "target": one["target"], "profile": None, "changes": rows}
+            for one in data["arms"]
+        ],
+    }  # fmt: skip
+    found = read_figure(as_finished(data, "r"), "predicted_gain", KEY)
+    assert (found.value, found.low, found.high) == (0.1, 0.02, 0.18)
+    data["outcome"] = "gold_logprob"
+    with pytest.raises(MissingFigureError, match="no prediction interval"):
+        read_figure(as_finished(data, "r"), "predicted_gain", KEY)
+    with pytest.raises(MissingFigureError, match="gold_logprob was not foretold"):
+        read_figure(as_finished(data, "r"), "predicted_gain", ("contrast", "law"))
+    del data["foretold"]
+    with pytest.raises(MissingFigureError, match="foretell: true"):
+        read_figure(as_finished(data, "r"), "predicted_gain", KEY)
+
+
+def test_predictions_of_another_profile_are_no_part_of_a_result(data):
+    arms = [{"variant": v, "target": "math", "profile": None, "changes": []} for v in ("sham",)]
+    data["foretold"] = {"schema_version": 1, "form": None, "digest": "0" * 64, "arms": arms}
+    with pytest.raises(UserError, match="foretold lacks the arm contrast on math"):
+        as_finished(data, "r")
