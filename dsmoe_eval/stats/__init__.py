@@ -8,6 +8,7 @@ A.
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
+from .fieller import GainRatio, ratio_of_gains
 from .gains import compare_gains
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
@@ -44,6 +45,7 @@ __all__ = [
     "Claim",
     "DocumentCounts",
     "ExcessUse",
+    "GainRatio",
     "ModelsSummary",
     "NonInferiority",
     "PairedCounts",
@@ -72,6 +74,7 @@ __all__ = [
     "midp_power",
     "non_inferiority",
     "permutation_p_values",
+    "ratio_of_gains",
     "regressions",
     "sample_variance",
     "score_interval",
