@@ -105,15 +105,19 @@ class Sft(Card):
 class Learned(Card):
     """Learning of the shifts of all experts' logits, with the model's weights frozen.
 
-    The objective is the mean outcome of the target's tuning items less `weight` times the mean
+    The objective is the mean outcome of the target's tuning items less a weight times the mean
     divergence (KL, nats per token) from base on the identification text of all other domains. The
-    state that is kept is the best one on the identification split, or no shift at all.
+    state that is kept is the best one on the identification split, or no shift at all. Of several
+    weights that one is taken whose kept state has the largest gain there, among those with at most
+    `most_divergence`; if none has, the one with the least divergence. Ties go to larger weights.
 
     Attributes:
         steps: the number of steps of Adam.
         learning_rate: of Adam, in units of the spread of a layer's logits over experts.
         batch_size: the number of items, and of texts, of a step.
-        weight: the weight of the divergence.
+        weights: the weights of the divergence to try; in YAML `weight: 20` is short for one.
+        most_divergence: the most divergence, on the identification split, of a state that several
+            weights are to choose from.
         most_experts: the most experts that have a shift; None: all may.
         check_every: the number of steps between looks at the identification split.
     """
@@ -121,9 +125,36 @@ class Learned(Card):
     steps: Annotated[int, Field(ge=1)] = 60
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     batch_size: Annotated[int, Field(ge=1)] = 40
-    weight: Annotated[float, Field(ge=0)] = 20.0
+    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (20.0,)
+    most_divergence: Annotated[float, Field(gt=0)] = 0.005
     most_experts: Annotated[int, Field(ge=2)] | None = None
     check_every: Annotated[int, Field(ge=1)] = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, content: object) -> object:
+        if not isinstance(content, Mapping) or "weight" not in content:
+            return content
+        if "weights" in content:
+            raise ValueError("give either `weight` or `weights`, not both")
+        rest = {name: value for name, value in content.items() if name != "weight"}
+        return rest | {"weights": [content["weight"]]}
+
+    @model_validator(mode="after")
+    def _check(self) -> Learned:
+        if len(set(self.weights)) < len(self.weights):
+            raise ValueError("a weight is listed twice")
+        return self
+
+    @property
+    def weight(self) -> float:
+        """The weight of settings that have one."""
+        (weight,) = self.weights
+        return weight
+
+    def each(self) -> tuple[Learned, ...]:
+        """Return the settings of each weight."""
+        return tuple(self.model_copy(update={"weights": (one,)}) for one in self.weights)
 
 
 class Stability(Card):

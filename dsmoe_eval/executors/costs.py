@@ -227,6 +227,7 @@ class _Costs:
                 # As many texts as items; at each look all items of the identification split.
                 items = 2 * own.steps * min(own.batch_size, task.tuning)
                 items += (own.steps // own.check_every + 1) * task.identification
+                items *= len(own.weights)
                 yield self._products(ON_BOTH, items * (task.prompt_tokens or 0), LEARNING_TIMES)
 
     def tuning_base(self, planned: PlannedRun) -> Iterator[float]:

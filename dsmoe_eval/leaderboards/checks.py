@@ -198,6 +198,7 @@ def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
 _CONTROLS: tuple[tuple[ExpertSource, str], ...] = (
     ("random_matched", "over_placebo"),
     ("other_domain", "specificity"),
+    ("all_domains", "over_pooled"),
 )
 
 

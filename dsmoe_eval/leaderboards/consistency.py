@@ -13,8 +13,8 @@ from functools import lru_cache
 from scipy.special import ndtr
 from statsmodels.stats.proportion import proportion_confint
 
-from ..results.arms import OVER, Arm
-from ..results.outcomes import OutcomeDifference
+from ..results.arms import Arm
+from ..results.outcomes import OVER, OutcomeDifference
 from ..results.paired import BINARY_TEST, Answers, NonInferiority, Paired, Rates
 from ..results.schema import Base
 from ..stats import PairedCounts, holm, mcnemar_midp, smallest_effect, tango_interval, tango_z

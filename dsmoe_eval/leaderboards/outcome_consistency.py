@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..results.arms import OVER, Arm
-from ..results.outcomes import OutcomeDifference
+from ..results.arms import Arm
+from ..results.outcomes import OVER, OutcomeDifference
 from ..variants import get_variant
 
 NEAR = 1e-7

@@ -17,6 +17,7 @@ from .run_again import citation, run_again
 from .run_agreement import agreement_table, agreements
 from .run_arms import run_facets
 from .run_base import base_scores
+from .run_best import learned_settings, share_findings, share_table
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, repeated, terms
 from .run_leaderboard import variants_table
@@ -68,7 +69,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "citation": citation(folder, result),
         "result": result,
         "primary_words": primary_words(result),
-        "findings": run_text.findings(result),
+        "findings": run_text.findings(result) + share_findings(result),
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
         + run_text.sharing_notes(folder, result),
@@ -84,6 +85,8 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "leaderboard": variants_table(result),
         "base": base_scores(result),
         "over_placebo": placebo_gains(result),
+        "shares": share_table(result),
+        "learned": learned_settings(result),
         "terms": terms(result),
         "details": details(result),
         "settings": settings(result),

@@ -35,7 +35,9 @@ def generalization(result: RunResult) -> Table:
         "over base's. A loss can be real and yet smaller than the margin: harms, and non-inferior."
     )
     claiming = [arm for arm in result.arms if arm.target_result.claim is not None]
-    return table_of_arms("claims", caption, (*ARM, *_CLAIMS), result, claiming)
+    learned = any(arm.over_pooled is not None for arm in claiming)
+    figures = (*ARM, *_CLAIMS, *((_OVER_POOLED,) if learned else ()))
+    return table_of_arms("claims", caption, figures, result, claiming)
 
 
 def _at(place: str) -> Callable[[Arm], str]:
@@ -60,6 +62,13 @@ def _flipped(arm: Arm) -> Value:
     return flipped.target, flipped.non_target
 
 
+_OVER_POOLED: Figure[Arm] = Figure(
+    "beyond all targets' answers",
+    lambda arm: "" if arm.over_pooled is None else _over_control(arm.over_pooled),
+    formats.pp_and,
+    lambda arm: arm_source(arm, "over_pooled"),
+)
+"""Of a learned profile: beyond the one that was learned on the answers of all targets."""
 _CLAIMS: tuple[Figure[Arm], ...] = (
     words("target claim", lambda arm: _verdict(arm.target_result.claim),
         lambda arm: target_part(arm).source("claim")),

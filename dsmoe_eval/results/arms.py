@@ -11,7 +11,7 @@ from ..cards import Unit
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
-from .outcomes import OutcomeResult
+from .outcomes import OVER, OutcomeResult
 from .paired import (
     Domain,
     Hash,
@@ -26,10 +26,8 @@ from .paired import (
     pool,
     tokens_ratio,
 )
-from .terms import Information, Line, Matching
+from .terms import Information, Learning, Line, Matching, ShareOfBest
 
-OVER = ("over_placebo", "specificity", "over_prompt")
-"""The names of an arm's comparisons with other arms, on its target."""
 PerItem = Annotated[float, Field(ge=0)]
 
 
@@ -196,31 +194,6 @@ class Training(Record):
     batch_size: Number
 
 
-class Learning(Record):
-    """The settings of a learned profile, and what it came to.
-
-    Attributes:
-        expert_count: number of experts that have a shift.
-        log_odds: the smallest and the largest shift; None where there is none.
-        steps: number of steps, of which the state after `best_step` was kept; 0: no shift.
-        outcome_gain: the change of the mean outcome of the identification split's items, by which
-            that step was chosen.
-        divergence: of the non-targets' text of that split from base, in nats per token.
-    """
-
-    expert_count: Number
-    log_odds: tuple[float, float] | None
-    steps: Number
-    best_step: Number
-    outcome_gain: float
-    divergence: float
-    learning_rate: float
-    batch_size: Number
-    weight: float
-    most_experts: Number | None
-    check_every: Number
-
-
 class Probe(Record):
     """The figures of the null and the effect probe."""
 
@@ -246,6 +219,10 @@ class Arm(Record):
             the plan has none.
         over_prompt: the comparison with naming the domain in the prompt, on the target; None where
             the plan has no such arm, and for controls.
+        over_pooled: the comparison of a learned profile with the one learned on the answers of all
+            targets, on the target; None for other arms, and where the plan has none.
+        share_of_best: the share of the learned profile's gain; None of other than steering arms,
+            and where the plan has no learned profile.
         information: what the arm learned from; a control has that of its arm.
         prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
         outcomes: the comparisons by other outcomes than the score.
@@ -266,6 +243,8 @@ class Arm(Record):
     information: Information
     prompt_tokens: tuple[PerItem, PerItem]
     outcomes: tuple[OutcomeResult, ...] = ()
+    over_pooled: Paired | None = None
+    share_of_best: ShareOfBest | None = None
 
     @model_validator(mode="after")
     def _check_domains(self) -> Self:

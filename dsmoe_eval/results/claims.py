@@ -28,6 +28,8 @@ class Contrasts:
             plan has none.
         prompt: the comparison with the arm that names the domain in the prompt, on the target;
             None for that arm and for controls, and where the plan has none.
+        general: the comparison with a profile learned on the answers of all targets, on the target;
+            None for other arms than learned profiles, and where the plan has none.
     """
 
     variant: Variant
@@ -39,6 +41,7 @@ class Contrasts:
     placebo: PairedResult | None
     wrong: PairedResult | None
     prompt: PairedResult | None
+    general: PairedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Adjusted:
     placebo: float | None
     wrong: float | None
     prompt: float | None
+    general: float | None
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
@@ -64,14 +68,15 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
         return holm_by_family(variants, [None if one is None else one.p_value for one in results])
 
     return [
-        Adjusted(target, pooled, tuple(_holm(domains)), placebo, wrong, prompt)
-        for target, pooled, domains, placebo, wrong, prompt in zip(
+        Adjusted(target, pooled, tuple(_holm(domains)), *over)
+        for target, pooled, domains, *over in zip(
             family([arm.target for arm in arms]),
             family([arm.pooled for arm in arms]),
             [[None if arm.variant.zero_strength else r for r in arm.domains] for arm in arms],
             family([arm.placebo for arm in arms]),
             family([arm.wrong for arm in arms]),
             family([arm.prompt for arm in arms]),
+            family([arm.general for arm in arms]),
             strict=True,
         )
     ]

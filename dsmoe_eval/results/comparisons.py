@@ -24,7 +24,7 @@ from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
 from . import floors
-from .arms import Arm, Learning, Probe, Settings, Training
+from .arms import Arm, Probe, Settings, Training
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
@@ -32,7 +32,7 @@ from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
 from .schema import SCHEMA_VERSION, Base, EngineRouting, Leakage, Model, Noise, RunResult
-from .terms import Information, Line
+from .terms import Information, Learning, Line
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""
@@ -173,6 +173,7 @@ def _contrasts(
         placebo=over("random_matched"),
         wrong=over("other_domain"),
         prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
+        general=over("all_domains"),
     )
 
 
@@ -256,6 +257,7 @@ def _arm_row(
         over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
+        over_pooled=_over_row(contrasts.general, adjusted.general),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
     )

@@ -31,11 +31,13 @@ from ..tasks.leakage import Leakage
 from .cells import read_samples
 from .claims import holm_by_family
 from .comparisons import ArmCells, compare_arms, controls_of, naming_arm
+from .finished import FinishedRun
 from .folder import RunFolder
 from .foretold import read_foretold
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
 from .pairing import pair_items
 from .schema import RunResult
+from .shares import with_shares
 
 _COLUMNS: Mapping[Continuous, tuple[str, ...]] = {
     "gold_logprob": ("item", "cluster", "gold_logprob"),
@@ -73,7 +75,8 @@ def compare_run(
     ]
     for row in whole:
         row.judge(result.levels)
-    return result.model_copy(update={"arms": tuple(whole), "foretold": read_foretold(folder)})
+    compared = result.model_copy(update={"arms": tuple(whole), "foretold": read_foretold(folder)})
+    return with_shares(FinishedRun(plan.name, compared, folder))
 
 
 def _scored(suite: Suite, cells: Mapping[str, str]) -> dict[str, str]:
@@ -150,6 +153,7 @@ class _Comparer:
                     ("over_placebo", controls_of(arm, "random_matched", self.arms)),
                     ("specificity", controls_of(arm, "other_domain", self.arms)),
                     ("over_prompt", naming_arm(arm, self.arms)),
+                    ("over_pooled", controls_of(arm, "all_domains", self.arms)),
                 )
             },
             tuple(

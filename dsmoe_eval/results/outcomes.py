@@ -12,6 +12,8 @@ from ..cards import OUTCOMES, Continuous, Outcome
 from ..stats import Claim, PairedResult, Unit, claim
 from .paired import Hash, Judged, Levels, Name, Number, Record, Score, ordered
 
+OVER = ("over_placebo", "specificity", "over_prompt", "over_pooled")
+"""The names of an arm's comparisons with other arms, on its target."""
 _NEAR = 1e-7
 """Levels of leaderboard entries are kept to nine digits."""
 Ends = Annotated[tuple[float, float], AfterValidator(ordered)]
@@ -115,6 +117,7 @@ class OutcomeResult(Record):
         over_placebo: the comparison with its placebo on the target; None where the plan has none.
         specificity: the comparison with its wrong-domain control; None where the plan has none.
         over_prompt: the comparison with naming the domain in the prompt; None likewise.
+        over_pooled: that of a learned profile with the one of all targets' answers; None likewise.
         without: the arm's tasks that have no such outcome, such as generated answers.
     """
 
@@ -127,6 +130,7 @@ class OutcomeResult(Record):
     specificity: OutcomeDifference | None = None
     over_prompt: OutcomeDifference | None = None
     without: tuple[Name, ...] = ()
+    over_pooled: OutcomeDifference | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -151,7 +155,7 @@ class OutcomeResult(Record):
 
     def comparisons(self) -> Iterator[tuple[str, OutcomeDifference]]:
         """Yield every comparison with its path in the result."""
-        for name in ("target", "non_targets", "over_placebo", "specificity", "over_prompt"):
+        for name in ("target", "non_targets", *OVER):
             row: OutcomeDifference | None = getattr(self, name)
             if row is not None:
                 yield name, row

@@ -21,6 +21,7 @@ FAMILIES = {
     "over_placebo": "every arm with a placebo, against the mean of its draws on its target",
     "specificity": "every arm with a wrong-domain control, against it on its target",
     "over_prompt": "every arm that does not name the domain, against the one that does",
+    "over_pooled": "every learned profile, against the one learned on all targets' answers",
 }
 """The families of claims, each adjusted by Holm at the plan's significance level.
 

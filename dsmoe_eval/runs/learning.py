@@ -26,6 +26,7 @@ from ..variants.learning import (
     LEARNED_FILES,
     LearnedShifts,
     Lesson,
+    choose_weight,
     learn_shifts,
     read_learned,
     write_learned,
@@ -64,7 +65,8 @@ class Course:
 
 def learning_steps(job: Job) -> int:
     """Return the number of steps of all learned profiles; 0 where there are none."""
-    return len(courses(job.arms)) * (0 if job.plan.learned is None else job.plan.learned.steps)
+    own = job.plan.learned
+    return 0 if own is None else len(courses(job.arms)) * len(own.weights) * own.steps
 
 
 def learned_arms(job: Job, counts: RoutingCounts, steps: Steps) -> dict[PlannedArm, PreparedArm]:
@@ -79,7 +81,7 @@ def learned_arms(job: Job, counts: RoutingCounts, steps: Steps) -> dict[PlannedA
         raise ValueError("the plan has no section learned")
 
     def skip() -> None:
-        steps.skip(settings.steps)
+        steps.skip(len(settings.weights) * settings.steps)
 
     job.leases.share(
         [
@@ -117,25 +119,23 @@ def _learn(
 ) -> None:
     lesson, sigmas = _lesson(job, course), sigmas_of(counts)
     reader = job.learner.reader()
-    content: list[object] = [
-        course.name,
-        pass_identity(job.learner, reader),
-        settings.model_dump(mode="json"),
-    ]
-    content += [job.plan.seed, _digest(lesson), [*sigmas.values()]]
-    state = pass_folder(job.folder.observations, ["learning", *content]) / "state.safetensors"
-    spread = [sigmas[layer] for layer in counts.layers]
+    content = [course.name, pass_identity(job.learner, reader), job.plan.seed, _digest(lesson)]
+    spread, tried = [sigmas[layer] for layer in counts.layers], list[LearnedShifts]()
     try:
         with frozen(reader.model):
             objective = ShiftObjective(reader.model)
-            learned = learn_shifts(
-                objective, lesson, spread, settings, job.plan.seed, state, advance
-            )
+            for own in settings.each():
+                about = ["learning", *content, own.model_dump(mode="json"), [*sigmas.values()]]
+                state = pass_folder(job.folder.observations, about) / "state.safetensors"
+                tried.append(
+                    learn_shifts(objective, lesson, spread, own, job.plan.seed, state, advance)
+                )
     except ValueError as error:  # the file of the state is damaged
         raise UserError(str(error)) from error
+    chosen = choose_weight(tried, settings.most_divergence)
     with job.folder.new_folder(job.folder.learned(course.name)) as draft:
-        write_learned(draft, learned)
-    note("profile learned", name=course.name, **asdict(learned.best))
+        write_learned(draft, tried, chosen)
+    note("profile learned", name=course.name, weight=chosen.weight, **asdict(chosen.best))
 
 
 def _digest(lesson: Lesson) -> str:
@@ -205,7 +205,7 @@ def _prepared(job: Job, arm: PlannedArm, settings: Learned) -> PreparedArm:
         arm,
         _settings(profile, learned, settings),
         profile,
-        information=_terms(job, course, learned),
+        information=_terms(job, course, learned, settings),
     )
 
 
@@ -221,20 +221,22 @@ def _settings(profile: Profile, learned: LearnedShifts, settings: Learned) -> di
     return settings.model_dump(mode="json") | {
         "expert_count": len(profile.experts),
         "log_odds": shift_ranges(profile, None).get("log_odds"),
+        "weight": learned.weight,
         "best_step": best.step,
-        "outcome_gain": best.outcome - learned.history[0].outcome,
+        "outcome_gain": learned.gain,
         "divergence": best.divergence,
     }
 
 
-def _terms(job: Job, course: Course, learned: LearnedShifts) -> Information:
+def _terms(job: Job, course: Course, learned: LearnedShifts, settings: Learned) -> Information:
     """Return what an arm learned from; the trained parameters are the shifts of all experts."""
+    tried = len(settings.weights)
     read = (_targets(job), gaining(job.identification.tasks))
     parts = [_tasks(job, course, tasks) for tasks in read]
     return Information(
         texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
         answers=sum(len(task.items) for part in parts for task in part.values()),
         parameters=learned.shift.numel(),
-        settings=0,
+        settings=tried if tried > 1 else 0,
         domain_named=False,
     )

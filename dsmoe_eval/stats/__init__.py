@@ -8,6 +8,7 @@ A.
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
+from .fieller import GainRatio, ratio_of_gains
 from .gains import compare_gains
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
@@ -45,6 +46,7 @@ __all__ = [
     "Claim",
     "DocumentCounts",
     "ExcessUse",
+    "GainRatio",
     "ModelsSummary",
     "NonInferiority",
     "PairedCounts",
@@ -77,6 +79,7 @@ __all__ = [
     "pool_predictions",
     "predict_mean",
     "prediction_interval",
+    "ratio_of_gains",
     "regressions",
     "sample_variance",
     "score_interval",

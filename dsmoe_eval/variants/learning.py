@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +63,39 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class LearnedShifts:
-    """The shifts that were kept, [layers, experts] in log-odds, and the looks that chose them."""
+    """What was learned with one weight.
+
+    Attributes:
+        shift: the shifts that were kept, [layers, experts], in log-odds.
+        history: the looks that chose them.
+        weight: the weight of the divergence.
+    """
 
     shift: Tensor
     history: tuple[Look, ...]
+    weight: float
 
     @property
     def best(self) -> Look:
         """The look with the largest objective, the first of equal ones."""
         return max(self.history, key=lambda one: one.value)
+
+    @property
+    def gain(self) -> float:
+        """The change of the outcome from no shift to the best look."""
+        return self.best.outcome - self.history[0].outcome
+
+
+def choose_weight(tried: Sequence[LearnedShifts], most_divergence: float) -> LearnedShifts:
+    """Choose among what was learned with several weights, by the identification split.
+
+    It is the one with the largest gain among those of at most this divergence; if there are none,
+    the one with the least divergence. Ties go to the larger weight.
+    """
+    within = [one for one in tried if one.best.divergence <= most_divergence]
+    if not within:
+        return min(tried, key=lambda one: (one.best.divergence, -one.weight))
+    return max(within, key=lambda one: (one.gain, one.weight))
 
 
 def learn_shifts(
@@ -84,6 +108,8 @@ def learn_shifts(
     on_step: Callable[[int], None] = lambda _: None,
 ) -> LearnedShifts:
     """Compute shifts by learning; the same inputs give the same bytes on the same machine.
+
+    The settings have one weight.
 
     Args:
         objective: outcomes and divergences of the model, which is frozen.
@@ -106,7 +132,7 @@ def learn_shifts(
         if learning.step % settings.check_every == 0 or learning.step == settings.steps:
             learning.look()
             save_tensors(state, learning.content())
-    return LearnedShifts(learning.best.float(), tuple(learning.history))
+    return LearnedShifts(learning.best.float(), tuple(learning.history), settings.weight)
 
 
 def project(values: Tensor, kept: Tensor) -> Tensor:
@@ -220,23 +246,26 @@ class _Learning:
         self.history = [Look(int(n), *rest) for n, *rest in content["history"].tolist()]
 
 
-def write_learned(folder: Path, learned: LearnedShifts) -> None:
-    """Write the shifts, and the history of the looks, to a folder."""
-    save_tensors(folder / SHIFTS, {"shift": learned.shift.contiguous()})
-    looks = [
-        {"step": o.step, "outcome": o.outcome, "divergence": o.divergence, "value": o.value}
-        for o in learned.history
-    ]
-    (folder / HISTORY).write_text(json.dumps(looks, indent=1) + "\n", encoding="utf-8")
+def write_learned(folder: Path, tried: Sequence[LearnedShifts], chosen: LearnedShifts) -> None:
+    """Write the chosen shifts, and the history of the looks with each weight, to a folder."""
+    save_tensors(folder / SHIFTS, {"shift": chosen.shift.contiguous()})
+    content = {
+        "weight": chosen.weight,
+        "tried": [
+            {"weight": one.weight, "looks": [asdict(look) for look in one.history]} for one in tried
+        ],
+    }
+    (folder / HISTORY).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_learned(folder: Path) -> LearnedShifts:
-    """Read what `write_learned` wrote.
+    """Read the chosen shifts of what `write_learned` wrote.
 
     Raises:
         ValueError: the file of shifts is not what was written.
     """
-    looks = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
-    return LearnedShifts(
-        read_tensors(folder / SHIFTS)["shift"], tuple(Look(**look) for look in looks)
-    )
+    content = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+    weight = content["weight"]
+    (looks,) = (one["looks"] for one in content["tried"] if one["weight"] == weight)
+    shift = read_tensors(folder / SHIFTS)["shift"]
+    return LearnedShifts(shift, tuple(Look(**look) for look in looks), weight)
