@@ -27,6 +27,7 @@ from .paired import (
     tokens_ratio,
 )
 from .terms import Information, Line, Matching
+from .training import Learning, Training
 
 OVER = ("over_placebo", "specificity", "over_prompt")
 """The names of an arm's comparisons with other arms, on its target."""
@@ -184,41 +185,6 @@ class Settings(Record):
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
     matching: Matching | None = None
-
-
-class Training(Record):
-    """The training settings of a fine-tuned arm."""
-
-    rank: Number
-    lora_alpha: float
-    learning_rate: float
-    epochs: Number
-    batch_size: Number
-
-
-class Learning(Record):
-    """The settings of a learned profile, and what it came to.
-
-    Attributes:
-        expert_count: number of experts that have a shift.
-        log_odds: the smallest and the largest shift; None where there is none.
-        steps: number of steps, of which the state after `best_step` was kept; 0: no shift.
-        outcome_gain: the change of the mean outcome of the identification split's items, by which
-            that step was chosen.
-        divergence: of the non-targets' text of that split from base, in nats per token.
-    """
-
-    expert_count: Number
-    log_odds: tuple[float, float] | None
-    steps: Number
-    best_step: Number
-    outcome_gain: float
-    divergence: float
-    learning_rate: float
-    batch_size: Number
-    weight: float
-    most_experts: Number | None
-    check_every: Number
 
 
 class Probe(Record):
