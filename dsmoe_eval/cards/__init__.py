@@ -19,7 +19,7 @@ from .plans import (
 )
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import ExpertSource, Kind, Variant
+from .variants import ExpertSource, Kind, Recipe, Variant
 
 __all__ = [
     "MAX_NEW_TOKENS",
@@ -37,6 +37,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Published",
+    "Recipe",
     "ResidualTuning",
     "Resources",
     "RoutingRule",

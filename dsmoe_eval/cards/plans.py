@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from .base import Card, Count, Fraction, Name
 from .outcomes import OUTCOMES, Continuous, OutcomeName
-from .variants import Kind
+from .variants import Kind, Recipe, Variant
 
 Unit = Literal["odds", "sigma"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -90,16 +90,49 @@ class Identification(Card):
     saliency_model: str | None = None
 
 
+Rate = Annotated[float, Field(gt=0)]
+
+
 class Sft(Card):
-    """Supervised fine-tuning of LoRA adapters on the target's tuning items, answers only."""
+    """Supervised fine-tuning on the target's tuning items, answers only.
+
+    Attributes:
+        rank: the rank of the adapters, which only the recipe `lora` has; `lora_alpha` likewise.
+        learning_rate: of all recipes, or recipe -> rate.
+        epochs: the budget; every recipe trains on the same tokens.
+    """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"alpha": "`lora_alpha`"}
 
-    rank: Annotated[int, Field(ge=1)]
-    lora_alpha: Annotated[float, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    rank: Count | None = None
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Rate | dict[Recipe, Rate]
+    epochs: Count
+    batch_size: Count
+
+    def missing(self, variant: Variant) -> str | None:
+        """Return the key that a variant's recipe needs and that is not there; None: all are."""
+        recipe = variant.trained_by
+        if isinstance(self.learning_rate, dict) and recipe not in self.learning_rate:
+            return f"learning_rate.{recipe}"
+        lacking = [name for name in ("rank", "lora_alpha") if getattr(self, name) is None]
+        return lacking[0] if recipe == "lora" and lacking else None
+
+    def of(self, variant: Variant) -> Sft:
+        """Return the settings of a variant: one learning rate, and its number of epochs."""
+        rate = self.learning_rate
+        changes: dict[str, object] = {"epochs": variant.epochs or self.epochs}
+        changes["learning_rate"] = rate[variant.trained_by] if isinstance(rate, dict) else rate
+        if variant.trained_by != "lora":
+            changes |= {"rank": None, "lora_alpha": None}
+        return self.model_copy(update=changes)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, of the settings of one variant."""
+        if isinstance(self.learning_rate, dict):
+            raise ValueError("several recipes have several learning rates; see `of`")
+        return self.learning_rate
 
 
 class Learned(Card):

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Card, Name
+from .base import Card, Count, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+Recipe = Literal["lora", "esft", "router"]
 ExpertSource = Literal[
     "method", "random_matched", "other_domain", "shuffled_answers", "all_domains"
 ]
@@ -21,8 +22,12 @@ class Variant(Card):
     Attributes:
         kind: `base`; `steered`: experts; `residual`: a vector in the residual stream; `prompt`: a
             line that names the domain; `sft`: fine-tuned; `learned`: a profile of learned shifts.
-        method: the method that scores a steered variant's experts (see `experts.all_methods`).
+        method: the method that scores a steered variant's experts (see `experts.all_methods`), or
+            those that the recipe `esft` trains.
         intervention: the kind of intervention on these experts.
+        recipe: the part of the model that `sft` trains: `lora`, the default: adapters of attention
+            and experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
+        epochs: the budget of `sft`, instead of the plan's.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -43,6 +48,8 @@ class Variant(Card):
     kind: Literal["base", "steered", "residual", "prompt", "sft", "learned"]
     method: str | None = None
     intervention: Kind | None = None
+    recipe: Recipe | None = None
+    epochs: Count | None = None
     expert_source: ExpertSource = "method"
     control_of: Name | None = None
     zero_strength: bool = False
@@ -53,10 +60,11 @@ class Variant(Card):
         steered = (self.method, self.intervention)
         if self.kind == "steered" and None in steered:
             raise ValueError("a steered variant needs `method` and `intervention`")
-        if self.kind != "steered" and steered != (None, None):
+        if self.kind != "steered" and steered != (None, None) and not self.trains_experts:
             raise ValueError(f"{self.kind} takes no method or intervention")
-        if self.kind in ("base", "sft") and self.control_of:
+        if self.control_of and self.kind in ("base", "sft") and not self.trains_experts:
             raise ValueError(f"{self.kind} takes no control_of")
+        self._check_sft()
         if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
             raise ValueError("prompt has no strength and no random control; take other_domain")
         of_learned = self.expert_source in ("shuffled_answers", "all_domains")
@@ -65,6 +73,26 @@ class Variant(Card):
         if self.kind == "learned" and self.expert_source == "random_matched":
             raise ValueError("learned takes shuffled_answers in place of random_matched")
         return self
+
+    def _check_sft(self) -> None:
+        if self.kind != "sft" and (self.recipe, self.epochs) != (None, None):
+            raise ValueError(f"{self.kind} takes no recipe or epochs; they are for kind sft")
+        if self.trains_experts and (self.method is None or self.intervention is not None):
+            raise ValueError("recipe esft needs `method`, and takes no intervention")
+        if self.trains_experts and self.zero_strength:
+            raise ValueError("sft has no strength; leave zero_strength out")
+        if self.kind == "sft" and not self.trains_experts and self.expert_source != "method":
+            raise ValueError("expert_source is for sft with recipe esft, which alone has experts")
+
+    @property
+    def trained_by(self) -> Recipe:
+        """The recipe of a fine-tuned variant."""
+        return self.recipe or "lora"
+
+    @property
+    def trains_experts(self) -> bool:
+        """Whether it trains the weights of experts that a method chooses."""
+        return self.kind == "sft" and self.recipe == "esft"
 
     @property
     def is_tuned(self) -> bool:

@@ -218,7 +218,8 @@ class _Costs:
         for arm in arms:
             task = self.tasks.get(arm.tasks[0])
             if arm.variant.kind == "sft" and self.plan.sft is not None and task is not None:
-                tokens = self.plan.sft.epochs * task.tuning * (task.prompt_tokens or 0)
+                epochs = self.plan.sft.of(arm.variant).epochs
+                tokens = epochs * task.tuning * (task.prompt_tokens or 0)
                 yield self._products(ON_BOTH, tokens, LEARNING_TIMES)
         own = self.plan.learned
         by_domain = {one.domain: one for one in self.tasks.values() if "target" in one.roles}

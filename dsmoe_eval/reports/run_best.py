@@ -12,7 +12,7 @@ from ..cards import OUTCOMES
 from ..results.arms import Arm
 from ..results.schema import RunResult
 from ..results.shares import beaten, best_profile, over_controls
-from ..results.terms import Learning
+from ..results.training import Learning
 from ..stats import POINTS, Unit
 from . import formats
 from .run_arms import arm_source, arms_of, facets_of, targets_of, variants_of
@@ -30,8 +30,9 @@ def share_table(result: RunResult) -> Table:
     best = best_profile(result)
     caption = (
         f"Gain of the arm over base, as a share of that of {best} on the same items, with "
-        f"Fieller's 95 % interval. {best} is the best profile found, not the best there is: its gain is a "
-        "lower bound of what profiles can reach, and it learned from more answers. Not defined: "
+        f"Fieller's 95 % interval. {best} is the best profile found, not the best there is: its "
+        "gain is a lower bound of what profiles can reach, and it learned from more answers. "
+        "Not defined: "
         f"{best} is not above each of its controls on that target, or the plan lacks one of them."
     )
     every = (arms_of(result, name) for name in variants_of(result))

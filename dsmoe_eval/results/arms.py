@@ -26,7 +26,8 @@ from .paired import (
     pool,
     tokens_ratio,
 )
-from .terms import Information, Learning, Line, Matching, ShareOfBest
+from .terms import Information, Line, Matching, ShareOfBest
+from .training import Learning, Training
 
 PerItem = Annotated[float, Field(ge=0)]
 
@@ -182,16 +183,6 @@ class Settings(Record):
     qualified_on_tuning: bool
     sizes_unavailable: tuple[int, ...] = ()
     matching: Matching | None = None
-
-
-class Training(Record):
-    """The training settings of a fine-tuned arm."""
-
-    rank: Number
-    lora_alpha: float
-    learning_rate: float
-    epochs: Number
-    batch_size: Number
 
 
 class Probe(Record):

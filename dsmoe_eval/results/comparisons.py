@@ -24,7 +24,7 @@ from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
 from . import floors
-from .arms import Arm, Probe, Settings, Training
+from .arms import Arm, Probe, Settings
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
@@ -32,7 +32,8 @@ from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
 from .schema import SCHEMA_VERSION, Base, EngineRouting, Leakage, Model, Noise, RunResult
-from .terms import Information, Learning, Line
+from .terms import Information, Line
+from .training import Learning, Training
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 """The columns of a cell's rows that comparisons need; its texts stay on disk."""

@@ -36,35 +36,6 @@ class Information(Record):
         return ", ".join(words for words, applies in parts.items() if applies) or "nothing"
 
 
-class Learning(Record):
-    """The settings of a learned profile, and what it came to.
-
-    Attributes:
-        weight: of the non-targets' divergence; the chosen one of `weights`, if several were tried.
-        most_divergence: the most divergence of what several weights choose from.
-        expert_count: number of experts that have a shift.
-        log_odds: the smallest and the largest shift; None where there is none.
-        steps: number of steps, of which the state after `best_step` was kept; 0: no shift.
-        outcome_gain: the change of the mean outcome of the identification split's items, by which
-            that step was chosen.
-        divergence: of the non-targets' text of that split from base, in nats per token.
-    """
-
-    expert_count: Number
-    log_odds: tuple[float, float] | None
-    steps: Number
-    best_step: Number
-    outcome_gain: float
-    divergence: float
-    learning_rate: float
-    batch_size: Number
-    weight: float
-    weights: tuple[float, ...]
-    most_divergence: float
-    most_experts: Number | None
-    check_every: Number
-
-
 class ShareOfBest(Record):
     """The share of the gain of the best profile found on the target, by the primary outcome.
 

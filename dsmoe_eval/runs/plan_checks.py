@@ -36,7 +36,9 @@ def check_plan(
     if fault := _line_fault(plan, suite):
         raise UserError(f"plan {plan.name!r}: {fault}")
     leading = {
-        one.name: one for one in variants if one.is_tuned or one.kind in ("prompt", "learned")
+        one.name: one
+        for one in variants
+        if one.is_tuned or one.kind in ("prompt", "learned") or one.trains_experts
     }
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
@@ -119,9 +121,16 @@ def _variant_fault(
         )
     if variant.kind == "learned" and plan.learned is None:
         return "the section learned in the plan"
-    if variant.kind == "sft" and plan.sft is None:
+    return _sft_fault(variant, plan) if variant.kind == "sft" else None
+
+
+def _sft_fault(variant: Variant, plan: Plan) -> str | None:
+    """Return the need of a fine-tuned variant whose settings or package are missing."""
+    if plan.sft is None:
         return "the section sft in the plan"
-    if variant.kind == "sft" and importlib.util.find_spec("peft") is None:
+    if key := plan.sft.missing(variant):
+        return f"sft.{key} in the plan"
+    if variant.trained_by == "lora" and importlib.util.find_spec("peft") is None:
         return "peft: pip install 'dsmoe-eval[sft]'"
     return None
 

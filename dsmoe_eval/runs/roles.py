@@ -156,25 +156,25 @@ class Roles:
 
     @contextmanager
     def adapted(self, adapters: Path, folder: Path) -> Iterator[None]:
-        """Answer by the model with adapters inside the context.
+        """Answer by the model with trained weights inside the context.
 
         vLLM is started on a merged checkpoint, a draft beside `folder` that is removed afterwards.
 
         Raises:
-            UserError: the adapters are damaged, or the disk has no room.
+            UserError: the trained weights are damaged, or the disk has no room.
         """
         if self._later is None:
-            from ..variants.sft import adapter
+            from ..variants.recipes import fine_tuned
 
-            with adapter(modules(self.engine).model, adapters):
+            with fine_tuned(modules(self.engine).model, adapters):
                 yield
             return
         from ..variants.merging import write_merged
 
         with passing_folder(folder) as merged:
-            write_merged(modules(self.learner), adapters, merged)
+            routers = write_merged(modules(self.learner), adapters, merged)
             self.release()  # its weights are no longer the model's
-            with self._later.on(str(merged)):
+            with self._later.on(str(merged), routers):
                 yield
 
     def close(self) -> None:

@@ -279,7 +279,7 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
     trained: dict[PlannedArm, PreparedArm] = {}
     if training := training_steps(job):
         with progress_bar(console, "fine-tune", training) as steps:
-            trained = trained_arms(job, steps)
+            trained = trained_arms(job, counts, steps)
     if learning := learning_steps(job):
         with progress_bar(console, "learn profiles", learning, "steps") as steps:
             trained |= learned_arms(job, counts, steps)

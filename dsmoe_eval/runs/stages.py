@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,12 +13,9 @@ import numpy as np
 from ..engines.base import Advance, Figures, Prober
 from ..errors import UserError
 from ..experts import (
-    MATCH_TOLERANCE,
     RoutingCounts,
     StreamMeans,
     activation_share,
-    exposure,
-    exposure_gaps,
     get_method,
 )
 from ..log import note
@@ -33,6 +29,7 @@ from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
+from .matching import matching_of
 from .profiles import keep_profile, make_profile
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
@@ -250,7 +247,9 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         "sizes_unavailable": tuned.unavailable,
         "layers": tuned.chosen.layers,
         "activation_share": activation_share(counts, profile.experts) if profile.experts else None,
-        "matching": _matching(job, counts, arm, tuned.chosen, profile),
+        "matching": matching_of(
+            arm, counts, profile.experts, tuned.chosen.expert_count, job.plan.seed
+        ),
     }
     learned = Information(
         texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
@@ -260,24 +259,6 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
         domain_named=False,
     )
     return PreparedArm(arm, settings, profile, information=learned)
-
-
-def _matching(
-    job: Job, counts: RoutingCounts, arm: PlannedArm, chosen: Settings, profile: Profile
-) -> dict[str, object] | None:
-    """Compare a placebo's experts with those that they replace; None for other arms."""
-    if arm.variant.expert_source != "random_matched" or not profile.experts:
-        return None
-    of_method = arm.variant.model_copy(update={"expert_source": "method"})
-    experts = variant_experts(of_method, counts, arm.domain, chosen.expert_count, job.plan.seed)
-    gaps, total = exposure_gaps(experts, profile.experts, exposure(counts), counts.layers)
-    largest = float(gaps[np.abs(gaps).argmax()])
-    return {
-        "experts": len(gaps),
-        "outside": int((np.abs(gaps) > MATCH_TOLERANCE).sum()),
-        "largest": largest if math.isfinite(largest) else None,
-        "total": total if math.isfinite(total) else None,
-    }
 
 
 def probed(job: Job, arm: PlannedArm) -> list[str]:

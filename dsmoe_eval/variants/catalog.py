@@ -24,6 +24,8 @@ _CONTROL = re.compile(
     r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham)|(shuffled)|(pooled))"
 )
 """A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
+_BUDGET = re.compile(r"(.+)-x([1-9]\d{0,3})")
+"""The name of a fine-tuned variant with a budget: that of the variant, and the epochs."""
 
 
 @functools.cache
@@ -39,7 +41,8 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     The controls of a variant are NAME+matched (random experts of the same layers and exposure;
     NAME+matched-2 is a second draw), NAME+wrong (another domain's experts) and NAME+sham (the
     strength is zero). A learned profile has NAME+shuffled (learned on shuffled answers), not
-    NAME+matched, and NAME+pooled (on the answers of all targets).
+    NAME+matched, and NAME+pooled (on the answers of all targets). A fine-tuned variant has NAME-x3,
+    the same with three epochs.
 
     Args:
         name: a name, or the path of a YAML file.
@@ -53,6 +56,7 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     if own is not None:
         return _own_variant(own)
     variant = all_variants().get(name) or _combination(name) or _control(name, beside)
+    variant = variant or _with_budget(name, beside)
     if variant is None:
         raise UserError(
             f"no variant {name!r}; there are: {', '.join(all_variants())}; or "
@@ -130,6 +134,22 @@ def _combination(name: str) -> Variant | None:
     )
 
 
+def _with_budget(name: str, beside: Path | None) -> Variant | None:
+    """Return a fine-tuned variant with another number of epochs than the plan's."""
+    match = _BUDGET.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        arm = get_variant(match[1], beside)
+    except UserError:
+        return None
+    if arm.kind != "sft" or arm.control_of is not None or arm.epochs is not None:
+        return None
+    epochs = int(match[2])
+    summary = f"{arm.name} with {epochs} epoch{'s' if epochs > 1 else ''}"
+    return arm.model_copy(update={"name": name, "epochs": epochs, "summary": summary})
+
+
 def _control(name: str, beside: Path | None) -> Variant | None:
     """Return the control of this name; None if it is no control's name, or of no such arm."""
     match = _CONTROL.fullmatch(name)
@@ -165,6 +185,8 @@ def _may_have(arm: Variant, source: ExpertSource) -> bool:
         return source != "random_matched"
     if arm.kind == "prompt":
         return source == "other_domain"
+    if arm.trains_experts and arm.control_of is None:
+        return source in ("random_matched", "other_domain")
     return arm.is_tuned and not of_learned
 
 
@@ -176,14 +198,12 @@ def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
             "all_domains": "the answers of all targets",
         }
         return f"control: {arm.name} learned on {learned[source]}, with the same compute"
-    things = {"steered": "experts", "residual": "vector", "prompt": "name", "learned": "shifts"}[
-        arm.kind
-    ]
+    things = {"residual": "vector", "prompt": "name", "learned": "shifts"}.get(arm.kind, "experts")
     if source == "other_domain":
         return f"control: another domain's {things}, otherwise {arm.name}"
     if source == "method":
         return f"control: {arm.name} at strength zero: must equal base on every item"
-    matched = "matched on layer and exposure" if arm.kind == "steered" else "of the same norm"
+    matched = "of the same norm" if arm.kind == "residual" else "matched on layer and exposure"
     return f"placebo of {arm.name}: random {things} {matched}" + (f", draw {draw}" if draw else "")
 
 
@@ -204,9 +224,10 @@ def with_controls(
         elif arm.kind == "learned" and arm.control_of is None:
             others = ["wrong", "pooled", "sham"] if controls == "full" else []
             added += _lacking(arm, ["shuffled", *others], variants)
-        elif arm.is_tuned:
+        elif arm.is_tuned or (arm.trains_experts and arm.control_of is None):
             matched = ["matched", *(f"matched-{draw}" for draw in range(2, draws + 1))]
             others = ["wrong", "sham"] if controls == "full" else []
+            others = others[:1] if arm.trains_experts else others  # training has no strength
             added += _lacking(arm, [*matched, *others], variants)
     return (*variants, *added)
 

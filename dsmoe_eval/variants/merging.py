@@ -11,7 +11,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import FREE_SPACE, writing
 from ..models import LoadedModel
-from .sft import load_adapter
+from ..steering import find_routers, model_router_hash
+from .recipes import merge_trained
 
 _SPARE = 64 * 2**20
 """Bytes beside the weights: the tokenizer, and what else is written meanwhile."""
@@ -34,27 +35,31 @@ def check_room(folder: Path, loaded: LoadedModel) -> None:
         )
 
 
-def write_merged(loaded: LoadedModel, adapters: Path, folder: Path) -> None:
-    """Write the model with its adapters in a folder, as safetensors with its tokenizer.
+def write_merged(loaded: LoadedModel, adapters: Path, folder: Path) -> str:
+    """Write the model with its trained weights in a folder, as safetensors with its tokenizer.
 
     The model in memory has the merged weights afterwards: load it again for anything else.
 
     Args:
         loaded: the model, not steered.
-        adapters: the folder that `train_adapter` wrote.
+        adapters: the folder that `train_variant` wrote.
         folder: the folder to write, which exists and is empty.
 
+    Returns:
+        The `router_hash` of the merged model, which training of the routers changes.
+
     Raises:
-        UserError: peft is not installed, the adapters are damaged, the model is quantized, or the
-            disk is full.
+        UserError: peft is not installed, the trained weights are damaged, the model is quantized,
+            or the disk is full.
     """
     if getattr(loaded.model.config, "quantization_config", None) is not None:
         raise UserError(
             f"model {loaded.identity.name!r}: its weights are quantized, so that adapters cannot "
-            "be merged into them; leave sft-lora out, or take an unquantized checkpoint"
+            "be merged into them; leave fine-tuning out, or take an unquantized checkpoint"
         )
     check_room(folder, loaded)
-    merged = load_adapter(loaded.model, adapters).merge_and_unload()
+    merged = merge_trained(loaded.model, adapters)
     with writing(folder):
         merged.save_pretrained(folder, safe_serialization=True)
         loaded.tokenizer.save_pretrained(folder)
+    return model_router_hash(find_routers(merged))

@@ -48,15 +48,15 @@ class Settings:
 
 
 def variant_experts(
-    variant: Variant, counts: RoutingCounts, domain: str, size: int, seed: int
+    variant: Variant, counts: RoutingCounts, domain: str, size: int | None, seed: int
 ) -> tuple[ChosenExpert, ...]:
     """Choose the experts E* of a variant.
 
     Args:
-        variant: a steered one.
+        variant: a steered one, or one that trains experts.
         counts: routing counts over the identification text of all domains.
         domain: the experts' domain: the target, or another one for a wrong-domain control.
-        size: how many experts.
+        size: how many experts; None: as many as the method's rule says.
         seed: the seed of the draw of random experts.
 
     Raises:

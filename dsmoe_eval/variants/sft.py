@@ -1,4 +1,4 @@
-"""Supervised fine-tuning as the rival of steering: LoRA on the target's tuning items."""
+"""The recipe `lora`: low-rank adapters of attention and experts, by peft."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..cards import Sft
-from ..engines.encoding import Encoder
 from ..errors import UserError, one_line, out_of_memory
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
+from .fitting import Lessons, encode_pairs, fit, left_unchanged
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-_IGNORED = -100
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What `train_adapter` saves and `adapter` reads."""
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def train_adapter(
@@ -57,23 +57,19 @@ def train_adapter(
         r=settings.rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        target_modules=list(_ATTENTION),
         target_parameters=_expert_parameters(model),
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    with _left_as_found(model):
+    with left_unchanged(model):
         adapted = peft.get_peft_model(model, config)
         try:
-            _train(adapted, _encode(tokenizer, pairs), settings, seed, on_step)
+            lessons = Lessons(encode_pairs(tokenizer, pairs), settings, seed)
+            _train(adapted, lessons, on_step)
             adapted.save_pretrained(str(folder), safe_serialization=True)
         finally:
             adapted.unload()
-
-
-def step_count(items: int, settings: Sft) -> int:
-    """Count the optimizer steps that `train_adapter` will make."""
-    return settings.epochs * -(-items // settings.batch_size)
 
 
 def adapter_parameters(folder: Path) -> int:
@@ -91,7 +87,7 @@ def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
     Raises:
         UserError: peft is not installed, or the folder is damaged.
     """
-    with _left_as_found(model):
+    with left_unchanged(model):
         adapted = load_adapter(model, folder)
         try:
             yield adapted.eval()
@@ -115,19 +111,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run again"
         ) from error
     return adapted
-
-
-@contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """Restore what is trainable afterwards: peft freezes parameters while it adapts."""
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    training = model.training
-    try:
-        yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trainable[name])
-        model.train(training)
 
 
 def _import_peft() -> Any:
@@ -154,48 +137,27 @@ def _expert_parameters(model: nn.Module) -> list[str]:
     return sorted(names)
 
 
-def _encode(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
-    """Return (tokens of prompt, answer and end of text; length of the prompt) for each pair."""
-    encoder = Encoder(tokenizer)
-    return [
-        ([*encoder.encode(prompt + answer), tokenizer.eos_token_id], len(encoder.encode(prompt)))
-        for prompt, answer in pairs
-    ]
+def _train(adapted: PeftModel, lessons: Lessons, on_step: Callable[[], None]) -> None:
+    def loss(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        value: Tensor = adapted(input_ids=ids, attention_mask=mask, labels=labels).loss
+        return value
 
-
-def _train(
-    adapted: PeftModel,
-    rows: Sequence[tuple[list[int], int]],
-    settings: Sft,
-    seed: int,
-    on_step: Callable[[], None],
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
-    total = step_count(len(rows), settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
     adapted.train()
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(rows), generator=generator).tolist()
-        for start in range(0, len(rows), settings.batch_size):
-            batch = [rows[index] for index in order[start : start + settings.batch_size]]
-            ids, mask, labels = _collate(batch, adapted.device)
-            adapted(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            on_step()
+    fit(loss, trainable, lessons, on_step)
 
 
-def _collate(
-    batch: Sequence[tuple[list[int], int]], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    length = max(len(tokens) for tokens, _ in batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, _IGNORED)
-    for row, (tokens, prompt) in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-        labels[row, prompt : len(tokens)] = ids[row, prompt : len(tokens)]
-    return ids.to(device), mask.to(device), labels.to(device)
+def landed_adapters(model: nn.Module, folder: Path) -> tuple[int, int]:
+    """Count the weights that the adapters of a folder change, and those that they should.
+
+    peft leaves out silently what it does not find; an adapter whose second matrix is zero changes
+    nothing.
+    """
+    from safetensors import safe_open
+
+    attention = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in _ATTENTION]
+    fused = len(_expert_parameters(model)) * len(find_routers(model))
+    with safe_open(folder / ADAPTER_FILES[1], framework="pt") as file:
+        second = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+        changing = sum(bool(file.get_tensor(name).any()) for name in second)
+    return changing, len(attention) + fused

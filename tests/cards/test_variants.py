@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from dsmoe_eval.cards import Variant
 
 LEARNED = {"name": "a", "summary": "b", "kind": "learned"}
+SFT = LEARNED | {"kind": "sft"}
+ESFT = SFT | {"recipe": "esft", "method": "esft-gate"}
 STEERED = LEARNED | {"kind": "steered", "method": "dsmoe", "intervention": "bias"}
 
 
@@ -16,6 +18,14 @@ STEERED = LEARNED | {"kind": "steered", "method": "dsmoe", "intervention": "bias
         (STEERED | {"expert_source": "all_domains"}, "is for kind learned"),
         (LEARNED | {"expert_source": "random_matched"}, "learned takes shuffled_answers"),
         (LEARNED | {"method": "dsmoe"}, "learned takes no method"),
+        (SFT | {"method": "dsmoe"}, "sft takes no method"),
+        (SFT | {"control_of": "c"}, "sft takes no control_of"),
+        (SFT | {"recipe": "router", "expert_source": "random_matched"}, "which alone has experts"),
+        (STEERED | {"recipe": "lora"}, "takes no recipe or epochs"),
+        (LEARNED | {"epochs": 2}, "takes no recipe or epochs"),
+        (SFT | {"recipe": "esft"}, "recipe esft needs `method`"),
+        (ESFT | {"intervention": "bias"}, "takes no intervention"),
+        (ESFT | {"zero_strength": True}, "sft has no strength"),
     ],
 )
 def test_what_does_not_fit_is_refused(content, message):
@@ -31,3 +41,11 @@ def test_a_learned_profile_is_not_tuned_and_may_be_empty():
     assert steered.is_tuned
     assert steered.must_act
     assert not steered.model_copy(update={"zero_strength": True}).must_act
+
+
+def test_a_recipe_says_whether_experts_are_trained():
+    assert Variant.model_validate(SFT).trained_by == "lora"
+    esft = Variant.model_validate(ESFT)
+    assert (esft.trained_by, esft.trains_experts, esft.is_tuned) == ("esft", True, False)
+    assert not Variant.model_validate(SFT | {"recipe": "router"}).trains_experts
+    Variant.model_validate(ESFT | {"control_of": "c", "expert_source": "random_matched"})

@@ -11,7 +11,7 @@ from dsmoe_eval.experts.documents import encode_documents
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.loading import load_tokenizer
 from dsmoe_eval.models.prompt_format import PromptFormat
-from dsmoe_eval.variants.sft import _encode
+from dsmoe_eval.variants.fitting import encode_pairs
 
 from .chatting import TEMPLATE, chat_model, chat_tokenizer
 
@@ -88,7 +88,7 @@ def test_case_07_all_paths_ask_the_same_tokens(kind, first_token, tmp_path):
     for text, chat in ((rendered, True), ("Which one?", False)):
         asked = [next(lm._requests([(text, {})])).prompt for lm in lms]
         request, _ = apis[chat]._request([ChatMessageUser(content="Which one?")], GenerateConfig())
-        ((tokens, length),) = _encode(loaded.tokenizer, [(text, " yes")])
+        ((tokens, length),) = encode_pairs(loaded.tokenizer, [(text, " yes")])
         asked += [request.prompt, tuple(tokens[:length])]
         assert set(asked) == {asked[0]}
         assert list(asked[0]) == (prefix + bare if chat else tokenizer.encode(text))

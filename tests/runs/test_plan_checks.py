@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from dsmoe_eval.cards import Learned, Tuning
+from dsmoe_eval.cards import Learned, Sft, Tuning
 from dsmoe_eval.cards.plans import Stability
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
@@ -40,6 +40,17 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "contrast"], {"tuning": NO_COUNTS}, r"needs tuning\.expert_counts in the plan"),
         (["base", "sft-lora"], {"sft": None}, "'sft-lora' needs the section sft"),
         (["base", "sft-lora"], {"learner": "vllm"}, "since vLLM does not train"),
+        (
+            ["base", "sft-router"],
+            {"sft": Sft(learning_rate={"esft": 0.1}, epochs=1, batch_size=1)},
+            r"'sft-router' needs sft\.learning_rate\.router in the plan",
+        ),
+        (
+            ["base", "sft-lora"],
+            {"sft": Sft(learning_rate=0.1, rank=8, epochs=1, batch_size=1)},
+            r"'sft-lora' needs sft\.lora_alpha in the plan",
+        ),
+        (["base", "sft-esft+matched"], {}, "needs 'sft-esft', the arm that it controls"),
         (["base", "learned-profile"], {}, "'learned-profile' needs the section learned"),
         (
             ["base", "learned-profile"],

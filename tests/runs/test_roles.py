@@ -42,7 +42,8 @@ class Later:
         self.started, self.max_length = True, length
 
     @contextmanager
-    def on(self, folder):
+    def on(self, folder, routers=None):
+        del routers
         self.close()
         self.log.append(f"on {folder.rpartition('/')[2].split('.')[1]}")
         yield

@@ -21,7 +21,7 @@ def test_an_arm_that_another_has_trained_is_only_read(monkeypatch):
     read = []
     arms = [Arm("a", "sft"), Arm("b", "steered"), Arm("c", "sft")]
     monkeypatch.setattr(training, "_is_trained", lambda _job, arm: arm.name == "c")
-    monkeypatch.setattr(training, "fine_tune", lambda _job, arm, _steps: read.append(arm) or arm)
-    trained = training.trained_arms(SimpleNamespace(arms=arms, leases=ALONE), lambda _: None)
+    monkeypatch.setattr(training, "fine_tune", lambda _job, _n, arm, _s: read.append(arm) or arm)
+    trained = training.trained_arms(SimpleNamespace(arms=arms, leases=ALONE), None, lambda _: None)
     assert [arm.name for arm in trained] == ["a", "c"]
     assert read == list(trained.values())

@@ -180,3 +180,29 @@ def test_a_learned_profile_has_its_controls_and_no_matched_experts():
     for name in ("learned-profile+matched", "contrast+shuffled", "contrast+pooled"):
         with pytest.raises(UserError, match="no variant"):
             get_variant(name)
+
+
+def test_a_fine_tuned_variant_has_budgets_and_one_that_trains_experts_has_controls():
+    short = get_variant("sft-esft-x3")
+    assert (short.epochs, short.recipe, short.method) == (3, "esft", "esft-gate")
+    assert get_variant("sft-lora-x1").summary == "sft-lora with 1 epoch"
+    control = get_variant("sft-esft-x3+matched-2")
+    assert (control.control_of, control.epochs, control.draw) == ("sft-esft-x3", 3, 2)
+    assert control.expert_source == "random_matched"
+    assert not control.is_tuned
+    for name in ("sft-lora+matched", "sft-router+wrong", "sft-esft+sham", "sft-esft-x3-x2",
+                 "sft-esft+matched-x2", "sft-lora-x0", "contrast-x2"):  # fmt: skip
+        with pytest.raises(UserError, match="no variant"):
+            get_variant(name)
+
+
+@pytest.mark.parametrize(
+    ("controls", "more"), [("placebo", []), ("full", ["wrong"]), ("none", None)]
+)
+def test_trained_experts_have_their_placebos(controls, more):
+    arms = (get_variant("sft-esft"), get_variant("sft-lora"), get_variant("sft-router"))
+    found = [one.name for one in with_controls(arms, controls, 2)][3:]
+    ends = [] if more is None else ["matched", "matched-2", *more]
+    assert found == [f"sft-esft+{end}" for end in ends]
+    draws = controls_for(arms[0], "random_matched", with_controls(arms, "full", 2))
+    assert [one.draw for one in draws] == [1, 2]

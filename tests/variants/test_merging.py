@@ -3,13 +3,17 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from dsmoe_eval.cards import Sft
+from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
+from dsmoe_eval.steering import ChosenExpert
 from dsmoe_eval.variants.merging import check_room, write_merged
+from dsmoe_eval.variants.recipes import TrainingTask, fine_tuned, train_variant
 from dsmoe_eval.variants.sft import adapter, train_adapter
 
 SETTINGS = Sft(rank=4, lora_alpha=8, learning_rate=0.01, epochs=3, batch_size=2)
@@ -36,6 +40,67 @@ def test_merged_weights_answer_as_the_adapters_do(tmp_path):
     assert merged.identity.routers == loaded.identity.routers
     assert merged.tokenizer.encode("In law, the") == loaded.tokenizer.encode("In law, the")
     assert not [path for path in (tmp_path / "merged").iterdir() if path.suffix in {".bin", ".pt"}]
+
+
+EXPERTS = tuple(ChosenExpert(layer=x, expert=e, score=1.0) for x in range(4) for e in (1, 5, 9))
+
+
+def trained(loaded, recipe, folder):
+    chosen = EXPERTS if recipe == "esft" else ()
+    folder.mkdir()
+    task = TrainingTask(recipe, PAIRS, SETTINGS, 0, chosen)
+    train_variant(loaded.model, loaded.tokenizer, task, folder)
+    (folder / "merged").mkdir()
+    return folder / "merged"
+
+
+@pytest.mark.parametrize("recipe", ["esft", "router"])
+def test_baked_deltas_are_the_tuned_model_and_no_other_weight_changes(tmp_path, recipe):
+    loaded = load_model("lab-poly", "cpu")
+    before = {name: one.clone() for name, one in loaded.model.state_dict().items()}
+    folder = trained(loaded, recipe, tmp_path / "a")
+    with fine_tuned(loaded.model, tmp_path / "a"):
+        expected = log_probabilities(loaded.model)
+    base = log_probabilities(loaded.model)
+    routers = write_merged(loaded, tmp_path / "a", folder)
+    baked = load_model(str(folder), "cpu")
+    assert (routers == load_model("lab-poly", "cpu").identity.routers) == (recipe == "esft")
+    assert baked.identity.routers == routers
+    torch.testing.assert_close(log_probabilities(baked.model), expected, rtol=0, atol=1e-6)
+    assert (expected - base).abs().max() > 0.1
+    changed = dict.fromkeys(("experts", "gate"), 0)
+    for name, now in baked.model.state_dict().items():
+        rows = set((now != before[name]).flatten(1).any(1).nonzero().flatten().tolist()) \
+            if now.ndim > 1 else set()  # fmt: skip
+        part = "experts" if "experts" in name else "gate"
+        assert now.ndim > 1 or torch.equal(now, before[name]), name
+        assert rows <= ({1, 5, 9} if recipe == "esft" else set(range(24))), name
+        changed[part] += len(rows)
+        assert not rows or part in name, name
+    assert (changed["gate"] == 0, changed["experts"] == 0) == (recipe == "esft", recipe == "router")
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+@pytest.mark.parametrize("recipe", ["esft", "router"])
+def test_vllm_serves_the_baked_deltas(tmp_path, recipe):
+    """To 1e-6 of what the two engines differ by on base itself."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    ours = load_engine("lab-poly", device="cpu")
+    folder = trained(ours.loaded, recipe, tmp_path / "a")
+    texts = [("What is the sign of the", f" {word}") for word in ("root?", "keeper", "law")]
+    base = [value for value, _ in ours.language_model().score_again(texts)]
+    with fine_tuned(ours.loaded.model, tmp_path / "a"):
+        tuned = [value for value, _ in ours.language_model().score_again(texts)]
+    write_merged(ours.loaded, tmp_path / "a", folder)
+    found = {}
+    for name in ("lab-poly", str(folder)):
+        engine = load_engine(name, "vllm", dtype="float32")
+        found[name] = [value for value, _ in engine.language_model().score_again(texts)]
+        engine.close()
+    noise = np.abs(np.subtract(found["lab-poly"], base)).max()
+    assert np.abs(np.subtract(tuned, base)).max() > 0.1
+    np.testing.assert_allclose(found[str(folder)], tuned, rtol=0, atol=noise + 1e-6)
 
 
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dsmoe_eval.cards import Sft
-from dsmoe_eval.variants.sft import adapter, step_count, train_adapter
+from dsmoe_eval.variants.fitting import step_count
+from dsmoe_eval.variants.sft import adapter, train_adapter
 
 from ..conftest import make_model
 

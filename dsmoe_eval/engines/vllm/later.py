@@ -66,7 +66,7 @@ class LaterVllm:
         self.started = self._passes = False
         self._options = dict(options)
         self._dtype = str(self._options.pop("dtype", "auto"))
-        self._name = identity.name
+        self._name, self._routers = identity.name, identity.routers
         self._engine: SteeredVllm | None = None
 
     def __getattr__(self, name: str) -> object:
@@ -105,17 +105,22 @@ class LaterVllm:
         return VllmEngine(cast(SteeredVllm, self), tokenizer)
 
     @contextmanager
-    def on(self, folder: str) -> Iterator[None]:
-        """Run another checkpoint of the model inside the context: the same routers, other weights.
+    def on(self, folder: str, routers: str | None = None) -> Iterator[None]:
+        """Run another checkpoint of the model inside the context: the same shapes, other weights.
 
         The engine is started by its next use, inside and after.
+
+        Args:
+            folder: the checkpoint.
+            routers: the `router_hash` of its routers; by default that of the model.
         """
-        own, self._name = self._name, folder
+        own, self._name = (self._name, self._routers), folder
+        self._routers = routers or self._routers
         self.close()
         try:
             yield
         finally:
-            self._name = own
+            self._name, self._routers = own
             self.close()
 
     @contextmanager
@@ -140,7 +145,7 @@ class LaterVllm:
     def _check(self, engine: SteeredVllm) -> None:
         own, other = self.identity, engine.identity
         what = [name for name in _SAME if getattr(engine, name) != getattr(self, name)]
-        shape = (own.routers, own.layers, own.experts)
+        shape = (self._routers, own.layers, own.experts)
         if shape != (other.routers, other.layers, other.experts):
             what.append("routers")
         if self._name == own.name:

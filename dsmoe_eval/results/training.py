@@ -1,0 +1,58 @@
+"""The settings of arms that were trained, and what training came to."""
+
+from __future__ import annotations
+
+from ..cards import Recipe
+from .paired import Number, Record
+from .terms import Matching
+
+
+class Training(Record):
+    """The training settings of a fine-tuned arm, and what it came to.
+
+    Attributes:
+        rank: of adapters, which only the recipe `lora` has; `lora_alpha` likewise.
+        tokens: number of tokens read, epochs included, without padding; None: not recorded.
+        steps: number of steps of the optimizer; None likewise.
+        expert_count: number of experts that were trained; None where no method chose any.
+    """
+
+    rank: Number | None
+    lora_alpha: float | None
+    learning_rate: float
+    epochs: Number
+    batch_size: Number
+    recipe: Recipe = "lora"
+    tokens: Number | None = None
+    steps: Number | None = None
+    expert_count: Number | None = None
+    matching: Matching | None = None
+
+
+class Learning(Record):
+    """The settings of a learned profile, and what it came to.
+
+    Attributes:
+        weight: of the non-targets' divergence; the chosen one of `weights`, if several were tried.
+        most_divergence: the most divergence of what several weights choose from.
+        expert_count: number of experts that have a shift.
+        log_odds: the smallest and the largest shift; None where there is none.
+        steps: number of steps, of which the state after `best_step` was kept; 0: no shift.
+        outcome_gain: the change of the mean outcome of the identification split's items, by which
+            that step was chosen.
+        divergence: of the non-targets' text of that split from base, in nats per token.
+    """
+
+    expert_count: Number
+    log_odds: tuple[float, float] | None
+    steps: Number
+    best_step: Number
+    outcome_gain: float
+    divergence: float
+    learning_rate: float
+    batch_size: Number
+    weight: float
+    weights: tuple[float, ...]
+    most_divergence: float
+    most_experts: Number | None
+    check_every: Number
