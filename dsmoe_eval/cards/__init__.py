@@ -6,10 +6,11 @@ Cards are immutable, and an unknown key is an error.
 from .base import Card
 from .models import ModelCard, Published, RoutingRule
 from .outcomes import OUTCOMES, Continuous, Outcome, OutcomeName
-from .plans import (
+from .plans import Plan
+from .policies import Policy, Rule
+from .sections import (
     Identification,
     Learned,
-    Plan,
     ResidualTuning,
     Resources,
     Sft,
@@ -17,7 +18,6 @@ from .plans import (
     Tuning,
     Unit,
 )
-from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
 from .variants import ExpertSource, Kind, Recipe, Variant
 

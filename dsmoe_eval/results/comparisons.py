@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from ..cards import ExpertSource, Plan, Suite, Variant
+from ..cards import ExpertSource, Plan, Suite, Task, Variant
 from ..stats import (
     NonInferiority,
     PairedResult,
@@ -230,7 +230,7 @@ def _arm_row(
     adjusted: Adjusted,
     paired: Mapping[str, pd.DataFrame],
 ) -> Arm:
-    target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
+    target = suite.target_task(arm.target).name
     cell = read_cell(folder, arm.cells[target])
     probe = cell["probe"]
     return Arm(
@@ -245,22 +245,31 @@ def _arm_row(
             _tested(contrasts.pooled, adjusted.pooled)
             | {"non_inferiority": _non_inferiority(contrasts.pooled_held)}
         ),
-        domains=tuple(
-            Domain.model_validate(
-                dict(_paired(result, p_adjusted, compare_answers(paired[task.name])))
-                | {"domain": task.domain, "task": task.name}
-                | {"non_inferiority": _non_inferiority(held)}
-            )
-            for task, result, held, p_adjusted in zip(
-                others, contrasts.domains, contrasts.held, adjusted.domains, strict=True
-            )
-        ),
+        domains=_domains(suite.non_target_tasks(arm.target), contrasts, adjusted, paired),
         over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
         over_pooled=_over_row(contrasts.general, adjusted.general),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
+    )
+
+
+def _domains(
+    tasks: Sequence[Task],
+    contrasts: Contrasts,
+    adjusted: Adjusted,
+    paired: Mapping[str, pd.DataFrame],
+) -> tuple[Domain, ...]:
+    return tuple(
+        Domain.model_validate(
+            dict(_paired(result, p_adjusted, compare_answers(paired[task.name])))
+            | {"domain": task.domain, "task": task.name}
+            | {"non_inferiority": _non_inferiority(held)}
+        )
+        for task, result, held, p_adjusted in zip(
+            tasks, contrasts.domains, contrasts.held, adjusted.domains, strict=True
+        )
     )
 
 

@@ -203,8 +203,7 @@ def count_domains(
         counts = count_seen(seen, engine.tokenizer, wanted)
         if not wanted.influence:
             return counts
-        generated = wanted.settings.phase == "generated"
-        return with_influence(engine, tasks, counts, root, wanted.settings.chat_template, generated)
+        return with_influence(engine, tasks, counts, root, wanted.settings)
     except ValueError as error:
         raise UserError(str(error)) from error
 

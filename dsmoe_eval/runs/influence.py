@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cards import Identification
 from ..engines.base import Engine, pass_identity
 from ..engines.lm import EngineLM
 from ..errors import UserError
@@ -39,8 +40,7 @@ def with_influence(
     tasks: Mapping[str, WithItems],
     counts: RoutingCounts,
     root: Path,
-    chat: bool = False,
-    generated: bool = False,
+    settings: Identification,
 ) -> RoutingCounts:
     """Return the counts with the influence of experts on each domain's items, in its exact form.
 
@@ -52,8 +52,7 @@ def with_influence(
         tasks: the tasks by name.
         counts: the counts of their text, with the spread of logits.
         root: the folder in which the pass is stored.
-        chat: whether questions are put into the tokenizer's chat template.
-        generated: as in `outcome_items`.
+        settings: the presentation of the text, and whose answers count.
 
     Raises:
         UserError: the engine computes no gradients, or an item has no outcome.
@@ -61,9 +60,10 @@ def with_influence(
         SteeringError: the model's routers or experts do not allow it.
     """
     steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
-    answers = root / GENERATED if generated else None
+    answers = root / GENERATED if settings.phase == "generated" else None
     lists = {
-        name: outcome_items(engine, {name: task}, chat, answers) for name, task in tasks.items()
+        name: outcome_items(engine, {name: task}, settings.chat_template, answers)
+        for name, task in tasks.items()
     }
     rows, start = dict[str, range](), 0
     for name, items in lists.items():
@@ -159,8 +159,8 @@ def outcome_items(
     """Encode the items of tasks with their outcomes, in order.
 
     - Options that are scored: the log-probability of the right one (`gold_logprob`).
-    - Generated answers: the log-likelihood of the right answer; or of the model's own, where
-      that is right, with `generated`. Items with another answer of the model are then left out.
+    - Generated answers: the log-likelihood of the right answer; or of that of the model,
+      where that is right, with `generated`. Items with another answer of the model are then left out.
     - Text, such as chunks of documents: its mean log-likelihood per token.
 
     Args:

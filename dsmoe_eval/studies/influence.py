@@ -77,8 +77,8 @@ def influence_study(
         text: the items; see `runs.influence.outcome_items`.
         shift: what is raised.
         chat: whether questions are put into the tokenizer's chat template.
-        generated: whether the outcome of a task with generated answers is that of the model's own
-            right answers.
+        generated: whether the outcome of a task with generated answers is that of the model's
+            right answers, not of the gold ones.
         root: the folder in which passes are stored.
         console: the console that shows the cost and the progress; by default stderr.
 

@@ -3,9 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from dsmoe_eval.cards import Plan, ResidualTuning, Sft, Task, Tuning, Variant
+from dsmoe_eval.cards import Plan, Sft, Task, Tuning, Variant
 from dsmoe_eval.registry import load_plan
-from dsmoe_eval.variants import get_variant
 
 
 def test_overlapping_splits_are_asked_for_by_name():
@@ -30,23 +29,6 @@ def test_overlapping_splits_are_asked_for_by_name():
 def test_a_former_key_is_an_error_that_names_the_new_one(card, content, name):
     with pytest.raises(ValidationError, match=f"is now `{name}`"):
         card.model_validate(content)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"depths": []}, "at least 1 item"),
-        ({"depths": [1.5]}, "less than or equal to 1"),
-        ({"depths": [[0.5, -1]]}, "greater than or equal to 0"),
-        ({"strengths": [0]}, "greater than 0"),
-        ({"layers": [1]}, "layers"),
-    ],
-)
-def test_a_grid_of_vectors_is_checked(changes, words):
-    content = {"depths": [0, 0.5, [0.25, 0.75]], "strengths": [1]}
-    assert ResidualTuning.model_validate(content).depths == (0, 0.5, (0.25, 0.75))
-    with pytest.raises(ValidationError, match=words):
-        ResidualTuning.model_validate(content | changes)
 
 
 def test_one_model_or_several():
@@ -110,18 +92,3 @@ def test_resources_are_no_part_of_what_a_plan_is():
     sharded = {"engine": "vllm", "tensor_parallel": 4}
     with pytest.raises(ValidationError, match="at least tensor_parallel"):
         Plan.model_validate(content | sharded | {"resources": {"gpus": 2}})
-
-
-def test_a_recipe_has_its_learning_rate_and_its_budget():
-    rates = {"lora": 0.1, "esft": 0.2}
-    sft = Sft(rank=8, lora_alpha=16, learning_rate=rates, epochs=4, batch_size=2)
-    lora, esft = (sft.of(get_variant(name)) for name in ("sft-lora", "sft-esft-x3"))
-    assert (lora.rate, lora.epochs, lora.rank) == (0.1, 4, 8)
-    assert (esft.rate, esft.epochs, esft.rank, esft.lora_alpha) == (0.2, 3, None, None)
-    assert sft.missing(get_variant("sft-router")) == "learning_rate.router"
-    one = Sft(learning_rate=0.3, epochs=4, batch_size=2)
-    assert one.of(get_variant("sft-router")).rate == 0.3
-    assert one.missing(get_variant("sft-lora")) == "rank"
-    assert one.missing(get_variant("sft-router")) is None
-    with pytest.raises(ValueError, match="several learning rates"):
-        _ = sft.rate

@@ -4,8 +4,7 @@ import importlib.util
 
 import pytest
 
-from dsmoe_eval.cards import Learned, Sft, Tuning
-from dsmoe_eval.cards.plans import Stability
+from dsmoe_eval.cards import Learned, Sft, Stability, Tuning
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
