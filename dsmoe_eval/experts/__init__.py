@@ -12,7 +12,8 @@ from .choose import (
     signed_experts,
     smallest_sets,
 )
-from .counts import Marker, RoutingCounts, count_routing
+from .counting import count_routing
+from .counts import Marker, RoutingCounts
 from .documents import Document, documents_hash, encode_documents, with_answer
 from .influence import Form, Influence, ScoredText
 from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
