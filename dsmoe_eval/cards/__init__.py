@@ -19,12 +19,13 @@ from .plans import (
 )
 from .policies import Policy, Rule
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import ExpertSource, Kind, Variant
+from .variants import Change, ExpertSource, Kind, Variant
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "OUTCOMES",
     "Card",
+    "Change",
     "Continuous",
     "DocumentFile",
     "ExpertSource",

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from .base import Card, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
+Change = Literal["reweight", "bias", "amplify", "force", "mask", "prune"]
+"""What is done with a steered variant's experts: a kind of intervention, or all others masked."""
 ExpertSource = Literal[
     "method", "random_matched", "other_domain", "shuffled_answers", "all_domains"
 ]
@@ -22,7 +24,9 @@ class Variant(Card):
         kind: `base`; `steered`: experts; `residual`: a vector in the residual stream; `prompt`: a
             line that names the domain; `sft`: fine-tuned; `learned`: a profile of learned shifts.
         method: the method that scores a steered variant's experts (see `experts.all_methods`).
-        intervention: the kind of intervention on these experts.
+        intervention: the kind of intervention on these experts; `prune` keeps the best and masks
+            all others, which is a pruned model.
+        keep: for `prune`: the number of experts that each layer keeps.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -42,7 +46,8 @@ class Variant(Card):
     summary: str
     kind: Literal["base", "steered", "residual", "prompt", "sft", "learned"]
     method: str | None = None
-    intervention: Kind | None = None
+    intervention: Change | None = None
+    keep: Annotated[int, Field(ge=1)] | None = None
     expert_source: ExpertSource = "method"
     control_of: Name | None = None
     zero_strength: bool = False
@@ -55,6 +60,8 @@ class Variant(Card):
             raise ValueError("a steered variant needs `method` and `intervention`")
         if self.kind != "steered" and steered != (None, None):
             raise ValueError(f"{self.kind} takes no method or intervention")
+        if (self.intervention == "prune") != (self.keep is not None):
+            raise ValueError("`keep` is for the intervention prune, which needs it")
         if self.kind in ("base", "sft") and self.control_of:
             raise ValueError(f"{self.kind} takes no control_of")
         if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
@@ -69,6 +76,11 @@ class Variant(Card):
     @property
     def is_tuned(self) -> bool:
         """Whether settings, such as the strength, are chosen on the tuning split."""
+        return self.takes_controls and self.intervention != "prune"
+
+    @property
+    def takes_controls(self) -> bool:
+        """Whether it is an arm with a placebo, a wrong-domain control and a sham."""
         return self.kind in ("steered", "residual") and self.control_of is None
 
     @property
@@ -78,9 +90,12 @@ class Variant(Card):
 
     @property
     def must_act(self) -> bool:
-        """Whether its profile must change something; learning may end where it began."""
+        """Whether its profile must change something.
+
+        Learning may end where it began, and pruning may remove experts that are never used.
+        """
         drawn = self.expert_source == "random_matched" or self.kind == "learned"
-        return not self.zero_strength and not drawn
+        return not (self.zero_strength or drawn or self.intervention == "prune")
 
     @property
     def family(self) -> Literal["arms", "controls"] | None:

@@ -22,6 +22,7 @@ from .methods import Method, all_methods, get_method
 from .objective import PlainText, ShiftObjective
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
+from .pruning import exposure_kept, pruned_experts, randomly_pruned, share_removed
 from .resampling import resample_documents
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
@@ -62,6 +63,7 @@ __all__ = [
     "expert_usage",
     "exposure",
     "exposure_gaps",
+    "exposure_kept",
     "get_method",
     "in_phase",
     "matched_experts",
@@ -69,10 +71,13 @@ __all__ = [
     "measure_influence",
     "observe",
     "observe_routed",
+    "pruned_experts",
+    "randomly_pruned",
     "record_tokens",
     "resample_documents",
     "sample_tokens",
     "set_similarity",
+    "share_removed",
     "signed_experts",
     "smallest_sets",
     "sum_streams",

@@ -1,7 +1,7 @@
 """The contribution of each selected expert to a token, by EASY-EP and by REAP.
 
 REAP's (arXiv 2510.13999) is g_(t,i) = w_(t,i) * ||e_i(x_t)||_2, with w_(t,i) the weight by which
-the model itself multiplies the output e_i(x_t) of expert i, whatever the router's scoring rule.
+the model itself multiplies the output e_i(x_t) of expert i, under any scoring rule.
 
 EASY-EP's (arXiv 2504.06792) is s_t * g_(t,i), with s_t = max(0, 1 - cos(h_t, h_t + r_t)): h_t the
 residual stream before the MoE block, r_t the sum that the routed experts add to it. (Shared experts

@@ -26,7 +26,7 @@ from .paired import (
     pool,
     tokens_ratio,
 )
-from .terms import Information, Line, Matching
+from .terms import Information, Line, Matching, Pruning
 
 OVER = ("over_placebo", "specificity", "over_prompt")
 """The names of an arm's comparisons with other arms, on its target."""
@@ -253,7 +253,7 @@ class Arm(Record):
 
     variant: VariantName
     target: Name
-    settings: Settings | Training | Learning | Line | None
+    settings: Settings | Training | Learning | Pruning | Line | None
     profile: Hash | None
     probe: Probe | None
     cells: dict[str, Hash]

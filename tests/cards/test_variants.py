@@ -16,6 +16,9 @@ STEERED = LEARNED | {"kind": "steered", "method": "dsmoe", "intervention": "bias
         (STEERED | {"expert_source": "all_domains"}, "is for kind learned"),
         (LEARNED | {"expert_source": "random_matched"}, "learned takes shuffled_answers"),
         (LEARNED | {"method": "dsmoe"}, "learned takes no method"),
+        (STEERED | {"keep": 3}, "`keep` is for the intervention prune"),
+        (STEERED | {"intervention": "prune"}, "which needs it"),
+        (STEERED | {"intervention": "prune", "keep": 0}, "greater than or equal to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(content, message):
