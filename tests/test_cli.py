@@ -220,6 +220,9 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     mask = run(*common, "--domain", "law", "--intervention", "mask", "--strength", "4")
     refused(mask, "the strength of mask is 1")
     refused(run(*common, "--domain", "law", "--experts", "5000"), "score above zero")
+    refused(run(*common, "--domain", "law", "--keep", "24"), "of 24 experts per layer, 24 cannot")
+    both = run(*common, "--domain", "law", "--keep", "6", "--experts", "3")
+    refused(both, "leave --experts and --intervention out")
     assert not (tmp_path / "p.json").exists()
 
 

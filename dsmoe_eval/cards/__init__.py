@@ -19,12 +19,13 @@ from .sections import (
     Unit,
 )
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import ExpertSource, Kind, Recipe, Variant
+from .variants import Change, ExpertSource, Kind, Recipe, Variant
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "OUTCOMES",
     "Card",
+    "Change",
     "Continuous",
     "DocumentFile",
     "ExpertSource",

@@ -11,6 +11,8 @@ from .base import Card, Count, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Recipe = Literal["lora", "esft", "router"]
+Change = Literal["reweight", "bias", "amplify", "force", "mask", "prune"]
+"""What is done with a steered variant's experts: a kind of intervention, or all others masked."""
 ExpertSource = Literal[
     "method", "random_matched", "other_domain", "shuffled_answers", "all_domains"
 ]
@@ -24,7 +26,9 @@ class Variant(Card):
             line that names the domain; `sft`: fine-tuned; `learned`: a profile of learned shifts.
         method: the method that scores a steered variant's experts (see `experts.all_methods`), or
             those that the recipe `esft` trains.
-        intervention: the kind of intervention on these experts.
+        intervention: the kind of intervention on these experts; `prune` keeps the best and masks
+            all others, which is a pruned model.
+        keep: for `prune`: the number of experts that each layer keeps.
         recipe: the part of the model that `sft` trains: `lora`, the default: adapters of attention
             and experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
@@ -47,7 +51,8 @@ class Variant(Card):
     summary: str
     kind: Literal["base", "steered", "residual", "prompt", "sft", "learned"]
     method: str | None = None
-    intervention: Kind | None = None
+    intervention: Change | None = None
+    keep: Annotated[int, Field(ge=1)] | None = None
     recipe: Recipe | None = None
     epochs: Count | None = None
     expert_source: ExpertSource = "method"
@@ -62,6 +67,8 @@ class Variant(Card):
             raise ValueError("a steered variant needs `method` and `intervention`")
         if self.kind != "steered" and steered != (None, None) and not self.trains_experts:
             raise ValueError(f"{self.kind} takes no method or intervention")
+        if (self.intervention == "prune") != (self.keep is not None):
+            raise ValueError("`keep` is for the intervention prune, which needs it")
         if self.control_of and self.kind in ("base", "sft") and not self.trains_experts:
             raise ValueError(f"{self.kind} takes no control_of")
         self._check_sft()
@@ -97,7 +104,13 @@ class Variant(Card):
     @property
     def is_tuned(self) -> bool:
         """Whether settings, such as the strength, are chosen on the tuning split."""
-        return self.kind in ("steered", "residual") and self.control_of is None
+        return self.takes_controls and self.intervention != "prune" and not self.trains_experts
+
+    @property
+    def takes_controls(self) -> bool:
+        """Whether it is an arm with a placebo and a wrong-domain control."""
+        chosen = self.kind in ("steered", "residual") or self.trains_experts
+        return chosen and self.control_of is None
 
     @property
     def has_profile(self) -> bool:
@@ -106,9 +119,12 @@ class Variant(Card):
 
     @property
     def must_act(self) -> bool:
-        """Whether its profile must change something; learning may end where it began."""
+        """Whether its profile must change something.
+
+        Learning may end where it began, and pruning may remove experts that are never used.
+        """
         drawn = self.expert_source == "random_matched" or self.kind == "learned"
-        return not self.zero_strength and not drawn
+        return not (self.zero_strength or drawn or self.intervention == "prune")
 
     @property
     def family(self) -> Literal["arms", "controls"] | None:

@@ -62,6 +62,10 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
     help="Number of experts [the method's default, or 1 %].",
 )
 @click.option(
+    "--keep", type=click.IntRange(min=1),
+    help="Prune: mask all but this many experts of each layer; `bake` then makes a smaller model.",
+)  # fmt: skip
+@click.option(
     "--intervention",
     default="reweight",
     show_default=True,
@@ -129,34 +133,45 @@ def identify_command(
     from ..engines.load import load_engine
     from ..files import write_text
     from ..runs.identification import identify, text_of_domain
+    from ..runs.pruned import identify_pruned
 
+    _check_pruning(rest)
     text = text_of_domain(given_text(rest), domain, method, rest["limit"], rest["data"])
-    profile = identify(
-        load_engine(
-            model,
-            rest["engine"],
-            device,
-            dtype=rest["dtype"],
-            attn_implementation=rest["attn_implementation"],
-            enforce_eager=True,  # a compiled vLLM does not show its routing
-        ),
-        text,
-        domain,
-        method,
-        intervention=_intervention(rest["intervention"], rest["strength"], rest["unit"]),
-        settings=Identification(
+    engine = load_engine(
+        model,
+        rest["engine"],
+        device,
+        dtype=rest["dtype"],
+        attn_implementation=rest["attn_implementation"],
+        enforce_eager=True,  # a compiled vLLM does not show its routing
+    )
+    common = {
+        "settings": Identification(
             phase=rest["phase"],
             answer_tokens=rest["answer_tokens"],
             chat_template=rest["chat_template"],
             saliency_model=rest["saliency_model"],
         ),
-        markers=_markers(rest["marker"]),
-        root=rest["observations"],
-        experts=rest["experts"],
-        console=progress_console(),
-    )
+        "markers": _markers(rest["marker"]),
+        "root": rest["observations"],
+        "console": progress_console(),
+    }
+    if rest["keep"] is not None:
+        profile = identify_pruned(engine, text, domain, method, rest["keep"], **common)
+    else:
+        kind = _intervention(rest["intervention"], rest["strength"], rest["unit"])
+        profile = identify(
+            engine, text, domain, method, intervention=kind, experts=rest["experts"], **common
+        )
     write_text(output, profile.to_json())
-    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+    masked = "" if rest["keep"] is None else " masked: not the best"
+    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts{masked} of {domain}")
+
+
+def _check_pruning(given: Mapping[str, Any]) -> None:
+    other = given["intervention"] not in ("reweight", "mask")  # reweight: the option's default
+    if given["keep"] is not None and (other or given["experts"] is not None):
+        raise UserError("--keep masks all other experts: leave --experts and --intervention out")
 
 
 def _intervention(kind: str, strength: float, unit: str) -> Intervention:

@@ -171,7 +171,10 @@ def new_card_command(model: str, out: Path | None, remote_code: str | None, as_j
 def bake_command(
     model: str, profile: Path, output: Path, as_json: bool, device: str | None
 ) -> None:
-    """Write PROFILE into a copy of MODEL's checkpoint, if that is exact, and prove it."""
+    """Write PROFILE into a copy of MODEL's checkpoint, if that is exact, and prove it.
+
+    A mask of as many experts in each layer makes a smaller checkpoint, without these experts.
+    """
     from ..models import bake
     from ..steering import Profile
 
@@ -180,7 +183,7 @@ def bake_command(
         echo(json.dumps(report.to_dict()))
         return
     echo(
-        f"{report.folder}: {len(report.parameters)} parameters carry the profile; against the "
+        f"{report.folder}: the profile changed {len(report.parameters)} parameters; against the "
         f"steered original {report.selection_agreement:.2%} of the selections are the same and the "
         f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
         f"{report.logit_max_change:.3g})"

@@ -12,7 +12,8 @@ from .choose import (
     signed_experts,
     smallest_sets,
 )
-from .counts import Marker, RoutingCounts, count_routing
+from .counting import count_routing
+from .counts import Marker, RoutingCounts
 from .documents import Document, documents_hash, encode_documents, with_answer
 from .influence import Form, Influence, ScoredText
 from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
@@ -21,6 +22,7 @@ from .methods import Method, all_methods, get_method
 from .objective import PlainText, ShiftObjective
 from .observations import Observations, Shape, observe, observe_routed
 from .outputs import check_outputs, record_tokens, sample_tokens
+from .pruning import exposure_kept, pruned_experts, randomly_pruned, share_removed
 from .resampling import resample_documents
 from .scores import activation_share, exposure
 from .set_similarity import set_similarity
@@ -61,6 +63,7 @@ __all__ = [
     "expert_usage",
     "exposure",
     "exposure_gaps",
+    "exposure_kept",
     "get_method",
     "in_phase",
     "matched_experts",
@@ -68,10 +71,13 @@ __all__ = [
     "measure_influence",
     "observe",
     "observe_routed",
+    "pruned_experts",
+    "randomly_pruned",
     "record_tokens",
     "resample_documents",
     "sample_tokens",
     "set_similarity",
+    "share_removed",
     "signed_experts",
     "smallest_sets",
     "sum_streams",

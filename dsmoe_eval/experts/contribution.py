@@ -1,15 +1,18 @@
-"""The contribution of each selected expert to a token, by EASY-EP (arXiv 2504.06792).
+"""The contribution of each selected expert to a token, by EASY-EP and by REAP.
 
-c_(t,i) = s_t * w_(t,i) * ||e_i(x_t)||_2, with s_t = max(0, 1 - cos(h_t, h_t + r_t)): h_t the
-residual stream before the MoE block, r_t the sum that the routed experts add to it, e_i(x_t) the
-output of expert i. (Shared experts are in neither term, as in the authors' code.)
+REAP's (arXiv 2510.13999) is g_(t,i) = w_(t,i) * ||e_i(x_t)||_2, with w_(t,i) the weight by which
+the model itself multiplies the output e_i(x_t) of expert i, under any scoring rule.
+
+EASY-EP's (arXiv 2504.06792) is s_t * g_(t,i), with s_t = max(0, 1 - cos(h_t, h_t + r_t)): h_t the
+residual stream before the MoE block, r_t the sum that the routed experts add to it. (Shared experts
+are in neither term, as in the authors' code.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +23,31 @@ from .outputs import call_roles, given_to
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
+class Contributions(NamedTuple):
+    """Those of a pass, [tokens, layers, k] float32, in the order of the experts' indices.
+
+    Attributes:
+        moved: EASY-EP's, weighted by how far the token was moved.
+        gated: REAP's, weight x norm of the output.
+    """
+
+    moved: Tensor
+    gated: Tensor
+
+
 @contextmanager
 def capture_contributions(
     model: nn.Module, routers: Sequence[Router]
-) -> Iterator[Callable[[], Tensor]]:
+) -> Iterator[Callable[[], Contributions]]:
     """Compute contributions in each forward pass inside the context.
 
-    The context value is a function that returns those of the last pass, [tokens, layers, k]
-    float32, in the order of the experts' indices from `capture_routing`.
+    The context value is a function that returns those of the last pass, in the order of
+    `capture_routing`.
 
     Raises:
         SteeringError: in the forward pass, if a layer's experts cannot be run one by one.
     """
-    contributions: dict[int, Tensor] = {}
+    contributions: dict[int, Contributions] = {}
     handles = []
     for router in routers:
         block = model.get_submodule(router.name.rpartition(".")[0])
@@ -44,13 +59,14 @@ def capture_contributions(
             layer.register_forward_hook(watch.layer),
         ]
 
-    def last() -> Tensor:
+    def last() -> Contributions:
         missing = [router.layer for router in routers if router.layer not in contributions]
         if missing:
             raise SteeringError(
                 f"no contributions were recorded in layers {missing}: the experts did not run"
             )
-        return torch.stack([contributions[router.layer] for router in routers], dim=1)
+        of_layers = (contributions[router.layer] for router in routers)
+        return Contributions(*(torch.stack(one, dim=1) for one in zip(*of_layers, strict=True)))
 
     try:
         yield last
@@ -62,7 +78,7 @@ def capture_contributions(
 class _Watch:
     """The hooks of one layer, in the order of their calls: experts, block, layer."""
 
-    def __init__(self, router: Router, contributions: dict[int, Tensor]) -> None:
+    def __init__(self, router: Router, contributions: dict[int, Contributions]) -> None:
         self.router = router
         self.contributions = contributions
         self.weighted = self.added = self.block_output = torch.empty(0)
@@ -94,7 +110,9 @@ class _Watch:
         before = before.reshape(self.added.shape).to(self.added.device)
         cosine = nn.functional.cosine_similarity(before, before + self.added, dim=-1)
         moved = (1 - cosine).clamp(min=0).unsqueeze(-1)
-        self.contributions[self.router.layer] = (moved * self.weighted).cpu()
+        self.contributions[self.router.layer] = Contributions(
+            (moved * self.weighted).cpu(), self.weighted.cpu()
+        )
 
 
 def run_each(

@@ -59,6 +59,7 @@ _BUILT_IN = (
     Method("esft-gate", scores.esft_gate, layer_share=0.1),
     Method("esft-token", scores.esft_token, layer_share=0.2),
     Method("easy-ep", scores.easy_ep, contributions=True),
+    Method("reap", scores.reap, contributions=True),
     Method("influence", scores.influence, influence=True),
     Method("influence-net", scores.influence_net, influence=True),
     Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),

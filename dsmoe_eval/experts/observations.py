@@ -79,6 +79,7 @@ class Observations:
                 saliency=columns.get("saliency"),
                 contributions=columns.get("contributions"),
                 spread=columns.get("spread"),
+                gated=columns.get("gated"),
             )
 
     def file(self, index: int, folder: Path | None = None) -> Path:
@@ -116,7 +117,8 @@ def observe(
         saliency_model: the model whose backward pass gives the saliency: `model`, so that one
             pass gives both; or any causal language model with the same tokens; or None for no
             saliency. In the last two cases `model` needs the memory of a forward pass only.
-        contributions: whether to compute EASY-EP's, by another forward pass of the experts.
+        contributions: whether to compute EASY-EP's and REAP's, by another forward pass of the
+            experts.
         spread: whether to record the spread of the routers' logits.
         identity: identity of the models and of all else that the rows depend on.
         advance: called with the number of documents done, for a progress bar.
@@ -168,8 +170,9 @@ def _observer(
                     model(input_ids=ids, use_cache=False, logits_to_keep=1)
         if salient is not None and salient.model is not model:
             saliency = salient(*on_device(entrance(salient.model), ids, mask))
-        more = [None if value is None else value() for value in (added, spreads)]
-        return counted_rows(documents, batch, routing, saliency, *more)
+        contributed = None if added is None else added()
+        spread_of = None if spreads is None else spreads()
+        return counted_rows(documents, batch, routing, saliency, contributed, spread_of)
 
     return rows
 
@@ -238,8 +241,10 @@ def _routed(
 
 
 def _columns_of(*recorded: bool) -> tuple[str, ...]:
-    names = ("saliency", "contributions", "spread")
-    return tuple(name for name, wanted in zip(names, recorded, strict=True) if wanted)
+    kinds = (("saliency",), ("contributions", "gated"), ("spread",))
+    return tuple(
+        name for kind, wanted in zip(kinds, recorded, strict=True) if wanted for name in kind
+    )
 
 
 def _write_pass(

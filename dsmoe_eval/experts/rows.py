@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..steering import Routing
 from .batching import pad
+from .contribution import Contributions
 from .documents import Document
 
 
@@ -24,7 +25,9 @@ class Batch:
         saliency: Eq. 5, float32; None if saliency was not computed.
         experts: [tokens, layers, k] int16, the selected experts.
         weights: [tokens, layers, k] float32, their weights as the experts received them.
-        contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
+        contributions: [tokens, layers, k] float32, EASY-EP's, see `contribution.py`; None if not
+            computed.
+        gated: the same of REAP's.
         spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
     """
 
@@ -36,6 +39,7 @@ class Batch:
     weights: Tensor
     contributions: Tensor | None
     spread: Tensor | None = None
+    gated: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the columns that the batch has, for a file."""
@@ -48,7 +52,7 @@ def counted_rows(
     batch: Sequence[int],
     routing: Routing,
     saliency: Tensor | None,
-    contributions: Tensor | None,
+    contributions: Contributions | None,
     spread: Tensor | None,
 ) -> Batch:
     """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
@@ -62,7 +66,8 @@ def counted_rows(
         saliency=None if saliency is None else pick(saliency.flatten()),
         experts=pick(routing.indices().to(torch.int16)),
         weights=pick(routing.weights().float()),
-        contributions=None if contributions is None else pick(contributions),
+        contributions=None if contributions is None else pick(contributions.moved),
+        gated=None if contributions is None else pick(contributions.gated),
         spread=None if spread is None else pick(spread),
     )
 

@@ -117,6 +117,21 @@ def easy_ep(counts: RoutingCounts, domain: str) -> Scores:
     return share
 
 
+def reap(counts: RoutingCounts, domain: str) -> Scores:
+    """Score by REAP (arXiv 2510.13999): mean of weight x norm of output over the expert's tokens.
+
+    The weight is the one by which the model multiplies the output. (The published code takes a
+    softmax of the logits for every router.) An expert that the domain never uses scores 0.
+
+    Raises:
+        ValueError: the pass computed no contributions.
+    """
+    sums = counts.of(domain)
+    if sums.gated is None:
+        raise ValueError("reap needs contributions, but this pass did not compute them")
+    return sums.gated / np.maximum(sums.used, 1e-300)
+
+
 def influence(counts: RoutingCounts, domain: str) -> Scores:
     """Score by the influence of a raised logit on the right answers, less the layer's mean.
 

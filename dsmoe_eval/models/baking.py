@@ -1,4 +1,7 @@
-"""Baking: a checkpoint that carries a profile, verified against the steered original."""
+"""Baking: a checkpoint that carries a profile, verified against the steered original.
+
+A bias is folded into a copy of the checkpoint. A mask makes a smaller one, without the experts.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,25 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..steering import Profile, SteeringError, capture_routing, find_routers, fold, steer
+from ..steering import (
+    Profile,
+    Steering,
+    SteeringError,
+    capture_routing,
+    find_routers,
+    fold,
+    steer,
+)
 from .loading import LoadedModel, load_model, model_folder
 from .probing import random_batch
+from .pruning import kept_by_layer, slice_experts
 
 _LEAST_AGREEMENT = {torch.float32: 1.0}
 _LEAST_AGREEMENT_HALF = 0.99
 _LOGIT_TOLERANCE = 1e-3
+_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".pkl"}
+PROFILE = "dsmoe_profile.json"
+"""The file of the profile that a checkpoint carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,8 @@ class BakeReport:
 
     Attributes:
         folder: the folder of the new checkpoint.
-        parameters: names of the parameters that carry the profile.
+        parameters: names of the parameters that carry the profile, or that experts were taken out
+            of.
         selection_agreement: share of (token, MoE layer) pairs with the same experts.
         logit_max_difference: largest absolute difference of an output logit.
         logit_max_change: the same between the steered and the unsteered original, for scale.
@@ -47,7 +63,7 @@ class BakeReport:
 
 
 def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -> BakeReport:
-    """Fold `profile` into a copy of the model's checkpoint and verify the copy.
+    """Write a checkpoint that does what steering by `profile` does, and verify it.
 
     Args:
         name: a model with weights: a folder, an embedded model or a hub id.
@@ -64,14 +80,39 @@ def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -
         raise UserError(f"{folder}: exists already; bake into a new folder")
     loaded = load_model(name, device)
     steering = steer(loaded.model, profile)  # refuses a profile of another model
+    if profile.intervention.kind == "mask":
+        return _bake_smaller(name, loaded, steering, folder)
     values = fold(loaded.model, profile)
     originals = loaded.model.state_dict()
     with _in_the_making(folder) as making:
         _copy_checkpoint(model_folder(name), making, {k: (originals[k], values[k]) for k in values})
-        (making / "dsmoe_profile.json").write_text(profile.to_json(), encoding="utf-8")
+        (making / PROFILE).write_text(profile.to_json(), encoding="utf-8")
         with steering:
             steered = _run(loaded)
         return _prove(folder, tuple(values), _run(loaded), steered, load_model(str(making), device))
+
+
+def _bake_smaller(name: str, loaded: LoadedModel, steering: Steering, folder: Path) -> BakeReport:
+    """Write a checkpoint without the experts that a profile masks."""
+    profile, base = steering.profile, _run(loaded)
+    with steering:
+        logits, indices = _run(loaded)
+    kept = torch.tensor(list(kept_by_layer(profile).values()))  # [layers, kept]
+    renumbered = (indices.unsqueeze(-1) == kept[:, None].to(indices.device)).long().argmax(-1)
+    small, names = slice_experts(loaded.model, profile)
+    with _in_the_making(folder) as making:
+        small.save_pretrained(making)
+        for path in sorted(model_folder(name).iterdir()):
+            if path.is_file() and not (_is_weights(path) or (making / path.name).exists()):
+                shutil.copyfile(path, making / path.name)
+        (making / PROFILE).write_text(profile.to_json(), encoding="utf-8")
+        device = str(loaded.model.device)
+        return _prove(folder, names, base, (logits, renumbered), load_model(str(making), device))
+
+
+def _is_weights(path: Path) -> bool:
+    """Return whether a file is weights or an index of them."""
+    return path.suffix in {".safetensors", *_OTHER_WEIGHTS} or path.name.endswith(".index.json")
 
 
 @contextmanager
@@ -95,7 +136,7 @@ def _copy_checkpoint(
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
             _copy_shard(path, target / path.name, left)
-        elif path.is_file() and path.suffix not in {".bin", ".pt", ".pth", ".pkl"}:
+        elif path.is_file() and path.suffix not in _OTHER_WEIGHTS:
             shutil.copyfile(path, target / path.name)
     if left:
         raise UserError(

@@ -24,7 +24,7 @@ from .run_leaderboard import variants_table
 from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
-from .run_settings import probes, settings
+from .run_settings import probes, pruned, settings
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
 from .table import markdown, write_markdown
@@ -90,6 +90,7 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "terms": terms(result),
         "details": details(result),
         "settings": settings(result),
+        "pruned": pruned(result),
         "agreement": agreement_table(agreements(folder, result)),
         "generalization": generalization(result),
         "domains": by_domain(result),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..results.arms import Arm, Probe, Settings
 from ..results.schema import RunResult
+from ..results.terms import Pruning
 from . import formats
 from .run_arms import arm_source, facets_of
 from .table import Facets, Figure, Table, Value, make_table, otherwise, words
@@ -30,6 +31,35 @@ def settings(result: RunResult) -> Table:
         return facets_of(subject[0], result.significance_level)
 
     return make_table("settings", caption, _SETTINGS, tuned, facets)
+
+
+def pruned(result: RunResult) -> Table:
+    """Return how many experts the pruned arms keep, one row per arm."""
+    caption = (
+        "Pruned models: each layer keeps as many experts, and the others are masked, which equals "
+        "a checkpoint without them. The plan gives the number; nothing is tuned. Selections kept: "
+        "the share of base's routing, over the identification text of every domain, that falls on "
+        "the experts that are kept. A placebo keeps as many random experts of each layer."
+    )
+    rows = [(arm, arm.settings) for arm in result.arms if isinstance(arm.settings, Pruning)]
+
+    def facets(subject: tuple[Arm, Pruning]) -> Facets:
+        return facets_of(subject[0], result.significance_level)
+
+    return make_table("pruned", caption, _PRUNED, rows, facets)
+
+
+_PRUNED: tuple[Figure[tuple[Arm, Pruning]], ...] = (
+    words("variant", lambda row: row[0].variant),
+    words("target", lambda row: row[0].target),
+    Figure("experts kept per layer", lambda row: row[1].kept_per_layer, str,
+        lambda row: arm_source(row[0], "settings.kept_per_layer")),
+    Figure("experts removed", lambda row: row[1].removed, formats.percent,
+        lambda row: arm_source(row[0], "settings.removed")),
+    Figure("selections kept", lambda row: row[1].exposure_kept, formats.percent,
+        lambda row: arm_source(row[0], "settings.exposure_kept")),
+    words("profile", lambda row: row[0].profile or "", lambda row: arm_source(row[0], "profile")),
+)  # fmt: skip
 
 
 def _setting(

@@ -26,7 +26,7 @@ from .paired import (
     pool,
     tokens_ratio,
 )
-from .terms import Information, Line, Matching, ShareOfBest
+from .terms import Information, Line, Matching, Pruning, ShareOfBest
 from .training import Learning, Training
 
 PerItem = Annotated[float, Field(ge=0)]
@@ -221,7 +221,7 @@ class Arm(Record):
 
     variant: VariantName
     target: Name
-    settings: Settings | Training | Learning | Line | None
+    settings: Settings | Training | Learning | Pruning | Line | None
     profile: Hash | None
     probe: Probe | None
     cells: dict[str, Hash]

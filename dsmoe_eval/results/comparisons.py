@@ -32,7 +32,7 @@ from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
 from .schema import SCHEMA_VERSION, Base, EngineRouting, Leakage, Model, Noise, RunResult
-from .terms import Information, Line
+from .terms import Information, Line, Pruning
 from .training import Learning, Training
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
@@ -41,8 +41,8 @@ Reader = Callable[[str], pd.DataFrame]
 """A function: cell id -> the cell's rows."""
 
 
-_SETTINGS: TypeAdapter[Settings | Training | Learning | Line | None] = TypeAdapter(
-    Settings | Training | Learning | Line | None
+_SETTINGS: TypeAdapter[Settings | Training | Learning | Pruning | Line | None] = TypeAdapter(
+    Settings | Training | Learning | Pruning | Line | None
 )
 
 

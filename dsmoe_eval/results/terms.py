@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .outcomes import Ends
-from .paired import Name, Number, Record
+from .paired import Name, Number, Record, Score
 
 
 class Information(Record):
@@ -67,6 +67,21 @@ class Matching(Record):
     outside: Number
     largest: float | None
     total: float | None
+
+
+class Pruning(Record):
+    """The settings of a pruned model, which are the plan's and not tuned.
+
+    Attributes:
+        kept_per_layer: number of experts that each layer keeps; of a sham all.
+        removed: share of all experts that are masked.
+        exposure_kept: share of base's expert selections that falls on those that are kept, over
+            the identification text of all domains.
+    """
+
+    kept_per_layer: Number
+    removed: Score
+    exposure_kept: Score
 
 
 class Line(Record):

@@ -136,9 +136,9 @@ def _arms_of(
         line = _preamble(plan, suite, domain) if variant.kind == "prompt" else None
         return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading, line)
 
-    tuned = {one.name: arm(one, None) for one in variants if one.is_tuned}
+    leading = {one.name: arm(one, None) for one in variants if one.takes_controls}
     return [
-        tuned.get(one.name) or arm(one, tuned.get(one.control_of or ""))
+        leading.get(one.name) or arm(one, leading.get(one.control_of or ""))
         for one in variants
         if one.kind != BASE
     ]
@@ -155,7 +155,7 @@ def _grid(plan: Plan, variant: Variant) -> tuple[Settings, ...]:
         return ()
     if variant.kind == "residual":
         return _vector_grid(plan.tuning.residual)
-    if variant.intervention is None:
+    if variant.intervention is None or variant.intervention == "prune":
         return ()
     unit, strengths = plan.tuning.of(variant.intervention) or ("odds", ())
     return tuple(Settings(size, s, unit) for size in plan.tuning.expert_counts for s in strengths)

@@ -160,7 +160,7 @@ def outcome_items(
 
     - Options that are scored: the log-probability of the right one (`gold_logprob`).
     - Generated answers: the log-likelihood of the right answer; or of that of the model,
-      where that is right, with `generated`. Items with another answer of the model are then left out.
+      where that is right, with `generated`. Other items are then left out.
     - Text, such as chunks of documents: its mean log-likelihood per token.
 
     Args:

@@ -36,9 +36,7 @@ def check_plan(
     if fault := _line_fault(plan, suite):
         raise UserError(f"plan {plan.name!r}: {fault}")
     leading = {
-        one.name: one
-        for one in variants
-        if one.is_tuned or one.kind in ("prompt", "learned") or one.trains_experts
+        one.name: one for one in variants if one.takes_controls or one.kind in ("prompt", "learned")
     }
     for variant in variants:
         fault = _variant_fault(variant, plan, suite, leading)
@@ -138,7 +136,9 @@ def _sft_fault(variant: Variant, plan: Plan) -> str | None:
 def _unit_fault(variant: Variant, plan: Plan, leading: Mapping[str, Variant]) -> str | None:
     """Return the need of a control that cannot take its arm's strength, which is in sigma."""
     kind = leading[variant.control_of or ""].intervention
-    tuned = None if plan.tuning is None or kind is None else plan.tuning.of(kind)
+    if plan.tuning is None or kind is None or kind == "prune":
+        return None
+    tuned = plan.tuning.of(kind)
     if tuned is None or tuned[0] == "odds" or variant.intervention in ("bias", "mask"):
         return None
     return f"tuning.strengths.bias in place of bias_sigma: {variant.intervention} has no sigma"
@@ -148,8 +148,9 @@ def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
     """Return the key of the settings to try that a tuned variant needs and the plan lacks."""
     if variant.kind == "residual":
         return None if tuning is not None and tuning.residual is not None else "residual"
-    if tuning is None or not variant.intervention or tuning.of(variant.intervention) is None:
-        return f"strengths.{variant.intervention}"
+    kind = variant.intervention
+    if tuning is None or kind is None or kind == "prune" or tuning.of(kind) is None:
+        return f"strengths.{kind}"
     return None if tuning.expert_counts else "expert_counts"
 
 

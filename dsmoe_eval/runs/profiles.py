@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..engines.base import Advance
 from ..errors import UserError
 from ..experts import RoutingCounts, StreamMeans
+from ..models.pruning import choice_groups
 from ..results import RunFolder
 from ..results.arms import Arm
 from ..steering import Profile
@@ -53,7 +54,9 @@ def make_profile(
         if variant.kind == "residual" and means is not None:
             vectors = variant_vectors(variant, means, arm.domain, settings.layers, seed)
             return build_vector_profile(variant, model, vectors, settings.strength, source)
-        experts = variant_experts(variant, counts, arm.domain, settings.expert_count, seed)
+        groups = 1 if variant.keep is None else choice_groups(job.plan.model)
+        size = settings.expert_count
+        experts = variant_experts(variant, counts, arm.domain, size, seed, groups)
     except ValueError as error:  # a control, of an arm that could name as many
         raise UserError(f"variant {variant.name!r}, target {arm.target!r}: {error}") from error
     sigmas = None

@@ -31,6 +31,7 @@ from .learned import kept_counts
 from .leases import Piece
 from .matching import matching_of
 from .profiles import keep_profile, make_profile
+from .pruned import pruned_arm
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
 
@@ -236,6 +237,8 @@ def make_arms(
 def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
     if arm.variant.kind == "prompt":
         return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
+    if arm.variant.keep is not None:
+        return pruned_arm(job, counts, arm)
     tuned = tuner.tuned(arm.tuned)
     profile = make_profile(job, counts, arm, tuned.chosen, tuner.means)
     keep_profile(job, arm, profile)

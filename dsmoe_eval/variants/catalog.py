@@ -26,6 +26,8 @@ _CONTROL = re.compile(
 """A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
 _BUDGET = re.compile(r"(.+)-x([1-9]\d{0,3})")
 """The name of a fine-tuned variant with a budget: that of the variant, and the epochs."""
+_PRUNED = re.compile(r"prune-([1-9]\d*)")
+"""The end of a pruned model's name: how many experts each layer keeps."""
 
 
 @functools.cache
@@ -37,6 +39,8 @@ def all_variants() -> Mapping[str, Variant]:
 
 def get_variant(name: str, beside: Path | None = None) -> Variant:
     """Return a variant by name, or any method with any intervention as `METHOD+INTERVENTION`.
+
+    `METHOD+prune-K` keeps the K best experts of each layer.
 
     The controls of a variant are NAME+matched (random experts of the same layers and exposure;
     NAME+matched-2 is a second draw), NAME+wrong (another domain's experts) and NAME+sham (the
@@ -60,7 +64,8 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     if variant is None:
         raise UserError(
             f"no variant {name!r}; there are: {', '.join(all_variants())}; or "
-            "METHOD+INTERVENTION, such as frequency+bias; the controls of each, VARIANT+matched, "
+            "METHOD+INTERVENTION, such as frequency+bias, or METHOD+prune-K, which keeps K experts "
+            "per layer; the controls of each, VARIANT+matched, "
             "+wrong and +sham; or your own, as a .yaml file in a folder variants beside the plan, "
             "or where the command is started"
         )
@@ -121,15 +126,21 @@ def _own_variant(path: Path) -> Variant:
 
 def _combination(name: str) -> Variant | None:
     method, _, kind = name.partition("+")
-    if method not in all_methods() or kind not in get_args(Kind):
+    pruned = _PRUNED.fullmatch(kind)
+    if method not in all_methods() or not (pruned or kind in get_args(Kind)):
         return None
+    keep = int(pruned[1]) if pruned else None
+    summary = f"best experts by {method}, {kind}"
+    if keep is not None:
+        summary = f"pruned: each layer keeps its {keep} best experts by {method}"
     return Variant.model_validate(
         {
             "name": name,
             "kind": "steered",
             "method": method,
-            "intervention": kind,
-            "summary": f"best experts by {method}, {kind}",
+            "intervention": "prune" if pruned else kind,
+            "keep": keep,
+            "summary": summary,
         }
     )
 
@@ -185,9 +196,9 @@ def _may_have(arm: Variant, source: ExpertSource) -> bool:
         return source != "random_matched"
     if arm.kind == "prompt":
         return source == "other_domain"
-    if arm.trains_experts and arm.control_of is None:
-        return source in ("random_matched", "other_domain")
-    return arm.is_tuned and not of_learned
+    if arm.trains_experts and source == "method":  # training has no strength
+        return False
+    return arm.takes_controls and not of_learned
 
 
 def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
@@ -203,6 +214,9 @@ def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
         return f"control: another domain's {things}, otherwise {arm.name}"
     if source == "method":
         return f"control: {arm.name} at strength zero: must equal base on every item"
+    if arm.keep is not None:
+        drawn = f", draw {draw}" if draw else ""
+        return f"placebo of {arm.name}: each layer keeps {arm.keep} random experts{drawn}"
     matched = "of the same norm" if arm.kind == "residual" else "matched on layer and exposure"
     return f"placebo of {arm.name}: random {things} {matched}" + (f", draw {draw}" if draw else "")
 
@@ -224,7 +238,7 @@ def with_controls(
         elif arm.kind == "learned" and arm.control_of is None:
             others = ["wrong", "pooled", "sham"] if controls == "full" else []
             added += _lacking(arm, ["shuffled", *others], variants)
-        elif arm.is_tuned or (arm.trains_experts and arm.control_of is None):
+        elif arm.takes_controls:
             matched = ["matched", *(f"matched-{draw}" for draw in range(2, draws + 1))]
             others = ["wrong", "sham"] if controls == "full" else []
             others = others[:1] if arm.trains_experts else others  # training has no strength
@@ -245,7 +259,7 @@ def _lacking(arm: Variant, endings: Sequence[str], among: Sequence[Variant]) -> 
 
 
 def _same_control(one: Variant, other: Variant) -> bool:
-    fields = ("kind", "method", "intervention", "expert_source", "control_of", "draw")
+    fields = ("kind", "method", "intervention", "keep", "expert_source", "control_of", "draw")
     return one.zero_strength == other.zero_strength and all(
         getattr(one, name) == getattr(other, name) for name in fields
     )
@@ -274,7 +288,8 @@ def controls_for(
         if one.control_of in {variant.name, variant.control_of}
         and one.control_of is not None
         and one.expert_source == source
-        and (one.kind, one.intervention) == (variant.kind, variant.intervention)
+        and (one.kind, one.intervention, one.keep)
+        == (variant.kind, variant.intervention, variant.keep)
         and not one.zero_strength
     )
     return tuple(sorted(controls, key=lambda one: one.draw))

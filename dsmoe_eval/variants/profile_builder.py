@@ -18,6 +18,8 @@ from ..experts import (
     exposure,
     get_method,
     matched_experts,
+    pruned_experts,
+    randomly_pruned,
 )
 from ..steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source, logit_shift
 
@@ -48,21 +50,31 @@ class Settings:
 
 
 def variant_experts(
-    variant: Variant, counts: RoutingCounts, domain: str, size: int | None, seed: int
+    variant: Variant,
+    counts: RoutingCounts,
+    domain: str,
+    size: int | None,
+    seed: int,
+    groups: int = 1,
 ) -> tuple[ChosenExpert, ...]:
-    """Choose the experts E* of a variant.
+    """Choose the experts E* of a variant; for `prune` those that it removes.
 
     Args:
         variant: a steered one, or one that trains experts.
         counts: routing counts over the identification text of all domains.
         domain: the experts' domain: the target, or another one for a wrong-domain control.
-        size: how many experts; None: as many as the method's rule says.
+        size: how many experts; None: as many as the method's rule says; of no effect for `prune`.
         seed: the seed of the draw of random experts.
+        groups: for `prune`: the number of groups from which the routers choose.
 
     Raises:
-        ValueError: the method cannot name `size` experts.
+        ValueError: the method cannot name `size` experts, or as many cannot be kept.
     """
     method = get_method(variant.method or "")
+    if variant.keep is not None:
+        if variant.expert_source == "random_matched":
+            return randomly_pruned(counts, variant.keep, seed, variant.draw, groups)
+        return pruned_experts(method, counts, domain, variant.keep, groups)
     signed = variant.intervention == "force"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
     if variant.expert_source == "random_matched":
@@ -85,14 +97,15 @@ def build_profile(
     """
     if variant.intervention is None or variant.method is None:
         raise ValueError(f"variant {variant.name!r} is not steered")
-    if variant.intervention == "mask":
+    kind = "mask" if variant.intervention == "prune" else variant.intervention
+    if kind == "mask":
         strength = 1.0
     return Profile(
         model=model,
         method=_described(variant, variant.method),
         experts=experts,
         intervention=Intervention(
-            kind=variant.intervention,
+            kind=kind,
             strength=0.0 if variant.zero_strength else strength,
             unit="odds" if sigmas is None else "sigma",
             sigmas=tuple((sigmas or {}).items()),
@@ -218,6 +231,8 @@ def build_learned_profile(
 
 def _described(variant: Variant, method: str) -> str:
     """Return the method with what a control takes instead of the target's experts or vector."""
+    if variant.keep is not None:
+        method += f", keep {variant.keep}"
     if variant.expert_source != "method":
         method += f", {variant.expert_source}"
     return method + (f", draw {variant.draw}" if variant.draw > 1 else "")

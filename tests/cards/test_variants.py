@@ -26,6 +26,9 @@ STEERED = LEARNED | {"kind": "steered", "method": "dsmoe", "intervention": "bias
         (SFT | {"recipe": "esft"}, "recipe esft needs `method`"),
         (ESFT | {"intervention": "bias"}, "takes no intervention"),
         (ESFT | {"zero_strength": True}, "sft has no strength"),
+        (STEERED | {"keep": 3}, "`keep` is for the intervention prune"),
+        (STEERED | {"intervention": "prune"}, "which needs it"),
+        (STEERED | {"intervention": "prune", "keep": 0}, "greater than or equal to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(content, message):

@@ -124,6 +124,8 @@ def test_what_was_not_seen_is_refused():
                 methods[name].score(counts, "one")
         with pytest.raises(ValueError, match="needs contributions"):
             methods["easy-ep"].score(counts, "one")
+        with pytest.raises(ValueError, match="reap needs contributions"):
+            methods["reap"].score(counts, "one")
         with pytest.raises(ValueError, match="needs the influence of experts"):
             methods["influence"].score(counts, "one")
         with pytest.raises(ValueError, match="needs marker tokens"):

@@ -46,6 +46,22 @@ def test_any_method_goes_with_any_intervention():
             get_variant(name)
 
 
+def test_a_pruned_model_keeps_what_its_name_says_and_has_controls():
+    arm = get_variant("reap+prune-12")
+    assert (arm.method, arm.intervention, arm.keep) == ("reap", "prune", 12)
+    assert (arm.is_tuned, arm.takes_controls, arm.must_act) == (False, True, False)
+    endings = ["", "+matched", "+matched-2", "+wrong", "+sham"]
+    variants = with_controls([get_variant("base"), arm], "full", 2)
+    assert [one.name for one in variants[1:]] == [f"{arm.name}{ending}" for ending in endings]
+    other = get_variant("reap+prune-6+matched")
+    matched = controls_for(arm, "random_matched", [*variants, other])
+    assert [one.name for one in matched] == ["reap+prune-12+matched", "reap+prune-12+matched-2"]
+    assert matched[0].summary.endswith("each layer keeps 12 random experts")
+    for name in ("reap+prune", "reap+prune-0", "reap+prune-x", "nobody+prune-3"):
+        with pytest.raises(UserError, match="or METHOD\\+prune-K"):
+            get_variant(name)
+
+
 def test_a_control_does_the_same_with_other_experts():
     among = all_variants().values()
     arm = get_variant("contrast")
