@@ -231,13 +231,12 @@ def _arm_row(
 ) -> Arm:
     target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
     cell = read_cell(folder, arm.cells[target])
-    probe = cell["probe"]
     return Arm(
         variant=arm.variant.name,
         target=arm.target,
         settings=_SETTINGS.validate_python(arm.settings, strict=False),
         profile=arm.profile,
-        probe=None if probe is None else Probe.model_validate(probe),
+        probe=_probe_row(cell["probe"]),
         cells=dict(arm.cells),
         target_result=_paired(contrasts.target, adjusted.target, compare_answers(paired[target])),
         non_targets=Pooled.model_validate(
@@ -261,6 +260,10 @@ def _arm_row(
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
     )
+
+
+def _probe_row(probe: object) -> Probe | None:
+    return None if probe is None else Probe.model_validate(probe)
 
 
 def _over_row(result: PairedResult | None, p_adjusted: float | None) -> Paired | None:
