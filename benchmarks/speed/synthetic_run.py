@@ -36,6 +36,12 @@ _PROBE = {
     "weight_max_change": 0.5, "active_experts": 2, "tokens": 512,
 }  # fmt: skip
 _TRAINING = {"rank": 8, "lora_alpha": 16.0, "learning_rate": 5e-4, "epochs": 2, "batch_size": 8}
+_LEARNING = {
+    "expert_count": 24, "log_odds": (-0.5, 0.75), "steps": 60, "best_step": 30,
+    "learning_rate": 0.05, "outcome_gain": 0.4, "divergence": 0.006, "batch_size": 40,
+    "weight": 50.0, "weights": (20.0, 50.0), "most_divergence": 0.005, "most_experts": None,
+    "check_every": 10,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,8 @@ def _information(name: str) -> Information:
 def _settings(name: str) -> dict[str, Any]:
     if name == "sft-lora":
         return dict(_TRAINING)
+    if get_variant(name).kind == "learned":
+        return dict(_LEARNING)
     strength = 0.0 if get_variant(name).zero_strength else 2.0
     fixed = {"expert_count": 4, "activation_share": 0.4, "qualified_on_tuning": True}
     return fixed | {"strength": strength, "sizes_unavailable": []}
@@ -221,7 +229,7 @@ class _Cells:
         return identity.id
 
     def _write(self, identity: Identity, rows: pd.DataFrame, figures: dict[str, Any]) -> None:
-        steered = get_variant(identity.variant).kind == "steered"
+        steered = get_variant(identity.variant).has_profile
         with self.folder.new_folder(self.folder.cell(identity.id)) as draft:
             rows.to_parquet(draft / "samples.parquet", index=False)
             write_json(
@@ -263,7 +271,11 @@ def _changes(variant: str) -> bool:
 
 def _shift(variant: str, on_target: bool) -> float:
     """The share of the gain that a variant has, on its target only."""
-    return {"contrast": 1.0, "sft-lora": 1.2}.get(variant, 0.0) if on_target else 0.0
+    return (
+        {"contrast": 1.0, "sft-lora": 1.2, "learned-profile": 2.0}.get(variant, 0.0)
+        if on_target
+        else 0.0
+    )
 
 
 def _gold_logprobs(spec: Spec, variant: str, target: str | None, domain: str) -> Any:
@@ -289,7 +301,7 @@ def _cell_identity(spec: Spec, variant: str, target: str | None, domain: str) ->
 
 
 def _profile(spec: Spec, variant: str, target: str | None) -> str | None:
-    steered = target is not None and get_variant(variant).kind == "steered"
+    steered = target is not None and get_variant(variant).has_profile
     return _digest("profile", variant, target, spec.seed) if steered else None
 
 

@@ -252,14 +252,32 @@ def arms_table(suite: str, rows: Sequence[LeaderboardRow]) -> Table:
         for target in row.by_domain  # base has none
     ]
     outcomes = dict.fromkeys(own.outcome for one in shown for own in one.arm.outcomes)
+    shares = (_SHARE,) if any(one.arm.share_of_best is not None for one in shown) else ()
     return make_table(
         f"arms-{suite}",
         "Every variant on every target. A gain by another outcome is in its unit, for the better.",
-        (*_ARM, *map(_outcome, outcomes)),
+        (*_ARM, *shares, *map(_outcome, outcomes)),
         shown,
         lambda one: row_facets(one.row, one.arm.target),
         lambda one: not one.row.trusted,
     )
+
+
+def _share(one: _OnTarget) -> Value | None:
+    own = one.arm.share_of_best
+    if own is None or own.share is None:
+        return None
+    return (own.share, *(own.ci95 or ("no interval",)))
+
+
+_SHARE: Figure[_OnTarget] = Figure(
+    "share of best",
+    _share,
+    formats.share_with_interval,
+    lambda one: one.source("share_of_best.share"),
+    blank="-",
+    help="gain as a share of the best profile's that was found in the run; Fieller's interval",
+)
 
 
 def _outcome(name: Continuous) -> Figure[_OnTarget]:
@@ -299,52 +317,20 @@ _ARM: tuple[Figure[_OnTarget], ...] = (
     words("variant", lambda one: one.row.variant),
     words("target", lambda one: one.arm.target),
     Figure("n", lambda one: one.arm.target_result.n),
-    Figure(
-        "base",
-        lambda one: one.arm.target_result.score_a,
-        formats.score,
-        lambda one: one.source("target_result.score_a"),
-    ),
-    _paired(
-        "gain",
-        lambda one: (one.arm.target_result, one.source("target_result")),
-        help="over base on the target",
-    ),
-    _paired(
-        "over placebo",
-        lambda one: (
-            one.arm.generalization.over_placebo,
-            one.source("generalization", "over_placebo"),
-        ),
-        "no control",
-    ),
-    _paired(
-        "over wrong domain",
-        lambda one: (
-            one.arm.generalization.specificity,
-            one.source("generalization", "specificity"),
-        ),
-        "no control",
-    ),
-    Figure(
-        "smallest effect",
-        lambda one: otherwise(one.arm.target_result.mde80, "none"),
-        formats.size,
-        help="that could have been seen, 80 % power",
-    ),
-    _paired(
-        "non-targets", lambda one: (one.arm.non_target_result, one.source("non_target_result"))
-    ),
-    Figure(
-        "worst domain",
-        _worst,
-        formats.points_of,
-        lambda one: one.source("generalization.non_target_change.worst"),
-    ),
-    Figure(
-        "claim",
-        lambda one: _verdict(one.arm.target_result) or "null",
-        numeric=False,
-        help="of the target, Holm over all arms of the run",
-    ),
-)
+    Figure("base", lambda one: one.arm.target_result.score_a, formats.score,
+        lambda one: one.source("target_result.score_a")),
+    _paired("gain", lambda one: (one.arm.target_result, one.source("target_result")),
+        help="over base on the target"),
+    _paired("over placebo", lambda one: (one.arm.generalization.over_placebo,
+        one.source("generalization", "over_placebo")), "no control"),
+    _paired("over wrong domain", lambda one: (one.arm.generalization.specificity,
+        one.source("generalization", "specificity")), "no control"),
+    Figure("smallest effect", lambda one: otherwise(one.arm.target_result.mde80, "none"),
+        formats.size, help="that could have been seen, 80 % power"),
+    _paired("non-targets",
+        lambda one: (one.arm.non_target_result, one.source("non_target_result"))),
+    Figure("worst domain", _worst, formats.points_of,
+        lambda one: one.source("generalization.non_target_change.worst")),
+    Figure("claim", lambda one: _verdict(one.arm.target_result) or "null", numeric=False,
+        help="of the target, Holm over all arms of the run"),
+)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..cards import ExpertSource
 from ..errors import UserError
 from ..results.arms import Arm
 from ..results.schema import Base
+from ..results.shares import gain_of
 from ..variants import controls_for, get_variant
 from .consistency import adjustment_faults, arm_faults
 from .entries import SubmittedRun, entry_paths, folder_name, run_id, submitted_runs
@@ -191,8 +193,16 @@ def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
     for arm, (rule, where, words) in adjustment_faults(list(run.arms.values())):
         yield finding(rule, arm.variant, f"arms[{arm.target}].{where}", words)
     for arm in run.arms.values():
-        for words in _control_faults(run, arm):
-            yield finding("control", arm.variant, f"arms[{arm.target}].generalization", words)
+        for rule, where, words in _faults_beside_others(run, arm):
+            yield finding(rule, arm.variant, f"arms[{arm.target}].{where}", words)
+
+
+def _faults_beside_others(run: SubmittedRun, arm: Arm) -> Iterator[tuple[str, str, str]]:
+    """Yield rule, path and words of each fault of an arm's figures over other arms."""
+    for words in _control_faults(run, arm):
+        yield "control", "generalization", words
+    for words in _share_faults(run, arm):
+        yield "share", "share_of_best", words
 
 
 _CONTROLS: tuple[tuple[ExpertSource, str], ...] = (
@@ -221,6 +231,23 @@ def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
             yield f"{name} is not against {names}, which scored otherwise"
         elif abs(figures.score_b - arm.target_result.score_b) > 1e-7:
             yield f"{name} is not of this arm, which scored otherwise"
+
+
+def _share_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
+    """Check that a share of the best profile's gain is the ratio of the two gains."""
+    own = arm.share_of_best
+    if own is None or own.share is None:
+        return
+    best = run.arms.get((own.best, arm.target))
+    if best is None:
+        yield f"is of {own.best}, which the run does not have"
+        return
+    low, high = own.ci95 or (own.share, own.share)
+    if not low - 1e-7 <= own.share <= high + 1e-7:
+        yield "excludes its estimate"
+    gain, whole = (gain_of(one, run.header.outcome) for one in (arm, best))
+    if gain is None or whole is None or not math.isclose(own.share * whole, gain, abs_tol=1e-7):
+        yield f"is not the ratio of the gains of {arm.variant} and {own.best}"
 
 
 def _suite_findings(runs: list[SubmittedRun]) -> Iterator[Finding]:

@@ -81,6 +81,12 @@ def pp_with_interval(value: float, low: float, high: float) -> str:
     return f"{pp(value)} [{points(low)}, {points(high)}]"
 
 
+def share_with_interval(share: float, *interval: float | str) -> str:
+    """Return a share in percent and, in brackets, its interval or that there is none."""
+    ends = ", ".join(one if isinstance(one, str) else f"{100 * one:.0f}" for one in interval)
+    return f"{100 * share:.0f} % [{ends}]"
+
+
 def score(value: float, *interval: float) -> str:
     """Return a score in percent and, in brackets, its interval if there is one."""
     ends = ", ".join(f"{100 * end:.1f}" for end in interval)

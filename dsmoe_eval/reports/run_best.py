@@ -31,9 +31,8 @@ def share_table(result: RunResult) -> Table:
     caption = (
         f"Gain of the arm over base, as a share of that of {best} on the same items, with "
         f"Fieller's 95 % interval. {best} is the best profile found, not the best there is: its "
-        "gain is a lower bound of what profiles can reach, and it learned from more answers. "
-        "Not defined: "
-        f"{best} is not above each of its controls on that target, or the plan lacks one of them."
+        "gain is a lower bound of what profiles can reach, and it learned from more answers. Not "
+        f"defined: {best} is not above each of its controls there, or the plan lacks one of them."
     )
     every = (arms_of(result, name) for name in variants_of(result))
     rows = [arms for arms in every if any(arm.share_of_best is not None for arm in arms)]
@@ -60,13 +59,7 @@ def _share(place: int, name: str) -> Figure[Sequence[Arm]]:
         reason = "" if own is None or not own.reason else f": {own.reason}"
         return arm_source(arms[place], "share_of_best.share") + reason
 
-    return Figure(name, value, shown_share, source)
-
-
-def shown_share(share: float, *interval: float | str) -> str:
-    """Return a share in percent and, in brackets, its interval or that there is none."""
-    ends = ", ".join(one if isinstance(one, str) else f"{100 * one:.0f}" for one in interval)
-    return f"{100 * share:.0f} % [{ends}]"
+    return Figure(name, value, formats.share_with_interval, source)
 
 
 def share_findings(result: RunResult) -> list[str]:

@@ -232,13 +232,12 @@ def _arm_row(
 ) -> Arm:
     target = suite.target_task(arm.target).name
     cell = read_cell(folder, arm.cells[target])
-    probe = cell["probe"]
     return Arm(
         variant=arm.variant.name,
         target=arm.target,
         settings=_SETTINGS.validate_python(arm.settings, strict=False),
         profile=arm.profile,
-        probe=None if probe is None else Probe.model_validate(probe),
+        probe=_probe_row(cell["probe"]),
         cells=dict(arm.cells),
         target_result=_paired(contrasts.target, adjusted.target, compare_answers(paired[target])),
         non_targets=Pooled.model_validate(
@@ -271,6 +270,10 @@ def _domains(
             tasks, contrasts.domains, contrasts.held, adjusted.domains, strict=True
         )
     )
+
+
+def _probe_row(probe: object) -> Probe | None:
+    return None if probe is None else Probe.model_validate(probe)
 
 
 def _over_row(result: PairedResult | None, p_adjusted: float | None) -> Paired | None:

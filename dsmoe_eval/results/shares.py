@@ -13,7 +13,7 @@ from ..stats import ratio_of_gains
 from ..variants import controls_for, get_variant
 from .arms import Arm
 from .finished import FinishedRun
-from .gains import gain_items, pair_gains
+from .gains import PrimaryOutcome, gain_items, pair_gains
 from .outcomes import OutcomeDifference
 from .paired import Paired
 from .schema import RunResult
@@ -25,6 +25,8 @@ BEST_CONTROLS: dict[str, ExpertSource] = {
     "over_pooled": "all_domains",
 }
 """The comparisons of a learned profile with its controls -> the source of their shifts."""
+
+_ENDINGS = {"over_placebo": "shuffled", "specificity": "wrong", "over_pooled": "pooled"}
 
 
 def best_profile(result: RunResult) -> str | None:
@@ -38,6 +40,14 @@ def over_controls(arm: Arm, result: RunResult) -> dict[str, Paired | OutcomeDiff
     """Return a learned profile's comparisons with its controls, by the primary outcome."""
     own = arm if result.outcome == "score" else arm.outcome(result.outcome)
     return {name: getattr(own, name, None) for name in BEST_CONTROLS}
+
+
+def gain_of(arm: Arm, outcome: PrimaryOutcome) -> float | None:
+    """Return an arm's gain on its target by an outcome; None where it has none."""
+    if outcome == "score":
+        return arm.target_result.delta
+    own = arm.outcome(outcome)
+    return None if own is None or own.target is None else own.target.gain
 
 
 def change_of(row: Paired | OutcomeDifference) -> float:
@@ -92,11 +102,8 @@ def _share(run: FinishedRun, arm: Arm, best: Arm) -> ShareOfBest:
     if paired is None:
         reason = "the target's items have no such outcome"
         return ShareOfBest(best=best.variant, share=None, ci95=None, reason=reason)
-    gain, of = (
-        (paired[f"b_{side}"] - paired[f"a_{side}"]).to_numpy(dtype=float)
-        for side in ("now", "then")
-    )
-    found = ratio_of_gains(gain, of, paired["cluster_now"].to_numpy())
+    columns = ("a_now", "b_now", "b_then", "cluster_now")
+    found = ratio_of_gains(*(paired[name].to_numpy() for name in columns))
     unbounded = f"the gain of {best.variant} is too uncertain for an interval"
     return ShareOfBest(
         best=best.variant,
@@ -113,7 +120,7 @@ def _items(run: FinishedRun, arm: Arm) -> pd.DataFrame | None:
 def _fault(best: Arm, result: RunResult) -> str:
     """Return why a share of this profile's gain is not defined; empty if it is."""
     rows = over_controls(best, result)
-    missing = [name for name, row in rows.items() if row is None]
+    missing = [f"{best.variant}+{_ENDINGS[name]}" for name, row in rows.items() if row is None]
     if missing:
         return f"{best.variant} lacks a control in the plan ({', '.join(missing)})"
     names = unbeaten(best, result)

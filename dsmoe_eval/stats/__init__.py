@@ -8,7 +8,7 @@ A.
 from .bootstrap import bootstrap_intervals, chance_jaccard, top_stability
 from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
-from .fieller import GainRatio, ratio_of_gains
+from .fieller import GainRatio, fieller_interval, ratio_of_gains
 from .gains import compare_gains
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
@@ -68,6 +68,7 @@ __all__ = [
     "excess_use",
     "expected_jaccard",
     "fewest_discoveries",
+    "fieller_interval",
     "holm",
     "items_needed",
     "items_needed_of_samples",

@@ -65,6 +65,7 @@ def disagreeing(content):
     content["results"].insert(1, other)
 
 
+SHARE = {"best": "sft-lora", "share": 0.5, "ci95": [0.2, 0.9]}
 CORRUPTIONS = [
     ("unknown-key", "contrast", put(f"{ARM}.surprise", 1)),
     ("missing-key", "contrast", remove(f"{OWN}.score_b")),
@@ -136,6 +137,9 @@ CORRUPTIONS = [
         "n": 9, "score_a": 0.0, "score_b": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0,
         "test": "none", "gained": 0, "lost": 0, "mde80": None, "clusters": 9, "answers": None})),
     ("leakage", "contrast", put(f"{FIRST}.leakage.pairs", 1)),
+    ("share", "contrast", put(f"{ARM}.share_of_best", SHARE)),
+    ("share", "contrast", put(f"{ARM}.share_of_best", SHARE | {"ci95": [0.1, 0.2]})),
+    ("share", "contrast", put(f"{ARM}.share_of_best", SHARE | {"best": "learned-profile"})),
 ]  # fmt: skip
 
 

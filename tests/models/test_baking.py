@@ -13,6 +13,7 @@ from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.models.miniature import miniature
 from dsmoe_eval.registry import load_model_card
 from dsmoe_eval.steering import Profile, SteeringError, find_routers
+from dsmoe_eval.variants import build_learned_profile, get_variant
 
 from ..conftest import profile_of
 
@@ -60,6 +61,31 @@ def test_bake(card, tmp_path, record_property):
     assert not list(tmp_path.glob(".baked*"))
     with pytest.raises(UserError, match="exists already"):
         bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
+
+
+def learned(model):
+    """A learned profile of random shifts of every expert, up and down, centred per layer."""
+    other = profile_of(model, "bias", 1.0)
+    shape = (len(other.model.layers), other.model.experts)
+    shift = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    shift -= shift.mean(1, keepdim=True)
+    return build_learned_profile(get_variant("learned-profile"), other.model, shift, other.source)
+
+
+@pytest.mark.parametrize("card", ["gpt-oss-20b", "phi-tiny-moe-instruct"])
+def test_a_learned_profile_bakes(card, tmp_path):
+    profile = learned(saved(card, tmp_path / "model"))
+    assert {one.score > 0 for one in profile.experts} == {True, False}
+    report = bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
+    assert report.selection_agreement == 1.0
+    assert report.logit_max_difference < 1e-5 * report.logit_max_change < report.logit_max_change
+
+
+def test_what_carries_no_bias_is_refused_a_learned_profile_too(tmp_path):
+    """The embedded model is of this kind: it is steered at run time."""
+    profile = learned(load_model("lab-poly", "cpu").model)
+    with pytest.raises(SteeringError, match="nothing in this architecture can carry"):
+        bake("lab-poly", profile, tmp_path / "baked", "cpu")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ PLAN = {
     "name": "learn", "description": "small", "model": "lab-poly", "suite": "lab",
     "targets": ["math"], "variants": ["base", "learned-profile"], "controls": "full",
     "margin": 0.02, "learned": {
-        "steps": 6, "batch_size": 8, "check_every": 3, "weight": 2.0, "learning_rate": 0.1
+        "steps": 4, "batch_size": 8, "check_every": 2, "weights": [2.0, 50.0], "learning_rate": 0.1
     },
 }  # fmt: skip
 CONTROLS = ("shuffled", "wrong", "pooled", "sham")
@@ -41,7 +41,7 @@ def finished(plan, tmp_path_factory):
 
     def killed(*given):
         calls.append(given)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return learn(*given)
 
@@ -55,7 +55,7 @@ def finished(plan, tmp_path_factory):
         patch.undo()
         patch.setattr(learning, "learn_shifts", killed)
         run(plan, root, limit=8, device="cpu", console=QUIET)
-    assert len(calls) == 5  # four profiles, one of them begun twice
+    assert len(calls) == 9  # four profiles of two weights, one of them begun twice
     return RunFolder(root)
 
 
@@ -78,7 +78,8 @@ def test_each_arm_has_its_profile_and_its_terms(finished):
         profile = Profile.from_json(finished.read(path))
         assert arm.settings.expert_count == len(profile.experts)
         assert arm.information.parameters == 96
-        assert arm.information.settings == 0
+        assert arm.information.settings == 2
+        assert arm.settings.weight in arm.settings.weights == (2.0, 50.0)
     own, pooled = arms["learned-profile"], arms["learned-profile+pooled"]
     assert own.settings.best_step > 0
     assert own.settings.outcome_gain > 0
@@ -86,14 +87,18 @@ def test_each_arm_has_its_profile_and_its_terms(finished):
     assert pooled.information.answers == 64
     assert own.over_placebo is not None
     assert own.specificity is not None
+    assert own.over_pooled is not None
     assert arms["learned-profile+sham"].equal_to_base
 
 
 def test_it_gains_on_the_items_that_it_was_learned_from(finished):
     """By the looks at the identification split; nothing of the test split is in them."""
-    looks = json.loads((finished.learned("math--method") / "history.json").read_text())
-    assert [one["step"] for one in looks] == [0, 3, 6]
-    assert looks[-1]["outcome"] > looks[0]["outcome"]
+    content = json.loads((finished.learned("math--method") / "history.json").read_text())
+    assert [one["weight"] for one in content["tried"]] == [2.0, 50.0]
+    for one in content["tried"]:
+        looks = one["looks"]
+        assert [look["step"] for look in looks] == [0, 2, 4]
+        assert looks[-1]["outcome"] > looks[0]["outcome"]
 
 
 def test_a_changed_file_of_what_was_learned_is_noticed(finished, plan):

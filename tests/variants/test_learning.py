@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from dsmoe_eval.cards import Learned
 from dsmoe_eval.experts import ShiftObjective
 from dsmoe_eval.experts.batching import frozen
 from dsmoe_eval.experts.tensor_files import read_tensors
 from dsmoe_eval.variants.learning import (
+    LearnedShifts,
     Lesson,
+    Look,
     batch_at,
+    choose_weight,
     largest,
     learn_shifts,
     project,
@@ -50,13 +54,41 @@ def test_it_gains_and_is_centred_and_the_same_again(objective, lesson, tmp_path)
     assert one.history == two.history
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    write_learned(tmp_path / "a", one)
-    write_learned(tmp_path / "b", two)
+    other = LearnedShifts(-one.shift, one.history[:1], 7.0)
+    write_learned(tmp_path / "a", [other, one], one)
+    write_learned(tmp_path / "b", [other, two], two)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     again = read_learned(tmp_path / "a")
     assert torch.equal(again.shift, one.shift)
-    assert again.history == one.history
+    assert (again.history, again.weight) == (one.history, 0.5)
+
+
+def tried(weight, gain, divergence):
+    looks = (Look(0, -2.0, 0.0, -2.0), Look(10, -2.0 + gain, divergence, 0.0))
+    return LearnedShifts(torch.zeros(1, 2), looks, weight)
+
+
+def test_the_largest_gain_within_the_bound_chooses_the_weight():
+    light, middle, heavy = tried(5, 0.6, 0.02), tried(20, 0.5, 0.008), tried(50, 0.4, 0.003)
+    every = [light, middle, heavy]
+    assert choose_weight(every, 0.03) is light
+    assert choose_weight(every, 0.01) is middle
+    assert choose_weight(every, 0.008) is middle
+    assert choose_weight(every, 0.005) is heavy
+    assert choose_weight(every, 0.001) is heavy  # none qualifies
+    assert choose_weight([light], 0.001) is light
+    assert choose_weight([tried(5, 0.4, 0.001), heavy], 0.005) is heavy
+    assert [one.gain for one in every] == pytest.approx([0.6, 0.5, 0.4])
+
+
+def test_a_number_is_a_list_of_one_weight():
+    assert Learned(weight=5).weights == Learned(weights=[5]).weights == (5.0,)
+    assert Learned().weight == 20.0
+    assert [one.weight for one in Learned(weights=(3, 4)).each()] == [3, 4]
+    for wrong in ({"weight": 1, "weights": [2]}, {"weights": [2, 2]}, {"weights": []}):
+        with pytest.raises(ValidationError):
+            Learned(**wrong)
 
 
 def test_interrupted_learning_goes_on_as_if_nothing_had_happened(
@@ -89,7 +121,7 @@ def test_at_most_so_many_experts_are_shifted(objective, lesson, tmp_path):
 
 
 def test_no_shift_is_kept_where_none_is_better(objective, lesson, tmp_path):
-    found = learned(objective, lesson, tmp_path, weight=1e9)
+    found = learned(objective, lesson, tmp_path, weights=(1e9,))
     assert found.best.step == 0
     assert not found.shift.any()
 
