@@ -23,6 +23,7 @@ from .paired import (
 )
 from .permutation import (
     DocumentCounts,
+    DocumentSums,
     ExcessUse,
     excess_use,
     fewest_discoveries,
@@ -43,6 +44,7 @@ __all__ = [
     "POINTS",
     "Claim",
     "DocumentCounts",
+    "DocumentSums",
     "ExcessUse",
     "ModelsSummary",
     "NonInferiority",
