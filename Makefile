@@ -134,6 +134,7 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 	$(BIN)/dsmoe-eval existence lab-poly --suite lab --controls 39 --out reports/existence
+	$(BIN)/dsmoe-eval existence lab-poly --suite lab --by both --controls 19 --out reports/influence/existence
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification

@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `--help` is fast.
 from . import (
     compare,
     copying,
+    existence,
     experts,
     gate,
     influence,
@@ -25,6 +26,7 @@ from .main import main
 __all__ = [
     "compare",
     "copying",
+    "existence",
     "experts",
     "gate",
     "influence",

@@ -1,4 +1,4 @@
-"""Commands on a model's experts: identify, existence, similarity."""
+"""Commands on a model's experts: identify, stability, similarity."""
 
 from __future__ import annotations
 
@@ -256,50 +256,6 @@ def stability_command(
         echo(json.dumps(found.to_dict()))
     else:
         echo(domain_stability_page(found, domain, method))
-
-
-@main.command("existence")
-@click.argument("model")
-@text_options
-@click.option("--out", type=click.Path(path_type=Path), help="Folder [out/existence/<model>].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option(
-    "--permutations", type=click.IntRange(min=99), default=9999, show_default=True,
-    help="Shuffles of the documents' labels.",
-)  # fmt: skip
-@click.option(
-    "--controls", type=click.IntRange(min=1), default=3, show_default=True,
-    help="Models with random weights, and as many with shuffled routers; p >= 1 / (N + 1).",
-)  # fmt: skip
-@data_option
-@click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
-@loading_options
-@click.option("--device", help="A torch device [the first GPU, else cpu].")
-def existence_command(
-    model: str, out: Path | None, as_json: bool, permutations: int, device: str | None, **rest: Any
-) -> None:
-    """Test which experts of MODEL are specific to a domain of a suite, beside control models."""
-    from ..reports import render_existence
-    from ..studies import existence_of
-
-    result = existence_of(
-        model,
-        given_text(rest),
-        permutations=permutations,
-        controls=rest["controls"],
-        limit=rest["limit"],
-        device=device,
-        console=progress_console(),
-        data=rest["data"],
-        dtype=rest["dtype"],
-        attn_implementation=rest["attn_implementation"],
-    )
-    page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
-    if as_json:
-        echo(json.dumps(result))
-        return
-    echo(page.read_text(encoding="utf-8").partition("\n## ")[0].strip())
-    echo(f"\nreport: {page}")
 
 
 @main.command("similarity")

@@ -172,8 +172,21 @@ def lab_group() -> None:
     type=click.IntRange(min=0),
     help="lab-poly: another seed, for another model of the same world.",
 )
+@click.option(
+    "--checkpoints",
+    type=click.IntRange(min=0, max=11),
+    default=0,
+    show_default=True,
+    help="lab-poly: keep N models of its training in step-* of the folder, the last half-way, each "
+    "other half of the next.",
+)
 def lab_train_command(
-    model: str, out: Path | None, text: Path | None, steps: int | None, seed: int | None
+    model: str,
+    out: Path | None,
+    text: Path | None,
+    steps: int | None,
+    seed: int | None,
+    checkpoints: int,
 ) -> None:
     """Train MODEL again, and report how good it is or how close to the one that ships.
 
@@ -186,13 +199,15 @@ def lab_train_command(
 
         if text or steps:
             raise UserError("--text and --steps are for lab-smol; lab-poly has a world of its own")
-        echo(train_and_compare(model, folder, progress_console(), seed))
+        echo(train_and_compare(model, folder, progress_console(), seed, checkpoints))
         return
     from ..lab.smol_training import train_smol
     from ..tasks.texts import documents_by_domain, read_text_file
 
-    if seed is not None:
-        raise UserError("--seed is for lab-poly; lab-smol is made from its dense model")
+    if seed is not None or checkpoints:
+        raise UserError(
+            "--seed and --checkpoints are for lab-poly; lab-smol is made from its dense model"
+        )
     if text is None:
         raise UserError("lab-smol needs --text FILE.jsonl, with `text` and `domain` on each line")
     groups = documents_by_domain(read_text_file(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,9 +77,15 @@ RECIPES = {"lab-poly": Recipe()}
 
 
 def train(
-    recipe: Recipe, world: World, console: Console
+    recipe: Recipe,
+    world: World,
+    console: Console,
+    seen: Callable[[int, PreTrainedModel, PreTrainedTokenizerFast], None] = lambda *_: None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train from the recipe's seed; return model and tokenizer."""
+    """Train from the recipe's seed; return model and tokenizer.
+
+    `seen` is called after each step with the number of steps done, model and tokenizer.
+    """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(world)
@@ -97,30 +103,41 @@ def train(
         progress_bar(console, "train", recipe.steps) as advance,
         _noisy_routing(model, recipe.router_noise),
     ):
-        for _ in range(recipe.steps):
+        for done in range(1, recipe.steps + 1):
             _step(model, [next(texts) for _ in range(recipe.batch)], answers, recipe)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+            seen(done, model, tokenizer)
             advance(1)
     return model.eval(), tokenizer
 
 
 def train_and_compare(
-    name: str, out: Path, console: Console | None = None, seed: int | None = None
+    name: str,
+    out: Path,
+    console: Console | None = None,
+    seed: int | None = None,
+    checkpoints: int = 0,
 ) -> str:
     """Train a lab model into `out`; return its scores and its difference to the shipped model.
 
     Another seed than the recipe's makes another model of the same world, which is not compared.
+    The model at each of `checkpoint_steps` is kept in `out/step-N`.
     """
     from safetensors.torch import load_file
 
     started, recipe = time.perf_counter(), RECIPES[name]
     if seed is not None:
         recipe = replace(recipe, seed=seed)
-    model, tokenizer = train(recipe, build_world(), console or Console(stderr=True))
-    model.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
+    kept = checkpoint_steps(recipe.steps, checkpoints)
+
+    def keep(step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        if step in kept:
+            _save(model, tokenizer, out / f"step-{step}")
+
+    model, tokenizer = train(recipe, build_world(), console or Console(stderr=True), keep)
+    _save(model, tokenizer, out)
     minutes = (time.perf_counter() - started) / 60
     lines = [f"{name} trained in {minutes:.1f} minutes: {out}", *_score_lines(model, tokenizer)]
     shipped = EMBEDDED_MODELS[name] / "model.safetensors"
@@ -130,6 +147,20 @@ def train_and_compare(
         verdict = "bit-identical" if gap == 0 else "not bit-identical"
         lines.append(f"largest weight difference to the shipped model: {gap:.3g} ({verdict})")
     return "\n".join(lines)
+
+
+def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
+    """Return the steps after which a checkpoint is kept, fewer if there are too few steps.
+
+    The last of them is half-way, and each other half of the next: a model changes most at first.
+    """
+    halves = (steps >> power for power in range(count, 0, -1))
+    return tuple(dict.fromkeys(step for step in halves if step))
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()

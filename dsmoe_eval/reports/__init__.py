@@ -1,6 +1,8 @@
 """Rendering: tables, figures, HTML and Markdown of a finished run."""
 
+from .emergence import render_emergence
 from .existence import render_existence
+from .existence_maps import render_existence_maps
 from .influence import influence_page, render_influence
 from .items import write_item_files
 from .prediction import prediction_page, render_prediction
@@ -14,7 +16,9 @@ __all__ = [
     "influence_page",
     "prediction_page",
     "render",
+    "render_emergence",
     "render_existence",
+    "render_existence_maps",
     "render_influence",
     "render_prediction",
     "render_similarity",

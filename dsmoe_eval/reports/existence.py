@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..files import write_json
 from ..studies.results import (
+    Basis,
     Control,
     ControlRow,
     DomainExistenceRow,
@@ -146,11 +147,33 @@ _BEYOND: tuple[Figure[DomainExistenceRow], ...] = (
     _beyond("shuffled", "with {}", lambda row: _t(row["largest_statistic"]), formats.decimal),
     _beyond("random", "specific experts beyond {}", lambda row: row["beyond"], str),
     _beyond("shuffled", "beyond {}", lambda row: row["beyond"], str),
-    Figure("largest excess use, pp", lambda row: max(
-        (one["difference"] for one in row["specific"]), default=None), formats.size),
-    _beyond("random", "in {}, pp", lambda row: row["largest"], formats.size),
-    _beyond("shuffled", "with {}, pp", lambda row: row["largest"], formats.size),
-)  # fmt: skip
+)
+
+
+def _largest(
+    name: str, unit: str, show: Callable[[float], str]
+) -> tuple[Figure[DomainExistenceRow], ...]:
+    """Return the columns of the largest excess, in a unit."""
+    return (
+        Figure(f"largest excess {name}, {unit}", lambda row: max(
+            (one["difference"] for one in row["specific"]), default=None), show),
+        _beyond("random", f"in {{}}, {unit}", lambda row: row["largest"], show),
+        _beyond("shuffled", f"with {{}}, {unit}", lambda row: row["largest"], show),
+    )  # fmt: skip
+
+
+def _millinats(value: float) -> str:
+    return f"{1000 * value:.2f}"
+
+
+def _millinat_ends(low: float, high: float) -> str:
+    return f"{_millinats(low)} to {_millinats(high)}"
+
+
+_BEYOND_BY: dict[Basis, tuple[Figure[DomainExistenceRow], ...]] = {
+    "counts": (*_BEYOND, *_largest("use", "pp", formats.size)),
+    "influence": (*_BEYOND, *_largest("influence", "mnat", _millinats)),
+}
 
 
 def _stability(row: DomainExistenceRow) -> Value | None:
@@ -165,7 +188,12 @@ def specific_by_domain(result: ExistenceResult) -> Table:
 
 def beyond_by_domain(result: ExistenceResult) -> Table:
     """Return the strength of the experts beside the controls', one row per domain."""
-    return make_table("beyond", "", _BEYOND, result["domains"])
+    return make_table("beyond", "", _BEYOND_BY[basis_of(result)], result["domains"])
+
+
+def basis_of(result: ExistenceResult) -> Basis:
+    """Return the basis of the test."""
+    return result.get("by", "counts")
 
 
 Specific = tuple[str, SpecificExpertRow]
@@ -173,7 +201,7 @@ Specific = tuple[str, SpecificExpertRow]
 
 
 def _expert(
-    name: str, value: Callable[[SpecificExpertRow], Value], show: Callable[..., str] = str
+    name: str, value: Callable[[SpecificExpertRow], Value | None], show: Callable[..., str] = str
 ) -> Figure[Specific]:
     return Figure(name, lambda subject: value(subject[1]), show)
 
@@ -182,17 +210,33 @@ _EXPERTS: tuple[Figure[Specific], ...] = (
     words("domain", lambda subject: subject[0]),
     _expert("layer", lambda one: one["layer"]),
     _expert("expert", lambda one: one["expert"]),
+)
+_USE: tuple[Figure[Specific], ...] = (
     _expert("rate", lambda one: one["rate"], formats.percent),
     _expert("rest's rate", lambda one: one["rest_rate"], formats.percent),
     _expert("excess use, pp", lambda one: one["difference"], formats.size),
     _expert("95 % interval", lambda one: tuple(one["difference_ci95"]), formats.sizes),
     _expert("t", lambda one: _t(one["statistic"]), formats.decimal),
     _expert("lift", lambda one: one["lift"], formats.hundredths),
-    _expert("95 % interval", lambda one: tuple(one["lift_ci95"]), "{:.2f} to {:.2f}".format),
+    _expert("95 % interval", lambda one: one["lift_ci95"] and tuple(one["lift_ci95"]),
+        "{:.2f} to {:.2f}".format),
+)  # fmt: skip
+_INFLUENCE: tuple[Figure[Specific], ...] = (
+    _expert("influence, mnat", lambda one: one["rate"], _millinats),
+    _expert("on the rest, mnat", lambda one: one["rest_rate"], _millinats),
+    _expert("excess, mnat", lambda one: one["difference"], _millinats),
+    _expert("95 % interval", lambda one: tuple(one["difference_ci95"]), _millinat_ends),
+    _expert("t", lambda one: _t(one["statistic"]), formats.decimal),
+)
+_BESIDE: tuple[Figure[Specific], ...] = (
     _expert("p (adjusted)", lambda one: one["p_adjusted"], "{:.4f}".format),
     words("beyond", lambda subject: ", ".join(
         name for kind, name in CONTROLS.items() if subject[1]["beyond"][kind])),
 )  # fmt: skip
+_EXPERTS_BY: dict[Basis, tuple[Figure[Specific], ...]] = {
+    "counts": (*_EXPERTS, *_USE, *_BESIDE),
+    "influence": (*_EXPERTS, *_INFLUENCE, *_BESIDE),
+}
 
 
 def top_experts(result: ExistenceResult) -> Table:
@@ -200,4 +244,4 @@ def top_experts(result: ExistenceResult) -> Table:
     shown = [
         (row["domain"], one) for row in result["domains"] for one in row["specific"][:EXPERTS_SHOWN]
     ]
-    return make_table("experts", "", _EXPERTS, shown)
+    return make_table("experts", "", _EXPERTS_BY[basis_of(result)], shown)

@@ -102,7 +102,7 @@ def existence_map(result: ExistenceResult, path: Path) -> None:
         axis.set_ylabel("domain (n documents)")
     label = f"specific, of {result['experts']} experts"
     figure.colorbar(image, ax=maps, label=label, aspect=30)
-    _strength(panels["t"], rows)
+    _strength(panels["t"], rows, "influence" if result.get("by") == "influence" else "use")
     figure.legend(loc="outside lower right", ncols=4, frameon=False)
     save(figure, path)
 
@@ -119,7 +119,7 @@ def _count_image(axis: Axes, table: NDArray[np.float64], bound: float) -> AxesIm
     return image
 
 
-def _strength(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
+def _strength(axis: Axes, rows: Sequence[DomainExistenceRow], excess: str) -> None:
     """Draw every specific expert's t, and the largest one in each kind of control."""
     blue = sns.color_palette("colorblind")[0]
     labels = {False: "specific expert", True: "specific, beyond random weights"}
@@ -142,7 +142,7 @@ def _strength(axis: Axes, rows: Sequence[DomainExistenceRow]) -> None:
                 axis.plot([largest] * 2, ends, line, color=colour, linewidth=2.5, label=mark)
                 named.add(name)
         axis.annotate(said, (1.02, place), xycoords=("axes fraction", "data"), va="center")
-    axis.set_xlabel("t: excess use over its standard error (logarithmic)")
+    axis.set_xlabel(f"t: excess {excess} over its standard error (logarithmic)")
     axis.set_xscale("log")
     axis.set_ylim(len(rows) - 0.5, -0.5)
 

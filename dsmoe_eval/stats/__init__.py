@@ -24,6 +24,7 @@ from .paired import (
 )
 from .permutation import (
     DocumentCounts,
+    DocumentSums,
     ExcessUse,
     excess_use,
     fewest_discoveries,
@@ -45,6 +46,7 @@ __all__ = [
     "POINTS",
     "Claim",
     "DocumentCounts",
+    "DocumentSums",
     "ExcessUse",
     "GainRatio",
     "ModelsSummary",

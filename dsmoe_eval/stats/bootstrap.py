@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from .permutation import DocumentCounts, Floats, lift_of
+from .permutation import DocumentCounts, DocumentSums, Floats, lift_of
 
 _BLOCK_BYTES = 2**24
 
@@ -19,7 +19,7 @@ class ExcessUseIntervals:
 
     Attributes:
         difference: Shape (2, domains, units), bounds of the rate difference.
-        lift: Shape (2, domains, units), bounds of the lift.
+        lift: Shape (2, domains, units), bounds of the lift; NaN for sums that are no counts.
     """
 
     difference: Floats
@@ -27,7 +27,7 @@ class ExcessUseIntervals:
 
 
 def bootstrap_intervals(
-    counts: DocumentCounts,
+    counts: DocumentSums,
     generator: np.random.Generator,
     resamples: int = 2000,
     level: float = 0.95,
@@ -42,7 +42,7 @@ def bootstrap_intervals(
     either. Each interval is for one unit and is not corrected for the selection of that unit.
 
     Args:
-        counts: Uses and tokens per document.
+        counts: Uses, or sums of another value, and tokens per document.
         generator: Random generator of the resamples.
         resamples: Number of resamples.
         level: Confidence level, in (0, 1).
@@ -59,7 +59,7 @@ def bootstrap_intervals(
         raise ValueError(f"level is {level}; give a fraction in (0, 1), such as 0.95.")
     draws = _draw(counts, generator, resamples)
     shape = (2, counts.domains, counts.used.shape[1])
-    difference, lift = np.empty(shape), np.empty(shape)
+    difference, lift = np.empty(shape), np.full(shape, np.nan)
     tails = [_tail(min(n, counts.tokens.size - n), level) for n in counts.sizes]
     block = max(1, _BLOCK_BYTES // (8 * resamples * counts.domains))
     for start in range(0, shape[2], block):
@@ -67,16 +67,19 @@ def bootstrap_intervals(
         uses, tokens = _resampled(counts, draws, units)
         rest, rest_tokens = uses.sum(0) - uses, tokens.sum(0) - tokens
         rate, rest_rate = uses / tokens, rest / rest_tokens
-        lifts = lift_of(rate, rest_rate, rest_tokens)
+        lifts = None
+        if isinstance(counts, DocumentCounts):
+            lifts = lift_of(rate, rest_rate, rest_tokens)
         for domain, tail in enumerate(tails):
             both = (tail, 1 - tail)
             difference[:, domain, units] = np.quantile((rate - rest_rate)[domain], both, axis=0)
-            lift[:, domain, units] = np.quantile(lifts[domain], both, axis=0)
+            if lifts is not None:
+                lift[:, domain, units] = np.quantile(lifts[domain], both, axis=0)
     return ExcessUseIntervals(difference, lift)
 
 
 def top_stability(
-    counts: DocumentCounts,
+    counts: DocumentSums,
     chosen: NDArray[np.int64],
     generator: np.random.Generator,
     pairs: int = 100,
@@ -122,7 +125,7 @@ def chance_jaccard(size: int, units: int) -> float:
 
 
 def _draw(
-    counts: DocumentCounts, generator: np.random.Generator, resamples: int
+    counts: DocumentSums, generator: np.random.Generator, resamples: int
 ) -> list[NDArray[np.float64]]:
     """Draw how often each document of a domain is resampled: (resamples, documents) per domain."""
     return [
@@ -132,7 +135,7 @@ def _draw(
 
 
 def _resampled(
-    counts: DocumentCounts, draws: list[NDArray[np.float64]], units: slice
+    counts: DocumentSums, draws: list[NDArray[np.float64]], units: slice
 ) -> tuple[Floats, Floats]:
     """Compute uses (domains, resamples, units) and tokens (domains, resamples, 1) of resamples."""
     members = [counts.labels == domain for domain in range(counts.domains)]

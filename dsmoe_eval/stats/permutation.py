@@ -24,38 +24,34 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentCounts:
-    """Counts of the uses of each unit in each document, and each document's domain.
+class DocumentSums:
+    """Sums of a value over the tokens of each document, and each document's domain.
 
     Attributes:
-        used: Shape (documents, units), number of the document's tokens that use the unit.
+        used: Shape (documents, units), the sum over the document's tokens; of any sign.
         tokens: Shape (documents,), number of the document's tokens, at least 1.
         labels: Shape (documents,), the document's domain: 0 to domains - 1, each at least twice.
 
     Raises:
-        ValueError: If shapes differ, a count is impossible, there are fewer than two domains, or a
+        ValueError: If shapes differ, a sum is not finite, there are fewer than two domains, or a
             domain has fewer than two documents, so that its variance is unknown.
     """
 
-    used: NDArray[np.int64]
+    used: NDArray[np.int64] | Floats
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Check that the counts can be tested."""
+        """Check that the sums can be tested."""
         documents = self.tokens.size
         if self.used.ndim != 2 or not self.used.shape[0] == self.labels.size == documents > 0:
             raise ValueError(
                 f"used has shape {self.used.shape}, tokens {self.tokens.shape} and labels "
                 f"{self.labels.shape}; give (documents, units), (documents,) and (documents,)."
             )
-        for name in ("used", "tokens", "labels"):
-            if getattr(self, name).dtype.kind not in "iu":
-                raise ValueError(f"{name} is {getattr(self, name).dtype}; give whole numbers.")
+        self._check_values()
         if self.tokens.min() < 1:
             raise ValueError("a document has no tokens; leave it out.")
-        if (self.used < 0).any() or (self.used > self.tokens[:, None]).any():
-            raise ValueError("a unit is used by fewer than 0 or more than all tokens.")
         if self.labels.min() < 0:
             raise ValueError(f"labels holds {self.labels.min()}; domains are numbered from 0.")
         sizes = np.bincount(self.labels)
@@ -66,6 +62,10 @@ class DocumentCounts:
                 f"domain {sizes.argmin()} has {sizes.min()} document(s); whole documents are "
                 "shuffled and resampled, so give at least two of each domain."
             )
+
+    def _check_values(self) -> None:
+        if not np.isfinite(self.used).all():
+            raise ValueError("a sum over a document's tokens is not finite.")
 
     @property
     def domains(self) -> int:
@@ -79,6 +79,27 @@ class DocumentCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentCounts(DocumentSums):
+    """Counts of the uses of each unit in each document, and each document's domain.
+
+    Attributes:
+        used: Shape (documents, units), number of the document's tokens that use the unit.
+        tokens: As in `DocumentSums`.
+        labels: As in `DocumentSums`.
+
+    Raises:
+        ValueError: As `DocumentSums`, or if a count is impossible.
+    """
+
+    def _check_values(self) -> None:
+        for name in ("used", "tokens", "labels"):
+            if getattr(self, name).dtype.kind not in "iu":
+                raise ValueError(f"{name} is {getattr(self, name).dtype}; give whole numbers.")
+        if (self.used < 0).any() or (self.used > self.tokens[:, None]).any():
+            raise ValueError("a unit is used by fewer than 0 or more than all tokens.")
+
+
+@dataclass(frozen=True, slots=True)
 class ExcessUse:
     """The use rates of a domain and of all others; a rate is summed uses over summed tokens.
 
@@ -88,7 +109,7 @@ class ExcessUse:
         difference: ``rate - rest_rate``.
         statistic: ``difference`` over its standard error, the permutation test's statistic (t);
             infinite where no document of either side differs from the others.
-        lift: See `lift_of`.
+        lift: See `lift_of`; NaN for sums that are no counts.
     """
 
     rate: Floats
@@ -98,14 +119,19 @@ class ExcessUse:
     lift: Floats
 
 
-def excess_use(counts: DocumentCounts) -> ExcessUse:
-    """Compute the effect sizes of every domain and unit, over all documents."""
+def excess_use(counts: DocumentSums) -> ExcessUse:
+    """Compute the effect sizes of every domain and unit, over all documents.
+
+    Of sums that are no counts, a rate is the mean value per token.
+    """
     uses = np.stack([counts.used[counts.labels == d].sum(0) for d in range(counts.domains)])
     tokens = np.bincount(counts.labels, weights=counts.tokens)[:, None]
     rest, rest_tokens = uses.sum(0) - uses, tokens.sum() - tokens
     rate, rest_rate = uses / tokens, rest / rest_tokens
     statistic = _Summation(counts).observed(counts)
-    lift = lift_of(rate, rest_rate, rest_tokens)
+    lift = np.full_like(rate, np.nan)
+    if isinstance(counts, DocumentCounts):
+        lift = lift_of(rate, rest_rate, rest_tokens)
     return ExcessUse(rate, rest_rate, rate - rest_rate, statistic, lift)
 
 
@@ -127,7 +153,7 @@ def lift_of(rate: Floats, rest_rate: Floats, rest_tokens: Floats) -> Floats:
 
 
 def permutation_p_values(
-    counts: DocumentCounts,
+    counts: DocumentSums,
     generator: np.random.Generator,
     permutations: int = 9999,
     on_block: Callable[[int], None] = lambda _permutations: None,
@@ -143,10 +169,12 @@ def permutation_p_values(
     Probability Letters 36:9; Chung and Romano 2013, Annals of Statistics 41:484); the bare rate
     difference does not, and gives false discoveries for a domain with short texts.
 
-    Sums are exact, for up to 9e7 tokens in total; ties count against a discovery.
+    Sums of counts are exact, for up to 9e7 tokens in total; others have float64's rounding, far
+    below the distance within which a shuffled statistic is taken for a tie. Ties count against a
+    discovery.
 
     Args:
-        counts: Uses and tokens per document.
+        counts: Uses, or sums of another value, and tokens per document.
         generator: Random generator of the shuffles.
         permutations: Number of shuffles, at least 1.
         on_block: Called with the number of shuffles done, for a progress bar.
@@ -209,16 +237,16 @@ class _Sums(NamedTuple):
 
 
 class _Summation:
-    """Sums over groups of documents by matrix products, exact because all terms are integers."""
+    """Sums over groups of documents by matrix products, exact where all terms are integers."""
 
-    def __init__(self, counts: DocumentCounts) -> None:
+    def __init__(self, counts: DocumentSums) -> None:
         tokens = counts.tokens[:, None].astype(np.int64)
-        used = counts.used.astype(np.int64)
+        used = counts.used.astype(np.int64) if isinstance(counts, DocumentCounts) else counts.used
         parts = (tokens**0, tokens, tokens**2, used, used**2, used * tokens)
         self._parts = [_exact(part) for part in parts]
         self._all = _Sums(*(part.sum(0, dtype=np.float64)[None] for part in self._parts))
 
-    def observed(self, counts: DocumentCounts) -> Floats:
+    def observed(self, counts: DocumentSums) -> Floats:
         """Compute the statistic of every domain, (domains, units)."""
         return self.statistic(counts.labels == np.arange(counts.domains)[:, None])
 
@@ -232,9 +260,9 @@ class _Summation:
             return np.where(difference == 0, 0.0, difference / np.sqrt(variance))
 
 
-def _exact(part: NDArray[np.int64]) -> NDArray[Any]:
+def _exact(part: NDArray[np.int64] | Floats) -> NDArray[Any]:
     """Convert to the narrowest floats in which every partial sum over documents is exact."""
-    small = part.sum(0).max() <= _EXACT_FLOAT32
+    small = part.dtype.kind in "iu" and part.sum(0).max() <= _EXACT_FLOAT32
     return part.astype(np.float32 if small else np.float64)
 
 

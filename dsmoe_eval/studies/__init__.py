@@ -1,7 +1,8 @@
 """Studies of a model's experts: existence, similarity of outputs, a trial of methods."""
 
-from .existence import existence_of
+from .emergence import emergence
+from .existence_maps import existence_maps, existence_of
 from .influence import Shift, influence_study
 from .trial import run_trial
 
-__all__ = ["Shift", "existence_of", "influence_study", "run_trial"]
+__all__ = ["Shift", "emergence", "existence_maps", "existence_of", "influence_study", "run_trial"]

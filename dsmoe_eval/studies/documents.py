@@ -1,23 +1,38 @@
-"""The routing of every document of a suite, in a model and in control models."""
+"""The routing of every document of a suite, in a model and in control models.
+
+Where it is to be tested by influence, with the influence of every expert on the document's text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from ..errors import UserError
-from ..experts import count_routing, encode_documents, observe
+from ..experts import (
+    Document,
+    Form,
+    OutcomeItem,
+    RoutingCounts,
+    ScoredText,
+    count_routing,
+    encode_documents,
+    measure_influence,
+    observe,
+)
+from ..experts.documents import group_numbers
+from ..experts.influence import UNIT
 from ..experts.tokenizer import Tokenizer
 from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
-from ..stats import DocumentCounts
+from ..stats import DocumentCounts, DocumentSums
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -26,7 +41,11 @@ from ..tasks.identification import (
     identification_text,
 )
 from ..tasks.items import WithItems
-from .results import Control
+from .influence import FormName
+from .results import Basis, Control
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +58,10 @@ class DocumentRouting:
         used: [documents, layers, experts] tokens for which the expert was selected.
         tokens: [documents] tokens.
         labels: [documents] domain.
+        influence: [documents, layers, experts] the change of the document's log-likelihood, in
+            nats, by raising the expert by half a sigma, to first order, less the layer's mean (that
+            of raising any expert); None if it was not computed.
+        scored: [documents] tokens that have a log-likelihood; None likewise.
     """
 
     domains: tuple[str, ...]
@@ -46,11 +69,27 @@ class DocumentRouting:
     used: NDArray[np.int64]
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
+    influence: NDArray[np.float64] | None = None
+    scored: NDArray[np.int64] | None = None
 
     def counts(self) -> DocumentCounts:
         """Return the counts with (layer, expert) as one axis, checked."""
         units = self.used.reshape(len(self.used), -1)
         return DocumentCounts(units, self.tokens, self.labels)
+
+    def sums(self, by: Basis) -> DocumentSums:
+        """Return the counts, or the sums of influence, with (layer, expert) as one axis.
+
+        Raises:
+            ValueError: influence was not computed, or as in `DocumentSums`.
+        """
+        if by == "counts":
+            return self.counts()
+        if self.influence is None or self.scored is None:
+            raise ValueError("the influence of experts on these documents was not computed")
+        return DocumentSums(
+            self.influence.reshape(len(self.influence), -1), self.scored, self.labels
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +103,7 @@ class ComparedRouting:
             weights, and the model with shuffled routers.
     """
 
-    about: dict[str, Any]
+    about: dict[str, object]
     model: DocumentRouting
     controls: dict[Control, list[DocumentRouting]]
 
@@ -80,6 +119,7 @@ def route_documents(
     data: Sequence[Path] = (),
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    form: FormName | None = None,
 ) -> ComparedRouting:
     """Route identification text through a model and through control models.
 
@@ -94,9 +134,11 @@ def route_documents(
         data: folders with the data sets; if empty, they come from the hub.
         dtype: as for `load_model`.
         attn_implementation: as for `load_model`.
+        form: the form in which influence is computed too; None: it is not.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
+        SteeringError: with a form, if the model's routers or experts do not allow it.
     """
     text = _checked(identification_text(source, limit, data))
     tasks, console = text.tasks, console or Console(stderr=True)
@@ -104,11 +146,12 @@ def route_documents(
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     precision, place = loaded.model.dtype, loaded.model.device
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
-    what = f"route {texts:,} texts through {models} models"
-    with progress_bar(console, what, models * texts, "texts") as advance:
-        read = (tokenizer, tasks, advance)
+    passes, way = (1, "") if form is None else (2, ", forward and backward")
+    what = f"route {texts:,} texts through {models} models{way}"
+    with progress_bar(console, what, models * passes * texts, "texts") as advance:
+        read = (tokenizer, tasks, advance, form)
         learned = document_routing(loaded.model, *read)
-        shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
+        shuffled = [_shuffled(loaded, tasks, seed, advance, form) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = [
@@ -131,28 +174,61 @@ def _shuffled(
     tasks: Mapping[str, WithItems],
     seed: int,
     advance: Callable[[int], None],
+    form: FormName | None,
 ) -> DocumentRouting:
     """Route documents through a model with shuffled routers."""
     with shuffled_routers(loaded.model, seed):
-        return document_routing(loaded.model, loaded.tokenizer, tasks, advance)
+        return document_routing(loaded.model, loaded.tokenizer, tasks, advance, form)
 
 
 def document_routing(
-    model: Any,
+    model: PreTrainedModel,
     tokenizer: Tokenizer,
     tasks: Mapping[str, WithItems],
     advance: Callable[[int], None],
+    form: FormName | None = None,
 ) -> DocumentRouting:
     """Route every question, without its answer, and every chunk.
 
-    A document is a question, or a text with all its chunks.
+    A document is a question, or a text with all its chunks. With a form, the influence of experts
+    on the same texts is computed too.
+
+    Raises:
+        SteeringError: with a form, if the model's routers or experts do not allow it.
     """
     documents = encode_documents(tokenizer, domain_texts(tasks), groups=domain_groups(tasks))
+    spread = form is not None
     with TemporaryDirectory() as folder:
-        seen = observe(model, documents, Path(folder), saliency_model=None, advance=advance)
+        root = Path(folder)
+        seen = observe(model, documents, root, saliency_model=None, spread=spread, advance=advance)
         counts = count_routing(seen).in_phase("prompt")
         used, tokens = np.asarray(counts.used).sum(1), np.asarray(counts.tokens).sum(1)
-    return DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
+        routing = DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
+        if form is None:
+            return routing
+        influence = _influence(model, documents, counts, root, form, advance)
+    scored = np.bincount(group_numbers(documents), [len(one.tokens) - 1 for one in documents])
+    return replace(routing, influence=influence, scored=scored.astype(np.int64))
+
+
+def _influence(
+    model: PreTrainedModel,
+    documents: Sequence[Document],
+    counts: RoutingCounts,
+    root: Path,
+    form: FormName,
+    advance: Callable[[int], None],
+) -> NDArray[np.float64]:
+    """Compute each document's `DocumentRouting.influence`; `counts` has one row per document."""
+    steps = [UNIT * counts.sigmas()[layer] for layer in counts.layers]
+    items = [OutcomeItem(one.domain, (ScoredText(one.tokens, 1),)) for one in documents]
+    shift = Form(steps=tuple(steps) if form == "exact" else None)
+    seen = measure_influence(model, items, root, form=shift, advance=advance)
+    total = np.zeros((len(counts.domain), *seen.influence.shape[1:]))
+    np.add.at(total, np.array(group_numbers(documents)), seen.influence)
+    changes = total * np.array(steps)[:, None]
+    centred: NDArray[np.float64] = changes - changes.mean(-1, keepdims=True)
+    return centred
 
 
 def _checked(text: IdentificationText) -> IdentificationText:

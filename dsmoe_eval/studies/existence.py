@@ -15,14 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
-from ..progress import progress_bar
 from ..stats import (
     ExcessUse,
     benjamini_hochberg,
@@ -33,15 +29,14 @@ from ..stats import (
     permutation_p_values,
     top_stability,
 )
-from ..tasks.identification import TextSource
-from .documents import DocumentRouting, route_documents
+from .documents import DocumentRouting
 from .results import (
+    Basis,
     Control,
     ControlRow,
     ControlSummary,
     DomainExistenceRow,
     Existence,
-    ExistenceResult,
     SpecificExpertRow,
 )
 
@@ -72,6 +67,7 @@ def existence(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     on_block: Callable[[int], None] = lambda _permutations: None,
+    by: Basis = "counts",
 ) -> Existence:
     """Test a model beside control models of the same shape, on the same documents.
 
@@ -81,17 +77,18 @@ def existence(
         permutations: shuffles of labels; every model gets the same.
         seed: the seed of shuffles and resamples.
         on_block: called with the number of shuffles done, `permutations` for every model.
+        by: what experts are specific by.
 
     Raises:
-        ValueError: the models differ in shape or documents, or as in `DocumentCounts`.
+        ValueError: the models differ in shape or documents, or as in `DocumentRouting.sums`.
     """
     _check_alike(model, controls)
-    learned = examine(model, permutations, seed, on_block)
+    learned = examine(model, permutations, seed, on_block, by)
     beside = {
-        kind: [examine(each, permutations, seed, on_block) for each in models]
+        kind: [examine(each, permutations, seed, on_block, by) for each in models]
         for kind, models in controls.items()
     }
-    counts, chosen = model.counts(), learned.specific.sum(1)
+    counts, chosen = model.sums(by), learned.specific.sum(1)
     generator = np.random.default_rng([seed, 1])
     intervals = bootstrap_intervals(counts, generator, RESAMPLES)
     bounds = np.stack([intervals.difference, intervals.lift])
@@ -133,9 +130,10 @@ def examine(
     permutations: int,
     seed: int,
     on_block: Callable[[int], None] = lambda _permutations: None,
+    by: Basis = "counts",
 ) -> Examined:
     """Test one model; see `existence`."""
-    counts = routing.counts()
+    counts = routing.sums(by)
     generator = np.random.default_rng([seed, 0])
     p_value = permutation_p_values(counts, generator, permutations, on_block)
     p_adjusted = benjamini_hochberg(p_value)
@@ -224,6 +222,7 @@ def _expert(
 ) -> SpecificExpertRow:
     effect = learned.effect
     (difference_ci95, lift_ci95) = (tuple(pair) for pair in bounds[:, :, unit].tolist())
+    lift = _finite(effect.lift[index, unit])
     return SpecificExpertRow(
         layer=layers[unit // experts],
         expert=unit % experts,
@@ -232,50 +231,9 @@ def _expert(
         difference=float(effect.difference[index, unit]),
         difference_ci95=difference_ci95,
         statistic=_finite(effect.statistic[index, unit]),
-        lift=float(effect.lift[index, unit]),
-        lift_ci95=lift_ci95,
+        lift=lift,
+        lift_ci95=None if lift is None else lift_ci95,
         p_value=float(learned.p_value[index, unit]),
         p_adjusted=float(learned.p_adjusted[index, unit]),
         beyond={kind: bool(experts_beyond[unit]) for kind, experts_beyond in beyond.items()},
     )
-
-
-def existence_of(
-    name: str,
-    source: str | TextSource,
-    *,
-    permutations: int = PERMUTATIONS,
-    controls: int = CONTROL_MODELS,
-    limit: int | None = None,
-    device: str | None = None,
-    console: Console | None = None,
-    data: Sequence[Path] = (),
-    dtype: str | None = None,
-    attn_implementation: str | None = None,
-) -> ExistenceResult:
-    """Test a model on identification text; see `route_documents` and `existence`.
-
-    Returns:
-        The figures of `existence` and `ComparedRouting.about`, merged.
-
-    Raises:
-        UserError: unknown model or suite, or too few domains or documents.
-    """
-    console = console or Console(stderr=True)
-    routing = route_documents(
-        name,
-        source,
-        range(controls),
-        limit=limit,
-        device=device,
-        console=console,
-        data=data,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-    )
-    total = (1 + 2 * controls) * permutations
-    with progress_bar(console, "shuffle labels", total, "shuffles") as advance:
-        result = existence(
-            routing.model, routing.controls, permutations=permutations, on_block=advance
-        )
-    return cast(ExistenceResult, routing.about | dict(result))

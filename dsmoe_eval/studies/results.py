@@ -11,10 +11,15 @@ Interval = tuple[float, float]
 """The ends of a 95 % interval."""
 Control = Literal["random", "shuffled"]
 """A kind of control model: random weights, or the model with shuffled routers."""
+Basis = Literal["counts", "influence"]
+"""What an expert is specific by: how often it is used, or what raising it does to the text."""
 
 
 class SpecificExpertRow(TypedDict):
     """An expert that a domain's tokens use more than chance explains.
+
+    By influence, a rate is the mean change of a token's log-likelihood in nats by raising the
+    expert by half a sigma, less the mean over the layer's experts.
 
     Attributes:
         layer: the model's index of the layer.
@@ -25,8 +30,8 @@ class SpecificExpertRow(TypedDict):
         difference_ci95: its interval, from resampled documents; not allowing for selection.
         statistic: `difference` over its standard error (t); None if no document differs from the
             others of its side, so that there is no error.
-        lift: `rate / rest_rate`, no use by the rest taken as half a use.
-        lift_ci95: its interval.
+        lift: `rate / rest_rate`, no use by the rest taken as half a use; None by influence.
+        lift_ci95: its interval; likewise.
         p_value: the p-value of the permutation test.
         p_adjusted: after Benjamini and Hochberg, over the whole model.
         beyond: whether `statistic` is larger than the domain's `largest_statistic` of each control.
@@ -39,8 +44,8 @@ class SpecificExpertRow(TypedDict):
     difference: float
     difference_ci95: Interval
     statistic: float | None
-    lift: float
-    lift_ci95: Interval
+    lift: float | None
+    lift_ci95: Interval | None
     p_value: float
     p_adjusted: float
     beyond: dict[Control, bool]
@@ -125,6 +130,8 @@ class Existence(TypedDict):
         control_models: number of control models of each kind; their seeds count from 0.
         controls: the model beside each kind of control.
         domains: one result per domain.
+        by: what experts are specific by, if not by counts.
+        form: by influence: `exact`, in which the router selects again, or `gradient`.
     """
 
     layers: list[int]
@@ -138,6 +145,8 @@ class Existence(TypedDict):
     control_models: int
     controls: dict[Control, ControlSummary]
     domains: list[DomainExistenceRow]
+    by: NotRequired[Basis]
+    form: NotRequired[str]
 
 
 class ExistenceResult(Existence):

@@ -7,7 +7,13 @@ import torch
 from rich.console import Console
 
 from dsmoe_eval.lab import EMBEDDED_MODELS
-from dsmoe_eval.lab.train import RECIPES, accuracy, train, train_and_compare
+from dsmoe_eval.lab.train import (
+    RECIPES,
+    accuracy,
+    checkpoint_steps,
+    train,
+    train_and_compare,
+)
 from dsmoe_eval.lab.world import DOMAINS, build_world
 from dsmoe_eval.models import load_model
 
@@ -63,8 +69,10 @@ def test_the_seed_makes_the_training():
 def test_another_seed_is_another_model_and_is_not_compared(tmp_path, monkeypatch, loaded):
     seeds = []
 
-    def quickly(recipe, _world, _console):
+    def quickly(recipe, _world, _console, seen):
         seeds.append(recipe.seed)
+        for step in range(1, recipe.steps + 1):
+            seen(step, loaded.model, loaded.tokenizer)
         return loaded.model, loaded.tokenizer
 
     monkeypatch.setattr("dsmoe_eval.lab.train.train", quickly)
@@ -72,5 +80,15 @@ def test_another_seed_is_another_model_and_is_not_compared(tmp_path, monkeypatch
     quiet = Console(quiet=True)
     same = train_and_compare("lab-poly", tmp_path, quiet)
     assert "largest weight difference to the shipped model: 0 (bit-identical)" in same
-    assert "shipped" not in train_and_compare("lab-poly", tmp_path, quiet, seed=7)
+    assert not list(tmp_path.glob("step-*"))
+    assert "shipped" not in train_and_compare("lab-poly", tmp_path, quiet, seed=7, checkpoints=2)
     assert seeds == [0, 7]
+    assert {path.name for path in tmp_path.glob("step-*")} == {"step-625", "step-1250"}
+    again = load_model(str(tmp_path / "step-625"), "cpu")
+    assert again.identity.routers == loaded.identity.routers
+
+
+def test_checkpoints_are_denser_at_first():
+    assert checkpoint_steps(2500, 5) == (78, 156, 312, 625, 1250)
+    assert checkpoint_steps(5, 9) == (1, 2)
+    assert checkpoint_steps(2500, 0) == ()

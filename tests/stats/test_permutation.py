@@ -12,6 +12,7 @@ from scipy.stats import binom, hypergeom, permutation_test
 
 from dsmoe_eval.stats import (
     DocumentCounts,
+    DocumentSums,
     benjamini_hochberg,
     excess_use,
     fewest_discoveries,
@@ -266,3 +267,31 @@ def test_shuffled_tokens_are_the_hypergeometric_tail(calibration):
     found = calibration.tokens_shuffled(counts, generator, 0)[0, 0]
     assert found == pytest.approx(share, abs=0.03)
     assert found == hypergeom.sf(used[own].sum() - 1, used.size, used.sum(), own.sum())
+
+
+def test_sums_of_any_sign_have_the_exact_test_too():
+    """Over all choices of a domain's documents, and unchanged by the unit of the values."""
+    generator = np.random.default_rng(3)
+    tokens, labels = generator.integers(3, 20, 8), np.arange(8) % 2
+    values = generator.normal(0, 1e-4, (8, 3)) * tokens[:, None]
+    values[labels == 1, 0] += 1e-4 * tokens[labels == 1]
+    sums = DocumentSums(values, tokens, labels)
+    p_value = permutation_p_values(sums, np.random.default_rng(0), 4999)
+    exact = [[exact_p_value(sums, domain, unit) for unit in range(3)] for domain in range(2)]
+    assert p_value == pytest.approx(np.array(exact), abs=0.02)
+    other = DocumentSums(values * 2.0**20, tokens, labels)
+    assert (permutation_p_values(other, np.random.default_rng(0), 4999) == p_value).all()
+    found = excess_use(sums)
+    assert found.rate[1] == pytest.approx(values[labels == 1].sum(0) / tokens[labels == 1].sum())
+    assert np.isnan(found.lift).all()
+
+
+def test_whole_numbers_are_tested_alike_as_counts_and_as_sums():
+    counts = random_counts(1, documents=9)
+    sums = DocumentSums(counts.used.astype(float), counts.tokens, counts.labels)
+    as_counts, as_sums = (
+        permutation_p_values(each, np.random.default_rng(0), 299) for each in (counts, sums)
+    )
+    assert (as_counts == as_sums).all()
+    with pytest.raises(ValueError, match="not finite"):
+        DocumentSums(np.full((9, 5), np.nan), counts.tokens, counts.labels)
