@@ -85,8 +85,8 @@ class RoutingCounts:
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
-        influence: [domains, 2, layers, experts] on the domain's right answers, and on what must not
-            change (to second order), or None; see `influence_items.domain_tables`.
+        influence: [domains, 2, layers, experts], or None; see `influence_items.domain_tables`.
+        use_change: [domains, layers, experts] of P(e|D) by router tuning, or None.
     """
 
     domains: tuple[str, ...]
@@ -105,6 +105,7 @@ class RoutingCounts:
     has_saliency: bool
     spread: NDArray[np.float64] | None = None
     influence: Floats | None = None
+    use_change: Floats | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
@@ -127,8 +128,8 @@ class RoutingCounts:
 
     def resampled(self, weight: Floats) -> RoutingCounts:
         """Return the same counts with other document weights, [rows]."""
-        if self.influence is not None:
-            raise ValueError("influence cannot be resampled: it is of items, not of documents")
+        if self.influence is not None or self.use_change is not None:
+            raise ValueError("what answers gave cannot be resampled: it is of items, not documents")
         return replace(self, weight=weight)
 
     def of(self, domain: str) -> Sums:
@@ -218,8 +219,7 @@ def count_routing(
     """Count the routing of a finished pass.
 
     A token is salient if its saliency is above the `quantile` of its domain and phase. The counts
-    are stored in the folder of the pass and mapped into memory: only 4 bytes per token for the
-    quantiles, and one batch, are resident.
+    are stored in the folder of the pass and mapped into memory, so that a batch is resident.
 
     Args:
         observations: a finished pass.

@@ -90,7 +90,7 @@ class PlannedRun:
         """Whether a method, or a learned profile, reads answers of the identification split."""
         names = {one.method for one in self.variants if one.method is not None}
         learned = any(one.kind == "learned" for one in self.variants)
-        return learned or any(get_method(name).influence for name in names)
+        return learned or any(get_method(name).reads_answers for name in names)
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:
