@@ -75,8 +75,8 @@ class RoutingCounts:
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
-        influence: [domains, 2, layers, experts] on the domain's right answers, and on what must not
-            change (to second order), or None; see `influence_items.domain_tables`.
+        influence: [domains, 2, layers, experts], or None; see `influence_items.domain_tables`.
+        use_change: [domains, layers, experts] of P(e|D) by router tuning, or None.
     """
 
     domains: tuple[str, ...]
@@ -96,6 +96,7 @@ class RoutingCounts:
     spread: NDArray[np.float64] | None = None
     gated: NDArray[np.float32] | None = None
     influence: Floats | None = None
+    use_change: Floats | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
@@ -118,8 +119,8 @@ class RoutingCounts:
 
     def resampled(self, weight: Floats) -> RoutingCounts:
         """Return the same counts with other document weights, [rows]."""
-        if self.influence is not None:
-            raise ValueError("influence cannot be resampled: it is of items, not of documents")
+        if self.influence is not None or self.use_change is not None:
+            raise ValueError("what answers gave cannot be resampled: it is of items, not documents")
         return replace(self, weight=weight)
 
     def of(self, domain: str) -> Sums:

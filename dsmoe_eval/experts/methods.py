@@ -25,6 +25,7 @@ class Method:
         saliency: whether it needs token saliency, and so a backward pass.
         contributions: whether it needs experts' contributions.
         influence: whether it needs the influence of experts on right answers.
+        router_tuning: whether it needs the change of use by tuning of the routers.
         layer_share: the default choice, if no number of experts is given: in each layer the fewest
             best experts whose scores sum to at least this; None for the best 1 % of all experts.
         signed: whether a negative score is a reason to deactivate the expert (by `force`).
@@ -36,9 +37,15 @@ class Method:
     saliency: bool = False
     contributions: bool = False
     influence: bool = False
+    router_tuning: bool = False
     layer_share: float | None = None
     signed: bool = False
     placebo_of: str | None = None
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether it scores experts by right answers, and not by text alone."""
+        return self.influence or self.router_tuning
 
     @property
     def summary(self) -> str:
@@ -62,6 +69,7 @@ _BUILT_IN = (
     Method("reap", scores.reap, contributions=True),
     Method("influence", scores.influence, influence=True),
     Method("influence-net", scores.influence_net, influence=True),
+    Method("router-lens", scores.router_lens, router_tuning=True),
     Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),
 )
 

@@ -152,6 +152,21 @@ def influence_net(counts: RoutingCounts, domain: str) -> Scores:
     return _centred(_influence(counts, domain)[0] + np.mean(others, axis=0))
 
 
+def router_lens(counts: RoutingCounts, domain: str) -> Scores:
+    """Score by the change of P(e|D) when the routers alone are tuned on the domain's right answers.
+
+    RouterLens (arXiv 2508.19594) takes the most used experts of the tuned routers; less their use
+    before, those that every text uses do not score.
+
+    Raises:
+        ValueError: no router was tuned.
+    """
+    if counts.use_change is None:
+        raise ValueError("router-lens needs tuned routers, but this pass did not tune any")
+    change: Scores = counts.use_change[counts.domains.index(domain)]
+    return change
+
+
 def _influence(counts: RoutingCounts, domain: str) -> Scores:
     if counts.influence is None:
         raise ValueError("this method needs the influence of experts, which was not computed")

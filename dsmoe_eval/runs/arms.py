@@ -90,7 +90,8 @@ class PlannedRun:
         """Whether a method, a learned profile or `foretell` reads answers of identification."""
         names = {one.method for one in self.variants if one.method is not None}
         learned = any(one.kind == "learned" for one in self.variants)
-        return learned or self.plan.foretell or any(get_method(name).influence for name in names)
+        answered = learned or any(get_method(name).reads_answers for name in names)
+        return answered or self.plan.foretell
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:

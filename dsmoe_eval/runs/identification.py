@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -43,38 +42,11 @@ from ..tasks.identification import (
 )
 from ..tasks.items import WithItems
 from ..variants import with_sigmas
-from .influence import with_influence
+from .answered import with_answers
+from .specification import IdentificationSpec
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdentificationSpec:
-    """The data that a pass over the identification text must give.
-
-    Attributes:
-        settings: the presentation of the text.
-        saliency: whether the saliency of tokens is needed.
-        contributions: whether experts' contributions are needed.
-        markers: the tokens whose routing is counted separately -> their coefficients.
-        influence: whether the influence of experts on right answers is needed.
-    """
-
-    settings: Identification
-    saliency: bool
-    contributions: bool
-    markers: Mapping[str, float]
-    influence: bool = False
-
-    @classmethod
-    def by(
-        cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
-    ) -> IdentificationSpec:
-        """Return the specification of the data that the methods need, and no more."""
-        kinds = ("saliency", "contributions", "influence")
-        needs = {kind: any(getattr(method, kind) for method in methods) for kind in kinds}
-        return cls(settings, **needs, markers=markers)
 
 
 def identify(
@@ -96,8 +68,7 @@ def identify(
 
     Args:
         engine: the model's engine, which records the routing.
-        source: a suite's name or path, of which only the identification text is read, or text
-            documents, or text that was loaded before.
+        source: a suite's name or path, or text documents, or text that was loaded before.
         domain: one of the text's domains.
         method: a name in `experts.all_methods`.
         intervention: by default the DSMoE paper's, `reweight` with alpha 5 (strength 4). In units
@@ -169,7 +140,7 @@ def text_of_domain(
         UserError: unknown suite, domain or method, or text that cannot be read.
     """
     try:
-        answered = get_method(method).influence
+        answered = get_method(method).reads_answers
     except ValueError as error:
         raise UserError(str(error)) from error
     text = source
@@ -192,7 +163,7 @@ def count_domains(
 ) -> RoutingCounts:
     """Count the routing over the tasks' questions, or over the answers that the model generates.
 
-    The right answers are read for influence only. Chunks of one document are counted together.
+    Right answers are read only where a method needs them. Chunks of a document count together.
 
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
@@ -201,9 +172,7 @@ def count_domains(
         documents = read_documents(engine, tasks, wanted.settings, root)
         seen = observe_text(engine, tasks, documents, wanted, root, advance)
         counts = count_seen(seen, engine.tokenizer, wanted)
-        if not wanted.influence:
-            return counts
-        return with_influence(engine, tasks, counts, root, wanted.settings)
+        return with_answers(engine, tasks, counts, root, wanted)
     except ValueError as error:
         raise UserError(str(error)) from error
 

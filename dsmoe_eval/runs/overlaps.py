@@ -156,7 +156,7 @@ def domain_stability(
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
-    if chosen_method.influence:
+    if chosen_method.reads_answers:
         raise UserError(
             f"method {method!r} scores experts by right answers, and stability resamples "
             "documents; take another method"

@@ -44,7 +44,8 @@ def check_plan(
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
     if plan.stability is not None:
         stability_arm(plan, variants)
-        reading = [one.name for one in variants if one.method and get_method(one.method).influence]
+        methods = [(one.name, get_method(one.method)) for one in variants if one.method]
+        reading = [name for name, method in methods if method.reads_answers]
         if reading:
             raise UserError(
                 f"plan {plan.name!r}: stability resamples documents, and the method of "
@@ -166,8 +167,8 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
             "learner: transformers, since vLLM does not show experts' outputs, which "
             f"{variant.method} scores"
         )
-    if method is not None and method.influence:
-        return "learner: transformers, since vLLM computes no gradients, which influence needs"
+    if method is not None and method.reads_answers:
+        return f"learner: transformers, since vLLM computes no gradients, which {method.name} needs"
     if method is not None and method.saliency and plan.identification.saliency_model is None:
         return (
             "learner: transformers, since vLLM computes no gradients; or identification."

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from ..errors import UserError
 from ..experts import RoutingCounts, with_saliency
-from .identification import IdentificationSpec, count_seen, observe_text, read_documents
-from .influence import with_influence
+from .answered import with_answers
+from .identification import count_seen, observe_text, read_documents
 from .job import Job
+from .specification import IdentificationSpec
 
 
 def count_routed(
@@ -37,8 +38,6 @@ def count_routed(
         if salient is not None:
             seen = with_saliency(seen, salient)
         counts = count_seen(seen, job.engine.tokenizer, wanted)
-        if not wanted.influence:
-            return counts
-        return with_influence(job.learner, tasks, counts, root, wanted.settings)
+        return with_answers(job.learner, tasks, counts, root, wanted)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -25,7 +25,7 @@ from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
-from .identification import IdentificationSpec, count_domains, counts_to_json
+from .identification import count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
@@ -33,6 +33,7 @@ from .matching import matching_of
 from .profiles import keep_profile, make_profile
 from .pruned import pruned_arm
 from .routed import count_routed
+from .specification import IdentificationSpec
 from .tuning import Scores, Tuned, tune
 
 PROBE_TEXTS = 64
@@ -46,6 +47,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     names = dict.fromkeys(arm.variant.method for arm in job.arms)
     methods = [get_method(name) for name in names if name is not None]
     wanted = IdentificationSpec.by(methods, job.plan.identification, job.suite.markers)
+    wanted = replace(wanted, sft=job.plan.sft)
     root = job.folder.observations
 
     def count() -> RoutingCounts:

@@ -10,11 +10,11 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import (
-    IdentificationSpec,
     average_streams,
     count_domains,
     identify,
 )
+from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.tasks.loading import load_tasks
 
 
@@ -71,7 +71,7 @@ def test_every_method_makes_a_profile(ours, tmp_path):
         assert profile.method == name
         assert profile.experts
     passes = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(passes) == 4  # with saliency, without, with contributions; influence
+    assert len(passes) == 5  # with saliency, without, with contributions; influence, tuned routers
 
 
 def test_a_reader_of_other_tokens_is_refused(ours, tasks, tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ from dsmoe_eval.cards import Identification, Task
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import Form, get_method
-from dsmoe_eval.runs.identification import IdentificationSpec, count_domains, identify
+from dsmoe_eval.runs.identification import count_domains, identify
 from dsmoe_eval.runs.influence import influence_of, outcome_items
+from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import Intervention
 from dsmoe_eval.tasks.identification import TextTask, domain_texts, identification_text
 from dsmoe_eval.tasks.items import Item

@@ -14,7 +14,8 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.identification import IdentificationSpec, count_domains
+from dsmoe_eval.runs.identification import count_domains
+from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import ChosenExpert, Intervention
 from dsmoe_eval.studies import documents
 from dsmoe_eval.studies.documents import document_routing, route_documents

@@ -84,23 +84,24 @@ def test_baked_deltas_are_the_tuned_model_and_no_other_weight_changes(tmp_path, 
 @pytest.mark.full
 @pytest.mark.parametrize("recipe", ["esft", "router"])
 def test_vllm_serves_the_baked_deltas(tmp_path, recipe):
-    """To 1e-6 of what the two engines differ by on base itself."""
+    """To 1e-6 of each log-likelihood, two units of float32 for kernels that differ."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
     ours = load_engine("lab-poly", device="cpu")
     folder = trained(ours.loaded, recipe, tmp_path / "a")
     texts = [("What is the sign of the", f" {word}") for word in ("root?", "keeper", "law")]
-    base = [value for value, _ in ours.language_model().score_again(texts)]
+
+    def scores(engine):
+        return [value for value, _ in engine.language_model().score_again(texts)]
+
+    base = scores(ours)
     with fine_tuned(ours.loaded.model, tmp_path / "a"):
-        tuned = [value for value, _ in ours.language_model().score_again(texts)]
+        tuned = scores(ours)
     write_merged(ours.loaded, tmp_path / "a", folder)
-    found = {}
-    for name in ("lab-poly", str(folder)):
-        engine = load_engine(name, "vllm", dtype="float32")
-        found[name] = [value for value, _ in engine.language_model().score_again(texts)]
-        engine.close()
-    noise = np.abs(np.subtract(found["lab-poly"], base)).max()
+    engine = load_engine(str(folder), "vllm", dtype="float32")
+    found = scores(engine)
+    engine.close()
     assert np.abs(np.subtract(tuned, base)).max() > 0.1
-    np.testing.assert_allclose(found[str(folder)], tuned, rtol=0, atol=noise + 1e-6)
+    np.testing.assert_allclose(found, tuned, rtol=1e-6, atol=1e-6)
 
 
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):

@@ -28,12 +28,12 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import (
-    IdentificationSpec,
     average_streams,
     count_domains,
     identify,
 )
 from dsmoe_eval.runs.routed import count_routed
+from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import Intervention, SteeringError
 from dsmoe_eval.tasks.loading import load_tasks
 
