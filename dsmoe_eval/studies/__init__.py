@@ -2,6 +2,7 @@
 
 from .existence import existence_of
 from .influence import Shift, influence_study
+from .keep import KeepGrid, keep_curves
 from .trial import run_trial
 
-__all__ = ["Shift", "existence_of", "influence_study", "run_trial"]
+__all__ = ["KeepGrid", "Shift", "existence_of", "influence_study", "keep_curves", "run_trial"]
