@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..errors import UserError
 from .main import data_option, loading_options, main, progress_console
 from .terminal import echo
-
-if TYPE_CHECKING:
-    from ..studies.keep import KeepGrid
 
 
 @main.command("keep")
@@ -55,9 +52,12 @@ def keep_command(model: str, out: Path | None, as_json: bool, **rest: Any) -> No
     """
     from ..engines.load import load_engine
     from ..reports import keep_page, render_keep
-    from ..studies import keep_curves
+    from ..studies import KeepGrid, keep_curves
 
-    grid = _grid(rest)
+    grid = KeepGrid(
+        methods=_methods(rest["methods"]), shares=_shares(rest["keep"]), draws=rest["draws"],
+        role=rest["role"], domains=rest["domain"], items=rest["items"], seed=rest["seed"],
+    )  # fmt: skip
     engine = load_engine(
         model, device=rest["device"], dtype=rest["dtype"],
         attn_implementation=rest["attn_implementation"],
@@ -73,25 +73,16 @@ def keep_command(model: str, out: Path | None, as_json: bool, **rest: Any) -> No
         echo(keep_page(result) if page is None else page)
 
 
-def _grid(given: dict[str, Any]) -> KeepGrid:
+def _methods(text: str) -> tuple[str, ...]:
     from ..experts import get_method
-    from ..studies.keep import KeepGrid
 
-    methods = tuple(dict.fromkeys(one.strip() for one in given["methods"].split(",")))
+    methods = tuple(dict.fromkeys(one.strip() for one in text.split(",")))
     try:
         for name in methods:
             get_method(name)
     except ValueError as error:
         raise UserError(f"--methods: {error}") from error
-    return KeepGrid(
-        methods=methods,
-        shares=_shares(given["keep"]),
-        draws=given["draws"],
-        role=given["role"],
-        domains=given["domain"],
-        items=given["items"],
-        seed=given["seed"],
-    )
+    return methods
 
 
 def _shares(text: str) -> tuple[float, ...]:
