@@ -168,7 +168,7 @@ def identify_command(
     echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts{masked} of {domain}")
 
 
-def _check_pruning(given: Mapping[str, Any]) -> None:
+def _check_pruning(given: Mapping[str, object]) -> None:
     other = given["intervention"] not in ("reweight", "mask")  # reweight: the option's default
     if given["keep"] is not None and (other or given["experts"] is not None):
         raise UserError("--keep masks all other experts: leave --experts and --intervention out")

@@ -100,11 +100,11 @@ class _Watch:
         self.added = routed
 
     @torch.no_grad()
-    def block(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def block(self, _module: nn.Module, _args: object, output: Any) -> None:
         self.block_output = _first(output).detach().float()
 
     @torch.no_grad()
-    def layer(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def layer(self, _module: nn.Module, _args: object, output: Any) -> None:
         # A decoder layer returns the residual stream with the block's output added.
         before = _first(output).detach().float() - self.block_output
         before = before.reshape(self.added.shape).to(self.added.device)

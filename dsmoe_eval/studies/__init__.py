@@ -3,6 +3,16 @@
 from .emergence import emergence
 from .existence_maps import existence_maps, existence_of
 from .influence import Shift, influence_study
+from .keep import KeepGrid, keep_curves
 from .trial import run_trial
 
-__all__ = ["Shift", "emergence", "existence_maps", "existence_of", "influence_study", "run_trial"]
+__all__ = [
+    "KeepGrid",
+    "Shift",
+    "emergence",
+    "existence_maps",
+    "existence_of",
+    "influence_study",
+    "keep_curves",
+    "run_trial",
+]
