@@ -29,7 +29,8 @@ from ..experts import (
 from ..models.pruning import choice_groups
 from ..progress import Steps, counted_as, progress_bar
 from ..registry import load_suite
-from ..runs.identification import IdentificationSpec, count_domains, identification_source
+from ..runs.identification import count_domains, identification_source
+from ..runs.specification import IdentificationSpec
 from ..steering import ChosenExpert, Intervention, Profile
 from ..tasks.identification import IdentificationText, identification_text
 from ..tasks.leakage import check_leakage, find_leakage
