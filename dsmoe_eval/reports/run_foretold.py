@@ -135,7 +135,7 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def calibration_sentences(result: RunResult) -> list[str]:
-    """Return one sentence for each outcome: how many intervals held, and the slopes."""
+    """Return one sentence for each outcome: how many intervals were right, and the slopes."""
     rows = foretold_calibrations(foretold_effects(result))
     return [
         _sentence(name, own) for name in OUTCOMES if (own := [r for r in rows if r.outcome == name])
