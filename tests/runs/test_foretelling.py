@@ -21,6 +21,7 @@ from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.results.recompute import recompute
 from dsmoe_eval.runs import foretelling, run
+from dsmoe_eval.runs.estimate import estimate
 from dsmoe_eval.runs.influence import influence_of, outcome_items
 from dsmoe_eval.steering import Profile
 from dsmoe_eval.tasks.loading import load_tasks
@@ -141,6 +142,13 @@ def test_a_null_arm_is_foretold_to_change_nothing(foretold):
 
 def test_the_result_is_computed_again_with_its_predictions(finished):
     assert recompute(finished) == read_finished(finished.root).result
+
+
+def test_a_dry_run_counts_its_answers(plan):
+    """Those of base and of four arms to seven tasks; a run counts them by another function."""
+    found = estimate(plan, limit=LIMIT)
+    assert found.foretelling_answers == 5 * 7 * LIMIT
+    assert found.answers == found.foretelling_answers
 
 
 @pytest.mark.full
