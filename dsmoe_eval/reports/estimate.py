@@ -89,6 +89,8 @@ def _sums(found: CostEstimate) -> Table:
         again = f"{found.stability_cells:,} cells, {found.stability_answers:,} answers"
         table.add_row("stability", f"{again}, after the test")
     table.add_row("tuning", f"{found.tuning_answers:,} answers")
+    if found.foretelling_answers:
+        table.add_row("foretold", f"from {found.foretelling_answers:,} answers before the test")
     least = "" if found.complete else " of the tasks whose prompts are known"
     table.add_row("tokens", f"{found.tokens / 1e6:,.1f} M{least}, every answer at its longest")
     return table

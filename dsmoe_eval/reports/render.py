@@ -20,6 +20,7 @@ from .run_base import base_scores
 from .run_best import learned_settings, share_findings, share_table
 from .run_claims import answers, generalization
 from .run_controls import placebo_gains, repeated, terms
+from .run_foretold import calibration_sentences, calibration_table
 from .run_leaderboard import variants_table
 from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
@@ -70,6 +71,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "result": result,
         "primary_words": primary_words(result),
         "findings": run_text.findings(result) + share_findings(result),
+        "calibrations": calibration_sentences(result),
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
         + run_text.sharing_notes(folder, result),
@@ -93,6 +95,7 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "pruned": pruned(result),
         "agreement": agreement_table(agreements(folder, result)),
         "generalization": generalization(result),
+        "foretold": calibration_table(result),
         "domains": by_domain(result),
         "domain_details": domain_details(result),
         "answers": answers(result),

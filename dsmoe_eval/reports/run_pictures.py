@@ -20,6 +20,7 @@ from . import base_figures, figures
 from .figures import Shifts
 from .page import PP, Picture, embed
 from .run_arms import shown_arms
+from .run_foretold import foretold_effects, foretold_figure
 from .run_outcomes import OutcomeSection
 from .run_stability import spreads
 
@@ -75,6 +76,14 @@ FIGURES = (
         "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
     ),
     (
+        "foretold.png",
+        "Foretold and measured",
+        "Each mark is one outcome of a task under an arm: what was foretold from the "
+        "identification split before the test, against what was measured. Broken line: the two "
+        "are equal. A cross is an effect outside its prediction interval: its horizontal bar does "
+        "not reach this line.",
+    ),
+    (
         "stability.png",
         "Would other text, or another prompt, have shown the same gain?",
         "Line and large dot: the gain over base and its 95 % interval over items. Small dots: the "
@@ -107,6 +116,9 @@ def draw(
     if shifts:
         figures.routing_shift(shifts, layers, to / "routing.png")
         shown.append("routing.png")
+    if effects := foretold_effects(result):
+        foretold_figure(effects, to / "foretold.png")
+        shown.append("foretold.png")
     if stability is not None:
         base_figures.spread(spreads(result, stability), to / "stability.png")
         shown.append("stability.png")

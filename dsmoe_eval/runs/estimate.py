@@ -96,6 +96,7 @@ class CostEstimate:
         devices: the number of devices, each with its part of the weights.
         cells: the number of cells of one model.
         answers: one model's answers on the test part; `tuning_answers` those on the tuning part.
+        foretelling_answers: those on the identification part, of a plan with `foretell`.
         tokens: the tokens of one model, prompts and longest answers, without tasks whose tokens are
             not known.
         complete: whether `tokens` counts every task.
@@ -120,6 +121,7 @@ class CostEstimate:
     cells: int
     answers: int
     tuning_answers: int
+    foretelling_answers: int
     tokens: int
     complete: bool
     identification_texts: int
@@ -164,6 +166,7 @@ def estimate(
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
     tuning, spread = _counted(tasks, "tuning", _tried(planned)), stability_cells(planned)
     again = _counted(tasks, "test", spread)
+    ahead = _counted(tasks, "identification", cells if plan.foretell else Counter())
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -176,7 +179,8 @@ def estimate(
         cells=cells.total(),
         answers=answers.total(),
         tuning_answers=tuning.total(),
-        tokens=_tokens(tasks, counts := answers + tuning + again),
+        foretelling_answers=ahead.total(),
+        tokens=_tokens(tasks, counts := answers + tuning + again + ahead),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         identification_texts=len(texts),
         identification_tokens=sum(math.ceil(len(one) / CHARACTERS_A_TOKEN) for one in texts),

@@ -16,10 +16,12 @@ from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import Form
 from dsmoe_eval.files import seal
 from dsmoe_eval.registry import load_suite
+from dsmoe_eval.reports import render
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.results.recompute import recompute
 from dsmoe_eval.runs import foretelling, run
+from dsmoe_eval.runs.estimate import estimate
 from dsmoe_eval.runs.influence import influence_of, outcome_items
 from dsmoe_eval.steering import Profile
 from dsmoe_eval.tasks.loading import load_tasks
@@ -27,7 +29,7 @@ from dsmoe_eval.tasks.outcomes import outcome_values
 
 RUN = sys.modules["dsmoe_eval.runs.run"]  # the function has hidden the name of its module
 QUIET = Console(quiet=True)
-LIMIT = 6
+LIMIT = 4
 TARGET, OTHER = "lab_math_unnamed", "lab_law_named"
 PLAN = {
     "name": "ahead", "description": "small", "model": "lab-poly", "suite": "lab",
@@ -140,6 +142,22 @@ def test_a_null_arm_is_foretold_to_change_nothing(foretold):
 
 def test_the_result_is_computed_again_with_its_predictions(finished):
     assert recompute(finished) == read_finished(finished.root).result
+
+
+def test_a_dry_run_counts_its_answers(plan):
+    """Those of base and of four arms to seven tasks; a run counts them by another function."""
+    found = estimate(plan, limit=LIMIT)
+    assert found.foretelling_answers == 5 * 7 * LIMIT
+    assert found.answers == found.foretelling_answers
+
+
+@pytest.mark.full
+def test_the_report_shows_what_was_foretold(finished, tmp_path):
+    page = render(finished, tmp_path).read_text()
+    for text in (page, (tmp_path / "index.html").read_text()):
+        assert "Foretold and measured" in text
+        assert "prediction intervals hold what was then measured" in text
+    assert (tmp_path / "foretold.png").is_file()
 
 
 def test_predictions_that_were_changed_after_the_test_are_refused(finished):
