@@ -88,9 +88,13 @@ class PlannedRun:
     @property
     def reads_answers(self) -> bool:
         """Whether a method, or a learned profile, reads answers of the identification split."""
+        return self.reads_influence or any(one.kind == "learned" for one in self.variants)
+
+    @property
+    def reads_influence(self) -> bool:
+        """Whether a method scores experts by their influence."""
         names = {one.method for one in self.variants if one.method is not None}
-        learned = any(one.kind == "learned" for one in self.variants)
-        return learned or any(get_method(name).influence for name in names)
+        return any(get_method(name).influence for name in names)
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:

@@ -39,11 +39,10 @@ from ..tasks.identification import (
     domain_groups,
     domain_texts,
     identification_text,
-    read_tasks,
 )
 from ..tasks.items import WithItems
 from ..variants import with_sigmas
-from .influence import with_influence
+from .influence import texts_read, with_influence
 
 PAPER_STRENGTH = 4.0
 """The strength of `reweight` at alpha = 5, the best of the DSMoE paper."""
@@ -150,7 +149,7 @@ def count_text(
     """
     of_suite = {} if text.suite is None else text.suite.markers
     wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
-    texts = sum(len(task.items) for task in read_tasks(text.tasks))
+    texts = texts_read(text.tasks, method.influence)
     shown, root = console or Console(stderr=True), root or Path("out") / "observations"
     with progress_bar(shown, "identify experts", texts, "texts") as advance:
         return count_domains(engine, text.tasks, wanted, root, advance)
@@ -203,7 +202,8 @@ def count_domains(
         counts = count_seen(seen, engine.tokenizer, wanted)
         if not wanted.influence:
             return counts
-        return with_influence(engine, tasks, counts, root, wanted.settings.chat_template)
+        chat = wanted.settings.chat_template
+        return with_influence(engine, tasks, counts, root, chat, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
 

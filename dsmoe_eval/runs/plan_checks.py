@@ -45,10 +45,11 @@ def check_plan(
     if plan.stability is not None:
         stability_arm(plan, variants)
         reading = [one.name for one in variants if one.method and get_method(one.method).influence]
-        if reading:
+        if reading and plan.engine != plan.learner:
             raise UserError(
-                f"plan {plan.name!r}: stability resamples documents, and the method of "
-                f"{', '.join(reading)} scores experts by right answers; leave out one of the two"
+                f"plan {plan.name!r}: stability resamples the items of influence "
+                f"({', '.join(reading)}) with the learner, which is not loaded any more when "
+                f"{plan.engine} answers; leave out one of the two"
             )
 
 

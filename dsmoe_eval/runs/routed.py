@@ -39,6 +39,7 @@ def count_routed(
         counts = count_seen(seen, job.engine.tokenizer, wanted)
         if not wanted.influence:
             return counts
-        return with_influence(job.learner, tasks, counts, root, wanted.settings.chat_template)
+        chat = wanted.settings.chat_template
+        return with_influence(job.learner, tasks, counts, root, chat, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
