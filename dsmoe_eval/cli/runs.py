@@ -207,7 +207,7 @@ def leakage_command(plan: str, data: tuple[Path, ...], as_json: bool) -> None:
 
     Every item is that of the later split, with the first of the earlier split that it repeats.
     """
-    from ..tasks.splits import plan_leakage
+    from ..runs.leakage import plan_leakage
 
     found = plan_leakage(plan, data)
     if as_json:

@@ -208,6 +208,7 @@ class _Costs:
         """Return the seconds of identification."""
         operations = ON_FORWARD if self.plan.learner == "vllm" else ON_BOTH
         seconds = self._products(operations, found.identification_tokens, LEARNING_TIMES)
+        seconds += self._products(ON_BOTH, found.influence_tokens, LEARNING_TIMES)
         if self.plan.identification.phase == "generated":
             longest = self.plan.identification.answer_tokens
             seconds += self._generated(found.identification_texts, longest)

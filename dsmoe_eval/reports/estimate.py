@@ -80,6 +80,10 @@ def _sums(found: CostEstimate) -> Table:
     if found.identification_texts:
         tokens = f"{found.identification_tokens / 1e3:,.1f} k tokens"
         table.add_row("identification", f"{found.identification_texts:,} texts, {tokens} per pass")
+    if found.influence_items:
+        tokens = f"{found.influence_tokens / 1e3:,.1f} k tokens"
+        items = f"{found.influence_items:,} items with their answers, {tokens}"
+        table.add_row("influence", f"{items}: a forward and backward pass of each option")
     table.add_row("test", f"{found.cells:,} cells, {found.answers:,} answers")
     tokens = (
         f"{found.control_tokens / 1e6:,.1f} M" if found.control_tokens else "an unknown number of"

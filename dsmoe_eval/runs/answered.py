@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def with_answers(
     counts: RoutingCounts,
     root: Path,
     wanted: IdentificationSpec,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> RoutingCounts:
     """Return the counts with what the methods need of right answers.
 
@@ -43,7 +44,7 @@ def with_answers(
     """
     chat = wanted.settings.chat_template
     if wanted.influence:
-        counts = with_influence(engine, tasks, counts, root, wanted.settings)
+        counts = with_influence(engine, tasks, counts, root, wanted.settings, advance)
     if wanted.router_tuning:
         pace = _router_pace(wanted.sft)
         counts = with_router_tuning(engine, tasks, counts, root, pace, chat)

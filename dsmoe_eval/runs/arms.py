@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cards import Plan, ResidualTuning, Suite, Variant
-from ..experts import get_method
+from ..experts import Method, get_method
 from ..registry import load_suite
 from ..results.terms import NOTHING, Information
 from ..steering import Profile
@@ -88,10 +88,19 @@ class PlannedRun:
     @property
     def reads_answers(self) -> bool:
         """Whether a method, a learned profile or `foretell` reads answers of identification."""
-        names = {one.method for one in self.variants if one.method is not None}
         learned = any(one.kind == "learned" for one in self.variants)
-        answered = learned or any(get_method(name).reads_answers for name in names)
+        answered = learned or any(one.reads_answers for one in self._methods)
         return answered or self.plan.foretell
+
+    @property
+    def reads_influence(self) -> bool:
+        """Whether a method scores experts by their influence."""
+        return any(one.influence for one in self._methods)
+
+    @property
+    def _methods(self) -> list[Method]:
+        names = dict.fromkeys(one.method for one in self.variants if one.method is not None)
+        return [get_method(name) for name in names]
 
 
 def plan_run(plan: Plan, path: Path) -> PlannedRun:

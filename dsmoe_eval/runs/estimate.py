@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -18,7 +18,8 @@ from typing import get_args
 from ..cards import Plan, StageSplit, Suite, Task
 from ..registry import load_plan
 from ..stats import smallest_effect
-from ..tasks.identification import domain_texts, suite_text
+from ..tasks.identification import IdentificationText, domain_texts, suite_text
+from ..tasks.items import WithItems
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask
 from ..tasks.outcomes import check_outcome
@@ -103,6 +104,8 @@ class CostEstimate:
         identification_texts: the number of texts, or chunks of them, from which experts are
             identified, and `identification_tokens` those of one pass over them, which are not among
             `tokens`: their passes are forward and, for the saliency of tokens, backward.
+        influence_items: the number of items whose right answers influence reads, by a forward and
+            backward pass of each option; `influence_tokens` those of these passes, likewise apart.
         claims: the number of claims in the family that Holm adjusts.
         control_cells: the cells that controls need, which are among `cells`.
         control_tokens: the tokens of these cells, as `tokens`.
@@ -126,6 +129,8 @@ class CostEstimate:
     complete: bool
     identification_texts: int
     identification_tokens: int
+    influence_items: int
+    influence_tokens: int
     claims: int
     control_cells: int
     control_tokens: int
@@ -160,7 +165,9 @@ def estimate(
     arms = planned.arms
     claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)
-    tasks, texts = _tasks(planned, level, limit, data)
+    tasks, text = _tasks(planned, level, limit, data)
+    texts = [one for texts in domain_texts(text.tasks).values() for one in texts]
+    influenced = [*text.tasks.values()] if planned.reads_influence else []
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
@@ -183,7 +190,9 @@ def estimate(
         tokens=_tokens(tasks, counts := answers + tuning + again + ahead),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
         identification_texts=len(texts),
-        identification_tokens=sum(math.ceil(len(one) / CHARACTERS_A_TOKEN) for one in texts),
+        identification_tokens=_tokens_of(texts),
+        influence_items=sum(len(task.items) for task in influenced),
+        influence_tokens=sum(map(_influence_tokens, influenced)),
         claims=claims,
         control_cells=controls.total(),
         control_tokens=_tokens(tasks, of_controls),
@@ -213,14 +222,14 @@ def _counted(
 
 def _tasks(
     planned: PlannedRun, level: float, limit: int | None, data: Sequence[Path]
-) -> tuple[dict[str, TaskEstimate], list[str]]:
+) -> tuple[dict[str, TaskEstimate], IdentificationText]:
     """Read the tasks that the plan uses, by the code that loads and checks them for `run`.
 
     Returns:
-        The estimate of each task, and the identification texts.
+        The estimate of each task, and the identification text.
     """
     suite, unread = planned.suite, dict[str, str]()
-    splits = load_splits(suite, limit, data, planned.targets, unread, planned.reads_answers)
+    splits = load_splits(suite, limit, data, planned.read_targets, unread, planned.reads_answers)
     check_outcome([*splits["test"].values()], planned.plan.outcome)
     text = suite_text(suite, splits["identification"], limit)
     check_leakage(splits | {"identification": text.tasks}, planned.plan.allow_leakage)
@@ -235,7 +244,7 @@ def _tasks(
             found[task.name] = _task(
                 suite, task, stages if note is None else {}, note, level, limit
             )
-    return found, [one for texts in domain_texts(text.tasks).values() for one in texts]
+    return found, text
 
 
 def _task(
@@ -267,6 +276,19 @@ def _task(
         ),
         note=note,
     )
+
+
+def _influence_tokens(task: WithItems) -> int:
+    """Count the tokens of a task's items with their options, or with their right answers."""
+    if not isinstance(task, LoadedTask):
+        return _tokens_of(item.question for item in task.items)
+    if task.task.OUTPUT_TYPE == "multiple_choice":
+        return _tokens_of("".join(map(str, one.args[:2])) for one in task.requests)
+    return _tokens_of(item.question + item.gold for item in task.items)
+
+
+def _tokens_of(texts: Iterable[str]) -> int:
+    return sum(math.ceil(len(one) / CHARACTERS_A_TOKEN) for one in texts)
 
 
 def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:

@@ -38,11 +38,11 @@ from ..tasks.identification import (
     domain_groups,
     domain_texts,
     identification_text,
-    read_tasks,
 )
 from ..tasks.items import WithItems
 from ..variants import with_sigmas
 from .answered import with_answers
+from .influence import texts_read
 from .specification import IdentificationSpec
 
 PAPER_STRENGTH = 4.0
@@ -121,7 +121,7 @@ def count_text(
     """
     of_suite = {} if text.suite is None else text.suite.markers
     wanted = IdentificationSpec.by([method], settings, of_suite if markers is None else markers)
-    texts = sum(len(task.items) for task in read_tasks(text.tasks))
+    texts = texts_read(text.tasks, method.influence)
     shown, root = console or Console(stderr=True), root or Path("out") / "observations"
     with progress_bar(shown, "identify experts", texts, "texts") as advance:
         return count_domains(engine, text.tasks, wanted, root, advance)
@@ -172,7 +172,7 @@ def count_domains(
         documents = read_documents(engine, tasks, wanted.settings, root)
         seen = observe_text(engine, tasks, documents, wanted, root, advance)
         counts = count_seen(seen, engine.tokenizer, wanted)
-        return with_answers(engine, tasks, counts, root, wanted)
+        return with_answers(engine, tasks, counts, root, wanted, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
 

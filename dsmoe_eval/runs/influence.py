@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,17 +20,21 @@ from ..experts import (
     RoutingCounts,
     ScoredText,
     measure_influence,
+    resample_documents,
 )
 from ..experts.influence import UNIT
 from ..experts.influence_items import domain_tables
 from ..models.prompt_format import PromptFormat
-from ..tasks.identification import TextTask
+from ..progress import counted_as
+from ..tasks.identification import TextTask, read_tasks
 from ..tasks.items import Item, WithItems
 from ..tasks.loading import LoadedTask, in_format
 from ..tasks.scoring import answer_tasks, judge
 
 GENERATED = "generated.jsonl"
 """The file of answers that the model generated, beside the passes."""
+_ITEMS = 1
+"""Keeps the draws of items apart from those of documents, which have 0."""
 READ = "identification"
 """The role of tasks that must not change: each domain has one."""
 
@@ -41,6 +45,7 @@ def with_influence(
     counts: RoutingCounts,
     root: Path,
     settings: Identification,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> RoutingCounts:
     """Return the counts with the influence of experts on each domain's items, in its exact form.
 
@@ -53,12 +58,61 @@ def with_influence(
         counts: the counts of their text, with the spread of logits.
         root: the folder in which the pass is stored.
         settings: the presentation of the text, and whose answers count.
+        advance: called with the number of items done, for a progress bar.
 
     Raises:
         UserError: the engine computes no gradients, or an item has no outcome.
         ValueError: likewise, or the counts lack the spread.
         SteeringError: the model's routers or experts do not allow it.
     """
+    return replace(counts, influence=_pass(engine, tasks, counts, root, settings, advance)(None))
+
+
+def resampled_counts(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    counts: RoutingCounts,
+    root: Path,
+    numbers: Iterable[int],
+    seed: int,
+    settings: Identification,
+) -> list[RoutingCounts]:
+    """Resample the documents, and where counts have influence, the items of each domain too.
+
+    Items of a cluster are drawn together. The pass of `with_influence` is read from `root`.
+
+    Args:
+        engine: the model's engine, as for `with_influence`; not used without influence.
+        tasks: the tasks by name.
+        counts: the counts of their text.
+        root: the folder in which the pass is stored.
+        numbers: the numbers of the resamples; see `resample_documents`.
+        seed: the seed of all resamples.
+        settings: the presentation of the text, as for `with_influence`.
+    """
+    documents = replace(counts, influence=None)
+    drawn = [(number, resample_documents(documents, number, seed)) for number in numbers]
+    if counts.influence is None:
+        return [one for _, one in drawn]
+    tables = _pass(engine, tasks, counts, root, settings, lambda _: None)
+    return [
+        replace(one, influence=tables(np.random.default_rng([seed, _ITEMS, number])))
+        for number, one in drawn
+    ]
+
+
+Tables = Callable[[np.random.Generator | None], NDArray[np.float64]]
+"""A function: a source of draws, or None for all items -> what `domain_tables` gives."""
+
+
+def _pass(
+    engine: Engine,
+    tasks: Mapping[str, WithItems],
+    counts: RoutingCounts,
+    root: Path,
+    settings: Identification,
+    advance: Callable[[int], object],
+) -> Tables:
     steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
     answers = root / GENERATED if settings.phase == "generated" else None
     lists = {
@@ -69,7 +123,8 @@ def with_influence(
     for name, items in lists.items():
         rows[name] = range(start, start := start + len(items))
     every = [one for items in lists.values() for one in items]
-    seen = influence_of(engine, every, Form(steps=steps), root)
+    with counted_as(advance, len(every), sum(len(one.texts) for one in every)) as count:
+        seen = influence_of(engine, every, Form(steps=steps), root, count)
 
     def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
         return {
@@ -82,8 +137,33 @@ def with_influence(
             for domain in counts.domains
         }
 
-    tables = domain_tables(seen, of(gaining(tasks)), of(_with_role(tasks, READ)), steps)
-    return replace(counts, influence=tables)
+    def tables(draw: np.random.Generator | None) -> NDArray[np.float64]:
+        gains, kept = of(gaining(tasks)), of(_with_role(tasks, READ))
+        if draw is not None:
+            gains, kept = (
+                {name: _drawn(every, rows, draw) for name, rows in part.items()}
+                for part in (gains, kept)
+            )
+        return domain_tables(seen, gains, kept, steps)
+
+    return tables
+
+
+def _drawn(
+    items: Sequence[OutcomeItem], rows: Sequence[int], draw: np.random.Generator
+) -> list[int]:
+    """Return rows of items, drawn by cluster with replacement; as many clusters as there are."""
+    members: dict[object, list[int]] = {}
+    for row in rows:
+        members.setdefault(items[row].cluster or row, []).append(row)
+    groups = [*members.values()]
+    return [row for at in draw.integers(len(groups), size=len(groups)) for row in groups[at]]
+
+
+def texts_read(tasks: Mapping[str, WithItems], influence: bool) -> int:
+    """Count what a pass over identification text reads: its texts, and for influence all items."""
+    items = sum(len(task.items) for task in tasks.values()) if influence else 0
+    return sum(len(task.items) for task in read_tasks(tasks)) + items
 
 
 def task_influence(

@@ -14,12 +14,13 @@ from rich.console import Console
 from ..cards import Identification
 from ..engines.base import Engine
 from ..errors import UserError
-from ..experts import RoutingCounts, choose_experts, get_method, resample_documents
+from ..experts import RoutingCounts, choose_experts, get_method
 from ..results.stability import ExpertOverlap
 from ..stats import expected_jaccard, jaccard
 from ..steering import ChosenExpert
 from ..tasks.identification import IdentificationText, TextSource
 from .identification import count_text, text_of_domain
+from .influence import resampled_counts
 
 Choice = Sequence[ChosenExpert]
 Unit = tuple[int, int, bool]
@@ -156,11 +157,12 @@ def domain_stability(
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
-    if chosen_method.reads_answers:
+    if chosen_method.router_tuning:
         raise UserError(
-            f"method {method!r} scores experts by right answers, and stability resamples "
-            "documents; take another method"
+            f"method {method!r} tunes routers on right answers, which stability does not resample; "
+            "take another method"
         )
+    root = root or Path("out") / "observations"
     counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
     def choose(of: RoutingCounts) -> Choice:
@@ -170,8 +172,9 @@ def domain_stability(
         full = choose(counts)
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
-    drawn = (resample_documents(counts, number + 1, seed) for number in range(resamples))
-    choices = resampled_choices(list(drawn), choose)
+    numbers = range(1, resamples + 1)
+    drawn = resampled_counts(engine, text.tasks, counts, root, numbers, seed, Identification())
+    choices = resampled_choices(drawn, choose)
     times = Counter(unit for one in choices if one is not None for unit in _units(one))
     return DomainStability(
         documents=int((counts.domain == counts.domains.index(domain)).sum()),

@@ -44,13 +44,24 @@ def check_plan(
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
     if plan.stability is not None:
         stability_arm(plan, variants)
-        methods = [(one.name, get_method(one.method)) for one in variants if one.method]
-        reading = [name for name, method in methods if method.reads_answers]
-        if reading:
-            raise UserError(
-                f"plan {plan.name!r}: stability resamples documents, and the method of "
-                f"{', '.join(reading)} scores experts by right answers; leave out one of the two"
-            )
+        _check_resampled(plan, variants)
+
+
+def _check_resampled(plan: Plan, variants: Sequence[Variant]) -> None:
+    """Refuse `stability` for methods whose scores cannot be resampled."""
+    methods = [(one.name, get_method(one.method)) for one in variants if one.method]
+    if tuned := [name for name, method in methods if method.router_tuning]:
+        raise UserError(
+            f"plan {plan.name!r}: stability does not resample what routers are tuned on "
+            f"({', '.join(tuned)}); leave out one of the two"
+        )
+    reading = [name for name, method in methods if method.influence]
+    if reading and plan.engine != plan.learner:
+        raise UserError(
+            f"plan {plan.name!r}: stability resamples the items of influence "
+            f"({', '.join(reading)}) with the learner, which is not loaded any more when "
+            f"{plan.engine} answers; leave out one of the two"
+        )
 
 
 def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:

@@ -38,6 +38,6 @@ def count_routed(
         if salient is not None:
             seen = with_saliency(seen, salient)
         counts = count_seen(seen, job.engine.tokenizer, wanted)
-        return with_answers(job.learner, tasks, counts, root, wanted)
+        return with_answers(job.learner, tasks, counts, root, wanted, advance)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -27,6 +27,7 @@ from .agreement import measure_agreement
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .foretelling import check_foretelling, foretell, foretelling_answers
+from .influence import texts_read
 from .job import Job, prepare
 from .learning import learned_arms, learning_steps
 from .leases import ALONE, Leases, RunPart, Shard, Shared
@@ -265,8 +266,9 @@ def _compare(job: Job, arms: list[PreparedArm]) -> None:
 
 def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]:
     """Make the arms: first all that is learned, then tuning, so that each engine starts once."""
-    texts = sum(len(task.items) for task in job.identification.tasks.values())
-    with progress_bar(console, "identify experts", texts, "texts") as steps:
+    tasks = job.identification.tasks
+    texts, read = texts_read(tasks, False), texts_read(tasks, job.reads_influence)
+    with progress_bar(console, "identify experts", read, "texts") as steps:
         with job.leases.turn("identification"):
             counts = count_experts(job, steps)
         steps.skip(steps.total - steps.done)  # all of them, where the counts were kept

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..cards import Variant
 from ..engines.base import Figures
-from ..experts import RoutingCounts, resample_documents
+from ..experts import RoutingCounts
 from ..progress import progress_bar
 from ..results.cells import read_cell
 from ..results.stability import (
@@ -28,6 +28,7 @@ from ..variants import Settings, variant_experts
 from .answering import AskedCell, Bench, cell_pieces, run_probes
 from .arms import PlannedRun, PreparedArm
 from .cells import cell_identity
+from .influence import resampled_counts
 from .job import Job
 from .overlaps import Choice, overlap, resampled_choices
 from .plan_checks import stability_arm
@@ -80,7 +81,7 @@ def measure_stability(
         return
     with progress_bar(console, "measure stability", stability_answers(job), "answers") as steps:
         numbers = range(1, plan.resamples + 1)
-        texts = [resample_documents(counts, number, job.plan.seed) for number in numbers]
+        texts = _resamples(job, counts, numbers)
         tuned = [_resampled(job, texts, arm) for arm in arms if _chooses_experts(arm)]
         name = stability_arm(job.plan, job.variants)
         leading = [
@@ -104,6 +105,14 @@ def measure_stability(
     with job.leases.turn("stability"):
         if not job.folder.has(job.folder.stability) or job.leases.writer is None:
             job.folder.write_json(job.folder.stability, result.model_dump(mode="json"))
+
+
+def _resamples(job: Job, counts: RoutingCounts, numbers: Sequence[int]) -> list[RoutingCounts]:
+    tasks, settings = job.identification.tasks, job.plan.identification
+    # The learner only reads its own pass, and `check_plan` has seen to it that it is loaded.
+    learner = job.engine if counts.influence is None else job.learner
+    root, seed = job.folder.observations, job.plan.seed
+    return resampled_counts(learner, tasks, counts, root, numbers, seed, settings)
 
 
 def _chooses_experts(arm: PreparedArm) -> bool:

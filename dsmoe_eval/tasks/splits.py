@@ -1,4 +1,4 @@
-"""The splits of a suite that a run needs, loaded together and checked for overlaps."""
+"""The splits of a suite that a run needs, loaded together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cards import StageSplit, Suite, Task
-from ..registry import load_plan, load_suite
-from .identification import suite_text
-from .leakage import Leakage, find_leakage
+from .leakage import find_leakage
 from .loading import LoadedTask, load_tasks, without
 from .opening import UnreadableTaskError
 
@@ -79,14 +77,3 @@ def load_splits(
 def data_name(card: Task) -> str:
     """Return the name of a task's data set, or of the task if its card names none."""
     return card.data or card.name
-
-
-def plan_leakage(plan_name: str, data: Sequence[Path] = ()) -> Leakage:
-    """Find the overlaps between the splits of a plan, also if the plan allows them."""
-    plan, path = load_plan(plan_name)
-    suite = load_suite(plan.suite, beside=path)
-    splits = load_splits(suite, None, data, plan.targets or ())
-    return find_leakage(
-        splits | {"identification": suite_text(suite, splits["identification"], None).tasks},
-        plan.allow_leakage,
-    )

@@ -86,6 +86,9 @@ def test_learning_and_training(found):
     _, more = stages(planned(identification=generated), found)
     step = card.parameters.total * 2 / (13.8e9 * 1580 / 64)
     batches = math.ceil(found.identification_texts / 64)
+    _, influenced = stages(run, dataclasses.replace(found, influence_tokens=5000))
+    extra = influenced["learn"].pieces[0] - by_name["learn"].pieces[0]
+    assert extra == pytest.approx(5000 * rate)
     extra = more["learn"].pieces[0] - by_name["learn"].pieces[0]
     assert extra == pytest.approx(batches * 64 * step)
 

@@ -1,5 +1,6 @@
 """Items of suites with their outcomes, and the influence that methods get, on the lab model."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,15 @@ import pytest
 from dsmoe_eval.cards import Identification, Task
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.experts import Form, get_method
+from dsmoe_eval.experts import Form, OutcomeItem, ScoredText, get_method, resample_documents
 from dsmoe_eval.runs.identification import count_domains, identify
-from dsmoe_eval.runs.influence import influence_of, outcome_items
+from dsmoe_eval.runs.influence import (
+    _drawn,
+    influence_of,
+    outcome_items,
+    resampled_counts,
+    texts_read,
+)
 from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import Intervention
 from dsmoe_eval.tasks.identification import TextTask, domain_texts, identification_text
@@ -65,7 +72,10 @@ def test_the_targets_questions_are_answered_and_not_counted(ours, text, tmp_path
     assert domain_texts(text.tasks) == domain_texts(plain.tasks)
     assert text.ids("math") == plain.ids("math")
     wanted = IdentificationSpec.by([get_method("influence")], Identification(), {})
-    with_targets = count_domains(ours, text.tasks, wanted, tmp_path, lambda _: None)
+    done: list[int] = []
+    with_targets = count_domains(ours, text.tasks, wanted, tmp_path, done.append)
+    assert sum(done) == texts_read(text.tasks, True) == (7 + 11) * 3
+    assert texts_read(text.tasks, False) == 7 * 3
     without = count_domains(ours, plain.tasks, wanted, tmp_path, lambda _: None)
     math, law = (with_targets.domains.index(one) for one in ("math", "law"))
     assert np.array_equal(with_targets.influence[law], without.influence[law])
@@ -76,6 +86,44 @@ def test_the_targets_questions_are_answered_and_not_counted(ours, text, tmp_path
         np.abs(with_targets.influence[math, 0]).max()
         > 10 * np.abs(without.influence[math, 0]).max()
     )
+
+
+def test_resamples_draw_the_items_of_each_domain(ours, text, tmp_path):
+    """Each table is a mean of single items' influence, with whole numbers of each."""
+    tasks = {name: text.tasks[name] for name in ("lab_math_unnamed", "lab_math_named")}
+    wanted = IdentificationSpec.by([get_method("influence")], Identification(), {})
+    counts = count_domains(ours, tasks, wanted, tmp_path, lambda _: None)
+    numbers = range(1, 5)
+    found = resampled_counts(ours, tasks, counts, tmp_path, numbers, 7)
+    steps = tuple(0.5 * counts.sigmas()[layer] for layer in counts.layers)
+    items = outcome_items(ours, {"t": tasks["lab_math_unnamed"]})
+    single = influence_of(ours, items, Form(steps=steps), tmp_path).influence.astype(float)
+    chosen = set()
+    for number, one in zip(numbers, found, strict=True):
+        table = one.influence[0, 0]
+        (times,) = (
+            times
+            for times in itertools.product(range(4), repeat=3)
+            if sum(times) == 3
+            and np.allclose(np.tensordot(times, single, 1) / 3, table, rtol=1e-4, atol=1e-7)
+        )
+        chosen.add(times)
+        of_documents = resample_documents(replace(counts, influence=None), number, 7)
+        assert np.array_equal(one.weight, of_documents.weight)
+    assert len(chosen) > 1
+    (again,) = resampled_counts(ours, tasks, counts, tmp_path, [3], 7)
+    assert np.array_equal(again.influence, found[2].influence)
+    (plain,) = resampled_counts(ours, tasks, replace(counts, influence=None), tmp_path, [3], 7)
+    assert plain.influence is None
+
+
+def test_items_of_a_cluster_are_drawn_together():
+    items = [OutcomeItem("law", (ScoredText((1, 2), 1),), cluster=c) for c in ("a", "b", "a", "")]
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        rows = _drawn(items, [0, 1, 2, 3], draw)
+        assert rows.count(0) == rows.count(2)
+        assert rows.count(0) + rows.count(1) + rows.count(3) == 3
 
 
 def test_experts_by_influence_raise_their_own_domain(ours, tmp_path):

@@ -88,11 +88,12 @@ def test_a_control_of_another_kind_has_no_strength_in_sigma():
         check_plan(plan, SUITE, variants, ("math",))
 
 
-def test_stability_does_not_resample_right_answers():
-    stability = Stability(resamples=2)
-    checked(["base", "contrast"], stability=stability)
-    with pytest.raises(UserError, match=r"the method of influence\+bias scores experts by right"):
-        checked(["base", "contrast", "influence+bias"], stability=stability)
+def test_stability_resamples_the_items_of_influence_while_the_learner_is_loaded():
+    stability, arms = Stability(resamples=2), ["base", "contrast", "influence+bias"]
+    checked(arms, stability=stability)
+    checked(["base", "contrast"], stability=stability, engine="vllm")
+    with pytest.raises(UserError, match=r"items of influence \(influence\+bias\) with the learner"):
+        checked(arms, stability=stability, engine="vllm")
 
 
 def test_another_domain_needs_a_second_target():
