@@ -1,6 +1,6 @@
 """The measured effect of single experts: each in turn is masked, or raised, and outcomes are read.
 
-It is what methods' scores and predictions are held against: no formula is part of it.
+Methods' scores and predictions are compared with it: no formula is part of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def single_effects(
         engine: the model's engine.
         intervention: what is done to an expert.
         experts: (layer, expert) of each, the layer as the model numbers it.
-        outcomes: reads the outcomes [items], of the model as it is steered.
+        outcomes: reads the outcomes [items] of the steered model.
         before: [items], the outcomes of the model without steering.
         advance: called with 1 after each expert.
 
