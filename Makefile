@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-smol leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -134,7 +134,6 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 	$(BIN)/dsmoe-eval existence lab-poly --suite lab --controls 39 --out reports/existence
-	$(BIN)/dsmoe-eval existence lab-poly --suite lab --by both --controls 19 --out reports/influence/existence
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
@@ -145,6 +144,16 @@ reports-smol: $(RUN)
 	$(BIN)/dsmoe-eval run smol-arms --out out/smol-arms
 	$(BIN)/dsmoe-eval report out/smol-arms --report-to reports/smol
 	$(BIN)/dsmoe-eval existence lab-smol --suite smol --controls 19 --out reports/smol-existence
+
+# What single experts do, and which score foretells it; along the training of lab-poly, too.
+EMERGENCE := 9 19 39 78 156 312 625 1250
+reports-experts: $(RUN)
+	rm -rf out/emergence
+	$(BIN)/dsmoe-eval existence lab-poly --suite lab --by both --controls 19 --out reports/influence/existence
+	$(BIN)/dsmoe-eval lab train lab-poly --checkpoints 8 --out out/emergence
+	$(BIN)/dsmoe-eval existence $(EMERGENCE:%=out/emergence/step-%) lab-poly --suite lab --by both \
+		--controls 2 --permutations 1999 --out reports/influence/emergence
+	$(BIN)/python benchmarks/audit.py
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 from dsmoe_eval.engines.base import Engine
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.experts import Form, InfluenceItems, OutcomeItem, ScoredText
-from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.influence import influence_of, outcome_items
-from dsmoe_eval.steering import ChosenExpert, Intervention
+from dsmoe_eval.steering import Intervention
+from dsmoe_eval.studies.single_effects import single_effects
 from dsmoe_eval.tasks.loading import load_tasks
 
 Floats = NDArray[np.float64]
@@ -83,14 +84,10 @@ def foretold_effects(limit: int | None = None) -> list[Foretold]:
 def measured(engine: Engine, items: Sequence[OutcomeItem]) -> Floats:
     """The change of each item's outcome by each expert, per log-odds: [layers, experts, items]."""
     identity, before = engine.identity, outcomes(engine, items)
-    changes = np.zeros((len(identity.layers), identity.experts, len(items)))
-    profile = trial_profile(identity, Intervention(kind="bias", strength=math.expm1(STEP)), [0])
-    for row, layer in enumerate(identity.layers):
-        for expert in range(identity.experts):
-            chosen = (ChosenExpert(layer=layer, expert=expert, score=1.0),)
-            with engine.steer(profile.model_copy(update={"experts": chosen})):
-                changes[row, expert] = (outcomes(engine, items) - before) / STEP
-    return changes
+    units = list(product(identity.layers, range(identity.experts)))
+    change = Intervention(kind="bias", strength=math.expm1(STEP))
+    changes = single_effects(engine, change, units, lambda: outcomes(engine, items), before) / STEP
+    return changes.reshape(len(identity.layers), identity.experts, -1)
 
 
 def outcomes(engine: Engine, items: Sequence[OutcomeItem]) -> Floats:

@@ -132,7 +132,7 @@ def draw_emergence(result: EmergenceResult, path: Path) -> None:
             )
         axis.set_title(NAMES[by], loc="left")
         axis.set_xticks(list(places), [row["label"] for row in rows], rotation=30, ha="right")
-        axis.set_ylim(bottom=0)
+    panels[0][0].set_ylim(bottom=0)  # the panels share it, so not before all is drawn
     panels[0][0].set_ylabel(f"specific experts,\nof {result['hypotheses']:,} tested")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)

@@ -64,7 +64,8 @@ def verdict(result: TrialResult) -> str:
 
 def _page(result: TrialResult) -> str:
     rows = sorted(result["methods"], key=lambda row: -row["gain_over_placebo"]["delta"])
-    table = make_table("methods", "", _METHODS, rows)
+    raised = all("raised_agreement_specific" in row for row in rows)
+    table = make_table("methods", "", (*_METHODS[:3], *_RAISED[: 2 * raised], *_METHODS[3:]), rows)
     gain = result["methods"][0]["gain"]
     lines = [
         "# The trial of identification methods",
@@ -80,6 +81,7 @@ def _page(result: TrialResult) -> str:
         f"{len(result['domains'])} domains. An expert's *specific* effect on a domain is that "
         "domain's loss minus the mean loss of the others; its *plain* effect is the loss alone.",
         "",
+        *(_RAISED_NOTE if raised else ()),
         "**Agreement** is Spearman's rank correlation between a method's scores and those effects "
         "over all experts, averaged over the domains; in brackets 95 % intervals from "
         f"{result['resamples']} resamples of documents and items. Random rankings stay below "
@@ -110,6 +112,16 @@ def _points(gain: GainRow) -> Value:
     return gain["delta"], *gain["ci95"]
 
 
+_RAISED_NOTE = (
+    "**Raised.** The other way round, each expert in turn was raised by half a sigma (the spread "
+    "of the layer's logits over experts), and the rise of the same log-probability measured. What "
+    "an expert costs when it is masked and what it gives when it is raised need not be the same.",
+    "",
+)
+_RAISED: tuple[Figure[MethodRow], ...] = (
+    Figure("raised, specific", lambda row: _agreement(row["raised_agreement_specific"]), _INTERVAL),
+    Figure("raised, plain", lambda row: _agreement(row["raised_agreement_plain"]), _INTERVAL),
+)
 _METHODS: tuple[Figure[MethodRow], ...] = (
     words("method", lambda row: row["method"]),
     Figure("agreement, specific", lambda row: _agreement(row["agreement_specific"]), _INTERVAL),

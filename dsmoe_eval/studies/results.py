@@ -231,11 +231,17 @@ class GainRow(TypedDict):
 
 
 class MethodRow(TypedDict):
-    """One method of identification: agreement, gains, and non-inferiority of the non-targets."""
+    """One method of identification: agreement, gains, and non-inferiority of the non-targets.
+
+    The agreement is that with the loss by masking each expert; `raised_*` that with the gain by
+    raising it, which trials before version 1.1 did not measure.
+    """
 
     method: str
     agreement_specific: AgreementRow
     agreement_plain: AgreementRow
+    raised_agreement_specific: NotRequired[AgreementRow]
+    raised_agreement_plain: NotRequired[AgreementRow]
     gain: GainRow
     gain_over_placebo: GainRow
     placebo_gain: GainRow

@@ -1,7 +1,9 @@
 """The trial of identification methods, on a model small enough to measure the truth by force.
 
-Each expert in turn is masked, and the loss of each domain is measured: the causal effect. A method
-is then judged twice: by the rank agreement of its scores with the causal effects, and by what its
+Each expert in turn is masked, and the loss of each domain is measured: the causal effect. It is
+measured the other way round too: each expert in turn is raised by half a sigma, and the domain's
+gain is measured. A method is then judged twice: by the rank agreement of its scores with the causal
+effects of masking (that with raising is reported beside it), and by what its
 experts gain on the test split when they are steered, against random experts of the same layers and
 exposure at the same settings. The rule for the winner was fixed before anything was run:
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,12 +33,12 @@ from ..progress import progress_bar
 from ..results.cells import read_samples
 from ..results.finished import FinishedRun, read_finished
 from ..results.pairing import pair_items
-from ..runs.identification import identification_source
 from ..runs.job import Job
 from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
-from ..steering import ChosenExpert, Intervention, Profile
 from ..tasks.language_model import LanguageModel
+from ..variants import sigmas_of
+from .single_effects import MASK, RAISED_BY, raise_by, single_effects
 
 Floats = NDArray[np.float64]
 RESAMPLES = 500
@@ -44,31 +47,32 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class CausalEffects:
-    """The cost of masking each expert.
+    """The cost of masking each expert, or the gain by raising it.
 
     Attributes:
         domains: names.
         domain: [items] index into `domains`.
-        loss: [layers, experts, items] fall of the gold answer's log-probability, in nats.
+        effect: [layers, experts, items] fall of the gold answer's log-probability by masking, or
+            its rise by raising, in nats.
     """
 
     domains: tuple[str, ...]
     domain: NDArray[np.int64]
-    loss: Floats
+    effect: Floats
 
     def plain(self, items: NDArray[np.int64] | None = None) -> Floats:
-        """Return the mean loss of each domain, [domains, layers, experts], over `items` or all."""
+        """Return the mean effect by domain, [domains, layers, experts], over `items` or all."""
         chosen = np.arange(len(self.domain)) if items is None else items
         return np.stack(
             [
-                self.loss[..., chosen[self.domain[chosen] == index]].mean(-1)
+                self.effect[..., chosen[self.domain[chosen] == index]].mean(-1)
                 for index in range(len(self.domains))
             ]
         )
 
 
 def specific(plain: Floats) -> Floats:
-    """Return the loss of each domain minus the mean loss of all others, [domains, ...]."""
+    """Return the effect on each domain minus the mean effect on all others, [domains, ...]."""
     others = (plain.sum(0) - plain) / (len(plain) - 1)
     result: Floats = plain - others
     return result
@@ -96,12 +100,14 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
         )
     run_job(job, console)
     experts = len(job.engine.identity.layers) * job.engine.identity.experts
-    with progress_bar(console, "mask each expert in turn", experts + 1, "experts") as advance:
-        effects = causal_effects(job, advance)
     counts = count_experts(job, lambda _: None)
+    what = "mask and raise each expert in turn"
+    with progress_bar(console, what, 2 * experts, "experts") as advance:
+        effects, raised = causal_effects(job, sigmas_of(counts), advance)
     finished = read_finished(job.folder.root)
     methods = [variant.method or "" for variant in job.variants if variant.is_tuned]
     agreements = rank_agreements(counts, effects, methods, job.plan.seed)
+    by_raising = rank_agreements(counts, raised, methods, job.plan.seed)
     result = {
         "plan": job.plan.name,
         "model": job.identity,
@@ -111,20 +117,38 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "layers": job.engine.identity.layers,
         "specific": specific(effects.plain()).tolist(),
+        "raised_by": RAISED_BY,
+        "raised_specific": specific(raised.plain()).tolist(),
         "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
         "methods": [
-            {"method": name, **agreements[name], **_gains(job, finished, name)} for name in methods
+            {
+                "method": name,
+                **agreements[name],
+                **{f"raised_{key}": value for key, value in by_raising[name].items()},
+                **_gains(job, finished, name),
+            }
+            for name in methods
         ],
     }
     job.folder.write_json(job.folder.root / "trial.json", result)
     return result
 
 
-def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
-    """Mask each expert in turn; the gold answers are those of the tuning split's non-targets.
+def causal_effects(
+    job: Job, sigmas: Mapping[int, float], advance: Callable[[int], None]
+) -> tuple[CausalEffects, CausalEffects]:
+    """Mask each expert in turn, and raise each; return both effects.
 
-    (The test split is for steering alone; the targets' questions are ambiguous, and so have no
-    answer to lose.)
+    The gold answers are those of the tuning split's non-targets. (The test split is for steering
+    alone; the targets' questions are ambiguous, and so have no answer to lose.)
+
+    Args:
+        job: the job.
+        sigmas: of each layer, the spread of its logits.
+        advance: called with the number of experts done.
+
+    Raises:
+        UserError: a non-target task has no tuning items.
     """
     path = job.folder.root / "causal.npz"
     names = [card.name for card in job.suite.tasks if "non-target" in card.roles]
@@ -135,26 +159,40 @@ def causal_effects(job: Job, advance: Callable[[int], None]) -> CausalEffects:
         )
     tasks = [job.tuning[name] for name in names]
     domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
-    owner = [domains.index(task.card.domain) for task in tasks for _ in task.items]
-    if job.folder.has(path):
-        advance(len(job.engine.identity.layers) * job.engine.identity.experts + 1)
-        return CausalEffects(
-            domains, np.array(owner), np.load(io.BytesIO(job.folder.read(path)))["loss"]
-        )
-    pairs = [answer for task in tasks for answer in task.answers()]
-    before = gold_log_probabilities(job.lm, pairs)
-    advance(1)
+    owner = np.array([domains.index(task.card.domain) for task in tasks for _ in task.items])
+    kept = np.load(io.BytesIO(job.folder.read(path))) if job.folder.has(path) else {}
+    if "gain" not in kept:  # also of a trial that only masked
+        kept = _measured(job, [pair for task in tasks for pair in task.answers()], sigmas, advance)
+        content = io.BytesIO()
+        np.savez(content, loss=kept["loss"], gain=kept["gain"])
+        job.folder.write(path, content.getvalue())
+    else:
+        advance(2 * kept["gain"][..., 0].size)
+    masked, raised = (CausalEffects(domains, owner, kept[name]) for name in ("loss", "gain"))
+    return masked, raised
+
+
+def _measured(
+    job: Job,
+    pairs: list[tuple[str, str]],
+    sigmas: Mapping[int, float],
+    advance: Callable[[int], None],
+) -> dict[str, Floats]:
+    """Return the loss by masking and the gain by raising, each [layers, experts, items]."""
     identity = job.engine.identity
-    loss = np.zeros((len(identity.layers), identity.experts, len(pairs)))
-    for row, layer in enumerate(identity.layers):
-        for expert in range(identity.experts):
-            with job.engine.steer(_mask(job, layer, expert)):
-                loss[row, expert] = before - gold_log_probabilities(job.lm, pairs)
-            advance(1)
-    content = io.BytesIO()
-    np.savez(content, loss=loss)
-    job.folder.write(path, content.getvalue())
-    return CausalEffects(domains, np.array(owner), loss)
+    units = list(product(identity.layers, range(identity.experts)))
+
+    def outcomes() -> Floats:
+        return gold_log_probabilities(job.lm, pairs)
+
+    before = outcomes()
+    masked, raised = (
+        single_effects(job.engine, change, units, outcomes, before, advance).reshape(
+            len(identity.layers), identity.experts, -1
+        )
+        for change in (MASK, raise_by(sigmas))
+    )
+    return {"loss": -masked, "gain": raised}
 
 
 def gold_log_probabilities(lm: LanguageModel, pairs: list[tuple[str, str]]) -> Floats:
@@ -229,19 +267,6 @@ def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDAr
     """Draw as many items of each domain as there are, with replacement."""
     rows = [np.flatnonzero(domain == index) for index in np.unique(domain)]
     return np.concatenate([generator.choice(own, len(own)) for own in rows])
-
-
-def _mask(job: Job, layer: int, expert: int) -> Profile:
-    source = identification_source(
-        job.identification, job.targets[0], job.plan.identification, job.plan.routing_engine
-    )
-    return Profile(
-        model=job.engine.identity,
-        method="each in turn",
-        experts=(ChosenExpert(layer=layer, expert=expert, score=0.0),),
-        intervention=Intervention(kind="mask", strength=1.0),
-        source=source,
-    )
 
 
 def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:

@@ -67,3 +67,17 @@ def test_the_page_shows_every_method_and_its_picture(tmp_path):
 def test_an_unfinished_trial_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no trial\.json"):
         render_trial(tmp_path, tmp_path / "page")
+
+
+def test_agreement_with_raising_is_shown_where_it_was_measured(tmp_path):
+    figures = {"value": 0.4, "ci95": [0.35, 0.47]}
+    both = {"raised_agreement_specific": figures, "raised_agreement_plain": figures}
+    (tmp_path / "trial.json").write_text(json.dumps(result(CLEAR | both, CLOSE | both)))
+    record(tmp_path)
+    text = render_trial(tmp_path, tmp_path / "page").read_text()
+    assert "| raised, specific |" in text
+    assert "0.40 [0.35, 0.47]" in text
+    assert "raised by half a sigma" in text
+    (tmp_path / "trial.json").write_text(json.dumps(result(CLEAR | both, CLOSE)))
+    record(tmp_path)
+    assert "raised" not in render_trial(tmp_path, tmp_path / "page").read_text()

@@ -94,7 +94,7 @@ def test_resamples_draw_the_items_of_each_domain(ours, text, tmp_path):
     wanted = IdentificationSpec.by([get_method("influence")], Identification(), {})
     counts = count_domains(ours, tasks, wanted, tmp_path, lambda _: None)
     numbers = range(1, 5)
-    found = resampled_counts(ours, tasks, counts, tmp_path, numbers, 7)
+    found = resampled_counts(ours, tasks, counts, tmp_path, numbers, 7, Identification())
     steps = tuple(0.5 * counts.sigmas()[layer] for layer in counts.layers)
     items = outcome_items(ours, {"t": tasks["lab_math_unnamed"]})
     single = influence_of(ours, items, Form(steps=steps), tmp_path).influence.astype(float)
@@ -111,9 +111,11 @@ def test_resamples_draw_the_items_of_each_domain(ours, text, tmp_path):
         of_documents = resample_documents(replace(counts, influence=None), number, 7)
         assert np.array_equal(one.weight, of_documents.weight)
     assert len(chosen) > 1
-    (again,) = resampled_counts(ours, tasks, counts, tmp_path, [3], 7)
+    (again,) = resampled_counts(ours, tasks, counts, tmp_path, [3], 7, Identification())
     assert np.array_equal(again.influence, found[2].influence)
-    (plain,) = resampled_counts(ours, tasks, replace(counts, influence=None), tmp_path, [3], 7)
+    (plain,) = resampled_counts(
+        ours, tasks, replace(counts, influence=None), tmp_path, [3], 7, Identification()
+    )
     assert plain.influence is None
 
 

@@ -17,15 +17,18 @@ from dsmoe_eval.results.cells import read_samples
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
+from dsmoe_eval.runs.stages import count_experts
 from dsmoe_eval.studies.trial import (
     CausalEffects,
     _trial,
+    causal_effects,
     chance_agreement,
     pooled_gain,
     rank_agreements,
     run_trial,
     specific,
 )
+from dsmoe_eval.variants import sigmas_of
 from tests.experts.conftest import EXPERTS, LAYERS, random_pass
 
 SEEDS = st.integers(0, 10**6)
@@ -41,8 +44,8 @@ def test_a_specific_effect_is_the_own_loss_minus_the_mean_of_the_others(seed, do
 
 
 def test_plain_effects_are_means_over_a_domains_items():
-    loss = np.arange(12.0).reshape(1, 2, 6)
-    effects = CausalEffects(("a", "b"), np.array([0, 1, 0, 1, 1, 1]), loss)
+    effect = np.arange(12.0).reshape(1, 2, 6)
+    effects = CausalEffects(("a", "b"), np.array([0, 1, 0, 1, 1, 1]), effect)
     np.testing.assert_allclose(effects.plain()[0], [[1.0, 7.0]])
     np.testing.assert_allclose(effects.plain(np.array([0, 0, 3]))[1], [[3.0, 9.0]])
 
@@ -120,7 +123,16 @@ def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path,
     written = json.loads((tmp_path / "run" / "trial.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert np.shape(result["specific"]) == (len(result["domains"]), 4, 24)
+    assert np.shape(result["raised_specific"]) == (len(result["domains"]), 4, 24)
+    assert result["raised_specific"] != result["specific"]
+    # A trial that only masked is measured again; one that did both is read.
+    kept = job.folder.read(tmp_path / "run" / "causal.npz")
+    sigmas = sigmas_of(count_experts(job, lambda _: None))
+    masked, _ = causal_effects(job, sigmas, lambda _: None)
+    assert job.folder.read(tmp_path / "run" / "causal.npz") == kept
+    assert specific(masked.plain()).tolist() == result["specific"]
     (row,) = result["methods"]
+    assert {"raised_agreement_specific", "raised_agreement_plain"} <= set(row)
     finished, changes = read_finished(tmp_path / "run"), []
     for target in ("math", "biology"):
         task = f"lab_{target}_unnamed"
