@@ -14,7 +14,7 @@ import click
 from ..errors import UserError
 from .copying import folder_or_url, output_of
 from .main import data_option, main, progress_console
-from .terminal import EXIT_FAILED, echo
+from .terminal import EXIT_FAILED, EXIT_IDLE, echo
 
 if TYPE_CHECKING:
     from ..executors.base import Executor
@@ -93,7 +93,7 @@ def run_command(
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
 
     Started again on the same folder, it does only what is missing. With several models, each gets a
-    subfolder.
+    subfolder. Exit code 5: an arm changed nothing in the model, although it should have.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
@@ -119,6 +119,20 @@ def run_command(
         raise UserError(
             f"{len(failures)} of {len(names)} models were not run: {', '.join(failures)}"
         )
+    idle = [] if shard is not None else [name for name in names if _idle(matrix.folder(name))]
+    if idle:
+        sys.exit(EXIT_IDLE)
+
+
+def _idle(root: Path) -> bool:
+    """Print which arms of a finished run did nothing, and return whether any did."""
+    from ..results import read_finished
+    from ..results.acted import idle_arms
+
+    failed = idle_arms(read_finished(root).result)
+    if failed:
+        echo(f"dsmoe-eval: {root}: {len(failed)} arms did not act: {', '.join(failed)}", err=True)
+    return bool(failed)
 
 
 def executor_of(name: str, shard: Shard | None) -> Executor:

@@ -24,6 +24,7 @@ from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
 from . import floors
+from .acted import OUTPUTS, Acted, acted_of, output_change
 from .arms import Arm, Probe, Settings
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
@@ -259,7 +260,17 @@ def _arm_row(
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
+        acted=_acted(folder, arm, base[target], arm.cells[target]),
     )
+
+
+def _acted(folder: RunFolder, arm: ArmCells, base: str, own: str) -> Acted | None:
+    """Return the proof that an arm acted; None at strength zero, and of cells without it."""
+    evidence = read_cell(folder, own).get("acted")
+    if evidence is None:
+        return None
+    answers = (read_samples(folder, cell, columns=OUTPUTS) for cell in (base, own))
+    return acted_of(arm.variant, evidence, output_change(*answers))
 
 
 def _over_row(result: PairedResult | None, p_adjusted: float | None) -> Paired | None:
