@@ -119,20 +119,21 @@ def run_command(
         raise UserError(
             f"{len(failures)} of {len(names)} models were not run: {', '.join(failures)}"
         )
-    idle = [] if shard is not None else [name for name in names if _idle(matrix.folder(name))]
-    if idle:
-        sys.exit(EXIT_IDLE)
+    if shard is None:
+        _stop_if_idle([matrix.folder(name) for name in names])
 
 
-def _idle(root: Path) -> bool:
-    """Print which arms of a finished run did nothing, and return whether any did."""
+def _stop_if_idle(roots: Sequence[Path]) -> None:
+    """Stop with an exit code of its kind if an arm of a finished run did nothing, and name it."""
     from ..results import read_finished
-    from ..results.acted import idle_arms
 
-    failed = idle_arms(read_finished(root).result)
-    if failed:
-        echo(f"dsmoe-eval: {root}: {len(failed)} arms did not act: {', '.join(failed)}", err=True)
-    return bool(failed)
+    idle = {root: read_finished(root).result.of_verdict("failed") for root in roots}
+    for root, failed in idle.items():
+        if failed:
+            count = f"{len(failed)} arms did not act"
+            echo(f"dsmoe-eval: {root}: {count}: {', '.join(failed)}", err=True)
+    if any(idle.values()):
+        sys.exit(EXIT_IDLE)
 
 
 def executor_of(name: str, shard: Shard | None) -> Executor:

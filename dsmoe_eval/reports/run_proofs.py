@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..results.acted import EVIDENCE, Acted, idle_arms
+from ..results.acted import EVIDENCE, Acted
 from ..results.arms import Arm
 from ..results.folder import RunFolder
 from ..results.schema import RunResult
@@ -22,7 +22,7 @@ Proved = tuple[Arm, Acted]
 
 def failed_warning(result: RunResult) -> str:
     """Return the warning at the head of a report with arms that did nothing; empty without any."""
-    failed = idle_arms(result)
+    failed = result.of_verdict("failed")
     if not failed:
         return ""
     return (
@@ -33,7 +33,7 @@ def failed_warning(result: RunResult) -> str:
 
 def idle_sentences(result: RunResult) -> list[str]:
     """Return a sentence on arms that changed nothing and need not have done."""
-    idle = idle_arms(result, "idle")
+    idle = result.of_verdict("idle")
     if not idle:
         return []
     return [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,6 @@ from pydantic import Field
 
 from ..cards import Variant
 from .paired import Record
-
-if TYPE_CHECKING:
-    from .schema import RunResult
 
 EvidenceKind = Literal["logits", "weights", "experts", "bytes", "prompt"]
 Verdict = Literal["acted", "idle", "failed"]
@@ -90,12 +86,3 @@ def output_change(base: pd.DataFrame, arm: pd.DataFrame) -> float:
     texts = zip(both["texts_a"], both["texts_b"], strict=True)
     differ = [one != other for a, b in texts for one, other in zip(a, b, strict=False)]
     return float(np.mean(differ)) if differ else 0.0
-
-
-def idle_arms(result: RunResult, verdict: Verdict = "failed") -> Sequence[str]:
-    """Return the arms of a verdict, as `variant on target`, in the order of the result."""
-    return [
-        f"{arm.variant} on {arm.target}"
-        for arm in result.arms
-        if arm.acted is not None and arm.acted.verdict == verdict
-    ]

@@ -232,13 +232,12 @@ def _arm_row(
 ) -> Arm:
     target, others = suite.target_task(arm.target).name, suite.non_target_tasks(arm.target)
     cell = read_cell(folder, arm.cells[target])
-    probe = cell["probe"]
     return Arm(
         variant=arm.variant.name,
         target=arm.target,
         settings=_SETTINGS.validate_python(arm.settings, strict=False),
         profile=arm.profile,
-        probe=None if probe is None else Probe.model_validate(probe),
+        probe=None if cell["probe"] is None else Probe.model_validate(cell["probe"]),
         cells=dict(arm.cells),
         target_result=_paired(contrasts.target, adjusted.target, compare_answers(paired[target])),
         non_targets=Pooled.model_validate(
