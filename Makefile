@@ -129,7 +129,7 @@ schemas: $(RUN)
 
 # The reports that are kept in the repository, of the code as it stands.
 reports: $(RUN)
-	rm -rf out/reports out/rivals out/trial
+	rm -rf out/reports out/rivals out/trial out/arms
 	$(BIN)/dsmoe-eval run lab --out out/reports
 	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
@@ -137,6 +137,9 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
+	$(BIN)/python benchmarks/sft_rates.py
+	$(BIN)/dsmoe-eval run arms --out out/arms
+	$(BIN)/dsmoe-eval report out/arms --report-to reports/arms
 
 # The reports on lab-smol, the real language model: about two hours on two cores.
 reports-smol: $(RUN)

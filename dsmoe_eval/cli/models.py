@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,11 @@ def bake_command(
     """Write PROFILE into a copy of MODEL's checkpoint, if that is exact, and prove it.
 
     A mask of as many experts in each layer makes a smaller checkpoint, without these experts.
+    PROFILE may be the folder of a fine-tuned arm's weights, such as RUN/adapters/math--sft-esft.
     """
+    if profile.is_dir():
+        _bake_trained(model, profile, output, as_json, device)
+        return
     from ..models import bake
     from ..steering import Profile
 
@@ -186,6 +191,23 @@ def bake_command(
         f"{report.folder}: the profile changed {len(report.parameters)} parameters; against the "
         f"steered original {report.selection_agreement:.2%} of the selections are the same and the "
         f"logits differ by at most {report.logit_max_difference:.3g} (steering moves them by up to "
+        f"{report.logit_max_change:.3g})"
+    )
+
+
+def _bake_trained(
+    model: str, trained: Path, output: Path, as_json: bool, device: str | None
+) -> None:
+    """Write a fine-tuned arm as a checkpoint, and say how near it is."""
+    from ..variants.merging import bake_trained
+
+    report = bake_trained(model, trained, output, device)
+    if as_json:
+        echo(json.dumps(asdict(report)))
+        return
+    echo(
+        f"{report.folder}: the logits differ from the fine-tuned model's by at most "
+        f"{report.logit_max_difference:.3g} (training moves them by up to "
         f"{report.logit_max_change:.3g})"
     )
 

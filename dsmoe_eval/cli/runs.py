@@ -14,7 +14,7 @@ import click
 from ..errors import UserError
 from .copying import folder_or_url, output_of
 from .main import data_option, main, progress_console
-from .terminal import EXIT_FAILED, echo
+from .terminal import EXIT_FAILED, EXIT_IDLE, echo
 
 if TYPE_CHECKING:
     from ..executors.base import Executor
@@ -93,7 +93,7 @@ def run_command(
     """Run PLAN (a name or a YAML file): the whole evaluation and its report.
 
     Started again on the same folder, it does only what is missing. With several models, each gets a
-    subfolder.
+    subfolder. Exit code 5: an arm changed nothing in the model, although it should have.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; a run's figures are in its folder")
@@ -119,6 +119,21 @@ def run_command(
         raise UserError(
             f"{len(failures)} of {len(names)} models were not run: {', '.join(failures)}"
         )
+    if shard is None:
+        _stop_if_idle([matrix.folder(name) for name in names])
+
+
+def _stop_if_idle(roots: Sequence[Path]) -> None:
+    """Stop with an exit code of its kind if an arm of a finished run did nothing, and name it."""
+    from ..results import read_finished
+
+    idle = {root: read_finished(root).result.of_verdict("failed") for root in roots}
+    for root, failed in idle.items():
+        if failed:
+            count = f"{len(failed)} arms did not act"
+            echo(f"dsmoe-eval: {root}: {count}: {', '.join(failed)}", err=True)
+    if any(idle.values()):
+        sys.exit(EXIT_IDLE)
 
 
 def executor_of(name: str, shard: Shard | None) -> Executor:

@@ -18,6 +18,8 @@ EXIT_FAILED = 1
 """The request was carried out, and the answer is no."""
 EXIT_UNDECIDED = 3
 """The request could not be met: usage, data, model, run time."""
+EXIT_IDLE = 5
+"""The request was carried out, and an arm of the run did nothing that it should have done."""
 EXIT_CRASHED = 4
 """The program is wrong: an error that was not foreseen."""
 EXIT_INTERRUPTED = 130

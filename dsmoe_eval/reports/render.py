@@ -25,6 +25,7 @@ from .run_leaderboard import variants_table
 from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
+from .run_proofs import failed_warning, idle_sentences, proofs, training_costs
 from .run_settings import probes, pruned, settings
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
@@ -74,8 +75,10 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "calibrations": calibration_sentences(result),
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
+        + idle_sentences(result)
         + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),
+        "failed_warning": failed_warning(result),
         "overlap_warning": run_text.overlap_warning(result),
         "leakage_check": run_text.leakage_check(result),
         "leakage_rules": run_text.leakage_rules(result),
@@ -100,6 +103,8 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "domain_details": domain_details(result),
         "answers": answers(result),
         "probes": probes(result),
+        "proofs": proofs(result),
+        "training": training_costs(folder, result),
     }
 
 

@@ -11,6 +11,7 @@ from ..cards import Unit
 from ..errors import UserError
 from ..stats import regressions
 from ..variants import get_variant
+from .acted import Acted
 from .outcomes import OVER, OutcomeResult
 from .paired import (
     Domain,
@@ -217,6 +218,7 @@ class Arm(Record):
         information: what the arm learned from; a control has that of its arm.
         prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
         outcomes: the comparisons by other outcomes than the score.
+        acted: the proof that it did something; None at strength zero.
     """
 
     variant: VariantName
@@ -236,6 +238,7 @@ class Arm(Record):
     outcomes: tuple[OutcomeResult, ...] = ()
     over_pooled: Paired | None = None
     share_of_best: ShareOfBest | None = None
+    acted: Acted | None = None
 
     @model_validator(mode="after")
     def _check_domains(self) -> Self:

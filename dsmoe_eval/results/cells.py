@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from .acted import Evidence
 from .folder import RunFolder
 
 GENERATED = {
@@ -116,6 +117,7 @@ class CellFile(TypedDict):
     id: str
     identity: dict[str, object]
     probe: dict[str, object] | None
+    acted: NotRequired[Evidence | None]
     items: int
     score: NotRequired[float]
     bits_per_byte: NotRequired[float]

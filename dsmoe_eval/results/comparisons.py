@@ -24,6 +24,7 @@ from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
 from ..variants import controls_for
 from . import floors
+from .acted import OUTPUTS, Acted, acted_of, output_change
 from .arms import Arm, Probe, Settings
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
@@ -251,6 +252,7 @@ def _arm_row(
         over_pooled=_over_row(contrasts.general, adjusted.general),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
+        acted=_acted(folder, arm, base[target], arm.cells[target]),
     )
 
 
@@ -274,6 +276,15 @@ def _domains(
 
 def _probe_row(probe: object) -> Probe | None:
     return None if probe is None else Probe.model_validate(probe)
+
+
+def _acted(folder: RunFolder, arm: ArmCells, base: str, own: str) -> Acted | None:
+    """Return the proof that an arm acted; None at strength zero, and of cells without it."""
+    evidence = read_cell(folder, own).get("acted")
+    if evidence is None:
+        return None
+    answers = (read_samples(folder, cell, columns=OUTPUTS) for cell in (base, own))
+    return acted_of(arm.variant, evidence, output_change(*answers))
 
 
 def _over_row(result: PairedResult | None, p_adjusted: float | None) -> Paired | None:

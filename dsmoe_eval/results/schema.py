@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ..variants import get_variant
+from .acted import Verdict
 from .arms import Arm, VariantName
 from .foretold import Foretold
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
@@ -203,6 +204,14 @@ class RunResult(Outline):
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     foretold: Foretold | None = None
+
+    def of_verdict(self, verdict: Verdict) -> list[str]:
+        """Return the arms of a verdict on whether they acted, as `variant on target`."""
+        return [
+            f"{arm.variant} on {arm.target}"
+            for arm in self.arms
+            if arm.acted is not None and arm.acted.verdict == verdict
+        ]
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:

@@ -17,6 +17,7 @@ from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
 from ..steering import Profile
 from ..tasks.loading import LoadedTask, with_preamble
+from .acting import evidence_of
 from .arms import PlannedArm, PreparedArm
 from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
 from .job import Job
@@ -135,7 +136,8 @@ def _piece(job: Job, cell: AskedCell, bench: Bench, steps: Steps) -> Piece:
         figures, started = bench.take(cell.arm), time.perf_counter()
         job.roles.start()
         with counted_as(steps, task.answers_asked, task.requests_asked) as count:
-            run_cell(job.folder, identity, job.lm, task, figures, count)
+            evidence = evidence_of(job, cell.arm, figures)
+            run_cell(job.folder, identity, job.lm, task, figures, count, evidence)
         _note_done(identity, task, seconds_since(started))
 
     return Piece(
@@ -233,7 +235,8 @@ def _answer_task(job: Job, name: str, cells: Sequence[ArmCell], steps: Steps) ->
     for cell, answered in zip(cells, asked, strict=True):
         if cell.missing:
             answered = replace(answered, seconds=share)
-            store_cell(job.folder, cell.identity, job.lm, task, cell.figures, answered)
+            evidence = evidence_of(job, cell.arm, cell.figures)
+            store_cell(job.folder, cell.identity, job.lm, task, cell.figures, answered, evidence)
             _note_done(cell.identity, task, share)
 
 
@@ -279,8 +282,11 @@ def _probed(job: Job, arm: PreparedArm) -> Figures | None:
 
 
 def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
-    """Run both probes on the target's tuning questions, before any steered answer counts."""
-    figures = job.engine.prober(probed(job, arm)).probe(profile, arm.variant.must_act)
+    """Run both probes on the target's tuning questions, before any steered answer counts.
+
+    A profile that changes nothing does not stop the run: the arm is marked as failed.
+    """
+    figures = job.engine.prober(probed(job, arm)).probe(profile, must_act=arm.variant.zero_strength)
     note_probes(arm, profile, figures)
     return figures
 

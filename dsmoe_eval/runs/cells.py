@@ -16,6 +16,7 @@ from ..cards import OutcomeName
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
 from ..files import write_json
+from ..results.acted import Evidence
 from ..results.cells import GENERATED, Identity, answer_rates
 from ..results.folder import RunFolder
 from ..tasks.items import Item
@@ -36,6 +37,7 @@ def run_cell(
     task: LoadedTask,
     probe: Figures | None,
     advance: Advance = unwatched,
+    evidence: Evidence | None = None,
 ) -> None:
     """Answer one task with the LM in its present state, and store the answers to every item.
 
@@ -48,13 +50,14 @@ def run_cell(
         task: the task on the test split.
         probe: the figures of the null and the effect probe, for steered variants.
         advance: called with the number of requests just answered.
+        evidence: the figure that shows what was done to the model; None of base.
 
     Raises:
         UserError: an item was not answered as often as it should be, the metric is not binary, or
             an outcome cannot be computed.
     """
     asked = ask(lm, task, folder.answers(identity.id), advance)
-    store_cell(folder, identity, lm, task, probe, asked)
+    store_cell(folder, identity, lm, task, probe, asked, evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def store_cell(
     task: LoadedTask,
     probe: Figures | None,
     asked: TaskAnswers,
+    evidence: Evidence | None = None,
 ) -> None:
     """Judge the answers to a task, and store them to every item; see `run_cell`."""
     samples, outcome = (
@@ -110,6 +114,7 @@ def store_cell(
                 "id": identity.id,
                 "identity": asdict(identity),
                 "probe": None if probe is None else probe.to_dict(),
+                "acted": evidence,
                 "items": len(samples),
                 **outcome,
                 "prompt_tokens": _prompt_tokens(lm, task),

@@ -155,7 +155,7 @@ class Tuner:
     def _scores_at(self, arm: PlannedArm, settings: Settings) -> Scores:
         job, started = self.job, time.perf_counter()
         profile = make_profile(job, self.counts, arm, settings, self.means)
-        note_probes(arm, profile, self._prober(arm).probe(profile))
+        note_probes(arm, profile, self._prober(arm).probe(profile, must_act=False))
         with job.engine.steer(profile):
             scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
         note(

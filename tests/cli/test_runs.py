@@ -177,3 +177,32 @@ def test_case_15_a_second_process_is_refused(finished, plan):
     assert (done.returncode, words in done.stderr) == (3, True)
     unlock()
     assert not (out / ".lock").exists()
+
+
+@pytest.mark.full
+def test_arms_that_do_nothing_fail_the_run_that_goes_on(plan, tmp_path):
+    """A learning rate or a strength that float32 cannot add makes every arm a silent no-op."""
+    content = yaml.safe_load(plan.read_text())
+    silent = ["contrast", "sft-lora", "sft-esft", "sft-router"]
+    content |= {"variants": ["base", "sham", *silent, "frequency+mask", "sft-lora-x2"]}
+    content |= {"placebo_draws": 1, "controls": "placebo"}
+    content["tuning"] = {"expert_counts": [4], "strengths": {"bias": [1e-300], "mask": [1.0]}}
+    tiny = dict.fromkeys(("lora", "esft", "router"), 1e-300)
+    content["sft"] = {"rank": 2, "lora_alpha": 4, "learning_rate": tiny, "epochs": 1}
+    content["sft"]["batch_size"] = 2
+    path = tmp_path / "silent.yaml"
+    path.write_text(yaml.safe_dump(content))
+    done = CliRunner().invoke(main, arguments(path, tmp_path / "run"))
+    assert done.exit_code == 5, done.stderr
+    failed = [*silent, "sft-lora-x2"]
+    said = ", ".join(f"{name} on math" for name in failed)
+    assert done.stderr.splitlines()[-1].endswith(f"{len(failed)} arms did not act: {said}")
+    first, *_ = (tmp_path / "run" / "report" / "report.md").read_text().splitlines()[2:]
+    assert first.startswith("> **FAILED. 5 of 10 arms did not act: contrast on math, ")
+    arms = json.loads((tmp_path / "run" / "comparisons.json").read_text())["arms"]
+    verdicts = {arm["variant"]: arm["acted"] and arm["acted"]["verdict"] for arm in arms}
+    assert verdicts["frequency+mask"] == "acted"
+    assert verdicts["sft-esft+matched"] == verdicts["contrast+matched"] == "idle"
+    assert verdicts["sham"] is None
+    again = CliRunner().invoke(main, arguments(path, tmp_path / "run"))
+    assert again.exit_code == 5

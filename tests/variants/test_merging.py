@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dsmoe_eval.cards import Sft
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import load_model
 from dsmoe_eval.steering import ChosenExpert
-from dsmoe_eval.variants.merging import check_room, write_merged
+from dsmoe_eval.variants.deltas import DELTAS
+from dsmoe_eval.variants.merging import bake_trained, check_room, write_merged
 from dsmoe_eval.variants.recipes import TrainingTask, fine_tuned, train_variant
 from dsmoe_eval.variants.sft import adapter, train_adapter
 
@@ -102,6 +104,27 @@ def test_vllm_serves_the_baked_deltas(tmp_path, recipe):
     engine.close()
     assert np.abs(np.subtract(tuned, base)).max() > 0.1
     np.testing.assert_allclose(found, tuned, rtol=1e-6, atol=1e-6)
+
+
+def test_a_trained_arm_is_baked_by_its_folder(tmp_path):
+    loaded = load_model("lab-poly", "cpu")
+    trained(loaded, "esft", tmp_path / "a")
+    report = bake_trained("lab-poly", tmp_path / "a", tmp_path / "baked", "cpu")
+    assert (report.folder, report.logit_max_difference) == (str(tmp_path / "baked"), 0)
+    assert report.logit_max_change > 0.1
+    with fine_tuned(loaded.model, tmp_path / "a"):
+        expected = log_probabilities(loaded.model)
+    baked = load_model(str(tmp_path / "baked"), "cpu")
+    assert torch.equal(log_probabilities(baked.model), expected)
+    with pytest.raises(UserError, match="baked: exists already; bake into a new folder"):
+        bake_trained("lab-poly", tmp_path / "a", tmp_path / "baked", "cpu")
+    with pytest.raises(UserError, match="the adapter cannot be loaded"):
+        bake_trained("lab-poly", tmp_path / "a" / "merged", tmp_path / "b", "cpu")
+    zero = {name: one.clone() * 0 for name, one in load_file(tmp_path / "a" / DELTAS).items()}
+    save_file(zero, tmp_path / "a" / DELTAS)
+    with pytest.raises(UserError, match="nothing was kept, since the trained weights move logits"):
+        bake_trained("lab-poly", tmp_path / "a", tmp_path / "b", "cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "baked"}
 
 
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
