@@ -199,6 +199,9 @@ class Plan(Card):
         margins: non-inferiority margins of the outcomes other than `score`, each in its unit.
         significance_level: of two-sided tests of target claims; the one-sided non-inferiority test
             uses half of it.
+        super_experts: `spare`: experts whose removal would break the model as such (see
+            `experts.super_experts`) are not masked, forced out, pruned or drawn as placebo.
+            `allow`: they are experts like others.
         allow_leakage: whether the splits may overlap, as in the set-up of the DSMoE paper, which
             identifies experts on 10 % of the benchmark that it tests on and reuses its settings.
             The report then marks the overlap in red. Otherwise an overlap is an error.
@@ -243,6 +246,7 @@ class Plan(Card):
     sft: Sft | None = None
     learned: Learned | None = None
     stability: Stability | None = None
+    super_experts: Literal["spare", "allow"] = "spare"
     allow_leakage: bool = False
 
     @model_validator(mode="after")

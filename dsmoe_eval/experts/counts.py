@@ -77,6 +77,7 @@ class RoutingCounts:
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
         influence: [domains, 2, layers, experts] on the domain's right answers, and on what must not
             change (to second order), or None; see `influence_items.domain_tables`.
+        spared: (layer, expert) of super experts, which are not masked and not drawn as random ones.
     """
 
     domains: tuple[str, ...]
@@ -96,6 +97,7 @@ class RoutingCounts:
     spread: NDArray[np.float64] | None = None
     gated: NDArray[np.float32] | None = None
     influence: Floats | None = None
+    spared: tuple[tuple[int, int], ...] = ()
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
