@@ -22,7 +22,7 @@ NOT_LOOKED = Guard(looked=False, tokens=0, experts=())
 
 
 def guard_run(job: Job) -> Guard | None:
-    """Look for super experts in a run's model; None where no arm could switch any off."""
+    """Find the super experts of a run's model; return None where no arm could switch any off."""
     needed = any(_switches_off(arm.variant) for arm in job.arms)
     if job.plan.super_experts == "allow" or not needed:
         return None
@@ -35,7 +35,7 @@ def guard_run(job: Job) -> Guard | None:
 def guard_model(
     engine: Engine, tasks: Mapping[str, WithItems], settings: Identification, root: Path
 ) -> Guard:
-    """Look for super experts on the first documents of every domain.
+    """Find super experts on the first documents of every domain.
 
     The guard says that it did not look where outputs of single experts cannot be seen: in vLLM, and
     in models whose experts cannot be run one by one.

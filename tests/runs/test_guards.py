@@ -85,10 +85,10 @@ def test_super_experts_are_not_masked_forced_out_pruned_or_drawn():
         kept = experts(name, (gone,))
         assert len(kept) == len(removed)
         assert gone not in {(one.layer, one.expert) for one in kept}
-    forced = experts("risk-difference+force", ())
+    forced = experts("risk-difference+force", (), 4)
     out = [(one.layer, one.expert) for one in forced if not one.activate]
     assert out
-    after = experts("risk-difference+force", tuple(out))
+    after = experts("risk-difference+force", tuple(out), 4)
     assert not {*out} & {(one.layer, one.expert) for one in after if not one.activate}
 
 
