@@ -59,6 +59,9 @@ class Plan(Card):
             uses half of it.
         foretell: whether the effect of each arm on the test split is foretold from answers on the
             identification split, before it answers the test split.
+        super_experts: `spare`: experts whose removal would break the model as such (see
+            `experts.super_experts`) are not masked, forced out, pruned or drawn as placebo.
+            `allow`: they are experts like others.
         allow_leakage: whether the splits may overlap, as in the set-up of the DSMoE paper, which
             identifies experts on 10 % of the benchmark that it tests on and reuses its settings.
             The report then marks the overlap in red. Otherwise an overlap is an error.
@@ -104,6 +107,7 @@ class Plan(Card):
     learned: Learned | None = None
     stability: Stability | None = None
     foretell: bool = False
+    super_experts: Literal["spare", "allow"] = "spare"
     allow_leakage: bool = False
 
     @model_validator(mode="after")

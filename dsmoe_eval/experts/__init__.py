@@ -28,6 +28,7 @@ from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .streams import StreamMeans, in_phase, mean_streams, sum_streams
+from .super_experts import Peaks, SuperExpert, measure_peaks, super_experts
 from .usage import encode_batch, expert_usage
 
 __all__ = [
@@ -42,12 +43,14 @@ __all__ = [
     "Method",
     "Observations",
     "OutcomeItem",
+    "Peaks",
     "PlainText",
     "RoutingCounts",
     "ScoredText",
     "Shape",
     "ShiftObjective",
     "StreamMeans",
+    "SuperExpert",
     "activation_share",
     "all_methods",
     "best_experts",
@@ -69,6 +72,7 @@ __all__ = [
     "matched_experts",
     "mean_streams",
     "measure_influence",
+    "measure_peaks",
     "observe",
     "observe_routed",
     "pruned_experts",
@@ -81,6 +85,7 @@ __all__ = [
     "signed_experts",
     "smallest_sets",
     "sum_streams",
+    "super_experts",
     "with_answer",
     "with_saliency",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -126,6 +126,7 @@ def matched_experts(
     layers: Sequence[int],
     seed: int,
     draw: int = 1,
+    spared: Collection[tuple[int, int]] = (),
 ) -> tuple[ChosenExpert, ...]:
     """Draw one random expert per chosen expert, in the same layer and with similar exposure.
 
@@ -140,12 +141,13 @@ def matched_experts(
         layers: the model's layer index of each row.
         seed: seed of the draw.
         draw: the number of the draw; each has random numbers that no other has.
+        spared: (layer, expert) that are not drawn, such as super experts.
 
     Raises:
         ValueError: a layer has too few experts that were not chosen.
     """
     generator = np.random.default_rng(seed if draw == 1 else [seed, draw])
-    taken = {(expert.layer, expert.expert) for expert in chosen}
+    taken = {(expert.layer, expert.expert) for expert in chosen} | {*spared}
     matched: list[ChosenExpert] = []
     for target in chosen:
         row = exposure[list(layers).index(target.layer)]

@@ -77,6 +77,7 @@ class RoutingCounts:
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
         influence: [domains, 2, layers, experts], or None; see `influence_items.domain_tables`.
         use_change: [domains, layers, experts] of P(e|D) by router tuning, or None.
+        spared: (layer, expert) of super experts, which are not masked and not drawn as random ones.
     """
 
     domains: tuple[str, ...]
@@ -97,6 +98,7 @@ class RoutingCounts:
     gated: NDArray[np.float32] | None = None
     influence: Floats | None = None
     use_change: Floats | None = None
+    spared: tuple[tuple[int, int], ...] = ()
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property

@@ -22,6 +22,8 @@ def pruned_experts(
 ) -> tuple[ChosenExpert, ...]:
     """Return the experts that pruning by a method removes: in each layer all but the `keep` best.
 
+    Super experts are kept first.
+
     Args:
         method: the method that scores the experts; `random` has no scores of its kind.
         counts: routing counts of one phase.
@@ -35,7 +37,7 @@ def pruned_experts(
     """
     if method.placebo_of is not None:
         raise ValueError(f"{method.name} scores no experts; prune at random by +matched")
-    return _removed(method.score(counts, domain), counts.layers, keep, groups)
+    return _removed(method.score(counts, domain), counts, keep, groups)
 
 
 def randomly_pruned(
@@ -58,7 +60,7 @@ def randomly_pruned(
     """
     shape = (len(counts.layers), counts.experts)
     drawn = np.random.default_rng([seed, draw]).random(shape)
-    removed = _removed(drawn, counts.layers, keep, groups)
+    removed = _removed(drawn, counts, keep, groups)
     shares = exposure(counts)
     return tuple(
         one.model_copy(update={"score": float(shares[counts.layers.index(one.layer), one.expert])})
@@ -88,12 +90,15 @@ def share_removed(profile: Profile, used: Scores) -> float:
 
 
 def _removed(
-    scores: Scores, layers: Sequence[int], keep: int, groups: int
+    scores: Scores, counts: RoutingCounts, keep: int, groups: int
 ) -> tuple[ChosenExpert, ...]:
-    kept = kept_experts(scores, keep, groups)
+    ranks = scores.copy()
+    for layer, expert in counts.spared:
+        ranks[counts.layers.index(layer), expert] = np.inf
+    kept = kept_experts(ranks, keep, groups)
     return tuple(
         ChosenExpert(layer=layer, expert=int(expert), score=float(scores[row, expert]))
-        for row, layer in enumerate(layers)
+        for row, layer in enumerate(counts.layers)
         for expert in np.setdiff1d(np.arange(scores.shape[1]), kept[row])
     )
 

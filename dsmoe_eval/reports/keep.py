@@ -72,6 +72,9 @@ def _about(result: KeepResult) -> str:
     left = ""
     if result["left_out"]:
         left = f" Left out, for lack of identification text: {', '.join(result['left_out'])}."
+    if result["spared"]:
+        named = ", ".join(f"layer {layer} expert {one}" for layer, one in result["spared"])
+        left += f" Super experts, which every model keeps first: {named}."
     return (
         f"Suite {result['suite']}, {result['role']} tasks, {items}; {len(result['layers'])} layers "
         f"of {result['experts']} experts, {result['top_k']} for each token; "

@@ -9,6 +9,7 @@ import jinja2
 from ..files import locked, write_text
 from ..results import RunFolder, read_finished
 from ..results.finished import FinishedRun
+from ..results.guards import read_guard
 from ..results.schema import RunResult
 from ..results.stability import StabilityResult
 from . import page, run_text
@@ -76,6 +77,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
         + idle_sentences(result)
+        + guard_notes(folder)
         + run_text.sharing_notes(folder, result),
         "glossary": run_text.glossary(result),
         "failed_warning": failed_warning(result),
@@ -83,6 +85,12 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "leakage_check": run_text.leakage_check(result),
         "leakage_rules": run_text.leakage_rules(result),
     }
+
+
+def guard_notes(folder: RunFolder) -> list[str]:
+    """Return a sentence on super experts, if there are any or they were not looked for."""
+    guard = read_guard(folder)
+    return [guard.words] if guard is not None and guard.words is not None else []
 
 
 def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from ..steering import Intervention, Profile
 from ..tasks.identification import IdentificationText
 from ..variants import Settings
 from .arms import PlannedArm, PreparedArm
+from .guards import guard_model
 from .identification import count_text, identification_source
 from .job import Job
 from .profiles import keep_profile, make_profile
@@ -36,6 +38,7 @@ def identify_pruned(
 ) -> Profile:
     """Build the profile that masks all experts but the `keep` best of each layer.
 
+    Super experts are kept first.
     `bake` makes a smaller checkpoint of it. See `identify` for the other arguments.
 
     Raises:
@@ -44,6 +47,8 @@ def identify_pruned(
     counts = count_text(
         engine, text, get_method(method), settings, markers, root=root, console=console
     )
+    where = root or Path("out") / "observations"
+    counts = replace(counts, spared=guard_model(engine, text.tasks, settings, where).pairs)
     groups = choice_groups(engine.identity.name)
     try:
         removed = pruned_experts(get_method(method), counts, domain, keep, groups)

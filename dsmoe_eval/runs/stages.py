@@ -20,11 +20,13 @@ from ..experts import (
 )
 from ..log import note
 from ..progress import Steps, counted_as
+from ..results.guards import KEY, read_guard
 from ..results.terms import NAMED_DOMAIN, Information
 from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
+from .guards import guard_run
 from .identification import count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
@@ -59,10 +61,14 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     path = job.folder.identification
     if not job.folder.has(path):
         try:
-            job.folder.write_json(path, counts_to_json(counts, methods))
+            content = counts_to_json(counts, methods)
         except ValueError as error:
             raise UserError(f"plan {job.plan.name!r}: {error}") from error
-    return counts
+        if (found := guard_run(job)) is not None:
+            content[KEY] = found.model_dump(mode="json")
+        job.folder.write_json(path, content)
+    guard = read_guard(job.folder)
+    return counts if guard is None else replace(counts, spared=guard.pairs)
 
 
 def tuning_answers(job: Job) -> int:

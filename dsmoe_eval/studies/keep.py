@@ -8,7 +8,7 @@ of the test split. The control keeps as many random experts of each layer. Nothi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from ..experts import (
 from ..models.pruning import choice_groups
 from ..progress import Steps, counted_as, progress_bar
 from ..registry import load_suite
+from ..runs.guards import guard_model
 from ..runs.identification import count_domains, identification_source
 from ..runs.specification import IdentificationSpec
 from ..steering import ChosenExpert, Intervention, Profile
@@ -131,6 +132,7 @@ def keep_curves(
         "methods": list(grid.methods),
         "draws": grid.draws,
         "left_out": list(study.left_out),
+        "spared": [list(one) for one in counts.spared],
         "base": [base_row(domain, found) for domain, found in base.items()],
         "rows": rows,
     }
@@ -197,7 +199,7 @@ class _Study:
         return tuple(dict.fromkeys(task.card.domain for task in self.tasks.values()))
 
     def count(self, root: Path, advance: Advance) -> RoutingCounts:
-        """Count the routing of the identification text."""
+        """Count the routing of the identification text; super experts are kept first."""
         try:
             methods = [get_method(name) for name in self.grid.methods]
         except ValueError as error:
@@ -205,7 +207,9 @@ class _Study:
         if any(method.influence for method in methods):
             raise UserError("methods of influence read right answers; leave them out of --methods")
         wanted = IdentificationSpec.by(methods, Identification(), self.suite.markers)
-        return count_domains(self.engine, self.text.tasks, wanted, root, advance)
+        counts = count_domains(self.engine, self.text.tasks, wanted, root, advance)
+        guard = guard_model(self.engine, self.text.tasks, Identification(), root)
+        return replace(counts, spared=guard.pairs)
 
     def profile(self, method: str, domain: str, removed: tuple[ChosenExpert, ...]) -> Profile:
         """Return the profile that masks experts."""

@@ -72,7 +72,12 @@ class KeepBase(TypedDict):
 
 
 class KeepResult(TypedDict):
-    """The content of `keep.json`; `left_out` are tasks of the role without identification text."""
+    """The content of `keep.json`.
+
+    Attributes:
+        left_out: tasks of the role without identification text.
+        spared: [layer, expert] of super experts, which every model keeps first.
+    """
 
     model: str
     fingerprint: str
@@ -88,6 +93,7 @@ class KeepResult(TypedDict):
     methods: list[str]
     draws: int
     left_out: list[str]
+    spared: list[list[int]]
     base: list[KeepBase]
     rows: list[KeepRow]
 

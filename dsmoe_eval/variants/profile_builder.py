@@ -75,11 +75,21 @@ def variant_experts(
         if variant.expert_source == "random_matched":
             return randomly_pruned(counts, variant.keep, seed, variant.draw, groups)
         return pruned_experts(method, counts, domain, variant.keep, groups)
-    signed = variant.intervention == "force"
+    signed, masks = variant.intervention == "force", variant.intervention == "mask"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
+    if any(_is_spared(one, counts, masks) for one in chosen):
+        more = size + len(counts.spared)
+        chosen = choose_experts(method, counts, domain, more, signed=signed, seed=seed)
+        chosen = tuple(one for one in chosen if not _is_spared(one, counts, masks))[:size]
     if variant.expert_source == "random_matched":
-        return matched_experts(chosen, exposure(counts), counts.layers, seed, variant.draw)
+        shares = exposure(counts)
+        return matched_experts(chosen, shares, counts.layers, seed, variant.draw, counts.spared)
     return chosen
+
+
+def _is_spared(one: ChosenExpert, counts: RoutingCounts, masks: bool) -> bool:
+    """Return whether a super expert would be switched off: masked, or forced out."""
+    return (one.layer, one.expert) in counts.spared and (masks or not one.activate)
 
 
 def build_profile(

@@ -15,7 +15,7 @@ def result():
     return {
         "model": "lab", "fingerprint": "0", "dtype": "float32", "device": "cpu", "suite": "lab",
         "role": "target", "items": 8, "seed": 0, "layers": [0, 1], "experts": 6, "top_k": 2,
-        "methods": ["reap"], "draws": 2, "left_out": ["other"],
+        "methods": ["reap"], "draws": 2, "left_out": ["other"], "spared": [[1, 4]],
         "base": [base_row("sums", answered([1, 1])), base_row("all domains", BASE)], "rows": rows,
     }  # fmt: skip
 
@@ -24,6 +24,7 @@ def test_the_page_says_what_each_method_keeps():
     page = keep_page(result())
     assert "at most 8 items per task; 2 layers of 6 experts, 2 for each token; 2 draws" in page
     assert "Left out, for lack of identification text: other." in page
+    assert "Super experts, which every model keeps first: layer 1 expert 4." in page
     assert "- Base: score 75.0%, -1.050 nats (8 items of all domains)." in page
     assert "- 3 of 6 experts kept (50%): reap -0.550 nats; random -1.950 nats." in page
     assert "| reap | 3 | 90.0% | 62.5% | -12.5 [" in page
