@@ -77,7 +77,7 @@ def variant_experts(
         return pruned_experts(method, counts, domain, variant.keep, groups)
     signed, masks = variant.intervention == "force", variant.intervention == "mask"
     chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
-    if any(_is_spared(one, counts, masks) for one in chosen):
+    if size is not None and any(_is_spared(one, counts, masks) for one in chosen):
         more = size + len(counts.spared)
         chosen = choose_experts(method, counts, domain, more, signed=signed, seed=seed)
         chosen = tuple(one for one in chosen if not _is_spared(one, counts, masks))[:size]
