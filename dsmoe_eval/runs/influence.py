@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..experts import (
     Form,
     InfluenceItems,
+    Method,
     OutcomeItem,
     RoutingCounts,
     ScoredText,
@@ -156,6 +157,15 @@ def texts_read(tasks: Mapping[str, WithItems], influence: bool) -> int:
     """Count what a pass over identification text reads: its texts, and for influence all items."""
     items = sum(len(task.items) for task in tasks.values()) if influence else 0
     return sum(len(task.items) for task in read_tasks(tasks)) + items
+
+
+def answers_read(tasks: Mapping[str, WithItems], method: Method, domain: str) -> int:
+    """Count the items whose right answers a method reads to score experts for a domain."""
+    if not method.influence:
+        return 0
+    own = [task for task in gaining(tasks).values() if task.card.domain == domain]
+    others = [one for one in _with_role(tasks, READ).values() if one.card.domain != domain]
+    return sum(len(task.items) for task in own + (others if method.net else []))
 
 
 def gaining(tasks: Mapping[str, WithItems]) -> dict[str, WithItems]:
