@@ -129,13 +129,15 @@ schemas: $(RUN)
 
 # The reports that are kept in the repository, of the code as it stands.
 reports: $(RUN)
-	rm -rf out/reports out/rivals out/trial out/arms
+	rm -rf out/reports out/rivals out/influence out/trial out/arms
 	$(BIN)/dsmoe-eval run lab --out out/reports
 	$(BIN)/dsmoe-eval report out/reports --report-to reports/lab
 	$(BIN)/dsmoe-eval similarity lab-poly --suite lab --device cpu --out reports/similarity
 	$(BIN)/dsmoe-eval existence lab-poly --suite lab --controls 39 --out reports/existence
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
+	$(BIN)/dsmoe-eval run influence --out out/influence
+	$(BIN)/dsmoe-eval report out/influence --report-to reports/influence
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
 	$(BIN)/python benchmarks/sft_rates.py
 	$(BIN)/dsmoe-eval run arms --out out/arms

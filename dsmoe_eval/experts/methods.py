@@ -25,6 +25,7 @@ class Method:
         saliency: whether it needs token saliency, and so a backward pass.
         contributions: whether it needs experts' contributions.
         influence: whether it needs the influence of experts on right answers.
+        net: whether it needs that on the other domains' answers, too.
         router_tuning: whether it needs the change of use by tuning of the routers.
         layer_share: the default choice, if no number of experts is given: in each layer the fewest
             best experts whose scores sum to at least this; None for the best 1 % of all experts.
@@ -37,6 +38,7 @@ class Method:
     saliency: bool = False
     contributions: bool = False
     influence: bool = False
+    net: bool = False
     router_tuning: bool = False
     layer_share: float | None = None
     signed: bool = False
@@ -68,7 +70,7 @@ _BUILT_IN = (
     Method("easy-ep", scores.easy_ep, contributions=True),
     Method("reap", scores.reap, contributions=True),
     Method("influence", scores.influence, influence=True),
-    Method("influence-net", scores.influence_net, influence=True),
+    Method("influence-net", scores.influence_net, influence=True, net=True),
     Method("router-lens", scores.router_lens, router_tuning=True),
     Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),
 )

@@ -79,8 +79,8 @@ def terms(result: RunResult) -> Table:
     """Return what each arm learned from, and the tokens of its prompts."""
     caption = (
         "What each arm saw before the test: documents without answers by which experts were "
-        "identified, answered questions by which settings were chosen or weights trained, "
-        "parameters that were trained, settings that were tried. Arms that saw different "
+        "identified, answered questions by which experts or settings were chosen or weights "
+        "trained, parameters that were trained, settings that were tried. Arms that saw different "
         "information are not on equal terms. Tokens of a prompt: mean on the target, base's and "
         "the arm's."
     )

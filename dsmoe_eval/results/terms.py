@@ -11,7 +11,7 @@ class Information(Record):
 
     Attributes:
         texts: number of documents, without answers, by which it was identified.
-        answers: number of answered questions by which it was tuned or trained.
+        answers: number of answered questions by which it was identified, tuned or trained.
         parameters: number of trained parameters.
         settings: number of settings that tuning tried.
         domain_named: whether the model is given the domain's name.

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..experts import (
     Form,
     InfluenceItems,
+    Method,
     OutcomeItem,
     RoutingCounts,
     ScoredText,
@@ -189,6 +190,15 @@ def task_influence(
         rows = range(start, start := start + len(items))
         found[name] = seen.mean(rows).mean
     return found
+
+
+def answers_read(tasks: Mapping[str, WithItems], method: Method, domain: str) -> int:
+    """Count the items whose right answers a method reads to score experts for a domain."""
+    if not method.reads_answers:
+        return 0
+    own = [task for task in gaining(tasks).values() if task.card.domain == domain]
+    others = [one for one in _with_role(tasks, READ).values() if one.card.domain != domain]
+    return sum(len(task.items) for task in own + (others if method.net else []))
 
 
 def gaining(tasks: Mapping[str, WithItems]) -> dict[str, WithItems]:

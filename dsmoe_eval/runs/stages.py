@@ -28,6 +28,7 @@ from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .guards import guard_run
 from .identification import count_domains, counts_to_json
+from .influence import answers_read
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
@@ -264,12 +265,20 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     }
     learned = Information(
         texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
-        answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
+        answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks))
+        + _answers_read(job, arm),
         parameters=0,
         settings=len(tuned.trials),
         domain_named=False,
     )
     return PreparedArm(arm, settings, profile, information=learned)
+
+
+def _answers_read(job: Job, arm: PlannedArm) -> int:
+    """Return the number of answers by which its experts were identified."""
+    if arm.variant.method is None:
+        return 0
+    return answers_read(job.identification.tasks, get_method(arm.variant.method), arm.domain)
 
 
 def probed(job: Job, arm: PlannedArm) -> list[str]:

@@ -13,6 +13,7 @@ from dsmoe_eval.experts import Form, OutcomeItem, ScoredText, get_method, resamp
 from dsmoe_eval.runs.identification import count_domains, identify
 from dsmoe_eval.runs.influence import (
     _drawn,
+    answers_read,
     influence_of,
     outcome_items,
     resampled_counts,
@@ -117,6 +118,14 @@ def test_resamples_draw_the_items_of_each_domain(ours, text, tmp_path):
         ours, tasks, replace(counts, influence=None), tmp_path, [3], 7, Identification()
     )
     assert plain.influence is None
+
+
+def test_the_answers_that_identify_experts_count(text):
+    numbers = {
+        name: answers_read(text.tasks, get_method(name), "math")
+        for name in ("dsmoe", "influence", "influence-net")
+    }
+    assert numbers == {"dsmoe": 0, "influence": 3, "influence-net": 3 + 6 * 3}
 
 
 def test_items_of_a_cluster_are_drawn_together():
