@@ -159,14 +159,12 @@ def estimate(
     planned, names = plan_run(plan, path), models or plan.models or (plan.named_model,)
     arms = planned.arms
     claims = sum(arm.variant.family == "arms" for arm in arms)
-    level = plan.significance_level / max(1, claims)
-    tasks, texts = _tasks(planned, level, limit, data)
+    tasks, texts = _tasks(planned, plan.significance_level / max(1, claims), limit, data)
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
     tuning, spread = _counted(tasks, "tuning", _tried(planned)), stability_cells(planned)
-    again = _counted(tasks, "test", spread)
-    ahead = _counted(tasks, "identification", cells if plan.foretell else Counter())
+    again, ahead = _counted(tasks, "test", spread), _foretold(plan, tasks, cells)
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -191,6 +189,11 @@ def estimate(
         stability_answers=again.total(),
         models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
+
+
+def _foretold(plan: Plan, tasks: Mapping[str, TaskEstimate], cells: Counter[str]) -> Counter[str]:
+    """Count the answers to the identification part, as often as a task is answered later."""
+    return _counted(tasks, "identification", cells if plan.foretell else Counter())
 
 
 def _tried(planned: PlannedRun) -> Counter[str]:
