@@ -121,7 +121,6 @@ class CostEstimate:
     cells: int
     answers: int
     tuning_answers: int
-    foretelling_answers: int
     tokens: int
     complete: bool
     identification_texts: int
@@ -132,6 +131,7 @@ class CostEstimate:
     stability_cells: int
     stability_answers: int
     models: tuple[ModelEstimate, ...]
+    foretelling_answers: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures for JSON."""
