@@ -124,7 +124,6 @@ class CostEstimate:
     cells: int
     answers: int
     tuning_answers: int
-    foretelling_answers: int
     tokens: int
     complete: bool
     identification_texts: int
@@ -137,6 +136,7 @@ class CostEstimate:
     stability_cells: int
     stability_answers: int
     models: tuple[ModelEstimate, ...]
+    foretelling_answers: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures for JSON."""
@@ -172,8 +172,7 @@ def estimate(
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
     tuning, spread = _counted(tasks, "tuning", _tried(planned)), stability_cells(planned)
-    again = _counted(tasks, "test", spread)
-    ahead = _counted(tasks, "identification", cells if plan.foretell else Counter())
+    again, ahead = _counted(tasks, "test", spread), _foretold(plan, tasks, cells)
     return CostEstimate(
         plan=plan.name,
         suite=planned.suite.name,
@@ -200,6 +199,11 @@ def estimate(
         stability_answers=again.total(),
         models=tuple(_model(name, plan, tasks, counts, limit) for name in names),
     )
+
+
+def _foretold(plan: Plan, tasks: Mapping[str, TaskEstimate], cells: Counter[str]) -> Counter[str]:
+    """Count the answers to the identification part, as often as a task is answered later."""
+    return _counted(tasks, "identification", cells if plan.foretell else Counter())
 
 
 def _tried(planned: PlannedRun) -> Counter[str]:

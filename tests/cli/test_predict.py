@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from dsmoe_eval.cli import main
@@ -10,6 +11,7 @@ from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention
 
 
+@pytest.mark.full
 def test_it_prints_a_page_or_json_and_writes_the_report(tmp_path):
     identity = load_engine("lab-poly", device="cpu").identity
     made = trial_profile(identity, Intervention(kind="reweight", strength=2.0), [0])

@@ -84,6 +84,7 @@ def test_there_is_nothing_of_a_run_that_foretold_nothing(result):
     assert calibration_table(result).rows == ()
 
 
+@pytest.mark.full
 def test_the_figure_has_a_panel_for_each_part_and_outcome(foretold, tmp_path):
     path = tmp_path / "a.png"
     foretold_figure(foretold_effects(foretold), path)

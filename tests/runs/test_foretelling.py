@@ -140,10 +140,12 @@ def test_a_null_arm_is_foretold_to_change_nothing(foretold):
     assert {row.ci95 for row in rows if row.outcome == "gold_logprob"} == {(0.0, 0.0)}
 
 
+@pytest.mark.full
 def test_the_result_is_computed_again_with_its_predictions(finished):
     assert recompute(finished) == read_finished(finished.root).result
 
 
+@pytest.mark.full
 def test_a_dry_run_counts_its_answers(plan):
     """Those of base and of four arms to seven tasks; a run counts them by another function."""
     found = estimate(plan, limit=LIMIT)
