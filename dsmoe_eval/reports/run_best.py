@@ -139,6 +139,11 @@ def _source(place: str) -> Callable[[_Learned], str]:
     return lambda learned: arm_source(learned[0], f"settings.{place}")
 
 
+def _shift(own: Learning) -> Value:
+    """Return the range of the shifts; a sham's are all zero."""
+    return own.log_odds if own.log_odds is not None and any(own.log_odds) else "-"
+
+
 def _divergence(learned: _Learned) -> Value:
     own = learned[1]
     above = len(own.weights) > 1 and own.divergence > own.most_divergence
@@ -157,6 +162,6 @@ _SETTINGS: tuple[Figure[_Learned], ...] = (
         _source("outcome_gain")),
     Figure("divergence", _divergence, "{:.4f}{}".format, _source("divergence")),
     Figure("experts", lambda learned: learned[1].expert_count, str, _source("expert_count")),
-    Figure("shift", lambda learned: learned[1].log_odds or "-", "{:+.2f} to {:+.2f}".format,
+    Figure("shift", lambda learned: _shift(learned[1]), "{:+.2f} to {:+.2f}".format,
         _source("log_odds")),
 )  # fmt: skip

@@ -32,7 +32,8 @@ def placebo_gains(result: RunResult) -> Table:
     caption = (
         "Target score less the mean of the arm's placebo draws, percentage points: random experts "
         "of the same layers and exposure, or random vectors of the same norm, with the arm's "
-        f"settings. The interval is for new items and new draws. ▲ ▼: Holm-adjusted p < {level}."
+        "settings; of a learned profile the one learned on shuffled answers. The interval is for "
+        f"new items and new draws. ▲ ▼: Holm-adjusted p < {level}."
     )
     rows = [arms for arms in (arms_of(result, v) for v in variants_of(result)) if _placebo(arms)]
     figures = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -18,20 +18,18 @@ from typing import get_args
 from ..cards import Plan, StageSplit, Suite, Task
 from ..registry import load_plan
 from ..stats import smallest_effect
-from ..tasks.identification import IdentificationText, domain_texts, suite_text
-from ..tasks.items import WithItems
+from ..tasks.identification import IdentificationText, suite_text
 from ..tasks.leakage import check_leakage
 from ..tasks.loading import LoadedTask
 from ..tasks.outcomes import check_outcome
 from ..tasks.splits import data_name, load_splits
 from .arms import PlannedRun, plan_run
+from .reading_sizes import CHARACTERS_A_TOKEN, reading_sizes
 from .sizes import model_size
 from .stability import stability_cells
 
 PEAK_FLOPS = 989e12
 """The peak rate of one H100 SXM in bfloat16, dense, by its data sheet, in operations per second."""
-CHARACTERS_A_TOKEN = 4
-"""The characters per token of English text; prompts are so counted, since tokenizers differ."""
 DISCORDANCE = (0.1, 0.3)
 """The shares of items on which two variants differ for which the smallest effects are given."""
 
@@ -166,8 +164,6 @@ def estimate(
     claims = sum(arm.variant.family == "arms" for arm in arms)
     level = plan.significance_level / max(1, claims)
     tasks, text = _tasks(planned, level, limit, data)
-    texts = [one for texts in domain_texts(text.tasks).values() for one in texts]
-    influenced = [*text.tasks.values()] if planned.reads_influence else []
     cells = Counter(planned.base_tasks) + Counter(name for arm in arms for name in arm.tasks)
     controls = Counter(name for arm in arms if arm.variant.control_of for name in arm.tasks)
     answers, of_controls = _counted(tasks, "test", cells), _counted(tasks, "test", controls)
@@ -188,10 +184,7 @@ def estimate(
         foretelling_answers=ahead.total(),
         tokens=_tokens(tasks, counts := answers + tuning + again + ahead),
         complete=all(task.prompt_tokens is not None for task in tasks.values()),
-        identification_texts=len(texts),
-        identification_tokens=_tokens_of(texts),
-        influence_items=sum(len(task.items) for task in influenced),
-        influence_tokens=sum(map(_influence_tokens, influenced)),
+        **reading_sizes(text.tasks, planned.reads_influence),
         claims=claims,
         control_cells=controls.total(),
         control_tokens=_tokens(tasks, of_controls),
@@ -280,19 +273,6 @@ def _task(
         ),
         note=note,
     )
-
-
-def _influence_tokens(task: WithItems) -> int:
-    """Count the tokens of a task's items with their options, or with their right answers."""
-    if not isinstance(task, LoadedTask):
-        return _tokens_of(item.question for item in task.items)
-    if task.task.OUTPUT_TYPE == "multiple_choice":
-        return _tokens_of("".join(map(str, one.args[:2])) for one in task.requests)
-    return _tokens_of(item.question + item.gold for item in task.items)
-
-
-def _tokens_of(texts: Iterable[str]) -> int:
-    return sum(math.ceil(len(one) / CHARACTERS_A_TOKEN) for one in texts)
 
 
 def published_items(suite: Suite, task: Task, limit: int | None = None) -> dict[str, int]:
