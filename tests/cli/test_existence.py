@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 from click.testing import CliRunner
 
 from dsmoe_eval.cli import main
@@ -12,6 +13,7 @@ COMMON = ["--suite", "lab", "--limit", "3", "--device", "cpu", "--permutations",
 FEW = ["--controls", "1"]
 
 
+@pytest.mark.full
 def test_by_both_prints_the_agreement_first(tmp_path):
     out = ["--by", "both", "--out", str(tmp_path / "e")]
     done = CliRunner().invoke(main, ["existence", "lab-poly", *COMMON, *FEW, *out])
@@ -25,7 +27,7 @@ def test_several_models_are_checkpoints(tmp_path):
     for name in ("step-1", "step-2"):
         shutil.copytree(EMBEDDED_MODELS["lab-poly"], tmp_path / name)
     models = [str(tmp_path / name) for name in ("step-1", "step-2")]
-    out = ["--out", str(tmp_path / "e"), "--json"]
+    out = ["--by", "influence", "--out", str(tmp_path / "e"), "--json"]
     done = CliRunner().invoke(main, ["existence", *models, *COMMON, *FEW, *out])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
