@@ -26,6 +26,7 @@ from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .identification import count_domains, counts_to_json
+from .influence import gaining
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
@@ -255,12 +256,21 @@ def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> Pre
     }
     learned = Information(
         texts=sum(len(job.identification.ids(domain)) for domain in job.identification.domains),
-        answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks)),
+        answers=sum(len(job.tuning[name].items) for name in _tuning_tasks(job, arm.tasks))
+        + _answers_read(job, arm),
         parameters=0,
         settings=len(tuned.trials),
         domain_named=False,
     )
     return PreparedArm(arm, settings, profile, information=learned)
+
+
+def _answers_read(job: Job, arm: PlannedArm) -> int:
+    """Return the number of answered questions by which the arm's method scored experts."""
+    if arm.variant.method is None or not get_method(arm.variant.method).reads_answers:
+        return 0
+    tasks = gaining(job.identification.tasks).values()
+    return sum(len(task.items) for task in tasks if task.card.domain == arm.domain)
 
 
 def probed(job: Job, arm: PlannedArm) -> list[str]:
