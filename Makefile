@@ -137,6 +137,8 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval run rivals --out out/rivals
 	$(BIN)/dsmoe-eval report out/rivals --report-to reports/rivals
 	$(BIN)/dsmoe-eval trial trial --out out/trial --report-to reports/identification
+	$(BIN)/dsmoe-eval keep lab-poly --suite lab --role non-target --device cpu --keep 75,50,25,12.5 \
+		--methods reap,easy-ep,frequency,risk-difference,esft-gate --out reports/arms
 
 # The reports on lab-smol, the real language model: about two hours on two cores.
 reports-smol: $(RUN)
@@ -144,6 +146,8 @@ reports-smol: $(RUN)
 	$(BIN)/dsmoe-eval run smol-arms --out out/smol-arms
 	$(BIN)/dsmoe-eval report out/smol-arms --report-to reports/smol
 	$(BIN)/dsmoe-eval existence lab-smol --suite smol --controls 19 --out reports/smol-existence
+	$(BIN)/dsmoe-eval keep lab-smol --suite smol --role non-target --device cpu --keep 50,34 --draws 2 \
+		--methods reap,easy-ep,frequency --items 6 --domain law --domain physics --out reports/smol
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)
