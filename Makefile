@@ -142,6 +142,8 @@ reports: $(RUN)
 	$(BIN)/python benchmarks/sft_rates.py
 	$(BIN)/dsmoe-eval run arms --out out/arms
 	$(BIN)/dsmoe-eval report out/arms --report-to reports/arms
+	$(BIN)/dsmoe-eval keep lab-poly --suite lab --role non-target --device cpu --keep 75,50,25,12.5 \
+		--methods reap,easy-ep,frequency,risk-difference,esft-gate --out reports/arms
 
 # The reports on lab-smol, the real language model: about two hours on two cores.
 reports-smol: $(RUN)
@@ -149,6 +151,8 @@ reports-smol: $(RUN)
 	$(BIN)/dsmoe-eval run smol-arms --out out/smol-arms
 	$(BIN)/dsmoe-eval report out/smol-arms --report-to reports/smol
 	$(BIN)/dsmoe-eval existence lab-smol --suite smol --controls 19 --out reports/smol-existence
+	$(BIN)/dsmoe-eval keep lab-smol --suite smol --role non-target --device cpu --keep 50,34 --draws 2 \
+		--methods reap,easy-ep,frequency --items 6 --domain law --domain physics --out reports/smol
 
 # What single experts do, and which score foretells it; along the training of lab-poly, too.
 EMERGENCE := 9 19 39 78 156 312 625 1250

@@ -31,6 +31,7 @@ from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models import new_card as new_card_module
 from dsmoe_eval.models.baking import _copy_checkpoint
 from dsmoe_eval.models.prompt_format import prompt_format
+from dsmoe_eval.models.quantizing import round_experts, write_quantized
 from dsmoe_eval.models.random_weights import shuffled_routers
 from dsmoe_eval.models.remote_code import allow_remote_code
 from dsmoe_eval.models.sizes import measure_model
@@ -50,6 +51,7 @@ from dsmoe_eval.tasks.opening import task_code
 from dsmoe_eval.tasks.passages import Passage, passage_items
 from dsmoe_eval.tasks.texts import TextDocument, read_text_file, read_text_folder
 
+from .conftest import make_model
 from .models.emo import emo_checkpoint
 from .models.remote import remote_folder
 
@@ -226,6 +228,15 @@ def dense(box):
     model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
     model.save_pretrained(box.folder)
     return box
+
+
+def narrow():
+    """A small model whose experts a library has quantized."""
+    model = make_model("olmoe")
+    experts = model.model.layers[0].mlp.experts
+    weights = experts.down_proj.to(torch.int8)
+    experts.down_proj = torch.nn.Parameter(weights, requires_grad=False)
+    return model
 
 
 BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
@@ -407,6 +418,15 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         "no token for '</x>'", "give the text",
     ),
     "baked before": (lambda b: bake("lab-poly", None, b.root), "exists already", "a new folder"),
+    "quantized before": (
+        lambda b: write_quantized("lab-poly", "int8", b.root), "exists already", "a new folder",
+    ),
+    "an unknown form": (
+        lambda b: write_quantized("lab-poly", "int3", b.root), "no form 'int3'", "there are: int8",
+    ),
+    "experts that are quantized": (
+        lambda _: round_experts(narrow(), "int8"), "is torch.int8", "an unquantized checkpoint",
+    ),
     "other shards": (
         lambda b: (b.file("to/x", ""), _copy_checkpoint(b.root / "to", b.root, {"w": (1, 2)})),
         "do not hold w", "download them",

@@ -17,7 +17,10 @@ from .main import data_option, loading_options, main
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
-    from ..models import ModelProbe
+    from transformers import PreTrainedConfig
+
+    from ..models import ModelProbe, QuantizationProbe
+    from ..steering import Profile
 
 remote_code_option = click.option(
     "--remote-code",
@@ -58,7 +61,7 @@ def probe_command(
     MODEL is a hub id, a folder, an embedded model; or, without weights, the name or file of a model
     card, or a config.json: then a small random model of that architecture is probed, in seconds.
     """
-    from ..models import bare_config, identify_model, load_model, miniature, probe_model
+    from ..models import bare_config
     from ..models.places import config_place
     from ..models.remote_code import allow_remote_code
     from ..steering import Profile
@@ -73,21 +76,48 @@ def probe_command(
             "for a model that has, so leave them out"
         )
     found: dict[str, object] = {}
-    if config is None:
-        if vllm_suite is not None:
-            found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
-        loaded = load_model(model, device, **rest)
-        report = probe_model(loaded.model, loaded.identity, wanted)
-    else:
-        small = miniature(config).to(device or "cpu")
-        report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
+    if config is None and vllm_suite is not None:
+        found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
+    report, quantized = _probed(model, config, wanted, device, rest)
+    if quantized is not None:
+        found["quantization"] = quantized.to_dict()
     if as_json:
         echo(json.dumps(report.to_dict() | found))
     else:
         _print_probe(report)
+        _print_quantization(quantized)
         _print_routing(found.get("engine_routing"))
-    if not report.passed:
+    if not report.passed or not (quantized is None or quantized.passed):
         sys.exit(EXIT_FAILED)
+
+
+def _probed(
+    model: str,
+    config: PreTrainedConfig | None,
+    profile: Profile | None,
+    device: str | None,
+    options: dict[str, Any],
+) -> tuple[ModelProbe, QuantizationProbe | None]:
+    """Probe a model, and its quantization if it claims any."""
+    from ..models import identify_model, load_model, miniature, probe_model, probe_quantization
+
+    if config is not None:
+        small = miniature(config).to(device or "cpu")
+        name = f"{model}, random"
+        return probe_model(small, identify_model(name, "random", small), profile), None
+    loaded = load_model(model, device, **options)
+    quantized = probe_quantization(model, loaded.model)
+    report = probe_model(loaded.model, loaded.identity, profile)
+    return report, None if quantized.claimed is None else quantized
+
+
+def _print_quantization(found: QuantizationProbe | None) -> None:
+    if found is not None:
+        failed = "" if found.passed else ": FAILED, its experts are not quantized"
+        echo(
+            f"\nquantization: {found.claimed}; {found.share:.1%} of the bytes of the experts' "
+            f"weights are quantized{failed}"
+        )
 
 
 def _engine_routing(
@@ -210,6 +240,29 @@ def _bake_trained(
         f"{report.logit_max_difference:.3g} (training moves them by up to "
         f"{report.logit_max_change:.3g})"
     )
+
+
+@main.command("quantize")
+@click.argument("model")
+@click.option(
+    "--to", type=click.Choice(["int8", "int4", "fp8"]), required=True,
+    help="Form to which experts are rounded, in groups of 128 weights along the input.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def quantize_command(model: str, to: Any, output: Path, as_json: bool) -> None:
+    """Write a copy of MODEL whose experts are rounded as quantization rounds them.
+
+    The weights stay in their dtype, so that any engine computes them: it is what weight-only
+    inference computes, up to the rounding of kernels.
+    """
+    from ..models import write_quantized
+
+    found = write_quantized(model, to, output)
+    if as_json:
+        echo(json.dumps(found.to_dict()))
+    else:
+        echo(f"{output}: {found.share:.1%} of the bytes of the experts' weights are on {to}'s grid")
 
 
 @main.command("convert")

@@ -13,11 +13,13 @@ from .loading import (
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
+from .quantizing import QuantizationProbe, probe_quantization, quantized_share, write_quantized
 from .random_weights import random_weights, shuffled_routers
 
 __all__ = [
     "LoadedModel",
     "ModelProbe",
+    "QuantizationProbe",
     "SaliencyModel",
     "bake",
     "bare_config",
@@ -28,6 +30,9 @@ __all__ = [
     "miniature",
     "model_folder",
     "probe_model",
+    "probe_quantization",
+    "quantized_share",
     "random_weights",
     "shuffled_routers",
+    "write_quantized",
 ]
