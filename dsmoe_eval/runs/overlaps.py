@@ -14,7 +14,7 @@ from rich.console import Console
 from ..cards import Identification
 from ..engines.base import Engine
 from ..errors import UserError
-from ..experts import RoutingCounts, choose_experts, get_method
+from ..experts import Method, RoutingCounts, choose_experts, get_method
 from ..results.stability import ExpertOverlap
 from ..stats import expected_jaccard, jaccard
 from ..steering import ChosenExpert
