@@ -154,10 +154,12 @@ def test_leakage_is_refused_before_a_model_is_loaded(run, one_split_plan, tmp_pa
 
 
 def test_leakage_is_listed_whether_a_plan_allows_it_or_not(run, one_split_plan, monkeypatch):
-    from dsmoe_eval.tasks import splits
+    from dsmoe_eval.runs import leakage
 
-    honest = splits.load_splits
-    monkeypatch.setattr(splits, "load_splits", lambda suite, _all, *more: honest(suite, 4, *more))
+    honest = leakage.load_splits
+    monkeypatch.setattr(
+        leakage, "load_splits", lambda suite, _all, *more, **named: honest(suite, 4, *more, **named)
+    )
     done = run("leakage", one_split_plan(allow_leakage=True))
     *items, last = done.stdout.splitlines()
     assert done.returncode == 1
@@ -414,7 +416,7 @@ def test_probe_of_what_has_no_weights(run, tmp_path):
 def test_each_embedded_model_has_its_own_training(run, tmp_path):
     refused(run("lab", "train", "lab-smol", "--out", tmp_path), "needs --text")
     refused(run("lab", "train", "lab-poly", "--steps", "3"), "are for lab-smol")
-    refused(run("lab", "train", "lab-smol", "--seed", "3"), "is for lab-poly")
+    refused(run("lab", "train", "lab-smol", "--seed", "3"), "are for lab-poly")
     path = tmp_path / "none.jsonl"
     refused(run("lab", "train", "lab-smol", "--text", path), "none.jsonl", "cannot be read")
 

@@ -126,8 +126,6 @@ class CostEstimate:
     complete: bool
     identification_texts: int
     identification_tokens: int
-    influence_items: int
-    influence_tokens: int
     claims: int
     control_cells: int
     control_tokens: int
@@ -135,6 +133,8 @@ class CostEstimate:
     stability_answers: int
     models: tuple[ModelEstimate, ...]
     foretelling_answers: int = 0
+    influence_items: int = 0
+    influence_tokens: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures for JSON."""
