@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import data_option, loading_options, main, progress_console
+from .main import (
+    data_option,
+    given_sites,
+    loading_options,
+    main,
+    progress_console,
+    sites_options,
+)
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -116,6 +123,7 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
 )
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option(
@@ -138,6 +146,7 @@ def identify_command(
             device,
             dtype=rest["dtype"],
             attn_implementation=rest["attn_implementation"],
+            sites=given_sites(rest["sites"], rest["block"]),
             enforce_eager=True,  # a compiled vLLM does not show its routing
         ),
         text,
@@ -156,7 +165,7 @@ def identify_command(
         console=progress_console(),
     )
     write_text(output, profile.to_json())
-    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts of {domain}")
+    echo(f"{output}: profile {profile.id}, {profile.size} of {domain}")
 
 
 def _intervention(kind: str, strength: float, unit: str) -> Intervention:
@@ -207,6 +216,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def stability_command(
@@ -229,6 +239,7 @@ def stability_command(
             device=device,
             dtype=rest["dtype"],
             attn_implementation=rest["attn_implementation"],
+            sites=given_sites(rest["sites"], rest["block"]),
         ),
         text,
         domain,
@@ -258,6 +269,7 @@ def stability_command(
 )  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def existence_command(
@@ -278,6 +290,7 @@ def existence_command(
         data=rest["data"],
         dtype=rest["dtype"],
         attn_implementation=rest["attn_implementation"],
+        sites=given_sites(rest["sites"], rest["block"]),
     )
     page = render_existence(result, out or Path("out") / "existence" / Path(model).name)
     if as_json:

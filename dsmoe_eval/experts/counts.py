@@ -21,6 +21,9 @@ from .rows import Batch
 SALIENCY_QUANTILE = 0.15
 """The threshold of Eq. 8: the paper calls 0.15 to 0.5 effective, and its code uses 0.15."""
 
+_VALUES_AT_ONCE = 2**24
+"""Values of a part that is resident in float64, 128 MiB; of experts there are always fewer."""
+
 Floats = NDArray[np.float64]
 
 
@@ -48,6 +51,7 @@ class Sums:
         contribution: [layers, experts] sum of its contributions (EASY-EP); None if not computed.
         marked: [markers, layers, experts] uses at each marker token.
         marker_tokens: [markers] number of the marker's tokens in the text.
+        active: [layers, experts] tokens on which the neuron was active; None if not recorded.
     """
 
     documents: float
@@ -60,6 +64,7 @@ class Sums:
     contribution: Floats | None
     marked: Floats
     marker_tokens: Floats
+    active: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class RoutingCounts:
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
+        active: [rows, layers, experts] tokens on which the neuron was active, or None.
         influence: [domains, 2, layers, experts] on the domain's right answers, and on what must not
             change (to second order), or None; see `influence_items.domain_tables`.
     """
@@ -104,6 +110,7 @@ class RoutingCounts:
     marked: NDArray[np.int32]
     has_saliency: bool
     spread: NDArray[np.float64] | None = None
+    active: NDArray[np.int32] | None = None
     influence: Floats | None = None
     _known: dict[str, Sums] = field(init=False, default_factory=dict, repr=False, compare=False)
 
@@ -179,6 +186,7 @@ class RoutingCounts:
             marker_tokens=self.marker_tokens[rows],
             marked=self.marked[rows],
             spread=None if self.spread is None else self.spread[rows],
+            active=None if self.active is None else self.active[rows],
         )
 
     def _sums(self, name: str, mask: NDArray[np.bool_]) -> Sums:
@@ -190,24 +198,37 @@ class RoutingCounts:
         rows = np.flatnonzero(mask & (self.weight > 0) & (self.tokens.sum(1) > 0))
         weight = self.weight[rows]
 
-        def add(values: NDArray[np.generic]) -> Floats:
-            return np.tensordot(weight, values[rows].astype(np.float64), axes=1)
+        def add(values: NDArray[np.generic], weight: Floats = weight) -> Floats:
+            return _weighted_sum(weight, values, rows)
 
         tokens, used = add(self.tokens), add(self.used)
         share = weight / weight.sum() / self.tokens[rows].sum(1)
-        uses = self.used[rows].sum(1).astype(np.float64)
         return Sums(
             documents=float(weight.sum()),
             tokens=float(tokens.sum()),
             salient_tokens=float(tokens[1]),
             used=used.sum(0),
             salient=used[1] if self.has_saliency else None,
-            gate_mean=np.tensordot(share, self.gate[rows].astype(np.float64), axes=1),
-            use_mean=np.tensordot(share, uses, axes=1) / self.top_k,
+            gate_mean=add(self.gate, share),
+            use_mean=_weighted_sum(share, self.used, rows, classes=True) / self.top_k,
             contribution=None if self.contribution is None else add(self.contribution),
             marked=add(self.marked),
             marker_tokens=add(self.marker_tokens),
+            active=None if self.active is None else add(self.active),
         )
+
+
+def _weighted_sum(
+    weight: Floats, values: NDArray[np.generic], rows: NDArray[np.int64], classes: bool = False
+) -> Floats:
+    """Add up rows of an array by weight, a bounded part at a time; `classes` adds up axis 1."""
+    step = max(1, _VALUES_AT_ONCE // max(1, math.prod(values.shape[1:])))
+    total: Floats = np.zeros(())
+    for start in range(0, max(1, len(rows)), step):
+        part = values[rows[start : start + step]]
+        part = (part.sum(1) if classes else part).astype(np.float64)
+        total = total + np.tensordot(weight[start : start + step], part, axes=1)
+    return total
 
 
 def count_routing(
@@ -247,6 +268,7 @@ def count_routing(
         marker_tokens=columns["marker_tokens"], marked=columns["marked"],
         has_saliency=observations.has_saliency,
         spread=columns["spread"] if observations.has_spread else None,
+        active=columns["active"] if observations.has_activity else None,
     )  # fmt: skip
 
 
@@ -279,6 +301,8 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
         shapes["contribution"] = ((rows, *cell), np.float32)
     if seen.has_spread:
         shapes["spread"] = ((rows, cell[0]), np.float64)
+    if seen.has_activity:
+        shapes["active"] = ((rows, *cell), np.int32)
     whole = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         for name, (shape, dtype) in shapes.items()
@@ -324,7 +348,7 @@ def _batch_counts(
     def table(group: NDArray[np.int64], cells: Any, *shape: int, by: Tensor | None = None) -> Any:
         """Sum 1, or the values `by`, over tokens per (group, layer, expert)."""
         flat = (group[:, None, None] * (layers * experts) + cells).ravel()
-        values = None if by is None else by.numpy().ravel()
+        values = None if by is None else by.float().numpy().ravel()
         shape = (*shape, layers, experts)
         return np.bincount(flat, values, math.prod(shape)).reshape(shape)
 
@@ -347,4 +371,14 @@ def _batch_counts(
     if batch.spread is not None:
         columns["spread"] = np.zeros((count, layers))
         np.add.at(columns["spread"], local, batch.spread.numpy())
+    if batch.active is not None:
+        columns["active"] = np.stack(
+            [_active(batch.active[local == one].numpy(), experts) for one in range(count)]
+        )
     return {name: (rows, values) for name, values in columns.items()}
+
+
+def _active(bits: NDArray[np.uint8], units: int) -> NDArray[np.int64]:
+    """Count each unit's bits over the tokens of a document, [layers, units]."""
+    layers = (np.unpackbits(bits[:, layer], axis=-1, count=units) for layer in range(bits.shape[1]))
+    return np.stack([layer.sum(0, dtype=np.int64) for layer in layers])

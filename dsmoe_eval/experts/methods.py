@@ -25,6 +25,7 @@ class Method:
         saliency: whether it needs token saliency, and so a backward pass.
         contributions: whether it needs experts' contributions.
         influence: whether it needs the influence of experts on right answers.
+        activity: whether it needs the activity of neurons, where the units are neurons.
         layer_share: the default choice, if no number of experts is given: in each layer the fewest
             best experts whose scores sum to at least this; None for the best 1 % of all experts.
         signed: whether a negative score is a reason to deactivate the expert (by `force`).
@@ -36,6 +37,7 @@ class Method:
     saliency: bool = False
     contributions: bool = False
     influence: bool = False
+    activity: bool = False
     layer_share: float | None = None
     signed: bool = False
     placebo_of: str | None = None
@@ -59,6 +61,7 @@ _BUILT_IN = (
     Method("esft-gate", scores.esft_gate, layer_share=0.1),
     Method("esft-token", scores.esft_token, layer_share=0.2),
     Method("easy-ep", scores.easy_ep, contributions=True),
+    Method("lape", scores.lape, activity=True),
     Method("influence", scores.influence, influence=True),
     Method("influence-net", scores.influence_net, influence=True),
     Method("random", scores.dsmoe, saliency=True, placebo_of="dsmoe"),

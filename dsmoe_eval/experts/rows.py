@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +23,13 @@ class Batch:
         generated: whether the model generated the token.
         token: the token's id.
         saliency: Eq. 5, float32; None if saliency was not computed.
-        experts: [tokens, layers, k] int16, the selected experts.
-        weights: [tokens, layers, k] float32, their weights as the experts received them.
+        experts: [tokens, layers, k] int16, or int32 where a layer has more; the selected units.
+        weights: [tokens, layers, k] float32, their weights as the experts received them; the sizes
+            of neurons, in bfloat16.
         contributions: [tokens, layers, k] float32, see `contribution.py`; None if not computed.
         spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
+        active: [tokens, layers, bytes] uint8, a bit per neuron (see `pack_bits`); None if not
+            recorded.
     """
 
     document: Tensor
@@ -36,6 +40,7 @@ class Batch:
     weights: Tensor
     contributions: Tensor | None
     spread: Tensor | None = None
+    active: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the columns that the batch has, for a file."""
@@ -48,10 +53,14 @@ def counted_rows(
     batch: Sequence[int],
     routing: Routing,
     saliency: Tensor | None,
-    contributions: Tensor | None,
-    spread: Tensor | None,
+    more: Sequence[Tensor | None],
+    narrow: tuple[torch.dtype, torch.dtype] = (torch.int16, torch.float32),
 ) -> Batch:
-    """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
+    """Select the counted rows of a padded forward pass, [documents * length, ...] each.
+
+    `more` has contributions, spread and activity; `narrow` the dtypes of indices and weights.
+    """
+    contributions, spread, active = more
     flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
 
     def pick(values: Tensor) -> Tensor:
@@ -60,11 +69,17 @@ def counted_rows(
     return Batch(
         **token_columns(documents, batch),
         saliency=None if saliency is None else pick(saliency.flatten()),
-        experts=pick(routing.indices().to(torch.int16)),
-        weights=pick(routing.weights().float()),
+        experts=pick(routing.indices().to(narrow[0])),
+        weights=pick(routing.weights().to(narrow[1])),
         contributions=None if contributions is None else pick(contributions),
         spread=None if spread is None else pick(spread),
+        active=None if active is None else pack_bits(pick(active)),
     )
+
+
+def pack_bits(active: Tensor) -> Tensor:
+    """Return a bit per unit, [..., bytes] uint8, of [..., units] bool; the rest of a byte is 0."""
+    return torch.from_numpy(np.packbits(active.numpy(), axis=-1))
 
 
 def token_columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..steering import capture_routing, find_routers
+from ..steering import EXPERTS, Sites, capture_selected, find_sites
 from .batching import batches, pad, token_budget
 from .documents import encode_documents
 from .tokenizer import Tokenizer
@@ -24,19 +24,19 @@ def encode_batch(
 
 @torch.no_grad()
 def expert_usage(
-    model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]
+    model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], sites: Sites = EXPERTS
 ) -> NDArray[np.float64]:
-    """Compute the share of the texts' tokens that select each expert, without special tokens.
+    """Compute the share of the texts' tokens that select each unit, without special tokens.
 
     Returns:
         [layers, experts]; each layer sums to k.
     """
-    routers = find_routers(model)
+    routers = find_sites(model, sites)
     device = next(model.parameters()).device
     documents = encode_documents(tokenizer, {"all": texts})
     used = torch.zeros(len(routers), routers[0].experts, dtype=torch.long)
     tokens = 0
-    with capture_routing(routers) as routing:
+    with capture_selected(routers) as routing:
         for batch in batches(documents, token_budget(device)):
             ids, mask = pad([documents[index].tokens for index in batch], device)
             model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)

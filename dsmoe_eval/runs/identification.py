@@ -59,6 +59,7 @@ class IdentificationSpec:
         contributions: whether experts' contributions are needed.
         markers: the tokens whose routing is counted separately -> their coefficients.
         influence: whether the influence of experts on right answers is needed.
+        activity: whether the activity of neurons is needed.
     """
 
     settings: Identification
@@ -66,13 +67,14 @@ class IdentificationSpec:
     contributions: bool
     markers: Mapping[str, float]
     influence: bool = False
+    activity: bool = False
 
     @classmethod
     def by(
         cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
     ) -> IdentificationSpec:
         """Return the specification of the data that the methods need, and no more."""
-        kinds = ("saliency", "contributions", "influence")
+        kinds = ("saliency", "contributions", "influence", "activity")
         needs = {kind: any(getattr(method, kind) for method in methods) for kind in kinds}
         return cls(settings, **needs, markers=markers)
 
@@ -220,7 +222,12 @@ def observe_text(
     other = wanted.settings.saliency_model
     reader = _reader(engine, domain_texts(tasks), other) if wanted.saliency else None
     return engine.observe(
-        documents, root, reader=reader, contributions=wanted.contributions, advance=advance
+        documents,
+        root,
+        reader=reader,
+        contributions=wanted.contributions,
+        activity=wanted.activity,
+        advance=advance,
     )
 
 

@@ -18,6 +18,7 @@ from ..experts.tokenizer import Tokenizer
 from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
 from ..stats import DocumentCounts
+from ..steering import EXPERTS, Sites
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -80,6 +81,7 @@ def route_documents(
     data: Sequence[Path] = (),
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    sites: Sites = EXPERTS,
 ) -> ComparedRouting:
     """Route identification text through a model and through control models.
 
@@ -94,25 +96,28 @@ def route_documents(
         data: folders with the data sets; if empty, they come from the hub.
         dtype: as for `load_model`.
         attn_implementation: as for `load_model`.
+        sites: as for `load_model`.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
     """
     text = _checked(identification_text(source, limit, data))
     tasks, console = text.tasks, console or Console(stderr=True)
-    loaded = load_model(name, device, dtype=dtype, attn_implementation=attn_implementation)
+    loaded = load_model(
+        name, device, dtype=dtype, attn_implementation=attn_implementation, sites=sites
+    )
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     precision, place = loaded.model.dtype, loaded.model.device
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
     what = f"route {texts:,} texts through {models} models"
     with progress_bar(console, what, models * texts, "texts") as advance:
-        read = (tokenizer, tasks, advance)
+        read = (tokenizer, tasks, advance, sites)
         learned = document_routing(loaded.model, *read)
         shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
         random = [
-            document_routing(random_weights(config, precision, place, seed), *read)
+            document_routing(random_weights(config, precision, place, seed, sites), *read)
             for seed in seeds
         ]
     about = {
@@ -122,7 +127,7 @@ def route_documents(
         "device": place.type,
         **text.about,
         "limit": limit,
-    }
+    } | ({} if sites == EXPERTS else {"units": sites.noun})
     return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
 
 
@@ -133,8 +138,9 @@ def _shuffled(
     advance: Callable[[int], None],
 ) -> DocumentRouting:
     """Route documents through a model with shuffled routers."""
-    with shuffled_routers(loaded.model, seed):
-        return document_routing(loaded.model, loaded.tokenizer, tasks, advance)
+    sites = loaded.identity.sites
+    with shuffled_routers(loaded.model, seed, sites):
+        return document_routing(loaded.model, loaded.tokenizer, tasks, advance, sites)
 
 
 def document_routing(
@@ -142,6 +148,7 @@ def document_routing(
     tokenizer: Tokenizer,
     tasks: Mapping[str, WithItems],
     advance: Callable[[int], None],
+    sites: Sites = EXPERTS,
 ) -> DocumentRouting:
     """Route every question, without its answer, and every chunk.
 
@@ -149,7 +156,9 @@ def document_routing(
     """
     documents = encode_documents(tokenizer, domain_texts(tasks), groups=domain_groups(tasks))
     with TemporaryDirectory() as folder:
-        seen = observe(model, documents, Path(folder), saliency_model=None, advance=advance)
+        seen = observe(
+            model, documents, Path(folder), saliency_model=None, sites=sites, advance=advance
+        )
         counts = count_routing(seen).in_phase("prompt")
         used, tokens = np.asarray(counts.used).sum(1), np.asarray(counts.tokens).sum(1)
     return DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
