@@ -26,7 +26,7 @@ from .scores import activation_share, exposure
 from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .streams import StreamMeans, in_phase, mean_streams, sum_streams
-from .usage import encode_batch, expert_usage
+from .usage import column_width, encode_batch, expert_usage, in_columns
 
 __all__ = [
     "MATCH_TOLERANCE",
@@ -52,6 +52,7 @@ __all__ = [
     "check_outputs",
     "choose_experts",
     "cka",
+    "column_width",
     "count_routing",
     "documents_hash",
     "effective_rank",
@@ -62,6 +63,7 @@ __all__ = [
     "exposure",
     "exposure_gaps",
     "get_method",
+    "in_columns",
     "in_phase",
     "matched_experts",
     "mean_streams",

@@ -14,6 +14,30 @@ from .batching import batches, pad, token_budget
 from .documents import encode_documents
 from .tokenizer import Tokenizer
 
+_MOST_COLUMNS = 64
+
+
+def column_width(units: int) -> int:
+    """Return how many neighbouring neurons are added up in a column; see `in_columns`."""
+    return -(-units // _MOST_COLUMNS)
+
+
+def in_columns(table: NDArray[np.float64], sites: Sites) -> NDArray[np.float64]:
+    """Add up a table over neurons in at most 64 columns of as many neighbours, for maps and files.
+
+    Args:
+        table: [layers, units].
+        sites: what the units are; a table of experts is returned as it is.
+
+    Returns:
+        [layers, columns]; the last column may be of fewer neurons.
+    """
+    if sites == EXPERTS:
+        return table
+    each = column_width(table.shape[-1])
+    added: NDArray[np.float64] = np.add.reduceat(table, range(0, table.shape[-1], each), axis=-1)
+    return added
+
 
 def encode_batch(
     tokenizer: Tokenizer, texts: Sequence[str], device: torch.device

@@ -24,6 +24,7 @@ from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_settings import probes, settings
+from .run_sites import units_note
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
 from .table import markdown, write_markdown
@@ -71,7 +72,8 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "findings": run_text.findings(result),
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
-        + run_text.sharing_notes(folder, result),
+        + run_text.sharing_notes(folder, result)
+        + units_note(folder),
         "glossary": run_text.glossary(result),
         "overlap_warning": run_text.overlap_warning(result),
         "leakage_check": run_text.leakage_check(result),

@@ -21,10 +21,12 @@ from ..experts import (
     RoutingCounts,
     StreamMeans,
     choose_experts,
+    column_width,
     count_routing,
     documents_hash,
     encode_documents,
     get_method,
+    in_columns,
     in_phase,
     with_answer,
 )
@@ -32,7 +34,7 @@ from ..experts.tokenizer import Tokenizer
 from ..files import read_json, seal, unseal, write_json
 from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
-from ..steering import Intervention, Profile, Source
+from ..steering import EXPERTS, Intervention, Profile, Sites, Source
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -277,10 +279,18 @@ def identification_source(
     )
 
 
-def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
-    """Return the counts by domain and the methods' scores as JSON data, for the run's folder."""
+def counts_to_json(
+    counts: RoutingCounts, methods: Sequence[Method], sites: Sites = EXPERTS
+) -> dict[str, object]:
+    """Return the counts by domain and the methods' scores as JSON data, for the run's folder.
+
+    Those of neurons are added up in columns; see `in_columns`.
+    """
     scores = {
-        method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
+        method.name: {
+            domain: in_columns(method.score(counts, domain), sites).tolist()
+            for domain in counts.domains
+        }
         for method in methods
         if method.placebo_of is None
     }
@@ -288,10 +298,10 @@ def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str
         "domains": counts.domains,
         "layers": counts.layers,
         "tokens": [counts.of(domain).tokens for domain in counts.domains],
-        "used": [counts.of(domain).used.tolist() for domain in counts.domains],
+        "used": [in_columns(counts.of(domain).used, sites).tolist() for domain in counts.domains],
         "scores": scores,
         "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
-    }
+    } | ({} if sites == EXPERTS else {"units": sites.noun, "column": column_width(counts.experts)})
 
 
 def read_documents(

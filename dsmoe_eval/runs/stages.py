@@ -33,6 +33,7 @@ from .identification import IdentificationSpec, count_domains, counts_to_json
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
+from .plan_checks import plan_sites
 from .profiles import keep_profile, make_profile
 from .routed import count_routed
 from .tuning import Scores, Tuned, tune
@@ -59,7 +60,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     path = job.folder.identification
     if not job.folder.has(path):
         try:
-            job.folder.write_json(path, counts_to_json(counts, methods))
+            job.folder.write_json(path, counts_to_json(counts, methods, plan_sites(job.plan)))
         except ValueError as error:
             raise UserError(f"plan {job.plan.name!r}: {error}") from error
     return counts
