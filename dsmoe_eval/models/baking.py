@@ -191,7 +191,8 @@ def _prove(
     )
     dtype = baked.model.dtype
     least = _least_agreement(dtype, neurons)
-    exact = dtype != torch.float32 or report.logit_max_difference <= _LOGIT_TOLERANCE
+    tolerance = _LOGIT_TOLERANCE * (max(1.0, report.logit_max_change) if neurons else 1.0)
+    exact = dtype != torch.float32 or report.logit_max_difference <= tolerance
     if not report.logit_max_change:
         raise SteeringError("the profile moves no output of this model: there is nothing to bake")
     closer = report.logit_max_difference < report.logit_max_change

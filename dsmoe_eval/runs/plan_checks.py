@@ -45,7 +45,7 @@ def check_plan(
         one.name: one for one in variants if one.is_tuned or one.kind in ("prompt", "learned")
     }
     for variant in variants:
-        fault = _variant_fault(variant, plan, suite, leading)
+        fault = _neurons_fault(variant, plan) or _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
     if plan.stability is not None:
@@ -116,7 +116,7 @@ def _variant_fault(
         return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
-    if fault := _neurons_fault(variant, plan) or _vllm_fault(variant, plan):
+    if fault := _vllm_fault(variant, plan):
         return fault
     if plan.routing_from == "engine" and _needs_outputs(variant):
         return (
