@@ -54,7 +54,7 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return of_dtype(of_attention(command))
 
 
-def sites_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def sites_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what is counted and steered: experts, or neurons."""
     of_block = click.option(
         "--block", type=click.IntRange(min=1),

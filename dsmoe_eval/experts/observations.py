@@ -276,7 +276,7 @@ def _columns_of(
     """Return the columns that a pass records; neurons have no logits, and only they an activity.
 
     Raises:
-        SteeringError: contributions are wanted of neurons.
+        SteeringError: contributions of neurons.
     """
     neurons = bool(neurons_of(found))
     if contributions and neurons:

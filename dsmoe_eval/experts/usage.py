@@ -27,7 +27,7 @@ def in_columns(table: NDArray[np.float64], sites: Sites) -> NDArray[np.float64]:
 
     Args:
         table: [layers, units].
-        sites: what the units are; a table of experts is returned as it is.
+        sites: what the units are; a table of experts is returned unchanged.
 
     Returns:
         [layers, columns]; the last column may be of fewer neurons.

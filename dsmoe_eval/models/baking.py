@@ -154,9 +154,9 @@ def _run(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
 
 
 def _least_agreement(dtype: torch.dtype, neurons: bool) -> float:
-    """Return the least agreement of a baked model; a bare difference of neurons is only told.
+    """Return the least agreement of a baked model; in half precision, none of neurons.
 
-    Which of many neurons is the last of the largest, hangs on the last bit.
+    Which of many neurons is the last of the largest may depend on the last bit.
     """
     if neurons:
         return _LEAST_AGREEMENT_OF_NEURONS if dtype == torch.float32 else 0.0

@@ -21,12 +21,10 @@ from ..experts import (
     RoutingCounts,
     StreamMeans,
     choose_experts,
-    column_width,
     count_routing,
     documents_hash,
     encode_documents,
     get_method,
-    in_columns,
     in_phase,
     with_answer,
 )
@@ -34,7 +32,7 @@ from ..experts.tokenizer import Tokenizer
 from ..files import read_json, seal, unseal, write_json
 from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
-from ..steering import EXPERTS, Intervention, Profile, Sites, Source
+from ..steering import Intervention, Profile, Source
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -277,31 +275,6 @@ def identification_source(
         saliency_model=settings.saliency_model,
         engine=engine,
     )
-
-
-def counts_to_json(
-    counts: RoutingCounts, methods: Sequence[Method], sites: Sites = EXPERTS
-) -> dict[str, object]:
-    """Return the counts by domain and the methods' scores as JSON data, for the run's folder.
-
-    Those of neurons are added up in columns; see `in_columns`.
-    """
-    scores = {
-        method.name: {
-            domain: in_columns(method.score(counts, domain), sites).tolist()
-            for domain in counts.domains
-        }
-        for method in methods
-        if method.placebo_of is None
-    }
-    return {
-        "domains": counts.domains,
-        "layers": counts.layers,
-        "tokens": [counts.of(domain).tokens for domain in counts.domains],
-        "used": [in_columns(counts.of(domain).used, sites).tolist() for domain in counts.domains],
-        "scores": scores,
-        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
-    } | ({} if sites == EXPERTS else {"units": sites.noun, "column": column_width(counts.experts)})
 
 
 def read_documents(

@@ -29,7 +29,8 @@ from ..steering import Profile
 from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
-from .identification import IdentificationSpec, count_domains, counts_to_json
+from .identification import IdentificationSpec, count_domains
+from .identified import counts_to_json
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece

@@ -47,7 +47,7 @@ class Routing:
         return self._stack(self._weights)
 
     def record(self, layer: int, indices: Tensor, weights: Tensor) -> None:
-        """Keep what the tokens selected in a layer, [tokens, k] each."""
+        """Store what the tokens selected in a layer, [tokens, k] each."""
         self._indices[layer], self._weights[layer] = indices.detach(), weights.detach()
 
     def _stack(self, by_layer: dict[int, Tensor]) -> Tensor:

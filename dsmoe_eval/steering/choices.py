@@ -15,7 +15,7 @@ from .sites import Site, neurons_of
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class UnitChoice:
     """The units that the tokens of a pass selected.
 
     Attributes:
@@ -28,7 +28,7 @@ class Choice:
     weights: Tensor
 
     @classmethod
-    def of_routing(cls, indices: Tensor, weights: Tensor, experts: int) -> Choice:
+    def of_routing(cls, indices: Tensor, weights: Tensor, experts: int) -> UnitChoice:
         """Return the choice of experts from their indices and weights, [tokens, layers, k] each."""
         dense = torch.zeros(*indices.shape[:2], experts, device=weights.device)
         return cls(
@@ -37,13 +37,15 @@ class Choice:
         )
 
     @classmethod
-    def of_sizes(cls, sizes: Tensor, top_k: int) -> Choice:
+    def of_sizes(cls, sizes: Tensor, top_k: int) -> UnitChoice:
         """Return the choice of neurons from all their sizes, [tokens, layers, units]."""
         best = sizes.topk(top_k).indices
         return cls(torch.zeros_like(sizes, dtype=torch.bool).scatter(-1, best, True), sizes)
 
 
-def check_kind(sites: Sequence[Site], profile: Profile, base: Choice, steered: Choice) -> None:
+def check_kind(
+    sites: Sequence[Site], profile: Profile, base: UnitChoice, steered: UnitChoice
+) -> None:
     """Check the definition of the intervention's kind against the recorded choice.
 
     A comparison with the unsteered choice is made in the first steered layer only, because later
@@ -60,7 +62,7 @@ def check_kind(sites: Sequence[Site], profile: Profile, base: Choice, steered: C
 
 
 def _check_scaled(
-    sites: Sequence[NeuronSite], profile: Profile, base: Choice, steered: Choice
+    sites: Sequence[NeuronSite], profile: Profile, base: UnitChoice, steered: UnitChoice
 ) -> None:
     layer = min(profile.by_layer())
     column, site = next((at, one) for at, one in enumerate(sites) if one.layer == layer)
@@ -73,7 +75,7 @@ def _check_scaled(
         raise ProbeError(f"layer {layer}: the chosen neurons were not multiplied as the kind says")
 
 
-def _check_routed(profile: Profile, base: Choice, steered: Choice) -> None:
+def _check_routed(profile: Profile, base: UnitChoice, steered: UnitChoice) -> None:
     columns = {layer: column for column, layer in enumerate(profile.model.layers)}
     kind = profile.intervention.kind
     for chosen in profile.experts:

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from .residual import hidden_size
 from .routers import IN_ATTENTION, device_of, find_routers, in_memory
 
 SELECTED_SHARE = 1 / 16
-"""The share of a layer's neurons that a token selects: fixed, so that no model chooses its own."""
+"""The share of a layer's neurons that a token selects: fixed, the same for all models."""
 _SAMPLED = 8
 """Outputs of each down projection whose weights identify a model: all are 37 GB at 70B."""
 _ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
@@ -232,7 +231,7 @@ def capture_activity(sites: Sequence[NeuronSite]) -> Iterator[Callable[[], Tenso
     seen: dict[int, Tensor] = {}
 
     def hook(site: NeuronSite) -> Callable[..., None]:
-        def see(_module: nn.Module, _given: Any, output: Tensor) -> None:
+        def see(_module: nn.Module, _given: object, output: Tensor) -> None:
             seen[site.layer] = output.detach().flatten(0, -2) > 0
 
         return see
@@ -264,7 +263,7 @@ def _watched_sizes(
 
 @contextmanager
 def scaled(site: NeuronSite, factor: Tensor) -> Iterator[None]:
-    """Multiply the neurons of an FFN by `factor`, [neurons], inside the context."""
+    """Run the context with the neurons of an FFN multiplied by `factor`, [neurons]."""
     by_dtype: dict[torch.dtype, Tensor] = {}
 
     def hook(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@
   forced one runs for every token, `reweight` and `amplify` leave the selection unchanged, and
   `residual` moves the hidden states after its first layer by strength times its vector.
 - Kind, of neurons: in the first steered layer the chosen ones reach the down projection multiplied,
-  and the others as they were.
+  and the others unchanged.
 
 Steering that silently does nothing is the worst failure of this software, so every failure raises.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture import capture_routing, check_obeyed, router_outputs
-from .choices import Choice, check_kind
+from .choices import UnitChoice, check_kind
 from .errors import ProbeError, SteeringError
 from .neurons import capture_sizes, find_neurons
 from .profile import Profile
@@ -69,7 +69,7 @@ class ProbeReport:
 @dataclass(frozen=True, slots=True)
 class _Pass:
     logits: Tensor  # [tokens, vocabulary]
-    choice: Choice | None
+    choice: UnitChoice | None
 
 
 @dataclass(slots=True)
@@ -233,12 +233,12 @@ def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
     )
 
 
-def _changed(before: Choice | None, after: Choice) -> float:
+def _changed(before: UnitChoice | None, after: UnitChoice) -> float:
     assert before is not None  # noqa: S101 - what can be observed once can be again
     return float((before.selected != after.selected).any(-1).float().mean())
 
 
-def _same_choice(a: Choice | None, b: Choice | None) -> bool:
+def _same_choice(a: UnitChoice | None, b: UnitChoice | None) -> bool:
     if a is None or b is None:
         return a is b
     return torch.equal(a.weights, b.weights) and torch.equal(a.selected, b.selected)
@@ -263,7 +263,7 @@ def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
     )
 
 
-def _active(choice: Choice, name: str) -> int:
+def _active(choice: UnitChoice, name: str) -> int:
     counts = choice.selected.sum(-1)
     if int(counts.min()) != int(counts.max()):
         raise ProbeError(f"{name}: tokens use {int(counts.min())} to {int(counts.max())} experts")
@@ -316,7 +316,9 @@ def _forward(model: nn.Module, sites: Sites, input_ids: Tensor, mask: Tensor) ->
     if neurons := neurons_of(found):
         with capture_sizes(neurons) as seen:
             logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        return _Pass(logits.flatten(0, 1)[kept], Choice.of_sizes(seen()[kept], neurons[0].top_k))
+        return _Pass(
+            logits.flatten(0, 1)[kept], UnitChoice.of_sizes(seen()[kept], neurons[0].top_k)
+        )
     routers = routers_of(found)
     if any(router.native_only for router in routers):
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
@@ -326,7 +328,7 @@ def _forward(model: nn.Module, sites: Sites, input_ids: Tensor, mask: Tensor) ->
     indices, weights = routing.indices(), routing.weights()
     for column, router in enumerate(routers):
         check_obeyed(router, given.get(router.layer), weights[:, column], indices[:, column])
-    choice = Choice.of_routing(indices[kept].long(), weights[kept].float(), routers[0].experts)
+    choice = UnitChoice.of_routing(indices[kept].long(), weights[kept].float(), routers[0].experts)
     return _Pass(logits.flatten(0, 1)[kept], choice)
 
 

@@ -1,8 +1,7 @@
 """The units that are counted and steered: experts behind routers, or neurons of dense FFNs.
 
-This is the only place that tells the two apart by name. Whoever counts, chooses or steers takes a
-model's sites here; a `Router` and a `NeuronSite` have layer, name, module, number of units and
-top-k in common.
+Only this module distinguishes the two. Whoever counts, chooses or steers finds a model's sites
+here; a `Router` and a `NeuronSite` have layer, name, module, number of units and top-k in common.
 """
 
 from __future__ import annotations

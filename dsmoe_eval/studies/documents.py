@@ -109,17 +109,15 @@ def route_documents(
     identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
     precision, place = loaded.model.dtype, loaded.model.device
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
-    what = f"route {texts:,} texts through {models} models"
-    with progress_bar(console, what, models * texts, "texts") as advance:
+    title = f"route {texts:,} texts through {models} models"
+    with progress_bar(console, title, models * texts, "texts") as advance:
         read = (tokenizer, tasks, advance, sites)
         learned = document_routing(loaded.model, *read)
         shuffled = [_shuffled(loaded, tasks, seed, advance) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
-        random = [
-            document_routing(random_weights(config, precision, place, seed, sites), *read)
-            for seed in seeds
-        ]
+        shape = (config, precision, place)
+        random = [document_routing(random_weights(*shape, one, sites), *read) for one in seeds]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from ..progress import progress_bar
 from ..stats import (
+    DocumentCounts,
     ExcessUse,
     benjamini_hochberg,
     bootstrap_intervals,
@@ -100,12 +101,7 @@ def existence(
     counts, chosen = model.counts(), learned.specific.sum(1)
     generator = np.random.default_rng([seed, 1])
     orders = _listed(learned, most_listed)
-    every = np.arange(learned.p_value.shape[1])
-    units = every if most_listed is None else np.unique(np.concatenate(orders))
-    bounds = np.full((2, 2, *learned.p_value.shape), np.nan)
-    few = replace(counts, used=counts.used[:, units])
-    intervals = bootstrap_intervals(few, generator, RESAMPLES)
-    bounds[..., units] = np.stack([intervals.difference, intervals.lift])
+    bounds = _bounds(counts, None if most_listed is None else orders, generator)
     stability = top_stability(counts, chosen, generator, STABILITY_PAIRS)
     return Existence(
         layers=list(model.layers),
@@ -132,6 +128,25 @@ def _listed(learned: Examined, most: int | None) -> list[NDArray[np.int64]]:
         order = np.argsort(-t, kind="stable")
         orders.append(order[specific[order]][:most])
     return orders
+
+
+def _bounds(
+    counts: DocumentCounts,
+    orders: Sequence[NDArray[np.int64]] | None,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the intervals of the experts in some orders, or of all; NaN for others.
+
+    Returns:
+        [difference and lift, lower and upper, domains, units].
+    """
+    every = np.arange(counts.used.shape[1])
+    units = every if orders is None else np.unique(np.concatenate(orders))
+    bounds = np.full((2, 2, counts.domains, len(every)), np.nan)
+    few = replace(counts, used=counts.used[:, units])
+    intervals = bootstrap_intervals(few, generator, RESAMPLES)
+    bounds[..., units] = np.stack([intervals.difference, intervals.lift])
+    return bounds
 
 
 def _check_alike(

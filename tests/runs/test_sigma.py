@@ -12,10 +12,10 @@ from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import (
     IdentificationSpec,
     count_domains,
-    counts_to_json,
     domain_texts,
     identify,
 )
+from dsmoe_eval.runs.identified import counts_to_json
 from dsmoe_eval.steering import Intervention, find_routers, logit_shift, steer
 from dsmoe_eval.tasks.loading import load_tasks
 from dsmoe_eval.variants import shift_ranges, sigmas_of
