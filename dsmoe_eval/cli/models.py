@@ -12,7 +12,7 @@ import click
 
 from ..errors import UserError
 from ..files import write_text
-from .main import data_option, loading_options, main
+from .main import data_option, given_sites, loading_options, main, sites_options
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ remote_code_option = click.option(
 @data_option
 @remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(
@@ -65,6 +66,8 @@ def probe_command(
     wanted = None if profile is None else Profile.load(profile)
     if remote_code is not None:
         allow_remote_code(model, config_place(model), remote_code)
+    sites = given_sites(rest.pop("sites"), rest.pop("block"))
+    sites = sites if wanted is None else wanted.sites
     config = bare_config(model)
     if config is not None and any((*rest.values(), vllm_suite)):
         raise UserError(
@@ -75,11 +78,12 @@ def probe_command(
     if config is None:
         if vllm_suite is not None:
             found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
-        loaded = load_model(model, device, **rest)
+        loaded = load_model(model, device, **rest, sites=sites)
         report = probe_model(loaded.model, loaded.identity, wanted)
     else:
-        small = miniature(config).to(device or "cpu")
-        report = probe_model(small, identify_model(f"{model}, random", "random", small), wanted)
+        small = miniature(config, dense=sites.kind == "neurons").to(device or "cpu")
+        identity = identify_model(f"{model}, random", "random", small, sites)
+        report = probe_model(small, identity, wanted)
     if as_json:
         echo(json.dumps(report.to_dict() | found))
     else:
@@ -113,9 +117,11 @@ def _print_routing(routing: object) -> None:
 
 def _print_probe(report: ModelProbe) -> None:
     first, last, scoring = report.layers[0], report.layers[-1], report.scoring
-    echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
-    echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
-    echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
+    echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} {report.units}")
+    kind = "routers" if report.units == "experts" else "FFNs"
+    echo(f"{kind} found: {len(report.layers)}, in layers {first} to {last}")
+    if kind == "routers":
+        echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
     echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
     for row in report.interventions:
         figures = row.figures

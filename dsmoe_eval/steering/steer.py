@@ -30,7 +30,7 @@ from .routers import Router
 from .scoring import Scoring, describe_scoring, shifted_choice
 from .selection import SelectionSite, find_selection, reweighting
 from .sites import Site, find_sites, sites_hash
-from .units import EXPERTS
+from .units import EXPERTS, Sites
 
 _STEERED = "_dsmoe_steered"
 """The mark of a router that is steered by its bias, or whose model is by its residual stream."""
@@ -74,7 +74,7 @@ class Steering:
         self.profile = profile
         self.sites = find_sites(model, profile.sites)
         layers, weights = tuple(one.layer for one in self.sites), sites_hash(self.sites)
-        check_fits(profile, layers, self.sites[0].experts, weights)
+        check_fits(profile, layers, self.sites[0].experts, weights, profile.sites)
         self.layers = decoder_layers(model, self.sites) if profile.vectors else nn.ModuleList()
         if profile.vectors:
             check_vectors(profile, len(self.layers), hidden_size(model))
@@ -231,7 +231,13 @@ def steer(model: nn.Module, profile: Profile) -> Steering:
     return Steering(model, profile)
 
 
-def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers: str) -> None:
+def check_fits(
+    profile: Profile,
+    layers: tuple[int, ...],
+    experts: int,
+    routers: str,
+    sites: Sites = EXPERTS,
+) -> None:
     """Check that a profile is for this model: its layers, its experts and its router weights.
 
     Args:
@@ -239,10 +245,16 @@ def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers:
         layers: indices of this model's layers with experts.
         experts: number of experts in each of these layers.
         routers: this model's `router_hash`.
+        sites: the units that can be steered here.
 
     Raises:
         SteeringError: they differ; the message says what differs.
     """
+    if profile.sites != sites:
+        raise SteeringError(
+            f"profile {profile.id} steers {profile.sites.noun}, and here only {sites.noun} can be; "
+            "steer neurons in transformers, or bake the profile and serve the new checkpoint"
+        )
     if layers != profile.model.layers or experts != profile.model.experts:
         kind = "MoE layers" if profile.sites == EXPERTS else "layers"
         raise SteeringError(

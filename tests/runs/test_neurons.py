@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dsmoe_eval.adapters.steered_model import SteeredModel
 from dsmoe_eval.cli import main
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
@@ -14,7 +15,7 @@ from dsmoe_eval.results import RunFolder
 from dsmoe_eval.runs import run
 from dsmoe_eval.steering import Profile
 
-from ..dense import LAYERS, NEURONS, WIDTH, saved_dense
+from ..dense import LAYERS, NEURONS, WIDTH, dense_model, neuron_profile, saved_dense
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,21 @@ def test_identified_and_baked(folder, tmp_path, method):
     code, words = said("identify", tmp_path / "baked", *common, "--experts", 6,
                        "--observations", tmp_path / "o", "-o", tmp_path / "again.json")  # fmt: skip
     assert code == 0, words
+
+
+@pytest.mark.full
+def test_probed_and_lent_to_other_harnesses(folder, tmp_path):
+    code, words = said("probe", folder, "--sites", "neurons")
+    assert code == 0, words
+    assert "top-3 of 48 neurons" in words
+    assert words.count("passed") == 3  # reweight, amplify and mask
+    path = tmp_path / "profile.json"
+    path.write_text(neuron_profile(dense_model("llama", 256)).to_json())
+    code, words = said("probe", folder, "--profile", path)
+    assert code == 0, words
+    lent = SteeredModel.open(str(folder), path)
+    with lent.answering() as loaded:
+        assert loaded.identity.sites == NEURONS
 
 
 @pytest.mark.full

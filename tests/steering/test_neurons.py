@@ -10,6 +10,7 @@ from dsmoe_eval.steering import (
     SteeringError,
     capture_activity,
     capture_selected,
+    check_fits,
     find_neurons,
     fold,
     probe,
@@ -166,3 +167,11 @@ def test_a_profile_of_another_model_is_refused():
         steer(dense_model("llama", seed=1), profile)
     assert profile.sites == NEURONS
     assert profile.intervention == Intervention(kind="amplify", strength=4.0)
+
+
+def test_where_only_experts_can_be_steered_neurons_are_refused_by_name():
+    """As in vLLM, whose workers check a profile by the same function."""
+    profile = neuron_profile(dense_model("llama"))
+    model = profile.model
+    with pytest.raises(SteeringError, match="steers neurons, and here only experts can be; "):
+        check_fits(profile, model.layers, model.experts, model.routers)
