@@ -16,7 +16,10 @@ from .main import data_option, given_sites, loading_options, main, sites_options
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from ..models import ModelProbe
+    from ..steering import Profile, Sites
 
 remote_code_option = click.option(
     "--remote-code",
@@ -58,7 +61,7 @@ def probe_command(
     MODEL is a hub id, a folder, an embedded model; or, without weights, the name or file of a model
     card, or a config.json: then a small random model of that architecture is probed, in seconds.
     """
-    from ..models import bare_config, identify_model, load_model, miniature, probe_model
+    from ..models import bare_config, load_model, probe_model
     from ..models.places import config_place
     from ..models.remote_code import allow_remote_code
     from ..steering import Profile
@@ -81,9 +84,7 @@ def probe_command(
         loaded = load_model(model, device, **rest, sites=sites)
         report = probe_model(loaded.model, loaded.identity, wanted)
     else:
-        small = miniature(config, dense=sites.kind == "neurons").to(device or "cpu")
-        identity = identify_model(f"{model}, random", "random", small, sites)
-        report = probe_model(small, identity, wanted)
+        report = _probed_miniature(model, config, device, sites, wanted)
     if as_json:
         echo(json.dumps(report.to_dict() | found))
     else:
@@ -91,6 +92,21 @@ def probe_command(
         _print_routing(found.get("engine_routing"))
     if not report.passed:
         sys.exit(EXIT_FAILED)
+
+
+def _probed_miniature(
+    model: str,
+    config: PreTrainedConfig,
+    device: str | None,
+    sites: Sites,
+    wanted: Profile | None,
+) -> ModelProbe:
+    """Return the probe of a small random model of a configuration."""
+    from ..models import identify_model, miniature, probe_model
+
+    small = miniature(config, dense=sites.kind == "neurons").to(device or "cpu")
+    identity = identify_model(f"{model}, random", "random", small, sites)
+    return probe_model(small, identity, wanted)
 
 
 def _engine_routing(
