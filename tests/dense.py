@@ -29,7 +29,7 @@ def dense_model(kind: str, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
     common: dict[str, Any] = {
         "vocab_size": vocabulary, "hidden_size": HIDDEN, "intermediate_size": WIDTH,
         "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "head_dim": 16, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
+        "head_dim": 32, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
         "initializer_range": 0.1,
     }  # fmt: skip
     if kind == "gpt2":

@@ -11,7 +11,7 @@ from .conftest import random_pass
 
 EXPECTED = {
     "dsmoe", "dsmoe-code", "frequency", "preference", "risk-difference", "npmi", "esft-gate",
-    "esft-token", "easy-ep", "influence", "influence-net", "random",
+    "esft-token", "easy-ep", "lape", "influence", "influence-net", "random",
 }  # fmt: skip
 
 
