@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import data_option, loading_options, main, progress_console
+from .main import (
+    data_option,
+    given_sites,
+    loading_options,
+    main,
+    progress_console,
+    sites_options,
+)
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -120,6 +127,7 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
 )
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option(
@@ -143,6 +151,7 @@ def identify_command(
         device,
         dtype=rest["dtype"],
         attn_implementation=rest["attn_implementation"],
+        sites=given_sites(rest["sites"], rest["block"]),
         enforce_eager=True,  # a compiled vLLM does not show its routing
     )
     common = {
@@ -165,7 +174,7 @@ def identify_command(
         )
     write_text(output, profile.to_json())
     masked = "" if rest["keep"] is None else " masked: not the best"
-    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts{masked} of {domain}")
+    echo(f"{output}: profile {profile.id}, {profile.size}{masked} of {domain}")
 
 
 def _check_pruning(given: Mapping[str, object]) -> None:
@@ -222,6 +231,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def stability_command(
@@ -244,6 +254,7 @@ def stability_command(
             device=device,
             dtype=rest["dtype"],
             attn_implementation=rest["attn_implementation"],
+            sites=given_sites(rest["sites"], rest["block"]),
         ),
         text,
         domain,

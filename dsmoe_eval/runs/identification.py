@@ -189,7 +189,12 @@ def observe_text(
     other = wanted.settings.saliency_model
     reader = _reader(engine, domain_texts(tasks), other) if wanted.saliency else None
     return engine.observe(
-        documents, root, reader=reader, contributions=wanted.contributions, advance=advance
+        documents,
+        root,
+        reader=reader,
+        contributions=wanted.contributions,
+        activity=wanted.activity,
+        advance=advance,
     )
 
 
@@ -237,23 +242,6 @@ def identification_source(
         saliency_model=settings.saliency_model,
         engine=engine,
     )
-
-
-def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
-    """Return the counts by domain and the methods' scores as JSON data, for the run's folder."""
-    scores = {
-        method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
-        for method in methods
-        if method.placebo_of is None
-    }
-    return {
-        "domains": counts.domains,
-        "layers": counts.layers,
-        "tokens": [counts.of(domain).tokens for domain in counts.domains],
-        "used": [counts.of(domain).used.tolist() for domain in counts.domains],
-        "scores": scores,
-        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
-    }
 
 
 def read_documents(
