@@ -125,8 +125,8 @@ def existence_maps(
     """
     if "influence" in bases and sites != EXPERTS:
         raise UserError(
-            "influence is that of raising the logit of a routed expert, and neurons have none; test "
-            "them by counts (--by counts)"
+            "influence is that of raising the logit of a routed expert, and neurons have none; "
+            "test them by counts (--by counts)"
         )
     console = console or Console(stderr=True)
     routing = route_documents(
