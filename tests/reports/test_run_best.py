@@ -8,7 +8,8 @@ from dsmoe_eval.reports.run_best import (
     share_findings,
     share_table,
 )
-from dsmoe_eval.results.terms import Learning, ShareOfBest
+from dsmoe_eval.results.terms import ShareOfBest
+from dsmoe_eval.results.training import Learning
 
 from .made import shown
 
