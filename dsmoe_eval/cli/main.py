@@ -22,7 +22,7 @@ from .terminal import EXIT_UNDECIDED, LEVELS, echo, stop, stop_by
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..steering import Sites
+    from ..steering import Profile, Sites
 
 RENAMED_OPTIONS = {
     "--absent": "--missing-value",
@@ -67,14 +67,16 @@ def sites_options(command: Callable[..., None]) -> Callable[..., None]:
     return of_sites(of_block(command))
 
 
-def given_sites(sites: str, block: int | None) -> Sites:
-    """Return the sites that the options name.
+def given_sites(sites: str, block: int | None, profile: Profile | None = None) -> Sites:
+    """Return the sites of a profile, or without one those that the options name.
 
     Raises:
         UserError: blocks of experts.
     """
     from ..steering import Sites
 
+    if profile is not None:
+        return profile.sites
     if sites == "experts" and block is not None:
         raise UserError("--block is for --sites neurons; leave it out, or add --sites neurons")
     return Sites.model_validate({"kind": sites, "block": block or 1})

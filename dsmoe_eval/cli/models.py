@@ -70,8 +70,7 @@ def probe_command(
     wanted = None if profile is None else Profile.load(profile)
     if remote_code is not None:
         allow_remote_code(model, config_place(model), remote_code)
-    sites = given_sites(rest.pop("sites"), rest.pop("block"))
-    sites = sites if wanted is None else wanted.sites
+    sites = given_sites(rest.pop("sites"), rest.pop("block"), wanted)
     config = bare_config(model)
     if config is not None and any((*rest.values(), vllm_suite)):
         raise UserError(

@@ -179,6 +179,8 @@ def _neurons_fault(variant: Variant, plan: Plan) -> str | None:
     method = None if variant.method is None else get_method(variant.method)
     if variant.kind == "learned":
         return "sites: experts, since it learns shifts of routers' logits"
+    if variant.kind == "sft":
+        return "sites: experts, since its adapters are of experts' weights"
     if variant.intervention in ("bias", "force"):
         return (
             f"intervention reweight, amplify or mask in place of {variant.intervention}: a dense "

@@ -71,6 +71,7 @@ def test_the_plan_that_ships_lacks_nothing():
         (["base", "contrast"], {"sites": "neurons"}, "such as risk-difference\\+amplify"),
         (["base", "steermoe"], {"sites": "neurons"}, "in place of force: a dense FFN has no"),
         (["base", "learned-profile"], {"sites": "neurons"}, "'learned-profile' needs sites: exp"),
+        (["base", "sft-lora"], {"sites": "neurons"}, "'sft-lora' needs sites: experts"),
         (["base", "easy-ep+amplify"], AMPLIFIED, "needs sites: experts, since easy-ep reads"),
         (
             ["base", "lape+amplify"],
