@@ -22,6 +22,7 @@ from .terminal import echo
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..cards import Identification
     from ..steering import Intervention
     from ..tasks.identification import TextSource
 
@@ -137,7 +138,6 @@ def identify_command(
     model: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
-    from ..cards import Identification
     from ..engines.load import load_engine
     from ..files import write_text
     from ..runs.identification import identify, text_of_domain
@@ -155,12 +155,7 @@ def identify_command(
         enforce_eager=True,  # a compiled vLLM does not show its routing
     )
     common = {
-        "settings": Identification(
-            phase=rest["phase"],
-            answer_tokens=rest["answer_tokens"],
-            chat_template=rest["chat_template"],
-            saliency_model=rest["saliency_model"],
-        ),
+        "settings": _settings(rest),
         "markers": _markers(rest["marker"]),
         "root": rest["observations"],
         "console": progress_console(),
@@ -175,6 +170,14 @@ def identify_command(
     write_text(output, profile.to_json())
     masked = "" if rest["keep"] is None else " masked: not the best"
     echo(f"{output}: profile {profile.id}, {profile.size}{masked} of {domain}")
+
+
+def _settings(given: Mapping[str, object]) -> Identification:
+    """Return the presentation of the text that the options name."""
+    from ..cards import Identification
+
+    keys = ("phase", "answer_tokens", "chat_template", "saliency_model")
+    return Identification.model_validate({key: given[key] for key in keys})
 
 
 def _check_pruning(given: Mapping[str, object]) -> None:

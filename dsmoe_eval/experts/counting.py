@@ -165,9 +165,9 @@ def _batch_counts(
 
 def _optional_columns(
     batch: Batch, local: NDArray[np.int64], count: int, units: int
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, NDArray[np.int64] | Floats]:
     """Sum the spread of logits and the activity of neurons by document, where they are recorded."""
-    columns: dict[str, NDArray[Any]] = {}
+    columns: dict[str, NDArray[np.int64] | Floats] = {}
     if batch.spread is not None:
         columns["spread"] = np.zeros((count, batch.spread.shape[1]))
         np.add.at(columns["spread"], local, batch.spread.numpy())

@@ -127,19 +127,11 @@ def _pass(
     with counted_as(advance, len(every), sum(len(one.texts) for one in every)) as count:
         seen = influence_of(engine, every, Form(steps=steps), root, count)
 
-    def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
-        return {
-            domain: [
-                row
-                for name, task in chosen.items()
-                if task.card.domain == domain
-                for row in rows[name]
-            ]
-            for domain in counts.domains
-        }
-
     def tables(draw: np.random.Generator | None) -> NDArray[np.float64]:
-        gains, kept = of(gaining(tasks)), of(_with_role(tasks, READ))
+        gains, kept = (
+            _by_domain(part, rows, counts.domains)
+            for part in (gaining(tasks), _with_role(tasks, READ))
+        )
         if draw is not None:
             gains, kept = (
                 {name: _drawn(every, rows, draw) for name, rows in part.items()}
@@ -148,6 +140,18 @@ def _pass(
         return domain_tables(seen, gains, kept, steps)
 
     return tables
+
+
+def _by_domain(
+    tasks: Mapping[str, WithItems], rows: Mapping[str, Sequence[int]], domains: Sequence[str]
+) -> dict[str, list[int]]:
+    """Return the rows of each domain's tasks."""
+    return {
+        domain: [
+            row for name, task in tasks.items() if task.card.domain == domain for row in rows[name]
+        ]
+        for domain in domains
+    }
 
 
 def _drawn(

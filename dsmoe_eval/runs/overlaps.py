@@ -14,7 +14,7 @@ from rich.console import Console
 from ..cards import Identification
 from ..engines.base import Engine
 from ..errors import UserError
-from ..experts import RoutingCounts, choose_experts, get_method
+from ..experts import Method, RoutingCounts, choose_experts, get_method
 from ..results.stability import ExpertOverlap
 from ..stats import expected_jaccard, jaccard
 from ..steering import ChosenExpert
@@ -157,11 +157,7 @@ def domain_stability(
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
-    if chosen_method.router_tuning:
-        raise UserError(
-            f"method {method!r} tunes routers on right answers, which stability does not resample; "
-            "take another method"
-        )
+    _check_method(chosen_method)
     root = root or Path("out") / "observations"
     counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
@@ -183,3 +179,12 @@ def domain_stability(
         experts=tuple((one, times[one.layer, one.expert, one.activate]) for one in full),
         chunks=text.chunks,
     )
+
+
+def _check_method(method: Method) -> None:
+    """Refuse a method whose scores cannot be resampled."""
+    if method.router_tuning:
+        raise UserError(
+            f"method {method.name!r} tunes routers on right answers, which stability does not "
+            "resample; take another method"
+        )

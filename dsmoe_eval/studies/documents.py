@@ -148,8 +148,8 @@ def route_documents(
     loaded = load_model(
         name, device, dtype=dtype, attn_implementation=attn_implementation, sites=sites
     )
-    identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
-    precision, place = loaded.model.dtype, loaded.model.device
+    identity, tokenizer = loaded.identity, loaded.tokenizer
+    shape = (loaded.model.config, loaded.model.dtype, loaded.model.device)
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
     passes, way = (1, "") if form is None else (2, ", forward and backward")
     title = f"route {texts:,} texts through {models} models{way}"
@@ -159,13 +159,12 @@ def route_documents(
         shuffled = [_shuffled(loaded, tasks, seed, advance, form) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
-        shape = (config, precision, place)
         random = [document_routing(random_weights(*shape, one, sites), *read) for one in seeds]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,
-        "dtype": str(precision).removeprefix("torch."),
-        "device": place.type,
+        "dtype": str(shape[1]).removeprefix("torch."),
+        "device": shape[2].type,
         **text.about,
         "limit": limit,
     } | ({} if sites == EXPERTS else {"units": sites.noun})
