@@ -74,6 +74,35 @@ def test_probed_and_lent_to_other_harnesses(folder, tmp_path):
 
 
 @pytest.mark.full
+def test_what_reads_routed_experts_is_refused_by_name(folder, tmp_path):
+    common = ("--suite", "lab", "--domain", "math", "--sites", "neurons", "--limit", 8)
+    for method, words in {
+        "influence": "influence: of routed experts only",
+        "router-lens": "router-lens: of routed experts only",
+        "reap": "easy-ep and reap score the outputs of routed experts",
+    }.items():
+        code, answer = said("identify", folder, *common, "--method", method,
+                            "--observations", tmp_path / "o", "-o", tmp_path / "x.json")  # fmt: skip
+        assert (code != 0, words in answer) == (True, True), answer
+    code, answer = said("existence", folder, "--suite", "lab", "--sites", "neurons", "--by", "both",
+                        "--out", tmp_path)  # fmt: skip
+    assert code
+    assert "test them by counts (--by counts)" in answer
+
+
+@pytest.mark.full
+def test_all_but_the_best_neurons_are_masked_and_baked(folder, tmp_path):
+    path = tmp_path / "profile.json"
+    code, words = said("identify", folder, "--suite", "lab", "--domain", "math", "--sites",
+                       "neurons", "--limit", 8, "--keep", WIDTH - 8, "-o", path,
+                       "--observations", tmp_path / "o")  # fmt: skip
+    assert (code, f"{8 * LAYERS} neurons masked" in words) == (0, True), words
+    code, words = said("bake", folder, path, "-o", tmp_path / "baked", "--json")
+    assert code == 0, words
+    assert json.loads(words[words.index('{"') :])["logit_max_difference"] < 1e-4
+
+
+@pytest.mark.full
 def test_existence_beside_its_controls(folder, tmp_path):
     code, words = said("existence", folder, "--suite", "lab", "--sites", "neurons", "--limit", 8,
                        "--controls", 1, "--permutations", 199, "--out", tmp_path)  # fmt: skip
