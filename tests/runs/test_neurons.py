@@ -82,7 +82,7 @@ def test_what_reads_routed_experts_is_refused_by_name(folder, tmp_path):
         "reap": "easy-ep and reap score the outputs of routed experts",
     }.items():
         code, answer = said("identify", folder, *common, "--method", method,
-                            "--observations", tmp_path / "o", "-o", tmp_path / "x.json")  # fmt: skip
+                            "--observations", tmp_path, "-o", tmp_path / "x.json")  # fmt: skip
         assert (code != 0, words in answer) == (True, True), answer
     code, answer = said("existence", folder, "--suite", "lab", "--sites", "neurons", "--by", "both",
                         "--out", tmp_path)  # fmt: skip
