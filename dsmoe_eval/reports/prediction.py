@@ -65,7 +65,7 @@ def _finding(found: ProfilePrediction, one: PredictedEffect) -> str:
         return f"{name}: the prediction holds {upto}, so nothing is foretold at {one.strength:.4g}."
     text = f"{name}: {_change(one)} at strength {one.strength:.4g} is expected"
     if one.mde80 is None:
-        return f"{text}; no change, however large, can be shown by the test items."
+        return f"{text}; the test items are too few to say which change they can show."
     enough = "enough to show it" if abs(one.gain) >= one.mde80 else "too few to show it"
     return (
         f"{text}; {one.test_items:,} test items can show {one.mde80:.4f} or more (80 % power), "

@@ -31,8 +31,8 @@ def share_table(result: RunResult) -> Table:
     caption = (
         f"Gain of the arm over base, as a share of that of {best} on the same items, with "
         f"Fieller's 95 % interval. {best} is the best profile found, not the best there is: its "
-        "gain is a lower bound of what profiles can reach, and it learned from more answers. Not "
-        f"defined: {best} is not above each of its controls there, or the plan lacks one of them."
+        "gain is a lower bound of what profiles can reach. Not defined: it does not gain there, is "
+        "not above each of its controls, or the plan lacks one of them."
     )
     every = (arms_of(result, name) for name in variants_of(result))
     rows = [arms for arms in every if any(arm.share_of_best is not None for arm in arms)]

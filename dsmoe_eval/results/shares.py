@@ -1,7 +1,8 @@
 """The share of the best profile's gain that each steering arm reaches, on the items of its target.
 
-The best profile found is the learned one. Its gain counts where it is above that of each of its
-controls: learned on shuffled answers, for another domain, and on the answers of all targets.
+The best profile found is the learned one. Its gain counts where there is one over base, above that
+of each of its controls: learned on shuffled answers, for another domain, and on the answers of all
+targets.
 """
 
 from __future__ import annotations
@@ -123,5 +124,7 @@ def _fault(best: Arm, result: RunResult) -> str:
     missing = [f"{best.variant}+{_ENDINGS[name]}" for name, row in rows.items() if row is None]
     if missing:
         return f"{best.variant} lacks a control in the plan ({', '.join(missing)})"
-    names = unbeaten(best, result)
-    return f"{best.variant} is not above {', '.join(names)}" if names else ""
+    if names := unbeaten(best, result):
+        return f"{best.variant} is not above {', '.join(names)}"
+    gain = gain_of(best, result.outcome)
+    return "" if gain is None or gain > 0 else f"{best.variant} gains nothing over base"

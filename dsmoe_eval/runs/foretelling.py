@@ -35,7 +35,7 @@ from .answering import Bench, equipped
 from .arms import PreparedArm
 from .cells import ask, cell_identity, item_outcomes
 from .first_order import Slopes, logit_shifts
-from .influence import outcome_items, task_influence
+from .influence import outcome_items, own_answers, task_influence
 from .job import Job
 from .leases import Piece
 
@@ -228,12 +228,14 @@ def _slopes(
     if job.roles.are_two or all(logit_shifts(profile) is None for profile in shifting):
         return None
     asked: Mapping[str, WithItems] = {n: t for n, t in tasks.items() if has_gold_logprob(t)}
-    form, chat = Form(), job.lm.uses_chat_template
-    if counts.influence is not None:
+    form, chat, root = Form(), job.lm.uses_chat_template, job.folder.observations
+    settings, answers = job.plan.identification, None
+    if counts.influence is not None and settings.chat_template == chat:  # as will be answered
         form = Form(steps=tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers))
-        asked, chat = job.identification.tasks, job.plan.identification.chat_template
-    texts = sum(len(one.texts) for one in outcome_items(job.learner, asked, chat))
+        asked = job.identification.tasks
+        answers = own_answers(job.learner, root) if settings.phase == "generated" else None
+    texts = sum(len(one.texts) for one in outcome_items(job.learner, asked, chat, answers))
     with progress_bar(console, "influence of experts", texts, "texts") as steps:
-        found = task_influence(job.learner, asked, form, job.folder.observations, chat, steps)
+        found = task_influence(job.learner, asked, form, root, chat, steps, answers)
     known = {name: found[name] for name in tasks if has_gold_logprob(tasks[name])}
     return Slopes("gradient" if form.steps is None else "exact", known)

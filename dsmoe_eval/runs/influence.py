@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,6 @@ from ..tasks.items import Item, WithItems
 from ..tasks.loading import LoadedTask, in_format
 from ..tasks.scoring import answer_tasks, judge
 
-GENERATED = "generated.jsonl"
-"""The file of answers that the model generated, beside the passes."""
 _ITEMS = 1
 """Keeps the draws of items apart from those of documents, which have 0."""
 READ = "identification"
@@ -67,6 +66,12 @@ def with_influence(
         SteeringError: the model's routers or experts do not allow it.
     """
     return replace(counts, influence=_pass(engine, tasks, counts, root, settings, advance)(None))
+
+
+def own_answers(engine: Engine, root: Path) -> Path:
+    """Return the file, beside passes of any model, of the answers that this one generated."""
+    facts = pass_identity(engine, None).encode()
+    return root / f"generated-{hashlib.sha256(facts).hexdigest()[:16]}.jsonl"
 
 
 def resampled_counts(
@@ -115,7 +120,7 @@ def _pass(
     advance: Callable[[int], object],
 ) -> Tables:
     steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
-    answers = root / GENERATED if settings.phase == "generated" else None
+    answers = own_answers(engine, root) if settings.phase == "generated" else None
     lists = {
         name: outcome_items(engine, {name: task}, settings.chat_template, answers)
         for name, task in tasks.items()
@@ -127,11 +132,14 @@ def _pass(
     with counted_as(advance, len(every), sum(len(one.texts) for one in every)) as count:
         seen = influence_of(engine, every, Form(steps=steps), root, count)
 
+    def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
+        names = {
+            d: [n for n, one in chosen.items() if one.card.domain == d] for d in counts.domains
+        }
+        return {domain: [row for name in names[domain] for row in rows[name]] for domain in names}
+
     def tables(draw: np.random.Generator | None) -> NDArray[np.float64]:
-        gains, kept = (
-            _by_domain(part, rows, counts.domains)
-            for part in (gaining(tasks), _with_role(tasks, READ))
-        )
+        gains, kept = of(gaining(tasks)), of(_with_role(tasks, READ))
         if draw is not None:
             gains, kept = (
                 {name: _drawn(every, rows, draw) for name, rows in part.items()}
@@ -140,18 +148,6 @@ def _pass(
         return domain_tables(seen, gains, kept, steps)
 
     return tables
-
-
-def _by_domain(
-    tasks: Mapping[str, WithItems], rows: Mapping[str, Sequence[int]], domains: Sequence[str]
-) -> dict[str, list[int]]:
-    """Return the rows of each domain's tasks."""
-    return {
-        domain: [
-            row for name, task in tasks.items() if task.card.domain == domain for row in rows[name]
-        ]
-        for domain in domains
-    }
 
 
 def _drawn(
@@ -178,16 +174,18 @@ def task_influence(
     root: Path,
     chat: bool = False,
     advance: Callable[[int], None] = lambda _: None,
+    generated: Path | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Compute the mean influence on the items of each task: name -> [layers, experts], per unit.
 
-    With the tasks, the steps and the folder of `with_influence`, its pass is only read again.
+    With the tasks, the steps, the folder and the answers of `with_influence`, its pass is only read
+    again. See `outcome_items` for `chat` and `generated`.
 
     Raises:
         UserError: the engine computes no gradients, or an item has no outcome.
         SteeringError: the model's routers or experts do not allow it.
     """
-    lists = {name: outcome_items(engine, {name: task}, chat) for name, task in tasks.items()}
+    lists = {n: outcome_items(engine, {n: one}, chat, generated) for n, one in tasks.items()}
     every = [one for items in lists.values() for one in items]
     seen, start, found = influence_of(engine, every, form, root, advance), 0, {}
     for name, items in lists.items():

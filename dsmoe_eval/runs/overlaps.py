@@ -124,6 +124,14 @@ def _by_chance(a: Choice, b: Choice, units: int) -> float:
     return expected_jaccard(sizes(a), sizes(b), units)
 
 
+def _check_resampled(method: Method) -> None:
+    if method.router_tuning:
+        raise UserError(
+            f"method {method.name!r} tunes routers on right answers, which stability does not "
+            "resample; take another method"
+        )
+
+
 def domain_stability(
     engine: Engine,
     source: str | TextSource | IdentificationText,
@@ -157,7 +165,7 @@ def domain_stability(
         UserError: unknown suite, domain or method, or too few experts with a positive score.
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
-    _check_method(chosen_method)
+    _check_resampled(chosen_method)
     root = root or Path("out") / "observations"
     counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
@@ -179,12 +187,3 @@ def domain_stability(
         experts=tuple((one, times[one.layer, one.expert, one.activate]) for one in full),
         chunks=text.chunks,
     )
-
-
-def _check_method(method: Method) -> None:
-    """Refuse a method whose scores cannot be resampled."""
-    if method.router_tuning:
-        raise UserError(
-            f"method {method.name!r} tunes routers on right answers, which stability does not "
-            "resample; take another method"
-        )

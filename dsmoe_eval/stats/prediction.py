@@ -96,9 +96,10 @@ def prediction_interval(
 def pool_predictions(parts: Sequence[Prediction], items: Sequence[int]) -> Prediction | None:
     """Combine predictions of independent parts, each with its number of items to come.
 
-    The degrees of freedom are Satterthwaite's; None if a part has no interval.
+    The degrees of freedom are Satterthwaite's; None if a part has no interval. There is no smallest
+    effect where a part has none.
     """
-    if any(part.error is None or part.mde80 is None for part in parts):
+    if any(part.error is None for part in parts):
         return None
     weights = np.array(items) / sum(items)
     errors = weights * np.array([part.error for part in parts])
@@ -109,13 +110,13 @@ def pool_predictions(parts: Sequence[Prediction], items: Sequence[int]) -> Predi
         degrees = float(
             variance.sum() ** 2 / (variance**2 / [part.degrees for part in parts]).sum()
         )
-    shown = math.sqrt(float(((weights * [part.mde80 for part in parts]) ** 2).sum()))
+    smallest = [math.nan if part.mde80 is None else part.mde80 for part in parts]
     return Prediction(
         n=sum(part.n for part in parts),
         clusters=sum(part.clusters for part in parts),
         delta=delta,
         ci95=prediction_interval(delta, error, degrees),
-        mde80=shown,
+        mde80=_known(math.sqrt(float(((weights * smallest) ** 2).sum()))),
         error=error,
         degrees=degrees,
     )

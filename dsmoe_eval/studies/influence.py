@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..experts import Effect, Form, OutcomeItem, count_routing
 from ..progress import progress_bar
 from ..runs.identification import read_documents
-from ..runs.influence import GENERATED, gaining, influence_of, outcome_items
+from ..runs.influence import gaining, influence_of, outcome_items, own_answers
 from ..steering import Channel
 from ..tasks.identification import IdentificationText
 from .results import InfluenceResult, InfluenceRow
@@ -91,7 +91,7 @@ def influence_study(
     """
     shift.check()
     shown, root = console or Console(stderr=True), root or Path("out") / "observations"
-    answers = root / GENERATED if generated else None
+    answers = own_answers(engine, root) if generated else None
     items = outcome_items(engine, gaining(text.tasks), chat, answers)
     shown.print(cost(items, shift), highlight=False, soft_wrap=True)
     try:

@@ -45,7 +45,7 @@ def test_the_page_shows_what_holds_and_says_what_does_not(found, tmp_path):
     [
         ({}, "1,300 test items can show 0.0500 or more (80 % power), enough to show it."),
         ({"mde80": 0.25}, "too few to show it"),
-        ({"mde80": None}, "no change, however large, can be shown"),
+        ({"mde80": None}, "the test items are too few to say which change they can show"),
         ({"holds": False, "gain": None}, "holds at no strength, so nothing is foretold at 1."),
     ],
 )

@@ -96,6 +96,17 @@ def test_a_profile_that_is_not_above_a_control_defines_no_share(finished):
         assert own.reason == f"{BEST} is not above {BEST}+{name}"
 
 
+def test_a_profile_that_only_loses_less_than_its_controls_defines_no_share(make_run):
+    harmful = dict.fromkeys(CONTROLS, (0.02, 0.9)) | {BEST: (0.02, 0.3), "contrast": (0.02, 0.2)}
+    found = read_finished(make_run(**MADE, target=harmful))
+    best = found.arms[BEST, "math"]
+    assert best.target_result.delta < 0
+    assert unbeaten(best, found.result) == []
+    own = found.arms["contrast", "math"].share_of_best
+    assert (own.share, own.ci95) == (None, None)
+    assert own.reason == f"{BEST} gains nothing over base"
+
+
 def test_a_control_that_the_plan_lacks_is_named(finished):
     own, _ = shares_of(finished, lambda arm: arm.model_copy(update={"specificity": None}))
     assert own.share is None

@@ -11,10 +11,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dsmoe_eval.cards import Identification
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.experts import Form
+from dsmoe_eval.experts import Form, get_method
 from dsmoe_eval.files import seal
+from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.reports import render
 from dsmoe_eval.results.finished import read_finished
@@ -22,8 +24,11 @@ from dsmoe_eval.results.folder import RunFolder
 from dsmoe_eval.results.recompute import recompute
 from dsmoe_eval.runs import foretelling, run
 from dsmoe_eval.runs.estimate import estimate
+from dsmoe_eval.runs.identification import count_domains
 from dsmoe_eval.runs.influence import influence_of, outcome_items
-from dsmoe_eval.steering import Profile
+from dsmoe_eval.runs.specification import IdentificationSpec
+from dsmoe_eval.steering import Intervention, Profile
+from dsmoe_eval.tasks.identification import identification_text
 from dsmoe_eval.tasks.loading import load_tasks
 from dsmoe_eval.tasks.outcomes import outcome_values
 
@@ -132,6 +137,39 @@ def test_first_order_is_influence_times_shift_and_there_is_none_of_weights(
     assert foretold.arm("sham", "math").change(TARGET, "gold_logprob").first_order == 0
     for variant in ("dsmoe", "prompt"):
         assert foretold.arm(variant, "math").change(TARGET, "gold_logprob").first_order is None
+
+
+def test_first_order_reads_the_pass_of_a_method_in_the_answers_format(tmp_path):
+    """That on the model's own answers is read again too; that on other prompts is of no use."""
+    engine, settings = load_engine("lab-poly", device="cpu"), Identification(phase="generated")
+    found = identification_text("lab", 3, answered=True).tasks
+    known = {n: found[n] for n in (TARGET, "lab_math_named", "lab_arithmetic")}
+    wanted = IdentificationSpec.by([get_method("influence")], settings, {})
+    counts = count_domains(engine, known, wanted, tmp_path, lambda _: None)
+    shift = trial_profile(engine.identity, Intervention(kind="bias", strength=1.0), [0])
+    arms = [SimpleNamespace(profile=shift)]
+
+    def slopes(chat_template):
+        job = SimpleNamespace(
+            roles=SimpleNamespace(are_two=False),
+            lm=SimpleNamespace(uses_chat_template=False),
+            learner=engine,
+            folder=SimpleNamespace(observations=tmp_path),
+            identification=SimpleNamespace(tasks=known),
+            plan=SimpleNamespace(
+                identification=settings.model_copy(update={"chat_template": chat_template})
+            ),
+        )
+        return foretelling._slopes(job, counts, known, arms, QUIET)
+
+    passes = set(tmp_path.rglob("*.safetensors"))
+    exact = slopes(chat_template=False)
+    assert exact.form == "exact"
+    np.testing.assert_allclose(
+        exact.by_task[TARGET], counts.influence[counts.domains.index("math"), 0], rtol=1e-6
+    )
+    assert set(tmp_path.rglob("*.safetensors")) == passes
+    assert slopes(chat_template=True).form == "gradient"
 
 
 def test_a_null_arm_is_foretold_to_change_nothing(foretold):

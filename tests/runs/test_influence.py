@@ -16,6 +16,7 @@ from dsmoe_eval.runs.influence import (
     answers_read,
     influence_of,
     outcome_items,
+    own_answers,
     resampled_counts,
     texts_read,
 )
@@ -186,6 +187,18 @@ def test_own_right_answers_are_the_outcome_of_generated_tasks(ours, text, tmp_pa
     written = path.read_bytes()
     assert outcome_items(ours, task, generated=path) == items
     assert path.read_bytes() == written
+
+
+def test_models_that_share_a_folder_of_passes_have_their_own_answers(ours, tmp_path):
+    class Other:
+        identity = ours.identity.model_copy(update={"fingerprint": "f" * 64})
+
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+    paths = {own_answers(engine, tmp_path) for engine in (ours, Other(), ours)}
+    assert len(paths) == 2
+    assert {path.parent for path in paths} == {tmp_path}
 
 
 def test_a_task_that_the_model_never_answers_is_refused(ours, text, tmp_path, monkeypatch):

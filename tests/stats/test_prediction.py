@@ -79,3 +79,14 @@ def test_parts_are_pooled_by_their_items_to_come():
     assert found.error == pytest.approx(math.hypot(0.25 * first.error, 0.75 * second.error))
     assert min(first.degrees, second.degrees) < found.degrees < first.degrees + second.degrees
     assert pool_predictions([first], [10]).ci95 == pytest.approx(first.ci95)
+
+
+def test_parts_of_which_one_can_show_nothing_are_pooled_without_a_smallest_effect():
+    values = np.array([0, 1, 1, 0, 1, 0, 1, 1.0])
+    few = predict_mean(values, values[::-1], None, labels(3))
+    many = predict_mean(values, values[::-1], None, labels(300))
+    assert few.mde80 is None
+    assert many.mde80 is not None
+    found = pool_predictions([few, many], [3, 300])
+    assert found.mde80 is None
+    assert found.ci95[0] < found.delta < found.ci95[1]
