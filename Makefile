@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -163,6 +163,14 @@ reports-experts: $(RUN)
 	$(BIN)/dsmoe-eval existence $(EMERGENCE:%=out/emergence/step-%) lab-poly --suite lab --by both \
 		--controls 2 --permutations 1999 --out reports/influence/emergence
 	$(BIN)/python benchmarks/audit.py
+
+# The same on the neurons of the dense model from which it was carved: about an hour and a half on two cores.
+reports-smol-dense: $(RUN)
+	rm -rf out/smol-dense
+	$(BIN)/dsmoe-eval existence lab-smol-dense --suite smol --sites neurons --permutations 1999 --out reports/smol/dense-existence
+	$(BIN)/python benchmarks/gathered_neurons.py reports/smol
+	$(BIN)/dsmoe-eval run smol-dense --limit 40 --out out/smol-dense
+	$(BIN)/dsmoe-eval report out/smol-dense --report-to reports/smol/dense
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

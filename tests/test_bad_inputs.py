@@ -666,8 +666,8 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
     "routers that are not in memory": (
         lambda b: (
             b.patch.setattr(
-                sys.modules["dsmoe_eval.models.random_weights"], "find_routers",
-                lambda _: [SimpleNamespace(weight=torch.empty(1, device="meta"))]),
+                sys.modules["dsmoe_eval.models.random_weights"], "find_sites",
+                lambda *_: [SimpleNamespace(weight=torch.empty(1, device="meta"))]),
             shuffled_routers(None, 0).__enter__()),
         "cannot be shuffled", "more memory",
     ),

@@ -14,7 +14,7 @@ from ..engines.transformers.generate import generation_of
 from ..errors import EvalWarning
 from ..models.loading import LoadedModel, load_model
 from ..models.probing import random_batch
-from ..steering import Profile, probe, steer
+from ..steering import EXPERTS, Profile, Sites, probe, steer
 
 
 class _Shared:
@@ -25,7 +25,7 @@ class _Shared:
         self.lock = threading.Lock()
 
 
-_IN_MEMORY: WeakValueDictionary[tuple[str, str | None], _Shared] = WeakValueDictionary()
+_IN_MEMORY: WeakValueDictionary[tuple[str, str | None, Sites], _Shared] = WeakValueDictionary()
 
 
 class SteeredModel:
@@ -62,8 +62,9 @@ class SteeredModel:
             SteeringError: as for the class, or the profile cannot be read.
         """
         chosen = None if profile is None else Profile.load(Path(profile))
-        shared = _IN_MEMORY.get((name, device)) or _Shared(_load(name, device))
-        _IN_MEMORY[name, device] = shared
+        key = (name, device, EXPERTS if chosen is None else chosen.sites)
+        shared = _IN_MEMORY.get(key) or _Shared(_load(*key))
+        _IN_MEMORY[key] = shared
         with shared.lock:
             steered = cls(shared.loaded, chosen)
         steered._shared = shared
@@ -87,9 +88,9 @@ class SteeredModel:
             yield self.loaded
 
 
-def _load(name: str, device: str | None) -> LoadedModel:
+def _load(name: str, device: str | None, sites: Sites) -> LoadedModel:
     """Load a model; warn of what its checkpoint says of decoding and does not happen here."""
-    loaded = load_model(name, device)
+    loaded = load_model(name, device, sites=sites)
     said = generation_of(loaded)
     if said.decoding:
         warnings.warn(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from .base import Card, Fraction, Name
 from .outcomes import OUTCOMES, Continuous, OutcomeName
-from .sections import Identification, Learned, Resources, Sft, Stability, Tuning
+from .sections import Identification, Learned, Neurons, Resources, Sft, Stability, Tuning
 
 Precision = Literal["float32", "bfloat16", "float16"]
 EngineName = Literal["transformers", "vllm"]
@@ -25,6 +25,9 @@ class Plan(Card):
         revision: the commit, branch or tag of a model of the hub; in `models` write
             `organisation/model@revision`.
         dtype: the dtype of the weights in memory; by default the checkpoint's.
+        sites: what is counted, chosen and steered: routed experts, or the neurons of a dense
+            model's FFNs, which the keys of experts then speak of.
+        neurons: with `sites: neurons`, how they are parted into units.
         prompt: whether questions are wrapped in the tokenizer's chat template. `auto`: if there
             is a template and the model's card does not say that it is a base model.
         think_end_token: text that ends the model's thinking; by default as the model's card or its
@@ -78,6 +81,8 @@ class Plan(Card):
     models: tuple[str, ...] = ()
     revision: Annotated[str, Field(pattern=r"^[\w./-]+$")] | None = None
     dtype: Precision | None = None
+    sites: Literal["experts", "neurons"] = "experts"
+    neurons: Neurons = Neurons()
     suite: Name
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     controls: Literal["full", "placebo", "none"] = "placebo"
@@ -125,6 +130,13 @@ class Plan(Card):
     def _check_engines(self) -> Plan:
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
+        if self.sites == "neurons" and "vllm" in (self.engine, self.learner):
+            raise ValueError(
+                "sites: neurons needs `engine: transformers`: vLLM neither shows nor steers them "
+                "(it serves a checkpoint into which their profile is baked)"
+            )
+        if self.sites == "experts" and self.neurons.block > 1:
+            raise ValueError("neurons.block needs `sites: neurons`")
         if self.learner == "vllm" and self.engine != "vllm":
             raise ValueError("learner: vllm needs `engine: vllm`")
         if self.routing_from == "engine" and self.engine == self.learner:

@@ -83,6 +83,16 @@ class Identification(Card):
     saliency_model: str | None = None
 
 
+class Neurons(Card):
+    """The neurons of a dense model's FFNs, where `sites` of a plan names them.
+
+    Attributes:
+        block: the number of neighbouring neurons that are one unit.
+    """
+
+    block: Annotated[int, Field(ge=1)] = 1
+
+
 Rate = Annotated[float, Field(gt=0)]
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .experts import given_text, text_options
-from .main import data_option, loading_options, main, progress_console
+from .main import (
+    data_option,
+    given_sites,
+    loading_options,
+    main,
+    progress_console,
+    sites_options,
+)
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 def existence_command(
@@ -64,6 +72,7 @@ def existence_command(
         permutations=rest["permutations"], controls=rest["controls"], limit=rest["limit"],
         device=rest["device"], console=console, data=rest["data"], dtype=rest["dtype"],
         attn_implementation=rest["attn_implementation"],
+        sites=given_sites(rest["sites"], rest["block"]),
     )  # fmt: skip
     folder = out or Path("out") / "existence" / Path(model[0]).name
     if len(model) == 1:

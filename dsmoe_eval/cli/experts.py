@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..errors import UserError
-from .main import data_option, loading_options, main, progress_console
+from .main import (
+    data_option,
+    given_sites,
+    loading_options,
+    main,
+    progress_console,
+    sites_options,
+)
 from .terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..cards import Identification
     from ..steering import Intervention
     from ..tasks.identification import TextSource
 
@@ -120,6 +128,7 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
 )
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 @click.option(
@@ -129,7 +138,6 @@ def identify_command(
     model: str, domain: str, method: str, output: Path, device: str | None, **rest: Any
 ) -> None:
     """Find the experts of a domain in MODEL and write a steering profile."""
-    from ..cards import Identification
     from ..engines.load import load_engine
     from ..files import write_text
     from ..runs.identification import identify, text_of_domain
@@ -143,15 +151,11 @@ def identify_command(
         device,
         dtype=rest["dtype"],
         attn_implementation=rest["attn_implementation"],
+        sites=given_sites(rest["sites"], rest["block"]),
         enforce_eager=True,  # a compiled vLLM does not show its routing
     )
     common = {
-        "settings": Identification(
-            phase=rest["phase"],
-            answer_tokens=rest["answer_tokens"],
-            chat_template=rest["chat_template"],
-            saliency_model=rest["saliency_model"],
-        ),
+        "settings": _settings(rest),
         "markers": _markers(rest["marker"]),
         "root": rest["observations"],
         "console": progress_console(),
@@ -165,7 +169,15 @@ def identify_command(
         )
     write_text(output, profile.to_json())
     masked = "" if rest["keep"] is None else " masked: not the best"
-    echo(f"{output}: profile {profile.id}, {len(profile.experts)} experts{masked} of {domain}")
+    echo(f"{output}: profile {profile.id}, {profile.size}{masked} of {domain}")
+
+
+def _settings(given: Mapping[str, object]) -> Identification:
+    """Return the presentation of the text that the options name."""
+    from ..cards import Identification
+
+    keys = ("phase", "answer_tokens", "chat_template", "saliency_model")
+    return Identification.model_validate({key: given[key] for key in keys})
 
 
 def _check_pruning(given: Mapping[str, object]) -> None:
@@ -222,6 +234,7 @@ def _markers(given: tuple[str, ...]) -> dict[str, float] | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def stability_command(
@@ -244,6 +257,7 @@ def stability_command(
             device=device,
             dtype=rest["dtype"],
             attn_implementation=rest["attn_implementation"],
+            sites=given_sites(rest["sites"], rest["block"]),
         ),
         text,
         domain,

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import printable
+from ..errors import UserError, printable
 from ..log import LOGGER
 from .terminal import EXIT_UNDECIDED, LEVELS, echo, stop, stop_by
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..steering import Profile, Sites
 
 RENAMED_OPTIONS = {
     "--absent": "--missing-value",
@@ -50,6 +52,34 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="How transformers computes attention [as transformers chooses].",
     )  # fmt: skip
     return of_dtype(of_attention(command))
+
+
+def sites_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what is counted and steered: experts, or neurons."""
+    of_block = click.option(
+        "--block", type=click.IntRange(min=1),
+        help="With --sites neurons: neighbouring neurons that are one unit [1].",
+    )  # fmt: skip
+    of_sites = click.option(
+        "--sites", type=click.Choice(["experts", "neurons"]), default="experts", show_default=True,
+        help="What is counted and steered: routed experts, or the neurons of a dense model.",
+    )  # fmt: skip
+    return of_sites(of_block(command))
+
+
+def given_sites(sites: str, block: int | None, profile: Profile | None = None) -> Sites:
+    """Return the sites of a profile, or without one those that the options name.
+
+    Raises:
+        UserError: blocks of experts.
+    """
+    from ..steering import Sites
+
+    if profile is not None:
+        return profile.sites
+    if sites == "experts" and block is not None:
+        raise UserError("--block is for --sites neurons; leave it out, or add --sites neurons")
+    return Sites.model_validate({"kind": sites, "block": block or 1})
 
 
 class _Commands(click.Group):

@@ -13,14 +13,14 @@ import click
 
 from ..errors import UserError
 from ..files import write_text
-from .main import data_option, loading_options, main
+from .main import data_option, given_sites, loading_options, main, sites_options
 from .terminal import EXIT_FAILED, echo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..models import ModelProbe, QuantizationProbe
-    from ..steering import Profile
+    from ..steering import Profile, Sites
 
 remote_code_option = click.option(
     "--remote-code",
@@ -44,6 +44,7 @@ remote_code_option = click.option(
 @data_option
 @remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device [the first GPU, else cpu].")
 def probe_command(
@@ -69,6 +70,7 @@ def probe_command(
     wanted = None if profile is None else Profile.load(profile)
     if remote_code is not None:
         allow_remote_code(model, config_place(model), remote_code)
+    sites = given_sites(rest.pop("sites"), rest.pop("block"), wanted)
     config = bare_config(model)
     if config is not None and any((*rest.values(), vllm_suite)):
         raise UserError(
@@ -78,7 +80,7 @@ def probe_command(
     found: dict[str, object] = {}
     if config is None and vllm_suite is not None:
         found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
-    report, quantized = _probed(model, config, wanted, device, rest)
+    report, quantized = _probed(model, config, wanted, device, rest, sites)
     if quantized is not None:
         found["quantization"] = quantized.to_dict()
     if as_json:
@@ -97,17 +99,20 @@ def _probed(
     profile: Profile | None,
     device: str | None,
     options: dict[str, Any],
+    sites: Sites,
 ) -> tuple[ModelProbe, QuantizationProbe | None]:
     """Probe a model, and its quantization if it claims any."""
     from ..models import identify_model, load_model, miniature, probe_model, probe_quantization
 
     if config is not None:
-        small = miniature(config).to(device or "cpu")
-        name = f"{model}, random"
-        return probe_model(small, identify_model(name, "random", small), profile), None
-    loaded = load_model(model, device, **options)
-    quantized = probe_quantization(model, loaded.model)
+        small = miniature(config, dense=sites.kind == "neurons").to(device or "cpu")
+        identity = identify_model(f"{model}, random", "random", small, sites)
+        return probe_model(small, identity, profile), None
+    loaded = load_model(model, device, **options, sites=sites)
     report = probe_model(loaded.model, loaded.identity, profile)
+    if sites.kind == "neurons":  # the share is that of routed experts
+        return report, None
+    quantized = probe_quantization(model, loaded.model)
     return report, None if quantized.claimed is None else quantized
 
 
@@ -144,9 +149,11 @@ def _print_routing(routing: object) -> None:
 
 def _print_probe(report: ModelProbe) -> None:
     first, last, scoring = report.layers[0], report.layers[-1], report.scoring
-    echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} experts")
-    echo(f"routers found: {len(report.layers)}, in layers {first} to {last}")
-    echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
+    echo(f"{report.model}: {report.router}, top-{report.top_k} of {report.experts} {report.units}")
+    kind = "routers" if report.units == "experts" else "FFNs"
+    echo(f"{kind} found: {len(report.layers)}, in layers {first} to {last}")
+    if kind == "routers":
+        echo(f"scoring: {scoring or 'unseen, in fused kernels'}\n")
     echo(f"{'intervention':<20}{'result':<9}{'selection':>10}{'weight':>9}{'logit':>9}")
     for row in report.interventions:
         figures = row.figures

@@ -141,6 +141,7 @@ class Engine(Protocol):
         *,
         reader: SaliencyModel | None,
         contributions: bool,
+        activity: bool = False,
         advance: Advance,
     ) -> Observations:
         """Record a pass over documents; see `experts.observe`.
@@ -150,6 +151,7 @@ class Engine(Protocol):
             root: as in `experts.observe`.
             reader: the model whose gradients give the saliency; None for no saliency.
             contributions: as in `experts.observe`.
+            activity: as in `experts.observe`.
             advance: as in `experts.observe`.
 
         Raises:

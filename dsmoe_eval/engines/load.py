@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import UserError
 from ..models.loading import load_model, load_tokenizer
+from ..steering import EXPERTS, Sites
 from .base import BATCH_TOKENS, Engine
 
 
@@ -16,6 +17,7 @@ def load_engine(
     experts_implementation: str | None = None,
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    sites: Sites = EXPERTS,
     **vllm_options: object,
 ) -> Engine:
     """Load a model into an engine.
@@ -28,6 +30,7 @@ def load_engine(
         experts_implementation: for transformers only, its method of computing experts.
         dtype: as for `load_model`.
         attn_implementation: for transformers only, its method of computing attention.
+        sites: as for `load_model`; vLLM takes experts only.
         vllm_options: options of vLLM, such as `tensor_parallel_size`, or `enforce_eager`, without
             which vLLM compiles the model and shows no routing.
 
@@ -43,10 +46,16 @@ def load_engine(
             experts_implementation,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            sites=sites,
         )
         return TransformersEngine(loaded, batch_tokens)
     if attn_implementation is not None:
         raise UserError("attn_implementation is for the transformers engine; leave it out")
+    if sites != EXPERTS:
+        raise UserError(
+            "vLLM neither shows nor steers neurons; take the transformers engine, or bake a "
+            "profile of neurons (dsmoe-eval bake) and serve the new checkpoint"
+        )
     if device is not None:
         raise UserError("--device is for the transformers engine; vLLM takes what it finds")
     from .vllm.engine import start

@@ -29,7 +29,7 @@ from .set_similarity import set_similarity
 from .similarity import ExpertSimilarity, cka, effective_rank, expert_similarity
 from .streams import StreamMeans, in_phase, mean_streams, sum_streams
 from .super_experts import Peaks, SuperExpert, measure_peaks, super_experts
-from .usage import encode_batch, expert_usage
+from .usage import column_width, encode_batch, expert_usage, in_columns
 
 __all__ = [
     "MATCH_TOLERANCE",
@@ -57,6 +57,7 @@ __all__ = [
     "check_outputs",
     "choose_experts",
     "cka",
+    "column_width",
     "count_routing",
     "documents_hash",
     "effective_rank",
@@ -68,6 +69,7 @@ __all__ = [
     "exposure_gaps",
     "exposure_kept",
     "get_method",
+    "in_columns",
     "in_phase",
     "matched_experts",
     "mean_streams",

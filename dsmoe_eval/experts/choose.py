@@ -147,19 +147,25 @@ def matched_experts(
         ValueError: a layer has too few experts that were not chosen.
     """
     generator = np.random.default_rng(seed if draw == 1 else [seed, draw])
-    taken = {(expert.layer, expert.expert) for expert in chosen} | {*spared}
+    taken: dict[int, list[int]] = {layer: [] for layer in layers}
+    for one in chosen:
+        taken[one.layer].append(one.expert)
+    for layer, expert in spared:
+        taken[layer].append(expert)
     matched: list[ChosenExpert] = []
     for target in chosen:
         row = exposure[list(layers).index(target.layer)]
-        free = [e for e in range(len(row)) if (target.layer, e) not in taken]
-        if not free:
+        is_free = np.ones(len(row), dtype=bool)
+        is_free[taken[target.layer]] = False
+        free = np.flatnonzero(is_free)
+        if not len(free):
             raise ValueError(f"layer {target.layer} has no expert left to match {target.expert}")
         gaps = np.abs(row[free] - row[target.expert])
         near = np.flatnonzero(gaps <= MATCH_TOLERANCE * row[target.expert])
         if len(near) < draw:
             near = np.argsort(gaps, kind="stable")[:draw]
-        pick = free[int(generator.choice(near))]
-        taken.add((target.layer, pick))
+        pick = int(free[int(generator.choice(near))])
+        taken[target.layer].append(pick)
         update = {"expert": pick, "score": float(row[pick])}
         matched.append(target.model_copy(update=update))
     return tuple(matched)

@@ -59,6 +59,7 @@ def count_routing(
         has_saliency=observations.has_saliency,
         spread=columns["spread"] if observations.has_spread else None,
         gated=columns["gated"] if observations.has_contributions else None,
+        active=columns["active"] if observations.has_activity else None,
     )  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def _count(seen: Observations, folder: Path, quantile: float, markers: Sequence[
         shapes["contribution"] = shapes["gated"] = ((rows, *cell), np.float32)
     if seen.has_spread:
         shapes["spread"] = ((rows, cell[0]), np.float64)
+    if seen.has_activity:
+        shapes["active"] = ((rows, *cell), np.int32)
     whole = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         for name, (shape, dtype) in shapes.items()
@@ -136,7 +139,7 @@ def _batch_counts(
     def table(group: NDArray[np.int64], cells: Any, *shape: int, by: Tensor | None = None) -> Any:
         """Sum 1, or the values `by`, over tokens per (group, layer, expert)."""
         flat = (group[:, None, None] * (layers * experts) + cells).ravel()
-        values = None if by is None else by.numpy().ravel()
+        values = None if by is None else by.float().numpy().ravel()
         shape = (*shape, layers, experts)
         return np.bincount(flat, values, math.prod(shape)).reshape(shape)
 
@@ -156,7 +159,25 @@ def _batch_counts(
     for name, values in (("contribution", batch.contributions), ("gated", batch.gated)):
         if values is not None:
             columns[name] = table(local, cell, count, by=values)
-    if batch.spread is not None:
-        columns["spread"] = np.zeros((count, layers))
-        np.add.at(columns["spread"], local, batch.spread.numpy())
+    columns |= _optional_columns(batch, local, count, experts)
     return {name: (rows, values) for name, values in columns.items()}
+
+
+def _optional_columns(
+    batch: Batch, local: NDArray[np.int64], count: int, units: int
+) -> dict[str, NDArray[np.int64] | Floats]:
+    """Sum the spread of logits and the activity of neurons by document, where they are recorded."""
+    columns: dict[str, NDArray[np.int64] | Floats] = {}
+    if batch.spread is not None:
+        columns["spread"] = np.zeros((count, batch.spread.shape[1]))
+        np.add.at(columns["spread"], local, batch.spread.numpy())
+    if batch.active is not None:
+        bits = [batch.active[local == one].numpy() for one in range(count)]
+        columns["active"] = np.stack([_active(one, units) for one in bits])
+    return columns
+
+
+def _active(bits: NDArray[np.uint8], units: int) -> NDArray[np.int64]:
+    """Count each unit's bits over the tokens of a document, [layers, units]."""
+    layers = (np.unpackbits(bits[:, layer], axis=-1, count=units) for layer in range(bits.shape[1]))
+    return np.stack([layer.sum(0, dtype=np.int64) for layer in layers])

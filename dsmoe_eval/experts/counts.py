@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .documents import Phase
+
+_VALUES_AT_ONCE = 2**24
+"""Values of a part that is resident in float64, 128 MiB; of experts there are always fewer."""
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +41,7 @@ class Sums:
         gated: the same sum of weight x norm of its output (REAP).
         marked: [markers, layers, experts] uses at each marker token.
         marker_tokens: [markers] number of the marker's tokens in the text.
+        active: [layers, experts] tokens on which the neuron was active; None if not recorded.
     """
 
     documents: float
@@ -50,6 +55,7 @@ class Sums:
     gated: Floats | None
     marked: Floats
     marker_tokens: Floats
+    active: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class RoutingCounts:
         marked: [rows, markers, layers, experts] uses at marker tokens.
         has_saliency: if False, every token is counted as common.
         spread: [rows, layers] sums over tokens of the logits' spread over experts, or None.
+        active: [rows, layers, experts] tokens on which the neuron was active, or None.
         influence: [domains, 2, layers, experts], or None; see `influence_items.domain_tables`.
         use_change: [domains, layers, experts] of P(e|D) by router tuning, or None.
         spared: (layer, expert) of super experts, which are not masked and not drawn as random ones.
@@ -96,6 +103,7 @@ class RoutingCounts:
     has_saliency: bool
     spread: NDArray[np.float64] | None = None
     gated: NDArray[np.float32] | None = None
+    active: NDArray[np.int32] | None = None
     influence: Floats | None = None
     use_change: Floats | None = None
     spared: tuple[tuple[int, int], ...] = ()
@@ -174,6 +182,7 @@ class RoutingCounts:
             marked=self.marked[rows],
             spread=None if self.spread is None else self.spread[rows],
             gated=None if self.gated is None else self.gated[rows],
+            active=None if self.active is None else self.active[rows],
         )
 
     def _sums(self, name: str, mask: NDArray[np.bool_]) -> Sums:
@@ -185,22 +194,35 @@ class RoutingCounts:
         rows = np.flatnonzero(mask & (self.weight > 0) & (self.tokens.sum(1) > 0))
         weight = self.weight[rows]
 
-        def add(values: NDArray[np.generic]) -> Floats:
-            return np.tensordot(weight, values[rows].astype(np.float64), axes=1)
+        def add(values: NDArray[np.generic], weight: Floats = weight) -> Floats:
+            return _weighted_sum(weight, values, rows)
 
         tokens, used = add(self.tokens), add(self.used)
         share = weight / weight.sum() / self.tokens[rows].sum(1)
-        uses = self.used[rows].sum(1).astype(np.float64)
         return Sums(
             documents=float(weight.sum()),
             tokens=float(tokens.sum()),
             salient_tokens=float(tokens[1]),
             used=used.sum(0),
             salient=used[1] if self.has_saliency else None,
-            gate_mean=np.tensordot(share, self.gate[rows].astype(np.float64), axes=1),
-            use_mean=np.tensordot(share, uses, axes=1) / self.top_k,
+            gate_mean=add(self.gate, share),
+            use_mean=_weighted_sum(share, self.used, rows, classes=True) / self.top_k,
             contribution=None if self.contribution is None else add(self.contribution),
             gated=None if self.gated is None else add(self.gated),
             marked=add(self.marked),
             marker_tokens=add(self.marker_tokens),
+            active=None if self.active is None else add(self.active),
         )
+
+
+def _weighted_sum(
+    weight: Floats, values: NDArray[np.generic], rows: NDArray[np.int64], classes: bool = False
+) -> Floats:
+    """Add up rows of an array by weight, a bounded part at a time; `classes` adds up axis 1."""
+    step = max(1, _VALUES_AT_ONCE // max(1, math.prod(values.shape[1:])))
+    total: Floats = np.zeros(())
+    for start in range(0, max(1, len(rows)), step):
+        part = values[rows[start : start + step]]
+        part = (part.sum(1) if classes else part).astype(np.float64)
+        total = total + np.tensordot(weight[start : start + step], part, axes=1)
+    return total

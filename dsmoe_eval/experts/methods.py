@@ -27,6 +27,7 @@ class Method:
         influence: whether it needs the influence of experts on right answers.
         net: whether it needs that on the other domains' answers, too.
         router_tuning: whether it needs the change of use by tuning of the routers.
+        activity: whether it needs the activity of neurons, where the units are neurons.
         layer_share: the default choice, if no number of experts is given: in each layer the fewest
             best experts whose scores sum to at least this; None for the best 1 % of all experts.
         signed: whether a negative score is a reason to deactivate the expert (by `force`).
@@ -40,6 +41,7 @@ class Method:
     influence: bool = False
     net: bool = False
     router_tuning: bool = False
+    activity: bool = False
     layer_share: float | None = None
     signed: bool = False
     placebo_of: str | None = None
@@ -69,6 +71,7 @@ _BUILT_IN = (
     Method("esft-token", scores.esft_token, layer_share=0.2),
     Method("easy-ep", scores.easy_ep, contributions=True),
     Method("reap", scores.reap, contributions=True),
+    Method("lape", scores.lape, activity=True),
     Method("influence", scores.influence, influence=True),
     Method("influence-net", scores.influence_net, influence=True, net=True),
     Method("router-lens", scores.router_lens, router_tuning=True),

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..steering import capture_routing, capture_spread, find_routers
+from ..steering import (
+    EXPERTS,
+    Site,
+    Sites,
+    SteeringError,
+    capture_activity,
+    capture_selected,
+    capture_spread,
+    find_sites,
+    neurons_of,
+    routers_of,
+)
 from .batching import batches, entrance, frozen, on_device, pad, token_budget
 from .contribution import capture_contributions
 from .documents import Document, documents_hash, group_numbers
@@ -32,6 +43,9 @@ if TYPE_CHECKING:
 
 ROUTED_AT_ONCE = 16384
 """The number of tokens per call of another engine, which does its batching internally."""
+_SELECTIONS_AT_ONCE = 2**26
+"""Selected units of a batch, over its tokens and layers; of experts there are always fewer."""
+_NARROW = torch.iinfo(torch.int16).max
 Rows = Callable[[Sequence[int]], "Batch"]
 
 
@@ -51,6 +65,7 @@ class Observations:
         has_saliency: whether the batches include saliency.
         has_contributions: whether the batches include contributions.
         has_spread: whether the batches include the spread of the logits.
+        has_activity: whether the batches include the activity of neurons.
     """
 
     folder: Path
@@ -64,6 +79,7 @@ class Observations:
     has_saliency: bool
     has_contributions: bool
     has_spread: bool
+    has_activity: bool = False
 
     def read(self) -> Iterator[Batch]:
         """Yield the batches, one at a time.
@@ -80,6 +96,7 @@ class Observations:
                 contributions=columns.get("contributions"),
                 spread=columns.get("spread"),
                 gated=columns.get("gated"),
+                active=columns.get("active"),
             )
 
     def file(self, index: int, folder: Path | None = None) -> Path:
@@ -104,13 +121,15 @@ def observe(
     saliency_model: PreTrainedModel | None,
     contributions: bool = False,
     spread: bool = False,
+    activity: bool = False,
+    sites: Sites = EXPERTS,
     identity: str = "",
     advance: Advance = lambda _documents: None,
 ) -> Observations:
     """Run the model on documents, longest first, with frozen parameters.
 
     Args:
-        model: a transformers MoE causal language model; its state is restored.
+        model: a transformers causal language model; its state is restored.
         documents: identification texts; see `encode_documents`.
         root: the folder in which the pass has a subfolder, named by the hash of all inputs;
             existing batches are not computed again.
@@ -119,16 +138,18 @@ def observe(
             saliency. In the last two cases `model` needs the memory of a forward pass only.
         contributions: whether to compute EASY-EP's and REAP's, by another forward pass of the
             experts.
-        spread: whether to record the spread of the routers' logits.
+        spread: whether to record the spread of the routers' logits, if there are any.
+        activity: whether to record which neurons are active, if there are any.
+        sites: the units that are recorded.
         identity: identity of the models and of all else that the rows depend on.
         advance: called with the number of documents done, for a progress bar.
 
     Raises:
         SteeringError: the model's routers, or the call or output of its experts, are not known.
     """
-    routers = find_routers(model)
-    shape = Shape(tuple(r.layer for r in routers), routers[0].experts, routers[0].top_k)
-    columns = _columns_of(saliency_model is not None, contributions, spread)
+    found = find_sites(model, sites)
+    shape = Shape(tuple(one.layer for one in found), found[0].experts, found[0].top_k)
+    columns = _columns_of(saliency_model is not None, contributions, spread, activity, found)
     with frozen(model), nullcontext() if saliency_model is None else frozen(saliency_model):
         if saliency_model is None or saliency_model is model:
             pairs = [(worker, worker) for worker in copies(model)]
@@ -136,10 +157,11 @@ def observe(
             pairs = list(zip(copies(model), copies(saliency_model), strict=False))
         salient = None if saliency_model is None else Saliency(saliency_model)
         workers = [
-            _observer(one, salient and salient.on(reader), documents, columns)
+            _observer(one, sites, salient and salient.on(reader), documents, columns)
             for one, reader in pairs
         ]
-        budget = token_budget(entrance(model))
+        largest = _SELECTIONS_AT_ONCE // (len(found) * shape.top_k)
+        budget = max(1, min(token_budget(entrance(model)), largest))
         if salient is not None:
             budget = salient.budget(budget, documents)
         return _write_pass(documents, root, shape, columns, identity, budget, workers, advance)
@@ -147,21 +169,28 @@ def observe(
 
 def _observer(
     model: PreTrainedModel,
+    sites: Sites,
     salient: Saliency | None,
     documents: Sequence[Document],
     columns: tuple[str, ...],
 ) -> Rows:
     """Return the function that computes the rows of a batch."""
-    routers = find_routers(model)
+    found = find_sites(model, sites)
+    routers, neurons = routers_of(found), neurons_of(found)
     contributions, spread = "contributions" in columns, "spread" in columns
+    narrow = (
+        torch.int16 if found[0].experts <= _NARROW else torch.int32,
+        torch.bfloat16 if neurons else torch.float32,
+    )
 
     def rows(batch: Sequence[int]) -> Batch:
         ids, mask = pad([documents[index].tokens for index in batch], entrance(model))
         saliency = None
         with (
-            capture_routing(routers) as routing,
+            capture_selected(found) as routing,
             capture_contributions(model, routers) if contributions else nullcontext() as added,
             capture_spread(routers) if spread else nullcontext() as spreads,
+            capture_activity(neurons) if "active" in columns else nullcontext() as active,
         ):
             if salient is not None and salient.model is model:
                 saliency = salient(ids, mask)
@@ -171,8 +200,8 @@ def _observer(
         if salient is not None and salient.model is not model:
             saliency = salient(*on_device(entrance(salient.model), ids, mask))
         contributed = None if added is None else added()
-        spread_of = None if spreads is None else spreads()
-        return counted_rows(documents, batch, routing, saliency, contributed, spread_of)
+        more = (None if spreads is None else spreads(), None if active is None else active())
+        return counted_rows(documents, batch, routing, saliency, contributed, more, narrow)
 
     return rows
 
@@ -240,8 +269,26 @@ def _routed(
     return rows
 
 
-def _columns_of(*recorded: bool) -> tuple[str, ...]:
-    kinds = (("saliency",), ("contributions", "gated"), ("spread",))
+def _columns_of(
+    saliency: bool,
+    contributions: bool,
+    spread: bool,
+    activity: bool = False,
+    found: Sequence[Site] = (),
+) -> tuple[str, ...]:
+    """Return the columns that a pass records; neurons have no logits, and only they an activity.
+
+    Raises:
+        SteeringError: contributions of neurons.
+    """
+    neurons = bool(neurons_of(found))
+    if contributions and neurons:
+        raise SteeringError(
+            "easy-ep and reap score the outputs of routed experts, which a dense model lacks; take "
+            "another method for neurons, such as dsmoe or frequency"
+        )
+    kinds = (("saliency",), ("contributions", "gated"), ("spread",), ("active",))
+    recorded = (saliency, contributions, spread and not neurons, activity and neurons)
     return tuple(
         name for kind, wanted in zip(kinds, recorded, strict=True) if wanted for name in kind
     )
@@ -271,6 +318,7 @@ def _write_pass(
         has_saliency="saliency" in columns,
         has_contributions="contributions" in columns,
         has_spread="spread" in columns,
+        has_activity="active" in columns,
     )  # fmt: skip
 
 

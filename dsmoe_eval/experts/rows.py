@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,12 +24,15 @@ class Batch:
         generated: whether the model generated the token.
         token: the token's id.
         saliency: Eq. 5, float32; None if saliency was not computed.
-        experts: [tokens, layers, k] int16, the selected experts.
-        weights: [tokens, layers, k] float32, their weights as the experts received them.
+        experts: [tokens, layers, k] int16, or int32 where a layer has more; the selected units.
+        weights: [tokens, layers, k] float32, their weights as the experts received them; the sizes
+            of neurons, in bfloat16.
         contributions: [tokens, layers, k] float32, EASY-EP's, see `contribution.py`; None if not
             computed.
         gated: the same of REAP's.
         spread: [tokens, layers] float32, the logits' `logit_spread`; None if not recorded.
+        active: [tokens, layers, bytes] uint8, a bit per neuron (see `pack_bits`); None if not
+            recorded.
     """
 
     document: Tensor
@@ -40,6 +44,7 @@ class Batch:
     contributions: Tensor | None
     spread: Tensor | None = None
     gated: Tensor | None = None
+    active: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the columns that the batch has, for a file."""
@@ -53,9 +58,14 @@ def counted_rows(
     routing: Routing,
     saliency: Tensor | None,
     contributions: Contributions | None,
-    spread: Tensor | None,
+    more: tuple[Tensor | None, Tensor | None],
+    narrow: tuple[torch.dtype, torch.dtype] = (torch.int16, torch.float32),
 ) -> Batch:
-    """Select the counted rows of a padded forward pass, [documents * length, ...] each."""
+    """Select the counted rows of a padded forward pass, [documents * length, ...] each.
+
+    `more` has spread and activity; `narrow` the dtypes of indices and weights.
+    """
+    spread, active = more
     flat = pad([documents[index].kept for index in batch])[0].bool().flatten()
 
     def pick(values: Tensor) -> Tensor:
@@ -64,12 +74,18 @@ def counted_rows(
     return Batch(
         **token_columns(documents, batch),
         saliency=None if saliency is None else pick(saliency.flatten()),
-        experts=pick(routing.indices().to(torch.int16)),
-        weights=pick(routing.weights().float()),
+        experts=pick(routing.indices().to(narrow[0])),
+        weights=pick(routing.weights().to(narrow[1])),
         contributions=None if contributions is None else pick(contributions.moved),
         gated=None if contributions is None else pick(contributions.gated),
         spread=None if spread is None else pick(spread),
+        active=None if active is None else pack_bits(pick(active)),
     )
+
+
+def pack_bits(active: Tensor) -> Tensor:
+    """Return a bit per unit, [..., bytes] uint8, of [..., units] bool; the rest of a byte is 0."""
+    return torch.from_numpy(np.packbits(active.numpy(), axis=-1))
 
 
 def token_columns(documents: Sequence[Document], batch: Sequence[int]) -> dict[str, Tensor]:

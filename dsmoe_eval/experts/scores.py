@@ -16,6 +16,7 @@ from ..steering import ChosenExpert
 from .counts import RoutingCounts, Sums
 
 Scores: TypeAlias = NDArray[np.float64]
+_ACTIVE_QUANTILE = 0.95
 
 
 def dsmoe(counts: RoutingCounts, domain: str) -> Scores:
@@ -132,6 +133,30 @@ def reap(counts: RoutingCounts, domain: str) -> Scores:
     return sums.gated / np.maximum(sums.used, 1e-300)
 
 
+def lape(counts: RoutingCounts, domain: str) -> Scores:
+    """Score by LAPE (arXiv 2402.16438): log D - H of the shares of D domains in a unit's activity.
+
+    A neuron is active on a token if its activation function gives more than zero, an expert if it
+    is selected; p_d is its rate in domain d, and H the entropy of p_d / sum_d p_d. A unit scores 0
+    for a domain in which its rate is below the 95th percentile of all rates, over units and
+    domains, as the published code drops it. (That code then takes the lowest 1 % of H of all units;
+    here each domain takes its best.)
+
+    Raises:
+        ValueError: there is only one domain.
+    """
+    if len(counts.domains) < 2:
+        raise ValueError("lape compares domains, and needs text of at least one other")
+    rates = np.stack([_activity(counts.of(name)) for name in counts.domains])
+    total = rates.sum(0)
+    share = rates / np.where(total > 0, total, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(share > 0, share * np.log(share), 0.0).sum(0)
+    enough = rates[counts.domains.index(domain)] >= np.quantile(rates, _ACTIVE_QUANTILE)
+    scores: Scores = np.where(enough & (total > 0), np.log(len(rates)) - entropy, 0.0)
+    return scores
+
+
 def influence(counts: RoutingCounts, domain: str) -> Scores:
     """Score by the influence of a raised logit on the right answers, less the layer's mean.
 
@@ -190,6 +215,11 @@ def activation_share(counts: RoutingCounts, experts: Sequence[ChosenExpert]) -> 
     uses = counts.total().used
     chosen = sum(float(uses[counts.layers.index(e.layer), e.expert]) for e in experts)
     return chosen / float(uses.sum())
+
+
+def _activity(sums: Sums) -> Scores:
+    rate: Scores = (sums.used if sums.active is None else sums.active) / sums.tokens
+    return rate
 
 
 def _salient(sums: Sums) -> Scores:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..steering import decoder_layers, find_routers, hidden_size, watched
+from ..steering import EXPERTS, Sites, decoder_layers, find_sites, hidden_size, watched
 from .batching import batches, entrance, frozen, pad, token_budget
 from .counts import Floats
 from .documents import Document, Phase, documents_hash
@@ -93,15 +93,17 @@ def mean_streams(
     documents: Sequence[Document],
     root: Path,
     *,
+    sites: Sites = EXPERTS,
     identity: str = "",
     advance: Advance = lambda _documents: None,
 ) -> StreamMeans:
     """Run the model on documents and add up the residual stream after each of its decoder layers.
 
     Args:
-        model: a transformers MoE causal language model; its state is restored.
+        model: a transformers causal language model; its state is restored.
         documents: identification texts; see `encode_documents`.
         root: the folder in which the pass has a file, named by the hash of all inputs.
+        sites: the units of the model, by which its decoder layers are found.
         identity: identity of the model and of all else that the sums depend on.
         advance: called with the number of documents done, for a progress bar.
 
@@ -109,7 +111,7 @@ def mean_streams(
         SteeringError: the model has no known routers, or none in a list of decoder layers.
         ValueError: the file is not what was written.
     """
-    layers, width = decoder_layers(model, find_routers(model)), hidden_size(model)
+    layers, width = decoder_layers(model, find_sites(model, sites)), hidden_size(model)
     domains = _domains(documents)
 
     def sums(batch: Sequence[int]) -> Tensor:

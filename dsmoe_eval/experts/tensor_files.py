@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,5 +49,6 @@ def _hash(name: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(name.encode())
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().numpy().tobytes())
+        plain = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+        digest.update(plain.cpu().numpy().tobytes())
     return digest.hexdigest()

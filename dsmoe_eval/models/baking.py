@@ -1,6 +1,6 @@
 """Baking: a checkpoint that carries a profile, verified against the steered original.
 
-A bias is folded into a copy of the checkpoint. A mask makes a smaller one, without the experts.
+A bias is folded into a copy of the checkpoint. A mask of experts makes a smaller one, without them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..steering import (
+    EXPERTS,
     Profile,
     Steering,
     SteeringError,
-    capture_routing,
-    find_routers,
+    capture_selected,
+    find_sites,
     fold,
     steer,
 )
@@ -32,6 +33,7 @@ from .pruning import kept_by_layer, slice_experts
 
 _LEAST_AGREEMENT = {torch.float32: 1.0}
 _LEAST_AGREEMENT_HALF = 0.99
+_LEAST_AGREEMENT_OF_NEURONS = 0.99
 _LOGIT_TOLERANCE = 1e-3
 _OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".pkl"}
 PROFILE = "dsmoe_profile.json"
@@ -46,7 +48,8 @@ class BakeReport:
         folder: the folder of the new checkpoint.
         parameters: names of the parameters that carry the profile, or that experts were taken out
             of.
-        selection_agreement: share of (token, MoE layer) pairs with the same experts.
+        selection_agreement: share of (token, MoE layer) pairs with the same experts; of neurons,
+            share of the selected ones that are the same.
         logit_max_difference: largest absolute difference of an output logit.
         logit_max_change: the same between the steered and the unsteered original, for scale.
     """
@@ -78,9 +81,9 @@ def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -
     """
     if folder.exists():
         raise UserError(f"{folder}: exists already; bake into a new folder")
-    loaded = load_model(name, device)
+    loaded = load_model(name, device, sites=profile.sites)
     steering = steer(loaded.model, profile)  # refuses a profile of another model
-    if profile.intervention.kind == "mask":
+    if profile.intervention.kind == "mask" and profile.sites == EXPERTS:
         return _bake_smaller(name, loaded, steering, folder)
     values = fold(loaded.model, profile)
     originals = loaded.model.state_dict()
@@ -89,7 +92,8 @@ def bake(name: str, profile: Profile, folder: Path, device: str | None = None) -
         (making / PROFILE).write_text(profile.to_json(), encoding="utf-8")
         with steering:
             steered = _run(loaded)
-        return _prove(folder, tuple(values), _run(loaded), steered, load_model(str(making), device))
+        baked = load_model(str(making), device, sites=profile.sites)
+        return _prove(folder, tuple(values), _run(loaded), steered, baked)
 
 
 def _bake_smaller(name: str, loaded: LoadedModel, steering: Steering, folder: Path) -> BakeReport:
@@ -184,11 +188,30 @@ def _is(shard: Any, key: str, value: Tensor) -> bool:
 def _run(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Return logits and selected experts on random tokens, [tokens, ...] each."""
     ids, mask = random_batch(loaded.model)
-    kept, routers = mask.flatten().bool(), find_routers(loaded.model)
-    with capture_routing(routers) as routing:
+    kept, sites = mask.flatten().bool(), find_sites(loaded.model, loaded.identity.sites)
+    with capture_selected(sites) as routing:
         logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     indices = routing.indices()[kept].sort(-1).values
     return logits.flatten(0, 1)[kept].float(), indices
+
+
+def _least_agreement(dtype: torch.dtype, neurons: bool) -> float:
+    """Return the least agreement of a baked model; in half precision, none of neurons.
+
+    Which of many neurons is the last of the largest may depend on the last bit.
+    """
+    if neurons:
+        return _LEAST_AGREEMENT_OF_NEURONS if dtype == torch.float32 else 0.0
+    return _LEAST_AGREEMENT.get(dtype, _LEAST_AGREEMENT_HALF)
+
+
+def _agreement(indices: Tensor, steered: Tensor, units: int, neurons: bool) -> float:
+    """Compare two selections, [tokens, layers, k], each sorted; see `BakeReport`."""
+    if not neurons:
+        return float((indices == steered).all(-1).float().mean())
+    none = torch.zeros(*indices.shape[:2], units, dtype=torch.bool, device=indices.device)
+    both = none.scatter(-1, indices, True) & none.scatter(-1, steered, True)
+    return float(both.sum(-1).float().mean() / indices.shape[-1])
 
 
 def _prove(
@@ -199,19 +222,23 @@ def _prove(
     baked: LoadedModel,
 ) -> BakeReport:
     logits, indices = _run(baked)
+    neurons = baked.identity.sites.kind == "neurons"
+    agreed = _agreement(indices, steered[1], baked.identity.experts, neurons)
     report = BakeReport(
         folder=str(folder),
         parameters=parameters,
-        selection_agreement=float((indices == steered[1]).all(-1).float().mean()),
+        selection_agreement=agreed,
         logit_max_difference=float((logits - steered[0]).abs().max()),
         logit_max_change=float((base[0] - steered[0]).abs().max()),
     )
     dtype = baked.model.dtype
-    least = _LEAST_AGREEMENT.get(dtype, _LEAST_AGREEMENT_HALF)
-    exact = dtype != torch.float32 or report.logit_max_difference <= _LOGIT_TOLERANCE
+    least = _least_agreement(dtype, neurons)
+    tolerance = _LOGIT_TOLERANCE * (max(1.0, report.logit_max_change) if neurons else 1.0)
+    exact = dtype != torch.float32 or report.logit_max_difference <= tolerance
     if not report.logit_max_change:
         raise SteeringError("the profile moves no output of this model: there is nothing to bake")
-    if report.selection_agreement < least or not exact:
+    closer = report.logit_max_difference < report.logit_max_change
+    if report.selection_agreement < least or not exact or not closer:
         raise SteeringError(
             "the baked model does not do what the steered one does, nothing was kept: "
             f"{json.dumps(report.to_dict())}; in half precision the fold adds rounding of its own: "

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..experts.tokenizer import Tokenizer
 from ..lab import EXPERTS_ON_A_CPU
 from ..registry import builtin_names, load_model_card
-from ..steering import ModelIdentity, SteeringError, find_routers, model_router_hash
+from ..steering import EXPERTS, ModelIdentity, Sites, SteeringError, find_sites, sites_hash
 from .chat_templates import guard_template
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 from .places import locate
@@ -99,6 +99,7 @@ def load_model(
     *,
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    sites: Sites = EXPERTS,
 ) -> LoadedModel:
     """Load a model by its embedded name, model card, local folder or hub id.
 
@@ -116,15 +117,16 @@ def load_model(
         dtype: such as `bfloat16`; by default the checkpoint's.
         attn_implementation: the method by which transformers computes attention, such as `sdpa`;
             by default as transformers chooses.
+        sites: the units that are counted and steered: experts, or neurons of a dense model.
 
     Raises:
         UserError: there is no model of that name or revision, the folder is no model folder, there
             are no safetensors, transformers has no code for the model or does not compute it so, or
-            the model is no MoE.
+            the model has no units of that kind.
     """
     place, model, tokenizer = _load(name, device, dtype, attn_implementation)
     try:
-        identity = identify_model(name, fingerprint(place, model.config), model)
+        identity = identify_model(name, fingerprint(place, model.config), model, sites)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
     if model.device.type == "cpu":
@@ -261,19 +263,22 @@ def card_config(card: ModelCard) -> PreTrainedConfig:
     )
 
 
-def identify_model(name: str, fingerprint: str, model: PreTrainedModel) -> ModelIdentity:
+def identify_model(
+    name: str, fingerprint: str, model: PreTrainedModel, sites: Sites = EXPERTS
+) -> ModelIdentity:
     """Return the identity of a model in memory.
 
     Raises:
-        SteeringError: the model has no routers that can be steered.
+        SteeringError: the model has no units of this kind that can be steered.
     """
-    routers = find_routers(model)
+    found = find_sites(model, sites)
     return ModelIdentity(
         name=name,
         fingerprint=fingerprint,
-        routers=model_router_hash(routers),
-        layers=tuple(router.layer for router in routers),
-        experts=routers[0].experts,
+        routers=sites_hash(found),
+        layers=tuple(site.layer for site in found),
+        experts=found[0].experts,
+        sites=sites,
     )
 
 

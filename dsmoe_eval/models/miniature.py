@@ -26,13 +26,16 @@ _MOST_PARAMETERS = 200_000_000
 """0.8 GB in float32; with what a process takes anyway, a probe stays below 4 GB."""
 
 
-def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def miniature(
+    config: PreTrainedConfig, dtype: torch.dtype = torch.float32, *, dense: bool = False
+) -> PreTrainedModel:
     """Build a random model of `config`'s architecture with at least two MoE layers, if it has two.
 
     Args:
         config: a configuration of transformers; not changed. Experts, top-k, groups and scoring
             are kept; widths, depth and vocabulary are reduced.
         dtype: the model's dtype.
+        dense: whether it is to have no routers, but two layers or more.
 
     Returns:
         The causal language model, in eval mode, with the same weights at each call.
@@ -41,16 +44,16 @@ def miniature(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> P
         SteeringError: the model has no routers, or none that can be steered; its configuration
             lacks fields; or no small version could be built.
     """
-    small = _outlined(config)
+    small = _outlined(config, dense)
     try:
-        return _build(small, dtype)
+        return _build(small, dtype, dense)
     except SteeringError:
         raise
     except Exception as error:  # transformers may raise anything
         raise _not_built(config, error) from error
 
 
-def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
+def _outlined(config: PreTrainedConfig, dense: bool) -> PreTrainedConfig:
     """Return the small configuration with the fewest layers that show every kind of layer."""
     try:
         small = shrink(config)
@@ -61,7 +64,7 @@ def _outlined(config: PreTrainedConfig) -> PreTrainedConfig:
             model = weightless(part)
             last = layers >= depth
             every_kind = last or kinds_of(part.get_text_config()) == kinds
-            if _enough_routers(model, config, last) and every_kind:
+            if (dense or _enough_routers(model, config, last)) and every_kind:
                 _check_size(model, config)
                 return part
     except SteeringError:
@@ -121,13 +124,13 @@ def _not_built(config: PreTrainedConfig, error: Exception) -> SteeringError:
     )
 
 
-def _build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _build(config: PreTrainedConfig, dtype: torch.dtype, dense: bool) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(_SEED)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     with torch.no_grad():
-        for router in find_routers(model):
+        for router in () if dense else find_routers(model):
             # Router weights are drawn with a large spread, so that tokens differ in their experts.
             router.weight.normal_(std=_ROUTER_STD)
         model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)

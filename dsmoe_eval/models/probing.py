@@ -13,16 +13,19 @@ from ..steering import (
     ChosenExpert,
     Intervention,
     ModelIdentity,
+    NeuronSite,
     ProbeError,
     ProbeReport,
     Profile,
     Router,
     Scoring,
+    Site,
     Source,
     SteeringError,
     describe_scoring,
-    find_routers,
+    find_sites,
     probe,
+    routers_of,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class ModelProbe:
     """A model's routers and the result of each intervention on them.
 
     `layers` are the layers with experts; `scoring` is None if the routers cannot be measured
-    (MXFP4 kernels).
+    (MXFP4 kernels), or `units` are neurons.
     """
 
     model: str
@@ -65,6 +68,7 @@ class ModelProbe:
     top_k: int
     scoring: Scoring | None
     interventions: tuple[InterventionProbe, ...]
+    units: str = "experts"
 
     @property
     def passed(self) -> bool:
@@ -92,8 +96,9 @@ def probe_model(
         SteeringError: the model's routers are unknown or cannot be measured, or the profile is for
             another model or not possible on this one.
     """
-    routers = find_routers(model)
-    scoring = _common_scoring(routers)
+    found = find_sites(model, identity.sites)
+    routers = routers_of(found)
+    scoring = _common_scoring(routers) if routers else None
     batch = random_batch(model)
     if profile is not None:
         rows = [_probe_one(model, profile.intervention.kind, profile, batch)]
@@ -101,7 +106,7 @@ def probe_model(
             raise SteeringError(rows[0].refused)
     else:
         rows = [_probe_one(model, *named, batch) for named in _profiles(identity, scoring)]
-    first = routers[0]
+    first = found[0]
     return ModelProbe(
         model=identity.name,
         layers=identity.layers,
@@ -110,6 +115,7 @@ def probe_model(
         top_k=first.top_k,
         scoring=scoring,
         interventions=tuple(rows),
+        units=identity.sites.noun,
     )
 
 
@@ -131,7 +137,9 @@ def trial_profile(
     )
 
 
-def _router_name(router: Router) -> str:
+def _router_name(router: Site) -> str:
+    if isinstance(router, NeuronSite):
+        return f"FFN {router.name}"
     name = type(router.module).__name__
     return name if router.selects else f"{name} of {type(router.block).__name__}"
 

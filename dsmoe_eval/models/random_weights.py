@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UserError
-from ..steering import find_routers
+from ..steering import EXPERTS, NeuronSite, Site, Sites, find_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,7 +20,11 @@ _USUAL_SPREAD = 0.02
 
 
 def random_weights(
-    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str, seed: int
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    seed: int,
+    sites: Sites = EXPERTS,
 ) -> PreTrainedModel:
     """Build an untrained model with weights drawn by the architecture's initialisation.
 
@@ -36,12 +40,13 @@ def random_weights(
         dtype: the model's dtype.
         device: the device on which the model is built. Other devices draw other numbers.
         seed: the seed of the draw; the caller's random state is not changed.
+        sites: the units of the model.
 
     Returns:
         The causal language model, in eval mode.
 
     Raises:
-        SteeringError: the model has no known router.
+        SteeringError: the model has no units of this kind.
     """
     from transformers import AutoModelForCausalLM
 
@@ -51,30 +56,33 @@ def random_weights(
             copy.deepcopy(config), dtype=dtype, trust_remote_code=False
         )
         spread = getattr(config.get_text_config(), "initializer_range", None) or _USUAL_SPREAD
-        for router in find_routers(model):
-            if not router.weight.any():
-                torch.nn.init.normal_(router.weight, std=spread)
+        for site in find_sites(model, sites):
+            if not site.weight.any():
+                torch.nn.init.normal_(site.weight, std=spread)
     return model.eval()
 
 
 @contextmanager
-def shuffled_routers(model: PreTrainedModel, seed: int) -> Iterator[None]:
+def shuffled_routers(model: PreTrainedModel, seed: int, sites: Sites = EXPERTS) -> Iterator[None]:
     """Run the context with every router's input dimensions shuffled, one shuffle per layer.
 
     An expert keeps the size of its weights and its similarity to the layer's other experts, but the
     router no longer fits what it reads. Shuffled rows would only rename the experts, and rows
-    shuffled separately would lose the experts' similarity too.
+    shuffled separately would lose the experts' similarity too. Of neurons, the input dimensions of
+    gate and up are shuffled alike.
 
     Args:
-        model: a model with known routers; everything but their weights stays.
+        model: a model with units of this kind; everything but these weights stays.
         seed: the seed of the shuffles, the same on all devices.
+        sites: the units of the model.
 
     Raises:
-        SteeringError: the model has no known router.
+        SteeringError: the model has no units of this kind.
         UserError: a router's weights are not in memory.
     """
     generator = torch.Generator().manual_seed(seed)
-    weights = [router.weight.data for router in find_routers(model)]
+    layers = [_readers(site) for site in find_sites(model, sites)]
+    weights = [weight for layer in layers for weight in layer]
     if any(weight.is_meta for weight in weights):
         raise UserError(
             "the model does not fit on its device, and routers that are loaded piece by piece "
@@ -82,10 +90,21 @@ def shuffled_routers(model: PreTrainedModel, seed: int) -> Iterator[None]:
         )
     kept = [weight.clone() for weight in weights]
     try:
-        for weight, before in zip(weights, kept, strict=True):
-            order = torch.randperm(before.shape[1], generator=generator)
-            weight.copy_(before[:, order.to(before.device)])
+        for layer in layers:
+            order = torch.randperm(layer[0].shape[1], generator=generator)
+            for weight in layer:
+                weight.copy_(weight[:, order.to(weight.device)].clone())
         yield
     finally:
         for weight, before in zip(weights, kept, strict=True):
             weight.copy_(before)
+
+
+def _readers(site: Site) -> list[torch.Tensor]:
+    """Return the weights that read the hidden states, each a view [outputs, hidden]."""
+    if not isinstance(site, NeuronSite):
+        return [site.weight.data]
+    weights = [(one, one.get_parameter("weight").data) for one in site.readers]
+    return [
+        weight if isinstance(module, torch.nn.Linear) else weight.T for module, weight in weights
+    ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..steering import SteeringError, find_routers
+from ..steering import EXPERTS, Sites, SteeringError, find_sites, routers_of
 from .architecture import idle_parameters, parameters, weightless
 from .folder_checks import of_model
 from .loading import model_config
@@ -27,25 +27,27 @@ class ModelSize:
     weights_bytes: int
 
 
-def measure_model(name: str) -> ModelSize:
+def measure_model(name: str, sites: Sites = EXPERTS) -> ModelSize:
     """Measure a model from its configuration, refusing what `load_model` would refuse by it.
 
     Args:
         name: as for `load_model`, but of a folder: no weights are read.
+        sites: as for `load_model`.
 
     Raises:
-        UserError: transformers has no code for the model, or the model is no MoE.
+        UserError: transformers has no code for the model, or it has no units of this kind.
     """
     place = locate(name)
     config = model_config(name, place)
     model = of_model(f"model {name!r}", lambda: weightless(config))
     try:
-        routers = find_routers(model)
+        routers = routers_of(find_sites(model, sites))
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
     published = sum(path.stat().st_size for path in Path(place).glob("*.safetensors"))
     built = sum(one.numel() * one.element_size() for one in model.parameters())
-    return ModelSize(parameters([model]) - idle_parameters(model, routers), published or built)
+    idle = idle_parameters(model, routers) if routers else 0
+    return ModelSize(parameters([model]) - idle, published or built)
 
 
 def count_parameters(name: str) -> int | None:

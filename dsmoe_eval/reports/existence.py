@@ -38,7 +38,7 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
     page = markdown_environment().get_template("existence.md.j2")
     values = {
         "result": result,
-        "findings": existence_findings(result),
+        "findings": [*_units(result), *existence_findings(result)],
         "domains": specific_by_domain(result),
         "beyond": beyond_by_domain(result),
         "experts": top_experts(result),
@@ -51,7 +51,7 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
 def existence_findings(result: ExistenceResult) -> list[str]:
     """Return the verdict: what exists, what the controls explain, what could not be seen."""
     rows = result["domains"]
-    found = sum(len(row["specific"]) for row in rows)
+    found = sum(_number(row) for row in rows)
     basis = (
         f"{result['hypotheses']:,} tested (layer, expert, domain), at a false discovery rate of "
         f"{result['level']:.0%} with {result['permutations']:,} shuffles of the documents' labels"
@@ -63,16 +63,34 @@ def existence_findings(result: ExistenceResult) -> list[str]:
             "differences may be too small for so many documents.",
             *_limited(result),
         ]
-    with_any = [row["domain"] for row in rows if row["specific"]]
+    with_any = [row["domain"] for row in rows if _number(row)]
     said = [
         f"Experts are specific to a domain in {len(with_any)} of {len(rows)} domains: {found} "
         f"discoveries of {basis}.",
         *(_beside(result, kind, found) for kind in CONTROLS),
     ]
-    without = [row["domain"] for row in rows if not row["specific"]]
+    without = [row["domain"] for row in rows if not _number(row)]
     if without:
         said.append(f"Nothing was found for {', '.join(without)}.")
     return [*said, *_limited(result)]
+
+
+def _number(row: DomainExistenceRow) -> int:
+    """Return how many experts are specific to a domain; of neurons, not all are listed."""
+    return sum(row["by_layer"])
+
+
+def _units(result: ExistenceResult) -> list[str]:
+    """Return a sentence that says what the experts of the page are, if they are neurons."""
+    if "units" not in result:
+        return []
+    every, found = result["experts"] * len(result["layers"]), result["domains"]
+    shares = [_number(row) / every for row in found]
+    return [
+        f"The model is dense: what is called an expert here is one of its {result['units']}, "
+        f"{every:,} in all, and a shuffled router is an FFN whose inputs are shuffled. The share "
+        f"of them that is specific to a domain is {min(shares):.1%} to {max(shares):.1%}.",
+    ]
 
 
 def _beside(result: ExistenceResult, kind: Control, found: int) -> str:
@@ -134,7 +152,7 @@ _DOMAINS: tuple[Figure[DomainExistenceRow], ...] = (
     words("domain", lambda row: row["domain"]),
     Figure("documents", lambda row: row["documents"], formats.thousands),
     Figure("tokens", lambda row: row["tokens"], formats.thousands),
-    Figure("specific experts", lambda row: len(row["specific"])),
+    Figure("specific experts", lambda row: _number(row)),
     _beyond("random", "in {}", _specific, "{} to {}".format),
     _beyond("shuffled", "with {}", _specific, "{} to {}".format),
     Figure("stability", lambda row: _stability(row) if row["specific"] else None,

@@ -199,6 +199,7 @@ def expert_map(
     path: Path,
     head: str = "method ",
     label: str = "score",
+    columns: str | None = None,
 ) -> None:
     """Draw the scores of all (layer, expert) pairs, one row per domain, one panel per method."""
     rows = max(map(len, scores.values()))
@@ -217,7 +218,7 @@ def expert_map(
         axis.set_title(f"{head}{method}", loc="left")
         axis.set_yticks(range(len(table)), list(by_domain))
         name_ticks(axis.xaxis, layers)
-    panels[-1][0].set_xlabel(f"layer, each with its {experts} experts")
+    panels[-1][0].set_xlabel(columns or f"layer, each with its {experts} experts")
     save(figure, path)
 
 

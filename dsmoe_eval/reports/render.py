@@ -28,6 +28,7 @@ from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_proofs import failed_warning, idle_sentences, proofs, training_costs
 from .run_settings import probes, pruned, settings
+from .run_sites import units_note
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
 from .table import markdown, write_markdown
@@ -78,7 +79,8 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         + repeated(folder, result)
         + idle_sentences(result)
         + guard_notes(folder)
-        + run_text.sharing_notes(folder, result),
+        + run_text.sharing_notes(folder, result)
+        + units_note(folder),
         "glossary": run_text.glossary(result),
         "failed_warning": failed_warning(result),
         "overlap_warning": run_text.overlap_warning(result),

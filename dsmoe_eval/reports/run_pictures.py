@@ -22,10 +22,11 @@ from .page import PP, Picture, embed
 from .run_arms import shown_arms
 from .run_foretold import foretold_effects, foretold_figure
 from .run_outcomes import OutcomeSection
+from .run_sites import SteeredUnits, column_label
 from .run_stability import spreads
 
 
-class IdentificationScores(TypedDict):
+class IdentificationScores(SteeredUnits):
     """The part of `identification.json` that pictures need: scores by method, domain, layer."""
 
     layers: list[int]
@@ -106,7 +107,9 @@ def draw(
     scores, layers = identification["scores"], identification["layers"]
     shown = ["forest.png", "base.png"]
     if scores:  # not where no arm scores experts
-        figures.expert_map(scores, layers, to / "experts.png")
+        experts = len(next(iter(next(iter(scores.values())).values()))[0])
+        label = column_label(identification, experts)
+        figures.expert_map(scores, layers, to / "experts.png", columns=label)
         shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
@@ -159,7 +162,8 @@ def experts_in_words(identification: IdentificationScores) -> str:
         for domain, scores in by_domain.items():
             table = np.asarray(scores)
             row, expert = np.unravel_index(int(table.argmax()), table.shape)
-            best.append(f"{domain} layer {layers[row]} expert {expert} ({table.max():.3g})")
+            unit = "column" if "units" in identification else "expert"
+            best.append(f"{domain} layer {layers[row]} {unit} {expert} ({table.max():.3g})")
         found.append(f"method {method}: {', '.join(best)}")
     return (
         "Heat maps, one a method: a row a domain, a column an expert of a layer, red above zero, "

@@ -132,7 +132,7 @@ def _strength(axis: Axes, rows: Sequence[DomainExistenceRow], excess: str) -> No
                 x, [place] * len(x), s=30, facecolor=blue if beyond else "none", edgecolor=blue,
                 zorder=3, label=None if place else label,
             )  # fmt: skip
-        said = f"{len(row['specific'])} specific, {row['controls']['random']['beyond']} beyond"
+        said = f"{sum(row['by_layer'])} specific, {row['controls']['random']['beyond']} beyond"
         for kind, name, colour, line in _CONTROLS:
             largest, ends = row["controls"][kind]["largest_statistic"], [place - 0.35, place + 0.35]
             if largest is None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
+from ..experts import in_columns
 from ..log import note
 from ..progress import Steps, counted_as
 from ..results.cells import Identity, is_done
@@ -22,6 +23,7 @@ from .arms import PlannedArm, PreparedArm
 from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
 from .job import Job
 from .leases import Piece
+from .plan_checks import plan_sites
 from .stages import note_probes, probed, seconds_since, tuning_questions
 
 
@@ -300,4 +302,7 @@ def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
     before = engine.usage(texts)
     with engine.steer(profile):
         after = engine.usage(texts)
-    job.folder.write_json(path, {"base": before.tolist(), "steered": after.tolist()})
+    shares = {"base": before, "steered": after}
+    sites = plan_sites(job.plan)
+    tables = {name: in_columns(share, sites).tolist() for name, share in shares.items()}
+    job.folder.write_json(path, tables)

@@ -31,7 +31,7 @@ from ..experts.tokenizer import Tokenizer
 from ..files import read_json, seal, unseal, write_json
 from ..models import SaliencyModel, load_saliency_model
 from ..progress import progress_bar
-from ..steering import Intervention, Profile, Source
+from ..steering import EXPERTS, Intervention, Profile, Source
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -168,6 +168,7 @@ def count_domains(
     Raises:
         UserError: the text, the tokenizer or the engine does not allow it; the message says why.
     """
+    _check_units(engine, wanted)
     try:
         documents = read_documents(engine, tasks, wanted.settings, root)
         seen = observe_text(engine, tasks, documents, wanted, root, advance)
@@ -175,6 +176,17 @@ def count_domains(
         return with_answers(engine, tasks, counts, root, wanted, advance)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _check_units(engine: Engine, wanted: IdentificationSpec) -> None:
+    """Refuse what needs routed experts where neurons are counted, before anything is read."""
+    needs = {"influence": wanted.influence, "router-lens": wanted.router_tuning}
+    if any(needs.values()) and engine.identity.sites != EXPERTS:
+        names = " and ".join(name for name, needed in needs.items() if needed)
+        raise UserError(
+            f"{names}: of routed experts only, which a dense model lacks; take another method for "
+            "neurons, such as dsmoe or frequency"
+        )
 
 
 def observe_text(
@@ -189,7 +201,12 @@ def observe_text(
     other = wanted.settings.saliency_model
     reader = _reader(engine, domain_texts(tasks), other) if wanted.saliency else None
     return engine.observe(
-        documents, root, reader=reader, contributions=wanted.contributions, advance=advance
+        documents,
+        root,
+        reader=reader,
+        contributions=wanted.contributions,
+        activity=wanted.activity,
+        advance=advance,
     )
 
 
@@ -237,23 +254,6 @@ def identification_source(
         saliency_model=settings.saliency_model,
         engine=engine,
     )
-
-
-def counts_to_json(counts: RoutingCounts, methods: Sequence[Method]) -> dict[str, object]:
-    """Return the counts by domain and the methods' scores as JSON data, for the run's folder."""
-    scores = {
-        method.name: {domain: method.score(counts, domain).tolist() for domain in counts.domains}
-        for method in methods
-        if method.placebo_of is None
-    }
-    return {
-        "domains": counts.domains,
-        "layers": counts.layers,
-        "tokens": [counts.of(domain).tokens for domain in counts.domains],
-        "used": [counts.of(domain).used.tolist() for domain in counts.domains],
-        "scores": scores,
-        "sigmas": None if counts.spread is None else list(counts.sigmas().values()),
-    }
 
 
 def read_documents(

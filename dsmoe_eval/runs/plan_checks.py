@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from ..cards import Plan, Suite, Tuning, Variant
 from ..errors import UserError
 from ..experts import get_method
+from ..steering import Sites
 from ..variants import BASE
+
+
+def plan_sites(plan: Plan) -> Sites:
+    """Return what a plan counts and steers."""
+    return Sites(kind=plan.sites, block=plan.neurons.block)
 
 
 def check_plan(
@@ -39,7 +45,7 @@ def check_plan(
         one.name: one for one in variants if one.takes_controls or one.kind in ("prompt", "learned")
     }
     for variant in variants:
-        fault = _variant_fault(variant, plan, suite, leading)
+        fault = _neurons_fault(variant, plan) or _variant_fault(variant, plan, suite, leading)
         if fault:
             raise UserError(f"plan {plan.name!r}: variant {variant.name!r} needs {fault}")
     if plan.stability is not None:
@@ -122,7 +128,7 @@ def _variant_fault(
         return f"tuning.{missing} in the plan"
     if variant.expert_source == "other_domain" and len(suite.targets) < 2:
         return "a suite with two or more targets"
-    if plan.learner == "vllm" and (fault := _vllm_fault(variant, plan)):
+    if fault := _vllm_fault(variant, plan):
         return fault
     if plan.routing_from == "engine" and _needs_outputs(variant):
         return (
@@ -166,8 +172,31 @@ def _missing_setting(variant: Variant, tuning: Tuning | None) -> str | None:
     return None if tuning.expert_counts else "expert_counts"
 
 
+def _neurons_fault(variant: Variant, plan: Plan) -> str | None:
+    """Return the need of a variant that cannot steer neurons."""
+    if plan.sites != "neurons":
+        return None
+    method = None if variant.method is None else get_method(variant.method)
+    if variant.kind == "learned":
+        return "sites: experts, since it learns shifts of routers' logits"
+    if variant.kind == "sft":
+        return "sites: experts, since its adapters are of experts' weights"
+    if variant.intervention in ("bias", "force"):
+        return (
+            f"intervention reweight, amplify or mask in place of {variant.intervention}: a dense "
+            f"FFN has no logits; name it as METHOD+INTERVENTION, such as {variant.method}+amplify"
+        )
+    if method is not None and (method.contributions or method.reads_answers):
+        return f"sites: experts, since {method.name} reads routed experts"
+    if method is not None and method.activity and plan.neurons.block > 1:
+        return f"neurons.block of 1, since {method.name} reads the activity of single neurons"
+    return None
+
+
 def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
     """Return the need of a variant that cannot be learned in vLLM, which only shows routing."""
+    if plan.learner != "vllm":
+        return None
     if variant.kind == "sft":
         return "learner: transformers, since vLLM does not train; leave it out, or learn there"
     if variant.kind == "learned":

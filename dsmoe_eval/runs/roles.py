@@ -25,6 +25,7 @@ from ..models import LoadedModel
 from ..models.loading import load_tokenizer
 from ..results.folder import RunFolder
 from ..steering import ModelIdentity
+from .plan_checks import plan_sites
 
 if TYPE_CHECKING:
     from ..engines.vllm.engine import VllmEngine
@@ -245,6 +246,7 @@ def _learner(plan: Plan, device: str | None) -> Engine:
         experts_implementation=plan.experts_implementation,
         dtype=plan.dtype,
         attn_implementation=plan.attn_implementation,
+        sites=plan_sites(plan),
     )
 
 

@@ -201,7 +201,7 @@ def plan_table(job: Job) -> Table:
     settings = sum(len(arm.grid) for arm in job.arms)
     rows: dict[str, str | Text] = {
         "model": f"{identity.name} ({size}{job.engine.dtype})",
-        "experts": f"{identity.experts} in each of {len(identity.layers)} layers",
+        identity.sites.noun: f"{identity.experts} in each of {len(identity.layers)} layers",
         "engine": _engine(job),
         "decoding": _decoding(job),
         "suite": f"{job.suite.name}: {len(job.suite.tasks)} tasks",

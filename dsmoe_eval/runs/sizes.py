@@ -13,6 +13,7 @@ from ..models.places import locate
 from ..models.sizes import ModelSize, measure_model
 from ..registry import builtin_names, load_model_card
 from ..tasks.loading import most_tokens
+from .plan_checks import plan_sites
 
 _ENGINES = ("transformers", "vllm")
 
@@ -77,7 +78,7 @@ def size_of(name: str, plan: Plan) -> ModelSize | None:
     if not Path(locate(name)).is_dir():
         return None
     try:
-        return measure_model(name)
+        return measure_model(name, plan_sites(plan))
     except UserError:
         if plan.learner == "vllm":
             return None

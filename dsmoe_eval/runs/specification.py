@@ -19,6 +19,7 @@ class IdentificationSpec:
         contributions: whether experts' contributions are needed.
         markers: the tokens whose routing is counted separately -> their coefficients.
         influence: whether the influence of experts on right answers is needed.
+        activity: whether the activity of neurons is needed.
         router_tuning: whether the change of use by router tuning is needed; `sft` is its pace.
     """
 
@@ -27,6 +28,7 @@ class IdentificationSpec:
     contributions: bool
     markers: Mapping[str, float]
     influence: bool = False
+    activity: bool = False
     router_tuning: bool = False
     sft: Sft | None = field(default=None, kw_only=True)
 
@@ -35,6 +37,6 @@ class IdentificationSpec:
         cls, methods: Sequence[Method], settings: Identification, markers: Mapping[str, float]
     ) -> IdentificationSpec:
         """Return the specification of the data that the methods need, and no more."""
-        kinds = ("saliency", "contributions", "influence", "router_tuning")
+        kinds = ("saliency", "contributions", "influence", "activity", "router_tuning")
         first, second, *more = (any(getattr(one, kind) for one in methods) for kind in kinds)
         return cls(settings, first, second, markers, *more)

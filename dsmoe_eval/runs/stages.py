@@ -27,12 +27,14 @@ from ..tasks.outcomes import outcome_values
 from ..variants import BASE, Settings, shift_ranges, variant_experts
 from .arms import PlannedArm, PreparedArm
 from .guards import guard_run
-from .identification import count_domains, counts_to_json
+from .identification import count_domains
+from .identified import counts_to_json
 from .influence import answers_read
 from .job import Job
 from .learned import kept_counts
 from .leases import Piece
 from .matching import matching_of
+from .plan_checks import plan_sites
 from .profiles import keep_profile, make_profile
 from .pruned import pruned_arm
 from .routed import count_routed
@@ -62,7 +64,7 @@ def count_experts(job: Job, advance: Advance) -> RoutingCounts:
     path = job.folder.identification
     if not job.folder.has(path):
         try:
-            content = counts_to_json(counts, methods)
+            content = counts_to_json(counts, methods, plan_sites(job.plan))
         except ValueError as error:
             raise UserError(f"plan {job.plan.name!r}: {error}") from error
         if (found := guard_run(job)) is not None:

@@ -46,6 +46,10 @@ class Routing:
         """
         return self._stack(self._weights)
 
+    def record(self, layer: int, indices: Tensor, weights: Tensor) -> None:
+        """Store what the tokens selected in a layer, [tokens, k] each."""
+        self._indices[layer], self._weights[layer] = indices.detach(), weights.detach()
+
     def _stack(self, by_layer: dict[int, Tensor]) -> Tensor:
         missing = [layer for layer in self.layers if layer not in by_layer]
         if missing:
@@ -131,8 +135,7 @@ class _Recorder:
         if choice is None:
             given, weights, indices = router_patch.experts_input(self.router, args, kwargs)
             choice = Choice(given[weights], given[indices])
-        self.routing._indices[self.router.layer] = choice.indices.detach()
-        self.routing._weights[self.router.layer] = choice.weights.detach()
+        self.routing.record(self.router.layer, choice.indices, choice.weights)
 
 
 @contextmanager

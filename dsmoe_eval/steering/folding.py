@@ -2,6 +2,7 @@
 
 - A router with a bias over its logits (gpt-oss) carries `bias`: b' = b + shift.
 - A router that chooses by score + correction bias carries `bias` in the score channel the same way.
+- The down projection of a dense FFN carries a factor of its neurons: column j becomes factor x d_j.
 - A router fed by a LayerNorm with weight g and bias b (Phi): the output x of a LayerNorm obeys
   sum_i x_i / g_i = sum_i b_i / g_i = c for every token, since the normalised input sums to zero.
   So W' = W + shift (1 / g)^T / c gives W' x = W x + shift.
@@ -11,13 +12,17 @@ Everything else would be an approximation and is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from .errors import SteeringError
 from .interventions import LayerEffect, layer_effect
-from .profile import Profile
-from .routers import Router, find_routers
+from .neurons import NeuronSite, neuron_factor
+from .profile import ChosenExpert, Intervention, Profile
+from .routers import Router
+from .sites import find_sites
 
 _ELSEWHERE = "steer it at run time instead, with `steer` in transformers or with the vLLM engine"
 _LEAST_CONSTANT = 1e-3
@@ -37,7 +42,7 @@ def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
             "residual adds a vector after a decoder layer, for which a checkpoint of this "
             f"architecture has no parameter; {_ELSEWHERE}"
         )
-    if profile.intervention.kind != "bias":
+    if profile.intervention.kind != "bias" and profile.sites.kind == "experts":
         raise SteeringError(
             f"{profile.intervention.kind} depends on each token's choice and cannot be folded into "
             f"weights; {_ELSEWHERE}"
@@ -45,13 +50,24 @@ def fold(model: nn.Module, profile: Profile) -> dict[str, Tensor]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     names |= {id(buffer): name for name, buffer in model.named_buffers()}
     chosen, folded = profile.by_layer(), {}
-    for router in find_routers(model):
-        if router.layer in chosen:
-            experts = chosen[router.layer]
+    for router in find_sites(model, profile.sites):
+        if router.layer not in chosen:
+            continue
+        experts = chosen[router.layer]
+        if isinstance(router, NeuronSite):
+            carrier, value = router.weight, _scaled(router, profile.intervention, experts)
+        else:
             effect = layer_effect(profile.intervention, experts, router.experts, router.device)
             carrier, value = _carry(model, router, effect)
-            folded[names[id(carrier)]] = value.to(carrier.dtype)
+        folded[names[id(carrier)]] = value.to(carrier.dtype)
     return folded
+
+
+def _scaled(site: NeuronSite, intervention: Intervention, chosen: Sequence[ChosenExpert]) -> Tensor:
+    """Return the down projection with the columns of the chosen neurons multiplied, in float64."""
+    factor = neuron_factor(intervention, chosen, site).double().to(site.weight.device)
+    weight = site.weight.detach().double()
+    return weight * (factor if isinstance(site.module, nn.Linear) else factor.unsqueeze(1))
 
 
 def _carry(model: nn.Module, router: Router, effect: LayerEffect) -> tuple[Tensor, Tensor]:

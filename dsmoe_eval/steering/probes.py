@@ -3,9 +3,11 @@
 - Null probe: at strength zero every output bit is the same.
 - Effect probe: the profile changes what the experts receive, and the outputs change (for `residual`
   only these, since no expert may follow its vector).
-- Kind: the number of experts per token is unchanged, a masked expert never runs, a forced one runs
-  for every token, `reweight` and `amplify` leave the selection unchanged, and `residual` moves the
-  hidden states after its first layer by strength times its vector.
+- Kind, of experts: the number of experts per token is unchanged, a masked expert never runs, a
+  forced one runs for every token, `reweight` and `amplify` leave the selection unchanged, and
+  `residual` moves the hidden states after its first layer by strength times its vector.
+- Kind, of neurons: in the first steered layer the chosen ones reach the down projection multiplied,
+  and the others unchanged.
 
 Steering that silently does nothing is the worst failure of this software, so every failure raises.
 """
@@ -20,11 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from .capture import capture_routing, check_obeyed, router_outputs
-from .errors import ProbeError
+from .choices import UnitChoice, check_kind
+from .errors import ProbeError, SteeringError
+from .neurons import capture_sizes, find_neurons
 from .profile import Profile
 from .residual import check_moved, recorded
-from .routers import find_routers
+from .sites import find_sites, neurons_of, routers_of
 from .steer import Measured, Steering
+from .units import Sites
 from .zero_bias import zero_biases
 
 _LOGITS_AT_ONCE = 2**26
@@ -62,15 +67,9 @@ class ProbeReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    selected: Tensor  # [tokens, layers, experts], bool
-    weights: Tensor  # [tokens, layers, experts], 0 where not selected
-
-
-@dataclass(frozen=True, slots=True)
 class _Pass:
     logits: Tensor  # [tokens, vocabulary]
-    choice: _Choice | None
+    choice: UnitChoice | None
 
 
 @dataclass(slots=True)
@@ -79,16 +78,16 @@ class _Part:
 
     input_ids: Tensor
     mask: Tensor
-    base: _Pass | None = None
+    base: dict[Sites, _Pass] = field(default_factory=dict)
     nulls: dict[str, float] = field(default_factory=dict)  # by the id at strength zero
     states: dict[int, Tensor] = field(default_factory=dict)  # of base, by layer
 
-    def base_of(self, model: nn.Module) -> _Pass:
-        if self.base is not None:
-            return self.base
-        base = _forward(model, self.input_ids, self.mask)
+    def base_of(self, model: nn.Module, sites: Sites) -> _Pass:
+        if sites in self.base:
+            return self.base[sites]
+        base = _forward(model, sites, self.input_ids, self.mask)
         if base.logits.numel() <= _LOGITS_KEPT:
-            self.base = base
+            self.base[sites] = base
         return base
 
 
@@ -160,7 +159,8 @@ class ModelProber:
 def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ids and mask of parts with limited logits, without columns that are all padding."""
     config: Any = model.config
-    tokens = _LOGITS_AT_ONCE // int(config.get_text_config().vocab_size)
+    widest = max(int(config.get_text_config().vocab_size), _neurons(model))
+    tokens = _LOGITS_AT_ONCE // widest
     rows = max(1, tokens // input_ids.shape[1])
     for start in range(0, len(mask), rows):
         ids, part_mask = input_ids[start : start + rows], mask[start : start + rows]
@@ -168,31 +168,40 @@ def _parts(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Iterator[tuple[
         yield ids[:, columns], part_mask[:, columns]
 
 
+def _neurons(model: nn.Module) -> int:
+    """Return the number of a dense model's neurons, whose sizes a pass records; 0 of others."""
+    try:
+        return sum(site.width for site in find_neurons(model))
+    except SteeringError:
+        return 0
+
+
 def _probe_part(model: nn.Module, profile: Profile, steering: Steering, part: _Part) -> ProbeReport:
-    base, zero = part.base_of(model), steering.with_strength(0.0)
+    sites = profile.sites
+    base, zero = part.base_of(model, sites), steering.with_strength(0.0)
     if zero.profile.id not in part.nulls:
         with zero:
-            null = _forward(model, part.input_ids, part.mask)
+            null = _forward(model, sites, part.input_ids, part.mask)
         difference = _largest(null.logits - base.logits)
         check_null(difference, _same_choice(null.choice, base.choice))
         part.nulls[zero.profile.id] = difference
     null_difference = part.nulls[zero.profile.id]
     first = [] if profile.is_null else sorted(profile.vectors)[:1]
     with steering, recorded(steering.layers, first) as states:
-        steered = _forward(model, part.input_ids, part.mask)
+        steered = _forward(model, sites, part.input_ids, part.mask)
     for layer in first:
         if layer not in part.states:
             with recorded(steering.layers, first) as plain:
-                _forward(model, part.input_ids, part.mask)
+                _forward(model, sites, part.input_ids, part.mask)
             part.states |= plain
         check_moved(profile, layer, part.states[layer], states[layer], part.mask)
     if base.choice is not None and steered.choice is not None and not profile.is_null:
-        _check_kind(profile, base.choice, steered.choice)
+        check_kind(steering.sites, profile, base.choice, steered.choice)
     report = _report(base, steered, null_difference)
     if steered.choice is None or not steering.rounds:
         return report
     with steering.in_float32():
-        exact = _forward(model, part.input_ids, part.mask).choice
+        exact = _forward(model, sites, part.input_ids, part.mask).choice
     return replace(report, rounding_changed=_changed(exact, steered.choice))
 
 
@@ -224,12 +233,12 @@ def _joined(parts: Sequence[ProbeReport]) -> ProbeReport:
     )
 
 
-def _changed(before: _Choice | None, after: _Choice) -> float:
+def _changed(before: UnitChoice | None, after: UnitChoice) -> float:
     assert before is not None  # noqa: S101 - what can be observed once can be again
     return float((before.selected != after.selected).any(-1).float().mean())
 
 
-def _same_choice(a: _Choice | None, b: _Choice | None) -> bool:
+def _same_choice(a: UnitChoice | None, b: UnitChoice | None) -> bool:
     if a is None or b is None:
         return a is b
     return torch.equal(a.weights, b.weights) and torch.equal(a.selected, b.selected)
@@ -254,7 +263,7 @@ def _report(base: _Pass, steered: _Pass, null_difference: float) -> ProbeReport:
     )
 
 
-def _active(choice: _Choice, name: str) -> int:
+def _active(choice: UnitChoice, name: str) -> int:
     counts = choice.selected.sum(-1)
     if int(counts.min()) != int(counts.max()):
         raise ProbeError(f"{name}: tokens use {int(counts.min())} to {int(counts.max())} experts")
@@ -301,34 +310,16 @@ def check_effect(profile: Profile, *changes: float | None) -> None:
         )
 
 
-def _check_kind(profile: Profile, base: _Choice, steered: _Choice) -> None:
-    """Check the definition of the intervention's kind against the recorded choice.
-
-    A comparison with the unsteered choice is made in the first steered layer only, because later
-    layers receive other hidden states.
-    """
-    columns = {layer: column for column, layer in enumerate(profile.model.layers)}
-    kind = profile.intervention.kind
-    for chosen in profile.experts:
-        used = steered.selected[:, columns[chosen.layer], chosen.expert]
-        if kind == "mask" or not chosen.activate:
-            if bool(used.any()):
-                raise ProbeError(f"{kind}: expert {chosen.expert} of layer {chosen.layer} is used")
-        elif kind == "force" and not bool(used.all()):
-            raise ProbeError(f"force: expert {chosen.expert} of layer {chosen.layer} is not used")
-    if kind not in ("reweight", "amplify"):
-        return
-    first = columns[min(profile.by_layer())]
-    if not torch.equal(base.selected[:, first], steered.selected[:, first]):
-        raise ProbeError(f"{kind} changed the selection of experts, which it must not")
-    before, after = base.weights[:, first].sum(-1), steered.weights[:, first].sum(-1)
-    if kind == "reweight" and not torch.allclose(before, after, rtol=1e-2, atol=1e-3):
-        raise ProbeError("reweight changed the sum of a token's weights, which it must not")
-
-
 @torch.no_grad()
-def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
-    routers, kept = find_routers(model), mask.flatten().bool()
+def _forward(model: nn.Module, sites: Sites, input_ids: Tensor, mask: Tensor) -> _Pass:
+    found, kept = find_sites(model, sites), mask.flatten().bool()
+    if neurons := neurons_of(found):
+        with capture_sizes(neurons) as seen:
+            logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        return _Pass(
+            logits.flatten(0, 1)[kept], UnitChoice.of_sizes(seen()[kept], neurons[0].top_k)
+        )
+    routers = routers_of(found)
     if any(router.native_only for router in routers):
         logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
         return _Pass(logits.flatten(0, 1)[kept], None)
@@ -337,12 +328,7 @@ def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor) -> _Pass:
     indices, weights = routing.indices(), routing.weights()
     for column, router in enumerate(routers):
         check_obeyed(router, given.get(router.layer), weights[:, column], indices[:, column])
-    indices, weights = indices[kept].long(), weights[kept].float()
-    dense = torch.zeros(*indices.shape[:2], routers[0].experts, device=weights.device)
-    choice = _Choice(
-        selected=dense.bool().scatter(-1, indices, torch.ones_like(indices, dtype=torch.bool)),
-        weights=dense.scatter(-1, indices, weights),
-    )
+    choice = UnitChoice.of_routing(indices[kept].long(), weights[kept].float(), routers[0].experts)
     return _Pass(logits.flatten(0, 1)[kept], choice)
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from .errors import SteeringError
+from .units import EXPERTS, Sites
 
 InterventionKind = Literal["reweight", "bias", "amplify", "force", "mask", "residual"]
 Channel = Literal["logit", "score"]
@@ -50,6 +51,13 @@ class _Frozen(BaseModel):
     )
 
 
+def _may_lack_sites(schema: JsonDict) -> None:
+    """Make the key optional that the identity of a model with experts lacks in a profile."""
+    required = schema.get("required")
+    if isinstance(required, list):
+        schema["required"] = [key for key in required if key != "sites"]
+
+
 class ModelIdentity(_Frozen):
     """The identity of a model.
 
@@ -57,14 +65,19 @@ class ModelIdentity(_Frozen):
         name: the name that the user gave.
         fingerprint: hash of its configuration and weights, or its hub commit.
         routers: hash of its routers' weights (see `routers.router_hash`), by which `steer`
-            recognises a model in memory, however it was loaded.
+            recognises a model in memory, however it was loaded; with neurons, of a sample of the
+            down projections' weights.
+        sites: what its `experts` are; neurons of a dense model are counted under the same names.
     """
+
+    model_config = ConfigDict(json_schema_extra=_may_lack_sites)
 
     name: str
     fingerprint: str
     routers: str
     layers: Annotated[tuple[int, ...], Field(description="indices of the layers that have experts")]
     experts: Annotated[int, Field(ge=1, description="routed experts in each of those layers")]
+    sites: Sites = EXPERTS
 
 
 class ChosenExpert(_Frozen):
@@ -228,10 +241,15 @@ class Profile(_Frozen):
         return self.intervention.strength == 0 or not (self.experts or self.vectors)
 
     @property
+    def sites(self) -> Sites:
+        """What the chosen `experts` are: experts, or neurons."""
+        return self.model.sites
+
+    @property
     def size(self) -> str:
-        """The number of experts, or the layers of the vectors, in words."""
+        """The number of experts or neurons, or the layers of the vectors, in words."""
         if not self.vectors:
-            return f"{len(self.experts)} experts"
+            return f"{len(self.experts)} {self.sites.noun}"
         return f"a vector after layer {', '.join(map(str, sorted(self.vectors)))}"
 
     def with_strength(self, strength: float) -> Profile:
@@ -253,6 +271,8 @@ class Profile(_Frozen):
     def _content(self) -> dict[str, object]:
         """Return the file's content: without what is not used, so that older profiles keep ids."""
         content = self.model_dump(mode="json", exclude=None if self.vectors else {"vectors"})
+        if self.sites == EXPERTS:
+            del content["model"]["sites"]
         if self.intervention.unit == "odds":
             del content["intervention"]["unit"]
         if self.intervention.unit != "sigma":

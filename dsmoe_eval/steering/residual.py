@@ -9,25 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ProbeError, SteeringError
 from .profile import Profile
-from .routers import Router
 
 See = Callable[[int, Tensor], None]
 
 
-def decoder_layers(model: nn.Module, routers: Sequence[Router]) -> nn.ModuleList:
-    """Return the decoder layers of a model, found by its routers' names.
+class Located(Protocol):
+    """A module of a decoder layer: a router, or the down projection of a dense FFN."""
+
+    @property
+    def name(self) -> str:
+        """The name of the module in the model."""
+
+    @property
+    def layer(self) -> int:
+        """The index of the layer."""
+
+
+def decoder_layers(model: nn.Module, inside: Sequence[Located]) -> nn.ModuleList:
+    """Return the decoder layers of a model, found by the names of its routers or FFNs.
 
     Raises:
-        SteeringError: the routers are not all in one list of layers.
+        SteeringError: they are not all in one list of layers.
     """
-    return layers_of(model, [(router.name, router.layer) for router in routers])
+    return layers_of(model, [(one.name, one.layer) for one in inside])
 
 
 def layers_of(model: nn.Module, inside: Sequence[tuple[str, int]]) -> nn.ModuleList:
@@ -42,8 +53,8 @@ def layers_of(model: nn.Module, inside: Sequence[tuple[str, int]]) -> nn.ModuleL
         if isinstance(found, nn.ModuleList):
             return found
     raise SteeringError(
-        f"{type(model).__name__}: its MoE layers are not in one list of decoder layers, so that "
-        "this version cannot steer its residual stream"
+        f"{type(model).__name__}: its routers or FFNs are not in one list of decoder layers, so "
+        "that this version cannot steer its residual stream"
     )
 
 

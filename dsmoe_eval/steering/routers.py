@@ -26,7 +26,7 @@ NATIVE_ONLY = frozenset({"Mxfp4GptOssExperts"})
 """Experts modules that compute the logits themselves, from the router's weight and bias (gpt-oss in
 MXFP4). The router's forward is never called, so steering can only change the router's bias."""
 
-_IN_ATTENTION = re.compile(r"attention|attn")
+IN_ATTENTION = re.compile(r"attention|attn")
 _TOP_K = ("top_k_experts", "num_experts_per_tok")
 """Fields of a configuration that give the top-k where the modules do not."""
 
@@ -64,8 +64,7 @@ class Router:
     @property
     def device(self) -> torch.device:
         """The device on which the router computes."""
-        device = getattr(getattr(self.module, "_hf_hook", None), "execution_device", None)
-        return self.weight.device if device is None else torch.device(device)
+        return device_of(self.module, self.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -78,12 +77,23 @@ class Router:
 
     def loaded(self) -> AbstractContextManager[None]:
         """Return a context with the weights in memory, even where accelerate offloaded them."""
-        if not hasattr(self.module, "_hf_hook"):
-            return nullcontext()
-        from accelerate.utils import align_module_device
+        return in_memory(self.module)
 
-        context: AbstractContextManager[None] = align_module_device(self.module)
-        return context
+
+def in_memory(module: nn.Module) -> AbstractContextManager[None]:
+    """Return a context with a module's weights in memory, even where accelerate offloaded them."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    context: AbstractContextManager[None] = align_module_device(module)
+    return context
+
+
+def device_of(module: nn.Module, weight: Tensor) -> torch.device:
+    """Return the device on which a module with this weight computes."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return weight.device if device is None else torch.device(device)
 
 
 def find_routers(model: nn.Module) -> tuple[Router, ...]:
@@ -99,12 +109,13 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
     routers = []
     for name, module in model.named_modules():
         at = [at for target, part, at in kinds if isinstance(module, target) and part in name]
-        if at and not _IN_ATTENTION.search(name):
+        if at and not IN_ATTENTION.search(name):
             routers.append(_describe(model, name, module, at[0]))
     if not routers:
         raise NoRouterError(
             f"{type(model).__name__} has no router that transformers declares; only "
-            "mixture-of-experts models whose class is part of transformers can be steered"
+            "mixture-of-experts models whose class is part of transformers have experts to steer. "
+            "Of a dense model the neurons can be: --sites neurons, in a plan `sites: neurons`"
         )
     layers = [router.layer for router in routers]
     if len(set(layers)) < len(layers) or len({router.experts for router in routers}) > 1:

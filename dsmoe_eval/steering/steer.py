@@ -23,11 +23,14 @@ from .interventions import (
 )
 from .kernels import one_kernel
 from .meaning import check_meaning
+from .neurons import NeuronSite, neuron_factor, scaled
 from .profile import Profile
 from .residual import add_after, check_vectors, decoder_layers, hidden_size, shifts
-from .routers import Router, find_routers, model_router_hash
+from .routers import Router
 from .scoring import Scoring, describe_scoring, shifted_choice
 from .selection import SelectionSite, find_selection, reweighting
+from .sites import Site, find_sites, sites_hash
+from .units import EXPERTS, Sites
 
 _STEERED = "_dsmoe_steered"
 """The mark of a router that is steered by its bias, or whose model is by its residual stream."""
@@ -69,13 +72,13 @@ class Steering:
         self, model: nn.Module, profile: Profile, measured: Measured | None = None
     ) -> None:
         self.profile = profile
-        self.routers = find_routers(model)
-        layers, routers = tuple(one.layer for one in self.routers), model_router_hash(self.routers)
-        check_fits(profile, layers, self.routers[0].experts, routers)
-        self.layers = decoder_layers(model, self.routers) if profile.vectors else nn.ModuleList()
+        self.sites = find_sites(model, profile.sites)
+        layers, weights = tuple(one.layer for one in self.sites), sites_hash(self.sites)
+        check_fits(profile, layers, self.sites[0].experts, weights, profile.sites)
+        self.layers = decoder_layers(model, self.sites) if profile.vectors else nn.ModuleList()
         if profile.vectors:
             check_vectors(profile, len(self.layers), hidden_size(model))
-        state = f"{routers} {self.routers[0].weight.dtype}"
+        state = f"{weights} {self.sites[0].weight.dtype}"
         self._scorings, self._places = (measured or Measured()).of(state)
         self._folds = True
         self._installed = ExitStack()
@@ -115,15 +118,15 @@ class Steering:
                 definition of the intervention does not apply to a router.
         """
         chosen = self.profile.by_layer()
-        if any(_is_steered(router.module) for router in self.routers):
+        if any(_is_steered(site.module) for site in self.sites):
             raise SteeringError(_TWICE)
         with ExitStack() as stack:
             if self.profile.vectors:
                 stack.enter_context(add_after(self.layers, shifts(self.profile)))
-                _mark(self.routers[0].module, stack)
-            for router in self.routers:
-                if router.layer in chosen:
-                    self._install(router, stack)
+                _mark(self.sites[0].module, stack)
+            for site in self.sites:
+                if site.layer in chosen:
+                    self._install(site, stack)
             self._installed = stack.pop_all()
         return self
 
@@ -142,8 +145,12 @@ class Steering:
     ) -> None:
         self.remove()
 
-    def _install(self, router: Router, stack: ExitStack) -> None:
+    def _install(self, router: Site, stack: ExitStack) -> None:
         intervention, chosen = self.profile.intervention, self.profile.by_layer()[router.layer]
+        if isinstance(router, NeuronSite):
+            stack.enter_context(scaled(router, neuron_factor(intervention, chosen, router)))
+            _mark(router.module, stack)
+            return
         effect = layer_effect(intervention, chosen, router.experts, router.device)
         if router.native_only:
             _steer_native(router, effect, intervention.kind, stack)
@@ -224,7 +231,13 @@ def steer(model: nn.Module, profile: Profile) -> Steering:
     return Steering(model, profile)
 
 
-def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers: str) -> None:
+def check_fits(
+    profile: Profile,
+    layers: tuple[int, ...],
+    experts: int,
+    routers: str,
+    sites: Sites = EXPERTS,
+) -> None:
     """Check that a profile is for this model: its layers, its experts and its router weights.
 
     Args:
@@ -232,15 +245,22 @@ def check_fits(profile: Profile, layers: tuple[int, ...], experts: int, routers:
         layers: indices of this model's layers with experts.
         experts: number of experts in each of these layers.
         routers: this model's `router_hash`.
+        sites: the units that can be steered here.
 
     Raises:
         SteeringError: they differ; the message says what differs.
     """
-    if layers != profile.model.layers or experts != profile.model.experts:
+    if profile.sites != sites:
         raise SteeringError(
-            f"profile {profile.id} is for {profile.model.name!r} ({len(profile.model.layers)} MoE "
-            f"layers of {profile.model.experts} experts); this model has {len(layers)} of "
-            f"{experts}. Identify the experts of this model instead"
+            f"profile {profile.id} steers {profile.sites.noun}, and here only {sites.noun} can be; "
+            "steer neurons in transformers, or bake the profile and serve the new checkpoint"
+        )
+    if layers != profile.model.layers or experts != profile.model.experts:
+        kind = "MoE layers" if profile.sites == EXPERTS else "layers"
+        raise SteeringError(
+            f"profile {profile.id} is for {profile.model.name!r} ({len(profile.model.layers)} "
+            f"{kind} of {profile.model.experts} {profile.sites.noun}); this model has "
+            f"{len(layers)} of {experts}. Identify the experts of this model instead"
         )
     if routers != profile.model.routers:
         raise SteeringError(

@@ -33,6 +33,7 @@ from ..experts.tokenizer import Tokenizer
 from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
 from ..stats import DocumentCounts, DocumentSums
+from ..steering import EXPERTS, Sites
 from ..tasks.identification import (
     IdentificationText,
     TextSource,
@@ -120,6 +121,7 @@ def route_documents(
     dtype: str | None = None,
     attn_implementation: str | None = None,
     form: FormName | None = None,
+    sites: Sites = EXPERTS,
 ) -> ComparedRouting:
     """Route identification text through a model and through control models.
 
@@ -135,6 +137,7 @@ def route_documents(
         dtype: as for `load_model`.
         attn_implementation: as for `load_model`.
         form: the form in which influence is computed too; None: it is not.
+        sites: as for `load_model`.
 
     Raises:
         UserError: unknown model or suite, or too few domains or documents.
@@ -142,30 +145,29 @@ def route_documents(
     """
     text = _checked(identification_text(source, limit, data))
     tasks, console = text.tasks, console or Console(stderr=True)
-    loaded = load_model(name, device, dtype=dtype, attn_implementation=attn_implementation)
-    identity, tokenizer, config = loaded.identity, loaded.tokenizer, loaded.model.config
-    precision, place = loaded.model.dtype, loaded.model.device
+    loaded = load_model(
+        name, device, dtype=dtype, attn_implementation=attn_implementation, sites=sites
+    )
+    identity, tokenizer = loaded.identity, loaded.tokenizer
+    shape = (loaded.model.config, loaded.model.dtype, loaded.model.device)
     models, texts = 1 + 2 * len(seeds), sum(len(task.items) for task in tasks.values())
     passes, way = (1, "") if form is None else (2, ", forward and backward")
-    what = f"route {texts:,} texts through {models} models{way}"
-    with progress_bar(console, what, models * passes * texts, "texts") as advance:
-        read = (tokenizer, tasks, advance, form)
+    title = f"route {texts:,} texts through {models} models{way}"
+    with progress_bar(console, title, models * passes * texts, "texts") as advance:
+        read = (tokenizer, tasks, advance, form, sites)
         learned = document_routing(loaded.model, *read)
         shuffled = [_shuffled(loaded, tasks, seed, advance, form) for seed in seeds]
         # Two large models may not fit in memory: each is freed before the next is loaded.
         del loaded
-        random = [
-            document_routing(random_weights(config, precision, place, seed), *read)
-            for seed in seeds
-        ]
+        random = [document_routing(random_weights(*shape, one, sites), *read) for one in seeds]
     about = {
         "model": identity.name,
         "fingerprint": identity.fingerprint,
-        "dtype": str(precision).removeprefix("torch."),
-        "device": place.type,
+        "dtype": str(shape[1]).removeprefix("torch."),
+        "device": shape[2].type,
         **text.about,
         "limit": limit,
-    }
+    } | ({} if sites == EXPERTS else {"units": sites.noun})
     return ComparedRouting(about, learned, {"random": random, "shuffled": shuffled})
 
 
@@ -177,8 +179,9 @@ def _shuffled(
     form: FormName | None,
 ) -> DocumentRouting:
     """Route documents through a model with shuffled routers."""
-    with shuffled_routers(loaded.model, seed):
-        return document_routing(loaded.model, loaded.tokenizer, tasks, advance, form)
+    sites = loaded.identity.sites
+    with shuffled_routers(loaded.model, seed, sites):
+        return document_routing(loaded.model, loaded.tokenizer, tasks, advance, form, sites)
 
 
 def document_routing(
@@ -187,6 +190,7 @@ def document_routing(
     tasks: Mapping[str, WithItems],
     advance: Callable[[int], None],
     form: FormName | None = None,
+    sites: Sites = EXPERTS,
 ) -> DocumentRouting:
     """Route every question, without its answer, and every chunk.
 
@@ -200,7 +204,15 @@ def document_routing(
     spread = form is not None
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        seen = observe(model, documents, root, saliency_model=None, spread=spread, advance=advance)
+        seen = observe(
+            model,
+            documents,
+            root,
+            saliency_model=None,
+            spread=spread,
+            sites=sites,
+            advance=advance,
+        )
         counts = count_routing(seen).in_phase("prompt")
         used, tokens = np.asarray(counts.used).sum(1), np.asarray(counts.tokens).sum(1)
         routing = DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)

@@ -72,7 +72,7 @@ def _row(name: str, label: str, maps: ExistenceMaps) -> CheckpointRow:
 
 def summarise_map(result: ExistenceResult) -> MapSummaryRow:
     """Summarise a result over domains; see `MapSummaryRow`."""
-    by_domain = {row["domain"]: len(row["specific"]) for row in result["domains"]}
+    by_domain = {row["domain"]: sum(row["by_layer"]) for row in result["domains"]}
     beyond = {
         kind: sum(row["controls"][kind]["beyond"] for row in result["domains"])
         for kind in result["controls"]

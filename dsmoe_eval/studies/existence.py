@@ -14,12 +14,13 @@ however much the domains and experts have in common; all p-values follow from th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..stats import (
+    DocumentSums,
     ExcessUse,
     benjamini_hochberg,
     bootstrap_intervals,
@@ -45,6 +46,8 @@ LEVEL = 0.05
 PERMUTATIONS = 9999
 RESAMPLES = 2000
 STABILITY_PAIRS = 100
+MOST_LISTED = 200
+"""Specific neurons of a domain that have a row; there may be tens of thousands."""
 CONTROL_MODELS = 3
 """The number of control models of each kind. With so few nothing can be shown at 5 %; a large model
 takes long, so that more of them are the user's choice."""
@@ -66,6 +69,7 @@ def existence(
     *,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
+    most_listed: int | None = None,
     on_block: Callable[[int], None] = lambda _permutations: None,
     by: Basis = "counts",
 ) -> Existence:
@@ -76,6 +80,8 @@ def existence(
         controls: the routing of the control models of each kind, as many of each.
         permutations: shuffles of labels; every model gets the same.
         seed: the seed of shuffles and resamples.
+        most_listed: the most specific experts of a domain that get a row, with intervals; None:
+            all.
         on_block: called with the number of shuffles done, `permutations` for every model.
         by: what experts are specific by.
 
@@ -90,8 +96,8 @@ def existence(
     }
     counts, chosen = model.sums(by), learned.specific.sum(1)
     generator = np.random.default_rng([seed, 1])
-    intervals = bootstrap_intervals(counts, generator, RESAMPLES)
-    bounds = np.stack([intervals.difference, intervals.lift])
+    orders = _listed(learned, most_listed)
+    bounds = _bounds(counts, None if most_listed is None else orders, generator)
     stability = top_stability(counts, chosen, generator, STABILITY_PAIRS)
     return Existence(
         layers=list(model.layers),
@@ -105,10 +111,38 @@ def existence(
         control_models=len(next(iter(controls.values()))),
         controls={kind: summary_of(learned, models) for kind, models in beside.items()},
         domains=[
-            _domain(model, index, learned, beside, bounds[:, :, index], stability[index])
-            for index in range(len(model.domains))
+            _domain(model, index, learned, beside, bounds[:, :, index], stability[index], order)
+            for index, order in enumerate(orders)
         ],
     )
+
+
+def _listed(learned: Examined, most: int | None) -> list[NDArray[np.int64]]:
+    """Return the specific experts that get a row, by domain, the largest t first."""
+    orders = []
+    for t, specific in zip(learned.effect.statistic, learned.specific, strict=True):
+        order = np.argsort(-t, kind="stable")
+        orders.append(order[specific[order]][:most])
+    return orders
+
+
+def _bounds(
+    counts: DocumentSums,
+    orders: Sequence[NDArray[np.int64]] | None,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the intervals of the experts in some orders, or of all; NaN for others.
+
+    Returns:
+        [difference and lift, lower and upper, domains, units].
+    """
+    every = np.arange(counts.used.shape[1])
+    units = every if orders is None else np.unique(np.concatenate(orders))
+    bounds = np.full((2, 2, counts.domains, len(every)), np.nan)
+    few = replace(counts, used=counts.used[:, units])
+    intervals = bootstrap_intervals(few, generator, RESAMPLES)
+    bounds[..., units] = np.stack([intervals.difference, intervals.lift])
+    return bounds
 
 
 def _check_alike(
@@ -187,11 +221,11 @@ def _domain(
     beside: Mapping[Control, Sequence[Examined]],
     bounds: NDArray[np.float64],
     stability: float,
+    order: NDArray[np.int64],
 ) -> DomainExistenceRow:
     """Return one domain's result; `bounds` is [difference and lift, lower and upper, units]."""
     specific = learned.specific[index]
     beyond = {kind: beyond_of(learned, models)[index] for kind, models in beside.items()}
-    order = np.argsort(-learned.effect.statistic[index], kind="stable")
     members = model.labels == index
     shape, count = model.used.shape[1:], int(specific.sum())
     return DomainExistenceRow(
@@ -201,7 +235,6 @@ def _domain(
         specific=[
             _expert(model.layers, shape[1], index, int(unit), learned, bounds, beyond)
             for unit in order
-            if specific[unit]
         ],
         by_layer=specific.reshape(shape).sum(1).tolist(),
         largest_statistic=_finite(learned.effect.statistic[index].max()),

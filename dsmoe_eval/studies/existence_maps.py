@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import hypergeom, spearmanr
 
+from ..errors import UserError
 from ..progress import progress_bar
 from ..stats import DocumentSums, excess_use
+from ..steering import EXPERTS, Sites
 from ..tasks.identification import TextSource
 from .documents import ComparedRouting, DocumentRouting, route_documents
-from .existence import CONTROL_MODELS, PERMUTATIONS, existence
+from .existence import CONTROL_MODELS, MOST_LISTED, PERMUTATIONS, existence
 from .influence import FormName
 from .map_results import BothExistence, MapAgreementRow
 from .results import Basis, DomainExistenceRow, ExistenceResult
@@ -66,6 +68,7 @@ def existence_of(
     data: Sequence[Path] = (),
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    sites: Sites = EXPERTS,
 ) -> ExistenceResult:
     """Test a model on identification text; see `existence_maps`.
 
@@ -78,7 +81,7 @@ def existence_of(
     maps = existence_maps(
         name, source, (by,), form, permutations=permutations, controls=controls, limit=limit,
         device=device, console=console, data=data, dtype=dtype,
-        attn_implementation=attn_implementation,
+        attn_implementation=attn_implementation, sites=sites,
     )  # fmt: skip
     return maps.tests[by]
 
@@ -97,6 +100,7 @@ def existence_maps(
     data: Sequence[Path] = (),
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    sites: Sites = EXPERTS,
 ) -> ExistenceMaps:
     """Test a model on identification text by every basis; see `route_documents`, `existence`.
 
@@ -113,16 +117,22 @@ def existence_maps(
         data: folders with the data sets.
         dtype: as for `load_model`.
         attn_implementation: as for `load_model`.
+        sites: the units that are tested; neurons by counts only.
 
     Raises:
-        UserError: unknown model or suite, or too few domains or documents.
+        UserError: unknown model or suite, too few domains or documents, or neurons by influence.
         SteeringError: by influence, if the model's routers or experts do not allow it.
     """
+    if "influence" in bases and sites != EXPERTS:
+        raise UserError(
+            "influence is that of raising the logit of a routed expert, and neurons have none; "
+            "test them by counts (--by counts)"
+        )
     console = console or Console(stderr=True)
     routing = route_documents(
         name, source, range(controls), limit=limit, device=device, console=console, data=data,
         dtype=dtype, attn_implementation=attn_implementation,
-        form=form if "influence" in bases else None,
+        form=form if "influence" in bases else None, sites=sites,
     )  # fmt: skip
     return judge_maps(routing, bases, form, permutations, console)
 
@@ -135,13 +145,15 @@ def judge_maps(
     console: Console,
 ) -> ExistenceMaps:
     """Test what was routed, by every basis."""
+    listed = MOST_LISTED if "units" in routing.about else None  # of neurons there are thousands
     models = 1 + sum(map(len, routing.controls.values()))
     total, tests = len(bases) * models * permutations, dict[Basis, ExistenceResult]()
     with progress_bar(console, "shuffle labels", total, "shuffles") as advance:
         for by in bases:
             found = existence(
-                routing.model, routing.controls, permutations=permutations, on_block=advance, by=by
-            )
+                routing.model, routing.controls, permutations=permutations, most_listed=listed,
+                on_block=advance, by=by,
+            )  # fmt: skip
             said = {} if by == "counts" else {"by": by, "form": form}
             tests[by] = cast(ExistenceResult, routing.about | dict(found) | said)
     agreement = () if len(bases) < 2 else map_agreement(routing.model, tests)

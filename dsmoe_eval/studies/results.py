@@ -95,11 +95,12 @@ class DomainExistenceRow(TypedDict):
         domain: its name.
         documents: how many were read.
         tokens: how many tokens these documents have.
-        specific: its specific experts, the largest difference first.
+        specific: its specific experts, the largest difference first; of neurons, as many of them
+            as `existence.MOST_LISTED` says.
         by_layer: [layers] specific experts.
         largest_statistic: the largest t of any expert; None if there is no error.
         controls: the same domain in the control models.
-        stability: mean Jaccard index of the top `len(specific)` experts by difference, between
+        stability: mean Jaccard index of as many top experts as are specific, by difference, between
             pairs of document resamples; None if nothing is specific.
         stability_by_chance: the index of two sets of as many experts drawn blindly.
     """
@@ -150,7 +151,10 @@ class Existence(TypedDict):
 
 
 class ExistenceResult(Existence):
-    """The content of `existence.json`; see `ComparedRouting.about`."""
+    """The content of `existence.json`; see `ComparedRouting.about`.
+
+    `units` says what the "experts" are, if they are neurons.
+    """
 
     model: str
     fingerprint: str
@@ -160,6 +164,7 @@ class ExistenceResult(Existence):
     file: str | None
     chunks: NotRequired[int]
     limit: int | None
+    units: NotRequired[str]
 
 
 class KernelRow(TypedDict):

@@ -92,3 +92,12 @@ def test_resources_are_no_part_of_what_a_plan_is():
     sharded = {"engine": "vllm", "tensor_parallel": 4}
     with pytest.raises(ValidationError, match="at least tensor_parallel"):
         Plan.model_validate(content | sharded | {"resources": {"gpus": 2}})
+
+
+def test_neurons_are_of_transformers_and_have_blocks():
+    content = load_plan("lab")[0].model_dump() | {"sites": "neurons"}
+    assert Plan.model_validate(content | {"neurons": {"block": 8}}).neurons.block == 8
+    with pytest.raises(ValidationError, match="vLLM neither shows nor steers"):
+        Plan.model_validate(content | {"engine": "vllm"})
+    with pytest.raises(ValidationError, match=r"neurons.block needs `sites: neurons`"):
+        Plan.model_validate(content | {"sites": "experts", "neurons": {"block": 8}})

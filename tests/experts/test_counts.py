@@ -43,3 +43,12 @@ def test_a_phase_without_tokens_is_refused():
                     counts.in_phase("generated")
                 return
     raise AssertionError("no seed gave a domain without an answer")
+
+
+def test_sums_of_large_counts_go_by_parts(monkeypatch):
+    with random_pass(3) as (seen, _):
+        whole = count_routing(seen).total()
+        monkeypatch.setattr("dsmoe_eval.experts.counts._VALUES_AT_ONCE", 1)
+        parts = count_routing(seen).total()
+    for name in ("used", "salient", "gate_mean", "use_mean"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)

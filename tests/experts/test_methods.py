@@ -11,7 +11,8 @@ from .conftest import random_pass
 
 EXPECTED = {
     "dsmoe", "dsmoe-code", "frequency", "preference", "risk-difference", "npmi", "esft-gate",
-    "esft-token", "easy-ep", "reap", "influence", "influence-net", "router-lens", "random",
+    "esft-token", "easy-ep", "reap", "lape", "influence", "influence-net", "router-lens",
+    "random",
 }  # fmt: skip
 
 

@@ -183,3 +183,27 @@ def test_frequency_is_the_published_domain_specialisation(model, experts, k):
             assert shares[domain][layer, expert] == pytest.approx(height, abs=0.025)
     else:  # Mixtral: no expert far from the line
         assert max(v.max() for v in shares.values()) < 0.5
+
+
+def test_lape_is_the_published_choice(tmp_path):
+    """Its code, arXiv 2402.16438: drop by the largest rate, rank by entropy, give to domains."""
+    generator = np.random.default_rng(5)
+    with random_pass(4) as (seen, _):
+        counts = count_routing(seen).in_phase("prompt")
+    active = generator.integers(0, 3, (len(counts.domain), LAYERS, EXPERTS)).astype(np.int32)
+    counts = replace(counts, active=active)
+    names = counts.domains
+    rates = np.array([counts.of(name).active / counts.of(name).tokens for name in names])
+    bar = np.quantile(rates, 0.95)
+    for index, name in enumerate(names):
+        scores = all_methods()["lape"].score(counts, name)
+        for place in np.ndindex(LAYERS, EXPERTS):
+            rate = rates[(slice(None), *place)]
+            entropy = -sum(p * math.log(p) for p in rate / rate.sum() if p > 0)
+            expected = math.log(len(names)) - entropy if rate[index] >= bar else 0
+            assert scores[place] == pytest.approx(expected, abs=1e-12)
+        if not (rates[index] >= bar).any():
+            assert not scores.any()
+    used = replace(counts, active=None)
+    domain = names[0]
+    assert all_methods()["lape"].score(used, domain).shape == (LAYERS, EXPERTS)

@@ -16,6 +16,7 @@ from dsmoe_eval.steering import Profile, SteeringError, find_routers
 from dsmoe_eval.variants import build_learned_profile, get_variant
 
 from ..conftest import profile_of
+from ..dense import neuron_profile, saved_dense
 
 CARRIERS = {
     "gpt-oss-20b": "router.bias",
@@ -128,3 +129,24 @@ def test_the_command(tmp_path, capsys):
     assert "100.00% of the selections are the same" in capsys.readouterr().out
     main([*arguments, str(tmp_path / "two"), "--json"])
     assert json.loads(capsys.readouterr().out)["selection_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_neurons_are_baked_into_the_down_projections(kind, tmp_path):
+    model = saved_dense(kind, tmp_path / "model")
+    profile = neuron_profile(model, "reweight", 1.5)
+    report = bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
+    assert report.selection_agreement > 0.99
+    assert report.logit_max_difference < 1e-5 < report.logit_max_change
+    assert len(report.parameters) == 3
+    changed = load_model(str(tmp_path / "baked"), "cpu", sites=profile.sites).model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(changed[name], tensor) == (name not in report.parameters), name
+
+
+def test_in_bfloat16_the_difference_of_baked_neurons_is_told(tmp_path):
+    model = saved_dense("llama", tmp_path / "model", torch.bfloat16)
+    exact = bake(str(tmp_path / "model"), neuron_profile(model, "amplify", 1.0), tmp_path / "two")
+    assert exact.logit_max_difference == 0.0  # a power of two
+    rounded = bake(str(tmp_path / "model"), neuron_profile(model, "amplify", 1.7), tmp_path / "b")
+    assert 0 < rounded.logit_max_difference < rounded.logit_max_change

@@ -3,7 +3,9 @@
 import torch
 
 from dsmoe_eval.models import random_weights, shuffled_routers
-from dsmoe_eval.steering import capture_routing, find_routers
+from dsmoe_eval.steering import capture_routing, find_neurons, find_routers
+
+from ..dense import NEURONS, dense_model
 
 
 def _weights(model):
@@ -50,3 +52,24 @@ def test_shuffled_routers_keep_sizes_and_similarities_and_come_back(model):
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
     assert torch.equal(_weights(model), before)
+
+
+def test_shuffled_inputs_of_neurons_come_back(batch):
+    for kind in ("llama", "gpt2"):
+        model = dense_model(kind)
+        before, plain = _weights(model), model(input_ids=batch[0]).logits
+        readers = [one for site in find_neurons(model) for one in site.readers]
+        kept = [one.weight.detach().clone() for one in readers]
+        with shuffled_routers(model, 0, NEURONS):
+            assert (model(input_ids=batch[0]).logits - plain).abs().max() > 0.01
+            inputs = 0 if kind == "gpt2" else 1
+            for one, own in zip(readers, kept, strict=True):
+                now = one.weight.detach()
+                assert not torch.equal(now, own)
+                assert torch.equal(now.sort(inputs).values, own.sort(inputs).values)
+            if kind == "llama":  # gate and up read the same shuffled states
+                order = [kept[0][0].tolist().index(value) for value in readers[0].weight[0]]
+                assert torch.equal(readers[1].weight, kept[1][:, order])
+        assert torch.equal(_weights(model), before)
+    random = random_weights(model.config, torch.float32, "cpu", 3, NEURONS)
+    assert not torch.equal(_weights(random), before)

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from dsmoe_eval.cards import Learned, Sft, Stability, Tuning
+from dsmoe_eval.cards.sections import Neurons
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_plan, load_suite
 from dsmoe_eval.runs.plan_checks import check_engine, check_plan
@@ -15,6 +16,11 @@ SUITE = load_suite("lab")
 NO_COUNTS = Tuning.model_validate(
     {"strengths": {"bias": [1.0]}, "residual": {"depths": [0.5], "strengths": [1.0]}}
 )
+
+AMPLIFIED = {
+    "sites": "neurons",
+    "tuning": Tuning.model_validate({"expert_counts": [4], "strengths": {"amplify": [1.0]}}),
+}
 
 
 def checked(names, plan=PLAN, suite=SUITE, targets=("math",), **changes):
@@ -62,6 +68,16 @@ def test_the_plan_that_ships_lacks_nothing():
             "needs routing_from: learner, since",
         ),
         (["base", "dsmoe"], {"learner": "vllm"}, "since vLLM computes no gradients"),
+        (["base", "contrast"], {"sites": "neurons"}, "such as risk-difference\\+amplify"),
+        (["base", "steermoe"], {"sites": "neurons"}, "in place of force: a dense FFN has no"),
+        (["base", "learned-profile"], {"sites": "neurons"}, "'learned-profile' needs sites: exp"),
+        (["base", "sft-lora"], {"sites": "neurons"}, "'sft-lora' needs sites: experts"),
+        (["base", "easy-ep+amplify"], AMPLIFIED, "needs sites: experts, since easy-ep reads"),
+        (
+            ["base", "lape+amplify"],
+            AMPLIFIED | {"neurons": Neurons(block=8)},
+            r"needs neurons\.block of 1, since lape",
+        ),
         (
             ["base", "prompt"],
             {"domain_lines": {"maths": "x"}},

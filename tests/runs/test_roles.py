@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dsmoe_eval.cards import Sft
+from dsmoe_eval.cards.plans import Neurons
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import encode_documents
@@ -122,6 +123,7 @@ def test_what_is_known_spares_the_learner(tmp_path, monkeypatch):
     plan = SimpleNamespace(
         engine="vllm", learner="transformers", model="m", batch_tokens=64, tensor_parallel=1,
         expert_parallel=False, dtype=None, experts_implementation=None, attn_implementation=None,
+        sites="experts", neurons=Neurons(),
     )  # fmt: skip
     log, made = [], []
 

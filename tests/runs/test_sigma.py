@@ -11,10 +11,10 @@ from dsmoe_eval.experts import encode_documents
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import (
     count_domains,
-    counts_to_json,
     domain_texts,
     identify,
 )
+from dsmoe_eval.runs.identified import counts_to_json
 from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import Intervention, find_routers, logit_shift, steer
 from dsmoe_eval.tasks.loading import load_tasks

@@ -45,7 +45,9 @@ def test_texts_in_parts_give_the_figures_of_all(model, batch, make_profile, monk
     monkeypatch.setattr(
         PROBES,
         "_forward",
-        lambda model, ids, mask: widths.append(ids.shape) or forward(model, ids, mask),
+        lambda model, sites, ids, mask: (
+            widths.append(ids.shape) or forward(model, sites, ids, mask)
+        ),
     )
     parts = probe(model, profile, *batch)
     assert widths == [(2, 9)] * 3 + [(1, 4)] * 3

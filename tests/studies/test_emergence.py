@@ -4,7 +4,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.studies import emergence
-from dsmoe_eval.studies.emergence import labels_of
+from dsmoe_eval.studies.emergence import labels_of, summarise_map
 from dsmoe_eval.studies.existence import existence
 from dsmoe_eval.studies.existence_maps import ExistenceMaps
 
@@ -30,6 +30,13 @@ def test_each_checkpoint_is_tested_in_order():
     assert last["tests"]["counts"]["beyond"] == {"random": 1}
     assert last["tests"]["counts"]["controls"]["random"]["discoveries"] == [0]
     assert (found["source"], found["bases"], found["form"]) == ("suite lab", ["counts"], None)
+
+
+def test_specific_experts_that_are_not_listed_are_counted():
+    maps = maps_of(0.4)
+    rows = [row | {"specific": []} for row in maps.tests["counts"]["domains"]]
+    found = summarise_map(maps.tests["counts"] | {"domains": rows})
+    assert (found["specific"], found["by_domain"]["law"]) == (1, 1)
 
 
 def test_labels_are_short_and_different():

@@ -3,16 +3,21 @@
 import dataclasses
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import scipy.stats
 from rich.console import Console
 
+from dsmoe_eval.experts import Document, count_routing, observe
 from dsmoe_eval.models import load_model
 from dsmoe_eval.stats import benjamini_hochberg, excess_use, permutation_p_values
 from dsmoe_eval.studies import existence_of
 from dsmoe_eval.studies.documents import DocumentRouting
-from dsmoe_eval.studies.existence import existence
+from dsmoe_eval.studies.existence import examine, existence
+
+from ..dense import NEURONS, dense_model
 
 LAYERS, EXPERTS = (1, 3), 6
 
@@ -208,3 +213,38 @@ def test_the_kept_report_is_of_the_lab_model_as_it_stands():
     assert kept["fingerprint"] == load_model("lab-poly", "cpu").identity.fingerprint
     assert (kept["limit"], kept["permutations"], kept["level"]) == (None, 9999, 0.05)
     assert all(row["specific"] for row in kept["domains"])
+
+
+def test_only_the_largest_are_listed_and_all_are_counted():
+    model = routing(0.4)
+    whole = run(model, random_routing(model))
+    few = existence(model, {"random": [random_routing(model)]}, permutations=999, most_listed=1)
+    for one, other in zip(whole["domains"], few["domains"], strict=True):
+        assert one["by_layer"] == other["by_layer"]
+        assert len(other["specific"]) == min(1, len(one["specific"]))
+        for row, same in zip(other["specific"], one["specific"], strict=False):
+            assert row.keys() == same.keys()
+            assert row["p_adjusted"] == same["p_adjusted"]
+            assert row["lift_ci95"] == pytest.approx(same["lift_ci95"])
+        assert one["stability"] == other["stability"]
+
+
+@pytest.mark.full
+def test_neurons_of_random_dense_models_are_found_at_the_nominal_rate():
+    """Documents of one law in every domain: any discovery in a model is false, in 5 % of models."""
+    generator, false, models = np.random.default_rng(0), 0, 120
+    for seed in range(models):
+        model = dense_model("llama", seed=seed)
+        lengths = generator.integers(15, 30, 24)
+        texts = [tuple(generator.integers(2, 64, length).tolist()) for length in lengths]
+        documents = [
+            Document("abc"[index % 3], text, (True,) * len(text), len(text))
+            for index, text in enumerate(texts)
+        ]
+        with TemporaryDirectory() as folder:
+            seen = observe(model, documents, Path(folder), saliency_model=None, sites=NEURONS)
+            counts = count_routing(seen).in_phase("prompt")
+            used, tokens = np.asarray(counts.used).sum(1), np.asarray(counts.tokens).sum(1)
+        found = DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
+        false += bool(examine(found, 4999, seed).specific.any())
+    assert scipy.stats.binomtest(false, models, 0.05, "greater").pvalue > 0.01

@@ -123,7 +123,7 @@ class TransformersEngine:
 
     def usage(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Compute the share of tokens that select each expert by `expert_usage`."""
-        return expert_usage(self.loaded.model, self.tokenizer, texts)
+        return expert_usage(self.loaded.model, self.tokenizer, texts, self.identity.sites)
 
     def reader(self) -> SaliencyModel:
         """Return this model as the model whose gradients give token saliency."""
@@ -140,6 +140,7 @@ class TransformersEngine:
         *,
         reader: SaliencyModel | None,
         contributions: bool,
+        activity: bool = False,
         advance: Advance,
     ) -> Observations:
         """Record a pass over documents by `experts.observe`."""
@@ -150,6 +151,8 @@ class TransformersEngine:
             saliency_model=None if reader is None else reader.model,
             contributions=contributions,
             spread=True,
+            activity=activity,
+            sites=self.identity.sites,
             identity=pass_identity(self, reader),
             advance=advance,
         )
@@ -159,7 +162,14 @@ class TransformersEngine:
     ) -> StreamMeans:
         """Average the residual stream over documents by `experts.mean_streams`."""
         identity = pass_identity(self, None)
-        return mean_streams(self.loaded.model, documents, root, identity=identity, advance=advance)
+        return mean_streams(
+            self.loaded.model,
+            documents,
+            root,
+            sites=self.identity.sites,
+            identity=identity,
+            advance=advance,
+        )
 
     def close(self) -> None:
         """Ignore the call: Python frees the model when nothing refers to it any more."""

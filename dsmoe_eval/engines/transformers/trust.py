@@ -31,7 +31,7 @@ from ...errors import EvalWarning, UserError, one_line, out_of_memory
 from ...files import cache_folder, damage, read_json, seal, unseal, write_json
 from ...models.miniature import miniature
 from ...models.shrinking import shrink
-from ...steering import SteeringError, find_routers
+from ...steering import NoRouterError, Router, SteeringError, find_routers
 from ...tasks.language_model import LogLikelihood
 from ..lm import Pair
 from .next_tokens import Tally
@@ -240,7 +240,7 @@ def _small(model: PreTrainedModel) -> PreTrainedModel:
     """
     text = model.config.get_text_config()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        small = miniature(_with_short_windows(model.config))
+        small = miniature(_with_short_windows(model.config), dense=not _routers(model))
         if type(small) is not type(model):
             raise SteeringError(f"it is a {type(model).__name__}, not a {type(small).__name__}")
         _make_loud(small)
@@ -248,6 +248,14 @@ def _small(model: PreTrainedModel) -> PreTrainedModel:
     if getattr(text, "_experts_implementation", None) is not None:
         small.set_experts_implementation(text._experts_implementation)
     return small.to(model.device)
+
+
+def _routers(model: PreTrainedModel) -> tuple[Router, ...]:
+    """Return the model's routers; a dense model has none."""
+    try:
+        return find_routers(model)
+    except NoRouterError:
+        return ()
 
 
 def _with_short_windows(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -261,7 +269,7 @@ def _with_short_windows(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def _make_loud(model: PreTrainedModel) -> None:
     """Draw weights so large that attention is sharp and its outcome moves the logits."""
-    kept = {id(router.weight) for router in find_routers(model)}
+    kept = {id(router.weight) for router in _routers(model)}
     kept |= {id(one) for one in model.get_input_embeddings().parameters()}
     for weight in model.parameters():
         if weight.ndim > 1 and id(weight) not in kept:

@@ -241,6 +241,7 @@ class VllmEngine:
         *,
         reader: SaliencyModel | None,
         contributions: bool,
+        activity: bool = False,  # noqa: ARG002 - an expert is active if it is selected
         advance: Advance,
     ) -> Observations:
         """Record the routing of documents by `experts.observe_routed`.

@@ -20,6 +20,7 @@ from dsmoe_eval.errors import EvalWarning
 from dsmoe_eval.models.loading import load_model
 
 from ...conftest import ARCHITECTURES, make_model
+from ...dense import dense_model
 
 FAULTS = ("positions", "trees", "windows")
 
@@ -169,7 +170,7 @@ def test_a_wrong_cache_is_refused_by_the_small_model_and_texts_are_whole(
 
 
 def test_a_model_without_a_small_one_is_compared_itself(loaded, folder, monkeypatch):
-    monkeypatch.setattr(trust, "miniature", lambda _: make_model("olmoe"))
+    monkeypatch.setattr(trust, "miniature", lambda *_, **_options: make_model("olmoe"))
     lm = TransformersLM(loaded, 64)
     with pytest.warns(EvalWarning, match="it is a Qwen3MoeForCausalLM, not a OlmoeForCausalLM"):
         lm.loglikelihood(requests())
@@ -205,3 +206,13 @@ def test_on_a_gpu_the_small_model_agrees_and_16_bits_are_not_refused(kind, loade
     assert lm.shares
     assert [check.agrees for check in lm.sharing] == [True, True]
     assert lm.sharing[0].difference < trust.PROVEN
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_dense_model_has_a_small_one_too(kind):
+    model = dense_model(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        proof = trust.prove(model, kind)
+    assert proof.unknown == ""
+    assert (proof.outcome.agrees, proof.outcome.difference <= trust.PROVEN) == (True, True)
