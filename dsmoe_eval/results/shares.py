@@ -1,7 +1,8 @@
 """The share of the best profile's gain that each steering arm reaches, on the items of its target.
 
 The best profile found is the learned one. Its gain counts where there is one over base, above that
-of each of its controls: learned on shuffled answers, for another domain, and on the answers of all targets.
+of each of its controls: learned on shuffled answers, for another domain, and on the answers of all
+targets.
 """
 
 from __future__ import annotations
