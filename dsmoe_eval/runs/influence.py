@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -134,12 +135,7 @@ def _pass(
 
     def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
         return {
-            domain: [
-                row
-                for name, task in chosen.items()
-                if task.card.domain == domain
-                for row in rows[name]
-            ]
+            domain: [*chain(*(rows[n] for n, t in chosen.items() if t.card.domain == domain))]
             for domain in counts.domains
         }
 
