@@ -157,10 +157,8 @@ def domain_stability(
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
     if chosen_method.router_tuning:
-        raise UserError(
-            f"method {method!r} tunes routers on right answers, which stability does not resample; "
-            "take another method"
-        )
+        words = "tunes routers on right answers, which stability does not resample"
+        raise UserError(f"method {method!r} {words}; take another method")
     root = root or Path("out") / "observations"
     counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
@@ -171,8 +169,8 @@ def domain_stability(
         full = choose(counts)
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
-    numbers = range(1, resamples + 1)
-    drawn = resampled_counts(engine, text.tasks, counts, root, numbers, seed, Identification())
+    numbers, read = range(1, resamples + 1), Identification()
+    drawn = resampled_counts(engine, text.tasks, counts, root, numbers, seed, read)
     choices = resampled_choices(drawn, choose)
     times = Counter(unit for one in choices if one is not None for unit in _units(one))
     return DomainStability(
