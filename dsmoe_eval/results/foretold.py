@@ -112,8 +112,15 @@ def check_foretold(folder: RunFolder, stated: Foretold | None) -> None:
     """Check that a run's predictions are those that its comparisons were made with.
 
     Raises:
-        UserError: they are others, or are missing.
+        UserError: they are others, or are missing, of a plan with `foretell` on both sides too.
     """
+    if stated is None and folder.identity.is_file():
+        plan = folder.read_json(folder.identity).get("plan", {})
+        if plan.get("foretell"):
+            raise UserError(
+                f"{folder.comparisons}: has no predictions, which its plan asks for, so it was "
+                "changed after the test; restore it, or run again in another folder"
+            )
     if read_foretold(folder) != stated:
         raise UserError(
             f"{folder.foretold}: is not the file of predictions that {folder.comparisons.name} was "

@@ -7,10 +7,12 @@ mean. A file of it is written, and hashed, before an arm answers a test item.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
+import numpy as np
 from rich.console import Console
 
 from ..cards import OUTCOMES, OutcomeName
@@ -19,7 +21,7 @@ from ..experts import Form, RoutingCounts
 from ..experts.influence import UNIT
 from ..progress import Steps, counted_as, progress_bar
 from ..results.cells import is_done
-from ..results.foretold import ForetoldArm, ForetoldChange, Predictions
+from ..results.foretold import ForetoldArm, ForetoldChange, Predictions, read_foretold
 from ..stats import predict_mean
 from ..tasks.items import WithItems
 from ..tasks.loading import (
@@ -95,7 +97,7 @@ def foretell(
     """Answer what is missing of the identification split, and write `foretold.json`.
 
     Raises:
-        UserError: an arm has answered the test split before.
+        UserError: an arm has answered the test split before, or the file was changed.
     """
     if not job.plan.foretell:
         return
@@ -115,6 +117,35 @@ def foretell(
                 form=form, arms=tuple(_foretold(job, tasks, arm, slopes) for arm in arms)
             )
             job.folder.write_json(job.folder.foretold, found.model_dump(mode="json"))
+        else:
+            _check_kept(job, tasks, arms)
+
+
+def _check_kept(job: Job, tasks: Mapping[str, LoadedTask], arms: Sequence[PreparedArm]) -> None:
+    """Check that the predictions that are there are those of the answers on which they rest."""
+    kept = read_foretold(job.folder)
+    known = {} if kept is None else _figures(kept.arms)
+    again = _figures([_foretold(job, tasks, arm, None) for arm in arms])
+    if known.keys() != again.keys() or not all(
+        np.allclose(known[key], again[key], rtol=1e-6, atol=1e-6, equal_nan=True) for key in again
+    ):
+        raise UserError(
+            f"{job.folder.foretold}: does not follow from the answers in "
+            f"{job.folder.foretelling('base').parent}, so one of the two was changed; restore it, "
+            "or run again in another folder"
+        )
+
+
+def _figures(arms: Sequence[ForetoldArm]) -> dict[tuple[str, ...], tuple[float, ...]]:
+    """Return (variant, target, task, outcome) -> the gain and the ends of its interval."""
+    return {
+        (arm.variant, arm.target, row.task, row.outcome): (
+            row.gain,
+            *(row.ci95 or (math.nan, math.nan)),
+        )
+        for arm in arms
+        for row in arm.changes
+    }
 
 
 def _check_first(job: Job, arms: Sequence[PreparedArm]) -> None:

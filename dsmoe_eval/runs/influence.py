@@ -133,10 +133,10 @@ def _pass(
         seen = influence_of(engine, every, Form(steps=steps), root, count)
 
     def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
-        names = {
-            d: [n for n, one in chosen.items() if one.card.domain == d] for d in counts.domains
-        }
-        return {domain: [row for name in names[domain] for row in rows[name]] for domain in names}
+        found: dict[str, list[int]] = {domain: [] for domain in counts.domains}
+        for name, task in chosen.items():
+            found[task.card.domain] += rows[name]
+        return found
 
     def tables(draw: np.random.Generator | None) -> NDArray[np.float64]:
         gains, kept = of(gaining(tasks)), of(_with_role(tasks, READ))

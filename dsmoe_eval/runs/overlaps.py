@@ -154,8 +154,7 @@ def domain_stability(
         domain: one of the text's domains.
         method: a name in `experts.all_methods`.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
-        resamples: number of resamples.
-        seed: the seed of the resamples.
+        resamples: number of resamples; `seed` is their seed.
         limit: the limit of items per task, and of documents per domain.
         root: the folder in which passes are stored.
         console: the console on which progress is shown; by default stderr.
@@ -176,8 +175,8 @@ def domain_stability(
         full = choose(counts)
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
-    numbers = range(1, resamples + 1)
-    drawn = resampled_counts(engine, text.tasks, counts, root, numbers, seed, Identification())
+    numbers, read = range(1, resamples + 1), Identification()
+    drawn = resampled_counts(engine, text.tasks, counts, root, numbers, seed, read)
     choices = resampled_choices(drawn, choose)
     times = Counter(unit for one in choices if one is not None for unit in _units(one))
     return DomainStability(

@@ -45,6 +45,15 @@ def test_there_is_none_of_a_plan_without_foretell(tmp_path):
     assert read_foretold(RunFolder(tmp_path)) is None
 
 
+def test_a_result_that_lost_the_predictions_of_its_plan_is_refused(folder):
+    folder.foretold.unlink()
+    folder.write_json(folder.identity, {"plan": {"foretell": False}})
+    check_foretold(folder, None)
+    folder.write_json(folder.identity, {"plan": {"foretell": True}})
+    with pytest.raises(UserError, match=r"comparisons\.json: has no predictions, which its plan"):
+        check_foretold(folder, None)
+
+
 def test_a_changed_file_is_noticed_by_the_manifest(folder):
     text = folder.foretold.read_text()
     folder.foretold.write_text(text.replace("0.1", "0.2", 1))

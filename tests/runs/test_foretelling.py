@@ -218,6 +218,24 @@ def test_predictions_that_were_changed_after_the_test_are_refused(finished):
     read_finished(finished.root)
 
 
+def test_a_run_that_goes_on_notices_predictions_that_do_not_follow_from_answers(finished, plan):
+    """Even with the file's hash in the manifest, before there is a result with the hash."""
+    files = (finished.foretold, finished.manifest, finished.comparisons)
+    before = {path: path.read_text() for path in files}
+    content = json.loads(before[finished.foretold])
+    content["arms"][1]["changes"][0]["gain"] += 0.01
+    try:
+        finished.comparisons.unlink()
+        finished.foretold.write_text(json.dumps(content))
+        hashes = {**finished.recorded(), "foretold.json": foretelling_digest(finished)}
+        finished.manifest.write_text(json.dumps(seal(hashes)))
+        with pytest.raises(UserError, match=r"foretold\.json: does not follow from the answers"):
+            run(plan, finished.root, limit=LIMIT, device="cpu", console=QUIET)
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+
+
 def foretelling_digest(folder):
     return hashlib.sha256(folder.foretold.read_bytes()).hexdigest()
 
