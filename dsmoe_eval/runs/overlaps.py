@@ -154,7 +154,8 @@ def domain_stability(
         domain: one of the text's domains.
         method: a name in `experts.all_methods`.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
-        resamples: number of resamples; `seed` is their seed.
+        resamples: number of resamples.
+        seed: the seed of the resamples.
         limit: the limit of items per task, and of documents per domain.
         root: the folder in which passes are stored.
         console: the console on which progress is shown; by default stderr.
