@@ -146,7 +146,8 @@ def domain_stability(
         domain: one of the text's domains.
         method: a name in `experts.all_methods`.
         experts: the size of E*; by default that of the method, else 1 % of all experts.
-        resamples: number of resamples; `seed` is their seed.
+        resamples: number of resamples.
+        seed: the seed of the resamples.
         limit: the limit of items per task, and of documents per domain.
         root: the folder in which passes are stored.
         console: the console on which progress is shown; by default stderr.
@@ -157,8 +158,8 @@ def domain_stability(
     """
     text, chosen_method = text_of_domain(source, domain, method, limit, data), get_method(method)
     if chosen_method.router_tuning:
-        words = "tunes routers on right answers, which stability does not resample"
-        raise UserError(f"method {method!r} {words}; take another method")
+        fault = "tunes routers on right answers, which stability does not resample"
+        raise UserError(f"method {method!r} {fault}; take another method")
     root = root or Path("out") / "observations"
     counts = count_text(engine, text, chosen_method, Identification(), root=root, console=console)
 
