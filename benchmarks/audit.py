@@ -157,7 +157,7 @@ def mean_map(sample: Sample, name: str, rows: Sequence[int]) -> Floats:
 
 
 def resampled(sample: Sample, generator: np.random.Generator) -> Sample:
-    """Draw documents and items again, each within its domain."""
+    """Draw documents and items again, each within its domain; tuned routers stay as they are."""
     counts, weight = sample.counts, np.zeros(len(sample.counts.domain))
     for index in range(len(counts.domains)):
         rows = np.flatnonzero(counts.domain == index)
@@ -166,8 +166,9 @@ def resampled(sample: Sample, generator: np.random.Generator) -> Sample:
     def again(rows: Rows) -> Rows:
         return {d: generator.choice(r, len(r)).tolist() for d, r in rows.items()}
 
+    of_text = replace(counts, use_change=None).resampled(weight)
     return replace(
-        sample, counts=counts.resampled(weight), gains=again(sample.gains),
+        sample, counts=replace(of_text, use_change=counts.use_change), gains=again(sample.gains),
         kept=again(sample.kept), texts=again(sample.texts),
     )  # fmt: skip
 
