@@ -12,6 +12,8 @@ from dsmoe_eval.reports.figures import save, style, subplots
 
 EFFECTS = {"raised": "raised by half a sigma", "masked": "masked (cost)"}
 ITEMS = {"same": "the items of influence", "others": "other items"}
+ONLY_OF_ANSWERS = {"influence on text alone"}
+"""Rows that only a model with answered questions has."""
 
 
 class Measured(TypedDict):
@@ -64,8 +66,12 @@ def audit_page(parts: dict[str, Audit]) -> str:
         "",
         "![Correlations by method](audit.png)",
     ]  # fmt: skip
+    every = {row["method"] for part in parts.values() for row in part["rows"]}
     for part in parts.values():
         lines += ["", *_part(part)]
+        missing = every - {row["method"] for row in part["rows"]} - ONLY_OF_ANSWERS
+        if missing:
+            lines += ["", f"Not audited here: {', '.join(sorted(missing))}."]
     lines += [
         "",
         "Not said: how much is gained by steering many experts; what many do together is less "
