@@ -31,10 +31,8 @@ def evidence_of(job: Job, arm: PreparedArm | None, figures: Figures | None) -> E
 def _probed_evidence(arm: PreparedArm, figures: dict[str, float | int | None]) -> Evidence:
     moved = float((figures["logit_max_change"] or 0) - (figures["null_max_difference"] or 0))
     moved = max(0.0, moved)
-    if arm.planned.variant.intervention == "mask" and figures.get("selection_changed") is not None:
-        return {
-            "kind": "experts",
-            "figure": 1.0,
-            "moved": moved,
-        }
+    switched_off = arm.planned.variant.intervention in ("mask", "prune")
+    if switched_off and figures.get("selection_changed") is not None:
+        # All of them, or the probe that gave these figures would have failed.
+        return {"kind": "experts", "figure": 1.0, "moved": moved}
     return {"kind": "logits", "figure": moved}
