@@ -49,6 +49,8 @@ from dsmoe_eval.steering import (  # noqa: E402
 pytestmark = pytest.mark.vllm
 
 VOCABULARY, TOLERANCE = 256, 1e-4
+# What follows a block of the prefix cache is computed alone: on some processors it rounds otherwise.
+ROUNDING = 1e-5
 COMMON = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": False,
@@ -359,7 +361,7 @@ def test_steered_is_the_definition(case, kind, record_property):
         record_property("difference", difference(steered, expected))
         assert difference(steered, expected) < TOLERANCE
         assert difference(steered, base) > 100 * TOLERANCE
-    assert torch.equal(engine.log_probabilities(PROMPTS), base)
+    assert difference(engine.log_probabilities(PROMPTS), base) < ROUNDING
 
 
 def loadable(engine, reference):
@@ -409,7 +411,7 @@ def test_a_mixed_batch_gives_each_request_what_it_gets_alone(case, record_proper
         engine.drop(loaded[0].id)
     with pytest.raises(VLLMValidationError, match="is not loaded; loaded are: none"):
         engine.log_probabilities(PROMPTS[:1], [loaded[0].id])
-    assert torch.equal(engine.log_probabilities(PROMPTS), base)
+    assert difference(engine.log_probabilities(PROMPTS), base) < ROUNDING
 
 
 def vectors_of(engine, layers, strength):
@@ -454,8 +456,8 @@ def test_vectors_after_layers_are_the_definition(case, record_property):
         assert found < 1e-5
         assert difference(steered, base) > 1e-2
         with engine.steer(profile.with_strength(0.0)):
-            assert torch.equal(engine.log_probabilities(PROMPTS), base)
-        assert torch.equal(engine.log_probabilities(PROMPTS), base)
+            assert difference(engine.log_probabilities(PROMPTS), base) < ROUNDING
+        assert difference(engine.log_probabilities(PROMPTS), base) < ROUNDING
     report = engine.probe(profile, PROMPTS)
     assert report.null_max_difference == 0.0
     assert report.logit_max_change > 0
