@@ -49,7 +49,7 @@ from dsmoe_eval.steering import (  # noqa: E402
 pytestmark = pytest.mark.vllm
 
 VOCABULARY, TOLERANCE = 256, 1e-4
-# What follows a block of the prefix cache is computed alone: on some processors it rounds otherwise.
+# What follows a block of the prefix cache is computed alone, and rounds otherwise on some machines.
 ROUNDING = 1e-5
 COMMON = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
