@@ -41,7 +41,8 @@ from dsmoe_eval.experts.influence import UNIT
 from dsmoe_eval.experts.influence_items import domain_tables
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.identification import count_domains
-from dsmoe_eval.runs.influence import READ, gaining, influence_of, outcome_items
+from dsmoe_eval.runs.influence import READ, gaining, influence_of
+from dsmoe_eval.runs.outcome_items import outcome_items
 from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.studies.single_effects import MASK, raise_by, single_effects
 from dsmoe_eval.tasks.identification import domain_texts, identification_text, text_tasks

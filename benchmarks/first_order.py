@@ -35,7 +35,8 @@ from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.experts import Form, OutcomeItem, count_routing
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.runs.identification import read_documents
-from dsmoe_eval.runs.influence import gaining, influence_of, outcome_items
+from dsmoe_eval.runs.influence import gaining, influence_of
+from dsmoe_eval.runs.outcome_items import outcome_items
 from dsmoe_eval.steering import ChosenExpert, Intervention
 from dsmoe_eval.tasks.identification import identification_text
 

@@ -47,7 +47,8 @@ from dsmoe_eval.progress import progress_bar
 from dsmoe_eval.registry import load_suite
 from dsmoe_eval.runs.first_order import Slopes
 from dsmoe_eval.runs.identification import count_text
-from dsmoe_eval.runs.influence import influence_of, outcome_items
+from dsmoe_eval.runs.influence import influence_of
+from dsmoe_eval.runs.outcome_items import outcome_items
 from dsmoe_eval.stats import predict_mean
 from dsmoe_eval.steering import ChosenExpert, Intervention, Profile
 from dsmoe_eval.tasks.identification import document_tasks, identification_text, suite_text

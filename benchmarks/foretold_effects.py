@@ -26,7 +26,8 @@ from dsmoe_eval.engines.base import Engine
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.experts import Form, InfluenceItems, OutcomeItem, ScoredText
 from dsmoe_eval.registry import load_suite
-from dsmoe_eval.runs.influence import influence_of, outcome_items
+from dsmoe_eval.runs.influence import influence_of
+from dsmoe_eval.runs.outcome_items import outcome_items
 from dsmoe_eval.steering import Intervention
 from dsmoe_eval.studies.single_effects import single_effects
 from dsmoe_eval.tasks.loading import load_tasks

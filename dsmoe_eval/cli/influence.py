@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .experts import given_text, text_options
-from .main import data_option, loading_options, main, progress_console
+from .main import data_option, loading_options, main, progress_console, report_options
 from .terminal import echo
 
 
@@ -39,12 +39,7 @@ from .terminal import echo
 @click.option(
     "--chat-template", is_flag=True, help="Wrap each question in the model's chat template."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option(
-    "--observations", type=click.Path(path_type=Path),
-    help="Folder of passes, which are reused [out/observations].",
-)  # fmt: skip
+@report_options
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
 @loading_options

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .main import data_option, loading_options, main, progress_console
+from .main import data_option, loading_options, main, progress_console, report_options
 from .terminal import echo
 
 
@@ -35,12 +35,7 @@ from .terminal import echo
 @click.option("--domain", multiple=True, help="Domain [all with such tasks]; may be repeated.")
 @click.option("--items", type=click.IntRange(min=2), help="At most N test items per task [all].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the draws [0].")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option(
-    "--observations", type=click.Path(path_type=Path),
-    help="Folder of passes, which are reused [out/observations].",
-)  # fmt: skip
+@report_options
 @data_option
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")

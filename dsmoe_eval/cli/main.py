@@ -54,6 +54,19 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return of_dtype(of_attention(command))
 
 
+def report_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a study: the report's folder, JSON, and the folder of passes."""
+    of_out = click.option(
+        "--out", type=click.Path(path_type=Path), help="Folder of the report."
+    )  # fmt: skip
+    of_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    of_observations = click.option(
+        "--observations", type=click.Path(path_type=Path),
+        help="Folder of passes, which are reused [out/observations].",
+    )  # fmt: skip
+    return of_out(of_json(of_observations(command)))
+
+
 def sites_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what is counted and steered: experts, or neurons."""
     of_block = click.option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .main import data_option, loading_options, main, progress_console
+from .main import data_option, loading_options, main, progress_console, report_options
 from .terminal import echo
 
 
@@ -20,12 +20,7 @@ from .terminal import echo
     "--prompt", type=click.Choice(["auto", "plain", "chat"]), default="auto", show_default=True,
     help="Whether questions use the chat template.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.option(
-    "--observations", type=click.Path(path_type=Path),
-    help="Folder of passes, which are reused [out/observations].",
-)  # fmt: skip
+@report_options
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N items per task.")
 @loading_options

@@ -30,7 +30,7 @@ CONTROLS: dict[Control, str] = {"random": "random weights", "shuffled": "shuffle
 
 
 def render_existence(result: ExistenceResult, to: Path) -> Path:
-    """Write the result of `existence_of` into a folder; return the path of `existence.md`."""
+    """Write one test of `existence_maps` into a folder; return the path of `existence.md`."""
     to.mkdir(parents=True, exist_ok=True)
     write_json(to / "existence.json", result)
     style()

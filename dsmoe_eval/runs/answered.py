@@ -20,7 +20,8 @@ from ..tasks.identification import domain_texts
 from ..tasks.items import WithItems
 from ..variants.deltas import router_parts, train_deltas, with_deltas
 from ..variants.fitting import Lessons, Row
-from .influence import gaining, outcome_items, with_influence
+from .influence import gaining, with_influence
+from .outcome_items import outcome_items
 from .specification import IdentificationSpec
 
 ROUTER_PACE = Sft(learning_rate=1e-3, epochs=3, batch_size=8)

@@ -37,9 +37,10 @@ from .answering import Bench, equipped
 from .arms import PreparedArm
 from .cells import ask, cell_identity, item_outcomes
 from .first_order import Slopes, logit_shifts
-from .influence import outcome_items, own_answers, task_influence
+from .influence import task_influence
 from .job import Job
 from .leases import Piece
+from .outcome_items import items_by_task, own_answers
 
 Outcomes = Mapping[OutcomeName, Sequence[float]]
 """Outcome -> the value of each item, more is better."""
@@ -265,8 +266,8 @@ def _slopes(
         form = Form(steps=tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers))
         asked = job.identification.tasks
         answers = own_answers(job.learner, root) if settings.phase == "generated" else None
-    texts = sum(len(one.texts) for one in outcome_items(job.learner, asked, chat, answers))
-    with progress_bar(console, "influence of experts", texts, "texts") as steps:
-        found = task_influence(job.learner, asked, form, root, chat, steps, answers)
+    read = items_by_task(job.learner, asked, chat, answers)
+    with progress_bar(console, "influence of experts", read.texts, "texts") as steps:
+        found = task_influence(job.learner, read, form, root, steps)
     known = {name: found[name] for name in tasks if has_gold_logprob(tasks[name])}
     return Slopes("gradient" if form.steps is None else "exact", known)

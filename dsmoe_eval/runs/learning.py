@@ -33,9 +33,10 @@ from ..variants.learning import (
 )
 from .arms import PlannedArm, PreparedArm
 from .identification import identification_source, read_documents
-from .influence import gaining, outcome_items
+from .influence import gaining
 from .job import Job
 from .leases import Piece
+from .outcome_items import outcome_items
 from .profiles import keep_profile
 
 

@@ -1,7 +1,7 @@
 """Studies of a model's experts: existence, similarity of outputs, a trial of methods."""
 
 from .emergence import emergence
-from .existence_maps import existence_maps, existence_of
+from .existence_maps import existence_maps
 from .influence import Shift, influence_study
 from .keep import KeepGrid, keep_curves
 from .trial import run_trial
@@ -11,7 +11,6 @@ __all__ = [
     "Shift",
     "emergence",
     "existence_maps",
-    "existence_of",
     "influence_study",
     "keep_curves",
     "run_trial",

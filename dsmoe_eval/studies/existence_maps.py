@@ -54,38 +54,6 @@ class ExistenceMaps:
         )
 
 
-def existence_of(
-    name: str,
-    source: str | TextSource,
-    *,
-    by: Basis = "counts",
-    form: FormName = "exact",
-    permutations: int = PERMUTATIONS,
-    controls: int = CONTROL_MODELS,
-    limit: int | None = None,
-    device: str | None = None,
-    console: Console | None = None,
-    data: Sequence[Path] = (),
-    dtype: str | None = None,
-    attn_implementation: str | None = None,
-    sites: Sites = EXPERTS,
-) -> ExistenceResult:
-    """Test a model on identification text; see `existence_maps`.
-
-    Returns:
-        The figures of `existence` and `ComparedRouting.about`, merged.
-
-    Raises:
-        UserError: unknown model or suite, or too few domains or documents.
-    """
-    maps = existence_maps(
-        name, source, (by,), form, permutations=permutations, controls=controls, limit=limit,
-        device=device, console=console, data=data, dtype=dtype,
-        attn_implementation=attn_implementation, sites=sites,
-    )  # fmt: skip
-    return maps.tests[by]
-
-
 def existence_maps(
     name: str,
     source: str | TextSource,

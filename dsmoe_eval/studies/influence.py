@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..experts import Effect, Form, OutcomeItem, count_routing
 from ..progress import progress_bar
 from ..runs.identification import read_documents
-from ..runs.influence import gaining, influence_of, outcome_items, own_answers
+from ..runs.influence import gaining, influence_of
+from ..runs.outcome_items import outcome_items, own_answers
 from ..steering import Channel
 from ..tasks.identification import IdentificationText
 from .results import InfluenceResult, InfluenceRow
@@ -74,7 +75,7 @@ def influence_study(
 
     Args:
         engine: the model's engine, which must compute gradients.
-        text: the items; see `runs.influence.outcome_items`.
+        text: the items; see `runs.outcome_items.outcome_items`.
         shift: what is raised.
         chat: whether questions are put into the tokenizer's chat template.
         generated: whether the outcome of a task with generated answers is that of the model's

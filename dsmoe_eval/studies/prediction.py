@@ -21,7 +21,8 @@ from ..models.prompt_format import Asked, prompt_format
 from ..progress import Steps, counted_as, progress_bar
 from ..runs.cells import ask, item_outcomes
 from ..runs.first_order import Slopes, logit_shifts
-from ..runs.influence import outcome_items, task_influence
+from ..runs.influence import task_influence
+from ..runs.outcome_items import items_by_task
 from ..stats import Prediction, pool_predictions, predict_mean
 from ..steering import Profile
 from ..tasks.outcomes import has_gold_logprob
@@ -194,9 +195,9 @@ def _slopes(
     asked = {name: task for name, task in tasks.items() if has_gold_logprob(task)}
     if logit_shifts(profile) is None or not asked:
         return None
-    texts = sum(len(one.texts) for one in outcome_items(engine, asked, chat))
-    with progress_bar(shown, "influence of experts", texts, "texts") as steps:
-        return Slopes("gradient", task_influence(engine, asked, Form(), root, chat, steps))
+    read = items_by_task(engine, asked, chat, None)
+    with progress_bar(shown, "influence of experts", read.texts, "texts") as steps:
+        return Slopes("gradient", task_influence(engine, read, Form(), root, steps))
 
 
 def _effects(

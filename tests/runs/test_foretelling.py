@@ -25,7 +25,8 @@ from dsmoe_eval.results.recompute import recompute
 from dsmoe_eval.runs import foretelling, run
 from dsmoe_eval.runs.estimate import estimate
 from dsmoe_eval.runs.identification import count_domains
-from dsmoe_eval.runs.influence import influence_of, outcome_items
+from dsmoe_eval.runs.influence import influence_of
+from dsmoe_eval.runs.outcome_items import outcome_items
 from dsmoe_eval.runs.specification import IdentificationSpec
 from dsmoe_eval.steering import Intervention, Profile
 from dsmoe_eval.tasks.identification import identification_text

@@ -10,7 +10,7 @@ from dsmoe_eval.models import convert
 from dsmoe_eval.registry import find_card, load_plan
 from dsmoe_eval.runs import RunOptions
 from dsmoe_eval.runs.arms import plan_run
-from dsmoe_eval.studies import existence_of
+from dsmoe_eval.studies import existence_maps
 
 from ..engines.chatting import chat_tokenizer
 from ..models.emo import EXPERTS, emo_checkpoint
@@ -69,8 +69,10 @@ def test_gains_are_compared_item_by_item(twins, few, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("which", [0, 1])
 def test_existence_is_tested_on_both(twins, which):
-    found = existence_of(
-        twins[which], "smol-full", permutations=99, controls=1, limit=2, device="cpu", console=QUIET
-    )
+    maps = existence_maps(
+        twins[which], "smol-full", ("counts",), permutations=99, controls=1, limit=2, device="cpu",
+        console=QUIET,
+    )  # fmt: skip
+    found = maps.tests["counts"]
     assert (found["experts"], len(found["layers"])) == (EXPERTS - 1, 2)
     assert {row["domain"] for row in found["domains"]} >= {"law", "physics"}

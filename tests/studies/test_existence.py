@@ -13,7 +13,7 @@ from rich.console import Console
 from dsmoe_eval.experts import Document, count_routing, observe
 from dsmoe_eval.models import load_model
 from dsmoe_eval.stats import benjamini_hochberg, excess_use, permutation_p_values
-from dsmoe_eval.studies import existence_of
+from dsmoe_eval.studies import existence_maps
 from dsmoe_eval.studies.documents import DocumentRouting
 from dsmoe_eval.studies.existence import examine, existence
 
@@ -193,10 +193,11 @@ def test_other_documents_are_refused():
 
 def test_every_domain_of_the_lab_model_has_specific_experts():
     """With fewer documents and one model of each control, for speed; the kept report has all."""
-    result = existence_of(
-        "lab-poly", "lab", permutations=999, controls=1, limit=40, device="cpu",
+    maps = existence_maps(
+        "lab-poly", "lab", ("counts",), permutations=999, controls=1, limit=40, device="cpu",
         console=Console(quiet=True),
     )  # fmt: skip
+    result = maps.tests["counts"]
     assert result["model"] == "lab-poly"
     assert result["control_models"] == 1
     assert list(result["controls"]) == ["random", "shuffled"]
