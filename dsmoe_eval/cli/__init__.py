@@ -19,6 +19,7 @@ from . import (
     regress,
     runs,
     serve,
+    simsmoe,
     status,
     view,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "regress",
     "runs",
     "serve",
+    "simsmoe",
     "status",
     "view",
 ]

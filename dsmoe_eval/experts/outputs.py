@@ -267,7 +267,6 @@ def call_roles(router: Router, given: Given) -> tuple[Argument, Argument, Argume
     return hidden[0], indices[0], weights[0]
 
 
-@torch.no_grad()
 def run_pairs(
     router: Router,
     given: Given,
@@ -276,6 +275,8 @@ def run_pairs(
     experts: Tensor,
 ) -> Tensor:
     """Compute the outputs of experts on tokens, not weighted: pair i is expert i on token i.
+
+    Gradients are recorded where they are enabled.
 
     Args:
         router: the router of the layer.

@@ -166,7 +166,8 @@ class _Call:
         experts, tokens = needed.T.nonzero(as_tuple=True)
         size = max(1, _VALUES_AT_ONCE // slope.shape[1])
         for some, of in _pieces(tokens, experts, size):
-            outputs = run_pairs(self.shift.router, self.given, self.roles, some, of)
+            with torch.no_grad():
+                outputs = run_pairs(self.shift.router, self.given, self.roles, some, of)
             gains[some, of] = (outputs.to(slope.dtype) * slope[some]).sum(-1)
         return gains
 

@@ -8,7 +8,7 @@ for them, however few the tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -108,13 +108,13 @@ def co_selection(indices: Tensor, experts: int) -> Tensor:
     """Count the tokens that select both experts of each pair.
 
     Args:
-        indices: [tokens, k], the selected experts.
+        indices: [tokens, k], the selected experts; -1 for padding.
         experts: number of experts of the layer.
 
     Returns:
         [experts, experts] in float64, of i < j; 0 elsewhere.
     """
-    chosen = nn.functional.one_hot(indices, experts).sum(1).double()
+    chosen = nn.functional.one_hot(indices + 1, experts + 1).sum(1)[:, 1:].double()
     return (chosen.T @ chosen).triu(diagonal=1)
 
 
@@ -141,33 +141,32 @@ def _pair(indices: Tensor, place: int, experts: int) -> Pair:
     return Pair(first, second, both.nonzero().flatten())
 
 
-@dataclass(slots=True)
-class PairCounters:
+class PairCounters(nn.Module):
     """SimSMoE's counters of a layer: which pairs of experts are looked at in a batch.
 
-    Attributes:
+    Args:
         experts: number of experts of the layer.
         often: a pair is looked at once its counter is above this.
-        counts: [experts, experts] in float64: the shares of batches' tokens that selected both,
-            added up since the pair was last looked at.
     """
 
-    experts: int
-    often: float = OFTEN
-    counts: Tensor = field(init=False)
+    counts: Tensor
+    """[experts, experts] in float64: the shares of batches' tokens that selected both, added up
+    since the pair was last looked at."""
 
-    def __post_init__(self) -> None:
-        self.counts = torch.zeros(self.experts, self.experts, dtype=torch.float64)
+    def __init__(self, experts: int, often: float = OFTEN) -> None:
+        super().__init__()
+        self.experts, self.often = experts, often
+        self.register_buffer("counts", torch.zeros(experts, experts, dtype=torch.float64))
 
     def due(self, indices: Tensor, fewest: int = 2) -> tuple[Pair, ...]:
         """Count a batch, and return the pairs that are due in it; their counters begin anew.
 
         Args:
-            indices: [tokens, k], the selected experts of the batch.
+            indices: [tokens, k], the selected experts of the batch; -1 for padding.
             fewest: a pair with fewer tokens in this batch waits for the next.
         """
-        together = co_selection(indices, self.experts).cpu()
-        self.counts += together / len(indices)
+        together = co_selection(indices, self.experts)
+        self.counts += together / (indices[:, 0] >= 0).sum()
         due = (self.counts > self.often) & (together >= fewest)
         self.counts[due] = 0
         places = due.flatten().nonzero().flatten().tolist()

@@ -10,6 +10,7 @@ from .prediction import prediction_page, render_prediction
 from .render import render
 from .run_stability import domain_stability_page
 from .similarity import render_similarity, similarity_page
+from .simsmoe import render_simsmoe
 from .trial import render_trial
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "render_keep",
     "render_prediction",
     "render_similarity",
+    "render_simsmoe",
     "render_trial",
     "similarity_page",
     "write_item_files",

@@ -10,6 +10,7 @@ from .claims import POINTS, Claim, Unit, claim, disagreement, regressions
 from .draws import compare_with_draws
 from .fieller import GainRatio, fieller_interval, ratio_of_gains
 from .gains import compare_gains
+from .intervals import Bounds, mean_interval, ratio_interval
 from .multiplicity import benjamini_hochberg, holm
 from .noninferiority import NonInferiority, non_inferiority
 from .overlap import expected_jaccard, jaccard
@@ -44,6 +45,7 @@ from .strata import ModelsSummary, combine_models, compare_strata
 
 __all__ = [
     "POINTS",
+    "Bounds",
     "Claim",
     "DocumentCounts",
     "DocumentSums",
@@ -76,12 +78,14 @@ __all__ = [
     "items_needed_of_samples",
     "jaccard",
     "mcnemar_midp",
+    "mean_interval",
     "midp_power",
     "non_inferiority",
     "permutation_p_values",
     "pool_predictions",
     "predict_mean",
     "prediction_interval",
+    "ratio_interval",
     "ratio_of_gains",
     "regressions",
     "sample_variance",

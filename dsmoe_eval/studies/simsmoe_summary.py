@@ -1,0 +1,128 @@
+"""Summaries of the trained models of `simsmoe` over seeds and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ..experts.similarity import cka
+from ..experts.similarity_losses import debiased_cka, published_cka
+from ..stats import Bounds, mean_interval, ratio_interval
+from .simsmoe_results import ModelMeasures, ObjectiveRow, SaturationRow, Spread
+
+BESIDE = "balance"
+"""The objective that the others are compared with, seed by seed."""
+DRAWS, DIMENSIONS = 20, 16
+_SIZES, _DEVIATIONS = (8, 32, 100, 400), (0.5, 1.0)
+Value = Callable[[ModelMeasures], float]
+
+
+def objective_rows(models: Sequence[ModelMeasures]) -> list[ObjectiveRow]:
+    """Summarise each objective over its seeds, in the order of the models."""
+    names = dict.fromkeys(one["objective"] for one in models)
+    by_name = {name: [one for one in models if one["objective"] == name] for name in names}
+    return [_row(found, by_name.get(BESIDE)) for found in by_name.values()]
+
+
+def bits_per_character(model: ModelMeasures) -> float:
+    """Return the bits per character of all held-out documents of a model."""
+    return sum(model["bits"]) / sum(model["characters"])
+
+
+def _row(models: Sequence[ModelMeasures], beside: Sequence[ModelMeasures] | None) -> ObjectiveRow:
+    def spread(value: Value) -> Spread:
+        return _spread([value(one) for one in models])
+
+    def less(value: Value) -> Spread | None:
+        if beside is None or models[0]["objective"] == BESIDE:
+            return None
+        pairs = zip(models, beside, strict=True)
+        return _spread([value(one) - value(other) for one, other in pairs])
+
+    def similarity(one: ModelMeasures) -> float:
+        return one["linear"]["experts"]
+
+    def specific(one: ModelMeasures) -> float:
+        return one["checkpoints"][-1]["counts"]["specific"]
+
+    def influential(one: ModelMeasures) -> float:
+        return one["checkpoints"][-1]["influence"]["specific"]
+
+    return ObjectiveRow(
+        objective=models[0]["objective"],
+        bits=spread(bits_per_character),
+        bits_over_documents=_over_documents(models),
+        less_balance=less(bits_per_character),
+        less_balance_over_documents=(
+            None if less(bits_per_character) is None else _over_documents(models, beside)
+        ),
+        similarity=spread(similarity),
+        similarity_less_balance=less(similarity),
+        similarity_rbf=spread(lambda one: one["rbf"]["experts"]),
+        shuffled=spread(lambda one: one["linear"]["shuffled"]),
+        random=spread(lambda one: one["linear"]["random"]),
+        effective_rank=spread(lambda one: one["linear"]["effective_rank"]),
+        entropy=spread(lambda one: one["entropy"]),
+        counts=spread(specific),
+        influence=spread(influential),
+        counts_less_balance=less(specific),
+        influence_less_balance=less(influential),
+        pairs=_pairs(models),
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return {"mean": float(np.mean(values)), "over_seeds": mean_interval(values)}
+
+
+def _over_documents(
+    models: Sequence[ModelMeasures], beside: Sequence[ModelMeasures] | None = None
+) -> Bounds | None:
+    """Return the interval over documents of the seeds' mean, or of its difference to others'."""
+    bits = np.mean([one["bits"] for one in models], axis=0)
+    if beside is not None:
+        bits = bits - np.mean([one["bits"] for one in beside], axis=0)
+    return ratio_interval(bits, models[0]["characters"])
+
+
+def _pairs(models: Sequence[ModelMeasures]) -> tuple[float, float] | None:
+    """Return the mean similarity that the loss saw, in the first and the last tenth of steps."""
+    parts: tuple[list[float], list[float]] = ([], [])
+    for model in models:
+        last = model["checkpoints"][-1]["step"]
+        for one in model["losses"]:
+            value, step = one["similarities"], one["step"]
+            if value is None or step is None:
+                continue
+            if step <= last / 10:
+                parts[0].append(value)
+            if step > 0.9 * last:
+                parts[1].append(value)
+    if not parts[0] or not parts[1]:
+        return None
+    return float(np.mean(parts[0])), float(np.mean(parts[1]))
+
+
+def saturation_rows() -> list[SaturationRow]:
+    """Compute the level of each estimator for independent Gaussian outputs, mean over draws."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for deviation in _DEVIATIONS:
+        for size in _SIZES:
+            drawn = [
+                deviation
+                * torch.randn(2, size, DIMENSIONS, dtype=torch.float64, generator=generator)
+                for _ in range(DRAWS)
+            ]
+            rows.append(
+                SaturationRow(
+                    tokens=size,
+                    deviation=deviation,
+                    published=float(np.mean([published_cka(*one) for one in drawn])),
+                    biased=float(np.mean([cka(*one, debiased=False) for one in drawn])),
+                    debiased=float(np.mean([debiased_cka(*one) for one in drawn])),
+                )
+            )
+    return rows
