@@ -58,7 +58,7 @@ def cka(x: Tensor, y: Tensor, kernel: Kernel = "linear", *, debiased: bool = Tru
     """
     if len(x) != len(y):
         raise ValueError(f"CKA needs the same observations, not {len(x)} and {len(y)}")
-    centre = _u_centred if debiased else _centred
+    centre = u_centred if debiased else double_centred
     centred_x, centred_y = (centre(_grams(value)[kernel]) for value in (x, y))
     return float((centred_x * centred_y).sum() / (centred_x.norm() * centred_y.norm()))
 
@@ -115,7 +115,7 @@ def cka_with_null(
 
 def _centred_grams(index: int, output: Tensor) -> dict[Kernel, Tensor]:
     try:
-        return {kernel: _u_centred(gram) for kernel, gram in _grams(output).items()}
+        return {kernel: u_centred(gram) for kernel, gram in _grams(output).items()}
     except ValueError as error:
         raise ValueError(f"{index}: {error}") from error
 
@@ -161,12 +161,12 @@ def _grams(x: Tensor) -> dict[Kernel, Tensor]:
     return {"linear": linear, "rbf": torch.exp(-distances / (2 * median))}
 
 
-def _centred(gram: Tensor) -> Tensor:
+def double_centred(gram: Tensor) -> Tensor:
     """Compute H K H with H = I - 1/n."""
     return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 
-def _u_centred(gram: Tensor) -> Tensor:
+def u_centred(gram: Tensor) -> Tensor:
     """U-centre a Gram matrix (Székely and Rizzo 2014).
 
     The sum of products of two such matrices, over n (n - 3), is Song's HSIC_1.
