@@ -159,6 +159,7 @@ class _Call:
             joined = [torch.empty_like(one).index_copy_(0, order, one) for one in joined]
         return Choice(*joined)
 
+    @torch.no_grad()
     def _gains(self, needed: Tensor, slope: Tensor) -> Tensor:
         """Compute <g_t, f_e(t)> where it is needed, [tokens, experts]; elsewhere it is 0."""
         gains = torch.zeros(needed.shape, dtype=slope.dtype, device=slope.device)

@@ -146,7 +146,7 @@ def _sft_fault(variant: Variant, plan: Plan) -> str | None:
         return "the section sft in the plan"
     if key := plan.sft.missing(variant):
         return f"sft.{key} in the plan"
-    if variant.trained_by == "lora" and importlib.util.find_spec("peft") is None:
+    if variant.rated_by == "lora" and importlib.util.find_spec("peft") is None:
         return "peft: pip install 'dsmoe-eval[sft]'"
     return None
 
