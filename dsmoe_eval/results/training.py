@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cards import Recipe
-from .paired import Number, Record
+from .paired import Hash, Number, Record
 from .terms import Matching
 
 
@@ -37,6 +37,7 @@ class Training(Record):
         tokens: number of tokens read, epochs included, without padding; None: not recorded.
         steps: number of steps of the optimizer; None likewise.
         expert_count: number of experts that were trained; None where no method chose any.
+        weights: digest of the trained weights; None: not recorded.
         similarity: what the loss on the similarity of experts came to; None without one.
     """
 
@@ -50,6 +51,7 @@ class Training(Record):
     steps: Number | None = None
     expert_count: Number | None = None
     matching: Matching | None = None
+    weights: Hash | None = None
     similarity: SimilarityLoss | None = None
 
 

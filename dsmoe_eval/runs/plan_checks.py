@@ -42,7 +42,9 @@ def check_plan(
     if fault := _line_fault(plan, suite):
         raise UserError(f"plan {plan.name!r}: {fault}")
     leading = {
-        one.name: one for one in variants if one.takes_controls or one.kind in ("prompt", "learned")
+        one.name: one
+        for one in variants
+        if one.takes_controls or one.adds_loss or one.kind in ("prompt", "learned")
     }
     for variant in variants:
         fault = _neurons_fault(variant, plan) or _variant_fault(variant, plan, suite, leading)

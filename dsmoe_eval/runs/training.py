@@ -93,15 +93,16 @@ def fine_tune(job: Job, counts: RoutingCounts, arm: PlannedArm, steps: Steps) ->
         settings=0,
         domain_named=False,
     )
+    digest = job.folder.digest(path / WEIGHTS[arm.variant.trained_by])[:16]
     about = settings.model_dump(mode="json") | {
         "recipe": arm.variant.trained_by,
         "tokens": record.tokens,
         "steps": record.steps,
         "expert_count": len(experts) or None,
+        "weights": digest,
         "similarity": None if record.similarity is None else asdict(record.similarity),
         "matching": matching_of(arm, counts, experts, None, job.plan.seed),
     }
-    digest = job.folder.digest(path / WEIGHTS[arm.variant.trained_by])[:16]
     return PreparedArm(arm, about, adapter=digest, information=learned)
 
 
