@@ -19,9 +19,10 @@ from .sections import (
     Unit,
 )
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import Change, ExpertSource, Kind, Recipe, Variant
+from .variants import LOSS_CONTROLS, Change, ExpertSource, Kind, Recipe, Variant
 
 __all__ = [
+    "LOSS_CONTROLS",
     "MAX_NEW_TOKENS",
     "OUTCOMES",
     "Card",

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from .base import Card, Count, Name
-from .variants import Kind, Recipe, Variant
+from .variants import Kind, Rated, Variant
 
 Unit = Literal["odds", "sigma"]
 Depth = Annotated[float, Field(ge=0, le=1)]
@@ -100,8 +100,8 @@ class Sft(Card):
     """Supervised fine-tuning on the target's tuning items, answers only.
 
     Attributes:
-        rank: the rank of the adapters, which only the recipe `lora` has; `lora_alpha` likewise.
-        learning_rate: of all recipes, or recipe -> rate.
+        rank: the rank of the adapters, which `esft` and `router` have not; `lora_alpha` likewise.
+        learning_rate: of all recipes, or recipe -> rate; all recipes of adapters have `lora`'s.
         epochs: the budget; every recipe trains on the same tokens.
     """
 
@@ -109,13 +109,13 @@ class Sft(Card):
 
     rank: Count | None = None
     lora_alpha: Annotated[float, Field(gt=0)] | None = None
-    learning_rate: Rate | dict[Recipe, Rate]
+    learning_rate: Rate | dict[Rated, Rate]
     epochs: Count
     batch_size: Count
 
     def missing(self, variant: Variant) -> str | None:
         """Return the key that a variant's recipe needs and that is not there; None: all are."""
-        recipe = variant.trained_by
+        recipe = variant.rated_by
         if isinstance(self.learning_rate, dict) and recipe not in self.learning_rate:
             return f"learning_rate.{recipe}"
         lacking = [name for name in ("rank", "lora_alpha") if getattr(self, name) is None]
@@ -125,8 +125,8 @@ class Sft(Card):
         """Return the settings of a variant: one learning rate, and its number of epochs."""
         rate = self.learning_rate
         changes: dict[str, object] = {"epochs": variant.epochs or self.epochs}
-        changes["learning_rate"] = rate[variant.trained_by] if isinstance(rate, dict) else rate
-        if variant.trained_by != "lora":
+        changes["learning_rate"] = rate[variant.rated_by] if isinstance(rate, dict) else rate
+        if variant.rated_by != "lora":
             changes |= {"rank": None, "lora_alpha": None}
         return self.model_copy(update=changes)
 

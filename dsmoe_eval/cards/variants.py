@@ -10,12 +10,23 @@ from pydantic import Field, model_validator
 from .base import Card, Count, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
-Recipe = Literal["lora", "esft", "router"]
+Recipe = Literal["lora", "lora-cka", "simsmoe", "esft", "router"]
+Rated = Literal["lora", "esft", "router"]
+"""The recipes with a learning rate; those of adapters have that of `lora`."""
 Change = Literal["reweight", "bias", "amplify", "force", "mask", "prune"]
 """What is done with a steered variant's experts: a kind of intervention, or all others masked."""
 ExpertSource = Literal[
-    "method", "random_matched", "other_domain", "shuffled_answers", "all_domains"
+    "method",
+    "random_matched",
+    "other_domain",
+    "shuffled_answers",
+    "all_domains",
+    "shuffled_rows",
+    "zero_weight",
 ]
+
+LOSS_CONTROLS: tuple[ExpertSource, ...] = ("shuffled_rows", "zero_weight")
+"""The sources of the controls of `lora-cka`."""
 
 
 class Variant(Card):
@@ -30,13 +41,16 @@ class Variant(Card):
             all others, which is a pruned model.
         keep: for `prune`: the number of experts that each layer keeps.
         recipe: the part of the model that `sft` trains: `lora`, the default: adapters of attention
-            and experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
+            and experts; `lora-cka` and `simsmoe`: the same with a loss on the similarity of
+            experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
             domain's; for `prompt`: the target's name or another domain's. For `learned`: from the
-            target's answers, another domain's, `shuffled_answers` or those of `all_domains`.
+            target's answers, another domain's, `shuffled_answers` or those of `all_domains`. For
+            `lora-cka`: with the loss on outputs of the same tokens, on `shuffled_rows`, or with
+            `zero_weight`.
         control_of: the arm that this control belongs to, and whose tuned settings it uses.
         zero_strength: whether the strength is set to zero.
         draw: the number of the draw of a random source; each draw has another seed.
@@ -69,7 +83,8 @@ class Variant(Card):
             raise ValueError(f"{self.kind} takes no method or intervention")
         if (self.intervention == "prune") != (self.keep is not None):
             raise ValueError("`keep` is for the intervention prune, which needs it")
-        if self.control_of and self.kind in ("base", "sft") and not self.trains_experts:
+        has_control = self.trains_experts or self.recipe == "lora-cka"
+        if self.control_of and self.kind in ("base", "sft") and not has_control:
             raise ValueError(f"{self.kind} takes no control_of")
         self._check_sft()
         if self.kind == "prompt" and (self.zero_strength or self.expert_source == "random_matched"):
@@ -88,13 +103,26 @@ class Variant(Card):
             raise ValueError("recipe esft needs `method`, and takes no intervention")
         if self.trains_experts and self.zero_strength:
             raise ValueError("sft has no strength; leave zero_strength out")
-        if self.kind == "sft" and not self.trains_experts and self.expert_source != "method":
+        if self.expert_source in LOSS_CONTROLS:
+            if self.recipe != "lora-cka":
+                raise ValueError(f"expert_source {self.expert_source} is for recipe lora-cka")
+        elif self.kind == "sft" and not self.trains_experts and self.expert_source != "method":
             raise ValueError("expert_source is for sft with recipe esft, which alone has experts")
 
     @property
     def trained_by(self) -> Recipe:
         """The recipe of a fine-tuned variant."""
         return self.recipe or "lora"
+
+    @property
+    def rated_by(self) -> Rated:
+        """The recipe whose learning rate a fine-tuned variant has."""
+        return self.recipe if self.recipe in ("esft", "router") else "lora"
+
+    @property
+    def adds_loss(self) -> bool:
+        """Whether training adds a loss on the similarity of experts to that of the answers."""
+        return self.recipe in ("lora-cka", "simsmoe")
 
     @property
     def trains_experts(self) -> bool:

@@ -273,6 +273,7 @@ def run_pairs(
     roles: tuple[Argument, Argument, Argument],
     tokens: Tensor,
     experts: Tensor,
+    module: nn.Module | None = None,
 ) -> Tensor:
     """Compute the outputs of experts on tokens, not weighted: pair i is expert i on token i.
 
@@ -284,9 +285,10 @@ def run_pairs(
         roles: those that are hidden states, indices and weights; see `call_roles`.
         tokens: [pairs], indices of the call's tokens.
         experts: [pairs].
+        module: what wraps the layer's experts, such as adapters; by default the experts.
 
     Returns:
-        [pairs, hidden size].
+        [pairs, hidden size], with gradient.
 
     Raises:
         SteeringError: the module does not allow one expert per token.
@@ -302,7 +304,7 @@ def run_pairs(
     named = {name: value for name, value in changed.items() if isinstance(name, str)}
     try:
         # `forward` skips the module's hooks, which must only see the calls of the model itself.
-        output: Tensor = router.consumer.forward(*ordered, **named)
+        output: Tensor = (module or router.consumer).forward(*ordered, **named)
     except (ValueError, IndexError) as error:
         raise SteeringError(
             f"layer {router.layer}: {type(router.consumer).__name__} cannot be called with one "

@@ -159,6 +159,7 @@ class _Call:
             joined = [torch.empty_like(one).index_copy_(0, order, one) for one in joined]
         return Choice(*joined)
 
+    @torch.no_grad()
     def _gains(self, needed: Tensor, slope: Tensor) -> Tensor:
         """Compute <g_t, f_e(t)> where it is needed, [tokens, experts]; elsewhere it is 0."""
         gains = torch.zeros(needed.shape, dtype=slope.dtype, device=slope.device)
@@ -166,8 +167,7 @@ class _Call:
         experts, tokens = needed.T.nonzero(as_tuple=True)
         size = max(1, _VALUES_AT_ONCE // slope.shape[1])
         for some, of in _pieces(tokens, experts, size):
-            with torch.no_grad():
-                outputs = run_pairs(self.shift.router, self.given, self.roles, some, of)
+            outputs = run_pairs(self.shift.router, self.given, self.roles, some, of)
             gains[some, of] = (outputs.to(slope.dtype) * slope[some]).sum(-1)
         return gains
 

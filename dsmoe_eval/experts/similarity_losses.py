@@ -1,34 +1,31 @@
-"""Losses of training that make a layer's experts less alike, and the pairs that they look at.
+"""Losses of SimSMoE, with gradient: on the load, on the similarity of two experts' outputs.
 
-The published ones are those of SimSMoE (Do, Le and Tran 2025, arXiv 2406.15883): a load-balancing
-loss, and the centred kernel alignment (CKA) of two experts' outputs on tokens that select both. Its
-biased RBF kernel of fixed width calls unrelated outputs alike, at 0.97 to 1.00; `debiased_cka` is 0
-for them, however few the tokens.
+And which pairs of experts are compared.
+`published_cka` is that of SimSMoE (arXiv 2406.15883) with its defects: its HSIC is biased, and its
+kernel's fixed width takes unrelated outputs for equal. `debiased_cka` is `similarity.cka` for
+training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .similarity import ALIKE, double_centred, u_centred
+from .similarity import FEWEST_ROWS, double_centred, u_centred
 
-WIDTH = 0.8
-"""The width of SimSMoE's RBF kernel."""
-OFTEN = 16.0
-"""SimSMoE's f: a pair is looked at once its counter is above it."""
-MOST_PAIRS, FEWEST_SHARED = 4, 64
-"""How many pairs of a layer the debiased loss looks at, and on how many tokens at least."""
-_LEAST = 1e-12
+SIGMA = 0.8
+"""The width of the published RBF kernel."""
+ExpertPair = tuple[int, int]
+"""Two experts of a layer, the smaller index first."""
 
 
 def balance_loss(probabilities: Tensor, indices: Tensor) -> Tensor:
     """Compute E times the sum of f_i P_i: 1 for an even load, E if one expert has everything.
 
-    f_i is the share of the selections that are expert i, P_i its mean probability (Shazeer et al.
-    2017, Fedus et al. 2021).
+    f_i is the share of the selections that are expert i, P_i its mean probability (Fedus et al.
+    2021, arXiv 2101.03961, Eq. 4).
 
     Args:
         probabilities: [tokens, experts], softmax of the router's logits.
@@ -40,43 +37,36 @@ def balance_loss(probabilities: Tensor, indices: Tensor) -> Tensor:
     return experts * (shares * probabilities.mean(0)).sum()
 
 
-def published_cka(first: Tensor, second: Tensor, width: float = WIDTH) -> Tensor:
-    """Compute the biased CKA of SimSMoE, with kernel exp(-|x - y|^2 / (2 width^2)).
+def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the debiased CKA with the linear kernel; see `similarity.cka`.
 
     Args:
-        first: [n, d], one expert's outputs after the projection that all experts share.
-        second: [n, d], another's, on the same tokens.
-        width: the kernel's width.
+        x: [n, d], one row per observation; n is 4 or more.
+        y: [n, e], the same observations.
+
+    Returns:
+        A scalar with gradient, -1 to 1; 0 where all rows of one are the same.
+
+    Raises:
+        ValueError: there are fewer rows.
     """
-    one, other = (double_centred(_rbf(rows, width)) for rows in (first, second))
-    return _cosine(one, other)
+    if len(x) < FEWEST_ROWS:
+        raise ValueError(f"debiased CKA needs {FEWEST_ROWS} rows, not {len(x)}")
+    return _alignment(*(u_centred(_linear(rows)) for rows in (x, y)))
 
 
-def debiased_cka(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the CKA of the linear kernel from HSIC_1 of Song et al. 2012: 0 if unrelated.
+def published_cka(x: Tensor, y: Tensor, sigma: float = SIGMA) -> Tensor:
+    """Compute SimSMoE's CKA: the biased HSIC, RBF kernel exp(-|a - b|^2 / (2 sigma^2)).
 
     Args:
-        first: [n, d], one expert's outputs; n is 4 or more.
-        second: [n, d], another's, on the same tokens.
+        x: [n, d], one row per observation.
+        y: [n, e], the same observations.
+        sigma: the kernel's width.
+
+    Returns:
+        A scalar with gradient, 0 to 1; 0 where all rows of one are the same.
     """
-    one, other = (u_centred(_linear(rows)) for rows in (first, second))
-    return _cosine(one, other)
-
-
-def above(similarity: Tensor, threshold: float = ALIKE) -> Tensor:
-    """Return the similarity above the threshold as SimSMoE counts it: whole, or 0."""
-    return torch.where(similarity > threshold, similarity, torch.zeros_like(similarity))
-
-
-def hinge(similarity: Tensor, threshold: float = ALIKE) -> Tensor:
-    """Return by how much a similarity is above the threshold, else 0."""
-    return torch.relu(similarity - threshold)
-
-
-def _rbf(rows: Tensor, width: float) -> Tensor:
-    norms = rows.square().sum(1)
-    distances = (norms[:, None] + norms - 2 * rows @ rows.T).clamp(min=0)
-    return torch.exp(-distances / (2 * width**2))
+    return _alignment(*(double_centred(_rbf(rows, sigma)) for rows in (x, y)))
 
 
 def _linear(rows: Tensor) -> Tensor:
@@ -84,90 +74,75 @@ def _linear(rows: Tensor) -> Tensor:
     return shifted @ shifted.T
 
 
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    cosine: Tensor = (one * other).sum() / (one.norm() * other.norm()).clamp(min=_LEAST)
+def _rbf(rows: Tensor, sigma: float) -> Tensor:
+    gram = _linear(rows)
+    squares = gram.diagonal()
+    distances = (squares[:, None] + squares - 2 * gram).clamp(min=0)
+    return torch.exp(-distances / (2 * sigma**2))
+
+
+def _alignment(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the cosine of two centred Gram matrices; 0 where one is zero, with no gradient."""
+    sizes = x.square().sum() * y.square().sum()
+    known = sizes > torch.finfo(sizes.dtype).tiny
+    cosine: Tensor = torch.where(known, (x * y).sum() / torch.where(known, sizes, 1).sqrt(), 0)
     return cosine
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two experts of a layer, and the tokens that select both.
-
-    Attributes:
-        first: the lower index.
-        second: the higher index.
-        rows: [n], the indices of the tokens.
-    """
-
-    first: int
-    second: int
-    rows: Tensor
-
-
-def co_selection(indices: Tensor, experts: int) -> Tensor:
-    """Count the tokens that select both experts of each pair.
-
-    Args:
-        indices: [tokens, k], the selected experts; -1 for padding.
-        experts: number of experts of the layer.
-
-    Returns:
-        [experts, experts] in float64, of i < j; 0 elsewhere.
-    """
-    chosen = nn.functional.one_hot(indices + 1, experts + 1).sum(1)[:, 1:].double()
-    return (chosen.T @ chosen).triu(diagonal=1)
-
-
-def most_shared(
-    indices: Tensor, experts: int, most: int = MOST_PAIRS, fewest: int = FEWEST_SHARED
-) -> tuple[Pair, ...]:
-    """Return the pairs of experts that the most tokens select together.
+def co_selected(indices: Tensor, experts: int) -> Tensor:
+    """Count the tokens for which each pair of experts is selected.
 
     Args:
         indices: [tokens, k], the selected experts.
         experts: number of experts of the layer.
-        most: the most pairs.
-        fewest: the fewest tokens of a pair.
+
+    Returns:
+        [experts, experts], float32; zero but for the upper triangle.
     """
-    together = co_selection(indices, experts)
-    counts, places = together.flatten().topk(min(most, together.numel()))
-    found = zip(counts.tolist(), places.tolist(), strict=True)
-    return tuple(_pair(indices, place, experts) for count, place in found if count >= fewest)
+    selected = torch.zeros(len(indices), experts, device=indices.device)
+    selected.scatter_(1, indices.long(), 1.0)
+    return (selected.T @ selected).triu(1)
 
 
-def _pair(indices: Tensor, place: int, experts: int) -> Pair:
-    first, second = divmod(place, experts)
-    both = (indices == first).any(1) & (indices == second).any(1)
-    return Pair(first, second, both.nonzero().flatten())
-
-
-class PairCounters(nn.Module):
-    """SimSMoE's counters of a layer: which pairs of experts are looked at in a batch.
+def top_pairs(counts: Tensor, most: int, fewest: int) -> list[ExpertPair]:
+    """Return the pairs with the largest counts; of equal ones those with smaller indices first.
 
     Args:
-        experts: number of experts of the layer.
-        often: a pair is looked at once its counter is above this.
+        counts: [experts, experts]; see `co_selected`.
+        most: the largest number of pairs.
+        fewest: the smallest count of a pair.
+    """
+    experts = len(counts)
+    order = counts.flatten().sort(descending=True, stable=True).indices[:most].tolist()
+    return [divmod(at, experts) for at in order if float(counts.flatten()[at]) >= fewest]
+
+
+def shared_tokens(indices: Tensor, pair: ExpertPair) -> Tensor:
+    """Return the indices of the tokens, of [tokens, k], for which both experts are selected."""
+    first, second = ((indices == expert).any(1) for expert in pair)
+    return (first & second).nonzero().squeeze(1)
+
+
+class PairCounters:
+    """SimSMoE's counters: a pair is compared when its share of tokens has added up to a bound.
+
+    The published code counts top-2 sets of one layer; with a larger k each pair of a token's
+    experts counts.
     """
 
-    counts: Tensor
-    """[experts, experts] in float64: the shares of batches' tokens that selected both, added up
-    since the pair was last looked at."""
+    def __init__(self, experts: int, bound: float) -> None:
+        self.bound = bound
+        self.shares = torch.zeros(experts, experts)
 
-    def __init__(self, experts: int, often: float = OFTEN) -> None:
-        super().__init__()
-        self.experts, self.often = experts, often
-        self.register_buffer("counts", torch.zeros(experts, experts, dtype=torch.float64))
-
-    def due(self, indices: Tensor, fewest: int = 2) -> tuple[Pair, ...]:
-        """Count a batch, and return the pairs that are due in it; their counters begin anew.
+    def due(self, indices: Tensor) -> Sequence[ExpertPair]:
+        """Add a batch's shares; return the pairs above the bound, and reset their counters.
 
         Args:
-            indices: [tokens, k], the selected experts of the batch; -1 for padding.
-            fewest: a pair with fewer tokens in this batch waits for the next.
+            indices: [tokens, k], the selected experts.
         """
-        together = co_selection(indices, self.experts)
-        self.counts += together / (indices[:, 0] >= 0).sum()
-        due = (self.counts > self.often) & (together >= fewest)
-        self.counts[due] = 0
-        places = due.flatten().nonzero().flatten().tolist()
-        return tuple(_pair(indices, place, self.experts) for place in places)
+        counts = co_selected(indices, len(self.shares)).cpu()
+        self.shares += counts / max(1, len(indices))
+        pairs = [(i, j) for i, j in (self.shares > self.bound).nonzero().tolist()]
+        for pair in pairs:
+            self.shares[pair] = 0.0
+        return pairs

@@ -28,6 +28,7 @@ from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_proofs import failed_warning, idle_sentences, proofs, training_costs
 from .run_settings import probes, pruned, settings
+from .run_similarity import similarity_losses, similarity_sentences
 from .run_sites import units_note
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
@@ -78,6 +79,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
         + idle_sentences(result)
+        + similarity_sentences(result)
         + guard_notes(folder)
         + run_text.sharing_notes(folder, result)
         + units_note(folder),
@@ -115,6 +117,7 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "probes": probes(result),
         "proofs": proofs(result),
         "training": training_costs(folder, result),
+        "similarity": similarity_losses(result),
     }
 
 

@@ -36,7 +36,9 @@ def generalization(result: RunResult) -> Table:
     )
     claiming = [arm for arm in result.arms if arm.target_result.claim is not None]
     learned = any(arm.over_pooled is not None for arm in claiming)
-    figures = (*ARM, *_CLAIMS, *((_OVER_POOLED,) if learned else ()))
+    penalised = any(arm.over_lora is not None for arm in claiming)
+    more = (*((_OVER_POOLED,) if learned else ()), *((_OVER_LORA,) if penalised else ()))
+    figures = (*ARM, *_CLAIMS, *more)
     return table_of_arms("claims", caption, figures, result, claiming)
 
 
@@ -69,6 +71,13 @@ _OVER_POOLED: Figure[Arm] = Figure(
     lambda arm: arm_source(arm, "over_pooled"),
 )
 """Of a learned profile: beyond the one that was learned on the answers of all targets."""
+_OVER_LORA: Figure[Arm] = Figure(
+    "beyond the training without its loss",
+    lambda arm: "" if arm.over_lora is None else _over_control(arm.over_lora),
+    formats.pp_and,
+    lambda arm: arm_source(arm, "over_lora"),
+)
+"""Of a training that adds a loss: beyond the same one without it."""
 _CLAIMS: tuple[Figure[Arm], ...] = (
     words("target claim", lambda arm: _verdict(arm.target_result.claim),
         lambda arm: target_part(arm).source("claim")),

@@ -32,7 +32,8 @@ def placebo_gains(result: RunResult) -> Table:
     caption = (
         "Target score less the mean of the arm's placebo draws, percentage points: random experts "
         "of the same layers and exposure, or random vectors of the same norm, with the arm's "
-        "settings; of a learned profile the one learned on shuffled answers. The interval is for "
+        "settings; of a learned profile the one learned on shuffled answers; of sft-lora-cka the "
+        "one that compares outputs of different tokens. The interval is for "
         f"new items and new draws. ▲ ▼: Holm-adjusted p < {level}."
     )
     rows = [arms for arms in (arms_of(result, v) for v in variants_of(result)) if _placebo(arms)]
@@ -174,6 +175,9 @@ def control_sentences(result: RunResult) -> list[str]:
             drawn = "vectors" if get_variant(variant).kind == "residual" else "experts"
             rest = f"the mean of {draws} draws of random {drawn}" if draws > 1 else "its placebo"
             found.append(f"Against {rest}, {variant} is {_outcome(over, level)}.")
+        if plain := [(arm.target, arm.over_lora) for arm in arms if arm.over_lora is not None]:
+            how = _outcome(plain, level)
+            found.append(f"Against the same training without its loss, {variant} is {how}.")
         if named:
             found.append(
                 f"Against naming the domain in the prompt, {variant} is {_outcome(named, level)}; "

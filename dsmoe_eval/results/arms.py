@@ -213,6 +213,8 @@ class Arm(Record):
             the plan has no such arm, and for controls.
         over_pooled: the comparison of a learned profile with the one learned on the answers of all
             targets, on the target; None for other arms, and where the plan has none.
+        over_lora: the comparison of a training that adds a loss with the same training without it,
+            on the target; None for other arms and controls, and where the plan has none.
         share_of_best: the share of the learned profile's gain; None of other than steering arms,
             and where the plan has no learned profile.
         information: what the arm learned from; a control has that of its arm.
@@ -237,6 +239,7 @@ class Arm(Record):
     prompt_tokens: tuple[PerItem, PerItem]
     outcomes: tuple[OutcomeResult, ...] = ()
     over_pooled: Paired | None = None
+    over_lora: Paired | None = None
     share_of_best: ShareOfBest | None = None
     acted: Acted | None = None
 

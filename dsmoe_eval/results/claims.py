@@ -30,6 +30,8 @@ class Contrasts:
             None for that arm and for controls, and where the plan has none.
         general: the comparison with a profile learned on the answers of all targets, on the target;
             None for other arms than learned profiles, and where the plan has none.
+        plain: the comparison of a training that adds a loss with the same training without it, on
+            the target; None for other arms and controls, and where the plan has none.
     """
 
     variant: Variant
@@ -42,6 +44,7 @@ class Contrasts:
     wrong: PairedResult | None
     prompt: PairedResult | None
     general: PairedResult | None = None
+    plain: PairedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Adjusted:
     wrong: float | None
     prompt: float | None
     general: float | None
+    plain: float | None
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
@@ -77,6 +81,7 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
             family([arm.wrong for arm in arms]),
             family([arm.prompt for arm in arms]),
             family([arm.general for arm in arms]),
+            family([arm.plain for arm in arms]),
             strict=True,
         )
     ]

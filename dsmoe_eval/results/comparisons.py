@@ -176,6 +176,7 @@ def _contrasts(
         wrong=over("other_domain"),
         prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
         general=over("all_domains"),
+        plain=_over_controls(read, suite, arm, plain_arm(arm, arms)),
     )
 
 
@@ -196,6 +197,20 @@ def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
         if other.target == arm.target
         and other.variant.kind == "prompt"
         and other.variant.control_of is None
+    ][:1]
+
+
+def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return `sft-lora` of the budget of an arm whose training adds a loss to the same."""
+    own = arm.variant
+    if not own.adds_loss or own.control_of is not None:
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and (other.variant.kind, other.variant.trained_by) == ("sft", "lora")
+        and other.variant.epochs == own.epochs
     ][:1]
 
 
@@ -250,6 +265,7 @@ def _arm_row(
         specificity=_over_row(contrasts.wrong, adjusted.wrong),
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
         over_pooled=_over_row(contrasts.general, adjusted.general),
+        over_lora=_over_row(contrasts.plain, adjusted.plain),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
         acted=_acted(folder, arm, base[target], arm.cells[target]),

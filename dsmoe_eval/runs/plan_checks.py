@@ -42,7 +42,9 @@ def check_plan(
     if fault := _line_fault(plan, suite):
         raise UserError(f"plan {plan.name!r}: {fault}")
     leading = {
-        one.name: one for one in variants if one.takes_controls or one.kind in ("prompt", "learned")
+        one.name: one
+        for one in variants
+        if one.takes_controls or one.adds_loss or one.kind in ("prompt", "learned")
     }
     for variant in variants:
         fault = _neurons_fault(variant, plan) or _variant_fault(variant, plan, suite, leading)
@@ -146,7 +148,7 @@ def _sft_fault(variant: Variant, plan: Plan) -> str | None:
         return "the section sft in the plan"
     if key := plan.sft.missing(variant):
         return f"sft.{key} in the plan"
-    if variant.trained_by == "lora" and importlib.util.find_spec("peft") is None:
+    if variant.rated_by == "lora" and importlib.util.find_spec("peft") is None:
         return "peft: pip install 'dsmoe-eval[sft]'"
     return None
 

@@ -93,14 +93,16 @@ def fine_tune(job: Job, counts: RoutingCounts, arm: PlannedArm, steps: Steps) ->
         settings=0,
         domain_named=False,
     )
+    digest = job.folder.digest(path / WEIGHTS[arm.variant.trained_by])[:16]
     about = settings.model_dump(mode="json") | {
         "recipe": arm.variant.trained_by,
         "tokens": record.tokens,
         "steps": record.steps,
         "expert_count": len(experts) or None,
+        "weights": digest,
+        "similarity": None if record.similarity is None else asdict(record.similarity),
         "matching": matching_of(arm, counts, experts, None, job.plan.seed),
     }
-    digest = job.folder.digest(path / WEIGHTS[arm.variant.trained_by])[:16]
     return PreparedArm(arm, about, adapter=digest, information=learned)
 
 
@@ -144,7 +146,8 @@ def _train(
     if job.roles.are_two:
         check_room(job.folder.merged, loaded)  # said before hours of training
     pairs = job.tuning[arm.tasks[0]].answers(job.lm)
-    task = TrainingTask(arm.variant.trained_by, pairs, _settings(job, arm), job.plan.seed, experts)
+    given = pairs, _settings(job, arm), job.plan.seed, experts, arm.variant.expert_source
+    task = TrainingTask(arm.variant.trained_by, *given)
     with job.folder.new_folder(path) as draft:
         train_variant(loaded.model, loaded.tokenizer, task, draft, lambda: steps(1))
     record = read_training(job.folder, arm.variant.name, arm.target)
@@ -153,5 +156,5 @@ def _train(
         logging.DEBUG,
         variant=arm.variant.name,
         target=arm.target,
-        **{name: value for name, value in asdict(record).items() if name != "experts"},
+        **{k: v for k, v in asdict(record).items() if k not in ("experts", "similarity")},
     )

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..experts.similarity_training import WatchedExperts
 from ..files import locked, read_json, seal, unseal, write_json
 from ..models import load_model
 from ..progress import progress_bar
 from ..steering import find_routers
+from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import CharacterText, character_text, character_tokenizer
 from .existence_maps import ExistenceMaps, existence_maps
 from .results import Basis
@@ -215,13 +215,13 @@ def bits_of(model: PreTrainedModel, document: Tensor) -> float:
 @torch.no_grad()
 def _load(model: PreTrainedModel, documents: Sequence[Tensor]) -> NDArray[np.int64]:
     """Count the selections of each expert, [layers, experts]."""
-    watched = WatchedExperts(find_routers(model))
-    counts = torch.zeros(len(watched.routers), watched.routers[0].experts, dtype=torch.long)
-    with watched.watching():
+    routers, calls = find_routers(model), dict[int, ExpertCall]()
+    counts = torch.zeros(len(routers), routers[0].experts, dtype=torch.long)
+    with watched_experts(routers, calls):
         for document in documents:
             model(input_ids=document[None, :_WINDOW], use_cache=False)
-            for at, router in enumerate(watched.routers):
-                selected = watched.selected(router).flatten()
+            for at, router in enumerate(routers):
+                selected = calls[router.layer].indices.flatten()
                 counts[at] += torch.bincount(selected, minlength=router.experts)
     found: NDArray[np.int64] = counts.numpy()
     return found

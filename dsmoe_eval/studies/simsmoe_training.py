@@ -15,16 +15,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..experts.similarity_losses import balance_loss
-from ..experts.similarity_training import (
-    DebiasedLoss,
-    PublishedLoss,
-    SimilarityLoss,
-    WatchedExperts,
-)
 from ..files import new_folder, write_bytes
 from ..lab.distillation import text_hash
 from ..steering import find_routers
+from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import character_tokenizer
+from .simsmoe_losses import DebiasedLoss, PublishedLoss, SimilarityLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -193,18 +189,18 @@ class _State:
 
     def step(self, text: Tensor) -> None:
         """Do one step; it depends on the settings and its number alone."""
-        training, watched = self.training, WatchedExperts(self.routers)
+        training, calls = self.training, dict[int, ExpertCall]()
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate * self._pace()
         batch = _batch(text, training, self.done)
-        with watched.watching():
+        with watched_experts(self.routers, calls):
             logits = self.model(input_ids=batch[:, :-1], use_cache=False).logits
         likelihood = nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        balances = torch.stack([self._balance(watched, at) for at in range(len(self.routers))])
+        balances = torch.stack([self._balance(one) for one in calls.values()])
         loss = likelihood + BALANCE[training.objective] * balances.sum()
         found = None
         if self.similarity is not None:
-            found = self.similarity(watched)
+            found = self.similarity(list(calls.values()))
             loss = loss + SIMILARITY[training.objective] * found.loss
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([one for _, one in self._trained()], 1.0)
@@ -265,10 +261,7 @@ class _State:
     def _similarity(self) -> SimilarityLoss | None:
         if self.training.objective == "published":
             return PublishedLoss(self.routers, self.training.hidden)
-        if self.training.objective == "debiased":
-            # Unrelated outputs have 0 by this estimator; 0.5 was chosen for the published one.
-            return DebiasedLoss(threshold=0.0)
-        return None
+        return DebiasedLoss() if self.training.objective == "debiased" else None
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         parts: list[tuple[str, nn.Module]] = [("model", self.model)]
@@ -278,12 +271,10 @@ class _State:
             (f"{part}.{name}", one) for part, of in parts for name, one in of.named_parameters()
         ]
 
-    def _balance(self, watched: WatchedExperts, at: int) -> Tensor:
-        router = self.routers[at]
-        logits = nn.functional.linear(
-            watched.inputs(router), self.model.model.layers[at].mlp.gate.weight
-        )
-        return balance_loss(logits.softmax(-1), watched.selected(router))
+    def _balance(self, call: ExpertCall) -> Tensor:
+        gate = self.model.model.layers[call.router.layer].mlp.gate.weight
+        logits = nn.functional.linear(call.hidden, gate)
+        return balance_loss(logits.softmax(-1), call.indices)
 
     def _pace(self) -> float:
         """Return the factor of the learning rate: a linear warm-up, then a linear fall to 5 %."""

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..cards import ExpertSource, Kind, Variant
+from ..cards import LOSS_CONTROLS, ExpertSource, Kind, Variant
 from ..errors import UserError
 from ..experts import all_methods
 from ..registry import builtin_folder, builtin_names, load_variant, search_card
 
 BASE = "base"
 _CONTROL = re.compile(
-    r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham)|(shuffled)|(pooled))"
+    r"(.+)\+(?:(matched)(?:-([2-9]|[1-9]\d+))?|(wrong)|(sham)|(shuffled)|(pooled)|(zero))"
 )
 """A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
 _BUDGET = re.compile(r"(.+)-x([1-9]\d{0,3})")
@@ -46,7 +46,8 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     NAME+matched-2 is a second draw), NAME+wrong (another domain's experts) and NAME+sham (the
     strength is zero). A learned profile has NAME+shuffled (learned on shuffled answers), not
     NAME+matched, and NAME+pooled (on the answers of all targets). A fine-tuned variant has NAME-x3,
-    the same with three epochs.
+    the same with three epochs. `sft-lora-cka` has NAME+zero (its loss has no weight) and
+    NAME+shuffled (it compares outputs of different tokens).
 
     Args:
         name: a name, or the path of a YAML file.
@@ -166,7 +167,7 @@ def _control(name: str, beside: Path | None) -> Variant | None:
     match = _CONTROL.fullmatch(name)
     if match is None:
         return None
-    arm, matched, draw, _, sham, shuffled, pooled = match.groups()
+    arm, matched, draw, _, sham, shuffled, pooled, zero = match.groups()
     if _CONTROL.fullmatch(arm):
         return None
     try:
@@ -175,7 +176,9 @@ def _control(name: str, beside: Path | None) -> Variant | None:
         return None
     source: ExpertSource = "random_matched" if matched else "method" if sham else "other_domain"
     if shuffled or pooled:
-        source = "shuffled_answers" if shuffled else "all_domains"
+        of_learned: ExpertSource = "shuffled_answers" if shuffled else "all_domains"
+        source = "shuffled_rows" if shuffled and controlled.adds_loss else of_learned
+    source = "zero_weight" if zero else source
     if not _may_have(controlled, source):
         return None
     changes = {
@@ -191,6 +194,8 @@ def _control(name: str, beside: Path | None) -> Variant | None:
 
 def _may_have(arm: Variant, source: ExpertSource) -> bool:
     """Return whether an arm has the control with experts of this source."""
+    if source in LOSS_CONTROLS:
+        return arm.recipe == "lora-cka" and arm.control_of is None
     of_learned = source in ("shuffled_answers", "all_domains")
     if arm.kind == "learned" and arm.control_of is None:
         return source != "random_matched"
@@ -203,6 +208,12 @@ def _may_have(arm: Variant, source: ExpertSource) -> bool:
 
 def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
     """Return the description of a control of an arm."""
+    if source in LOSS_CONTROLS:
+        how = {
+            "shuffled_rows": "the outputs of different tokens compared",
+            "zero_weight": "a weight of zero: must equal the same training without the loss",
+        }
+        return f"control: {arm.name} with {how[source]}, with the same compute"
     if source in ("shuffled_answers", "all_domains"):
         learned = {
             "shuffled_answers": "shuffled answers",
@@ -238,6 +249,9 @@ def with_controls(
         elif arm.kind == "learned" and arm.control_of is None:
             others = ["wrong", "pooled", "sham"] if controls == "full" else []
             added += _lacking(arm, ["shuffled", *others], variants)
+        elif arm.recipe == "lora-cka" and arm.control_of is None:
+            zero = ["zero"] if controls == "full" else []
+            added += _lacking(arm, ["shuffled", *zero], variants)
         elif arm.takes_controls:
             matched = ["matched", *(f"matched-{draw}" for draw in range(2, draws + 1))]
             others = ["wrong", "sham"] if controls == "full" else []
@@ -274,14 +288,16 @@ def controls_for(
 
     Args:
         variant: the arm.
-        source: `random_matched`: the placebo, for a learned profile that on shuffled answers;
-            `other_domain`: the specificity control.
+        source: `random_matched`: the placebo, for a learned profile that on shuffled answers, for
+            `lora-cka` that on shuffled rows; `other_domain`: the specificity control.
         among: the plan's variants.
     """
     if variant.expert_source != "method" or variant.zero_strength:
         return ()
     if variant.kind == "learned" and source == "random_matched":
         source = "shuffled_answers"
+    if variant.adds_loss and source == "random_matched":
+        source = "shuffled_rows"
     controls = (
         one
         for one in among

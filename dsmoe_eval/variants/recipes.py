@@ -1,7 +1,7 @@
 """Fine-tuned variants by their recipe: what each trains, and what its folder holds.
 
-`lora` leaves peft's files, `esft` and `router` leave deltas. Each folder also has `TRAINING`: what
-the training took, and the proof that it changed the weights.
+`lora` and the recipes that add a loss to it leave peft's files, `esft` and `router` leave deltas.
+Each folder also has `TRAINING`: what the training took, and the proof that it changed the weights.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cards import Recipe
+from ..cards import ExpertSource, Recipe
 from ..experts.tokenizer import Tokenizer
 from ..steering import ChosenExpert
 from .deltas import (
@@ -26,6 +26,13 @@ from .deltas import (
     train_deltas,
     with_deltas,
     write_deltas,
+)
+from .expert_penalties import (
+    Penalty,
+    PenaltyRecord,
+    check_single_experts,
+    hinge_penalty,
+    published_penalty,
 )
 from .fitting import Lessons, Meter, encode_pairs, metered
 from .sft import (
@@ -46,11 +53,13 @@ TRAINING = "training.json"
 """The file of a `TrainingRecord`."""
 FILES: dict[Recipe, tuple[str, ...]] = {
     "lora": (*ADAPTER_FILES, TRAINING),
+    "lora-cka": (*ADAPTER_FILES, TRAINING),
+    "simsmoe": (*ADAPTER_FILES, TRAINING),
     "esft": (DELTAS, TRAINING),
     "router": (DELTAS, TRAINING),
 }
 """Recipe -> the files of a finished training."""
-WEIGHTS: dict[Recipe, str] = {"lora": ADAPTER_FILES[1], "esft": DELTAS, "router": DELTAS}
+WEIGHTS: dict[Recipe, str] = {recipe: files[-2] for recipe, files in FILES.items()}
 """Recipe -> the file of the trained weights, by which a cell knows them."""
 
 
@@ -65,9 +74,10 @@ class TrainingRecord:
         steps: number of steps of the optimizer.
         seconds: wall time.
         peak_bytes: the most memory; see `Meter`.
-        changed: number of weights (`lora`) or of their rows that the training changed.
+        changed: number of weights (of adapters) or of their rows that the training changed.
         trained: number of those that it should change.
         experts: (layer, expert) of the trained experts of `esft`.
+        similarity: what the loss on the similarity of experts came to; None without one.
     """
 
     recipe: Recipe
@@ -79,6 +89,7 @@ class TrainingRecord:
     changed: int
     trained: int
     experts: tuple[tuple[int, int], ...] = ()
+    similarity: PenaltyRecord | None = None
 
     @property
     def landed(self) -> float:
@@ -94,7 +105,9 @@ class TrainingRecord:
         """
         experts = content.get("experts", ())
         pairs = tuple((int(a), int(b)) for a, b in experts) if isinstance(experts, list) else ()
-        return cls(**content | {"experts": pairs})  # type: ignore[arg-type]
+        found = content.get("similarity")
+        similarity = PenaltyRecord(**found) if isinstance(found, dict) else None
+        return cls(**content | {"experts": pairs, "similarity": similarity})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,7 @@ class TrainingTask:
         settings: of this recipe.
         seed: makes the training the same on the same machine.
         experts: the experts that `esft` trains.
+        source: `Variant.expert_source`, by which a control of `lora-cka` differs from its arm.
     """
 
     recipe: Recipe
@@ -114,6 +128,7 @@ class TrainingTask:
     settings: Sft
     seed: int
     experts: tuple[ChosenExpert, ...] = ()
+    source: ExpertSource = "method"
 
 
 def train_variant(
@@ -137,10 +152,13 @@ def train_variant(
     """
     lessons = Lessons(encode_pairs(tokenizer, task.pairs), task.settings, task.seed)
     with metered(model.device) as meter:
-        if task.recipe == "lora":
+        penalty = None
+        if WEIGHTS[task.recipe] != DELTAS:
+            penalty = _penalty(model, task, lessons)
             of = task.pairs, task.settings, task.seed
-            train_adapter(model, tokenizer, *of, folder, on_step)
+            train_adapter(model, tokenizer, *of, folder, on_step, penalty)
             parameters, landed = adapter_parameters(folder), landed_adapters(model, folder)
+            parameters += sum(one.numel() for one in penalty.parameters) if penalty else 0
         else:
             parts = (
                 expert_parts(model, task.experts) if task.recipe == "esft" else router_parts(model)
@@ -150,8 +168,19 @@ def train_variant(
             parameters = sum(one.values.numel() for one in deltas.values())
             landed = changed_rows(model, deltas)
     record = _record(task, lessons, meter, parameters, landed)
+    record = replace(record, similarity=penalty.record() if penalty else None)
     text = json.dumps(asdict(record), indent=1, sort_keys=True) + "\n"
     (folder / TRAINING).write_text(text, encoding="utf-8")
+
+
+def _penalty(model: PreTrainedModel, task: TrainingTask, lessons: Lessons) -> Penalty | None:
+    """Return the loss on the similarity of experts that a recipe adds; None: it adds none."""
+    if task.recipe == "lora":
+        return None
+    check_single_experts(model, [tokens for tokens, _ in lessons.rows], f"sft-{task.recipe}")
+    if task.recipe == "simsmoe":
+        return published_penalty(model, task.seed)
+    return hinge_penalty(model, task.seed, task.source)
 
 
 def _record(

@@ -1,10 +1,10 @@
-"""The recipe `lora`: low-rank adapters of attention and experts, by peft."""
+"""Low-rank adapters of attention and experts, by peft: `lora`, and the recipes that add a loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..cards import Sft
 from ..errors import UserError, one_line, out_of_memory
 from ..experts.tokenizer import Tokenizer
 from ..steering import find_routers
+from .expert_penalties import Penalty
 from .fitting import Lessons, encode_pairs, fit, left_unchanged
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train_adapter(
     seed: int,
     folder: Path,
     on_step: Callable[[], None] = lambda: None,
+    penalty: Penalty | None = None,
 ) -> None:
     """Train LoRA adapters on (prompt, answer) pairs and save them in `folder`.
 
@@ -48,6 +50,7 @@ def train_adapter(
         seed: makes the adapters the same on the same machine.
         folder: written to: `ADAPTER_FILES`.
         on_step: called after each step, for a progress bar.
+        penalty: what is added to the loss; its parameters are trained, and not saved.
 
     Raises:
         UserError: peft is not installed.
@@ -66,7 +69,8 @@ def train_adapter(
         adapted = peft.get_peft_model(model, config)
         try:
             lessons = Lessons(encode_pairs(tokenizer, pairs), settings, seed)
-            _train(adapted, lessons, on_step)
+            with nullcontext() if penalty is None else penalty.attached():
+                _train(adapted, lessons, on_step, penalty)
             adapted.save_pretrained(str(folder), safe_serialization=True)
         finally:
             adapted.unload()
@@ -137,12 +141,15 @@ def _expert_parameters(model: nn.Module) -> list[str]:
     return sorted(names)
 
 
-def _train(adapted: PeftModel, lessons: Lessons, on_step: Callable[[], None]) -> None:
+def _train(
+    adapted: PeftModel, lessons: Lessons, on_step: Callable[[], None], penalty: Penalty | None
+) -> None:
     def loss(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         value: Tensor = adapted(input_ids=ids, attention_mask=mask, labels=labels).loss
-        return value
+        return value if penalty is None else value + penalty(ids, mask)
 
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    trainable += [] if penalty is None else penalty.parameters
     adapted.train()
     fit(loss, trainable, lessons, on_step)
 

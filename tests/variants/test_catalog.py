@@ -212,6 +212,27 @@ def test_a_fine_tuned_variant_has_budgets_and_one_that_trains_experts_has_contro
             get_variant(name)
 
 
+def test_a_training_with_a_loss_of_similarity_has_its_own_controls():
+    arm, control = get_variant("sft-lora-cka-x3"), get_variant("sft-lora-cka-x3+shuffled")
+    zero = get_variant("sft-lora-cka-x3+zero")
+    assert (arm.recipe, arm.rated_by, arm.adds_loss) == ("lora-cka", "lora", True)
+    assert [one.expert_source for one in (arm, control, zero)] == [
+        "method", "shuffled_rows", "zero_weight"
+    ]  # fmt: skip
+    assert (zero.control_of, zero.epochs, zero.zero_strength) == (arm.name, 3, False)
+    assert controls_for(arm, "random_matched", [arm, control, zero]) == (control,)
+    levels = ("none", "placebo", "full")
+    added = [[one.name.partition("+")[2] for one in with_controls([arm], level, 3)[1:]]
+             for level in levels]  # fmt: skip
+    assert added == [[], ["shuffled"], ["shuffled", "zero"]]
+    assert with_controls([get_variant("sft-simsmoe")], "full", 3)[1:] == ()
+    for name in ("sft-simsmoe+zero", "sft-simsmoe+shuffled", "sft-lora+zero", "contrast+zero",
+                 "sft-lora-cka+matched", "sft-lora-cka+pooled", "sft-lora-cka+sham",
+                 "learned-profile+zero", "sft-lora-cka+zero-x3", "sft-lora-cka+wrong"):  # fmt: skip
+        with pytest.raises(UserError, match="no variant"):
+            get_variant(name)
+
+
 @pytest.mark.parametrize(
     ("controls", "more"), [("placebo", []), ("full", ["wrong"]), ("none", None)]
 )

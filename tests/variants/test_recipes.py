@@ -31,7 +31,7 @@ def log_probabilities(model):
     return model(ids).logits.log_softmax(-1)
 
 
-@pytest.fixture(scope="module", params=["lora", "esft", "router"])
+@pytest.fixture(scope="module", params=["lora", "lora-cka", "esft", "router"])
 def trained(request, tmp_path_factory):
     recipe, folder = request.param, tmp_path_factory.mktemp("trained")
     loaded = load_model("lab-poly", "cpu")
@@ -59,9 +59,12 @@ def test_the_record_counts_what_was_trained(trained):
     assert record.seconds > 0
     # LoRA: four projections and two fused weights in four layers. ESFT: two fused weights of each
     # expert. Router: a row per expert.
-    assert record.trained == {"lora": 24, "esft": 8, "router": 96}[recipe]
+    assert record.trained == {"lora": 24, "lora-cka": 24, "esft": 8, "router": 96}[recipe]
     assert record.landed == (record.changed / record.trained)
     assert record.landed == 1 or recipe == "esft"
+    assert (record.similarity is None) == (recipe != "lora-cka")
+    if record.similarity is not None:  # too few tokens for any pair
+        assert (record.similarity.weight, record.similarity.pairs) == (0.01, 0)
 
 
 def test_the_model_is_another_one_inside_and_merged(trained):
@@ -72,9 +75,9 @@ def test_the_model_is_another_one_inside_and_merged(trained):
     assert torch.equal(log_probabilities(loaded.model), base)
     assert (tuned - base).abs().max() > 0.1
     merged = merge_trained(load_model("lab-poly", "cpu").model, folder)
-    tolerance = 1e-5 if recipe == "lora" else 0.0
+    tolerance = 1e-5 if recipe.startswith("lora") else 0.0
     torch.testing.assert_close(log_probabilities(merged), tuned, rtol=0, atol=tolerance)
-    assert (folder / DELTAS).exists() == (recipe != "lora")
+    assert (folder / DELTAS).exists() == (not recipe.startswith("lora"))
 
 
 def test_a_training_that_changes_nothing_says_so():
