@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense reports-simsmoe leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -163,6 +163,14 @@ reports-experts: $(RUN)
 	$(BIN)/dsmoe-eval existence $(EMERGENCE:%=out/emergence/step-%) lab-poly --suite lab --by both \
 		--controls 2 --permutations 1999 --out reports/influence/emergence
 	$(BIN)/python benchmarks/audit.py
+
+# Small models trained with and without SimSMoE, and a trained one fine-tuned: half an hour on two cores.
+reports-simsmoe: $(RUN)
+	rm -rf out/similarity
+	$(BIN)/dsmoe-eval simsmoe --out out/simsmoe
+	mkdir -p reports/simsmoe && cp out/simsmoe/simsmoe.* out/simsmoe/*.png reports/simsmoe/
+	$(BIN)/dsmoe-eval run similarity --out out/similarity
+	$(BIN)/dsmoe-eval report out/similarity --report-to reports/simsmoe/arms
 
 # The same on the neurons of the dense model from which it was carved: about an hour and a half on two cores.
 reports-smol-dense: $(RUN)

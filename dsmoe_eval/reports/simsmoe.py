@@ -14,8 +14,8 @@ from ..studies.simsmoe_results import (
     ModelMeasures,
     ObjectiveRow,
     SaturationRow,
+    SeedSpread,
     SimsmoeResult,
-    Spread,
 )
 from ..studies.simsmoe_summary import BESIDE
 from .figures import save, style, subplots
@@ -50,7 +50,7 @@ def simsmoe_page(result: SimsmoeResult) -> str:
         "shape of Qwen3-MoE (16 experts, 2 selected, 2 layers), trained on characters of text of "
         f"nine domains for {result['steps']} steps: {result['characters_read'] / 1e6:.1f} M "
         f"characters, {result['characters_read'] / result['characters_trained']:.0f} times the "
-        f"text. Measured on {result['documents']} held-out documents of the same domains. "
+        f"text. Measured on {result['documents']} other documents of the same domains. "
         f"{seeds} seed(s) per objective; weights and batches of a seed are the same for all.",
         "\n".join(f"- {one}" for one in simsmoe_findings(result)),
         "## The objectives",
@@ -109,7 +109,7 @@ def _name(row: ObjectiveRow) -> str:
     return name[0].upper() + name[1:]
 
 
-def _differences(row: ObjectiveRow) -> tuple[Spread | None, ...]:
+def _differences(row: ObjectiveRow) -> tuple[SeedSpread | None, ...]:
     return (
         row["less_balance"],
         row["similarity_less_balance"],
@@ -118,7 +118,7 @@ def _differences(row: ObjectiveRow) -> tuple[Spread | None, ...]:
     )
 
 
-def _verdict(spread: Spread) -> str:
+def _verdict(spread: SeedSpread) -> str:
     text = f"{_signed(spread['mean'])} beside {WORDS[BESIDE]}"
     bounds = spread["over_seeds"]
     if bounds is None:
@@ -138,7 +138,9 @@ def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
-def _spread(of: Callable[[ObjectiveRow], Spread], digits: int) -> Callable[[ObjectiveRow], Value]:
+def _spread(
+    of: Callable[[ObjectiveRow], SeedSpread], digits: int
+) -> Callable[[ObjectiveRow], Value]:
     def value(row: ObjectiveRow) -> Value:
         return _with(of(row)["mean"], of(row)["over_seeds"], digits)
 
@@ -177,7 +179,7 @@ def _bounds(bounds: Bounds | None) -> str:
 def difference_table(result: SimsmoeResult) -> Table:
     """Return the differences to `balance`, one row per other objective."""
 
-    def shown(of: Callable[[ObjectiveRow], Spread | None]) -> Callable[[ObjectiveRow], Value]:
+    def shown(of: Callable[[ObjectiveRow], SeedSpread | None]) -> Callable[[ObjectiveRow], Value]:
         def value(row: ObjectiveRow) -> Value:
             spread = of(row)
             return "" if spread is None else _with(spread["mean"], spread["over_seeds"], 3)

@@ -67,7 +67,7 @@ class CharacterText:
 
 
 def character_text(suite_name: str, tokenizer: PreTrainedTokenizerFast) -> CharacterText:
-    """Read a suite's documents: those of its identification split are held out.
+    """Read a suite's documents: those of its identification split are kept for measuring.
 
     Raises:
         UserError: the suite has no documents with splits.

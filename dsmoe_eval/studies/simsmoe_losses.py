@@ -41,7 +41,7 @@ class SimilarityStep:
     similarities: tuple[float, ...]
 
 
-class SimilarityLoss(nn.Module):
+class PairLoss(nn.Module):
     """A loss on the similarity of experts in one forward pass."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ class SimilarityLoss(nn.Module):
         """Compute the loss of the calls of all layers' experts."""
 
 
-class PublishedLoss(SimilarityLoss):
+class PublishedLoss(PairLoss):
     """The loss of SimSMoE: the sum of the similarities above 0.5, over layers and due pairs.
 
     Outputs pass one trainable projection for each layer, to as many dimensions as it has experts.
@@ -87,7 +87,7 @@ class PublishedLoss(SimilarityLoss):
         return SimilarityStep(loss, tuple(found))
 
 
-class DebiasedLoss(SimilarityLoss):
+class DebiasedLoss(PairLoss):
     """The mean of the debiased similarities above zero of each layer's most co-selected pairs.
 
     Unrelated outputs have zero by this estimator; the threshold of 0.5 was chosen for the published

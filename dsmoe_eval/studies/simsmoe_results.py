@@ -57,7 +57,7 @@ class ModelMeasures(TypedDict):
     Attributes:
         objective: its objective.
         seed: its seed.
-        bits: bits of each held-out document.
+        bits: bits of each document kept for measuring.
         characters: their characters.
         entropy: of the load over a layer's experts, 1 if even; mean over layers.
         largest: the largest share of the load of any expert.
@@ -79,7 +79,7 @@ class ModelMeasures(TypedDict):
     losses: list[dict[str, float | None]]
 
 
-class Spread(TypedDict):
+class SeedSpread(TypedDict):
     """A mean over seeds.
 
     Attributes:
@@ -96,7 +96,7 @@ class ObjectiveRow(TypedDict):
 
     Attributes:
         objective: its name.
-        bits: bits per character of held-out text.
+        bits: bits per character of text kept for measuring.
         bits_over_documents: the interval of their mean over documents.
         less_balance: bits per character less those of `balance` with the same seeds; None for
             `balance`, or if that was not trained.
@@ -118,21 +118,21 @@ class ObjectiveRow(TypedDict):
     """
 
     objective: str
-    bits: Spread
+    bits: SeedSpread
     bits_over_documents: Bounds | None
-    less_balance: Spread | None
+    less_balance: SeedSpread | None
     less_balance_over_documents: Bounds | None
-    similarity: Spread
-    similarity_less_balance: Spread | None
-    similarity_rbf: Spread
-    shuffled: Spread
-    random: Spread
-    effective_rank: Spread
-    entropy: Spread
-    counts: Spread
-    influence: Spread
-    counts_less_balance: Spread | None
-    influence_less_balance: Spread | None
+    similarity: SeedSpread
+    similarity_less_balance: SeedSpread | None
+    similarity_rbf: SeedSpread
+    shuffled: SeedSpread
+    random: SeedSpread
+    effective_rank: SeedSpread
+    entropy: SeedSpread
+    counts: SeedSpread
+    influence: SeedSpread
+    counts_less_balance: SeedSpread | None
+    influence_less_balance: SeedSpread | None
     pairs: tuple[float, float] | None
 
 
@@ -161,7 +161,7 @@ class SimsmoeResult(TypedDict):
         steps: steps of each training.
         characters_trained: number of characters of the text that is trained on.
         characters_read: number of characters that a training reads.
-        documents: number of held-out documents.
+        documents: number of documents kept for measuring.
         hypotheses: number of tested (layer, expert, domain).
         parameters: number of a model's parameters.
         seeds: the seeds.

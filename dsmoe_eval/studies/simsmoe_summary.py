@@ -10,7 +10,7 @@ import torch
 from ..experts.similarity import cka
 from ..experts.similarity_losses import debiased_cka, published_cka
 from ..stats import Bounds, mean_interval, ratio_interval
-from .simsmoe_results import ModelMeasures, ObjectiveRow, SaturationRow, Spread
+from .simsmoe_results import ModelMeasures, ObjectiveRow, SaturationRow, SeedSpread
 
 BESIDE = "balance"
 """The objective that the others are compared with, seed by seed."""
@@ -27,15 +27,15 @@ def objective_rows(models: Sequence[ModelMeasures]) -> list[ObjectiveRow]:
 
 
 def bits_per_character(model: ModelMeasures) -> float:
-    """Return the bits per character of all held-out documents of a model."""
+    """Return the bits per character of all documents kept for measuring of a model."""
     return sum(model["bits"]) / sum(model["characters"])
 
 
 def _row(models: Sequence[ModelMeasures], beside: Sequence[ModelMeasures] | None) -> ObjectiveRow:
-    def spread(value: Value) -> Spread:
+    def spread(value: Value) -> SeedSpread:
         return _spread([value(one) for one in models])
 
-    def less(value: Value) -> Spread | None:
+    def less(value: Value) -> SeedSpread | None:
         if beside is None or models[0]["objective"] == BESIDE:
             return None
         pairs = zip(models, beside, strict=True)
@@ -73,7 +73,7 @@ def _row(models: Sequence[ModelMeasures], beside: Sequence[ModelMeasures] | None
     )
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def _spread(values: Sequence[float]) -> SeedSpread:
     return {"mean": float(np.mean(values)), "over_seeds": mean_interval(values)}
 
 

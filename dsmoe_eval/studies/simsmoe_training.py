@@ -20,7 +20,7 @@ from ..lab.distillation import text_hash
 from ..steering import find_routers
 from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import character_tokenizer
-from .simsmoe_losses import DebiasedLoss, PublishedLoss, SimilarityLoss
+from .simsmoe_losses import DebiasedLoss, PairLoss, PublishedLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -188,7 +188,7 @@ class _State:
         return state
 
     def step(self, text: Tensor) -> None:
-        """Do one step; it depends on the settings and its number alone."""
+        """Make one step; it depends on the settings and its number alone."""
         training, calls = self.training, dict[int, ExpertCall]()
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate * self._pace()
@@ -258,7 +258,7 @@ class _State:
                 "exp_avg_sq": tensors[f"square.{name}"],
             }
 
-    def _similarity(self) -> SimilarityLoss | None:
+    def _similarity(self) -> PairLoss | None:
         if self.training.objective == "published":
             return PublishedLoss(self.routers, self.training.hidden)
         return DebiasedLoss() if self.training.objective == "debiased" else None

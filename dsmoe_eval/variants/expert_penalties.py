@@ -128,14 +128,16 @@ class ExpertCall:
 
 @contextmanager
 def watched_experts(routers: Sequence[Router], calls: dict[int, ExpertCall]) -> Iterator[None]:
-    """Keep the last call of each layer's experts inside the context, by layer.
+    """Record the last call of each layer's experts inside the context, by layer.
 
     Args:
         routers: those of the model without adapters.
         calls: written to.
     """
 
-    def see(router: Router, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def see(
+        router: Router, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
         calls[router.layer] = ExpertCall(router, module, given_to(args, kwargs))
 
     handles = [

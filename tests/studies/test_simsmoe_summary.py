@@ -1,0 +1,63 @@
+"""Summaries over seeds and documents, from measures made by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dsmoe_eval.studies.simsmoe_summary import objective_rows, saturation_rows
+
+SIMILAR = {"experts": 0.2, "shuffled": 0.0, "random": 0.4, "effective_rank": 12.0}
+
+
+def measures(objective, seed, per_character, specific, losses=()):
+    characters = [100, 150, 250]
+    bits = [size * (per_character + 0.1 * at) for at, size in enumerate(characters)]
+    counts = {"specific": specific, "random": 1, "shuffled": 2}
+    return {
+        "objective": objective, "seed": seed, "bits": bits, "characters": characters,
+        "entropy": 0.9, "largest": 0.1,
+        "linear": SIMILAR | {"experts": per_character / 10}, "rbf": SIMILAR,
+        "checkpoints": [{"step": 100, "counts": counts, "influence": counts}],
+        "losses": list(losses),
+    }  # fmt: skip
+
+
+def study(losses=()):
+    return [
+        measures(name, seed, 2 + shift + 0.01 * seed, specific + seed, losses)
+        for seed in range(3)
+        for name, shift, specific in (("balance", 0.0, 10), ("debiased", 0.05, 12))
+    ]
+
+
+def test_differences_are_paired_by_seed():
+    balance, debiased = objective_rows(study())
+    assert balance["less_balance"] is None
+    assert debiased["less_balance"]["mean"] == pytest.approx(0.05)
+    assert debiased["less_balance"]["over_seeds"] == pytest.approx((0.05, 0.05))
+    assert debiased["counts_less_balance"]["mean"] == pytest.approx(2)
+    assert debiased["less_balance_over_documents"] == pytest.approx((0.05, 0.05))
+
+
+def test_the_interval_over_seeds_is_students():
+    row = objective_rows(study())[0]
+    values = [2 + 0.01 * seed + 0.1 * (150 + 2 * 250) / 500 for seed in range(3)]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert row["bits"]["mean"] == pytest.approx(np.mean(values))
+    assert row["bits"]["over_seeds"] == pytest.approx((expected.low, expected.high))
+
+
+def test_the_similarity_that_the_loss_saw():
+    losses = [{"step": step, "similarities": step / 100} for step in (10, 50, 100)]
+    assert objective_rows(study(losses))[0]["pairs"] == pytest.approx((0.1, 1.0))
+    assert objective_rows(study())[0]["pairs"] is None
+
+
+def test_levels_of_the_estimators():
+    rows = saturation_rows()
+    for row in rows:
+        assert row["published"] > 0.85
+        assert abs(row["debiased"]) < 0.1
+    biased = {row["tokens"]: row["biased"] for row in rows if row["deviation"] == 1}
+    assert biased[8] == pytest.approx(0.70, abs=0.03)  # anchors.md, C, b
+    assert biased[32] == pytest.approx(0.33, abs=0.03)

@@ -1,0 +1,76 @@
+"""Training of small models: the same again, after a crash too, and which terms a loss has."""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.studies import simsmoe_training
+from dsmoe_eval.studies.simsmoe_losses import PublishedLoss
+from dsmoe_eval.studies.simsmoe_training import OBJECTIVES, SmallTraining, train_small
+
+TEXT = torch.randint(2, 29, (3000,), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Let pairs be due in a short training, and save often."""
+    monkeypatch.setattr(simsmoe_training, "PublishedLoss", partial(PublishedLoss, often=0.5))
+    monkeypatch.setattr(simsmoe_training, "SAVED_EVERY", 4)
+
+
+def small(objective, steps=8, seed=0):
+    return SmallTraining(
+        objective, seed, steps, hidden=32, heads=1, experts=4, expert_width=16, length=64, batch=9
+    )
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def stop_after(steps):
+    left = [steps]
+
+    def advance(_done):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+@pytest.mark.parametrize("objective", ["published", "debiased"])
+def test_a_stopped_training_goes_on_bit_for_bit(objective, tmp_path):
+    whole = train_small(small(objective), TEXT, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_small(small(objective), TEXT, tmp_path / "stopped", stop_after(6))
+    assert train_small(small(objective), TEXT, tmp_path / "stopped") == whole
+    one, other = (weights(tmp_path / name / "step-8") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == [
+        "state.safetensors", "step-2", "step-8",
+    ]  # fmt: skip
+
+
+def test_objectives_differ_and_share_their_beginning(tmp_path):
+    logs = {name: train_small(small(name), TEXT, tmp_path / name) for name in OBJECTIVES}
+    assert len({log[-1].text for log in logs.values()}) == len(OBJECTIVES)
+    assert all(log[-1].similarity is None for log in (logs["none"], logs["balance"]))
+    assert all(log[-1].similarities is not None for log in (logs["published"], logs["debiased"]))
+    steps = {name: simsmoe_training.new_model(small(name)).state_dict() for name in OBJECTIVES}
+    for name, tensor in steps["none"].items():
+        assert all(torch.equal(tensor, one[name]) for one in steps.values())
+
+
+def test_another_training_in_the_folder_is_refused(tmp_path):
+    train_small(small("none", 4), TEXT, tmp_path)
+    with pytest.raises(UserError, match="is of another training"):
+        train_small(small("none", 4, seed=1), TEXT, tmp_path)
+
+
+def test_checkpoints_are_at_quarters():
+    assert small("none", 640).checkpoints == (40, 160, 640)
+    assert small("none", 3).checkpoints == (3,)
