@@ -19,7 +19,7 @@ from .sections import (
     Unit,
 )
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import Change, ExpertSource, Kind, Recipe, Variant
+from .variants import Change, ExpertSource, Kind, Recipe, Rounding, Variant
 
 __all__ = [
     "MAX_NEW_TOKENS",
@@ -41,6 +41,7 @@ __all__ = [
     "Recipe",
     "ResidualTuning",
     "Resources",
+    "Rounding",
     "RoutingRule",
     "Rule",
     "Sft",

@@ -11,6 +11,8 @@ from .base import Card, Count, Name
 
 Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Recipe = Literal["lora", "esft", "router"]
+Rounding = Literal["int8", "int4", "fp8"]
+"""The form to which the weights of a quantized model's experts are rounded."""
 Change = Literal["reweight", "bias", "amplify", "force", "mask", "prune"]
 """What is done with a steered variant's experts: a kind of intervention, or all others masked."""
 ExpertSource = Literal[
@@ -32,6 +34,8 @@ class Variant(Card):
         recipe: the part of the model that `sft` trains: `lora`, the default: adapters of attention
             and experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
+        quantized: the form to which the experts of the answering model are rounded; what is steered
+            and how strongly is chosen on the model as it is. `base` with it is the rounded model.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -55,6 +59,7 @@ class Variant(Card):
     keep: Annotated[int, Field(ge=1)] | None = None
     recipe: Recipe | None = None
     epochs: Count | None = None
+    quantized: Rounding | None = None
     expert_source: ExpertSource = "method"
     control_of: Name | None = None
     zero_strength: bool = False
@@ -82,6 +87,8 @@ class Variant(Card):
         return self
 
     def _check_sft(self) -> None:
+        if self.kind == "sft" and self.quantized is not None:
+            raise ValueError("sft takes no `quantized`; its weights are trained as they are")
         if self.kind != "sft" and (self.recipe, self.epochs) != (None, None):
             raise ValueError(f"{self.kind} takes no recipe or epochs; they are for kind sft")
         if self.trains_experts and (self.method is None or self.intervention is not None):
@@ -90,6 +97,16 @@ class Variant(Card):
             raise ValueError("sft has no strength; leave zero_strength out")
         if self.kind == "sft" and not self.trains_experts and self.expert_source != "method":
             raise ValueError("expert_source is for sft with recipe esft, which alone has experts")
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the model as it is."""
+        return self.kind == "base" and self.quantized is None
+
+    @property
+    def other_weights(self) -> bool:
+        """Whether other weights than the model's answer: fine-tuned or quantized ones."""
+        return self.kind == "sft" or self.quantized is not None
 
     @property
     def trained_by(self) -> Recipe:

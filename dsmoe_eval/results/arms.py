@@ -213,12 +213,14 @@ class Arm(Record):
             the plan has no such arm, and for controls.
         over_pooled: the comparison of a learned profile with the one learned on the answers of all
             targets, on the target; None for other arms, and where the plan has none.
+        over_quantized: the comparison of an arm on a quantized model with that model without it, on
+            the target; None of other arms.
         share_of_best: the share of the learned profile's gain; None of other than steering arms,
             and where the plan has no learned profile.
         information: what the arm learned from; a control has that of its arm.
         prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
         outcomes: the comparisons by other outcomes than the score.
-        acted: the proof that it did something; None at strength zero.
+        acted: the proof that it did something; None at strength zero, but on a quantized model.
     """
 
     variant: VariantName
@@ -237,6 +239,7 @@ class Arm(Record):
     prompt_tokens: tuple[PerItem, PerItem]
     outcomes: tuple[OutcomeResult, ...] = ()
     over_pooled: Paired | None = None
+    over_quantized: Paired | None = None
     share_of_best: ShareOfBest | None = None
     acted: Acted | None = None
 

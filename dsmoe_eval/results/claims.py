@@ -30,6 +30,7 @@ class Contrasts:
             None for that arm and for controls, and where the plan has none.
         general: the comparison with a profile learned on the answers of all targets, on the target;
             None for other arms than learned profiles, and where the plan has none.
+        quantized: the comparison of an arm on a quantized model with that model, on the target.
     """
 
     variant: Variant
@@ -42,6 +43,7 @@ class Contrasts:
     wrong: PairedResult | None
     prompt: PairedResult | None
     general: PairedResult | None = None
+    quantized: PairedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Adjusted:
     wrong: float | None
     prompt: float | None
     general: float | None
+    quantized: float | None
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
@@ -77,6 +80,7 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
             family([arm.wrong for arm in arms]),
             family([arm.prompt for arm in arms]),
             family([arm.general for arm in arms]),
+            family([arm.quantized for arm in arms]),
             strict=True,
         )
     ]

@@ -30,7 +30,7 @@ from ..stats import (
 from ..tasks.leakage import Leakage
 from .cells import read_samples
 from .claims import holm_by_family
-from .comparisons import ArmCells, compare_arms, controls_of, naming_arm
+from .comparisons import ArmCells, compare_arms, controls_of, naming_arm, quantized_base
 from .finished import FinishedRun
 from .folder import RunFolder
 from .foretold import read_foretold
@@ -154,6 +154,7 @@ class _Comparer:
                     ("specificity", controls_of(arm, "other_domain", self.arms)),
                     ("over_prompt", naming_arm(arm, self.arms)),
                     ("over_pooled", controls_of(arm, "all_domains", self.arms)),
+                    ("over_quantized", quantized_base(arm, self.arms)),
                 )
             },
             tuple(

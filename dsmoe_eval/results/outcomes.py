@@ -12,7 +12,7 @@ from ..cards import OUTCOMES, Continuous, Outcome
 from ..stats import Claim, PairedResult, Unit, claim
 from .paired import Hash, Judged, Levels, Name, Number, Record, Score, ordered
 
-OVER = ("over_placebo", "specificity", "over_prompt", "over_pooled")
+OVER = ("over_placebo", "specificity", "over_prompt", "over_pooled", "over_quantized")
 """The names of an arm's comparisons with other arms, on its target."""
 _NEAR = 1e-7
 """Levels of leaderboard entries are kept to nine digits."""
@@ -118,6 +118,7 @@ class OutcomeResult(Record):
         specificity: the comparison with its wrong-domain control; None where the plan has none.
         over_prompt: the comparison with naming the domain in the prompt; None likewise.
         over_pooled: that of a learned profile with the one of all targets' answers; None likewise.
+        over_quantized: that of an arm on a quantized model with that model; None likewise.
         without: the arm's tasks that have no such outcome, such as generated answers.
     """
 
@@ -131,6 +132,7 @@ class OutcomeResult(Record):
     over_prompt: OutcomeDifference | None = None
     without: tuple[Name, ...] = ()
     over_pooled: OutcomeDifference | None = None
+    over_quantized: OutcomeDifference | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
