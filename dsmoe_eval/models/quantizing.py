@@ -132,8 +132,8 @@ def quantized_share(model: PreTrainedModel) -> float:
     """Compute the share of the bytes of the routed experts' weights that are quantized.
 
     Weights of a narrow dtype, or of a library's quantized tensors, are. Weights in a wide dtype are
-    where every group lies on a grid: one of `round_weights`, in groups of 128, 32 or a row, or of
-    16 distinct numbers per 32 weights, as 4 bits give.
+    where every group lies on a grid: one of `round_weights`, in groups of 128, 64, 32 or a row, or
+    of 16 distinct numbers per 32 weights, as 4 bits give.
     """
     done = total = 0
     for router in find_routers(model):
@@ -181,7 +181,8 @@ def probe_quantization(name: str, model: PreTrainedModel) -> QuantizationProbe:
     settings = getattr(model.config, "quantization_config", None)
     if settings is not None:
         said = settings if isinstance(settings, dict) else settings.to_dict()
-        claimed = str(said.get("quant_method"))
+        method = said.get("quant_method")  # of transformers, an Enum
+        claimed = str(getattr(method, "value", method))
     elif (Path(name) / MARK).is_file():
         claimed = str(json.loads((Path(name) / MARK).read_text(encoding="utf-8"))["form"])
     return QuantizationProbe(claimed, quantized_share(model))
@@ -245,7 +246,7 @@ def _lies_on_grid(weights: Tensor) -> bool:
     wide = weights.float()
     tolerance = 4 * torch.finfo(weights.dtype).eps * wide.abs()
     forms: tuple[Rounding, ...] = get_args(Rounding)
-    for group in (GROUP, _BLOCK, 0):
+    for group in (GROUP, 64, _BLOCK, 0):
         for form in forms:
             if bool(((round_weights(wide, form, group) - wide).abs() <= tolerance).all()):
                 return True

@@ -50,7 +50,11 @@ class PlannedArm:
 
 @dataclass(frozen=True, slots=True)
 class PreparedArm:
-    """A planned arm with its settings fixed and its profile or adapters made."""
+    """A planned arm with its settings fixed and its profile or adapters made.
+
+    Attributes:
+        adapter: the hash of the trained weights, or the form of a quantized model.
+    """
 
     planned: PlannedArm
     settings: Mapping[str, object] | None = None
