@@ -49,7 +49,8 @@ def proofs(result: RunResult) -> Table:
         + "; ".join(f"{kind}: {meaning}" for kind, meaning in EVIDENCE.items())
         + ". Outputs: the largest change of a log-likelihood on the target's items, in nats; of "
         "generated answers the share that differ; on a quantized model beside that model. An "
-        "arm that should have changed the model and did not is marked as failed, and the command `run` ends with exit code 5."
+        "arm that should have changed the model and did not is marked as failed, and the command "
+        "`run` ends with exit code 5."
     )
     proved = [(arm, arm.acted) for arm in result.arms if arm.acted is not None]
 

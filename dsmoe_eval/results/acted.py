@@ -71,7 +71,7 @@ def acted_of(variant: Variant, evidence: Evidence, output_change: float) -> Acte
     verdict: Verdict = "failed" if variant.must_act else "idle"
     if kind == "experts":
         verdict = "acted" if evidence.get("moved", figure) > 0 else "idle"
-    elif figure > 0 and (kind in ("logits", "bytes") or output_change > 0):
+    elif figure > 0 and (kind == "logits" or output_change > 0 or variant.zero_strength):
         verdict = "acted"
     share = evidence.get("quantized")
     if 0 in (share, figure if kind == "bytes" else None):  # whatever steering did
