@@ -425,7 +425,7 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
         lambda b: write_quantized("lab-poly", "int3", b.root), "no form 'int3'", "there are: int8",
     ),
     "experts that are quantized": (
-        lambda _: round_experts(narrow(), "int8"), "is torch.int8", "an unquantized checkpoint",
+        lambda _: round_experts(narrow(), "int8"), "is quantized already", "unquantized checkpoint",
     ),
     "other shards": (
         lambda b: (b.file("to/x", ""), _copy_checkpoint(b.root / "to", b.root, {"w": (1, 2)})),

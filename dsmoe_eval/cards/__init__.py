@@ -19,7 +19,7 @@ from .sections import (
     Unit,
 )
 from .suites import MAX_NEW_TOKENS, DocumentFile, Split, Splits, StageSplit, Suite, Task
-from .variants import LOSS_CONTROLS, Change, ExpertSource, Kind, Recipe, Variant
+from .variants import LOSS_CONTROLS, Change, ExpertSource, Kind, Recipe, Rounding, Variant
 
 __all__ = [
     "LOSS_CONTROLS",
@@ -42,6 +42,7 @@ __all__ = [
     "Recipe",
     "ResidualTuning",
     "Resources",
+    "Rounding",
     "RoutingRule",
     "Rule",
     "Sft",

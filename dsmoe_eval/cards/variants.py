@@ -13,6 +13,8 @@ Kind = Literal["reweight", "bias", "amplify", "force", "mask"]
 Recipe = Literal["lora", "lora-cka", "simsmoe", "esft", "router"]
 Rated = Literal["lora", "esft", "router"]
 """The recipes with a learning rate; those of adapters have that of `lora`."""
+Rounding = Literal["int8", "int4", "fp8"]
+"""The form to which the weights of a quantized model's experts are rounded."""
 Change = Literal["reweight", "bias", "amplify", "force", "mask", "prune"]
 """What is done with a steered variant's experts: a kind of intervention, or all others masked."""
 ExpertSource = Literal[
@@ -44,6 +46,8 @@ class Variant(Card):
             and experts; `lora-cka` and `simsmoe`: the same with a loss on the similarity of
             experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
+        quantized: the form to which the experts of the answering model are rounded; what is steered
+            and how strongly is chosen on the model as it is. `base` with it is the rounded model.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -69,6 +73,7 @@ class Variant(Card):
     keep: Annotated[int, Field(ge=1)] | None = None
     recipe: Recipe | None = None
     epochs: Count | None = None
+    quantized: Rounding | None = None
     expert_source: ExpertSource = "method"
     control_of: Name | None = None
     zero_strength: bool = False
@@ -97,6 +102,8 @@ class Variant(Card):
         return self
 
     def _check_sft(self) -> None:
+        if self.kind == "sft" and self.quantized is not None:
+            raise ValueError("sft takes no `quantized`; its weights are trained as they are")
         if self.kind != "sft" and (self.recipe, self.epochs) != (None, None):
             raise ValueError(f"{self.kind} takes no recipe or epochs; they are for kind sft")
         if self.trains_experts and (self.method is None or self.intervention is not None):
@@ -108,6 +115,16 @@ class Variant(Card):
                 raise ValueError(f"expert_source {self.expert_source} is for recipe lora-cka")
         elif self.kind == "sft" and not self.trains_experts and self.expert_source != "method":
             raise ValueError("expert_source is for sft with recipe esft, which alone has experts")
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the model as it is."""
+        return self.kind == "base" and self.quantized is None
+
+    @property
+    def other_weights(self) -> bool:
+        """Whether other weights than the model's answer: fine-tuned or quantized ones."""
+        return self.kind == "sft" or self.quantized is not None
 
     @property
     def trained_by(self) -> Recipe:

@@ -19,11 +19,12 @@ from ..results.regression import (
     SharedExperts,
     Side,
 )
+from ..runs.agreement import UnlikeRoutingError
 from ..runs.overlaps import shared_experts
 from ..runs.profiles import experts_profile
 from ..stats import POINTS, Unit, claim
 from ..storage import shown
-from .routing_agreement import UnlikeRoutingError, routing_agreement
+from .routing_agreement import routing_agreement
 
 _OF_MODEL = {"model", "models", "revision", "name", "description"}
 """The keys of a plan in which the runs of two models may differ."""

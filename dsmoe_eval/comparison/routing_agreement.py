@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -13,12 +12,9 @@ from ..errors import UserError
 from ..experts.tensor_files import read_tensors
 from ..results.folder import RunFolder
 from ..results.regression import RoutingAgreement
+from ..runs.agreement import UnlikeRoutingError, compare_selections
 
 _COLUMNS = ("document", "token", "experts")
-
-
-class UnlikeRoutingError(Exception):
-    """An error: the selections of two models cannot be compared, and why."""
 
 
 def routing_agreement(old: RunFolder, new: RunFolder) -> RoutingAgreement:
@@ -40,41 +36,6 @@ def routing_agreement(old: RunFolder, new: RunFolder) -> RoutingAgreement:
         if torch.equal(*documents) and torch.equal(*tokens):
             return compare_selections(both[0]["experts"], both[1]["experts"], layers, experts)
     raise UnlikeRoutingError("the models do not read the same tokens")
-
-
-def compare_selections(
-    a: Tensor, b: Tensor, layers: Sequence[int], experts: int
-) -> RoutingAgreement:
-    """Compare two models' selections, integers of shape [tokens, layers, k].
-
-    Args:
-        a: the selections of one model.
-        b: those of another, of the same tokens in the same order.
-        layers: the numbers of the layers.
-        experts: the number of experts in each layer.
-
-    Raises:
-        UnlikeRoutingError: the models select another number of experts per token.
-    """
-    if a.shape != b.shape:
-        raise UnlikeRoutingError("the models do not select the same number of experts per token")
-    tokens, _, k = a.shape
-    shared, by_chance = [], []
-    for place in range(len(layers)):  # layer by layer: a pass may be large
-        one, other = a[:, place].long(), b[:, place].long()
-        same = (one.unsqueeze(2) == other.unsqueeze(1)).sum()
-        shared.append(int(same) / (tokens * k))
-        use = [
-            side.flatten().bincount(minlength=experts).double() / tokens for side in (one, other)
-        ]
-        by_chance.append(float(use[0] @ use[1]) / k)
-    return RoutingAgreement(
-        tokens=tokens,
-        layers=tuple(layers),
-        shared=sum(shared) / len(shared),
-        by_chance=min(sum(by_chance) / len(by_chance), 1.0),
-        shared_by_layer=tuple(shared),
-    )
 
 
 def _shape(folder: RunFolder) -> tuple[tuple[int, ...], int]:

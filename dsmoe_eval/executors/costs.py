@@ -244,29 +244,31 @@ class _Costs:
                 yield len(arm.grid) * sum(self._answered(arm.tasks, "tuning"))
 
     def cells(self, planned: PlannedRun) -> Iterator[float]:
-        """Yield the seconds of each part of the test, but for fine-tuned arms.
+        """Yield the seconds of each part of the test, but for arms with other weights.
 
         A part is a cell; in vLLM all steered arms of a task are one part.
         """
         yield from self._answered(planned.base_tasks, "test")
         together = Counter[str]()
         for arm in planned.arms:
+            if arm.variant.other_weights:
+                continue
             if self.plan.engine == "vllm" and arm.variant.has_profile:
                 together.update(arm.tasks)
-            elif arm.variant.kind != "sft":
+            else:
                 yield from self._answered(arm.tasks, "test")
         for name in planned.base_tasks:
             if together[name]:
                 yield from self._answered([name], "test", together[name])
 
     def fine_cells(self, arms: Sequence[PlannedArm]) -> Iterator[float]:
-        """Yield the seconds of each cell of fine-tuned arms.
+        """Yield the seconds of each cell of fine-tuned arms, and of those on quantized models.
 
         vLLM is started again for an arm; here for each cell, as if another worker had each.
         """
         again = self.start if self.plan.engine == "vllm" else 0.0
         for arm in arms:
-            if arm.variant.kind == "sft":
+            if arm.variant.other_weights:
                 yield from (again + seconds for seconds in self._answered(arm.tasks, "test"))
 
     def stability(self, planned: PlannedRun) -> Iterator[float]:

@@ -181,7 +181,7 @@ def _sham_equals_base(run: FinishedRun) -> Reading:
     if not shams:
         raise MissingFigureError("the plan has no sham")
     keys = [(variant, target) for variant in shams for target in run.result.targets]
-    wrong = [" on ".join(key) for key in keys if not run.arms[key].equal_to_base]
+    wrong = [" on ".join(key) for key in keys if not run.result.equals_model(run.arms[key])]
     number = len(run.result.targets)
     return Check(not wrong, f"differs: {', '.join(wrong)}" if wrong else f"on {number} targets")
 

@@ -163,8 +163,11 @@ def _same_rates(one: Rates, other: Rates) -> bool:
 
 def _probe_faults(arm: Arm) -> Iterator[Fault]:
     variant = get_variant(arm.variant)
-    if variant.zero_strength and not arm.equal_to_base:
-        yield "sham", "equal_to_base", "a sham must equal base"
+    model = "base" if variant.quantized is None else "the quantized model"
+    over = arm.over_quantized
+    same = arm.equal_to_base if variant.quantized is None else over and not over.gained + over.lost
+    if variant.zero_strength and not same:
+        yield "sham", "equal_to_base", f"a sham must equal {model}"
     if not variant.has_profile:
         return
     if arm.probe is None or arm.profile is None:

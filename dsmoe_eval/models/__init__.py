@@ -13,7 +13,14 @@ from .loading import (
 )
 from .miniature import miniature
 from .probing import ModelProbe, probe_model
-from .quantizing import QuantizationProbe, probe_quantization, quantized_share, write_quantized
+from .quantizing import (
+    QuantizationProbe,
+    probe_quantization,
+    quantized_share,
+    rounded_experts,
+    save_rounded,
+    write_quantized,
+)
 from .random_weights import random_weights, shuffled_routers
 
 __all__ = [
@@ -33,6 +40,8 @@ __all__ = [
     "probe_quantization",
     "quantized_share",
     "random_weights",
+    "rounded_experts",
+    "save_rounded",
     "shuffled_routers",
     "write_quantized",
 ]

@@ -10,22 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..cards import Rounding
 from ..errors import UserError
 from ..files import writing
 from ..steering import Router, find_routers
-from .loading import load_model, model_folder
+from .loading import LoadedModel, load_model, model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Form = Literal["int8", "int4", "fp8"]
 GROUP = 128
 MARK = "dsmoe_quantized.json"
 """The file by which a folder says that its experts are rounded."""
@@ -35,7 +36,7 @@ _NARROW = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
 _DISTINCT, _BLOCK = 16, 32
 
 
-def round_weights(weights: Tensor, form: Form, group: int = GROUP) -> Tensor:
+def round_weights(weights: Tensor, form: Rounding, group: int = GROUP) -> Tensor:
     """Round weights to a form, symmetrically in groups along the last axis.
 
     A group's scale is its largest size over the form's largest number; the last group may be short.
@@ -63,7 +64,7 @@ def round_weights(weights: Tensor, form: Form, group: int = GROUP) -> Tensor:
 
 
 @torch.no_grad()
-def round_experts(model: PreTrainedModel, form: Form) -> None:
+def round_experts(model: PreTrainedModel, form: Rounding) -> None:
     """Round the weights of all routed experts of a model, in memory; biases stay.
 
     Raises:
@@ -72,9 +73,11 @@ def round_experts(model: PreTrainedModel, form: Form) -> None:
     routers = find_routers(model)
     for router in routers:
         for name, weights in _matrices(router):
-            if not weights.is_floating_point() or weights.dtype in _NARROW:
+            wide = weights.is_floating_point() and weights.dtype not in _NARROW
+            if not (wide and _is_plain(weights)):
                 raise UserError(
-                    f"layer {router.layer}: {name!r} of the experts is {weights.dtype} already; "
+                    f"layer {router.layer}: {name!r} of the experts is quantized already "
+                    f"({type(weights).__name__} of {weights.dtype}); "
                     "take an unquantized checkpoint"
                 )
     for router in routers:
@@ -83,13 +86,54 @@ def round_experts(model: PreTrainedModel, form: Form) -> None:
                 expert.copy_(_upright(router, round_weights(_upright(router, expert), form)))
 
 
+@contextmanager
+def rounded_experts(model: PreTrainedModel, form: Rounding) -> Iterator[float]:
+    """Round the experts' weights inside the context; afterwards each bit is as before.
+
+    The weights as they were are held in the CPU's memory meanwhile.
+
+    Yields:
+        The `quantized_share` of the rounded model.
+
+    Raises:
+        UserError: as `round_experts`.
+    """
+    weights = [one for router in find_routers(model) for _, one in _matrices(router)]
+    before = [one.to("cpu", copy=True) for one in weights]
+    try:
+        round_experts(model, form)
+        yield quantized_share(model)
+    finally:
+        with torch.no_grad():
+            for one, kept in zip(weights, before, strict=True):
+                one.copy_(kept)
+
+
+def save_rounded(loaded: LoadedModel, form: Rounding, folder: Path) -> float:
+    """Write a model with rounded experts and its tokenizer in a folder, which exists and is empty.
+
+    The model in memory is rounded afterwards: load it again for anything else.
+
+    Returns:
+        Its `quantized_share`.
+
+    Raises:
+        UserError: as `round_experts`, or the disk is full.
+    """
+    round_experts(loaded.model, form)
+    with writing(folder):
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return quantized_share(loaded.model)
+
+
 @torch.no_grad()
 def quantized_share(model: PreTrainedModel) -> float:
     """Compute the share of the bytes of the routed experts' weights that are quantized.
 
     Weights of a narrow dtype, or of a library's quantized tensors, are. Weights in a wide dtype are
-    where every group lies on a grid: one of `round_weights`, in groups of 128, 32 or a row, or of
-    16 distinct numbers per 32 weights, as 4 bits give.
+    where every group lies on a grid: one of `round_weights`, in groups of 128, 64, 32 or a row, or
+    of 16 distinct numbers per 32 weights, as 4 bits give.
     """
     done = total = 0
     for router in find_routers(model):
@@ -137,20 +181,21 @@ def probe_quantization(name: str, model: PreTrainedModel) -> QuantizationProbe:
     settings = getattr(model.config, "quantization_config", None)
     if settings is not None:
         said = settings if isinstance(settings, dict) else settings.to_dict()
-        claimed = str(said.get("quant_method"))
+        method = said.get("quant_method")  # of transformers, an Enum
+        claimed = str(getattr(method, "value", method))
     elif (Path(name) / MARK).is_file():
         claimed = str(json.loads((Path(name) / MARK).read_text(encoding="utf-8"))["form"])
     return QuantizationProbe(claimed, quantized_share(model))
 
 
-def write_quantized(name: str, form: Form, folder: Path) -> QuantizationProbe:
+def write_quantized(name: str, form: Rounding, folder: Path) -> QuantizationProbe:
     """Write a copy of a model whose experts are rounded, and measure what is loaded of it.
 
     Raises:
         UserError: the model cannot be loaded, the folder exists, or the disk is full.
     """
-    if form not in get_args(Form):
-        raise UserError(f"no form {form!r}; there are: {', '.join(get_args(Form))}")
+    if form not in get_args(Rounding):
+        raise UserError(f"no form {form!r}; there are: {', '.join(get_args(Rounding))}")
     if folder.exists():
         raise UserError(f"{folder}: exists already; write into a new folder")
     loaded = load_model(name, "cpu")
@@ -200,8 +245,8 @@ def _lies_on_grid(weights: Tensor) -> bool:
     """Return whether all groups of an expert's weights lie on a grid, up to rounding."""
     wide = weights.float()
     tolerance = 4 * torch.finfo(weights.dtype).eps * wide.abs()
-    forms: tuple[Form, ...] = get_args(Form)
-    for group in (GROUP, _BLOCK, 0):
+    forms: tuple[Rounding, ...] = get_args(Rounding)
+    for group in (GROUP, 64, _BLOCK, 0):
         for form in forms:
             if bool(((round_weights(wide, form, group) - wide).abs() <= tolerance).all()):
                 return True

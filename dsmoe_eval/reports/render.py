@@ -27,6 +27,7 @@ from .run_outcomes import outcome_sections, primary_words
 from .run_pictures import FIGURES, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_proofs import failed_warning, idle_sentences, proofs, training_costs
+from .run_quantized import quantized_findings, quantized_gains
 from .run_settings import probes, pruned, settings
 from .run_similarity import similarity_losses, similarity_sentences
 from .run_sites import units_note
@@ -74,7 +75,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "citation": citation(folder, result),
         "result": result,
         "primary_words": primary_words(result),
-        "findings": run_text.findings(result) + share_findings(result),
+        "findings": run_text.findings(result) + quantized_findings(result) + share_findings(result),
         "calibrations": calibration_sentences(result),
         "caveats": run_text.caveats(result)
         + repeated(folder, result)
@@ -118,6 +119,7 @@ def _tables(folder: RunFolder, result: RunResult) -> dict[str, object]:
         "proofs": proofs(result),
         "training": training_costs(folder, result),
         "similarity": similarity_losses(result),
+        "quantized": quantized_gains(result),
     }
 
 

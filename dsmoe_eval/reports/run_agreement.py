@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
+from ..cards import Variant
 from ..results.folder import RunFolder
 from ..results.schema import RunResult
 from ..runs.overlaps import shared_experts
@@ -35,7 +36,7 @@ class Agreement:
 
 def agreements(folder: RunFolder, result: RunResult) -> list[Agreement]:
     """Compare the experts of every two tuned arms of a target, as their profiles have them."""
-    tuned = [arm for arm in result.arms if arm.profile and get_variant(arm.variant).is_tuned]
+    tuned = [arm for arm in result.arms if arm.profile and _is_tuned(get_variant(arm.variant))]
     pairs = [(a, b) for a, b in combinations(tuned, 2) if a.target == b.target]
     profiles = {id(arm): experts_profile(folder, arm) for pair in pairs for arm in pair}
     return [
@@ -43,6 +44,10 @@ def agreements(folder: RunFolder, result: RunResult) -> list[Agreement]:
         for a, b in pairs
         if (one := profiles[id(a)]) and (other := profiles[id(b)])
     ]
+
+
+def _is_tuned(variant: Variant) -> bool:
+    return variant.is_tuned and variant.quantized is None  # else the experts are the same
 
 
 def _compare(target: str, variants: tuple[str, str], one: Profile, other: Profile) -> Agreement:

@@ -38,9 +38,11 @@ def findings(result: RunResult) -> list[str]:
 def _finding(variant: str, arms: Sequence[Arm], result: RunResult) -> str:
     level, margin = result.significance_level, result.margin
     if all(arm.target_result.p_adjusted is None for arm in arms):
-        equal = sum(arm.equal_to_base for arm in arms)
+        equal = sum(result.equals_model(arm) for arm in arms)
         verdict = "as it must" if equal == len(arms) else "WHICH IT MUST; nothing here holds"
-        return f"{variant} equals base on every item in {equal} of {len(arms)} arms, {verdict}."
+        form = get_variant(variant).quantized
+        model = f"the {form} model" if form else "base"
+        return f"{variant} equals {model} on every item in {equal} of {len(arms)} arms, {verdict}."
     improved = [arm.target for arm in arms if improves(arm, level)]
     harmed = [arm.target for arm in arms if harms(arm, level)]
     held = sum(is_non_inferior(arm) for arm in arms)

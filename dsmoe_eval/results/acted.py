@@ -28,12 +28,14 @@ OUTPUTS = ("item", "loglikelihoods", "texts")
 class Evidence(TypedDict):
     """The figure in `cell.json` that shows what was done to the model; see `Acted`.
 
-    `moved` is the largest change of a logit, where it was probed.
+    `moved` is the largest change of a logit, where it was probed; `quantized` the share of the
+    experts' bytes that are quantized, of an arm on a quantized model.
     """
 
     kind: EvidenceKind
     figure: float
     moved: NotRequired[float]
+    quantized: NotRequired[float]
 
 
 class Acted(Record):
@@ -43,7 +45,9 @@ class Acted(Record):
         kind: the meaning of the figure; see `EVIDENCE`.
         figure: 0 where nothing was done.
         output_change: the largest change of a log-likelihood on the target's items, in nats; of
-            generated answers the share that differ from base's.
+            generated answers the share that differ: from base's, or the quantized model's.
+        quantized: the share of the experts' bytes that are quantized; None of an arm on the model
+            as it is, and where it is the figure.
         verdict: `idle`: nothing changed and nothing had to: random experts, or switched-off ones
             that these texts do not use. `failed`: nothing changed although it should.
     """
@@ -52,13 +56,14 @@ class Acted(Record):
     figure: Annotated[float, Field(ge=0)]
     output_change: Annotated[float, Field(ge=0)]
     verdict: Verdict
+    quantized: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 def acted_of(variant: Variant, evidence: Evidence, output_change: float) -> Acted:
     """Judge whether an arm acted.
 
     Args:
-        variant: the arm's variant, not at strength zero.
+        variant: the arm's variant; at strength zero only on a quantized model.
         evidence: the figure of the arm's cells.
         output_change: see `Acted`.
     """
@@ -66,9 +71,14 @@ def acted_of(variant: Variant, evidence: Evidence, output_change: float) -> Acte
     verdict: Verdict = "failed" if variant.must_act else "idle"
     if kind == "experts":
         verdict = "acted" if evidence.get("moved", figure) > 0 else "idle"
-    elif figure > 0 and (kind == "logits" or output_change > 0):
+    elif figure > 0 and (kind == "logits" or output_change > 0 or variant.zero_strength):
         verdict = "acted"
-    return Acted(kind=kind, figure=figure, output_change=output_change, verdict=verdict)
+    share = evidence.get("quantized")
+    if 0 in (share, figure if kind == "bytes" else None):  # whatever steering did
+        verdict = "failed"
+    return Acted(
+        kind=kind, figure=figure, output_change=output_change, verdict=verdict, quantized=share
+    )
 
 
 def output_change(base: pd.DataFrame, arm: pd.DataFrame) -> float:

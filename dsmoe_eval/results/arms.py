@@ -215,12 +215,14 @@ class Arm(Record):
             targets, on the target; None for other arms, and where the plan has none.
         over_lora: the comparison of a training that adds a loss with the same training without it,
             on the target; None for other arms and controls, and where the plan has none.
+        over_quantized: the comparison of an arm on a quantized model with that model without it, on
+            the target; None of other arms.
         share_of_best: the share of the learned profile's gain; None of other than steering arms,
             and where the plan has no learned profile.
         information: what the arm learned from; a control has that of its arm.
         prompt_tokens: mean tokens of a prompt on the target, of base and of the arm.
         outcomes: the comparisons by other outcomes than the score.
-        acted: the proof that it did something; None at strength zero.
+        acted: the proof that it did something; None at strength zero, but on a quantized model.
     """
 
     variant: VariantName
@@ -240,6 +242,7 @@ class Arm(Record):
     outcomes: tuple[OutcomeResult, ...] = ()
     over_pooled: Paired | None = None
     over_lora: Paired | None = None
+    over_quantized: Paired | None = None
     share_of_best: ShareOfBest | None = None
     acted: Acted | None = None
 

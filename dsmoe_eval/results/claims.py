@@ -32,6 +32,7 @@ class Contrasts:
             None for other arms than learned profiles, and where the plan has none.
         plain: the comparison of a training that adds a loss with the same training without it, on
             the target; None for other arms and controls, and where the plan has none.
+        quantized: the comparison of an arm on a quantized model with that model, on the target.
     """
 
     variant: Variant
@@ -45,6 +46,7 @@ class Contrasts:
     prompt: PairedResult | None
     general: PairedResult | None = None
     plain: PairedResult | None = None
+    quantized: PairedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Adjusted:
     prompt: float | None
     general: float | None
     plain: float | None
+    quantized: float | None
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
@@ -82,6 +85,7 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
             family([arm.prompt for arm in arms]),
             family([arm.general for arm in arms]),
             family([arm.plain for arm in arms]),
+            family([arm.quantized for arm in arms]),
             strict=True,
         )
     ]

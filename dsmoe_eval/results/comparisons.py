@@ -32,7 +32,16 @@ from .folder import RunFolder
 from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
-from .schema import SCHEMA_VERSION, Base, EngineRouting, Leakage, Model, Noise, RunResult
+from .schema import (
+    SCHEMA_VERSION,
+    Base,
+    EngineRouting,
+    Leakage,
+    Model,
+    Noise,
+    QuantizedRouting,
+    RunResult,
+)
 from .terms import Information, Line, Pruning
 from .training import Learning, Training
 
@@ -97,9 +106,10 @@ def compare_arms(
         run=Model.model_validate(dict(identity), strict=False),
         leakage=Leakage.model_validate(leakage.to_dict(), strict=False),
         routing=_routing(folder),
+        quantized=_quantized(folder),
         base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
         arms=tuple(
-            _arm_row(folder, suite, base, *row)
+            _arm_row(folder, suite, base, (*quantized_base(row[0], arms), None)[0], *row)
             for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
         ),
     )
@@ -110,6 +120,14 @@ def _routing(folder: RunFolder) -> EngineRouting | None:
     if not folder.has(folder.engine_routing):
         return None
     return EngineRouting.model_validate(folder.read_json(folder.engine_routing), strict=False)
+
+
+def _quantized(folder: RunFolder) -> tuple[QuantizedRouting, ...]:
+    """Return how far the quantized models of a run agree with base."""
+    if not folder.has(folder.quantized_routing):
+        return ()
+    rows = folder.read_json(folder.quantized_routing)
+    return tuple(QuantizedRouting.model_validate(row, strict=False) for row in rows)
 
 
 _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")
@@ -177,6 +195,7 @@ def _contrasts(
         prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
         general=over("all_domains"),
         plain=_over_controls(read, suite, arm, plain_arm(arm, arms)),
+        quantized=_over_controls(read, suite, arm, quantized_base(arm, arms)),
     )
 
 
@@ -189,12 +208,13 @@ def controls_of(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -
 
 def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
     """Return the arm that names the target's domain in the prompt, beside arms that do not."""
-    if arm.variant.kind == "prompt" or arm.variant.control_of is not None:
+    if arm.variant.kind in ("prompt", "base") or arm.variant.control_of is not None:
         return []
     return [
         other
         for other in arms
         if other.target == arm.target
+        and other.variant.quantized == arm.variant.quantized
         and other.variant.kind == "prompt"
         and other.variant.control_of is None
     ][:1]
@@ -211,6 +231,19 @@ def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
         if other.target == arm.target
         and (other.variant.kind, other.variant.trained_by) == ("sft", "lora")
         and other.variant.epochs == own.epochs
+    ][:1]
+
+
+def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the quantized model without steering that an arm is on; empty of other arms."""
+    form = arm.variant.quantized
+    if form is None or arm.variant.kind == "base":
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and (other.variant.kind, other.variant.quantized) == ("base", form)
     ][:1]
 
 
@@ -241,6 +274,7 @@ def _arm_row(
     folder: RunFolder,
     suite: Suite,
     base: Mapping[str, str],
+    model: ArmCells | None,
     arm: ArmCells,
     contrasts: Contrasts,
     adjusted: Adjusted,
@@ -266,9 +300,10 @@ def _arm_row(
         over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
         over_pooled=_over_row(contrasts.general, adjusted.general),
         over_lora=_over_row(contrasts.plain, adjusted.plain),
+        over_quantized=_over_row(contrasts.quantized, adjusted.quantized),
         information=arm.information,
         prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
-        acted=_acted(folder, arm, base[target], arm.cells[target]),
+        acted=_acted(folder, arm, (model.cells if model else base)[target], arm.cells[target]),
     )
 
 

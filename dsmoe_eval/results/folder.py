@@ -65,6 +65,11 @@ class RunFolder(RecordedFolder):
         return self.root / "engine-routing.json"
 
     @property
+    def quantized_routing(self) -> Path:
+        """How far quantized models select the same experts as the model as it is."""
+        return self.root / "quantized-routing.json"
+
+    @property
     def merged(self) -> Path:
         """The folder beside which merged checkpoints are written, for the time of their cells."""
         return self.root / "merged"

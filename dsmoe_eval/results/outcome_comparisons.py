@@ -30,7 +30,14 @@ from ..stats import (
 from ..tasks.leakage import Leakage
 from .cells import read_samples
 from .claims import holm_by_family
-from .comparisons import ArmCells, compare_arms, controls_of, naming_arm, plain_arm
+from .comparisons import (
+    ArmCells,
+    compare_arms,
+    controls_of,
+    naming_arm,
+    plain_arm,
+    quantized_base,
+)
 from .finished import FinishedRun
 from .folder import RunFolder
 from .foretold import read_foretold
@@ -155,6 +162,7 @@ class _Comparer:
                     ("over_prompt", naming_arm(arm, self.arms)),
                     ("over_pooled", controls_of(arm, "all_domains", self.arms)),
                     ("over_lora", plain_arm(arm, self.arms)),
+                    ("over_quantized", quantized_base(arm, self.arms)),
                 )
             },
             tuple(

@@ -12,7 +12,14 @@ from ..cards import OUTCOMES, Continuous, Outcome
 from ..stats import Claim, PairedResult, Unit, claim
 from .paired import Hash, Judged, Levels, Name, Number, Record, Score, ordered
 
-OVER = ("over_placebo", "specificity", "over_prompt", "over_pooled", "over_lora")
+OVER = (
+    "over_placebo",
+    "specificity",
+    "over_prompt",
+    "over_pooled",
+    "over_lora",
+    "over_quantized",
+)
 """The names of an arm's comparisons with other arms, on its target."""
 _NEAR = 1e-7
 """Levels of leaderboard entries are kept to nine digits."""
@@ -119,6 +126,7 @@ class OutcomeResult(Record):
         over_prompt: the comparison with naming the domain in the prompt; None likewise.
         over_pooled: that of a learned profile with the one of all targets' answers; None likewise.
         over_lora: that of a training that adds a loss with the one without it; None likewise.
+        over_quantized: that of an arm on a quantized model with that model; None likewise.
         without: the arm's tasks that have no such outcome, such as generated answers.
     """
 
@@ -133,6 +141,7 @@ class OutcomeResult(Record):
     without: tuple[Name, ...] = ()
     over_pooled: OutcomeDifference | None = None
     over_lora: OutcomeDifference | None = None
+    over_quantized: OutcomeDifference | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,11 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..cards import Rounding
 from ..variants import get_variant
 from .acted import Verdict
 from .arms import Arm, VariantName
 from .foretold import Foretold
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
+from .regression import RoutingAgreement
 
 __all__ = ["Arm", "Base", "Domain", "Leakage", "NonInferiority", "Paired", "Rates", "RunResult"]
 SCHEMA_VERSION: Literal[7] = 7
@@ -24,6 +26,7 @@ FAMILIES = {
     "over_prompt": "every arm that does not name the domain, against the one that does",
     "over_pooled": "every learned profile, against the one learned on all targets' answers",
     "over_lora": "every training that adds a loss, against the same training without it",
+    "over_quantized": "every arm on a quantized model, against that model, on its target",
 }
 """The families of claims, each adjusted by Holm at the plan's significance level.
 
@@ -64,6 +67,13 @@ class EngineRouting(Record):
     layers: tuple[int, ...]
     different: Score
     different_by_layer: tuple[Score, ...]
+
+
+class QuantizedRouting(Record):
+    """How far a quantized model selects the same experts as base."""
+
+    form: Rounding
+    agreement: RoutingAgreement
 
 
 class Base(Record):
@@ -196,15 +206,49 @@ class RunResult(Outline):
 
     Attributes:
         routing: None where one engine has both roles.
+        quantized: one row for each quantized model.
         foretold: what was foretold of all arms; None of a plan without `foretell`.
     """
 
     schema_version: Literal[7]
     leakage: Leakage
     routing: EngineRouting | None = None
+    quantized: tuple[QuantizedRouting, ...] = ()
     base: Annotated[tuple[Base, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     foretold: Foretold | None = None
+
+    def equals_model(self, arm: Arm) -> bool:
+        """Return whether an arm scores as its model does without it: base, or the quantized one.
+
+        On a quantized model all figures of the two arms are compared, and on the target the items.
+        """
+        variant = get_variant(arm.variant)
+        if variant.quantized is None:
+            return arm.equal_to_base
+        model = self.quantized_base(arm)
+        over = arm.over_quantized
+        if model is None or over is None or over.gained or over.lost:
+            return False
+        pairs = zip((arm.target_result, *arm.domains), (model.target_result, *model.domains),
+                    strict=True)  # fmt: skip
+        return all((a.score_b, a.gained, a.lost) == (b.score_b, b.gained, b.lost) for a, b in pairs)
+
+    def quantized_base(self, arm: Arm) -> Arm | None:
+        """Return the quantized model without steering that an arm is on; None of other arms."""
+        form = get_variant(arm.variant).quantized
+        if form is None:
+            return None
+        return next(
+            (
+                other
+                for other in self.arms
+                if other.target == arm.target
+                and (one := get_variant(other.variant)).kind == "base"
+                and one.quantized == form
+            ),
+            None,
+        )
 
     def of_verdict(self, verdict: Verdict) -> list[str]:
         """Return the arms of a verdict on whether they acted, as `variant on target`."""

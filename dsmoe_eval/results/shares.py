@@ -33,7 +33,8 @@ _ENDINGS = {"over_placebo": "shuffled", "specificity": "wrong", "over_pooled": "
 def best_profile(result: RunResult) -> str | None:
     """Return the first learned profile of a run, the best profile found; None without one."""
     variants = map(get_variant, result.variants)
-    found = (one.name for one in variants if one.kind == "learned" and one.family == "arms")
+    found = (one.name for one in variants if one.kind == "learned" and one.family == "arms"
+             and one.quantized is None)  # fmt: skip
     return next(found, None)
 
 
@@ -91,7 +92,8 @@ def with_shares(run: FinishedRun) -> RunResult:
 
 def _is_steering(arm: Arm) -> bool:
     variant = get_variant(arm.variant)
-    return variant.has_profile and variant.kind != "learned" and variant.family == "arms"
+    is_own = variant.kind != "learned" and variant.quantized is None
+    return variant.has_profile and is_own and variant.family == "arms"
 
 
 def _share(run: FinishedRun, arm: Arm, best: Arm) -> ShareOfBest:

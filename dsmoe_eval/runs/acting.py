@@ -9,14 +9,29 @@ from .job import Job
 from .training import read_training
 
 
-def evidence_of(job: Job, arm: PreparedArm | None, figures: Figures | None) -> Evidence | None:
+def evidence_of(
+    job: Job, arm: PreparedArm | None, figures: Figures | None, share: float | None = None
+) -> Evidence | None:
     """Return the figure by which an arm is judged; None of base, and at strength zero.
+
+    At strength zero on a quantized model it is that of the quantization.
 
     Args:
         job: the run.
         arm: the arm; None is base.
         figures: the figures of the probes, of an arm with a profile.
+        share: the share of the experts' bytes that are quantized, of an arm on a quantized model.
     """
+    evidence = _evidence(job, arm, figures)
+    if share is None:
+        return evidence
+    if evidence is None:
+        return {"kind": "bytes", "figure": share}
+    return {**evidence, "quantized": share}
+
+
+def _evidence(job: Job, arm: PreparedArm | None, figures: Figures | None) -> Evidence | None:
+    """Return the figure of what was done beside quantization."""
     if arm is None or arm.planned.variant.zero_strength:
         return None
     variant, target = arm.planned.variant, arm.planned.target

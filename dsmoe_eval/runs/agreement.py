@@ -1,4 +1,4 @@
-"""How often the engine that answers selects other experts than the one that learned."""
+"""How often two engines, or a model and its quantized form, select the same experts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from ..engines.base import Engine
 from ..engines.load import load_engine
 from ..experts import Document, encode_documents
 from ..log import note
-from ..results.schema import EngineRouting
+from ..models import rounded_experts
+from ..results.regression import RoutingAgreement
+from ..results.schema import EngineRouting, QuantizedRouting
 from ..tasks.identification import IdentificationText, domain_groups, domain_texts
 from ..tasks.items import WithItems
 from .job import Job
+from .roles import modules
 
 LEARNER = "transformers"
 TOKENS = 4096
 """The tokens of identification text after which no other document is compared."""
+
+
+class UnlikeRoutingError(Exception):
+    """An error: the selections of two models cannot be compared, and why."""
 
 
 def measure_agreement(job: Job) -> None:
@@ -48,6 +55,28 @@ def _measure(job: Job, path: Path) -> None:
     found = compare_routing(learned, answered, job.engine.identity.layers, job.plan.learner)
     note("routing compared", tokens=found.tokens, different=found.different)
     job.folder.write_json(path, found.model_dump(mode="json"))
+
+
+def measure_rounding(job: Job) -> None:
+    """Compare the routing of each quantized model of a run with that of base, by the learner."""
+    path = job.folder.quantized_routing
+    forms = [one.quantized for one in job.variants if one.quantized is not None]
+    if not forms or job.folder.has(path):
+        return
+    with job.leases.turn("quantized-routing"):
+        if job.folder.has(path):
+            return
+        tasks, chat = job.identification.tasks, job.plan.identification.chat_template
+        learner, root = job.learner, job.folder.observations / "compared"
+        documents = sampled(_encoded(learner, tasks, chat))
+        plain, loaded = _selections(learner, documents, root / "base"), modules(learner)
+        found, identity = [], learner.identity
+        for form in dict.fromkeys(forms):
+            with rounded_experts(loaded.model, form):
+                rounded = _selections(learner, documents, root / form)
+            agreement = compare_selections(plain, rounded, identity.layers, identity.experts)
+            found.append(QuantizedRouting(form=form, agreement=agreement).model_dump(mode="json"))
+        job.folder.write_json(path, found)
 
 
 def probe_agreement(
@@ -98,6 +127,41 @@ def compare_routing(a: Tensor, b: Tensor, layers: Sequence[int], learner: str) -
         layers=tuple(layers),
         different=float(differs.mean()),
         different_by_layer=tuple(differs.mean(0).tolist()),
+    )
+
+
+def compare_selections(
+    a: Tensor, b: Tensor, layers: Sequence[int], experts: int
+) -> RoutingAgreement:
+    """Compare two models' selections, integers of shape [tokens, layers, k].
+
+    Args:
+        a: the selections of one model.
+        b: those of another, of the same tokens in the same order.
+        layers: the numbers of the layers.
+        experts: the number of experts in each layer.
+
+    Raises:
+        UnlikeRoutingError: the models select another number of experts per token.
+    """
+    if a.shape != b.shape:
+        raise UnlikeRoutingError("the models do not select the same number of experts per token")
+    tokens, _, k = a.shape
+    shared, by_chance = [], []
+    for place in range(len(layers)):  # layer by layer: a pass may be large
+        one, other = a[:, place].long(), b[:, place].long()
+        same = (one.unsqueeze(2) == other.unsqueeze(1)).sum()
+        shared.append(int(same) / (tokens * k))
+        use = [
+            side.flatten().bincount(minlength=experts).double() / tokens for side in (one, other)
+        ]
+        by_chance.append(float(use[0] @ use[1]) / k)
+    return RoutingAgreement(
+        tokens=tokens,
+        layers=tuple(layers),
+        shared=sum(shared) / len(shared),
+        by_chance=min(sum(by_chance) / len(by_chance), 1.0),
+        shared_by_layer=tuple(shared),
     )
 
 

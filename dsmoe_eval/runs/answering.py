@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ..engines.base import Figures
 from ..engines.lm import EngineLM
-from ..experts import in_columns
 from ..log import note
 from ..progress import Steps, counted_as
 from ..results.cells import Identity, is_done
 from ..results.comparisons import ArmCells
-from ..steering import Profile
 from ..tasks.loading import LoadedTask, with_preamble
 from .acting import evidence_of
-from .arms import PlannedArm, PreparedArm
+from .arms import PreparedArm
+from .bench import Bench, keep_rounded_routing, keep_routing, open_bench, probe_arm
 from .cells import TaskAnswers, ask, cell_identity, run_cell, store_cell
 from .job import Job
 from .leases import Piece
-from .plan_checks import plan_sites
-from .stages import note_probes, probed, seconds_since, tuning_questions
+from .stages import seconds_since
 
 
 def answer_tests(job: Job, arms: Sequence[PreparedArm], steps: Steps) -> None:
     """Answer what is missing of base's and the arms' tasks, of this worker's part at least.
 
-    vLLM answers all steered arms together. Fine-tuned arms come last: for each of them vLLM is
-    started once more, after the learner.
+    vLLM answers all steered arms together. Fine-tuned arms and those on quantized models come last:
+    for each of these models vLLM is started once more, after the learner.
     """
+    own, apart = own_weights(arms)
     mixing = job.roles.mixing is not None
-    steered = [arm for arm in arms if mixing and arm.profile is not None]
-    rest = [arm for arm in arms if not (mixing and arm.profile is not None)]
-    fine = [arm for arm in rest if arm.planned.variant.kind == "sft"]
-    with closing(Bench(lambda arm: equipped(job, arm))) as bench:
+    steered = [arm for arm in own if mixing and arm.profile is not None]
+    rest = [arm for arm in own if not (mixing and arm.profile is not None)]
+    with closing(open_bench(job)) as bench:
         first = [AskedCell(None, name) for name in job.base_tasks]
-        first += _asked(arm for arm in rest if arm not in fine)
-        last = _asked(fine)
+        first += _asked(rest)
+        last = _asked(apart)
         pieces = cell_pieces(job, first, bench, steps)
         pieces += Together(job, steered, steps).pieces()
         job.leases.share(pieces, by_shard=True)
-        for arm in arms:
+        for arm in own:
             if arm.profile is not None:  # by the learner, where the engine does not show it
                 with job.leases.turn(f"routing-{arm.planned.name}"):
-                    _keep_routing(job, arm.planned, arm.profile)
+                    keep_routing(job, arm.planned, arm.profile)
         job.leases.share(cell_pieces(job, last, bench, steps), by_shard=True)
+    for arm in apart:
+        keep_rounded_routing(job, arm)
+
+
+def own_weights(
+    arms: Sequence[PreparedArm],
+) -> tuple[list[PreparedArm], list[PreparedArm]]:
+    """Return the arms that answer by the model's weights, and the others, like ones together."""
+    forms = [arm.planned.variant.quantized for arm in arms]
+    fine = [arm for arm in arms if arm.planned.variant.kind == "sft"]
+    own = [arm for arm, form in zip(arms, forms, strict=True) if form is None and arm not in fine]
+    for form in dict.fromkeys(one for one in forms if one is not None):
+        fine += [arm for arm in arms if arm.planned.variant.quantized == form]
+    return own, fine
 
 
 def base_cells(job: Job) -> dict[str, str]:
@@ -95,33 +107,6 @@ def _asked(arms: Iterable[PreparedArm]) -> list[AskedCell]:
     return [AskedCell(arm, name) for arm in arms for name in arm.planned.tasks]
 
 
-class Bench:
-    """The model as cell after cell needs it; the probes run whenever the arm changes.
-
-    Args:
-        equip: steers or adapts the model for an arm in a context, and gives the probes' figures.
-    """
-
-    def __init__(self, equip: Callable[[PreparedArm], AbstractContextManager[Figures | None]]):
-        self._equip, self._opened = equip, ExitStack()
-        self._arm: PreparedArm | None = None
-        self._figures: Figures | None = None
-
-    def take(self, arm: PreparedArm | None) -> Figures | None:
-        """Make the model that of an arm, or base; return the probes' figures of a steered one."""
-        if arm is not self._arm:
-            self.close()
-            if arm is not None:
-                self._figures = self._opened.enter_context(self._equip(arm))
-            self._arm = arm
-        return self._figures
-
-    def close(self) -> None:
-        """Make the model base again."""
-        self._arm = self._figures = None
-        self._opened.close()
-
-
 def cell_pieces(job: Job, cells: Iterable[AskedCell], bench: Bench, steps: Steps) -> list[Piece]:
     """Return cells as pieces that workers share."""
     return [_piece(job, cell, bench, steps) for cell in cells]
@@ -138,7 +123,7 @@ def _piece(job: Job, cell: AskedCell, bench: Bench, steps: Steps) -> Piece:
         figures, started = bench.take(cell.arm), time.perf_counter()
         job.roles.start()
         with counted_as(steps, task.answers_asked, task.requests_asked) as count:
-            evidence = evidence_of(job, cell.arm, figures)
+            evidence = evidence_of(job, cell.arm, figures, bench.share)
             run_cell(job.folder, identity, job.lm, task, figures, count, evidence)
         _note_done(identity, task, seconds_since(started))
 
@@ -193,7 +178,7 @@ class Together:
         for place in self._places(name):
             arm, missing = self._arms[place], self._missing(place, name)
             if missing and place not in self._figures:
-                self._figures[place] = _probed(self._job, arm)
+                self._figures[place] = probe_arm(self._job, arm)
             if not missing:
                 self._steps.skip(self._job.test[name].answers_asked)
             figures = self._figures.get(place)
@@ -254,55 +239,3 @@ def _note_done(identity: Identity, task: LoadedTask, seconds: float) -> None:
         answers=task.answers_asked,
         seconds=round(seconds, 3),
     )
-
-
-@contextmanager
-def equipped(job: Job, arm: PreparedArm) -> Iterator[Figures | None]:
-    """Steer or adapt the model for the arm; yield the probes' figures, None if not steered."""
-    planned = arm.planned
-    if planned.variant.kind == "prompt":
-        yield None
-        return
-    if arm.profile is None:
-        path = job.folder.adapter(planned.variant.name, planned.target)
-        with job.roles.adapted(path, job.folder.merged):
-            yield None
-        return
-    figures = _probed(job, arm)
-    with job.engine.steer(arm.profile):
-        yield figures
-
-
-def _probed(job: Job, arm: PreparedArm) -> Figures | None:
-    """Probe a steered arm, and store its routing if it is shown; return the probes' figures."""
-    if arm.profile is None:
-        return None
-    figures = run_probes(job, arm.planned, arm.profile)
-    if job.roles.shows_routing:
-        _keep_routing(job, arm.planned, arm.profile)
-    return figures
-
-
-def run_probes(job: Job, arm: PlannedArm, profile: Profile) -> Figures:
-    """Run both probes on the target's tuning questions, before any steered answer counts.
-
-    A profile that changes nothing does not stop the run: the arm is marked as failed.
-    """
-    figures = job.engine.prober(probed(job, arm)).probe(profile, must_act=arm.variant.zero_strength)
-    note_probes(arm, profile, figures)
-    return figures
-
-
-def _keep_routing(job: Job, arm: PlannedArm, profile: Profile) -> None:
-    """Store the routing of the target's tuning questions, without and with steering."""
-    path = job.folder.routing(arm.variant.name, arm.target)
-    if job.folder.has(path):
-        return
-    engine, texts = job.roles.observer, tuning_questions(job, arm)
-    before = engine.usage(texts)
-    with engine.steer(profile):
-        after = engine.usage(texts)
-    shares = {"base": before, "steered": after}
-    sites = plan_sites(job.plan)
-    tables = {name: in_columns(share, sites).tolist() for name, share in shares.items()}
-    job.folder.write_json(path, tables)

@@ -11,7 +11,7 @@ from ..experts import Method, get_method
 from ..registry import load_suite
 from ..results.terms import NOTHING, Information
 from ..steering import Profile
-from ..variants import BASE, Settings, planned_variant, with_controls
+from ..variants import Settings, planned_variant, unquantized_arm, with_controls
 from .plan_checks import check_plan
 
 
@@ -25,7 +25,7 @@ class PlannedArm:
         tasks: the names of the tasks that the arm answers; the target's is the first.
         domain: the domain whose experts are steered, in a steered variant: the target or another.
         grid: the settings that tuning tries; none for controls and fine-tuned variants.
-        control_of: the arm whose tuned settings a control takes.
+        control_of: the arm whose tuned settings a control, or an arm on a quantized model, takes.
         preamble: the line before each prompt that names a domain; None: no such line.
     """
 
@@ -50,7 +50,11 @@ class PlannedArm:
 
 @dataclass(frozen=True, slots=True)
 class PreparedArm:
-    """A planned arm with its settings fixed and its profile or adapters made."""
+    """A planned arm with its settings fixed and its profile or adapters made.
+
+    Attributes:
+        adapter: the hash of the trained weights, or the form of a quantized model.
+    """
 
     planned: PlannedArm
     settings: Mapping[str, object] | None = None
@@ -144,14 +148,19 @@ def _arms_of(
     def arm(variant: Variant, leading: PlannedArm | None) -> PlannedArm:
         domain = another if variant.expert_source == "other_domain" else target
         line = _preamble(plan, suite, domain) if variant.kind == "prompt" else None
-        return PlannedArm(variant, target, tasks, domain, _grid(plan, variant), leading, line)
+        grid = _grid(plan, variant) if leading is None else ()
+        return PlannedArm(variant, target, tasks, domain, grid, leading, line)
 
-    leading = {one.name: arm(one, None) for one in variants if one.takes_controls}
-    return [
-        leading.get(one.name) or arm(one, leading.get(one.control_of or ""))
-        for one in variants
-        if one.kind != BASE
-    ]
+    leading: dict[str, PlannedArm] = {}
+    for one in sorted(variants, key=lambda one: one.quantized is not None):
+        if one.takes_controls:
+            leading[one.name] = arm(one, leading.get(unquantized_arm(one)))
+
+    def tuned(variant: Variant) -> PlannedArm | None:
+        found = leading.get(variant.control_of or "")
+        return None if found is None else found.tuned
+
+    return [leading.get(one.name) or arm(one, tuned(one)) for one in variants if not one.is_base]
 
 
 def _preamble(plan: Plan, suite: Suite, domain: str) -> str:

@@ -33,8 +33,9 @@ from ..tasks.loading import (
 )
 from ..tasks.outcomes import has_gold_logprob
 from ..variants import BASE
-from .answering import Bench, equipped
+from .answering import own_weights
 from .arms import PreparedArm
+from .bench import Bench, open_bench
 from .cells import ask, cell_identity, item_outcomes
 from .first_order import Slopes, logit_shifts
 from .influence import task_influence
@@ -105,9 +106,9 @@ def foretell(
     tasks = foretold_tasks(job)
     _check_first(job, arms)
     with progress_bar(console, "foretell effects", foretelling_answers(job), "answers") as steps:
-        fine = [arm for arm in arms if arm.planned.variant.kind == "sft"]
-        order = [None, *(arm for arm in arms if arm not in fine), *fine]
-        with closing(Bench(lambda arm: equipped(job, arm))) as bench:
+        own, apart = own_weights(arms)
+        order = [None, *own, *apart]
+        with closing(open_bench(job)) as bench:
             job.leases.share([_piece(job, tasks, arm, bench, steps) for arm in order])
     with job.leases.turn("foretold"):
         if not job.folder.has(job.folder.foretold):

@@ -78,7 +78,11 @@ def stability_arm(plan: Plan, variants: Sequence[Variant]) -> str:
     Raises:
         UserError: it is no variant of the plan that is tuned and steers experts, or there is none.
     """
-    able = [one.name for one in variants if one.is_tuned and one.kind == "steered"]
+    able = [
+        one.name
+        for one in variants
+        if one.is_tuned and one.kind == "steered" and one.quantized is None
+    ]
     name = None if plan.stability is None else plan.stability.arm
     if not able:
         raise UserError(
@@ -179,6 +183,8 @@ def _neurons_fault(variant: Variant, plan: Plan) -> str | None:
     if plan.sites != "neurons":
         return None
     method = None if variant.method is None else get_method(variant.method)
+    if variant.quantized is not None:
+        return "sites: experts, since experts are what is quantized"
     if variant.kind == "learned":
         return "sites: experts, since it learns shifts of routers' logits"
     if variant.kind == "sft":
@@ -201,6 +207,8 @@ def _vllm_fault(variant: Variant, plan: Plan) -> str | None:
         return None
     if variant.kind == "sft":
         return "learner: transformers, since vLLM does not train; leave it out, or learn there"
+    if variant.quantized is not None:
+        return "learner: transformers, since the learner rounds the weights"
     if variant.kind == "learned":
         return "learner: transformers, since vLLM computes no gradients"
     method = None if variant.method is None else get_method(variant.method)

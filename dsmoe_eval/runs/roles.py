@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ..cards import Plan
+from ..cards import Plan, Rounding
 from ..engines.base import Engine
 from ..engines.lm import EngineLM
 from ..engines.load import load_engine
 from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
 from ..files import damage, passing_folder, read_json
-from ..models import LoadedModel
+from ..models import LoadedModel, rounded_experts, save_rounded
 from ..models.loading import load_tokenizer
 from ..results.folder import RunFolder
 from ..steering import ModelIdentity
@@ -177,6 +177,31 @@ class Roles:
             self.release()  # its weights are no longer the model's
             with self._later.on(str(merged), routers):
                 yield
+
+    @contextmanager
+    def rounded(self, form: Rounding, folder: Path) -> Iterator[float]:
+        """Answer by the model with rounded experts inside the context, as `adapted` does.
+
+        Yields:
+            The share of the bytes of the experts' weights that are quantized.
+
+        Raises:
+            UserError: the experts are quantized already, or the disk has no room.
+        """
+        if self._later is None:
+            with rounded_experts(modules(self.engine).model, form) as share:
+                yield share
+            return
+        from ..variants.merging import check_room
+
+        with passing_folder(folder) as draft:
+            loaded = modules(self.learner)
+            check_room(folder, loaded)
+            share = save_rounded(loaded, form, draft)
+            del loaded
+            self.release()  # its weights are no longer the model's
+            with self._later.on(str(draft)):
+                yield share
 
     def close(self) -> None:
         """Remove both engines from memory."""

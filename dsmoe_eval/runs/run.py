@@ -23,7 +23,7 @@ from ..results.outcome_comparisons import compare_run
 from ..results.workers import LOCAL
 from ..steering import SteeringError
 from ..variants import describe_controls
-from .agreement import measure_agreement
+from .agreement import measure_agreement, measure_rounding
 from .answering import answer_tests, arm_cells, base_cells
 from .arms import PlannedArm, PreparedArm
 from .foretelling import check_foretelling, foretell, foretelling_answers
@@ -286,5 +286,6 @@ def _arms(job: Job, console: Console) -> tuple[RoutingCounts, list[PreparedArm]]
         with progress_bar(console, "learn profiles", learning, "steps") as steps:
             trained |= learned_arms(job, counts, steps)
     measure_agreement(job)
+    measure_rounding(job)
     with progress_bar(console, "tune arms", tuning_answers(job), "answers") as steps:
         return counts, make_arms(job, counts, trained, steps, means)

@@ -25,8 +25,9 @@ from ..results.stability import (
 from ..steering import Profile
 from ..tasks.loading import check_preamble
 from ..variants import Settings, variant_experts
-from .answering import AskedCell, Bench, cell_pieces, run_probes
+from .answering import AskedCell, cell_pieces
 from .arms import PlannedRun, PreparedArm
+from .bench import Bench, run_probes
 from .cells import cell_identity
 from .influence import resampled_counts
 from .job import Job
@@ -116,7 +117,8 @@ def _resamples(job: Job, counts: RoutingCounts, numbers: Sequence[int]) -> list[
 
 
 def _chooses_experts(arm: PreparedArm) -> bool:
-    return arm.planned.variant.is_tuned and arm.planned.variant.kind == "steered"
+    variant = arm.planned.variant
+    return variant.is_tuned and variant.kind == "steered" and variant.quantized is None
 
 
 def _without_experts(variants: Sequence[Variant]) -> tuple[str, ...]:

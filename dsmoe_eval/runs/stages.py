@@ -240,12 +240,19 @@ def make_arms(
     tuner = Tuner(job, counts, steps, means)
     tuned = dict.fromkeys(arm.tuned for arm in job.arms if arm.tuned.grid)
     job.leases.share([tuner.piece(arm) for arm in tuned])
-    arms = [trained.get(arm) or _made(job, counts, tuner, arm) for arm in job.arms]
+    arms = [
+        # The form, which is no part of the profile, tells the cells of own variants apart.
+        made if (form := arm.variant.quantized) is None else replace(made, adapter=form)
+        for arm in job.arms
+        for made in [trained.get(arm) or _made(job, counts, tuner, arm)]
+    ]
     steps.skip(steps.total - steps.done)  # base, where nothing was left to tune
     return arms
 
 
 def _made(job: Job, counts: RoutingCounts, tuner: Tuner, arm: PlannedArm) -> PreparedArm:
+    if arm.variant.kind == BASE:
+        return PreparedArm(arm)
     if arm.variant.kind == "prompt":
         return PreparedArm(arm, {"line": arm.preamble}, information=NAMED_DOMAIN)
     if arm.variant.keep is not None:

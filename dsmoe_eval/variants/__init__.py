@@ -8,6 +8,7 @@ from .catalog import (
     get_variant,
     own_file,
     planned_variant,
+    unquantized_arm,
     with_controls,
 )
 from .profile_builder import (
@@ -36,6 +37,7 @@ __all__ = [
     "planned_variant",
     "shift_ranges",
     "sigmas_of",
+    "unquantized_arm",
     "variant_experts",
     "variant_vectors",
     "with_controls",

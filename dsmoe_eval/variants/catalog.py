@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..cards import LOSS_CONTROLS, ExpertSource, Kind, Variant
+from ..cards import LOSS_CONTROLS, ExpertSource, Kind, Rounding, Variant
 from ..errors import UserError
 from ..experts import all_methods
 from ..registry import builtin_folder, builtin_names, load_variant, search_card
@@ -26,6 +26,8 @@ _CONTROL = re.compile(
 """A control's name: that of its arm, and the kind of control, for `matched` with its draw."""
 _BUDGET = re.compile(r"(.+)-x([1-9]\d{0,3})")
 """The name of a fine-tuned variant with a budget: that of the variant, and the epochs."""
+_QUANTIZED = re.compile(r"(.+)-(int8|int4|fp8)")
+"""The name of an arm on a quantized model: that of the arm, and the form of the weights."""
 _PRUNED = re.compile(r"prune-([1-9]\d*)")
 """The end of a pruned model's name: how many experts each layer keeps."""
 
@@ -47,7 +49,8 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     strength is zero). A learned profile has NAME+shuffled (learned on shuffled answers), not
     NAME+matched, and NAME+pooled (on the answers of all targets). A fine-tuned variant has NAME-x3,
     the same with three epochs. `sft-lora-cka` has NAME+zero (its loss has no weight) and
-    NAME+shuffled (it compares outputs of different tokens).
+    NAME+shuffled (it compares outputs of different tokens). NAME-int4 is NAME on the model with
+    experts rounded to int4 (also -int8, -fp8); `base-int4` is that model itself.
 
     Args:
         name: a name, or the path of a YAML file.
@@ -61,14 +64,14 @@ def get_variant(name: str, beside: Path | None = None) -> Variant:
     if own is not None:
         return _own_variant(own)
     variant = all_variants().get(name) or _combination(name) or _control(name, beside)
-    variant = variant or _with_budget(name, beside)
+    variant = variant or _with_budget(name, beside) or _quantized(name, beside)
     if variant is None:
         raise UserError(
             f"no variant {name!r}; there are: {', '.join(all_variants())}; or "
             "METHOD+INTERVENTION, such as frequency+bias, or METHOD+prune-K, which keeps K experts "
             "per layer; the controls of each, VARIANT+matched, "
-            "+wrong and +sham; or your own, as a .yaml file in a folder variants beside the plan, "
-            "or where the command is started"
+            "+wrong and +sham; VARIANT-int8, -int4 and -fp8, on the quantized model; or your own, "
+            "as a .yaml file in a folder variants beside the plan, or where the command is started"
         )
     return variant
 
@@ -113,6 +116,7 @@ def _own_variant(path: Path) -> Variant:
         raise UserError(f"{path}: its name is {variant.name!r}; name file and variant alike")
     name = variant.name
     known = all_variants().get(name) or _combination(name) or _control(name, path)
+    known = known or _quantized(name, path)
     if known not in (None, variant):
         raise UserError(
             f"{path}: {name!r} is a variant of dsmoe-eval's; results tell variants by "
@@ -160,6 +164,36 @@ def _with_budget(name: str, beside: Path | None) -> Variant | None:
     epochs = int(match[2])
     summary = f"{arm.name} with {epochs} epoch{'s' if epochs > 1 else ''}"
     return arm.model_copy(update={"name": name, "epochs": epochs, "summary": summary})
+
+
+def _quantized(name: str, beside: Path | None) -> Variant | None:
+    """Return an arm, or base, on the model with experts rounded to the form that ends its name."""
+    match = _QUANTIZED.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        arm = get_variant(match[1], beside)
+    except UserError:
+        return None
+    if arm.control_of is not None or arm.quantized is not None:
+        return None
+    if arm.kind == "sft":
+        raise UserError(
+            f"no variant {name!r}: {arm.name} is fine-tuned, and only steered, pruned and prompted "
+            "arms run on a quantized model; bake its weights, and quantize that checkpoint"
+        )
+    summary = f"{arm.summary}; experts rounded to {match[2]}"
+    changes = {"name": name, "quantized": match[2], "summary": summary}
+    return Variant.model_validate(arm.model_dump() | changes)
+
+
+def unquantized_arm(variant: Variant) -> str:
+    """Return the name of the arm on the model as it is whose settings a variant takes.
+
+    It is that of `contrast` for `contrast-int4+matched`; a control's arm, and else its name.
+    """
+    arm = variant.control_of or variant.name
+    return arm if variant.quantized is None else arm.removesuffix(f"-{variant.quantized}")
 
 
 def _control(name: str, beside: Path | None) -> Variant | None:
@@ -237,6 +271,8 @@ def with_controls(
 ) -> tuple[Variant, ...]:
     """Return a plan's variants with the controls that its arms lack, each arm's in one run.
 
+    Quantized models of which only arms are there are added too, whatever `controls` says.
+
     Args:
         variants: the variants that the plan names.
         controls: as in `Plan`.
@@ -257,7 +293,14 @@ def with_controls(
             others = ["wrong", "sham"] if controls == "full" else []
             others = others[:1] if arm.trains_experts else others  # training has no strength
             added += _lacking(arm, [*matched, *others], variants)
-    return (*variants, *added)
+    return (*variants, *_quantized_bases([*variants, *added]), *added)
+
+
+def _quantized_bases(variants: Sequence[Variant]) -> list[Variant]:
+    """Return `base-FORM` for each form of which there are arms, and no such variant."""
+    there = {one.quantized for one in variants if one.kind == BASE}
+    forms: list[Rounding] = [one.quantized for one in variants if one.quantized is not None]
+    return [get_variant(f"{BASE}-{form}") for form in dict.fromkeys(forms) if form not in there]
 
 
 def _lacking(arm: Variant, endings: Sequence[str], among: Sequence[Variant]) -> list[Variant]:

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.lab import EMBEDDED_MODELS
 from dsmoe_eval.models import load_model, probe_quantization, quantized_share, write_quantized
-from dsmoe_eval.models.quantizing import MARK, round_experts, round_weights
+from dsmoe_eval.models.quantizing import MARK, round_experts, round_weights, rounded_experts
 from dsmoe_eval.steering import find_routers
 
 from ..conftest import make_model
@@ -114,6 +117,94 @@ def test_quantized_experts_are_not_rounded_again():
     model = make_model("olmoe")
     experts = find_routers(model)[0].consumer
     experts.down_proj = torch.nn.Parameter(experts.down_proj.to(torch.int8), requires_grad=False)
-    with pytest.raises(UserError, match=r"layer 0: 'down_proj' of the experts is torch\.int8"):
+    with pytest.raises(UserError, match="layer 0: 'down_proj' of the experts is quantized"):
         round_experts(model, "int8")
     assert quantized_share(model) == pytest.approx(1 / (1 + 8 + 12 + 12))  # in bytes
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "olmoe"])
+def test_rounded_experts_are_as_before_bit_for_bit(name):
+    model = make_model(name).to(torch.bfloat16)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with suppress(KeyError), rounded_experts(model, "int4") as share:
+        assert share == quantized_share(model) == 1
+        raise KeyError
+    assert quantized_share(model) == 0
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def with_tokenizer(folder, **changes):
+    """A folder of `lab-poly` without its weights, and with changes of its configuration."""
+    source = EMBEDDED_MODELS["lab-poly"]
+    folder.mkdir(exist_ok=True)
+    for path in [*source.glob("*.json"), *source.glob("*.jinja")]:
+        if not path.name.endswith("index.json"):
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((source / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model(torch.arange(5, 45)[None]).logits
+
+
+@pytest.mark.full
+def test_experts_that_torchao_quantizes_by_name_are_found(tmp_path):
+    """And plain torchao leaves fused experts as they are, without a word."""
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    int8 = torchao.Int8WeightOnlyConfig()
+    names = [rf"re:.*\.experts\.{name}" for name in ("gate_up_proj", "down_proj")]
+    chosen = torchao.FqnToConfig(dict.fromkeys(names, int8))
+    plain = load_model("lab-poly", "cpu", "eager").model
+    for settings, share in ((int8, 0.0), (chosen, 1.0)):
+        folder = with_tokenizer(tmp_path / f"share-{share}")
+        made = AutoModelForCausalLM.from_pretrained(
+            EMBEDDED_MODELS["lab-poly"], quantization_config=TorchAoConfig(settings)
+        )
+        made.save_pretrained(folder)
+        loaded = load_model(str(folder), "cpu", "eager")
+        found = probe_quantization(str(folder), loaded.model)
+        assert (found.claimed, found.share, found.passed) == ("torchao", share, share > 0)
+    weights = dict(loaded.model.named_parameters())
+    with torch.no_grad():
+        for name, value in plain.named_parameters():
+            if ".experts." in name:
+                value.copy_(weights[name].dequantize())
+    torch.testing.assert_close(logits_of(loaded.model), logits_of(plain), atol=1e-4, rtol=0)
+    with pytest.raises(UserError, match=r"quantized already \(Int8Tensor"):
+        round_experts(loaded.model, "int4")
+
+
+@pytest.mark.full
+def test_packed_experts_of_compressed_tensors_are_found(tmp_path):
+    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel"}
+    group = {"targets": ["re:.*experts.*"], "weights": weights}
+    claim = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+             "quantization_status": "compressed", "config_groups": {"group_0": group}}  # fmt: skip
+    folder = with_tokenizer(tmp_path / "packed", quantization_config=claim)
+    plain, packed = load_model("lab-poly", "cpu").model, {}
+    for name, value in plain.state_dict().items():
+        if ".experts." not in name:
+            packed[name] = value.clone()
+            continue
+        experts, _, part = name.rpartition(".")
+        parts = ["down_proj"] if part == "down_proj" else ["gate_proj", "up_proj"]
+        for expert, matrix in enumerate(value):
+            for one, rows in zip(parts, matrix.chunk(len(parts)), strict=True):
+                scale = rows.abs().amax(-1, keepdim=True) / 7
+                numbers = (rows / scale).round().to(torch.int8)
+                rows.copy_(numbers * scale)
+                at = f"{experts}.{expert}.{one}"
+                packed[f"{at}.weight_packed"] = pack_to_int32(numbers, 4).contiguous()
+                packed[f"{at}.weight_scale"] = scale.contiguous()
+                packed[f"{at}.weight_shape"] = torch.tensor(rows.shape)
+    save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_model(str(folder), "cpu")
+    found = probe_quantization(str(folder), loaded.model)
+    assert (found.claimed, found.share) == ("compressed-tensors", 1.0)
+    assert torch.equal(logits_of(loaded.model), logits_of(plain))

@@ -24,7 +24,15 @@ from dsmoe_eval.variants import get_variant
         ("sft-router-x2", {"kind": "weights", "figure": 0.5}, 1e-6, "acted"),
         ("prompt", {"kind": "prompt", "figure": 4.0}, 0.0, "failed"),
         ("prompt", {"kind": "prompt", "figure": 4.0}, 2.0, "acted"),
-        ("contrast", {"kind": "bytes", "figure": 0.0}, 0.3, "failed"),
+        ("base-int4", {"kind": "bytes", "figure": 1.0}, 0.3, "acted"),
+        ("base-int4", {"kind": "bytes", "figure": 0.0}, 0.3, "failed"),
+        ("base-int4", {"kind": "bytes", "figure": 1.0}, 0.0, "failed"),  # served without it
+        ("contrast-int4+sham", {"kind": "bytes", "figure": 1.0}, 0.0, "acted"),
+        ("contrast-int4+sham", {"kind": "bytes", "figure": 0.0}, 0.0, "failed"),
+        ("contrast-fp8", {"kind": "logits", "figure": 0.3, "quantized": 0.5}, 0.1, "acted"),
+        ("contrast-fp8", {"kind": "logits", "figure": 0.0, "quantized": 1.0}, 0.0, "failed"),
+        ("contrast-fp8", {"kind": "logits", "figure": 0.3, "quantized": 0.0}, 0.1, "failed"),
+        ("contrast-fp8+matched", {"kind": "logits", "figure": 0.3, "quantized": 0.0}, 1, "failed"),
     ],
 )
 def test_an_arm_that_should_change_the_model_and_does_not_has_failed(
@@ -33,6 +41,7 @@ def test_an_arm_that_should_change_the_model_and_does_not_has_failed(
     found = acted_of(get_variant(variant), evidence, change)
     assert (found.verdict, found.output_change) == (verdict, change)
     assert (found.kind, found.figure) == (evidence["kind"], evidence["figure"])
+    assert found.quantized == evidence.get("quantized")
     assert found.kind in EVIDENCE
 
 

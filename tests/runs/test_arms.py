@@ -111,3 +111,41 @@ def test_a_control_of_a_control_is_refused(tmp_path):
     path = write(tmp_path, MINE, HALVED, HALVED | {"name": "third", "control_of": "half-mine"})
     with pytest.raises(UserError, match="'third' needs 'half-mine', the arm that it controls"):
         plan_run(*load_plan(str(path)))
+
+
+def quantized(tmp_path, *names, **changes):
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan |= {"variants": ["base", *names], "targets": ["math"], "controls": "none"} | changes
+    (tmp_path / "quantized.yaml").write_text(yaml.safe_dump(plan))
+    return plan_run(*load_plan(str(tmp_path / "quantized.yaml")))
+
+
+def test_an_arm_on_a_quantized_model_takes_the_settings_of_the_arm_without(tmp_path):
+    named = ["contrast-int4", "contrast-int4+matched", "contrast-int4+sham", "contrast"]
+    planned = quantized(tmp_path, *named)
+    arms = {arm.variant.name: arm for arm in planned.arms}
+    assert list(arms) == [*named, "base-int4"]  # the model that they are compared with
+    for name in named[:3]:
+        assert (arms[name].tuned, arms[name].grid) == (arms["contrast"], ())
+    assert arms["contrast"].grid
+    assert arms["base-int4"].tuned is arms["base-int4"]
+
+
+def test_alone_it_is_tuned_itself_and_has_its_controls(tmp_path):
+    planned = quantized(tmp_path, "base-fp8", "contrast-fp8", controls="full", placebo_draws=2)
+    arms = {arm.variant.name: arm for arm in planned.arms}
+    endings = ("matched", "matched-2", "wrong", "sham")
+    controls = [f"contrast-fp8+{ending}" for ending in endings]
+    assert list(arms) == ["base-fp8", "contrast-fp8", *controls]
+    assert arms["contrast-fp8"].grid
+    assert {arms[name].tuned for name in controls} == {arms["contrast-fp8"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"engine": "vllm", "learner": "vllm"}, "needs learner: transformers, since the learner ro"),
+     ({"sites": "neurons"}, "needs sites: experts, since experts are what is quantized")],
+)  # fmt: skip
+def test_what_cannot_be_rounded_is_refused_by_name(tmp_path, changes, reason):
+    with pytest.raises(UserError, match=f"variant 'base-int8' {reason}"):
+        quantized(tmp_path, "base-int8", **changes)

@@ -1,11 +1,21 @@
 """The variants that there are."""
 
+import re
+
 import pytest
 
+from dsmoe_eval.cards import Variant
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.experts import all_methods
 from dsmoe_eval.registry import find_card
-from dsmoe_eval.variants import all_variants, controls_for, get_variant, own_file, with_controls
+from dsmoe_eval.variants import (
+    all_variants,
+    controls_for,
+    get_variant,
+    own_file,
+    unquantized_arm,
+    with_controls,
+)
 
 
 def test_every_steered_variant_names_a_method_and_an_intervention_that_exist():
@@ -243,3 +253,23 @@ def test_trained_experts_have_their_placebos(controls, more):
     assert found == [f"sft-esft+{end}" for end in ends]
     draws = controls_for(arms[0], "random_matched", with_controls(arms, "full", 2))
     assert [one.draw for one in draws] == [1, 2]
+
+
+def test_any_arm_but_a_fine_tuned_one_is_also_one_on_a_quantized_model():
+    for name in ("base", "contrast", "frequency+mask", "reap+prune-4", "prompt", "residual"):
+        arm, rounded = get_variant(name), get_variant(f"{name}-int4")
+        changed = {"name", "summary", "quantized"}
+        assert rounded.model_dump(exclude=changed) == arm.model_dump(exclude=changed)
+        assert (rounded.quantized, unquantized_arm(rounded)) == ("int4", name)
+        assert (rounded.is_base, rounded.other_weights) == (False, True)
+    control = get_variant("contrast-fp8+matched-2")
+    assert (control.control_of, control.draw, control.quantized) == ("contrast-fp8", 2, "fp8")
+    assert unquantized_arm(control) == "contrast"
+    assert unquantized_arm(get_variant("contrast+wrong")) == "contrast"
+    with pytest.raises(UserError, match="sft-lora is fine-tuned, and only steered, pruned and pr"):
+        get_variant("sft-lora-int4")
+    for name in ("contrast-int3", "contrast+matched-int4", "sham-int4", "contrast-int4-fp8"):
+        with pytest.raises(UserError, match=f"no variant '{re.escape(name)}'"):
+            get_variant(name)
+    with pytest.raises(ValueError, match="sft takes no `quantized`"):
+        Variant(name="own", summary="s", kind="sft", quantized="int8")
