@@ -28,7 +28,7 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...models.sizes import count_parameters
-from ...steering import ModelIdentity, Profile, SteeringError
+from ...steering import EXPERTS, ModelIdentity, Profile, SteeringError
 from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation
 from .probe_report import VllmProbeReport
@@ -263,7 +263,7 @@ class VllmEngine:
             Shape(self.identity.layers, int(first["experts"]), int(first["top_k"])),
             root,
             saliency_model=None if reader is None else reader.model,
-            spread=True,
+            spread=self.identity.sites == EXPERTS,
             identity=pass_identity(self, reader),
             advance=advance,
         )
@@ -298,7 +298,8 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         model: as for `load_model`.
         tokenizer: the model's tokenizer.
         batch_tokens: limit of tokens per forward pass.
-        options: further options of vLLM, such as `tensor_parallel_size`.
+        options: further arguments of `SteeredVllm`: `sites`, and options of vLLM, such as
+            `tensor_parallel_size`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
