@@ -241,14 +241,20 @@ class VllmEngine:
         *,
         reader: SaliencyModel | None,
         contributions: bool,
-        activity: bool = False,  # noqa: ARG002 - an expert is active if it is selected
+        activity: bool = False,
         advance: Advance,
     ) -> Observations:
         """Record the routing of documents by `experts.observe_routed`.
 
         Raises:
-            UserError: the request includes contributions, which vLLM does not show.
+            UserError: the request includes contributions, or the activity of neurons, which vLLM
+                does not show.
         """
+        if activity and self.identity.sites != EXPERTS:  # an expert is active if it is selected
+            raise UserError(
+                "vLLM does not show which neurons are active; lape on neurons needs the "
+                "transformers engine"
+            )
         if contributions:
             raise UserError(
                 "vLLM does not show experts' outputs; easy-ep needs the transformers engine"

@@ -19,7 +19,9 @@ from torch import nn
 from vllm.model_executor.layers.linear import RowParallelLinear, UnquantizedLinearMethod
 
 from dsmoe_eval.engines.vllm import SteeredVllm
+from dsmoe_eval.engines.vllm.engine import VllmEngine
 from dsmoe_eval.engines.vllm.neurons import find_down_projections, scale_neurons
+from dsmoe_eval.errors import UserError
 from dsmoe_eval.models import bake
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import Intervention, Sites, SteeringError, find_sites, sites_hash
@@ -214,6 +216,14 @@ def test_what_has_no_meaning_is_refused_without_a_trace(llama):
         assert torch.equal(engine.log_probabilities(PROMPTS), base)
 
 
+def test_which_neurons_are_active_is_not_shown(llama, tmp_path):
+    engine = VllmEngine(llama[0], None)
+    with pytest.raises(UserError, match="lape on neurons needs the transformers engine"):
+        engine.observe(
+            (), tmp_path, reader=None, contributions=False, activity=True, advance=lambda _: None
+        )
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "architecture",
@@ -239,7 +249,7 @@ def test_a_compiled_model_with_blocks_is_the_baked_one(tmp_path, record_property
     profile = trial_profile(
         identity_of(reference, sites), Intervention(kind="amplify", strength=3.0), [0, 3]
     )
-    expected = {name: reference.log_probabilities(name) for name in (None, profile)}
+    plain, wanted = reference.log_probabilities(), reference.log_probabilities(profile)
     bake(str(tmp_path / "model"), profile, tmp_path / "baked", "cpu")
     engine = start(tmp_path / "model", sites, enforce_eager=False)
     try:
@@ -259,11 +269,11 @@ def test_a_compiled_model_with_blocks_is_the_baked_one(tmp_path, record_property
     finally:
         engine.close()
     found = [
-        difference(base, expected[None]), difference(steered, expected[profile]),
+        difference(base, plain), difference(steered, wanted),
         difference(steered, baked),
     ]  # fmt: skip
     record_property("differences", " ".join(f"{one:.1e}" for one in found))
-    assert max(found) < TOLERANCE < 0.1 < difference(expected[profile], expected[None])
+    assert max(found) < TOLERANCE < 0.1 < difference(wanted, plain)
 
 
 @pytest.mark.full
@@ -300,7 +310,7 @@ def test_two_workers_have_half_of_the_neurons_each(tmp_path, monkeypatch, record
     model = identity_of(reference)
     units = [0, 3, WIDTH // 2 + 1, WIDTH - 1]  # of both workers
     profile = trial_profile(model, Intervention(kind="amplify", strength=3.0), units)
-    expected = {name: reference.log_probabilities(name) for name in (None, profile)}
+    plain, wanted = reference.log_probabilities(), reference.log_probabilities(profile)
     engine = start(tmp_path, tensor_parallel_size=2, distributed_executor_backend="mp")
     try:
         base = engine.log_probabilities(PROMPTS)
@@ -316,7 +326,7 @@ def test_two_workers_have_half_of_the_neurons_each(tmp_path, monkeypatch, record
     sizes = reference.seen[0].abs() * columns(reference.model, "llama", 0).norm(dim=1)
     assert torch.equal(routed.experts[:, 0].sort().values, sizes.topk(3).indices.sort().values)
     assert (report.active_experts, report.null_max_difference) == (3, 0.0)
-    found = [difference(base, expected[None]), difference(steered, expected[profile])]
+    found = [difference(base, plain), difference(steered, wanted)]
     record_property("differences", " ".join(f"{one:.1e}" for one in found))
     assert max(found) < TOLERANCE
 
