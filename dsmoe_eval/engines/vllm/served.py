@@ -51,8 +51,6 @@ class ServedExperts:
         SteeringError: vLLM runs the experts by a class that cannot be steered.
     """
 
-    sites = EXPERTS
-
     def __init__(self, model: nn.Module, eager: bool) -> None:
         self._model, self._eager = model, eager
         runners = [module for module in model.modules() if isinstance(module, MoERunner)]
@@ -173,7 +171,6 @@ class ServedNeurons:
         SteeringError: vLLM computes an FFN in a way that cannot be steered.
     """
 
-    sites = Sites(kind="neurons")
     sequence_parallel = False
 
     def __init__(self, model: nn.Module, eager: bool, hidden: int) -> None:
@@ -299,24 +296,19 @@ class ServedNeurons:
 Served: TypeAlias = ServedExperts | ServedNeurons
 
 
-def find_served(model: nn.Module, eager: bool, hidden: int) -> Served:
-    """Return the experts of a model in a worker, or the neurons of one that has no experts.
-
-    Raises:
-        SteeringError: vLLM computes them in a way that cannot be steered.
-    """
-    if any(isinstance(module, MoERunner) for module in model.modules()):
-        return ServedExperts(model, eager)
-    return ServedNeurons(model, eager, hidden)
+def units_of(model: nn.Module) -> Sites:
+    """Return the units of a model in a worker: experts, or single neurons where it has none."""
+    routed = any(isinstance(module, MoERunner) for module in model.modules())
+    return EXPERTS if routed else Sites(kind="neurons")
 
 
-def check_sites(served: Served, sites: Sites, model: nn.Module) -> None:
+def check_units(model: nn.Module, sites: Sites) -> None:
     """Refuse a kind of unit that a model does not have.
 
     Raises:
         SteeringError: the model has the other kind.
     """
-    if served.sites.kind == sites.kind:
+    if units_of(model).kind == sites.kind:
         return
     name = type(model).__name__
     if sites.kind == "neurons":
@@ -325,3 +317,19 @@ def check_sites(served: Served, sites: Sites, model: nn.Module) -> None:
         f"{name} has no experts that vLLM runs. Of a dense model the neurons can be steered: "
         '--sites neurons, in a plan `sites: neurons`, in Python sites=Sites(kind="neurons")'
     )
+
+
+def find_served(model: nn.Module, eager: bool, hidden: int) -> Served:
+    """Return the experts of a model in a worker, or the neurons of one that has no experts.
+
+    Args:
+        model: the model.
+        eager: whether it is run eagerly.
+        hidden: the width of its hidden states.
+
+    Raises:
+        SteeringError: vLLM computes them in a way that cannot be steered.
+    """
+    if units_of(model) == EXPERTS:
+        return ServedExperts(model, eager)
+    return ServedNeurons(model, eager, hidden)

@@ -29,7 +29,7 @@ from .faults import check_model
 from .reach import check_rows
 from .refusals import REFUSED
 from .routing import Recorder
-from .served import Served, ServedNeurons, check_sites, find_served
+from .served import Served, ServedNeurons, check_units, find_served, units_of
 from .streams import StreamSums
 from .table import ProfileTable
 
@@ -83,9 +83,9 @@ class SteeringExtension:
         model = self.model_runner.get_model()
         check_model(model)
         self._dsmoe_count()
+        sites = units_of(model) if sites_json is None else Sites.model_validate_json(sites_json)
+        check_units(model, sites)
         served = self._dsmoe_served()
-        sites = served.sites if sites_json is None else Sites.model_validate_json(sites_json)
-        check_sites(served, sites, model)
         layers = served.describe(sites)
         return {"hash": served.hash(), "layers": layers, "sites": sites.model_dump(mode="json")}
 

@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed")
 from torch import nn
 
 from dsmoe_eval.engines.vllm import served as module
-from dsmoe_eval.engines.vllm.served import ServedExperts, ServedNeurons, check_sites
+from dsmoe_eval.engines.vllm.served import ServedNeurons, check_units, find_served, units_of
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import (
     Intervention,
@@ -102,10 +102,18 @@ def test_scaled_neurons_pass_and_others_do_not(monkeypatch, part):
 
 
 def test_the_other_kind_of_unit_is_refused(monkeypatch):
-    dense, experts = served(monkeypatch), object.__new__(ServedExperts)
-    check_sites(dense, Sites(kind="neurons", block=2), nn.Module())
-    check_sites(experts, Sites(), nn.Module())
+    monkeypatch.setattr(module, "MoERunner", nn.Bilinear)
+    dense, routed = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Bilinear(2, 2, 2))
+    assert units_of(dense) == Sites(kind="neurons")
+    check_units(dense, Sites(kind="neurons", block=2))
+    check_units(routed, Sites())
     with pytest.raises(NoRouterError, match="in a plan `sites: neurons`"):
-        check_sites(dense, Sites(), nn.Module())
+        check_units(dense, Sites())
     with pytest.raises(SteeringError, match="has experts; neurons are for dense models"):
-        check_sites(experts, Sites(kind="neurons"), nn.Module())
+        check_units(routed, Sites(kind="neurons"))
+
+
+def test_experts_of_another_class_are_refused_by_its_name(monkeypatch):
+    monkeypatch.setattr(module, "MoERunner", nn.Bilinear)
+    with pytest.raises(SteeringError, match="vLLM runs the experts by Bilinear, which"):
+        find_served(nn.Sequential(nn.Bilinear(2, 2, 2)), True, 8)
