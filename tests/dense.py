@@ -22,20 +22,20 @@ DOWN = {"gpt2": "transformer.h.{}.mlp.c_proj"}
 """The name of the down projection where it is not that of Llama."""
 
 
-def dense_model(kind: str, vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
+def dense_model(kind: str, vocabulary: int = VOCABULARY, seed: int = 0, heads: int = 2) -> Any:
     """A random dense model of three layers, float32; weights so large that the FFNs matter."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     common: dict[str, Any] = {
         "vocab_size": vocabulary, "hidden_size": HIDDEN, "intermediate_size": WIDTH,
-        "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "num_hidden_layers": LAYERS, "num_attention_heads": heads, "num_key_value_heads": heads,
         "head_dim": 32, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
         "initializer_range": 0.1,
     }  # fmt: skip
     if kind == "gpt2":
         common = {
             "vocab_size": vocabulary, "n_embd": HIDDEN, "n_inner": WIDTH, "n_layer": LAYERS,
-            "n_head": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
+            "n_head": heads, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
             "initializer_range": 0.1,
         }  # fmt: skip
     torch.manual_seed(seed)
@@ -66,10 +66,10 @@ def neuron_profile(
     return trial_profile(identity, intervention, units)
 
 
-def saved_dense(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def saved_dense(kind: str, folder: Path, dtype: torch.dtype = torch.float32, heads: int = 2) -> Any:
     """A dense model on disk with the tokenizer of lab-poly."""
     vocabulary = 256
-    model = dense_model(kind, vocabulary).to(dtype)
+    model = dense_model(kind, vocabulary, heads=heads).to(dtype)
     model.save_pretrained(folder)
     for path in EMBEDDED_MODELS["lab-poly"].glob("token*"):
         shutil.copyfile(path, folder / path.name)

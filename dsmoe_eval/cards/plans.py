@@ -130,10 +130,10 @@ class Plan(Card):
     def _check_engines(self) -> Plan:
         if self.tensor_parallel > 1 and self.engine != "vllm":
             raise ValueError("tensor_parallel needs `engine: vllm`")
-        if self.sites == "neurons" and "vllm" in (self.engine, self.learner):
+        if self.sites == "neurons" and "vllm" in (self.learner, self.routing_engine):
             raise ValueError(
-                "sites: neurons needs `engine: transformers`: vLLM neither shows nor steers them "
-                "(it serves a checkpoint into which their profile is baked)"
+                "sites: neurons are identified in transformers: leave `learner` and "
+                "`routing_from` out (`engine: vllm` may answer)"
             )
         if self.sites == "experts" and self.neurons.block > 1:
             raise ValueError("neurons.block needs `sites: neurons`")

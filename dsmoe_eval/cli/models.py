@@ -79,7 +79,9 @@ def probe_command(
         )
     found: dict[str, object] = {}
     if config is None and vllm_suite is not None:
-        found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, rest)
+        found["engine_routing"] = _engine_routing(
+            model, vllm_suite, data, device, rest | {"sites": sites}
+        )
     report, quantized = _probed(model, config, wanted, device, rest, sites)
     if quantized is not None:
         found["quantization"] = quantized.to_dict()
@@ -88,7 +90,7 @@ def probe_command(
     else:
         _print_probe(report)
         _print_quantization(quantized)
-        _print_routing(found.get("engine_routing"))
+        _print_routing(found.get("engine_routing"), sites.noun)
     if not report.passed or not (quantized is None or quantized.passed):
         sys.exit(EXIT_FAILED)
 
@@ -128,7 +130,7 @@ def _print_quantization(found: QuantizationProbe | None) -> None:
 def _engine_routing(
     model: str, suite: str, data: tuple[Path, ...], device: str | None, options: dict[str, Any]
 ) -> dict[str, object]:
-    """Return how often vLLM selects other experts than transformers, for JSON."""
+    """Return how often vLLM selects other units than transformers, for JSON."""
     from ..engines.load import load_engine
     from ..runs.agreement import probe_agreement
     from ..tasks.identification import identification_text
@@ -138,10 +140,10 @@ def _engine_routing(
     return found.model_dump(mode="json")
 
 
-def _print_routing(routing: object) -> None:
+def _print_routing(routing: object, noun: str) -> None:
     if isinstance(routing, dict):
         echo(
-            f"\nvLLM, run eagerly, selects other experts than transformers for "
+            f"\nvLLM, run eagerly, selects other {noun} than transformers for "
             f"{routing['different']:.2%} of the tokens and layers, over {routing['tokens']:,} "
             "tokens of the suite's identification text."
         )

@@ -30,7 +30,7 @@ def load_engine(
         experts_implementation: for transformers only, its method of computing experts.
         dtype: as for `load_model`.
         attn_implementation: for transformers only, its method of computing attention.
-        sites: as for `load_model`; vLLM takes experts only.
+        sites: as for `load_model`.
         vllm_options: options of vLLM, such as `tensor_parallel_size`, or `enforce_eager`, without
             which vLLM compiles the model and shows no routing.
 
@@ -51,15 +51,10 @@ def load_engine(
         return TransformersEngine(loaded, batch_tokens)
     if attn_implementation is not None:
         raise UserError("attn_implementation is for the transformers engine; leave it out")
-    if sites != EXPERTS:
-        raise UserError(
-            "vLLM neither shows nor steers neurons; take the transformers engine, or bake a "
-            "profile of neurons (dsmoe-eval bake) and serve the new checkpoint"
-        )
     if device is not None:
         raise UserError("--device is for the transformers engine; vLLM takes what it finds")
     from .vllm.engine import start
 
     if dtype is not None:
         vllm_options["dtype"] = dtype
-    return start(model, load_tokenizer(model), batch_tokens, **vllm_options)
+    return start(model, load_tokenizer(model), batch_tokens, sites=sites, **vllm_options)

@@ -235,7 +235,8 @@ def observe_routed(
     columns = _columns_of(saliency_model is not None, False, spread)
     with nullcontext() if saliency_model is None else frozen(saliency_model):
         salient = None if saliency_model is None else Saliency(saliency_model)
-        rows = _routed(documents, routed, salient, spread)
+        narrow = torch.int16 if shape.experts <= _NARROW else torch.int32
+        rows = _routed(documents, routed, salient, spread, narrow)
         return _write_pass(
             documents, root, shape, columns, identity, ROUTED_AT_ONCE, [rows], advance
         )
@@ -246,6 +247,7 @@ def _routed(
     routed: Callable[[Sequence[Document]], Iterable[tuple[Tensor, ...]]],
     salient: Saliency | None,
     spread: bool,
+    narrow: torch.dtype,
 ) -> Rows:
     """Return the function that computes the rows of a batch whose routing is reported."""
 
@@ -262,7 +264,7 @@ def _routed(
         experts, weights, *more = (torch.cat(column)[kept] for column in zip(*pairs, strict=True))
         saliency = None if salient is None else salient.of_documents(chosen)[kept]
         return Batch(
-            **token_columns(documents, batch), saliency=saliency, experts=experts.to(torch.int16),
+            **token_columns(documents, batch), saliency=saliency, experts=experts.to(narrow),
             weights=weights.float(), contributions=None, spread=more[0].float() if spread else None,
         )  # fmt: skip
 

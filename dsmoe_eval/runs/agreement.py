@@ -99,9 +99,11 @@ def probe_agreement(
         with closing(load()) as engine:
             documents = sampled(_encoded(engine, text.tasks))
             learned, layers = _selections(engine, documents, root), engine.identity.layers
-        dtype = engine.dtype
+        dtype, sites = engine.dtype, engine.identity.sites
         del engine
-        with closing(load_engine(model, "vllm", dtype=dtype, enforce_eager=True)) as other:
+        with closing(
+            load_engine(model, "vllm", dtype=dtype, sites=sites, enforce_eager=True)
+        ) as other:
             return compare_routing(learned, _selections(other, documents, root), layers, LEARNER)
 
 

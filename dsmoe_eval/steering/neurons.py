@@ -27,7 +27,7 @@ from .routers import IN_ATTENTION, device_of, find_routers, in_memory
 
 SELECTED_SHARE = 1 / 16
 """The share of a layer's neurons that a token selects: fixed, the same for all models."""
-_SAMPLED = 8
+SAMPLED = 8
 """Outputs of each down projection whose weights identify a model: all are 37 GB at 70B."""
 _ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 Watch = Callable[[Tensor], None]
@@ -63,7 +63,7 @@ class NeuronSite:
     @property
     def top_k(self) -> int:
         """The number of units that a token selects."""
-        return max(1, round(SELECTED_SHARE * self.experts))
+        return selected_count(self.experts)
 
     @property
     def weight(self) -> Tensor:
@@ -88,7 +88,7 @@ class NeuronSite:
 
     def sample(self) -> Tensor:
         """Return the weights of a few of the down projection's outputs, [outputs, neurons]."""
-        return self.columns()[:, :_SAMPLED].T
+        return self.columns()[:, :SAMPLED].T
 
     def lengths(self) -> Tensor:
         """Return the length of each neuron's column, [neurons] in float32."""
@@ -103,8 +103,24 @@ class NeuronSite:
             neurons: the down projection's input, [..., neurons].
             lengths: as `lengths` returns them.
         """
-        size = neurons.detach().flatten(0, -2).float().abs() * lengths
-        return size.reshape(len(size), -1, self.block).sum(-1)
+        return unit_sizes(neurons, lengths, self.block)
+
+
+def selected_count(units: int) -> int:
+    """Return the number of units of a layer that a token selects."""
+    return max(1, round(SELECTED_SHARE * units))
+
+
+def unit_sizes(neurons: Tensor, lengths: Tensor, block: int) -> Tensor:
+    """Compute the sizes of units, [tokens, units] in float32.
+
+    Args:
+        neurons: the down projection's input, [..., neurons].
+        lengths: the length of each neuron's column, [neurons].
+        block: the number of neighbouring neurons that are one unit.
+    """
+    size = neurons.detach().flatten(0, -2).float().abs() * lengths
+    return size.reshape(len(size), -1, block).sum(-1)
 
 
 def find_neurons(model: nn.Module, block: int = 1) -> tuple[NeuronSite, ...]:
@@ -283,7 +299,12 @@ def scaled(site: NeuronSite, factor: Tensor) -> Iterator[None]:
 def neuron_factor(
     intervention: Intervention, chosen: Sequence[ChosenExpert], site: NeuronSite
 ) -> Tensor:
-    """Return the factor of each neuron of an FFN, [neurons] in float32.
+    """Return the factor of each neuron of an FFN, [neurons] in float32; see `unit_factor`."""
+    return unit_factor(intervention, chosen, site.experts).repeat_interleave(site.block)
+
+
+def unit_factor(intervention: Intervention, chosen: Sequence[ChosenExpert], units: int) -> Tensor:
+    """Return the factor of each of a layer's units, [units] in float32.
 
     `reweight` (Eq. 11) and `amplify` multiply a_j by 1 + strength: a dense FFN has no sum of
     weights that Eq. 11 could restore. `mask` multiplies by zero.
@@ -297,7 +318,6 @@ def neuron_factor(
             f"{kind} edits the logits of a router, and a dense FFN has none; use reweight, amplify "
             "or mask for neurons"
         )
-    value = 1 + strength if kind != "mask" else 1.0 - strength
-    factor = torch.ones(site.experts, dtype=torch.float32)
-    factor[[one.expert for one in chosen]] = value
-    return factor.repeat_interleave(site.block)
+    factor = torch.ones(units, dtype=torch.float32)
+    factor[[one.expert for one in chosen]] = 1 + strength if kind != "mask" else 1.0 - strength
+    return factor

@@ -252,8 +252,8 @@ def check_fits(
     """
     if profile.sites != sites:
         raise SteeringError(
-            f"profile {profile.id} steers {profile.sites.noun}, and here only {sites.noun} can be; "
-            "steer neurons in transformers, or bake the profile and serve the new checkpoint"
+            f"profile {profile.id} steers {profile.sites.noun}, and this model has {sites.noun}; "
+            f"identify {sites.noun} of this model instead"
         )
     if layers != profile.model.layers or experts != profile.model.experts:
         kind = "MoE layers" if profile.sites == EXPERTS else "layers"

@@ -94,10 +94,12 @@ def test_resources_are_no_part_of_what_a_plan_is():
         Plan.model_validate(content | sharded | {"resources": {"gpus": 2}})
 
 
-def test_neurons_are_of_transformers_and_have_blocks():
+def test_neurons_are_identified_in_transformers_and_have_blocks():
     content = load_plan("lab")[0].model_dump() | {"sites": "neurons"}
     assert Plan.model_validate(content | {"neurons": {"block": 8}}).neurons.block == 8
-    with pytest.raises(ValidationError, match="vLLM neither shows nor steers"):
-        Plan.model_validate(content | {"engine": "vllm"})
+    assert Plan.model_validate(content | {"engine": "vllm"}).learner == "transformers"
+    for key, value in (("learner", "vllm"), ("routing_from", "engine")):
+        with pytest.raises(ValidationError, match="neurons are identified in transformers"):
+            Plan.model_validate(content | {"engine": "vllm", key: value})
     with pytest.raises(ValidationError, match=r"neurons.block needs `sites: neurons`"):
         Plan.model_validate(content | {"sites": "experts", "neurons": {"block": 8}})

@@ -33,8 +33,6 @@ def said(*words):
 def test_a_dense_model_without_the_option_is_told_of_it(folder):
     with pytest.raises(UserError, match="--sites neurons, in a plan `sites: neurons`"):
         load_engine(str(folder), device="cpu")
-    with pytest.raises(UserError, match="bake a profile of neurons"):
-        load_engine(str(folder), "vllm", sites=NEURONS)
     code, words = said("identify", folder, "--suite", "lab", "--domain", "math", "--block", 8,
                        "-o", folder / "x.json")  # fmt: skip
     assert code
@@ -56,6 +54,31 @@ def test_identified_and_baked(folder, tmp_path, method):
     code, words = said("identify", tmp_path / "baked", *common, "--experts", 6,
                        "--observations", tmp_path / "o", "-o", tmp_path / "again.json")  # fmt: skip
     assert code == 0, words
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_both_engines_identify_the_same_neurons(folder, tmp_path, monkeypatch):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    for name in ("VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    common = ("--suite", "lab", "--domain", "math", "--sites", "neurons", "--limit", 8,
+              "--method", "risk-difference", "--experts", 6)  # fmt: skip
+    chosen = []
+    for engine in ("transformers", "vllm"):
+        path = tmp_path / f"{engine}.json"
+        code, words = said("identify", folder, *common, "--engine", engine, "-o", path,
+                           "--observations", tmp_path / engine)  # fmt: skip
+        assert code == 0, words
+        profile = Profile.load(path)
+        assert profile.source.engine == engine
+        chosen.append((profile.model, [(one.layer, one.expert) for one in profile.experts]))
+    assert chosen[0] == chosen[1]
+    code, words = said("probe", folder, "--sites", "neurons", "--vllm-suite", "lab", "--json",
+                       "--device", "cpu")  # fmt: skip
+    assert code == 0, words
+    assert json.loads(words[words.index('{"') :])["engine_routing"]["different"] < 0.001
 
 
 @pytest.mark.full

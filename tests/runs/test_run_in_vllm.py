@@ -24,6 +24,8 @@ from dsmoe_eval.runs.run import run_with
 from dsmoe_eval.steering import Profile
 from dsmoe_eval.variants import get_variant
 
+from ..dense import saved_dense
+
 QUIET = Console(quiet=True)
 CONTENT = yaml.safe_load(find_card("plans", "lab").read_text())
 CONTENT |= {
@@ -250,6 +252,34 @@ def test_the_plan_lab_gives_what_it_gives_in_transformers(tmp_path, monkeypatch)
     assert loads[:3] == ["learner", "vllm", "vllm"]
     assert loads.count("merged") >= 4
     check_same(one, other)
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+@pytest.mark.parametrize("added", [(), ("residual",)], ids=["compiled", "eager"])
+def test_a_plan_of_neurons_gives_what_it_gives_in_transformers(tmp_path, monkeypatch, added):
+    """Identified in transformers, answered by neurons that are multiplied in vLLM."""
+    saved_dense("llama", tmp_path / "model")
+    tuning = {
+        "expert_counts": [8], "strengths": {"amplify": [1.0], "reweight": [1.0]},
+        "residual": {"depths": [0.33], "strengths": [0.5]},
+    }  # fmt: skip
+    one, other, loads = both_engines(
+        tmp_path, monkeypatch, [5], 4, model=str(tmp_path / "model"), sites="neurons",
+        variants=["base", "dsmoe", "lape+amplify", *added], controls="full", placebo_draws=1,
+        tuning=tuning,
+    )  # fmt: skip
+    # A compiled model shows no neurons: it is run eagerly before, and pictures are the learner's.
+    again = [] if added else ["vllm", "learner"]
+    assert loads == ["learner", "vllm", "vllm", *again]
+    found = check_same(one, other)
+    steered = [cell["probe"] for (name, *_), (cell, _) in found.items() if name == "lape+amplify"]
+    assert steered
+    for probe in steered:
+        assert (probe["null_max_difference"], probe["logit_max_change"] > 0) == (0.0, True)
+        assert probe["active_experts"] == (3 if added else None)
+    told = json.loads(other.comparisons.read_text())["routing"]
+    assert told["different"] < 0.001
 
 
 @pytest.mark.vllm

@@ -173,5 +173,5 @@ def test_where_only_experts_can_be_steered_neurons_are_refused_by_name():
     """As in vLLM, whose workers check a profile by the same function."""
     profile = neuron_profile(dense_model("llama"))
     model = profile.model
-    with pytest.raises(SteeringError, match="steers neurons, and here only experts can be; "):
+    with pytest.raises(SteeringError, match="steers neurons, and this model has experts; "):
         check_fits(profile, model.layers, model.experts, model.routers)

@@ -28,7 +28,7 @@ from ...experts.tokenizer import Tokenizer
 from ...models.loading import SaliencyModel
 from ...models.prompt_format import PLAIN, PromptFormat
 from ...models.sizes import count_parameters
-from ...steering import ModelIdentity, Profile, SteeringError
+from ...steering import EXPERTS, ModelIdentity, Profile, SteeringError
 from ..base import Advance, Settings, pass_identity
 from ..generation import ModelGeneration, model_generation
 from .probe_report import VllmProbeReport
@@ -241,14 +241,20 @@ class VllmEngine:
         *,
         reader: SaliencyModel | None,
         contributions: bool,
-        activity: bool = False,  # noqa: ARG002 - an expert is active if it is selected
+        activity: bool = False,
         advance: Advance,
     ) -> Observations:
         """Record the routing of documents by `experts.observe_routed`.
 
         Raises:
-            UserError: the request includes contributions, which vLLM does not show.
+            UserError: the request includes contributions, or the activity of neurons, which vLLM
+                does not show.
         """
+        if activity and self.identity.sites != EXPERTS:  # an expert is active if it is selected
+            raise UserError(
+                "vLLM does not show which neurons are active; lape on neurons needs the "
+                "transformers engine"
+            )
         if contributions:
             raise UserError(
                 "vLLM does not show experts' outputs; easy-ep needs the transformers engine"
@@ -263,7 +269,7 @@ class VllmEngine:
             Shape(self.identity.layers, int(first["experts"]), int(first["top_k"])),
             root,
             saliency_model=None if reader is None else reader.model,
-            spread=True,
+            spread=self.identity.sites == EXPERTS,
             identity=pass_identity(self, reader),
             advance=advance,
         )
@@ -298,7 +304,8 @@ def start(model: str, tokenizer: Tokenizer, batch_tokens: int, **options: Any) -
         model: as for `load_model`.
         tokenizer: the model's tokenizer.
         batch_tokens: limit of tokens per forward pass.
-        options: further options of vLLM, such as `tensor_parallel_size`.
+        options: further arguments of `SteeredVllm`: `sites`, and options of vLLM, such as
+            `tensor_parallel_size`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.

@@ -88,7 +88,7 @@ class LaterVllm:
         """
         if self._engine is None:
             self.before()
-            engine = SteeredVllm(self._name, self._dtype, **self._options)
+            engine = SteeredVllm(self._name, self._dtype, self.identity.sites, **self._options)
             try:
                 self._check(engine)
                 if not self._passes:

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakValueDictionary
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,17 +26,10 @@ from vllm.platforms import current_platform
 from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect, force_logits
 from ...steering.scoring import Groups, ScoreFunction, Scoring
-from .table import CAPACITY, DEFAULT_CAPACITY
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+from .table import mark_as_steerable, token_rows
 
 # The router classes of vLLM whose use of the logits is known; any other class is refused.
 _ROUTERS = ("CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter")
-
-
-_TOKEN_ROWS: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
-"""The buffer of each model in this process: its layers share one."""
 
 
 def steer_logits(
@@ -89,7 +81,7 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        rows = 1 + _mark_as_steerable()
+        rows = 1 + mark_as_steerable()
         experts = self.moe_config.num_logical_experts
         neutral = {
             "shift": torch.zeros(rows, experts, dtype=torch.float32),
@@ -97,7 +89,7 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
             "margin": torch.zeros(rows, 1, dtype=torch.float32),
             "factor": torch.ones(rows, experts, dtype=torch.float32),
             "keep_sum": torch.zeros(rows, 1, dtype=torch.bool),
-            "rows": _token_rows(),
+            "rows": token_rows(),
             "calls": torch.zeros((), dtype=torch.int64),
         }
         for name, value in neutral.items():
@@ -137,6 +129,11 @@ class SteerableMoERunner(MoERunner):  # type: ignore[misc]
             self.dsmoe_margin,
         )
         return super()._apply_quant_method(hidden_states, logits, *args, **kwargs)
+
+    @property
+    def capacity(self) -> int:
+        """The number of profiles at once."""
+        return len(self.dsmoe_shift) - 1
 
     @property
     def correction_bias(self) -> Tensor | None:
@@ -218,39 +215,3 @@ def _groups(router: Any) -> Groups | None:
     count, kept = int(router.num_expert_group), int(router.topk_group)
     by_best = router.e_score_correction_bias is None
     return Groups(count, kept, by_best) if kept < count else None
-
-
-def _mark_as_steerable() -> int:
-    """Mark vLLM's configuration as steerable, and return the number of profiles at once.
-
-    Compiled graphs are cached on disk by a hash of the configuration; the mark separates the graphs
-    with edits from those without.
-
-    Raises:
-        SteeringError: `additional_config` is an object of another plugin, or the number is none.
-    """
-    extra = _config().additional_config
-    if not isinstance(extra, dict):
-        raise SteeringError(
-            "another vLLM plugin holds additional_config; steering needs to mark it"
-        )
-    capacity = extra.setdefault(CAPACITY, DEFAULT_CAPACITY)
-    if not isinstance(capacity, int) or capacity < 1:
-        raise SteeringError(f"additional_config: {CAPACITY} must be 1 or more, not {capacity!r}")
-    return capacity
-
-
-def _token_rows() -> Tensor:
-    """Return the buffer of the rows of a step's tokens, the same one for all layers of a model."""
-    config = _config()
-    size = config.scheduler_config.max_num_batched_tokens
-    key = id(config), size
-    if (rows := _TOKEN_ROWS.get(key)) is None:
-        rows = _TOKEN_ROWS[key] = torch.zeros(size, dtype=torch.int64)
-    return rows
-
-
-def _config() -> VllmConfig:
-    from vllm.config import get_current_vllm_config
-
-    return get_current_vllm_config()

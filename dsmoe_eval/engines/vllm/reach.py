@@ -9,6 +9,7 @@ from ...steering.errors import SteeringError
 from ...steering.interventions import LayerEffect
 from ...steering.profile import Profile
 from .layer import SteerableMoERunner
+from .neurons import SteerableRowParallelLinear
 
 if TYPE_CHECKING:
     from vllm.config import ParallelConfig
@@ -19,7 +20,7 @@ SELECTS_INSIDE = (
 )
 
 
-def check_compiled(layer: SteerableMoERunner) -> None:
+def check_compiled(layer: SteerableMoERunner | SteerableRowParallelLinear) -> None:
     """Refuse a layer whose compiled graph lacks the edits; vLLM has run every graph once."""
     if not int(layer.dsmoe_calls):
         raise SteeringError(
@@ -39,17 +40,21 @@ def check_reached(layer: SteerableMoERunner, effect: LayerEffect) -> None:
         )
 
 
-def check_per_request(
-    profile: Profile,
-    effects: Mapping[int, LayerEffect],
-    layers: Mapping[int, SteerableMoERunner],
-) -> None:
-    """Refuse a profile whose effect vLLM has only for all requests together."""
+def check_vectors_apart(profile: Profile) -> None:
+    """Refuse a profile of the residual stream, which vLLM has only for all requests together."""
     if profile.vectors:
         raise SteeringError(
             f"profile {profile.id} adds vectors to the residual stream, which is the same for all "
             "requests; steer the whole engine by it"
         )
+
+
+def check_correction(
+    profile: Profile,
+    effects: Mapping[int, LayerEffect],
+    layers: Mapping[int, SteerableMoERunner],
+) -> None:
+    """Refuse a profile that changes a correction bias, which is one for all requests."""
     for index, effect in effects.items():
         if effect.choice_shift is not None and layers[index].correction_bias is not None:
             raise SteeringError(
@@ -59,13 +64,13 @@ def check_per_request(
             )
 
 
-def check_rows(layer: SteerableMoERunner, parallel_config: ParallelConfig) -> None:
+def check_rows(sequence_parallel: bool, parallel_config: ParallelConfig) -> None:
     """Refuse ways to run in which a layer's tokens are not the tokens of the worker's step."""
     ways = {
         "data parallelism": parallel_config.data_parallel_size > 1,
         "prefill context parallelism": parallel_config.prefill_context_parallel_size > 1,
         "dual batch overlap": parallel_config.use_ubatching,
-        "sequence parallelism": layer.moe_config.is_sequence_parallel,
+        "sequence parallelism": sequence_parallel,
     }
     used = [name for name, is_used in ways.items() if is_used]
     if used:

@@ -34,6 +34,8 @@ Rows = dict[str, Tensor]
 class RoutedSequence:
     """A prompt with its greedy answer and the routing of its tokens.
 
+    Of a dense model the largest neurons are recorded under the names of experts.
+
     The last token of an answer was never an input of the model, so it has no routing: there are
     `len(tokens) - 1` routed tokens, or `len(tokens)` if no answer was requested.
 
@@ -42,7 +44,8 @@ class RoutedSequence:
         prompt_length: number of tokens of the prompt.
         experts: [routed tokens, MoE layers, k], long; in any order within k.
         weights: [routed tokens, MoE layers, k], float32, weights of the experts' outputs.
-        spread: [routed tokens, MoE layers], float32, standard deviation over experts of the logits.
+        spread: [routed tokens, MoE layers], float32, standard deviation over experts of the logits;
+            of neurons, of their sizes.
     """
 
     tokens: tuple[int, ...]
@@ -78,11 +81,17 @@ class Recorder:
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._spread = torch.empty(0)
         self._fault: str | None = None
+        self._narrow = torch.int16  # of the units' numbers, where they fit
         self._next_batch, self._release = watch(runner)
 
     def note_logits(self, logits: Tensor) -> None:
-        """Record the spread of one layer's logits, [rows, experts], for the `note` that follows."""
+        """Record the spread of one layer's logits, [rows, experts], for the `note` that follows.
+
+        Of neurons, which have no logits, it is that of their sizes.
+        """
         self._spread = logit_spread(logits)
+        if logits.shape[-1] > torch.iinfo(torch.int16).max:
+            self._narrow = torch.int32
 
     def note(self, layer: int, weights: Tensor, indices: Tensor) -> None:
         """Record weights and experts of one layer's call, [rows, k] each, as copies."""
@@ -90,7 +99,7 @@ class Recorder:
             self._end_step()
             self._batch = self._next_batch()
         # A layer that runs in pieces gives too few rows; the end of the step detects that.
-        self._seen[layer] = weights.float().clone(), indices.to(torch.int16), self._spread
+        self._seen[layer] = weights.float().clone(), indices.to(self._narrow), self._spread
 
     def finish(self) -> dict[str, object]:
         """Return the record as JSON: names of `requests`, and `rows` (safetensors in base64).

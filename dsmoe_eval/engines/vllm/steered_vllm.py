@@ -18,15 +18,15 @@ from torch import Tensor
 
 from ...models.loading import fingerprint
 from ...models.places import locate
-from ...steering import ModelIdentity, ProbeError, Profile, SteeringError
-from ...steering.probes import check_effect, check_null
+from ...steering import EXPERTS, ModelIdentity, Profile, Sites, SteeringError
 from ...tasks.language_model import LogLikelihood
 from ..requests import Answer, Request
 from .facts import read_facts
 from .launch import start_llm
 from .probe_report import VllmProbeReport
+from .probing import probe_engine
 from .refusals import agreed, worker_refusals
-from .routing import RoutedSequence, active_experts, assemble
+from .routing import RoutedSequence, assemble
 from .sampling import Settings, answering, naming, token_prompt
 from .scoring import ScoreRequest
 from .streams import read_sums
@@ -46,26 +46,31 @@ class SteeredVllm:
         name: an embedded model, a folder with `config.json`, or `organisation/model`.
         dtype: such as `float32`; `auto` takes the checkpoint's dtype, also float32, which vLLM's
             `auto` would convert to 16 bits.
+        sites: the units that are counted and steered: the experts, or a dense model's neurons.
         options: further options of vLLM, such as `tensor_parallel_size` or `enforce_eager`.
 
     Raises:
         UserError: vLLM is not installed, or cannot run this model.
-        SteeringError: vLLM's routers cannot be steered, or differ from the model's.
+        SteeringError: vLLM's routers cannot be steered, or differ from the model's; or the model
+            has no units of this kind.
     """
 
-    def __init__(self, name: str, dtype: str = "auto", **options: Any) -> None:
+    def __init__(
+        self, name: str, dtype: str = "auto", sites: Sites = EXPERTS, **options: Any
+    ) -> None:
         place = locate(name)
         self._llm = start_llm(name, place, dtype, options)
-        self._eager = bool(options.get("enforce_eager"))
+        self.eager = bool(options.get("enforce_eager"))
+        """Whether vLLM runs the model without compiling it, so that it shows its routing."""
         self._decodes = not options.get("skip_tokenizer_init", True)
         self._steered = False
         try:
-            routers = self._rpc("dsmoe_routers")
+            routers = self.call("dsmoe_routers", sites.model_dump_json())
         except BaseException:
             self.close()
             raise
         self.layers: tuple[dict[str, Any], ...] = tuple(routers["layers"])
-        """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each MoE layer."""
+        """`layer`, `experts`, `top_k`, `monolithic` and `scoring` of each layer that is steered."""
         config = self._llm.llm_engine.vllm_config
         self.block = int(config.cache_config.block_size * config.cache_config.enable_prefix_caching)
         """The number of tokens of a block of the prefix cache; 0 if this model has none."""
@@ -85,6 +90,7 @@ class SteeredVllm:
             routers=routers["hash"],
             layers=tuple(layer["layer"] for layer in self.layers),
             experts=self.layers[0]["experts"],
+            sites=sites,
         )
 
     @contextmanager
@@ -99,11 +105,11 @@ class SteeredVllm:
             raise SteeringError("the model is steered already; remove that steering first")
         self._steered = True
         try:
-            self._rpc("dsmoe_steer", profile.to_json())
+            self.call("dsmoe_steer", profile.to_json())
             self.forget()
             yield
         finally:
-            self._rpc("dsmoe_remove")
+            self.call("dsmoe_remove")
             self.forget()
             self._steered = False
 
@@ -116,7 +122,7 @@ class SteeredVllm:
         """
         from .requests import KNOWN
 
-        self._rpc("dsmoe_load", profile.to_json())
+        self.call("dsmoe_load", profile.to_json())
         KNOWN.add(profile.id)
 
     def drop(self, profile: str) -> None:
@@ -127,12 +133,12 @@ class SteeredVllm:
         """
         from .requests import KNOWN
 
-        self._rpc("dsmoe_drop", profile, True)
+        self.call("dsmoe_drop", profile, True)
         KNOWN.discard(profile)
 
     def profiles(self) -> list[str]:
         """List the ids of the loaded profiles."""
-        return list(self._rpc("dsmoe_profiles"))
+        return list(self.call("dsmoe_profiles"))
 
     def log_probabilities(self, prompts: Prompts, profiles: Profiles = None) -> Tensor:
         """Compute log-probabilities of the next token of each prompt.
@@ -159,7 +165,7 @@ class SteeredVllm:
 
     def computed(self) -> int:
         """Return the number of tokens that the model has computed since it was started."""
-        return int(self._rpc("dsmoe_computed"))
+        return int(self.call("dsmoe_computed"))
 
     def generate(self, prompts: Prompts, limit: int, stop: Sequence[int] = ()) -> list[list[int]]:
         """Generate greedy completions: at most `limit` tokens each, up to one of `stop`."""
@@ -192,6 +198,7 @@ class SteeredVllm:
     ) -> list[RoutedSequence]:
         """Record the routing of prompts and their greedy answers.
 
+        Of a dense model the largest neurons are recorded, with their sizes as weights.
         All requests run at once, as vLLM batches them; every token is computed, also those in the
         prefix cache. The last token of an answer is never an input of the model and has no routing.
         vLLM's report, `enable_return_routed_experts`, needs its model runner V2, which does not run
@@ -206,7 +213,7 @@ class SteeredVllm:
             SteeringError: vLLM compiles the model, selects experts in a kernel, or runs it in a
                 way that hides routing; or the routing of some tokens is missing.
         """
-        self._rpc("dsmoe_record")
+        self.call("dsmoe_record", self.identity.sites.block)
         try:
             settings = {
                 "max_tokens": max(1, new_tokens),
@@ -215,7 +222,7 @@ class SteeredVllm:
             }
             outputs = self._generate(prompts, settings)
         finally:
-            recorded = self._rpc("dsmoe_recorded")
+            recorded = self.call("dsmoe_recorded")
         answers = [list(o.outputs[0].token_ids) if new_tokens else [] for o in outputs]
         names = [str(output.request_id) for output in outputs]
         return assemble(recorded, list(zip(names, prompts, answers, strict=True)))
@@ -225,33 +232,11 @@ class SteeredVllm:
 
         Raises:
             ProbeError: strength zero changes an output bit; a profile that is not null changes
-                nothing, or a null profile changes something; the number of active experts changed.
+                nothing, or a null profile changes something; the number of active experts changed;
+                in an eager model, the chosen neurons were not multiplied, or others were.
             SteeringError: as for `steer`.
         """
-        base, before = self._observe(prompts)
-        with self.steer(profile.with_strength(0.0)):
-            null, _ = self._observe(prompts)
-        with self.steer(profile):
-            steered, after = self._observe(prompts)
-        left, _ = self._observe(prompts)
-        changed = [
-            (a.sort(-1)[0] != b.sort(-1)[0]).any(-1) for a, b in zip(before, after, strict=True)
-        ]
-        report = VllmProbeReport(
-            null_max_difference=max(_difference(null, base), _difference(left, base)),
-            selection_changed=float(torch.cat(changed).float().mean()) if changed else None,
-            logit_max_change=_difference(steered, base),
-            active_experts=active_experts(before),
-            tokens=sum(len(prompt) for prompt in prompts),
-        )
-        check_null(report.null_max_difference)
-        check_effect(profile, *((report.logit_max_change,) if must_act else ()))
-        if report.active_experts != (active := active_experts(after)) or active == 0:
-            raise ProbeError(
-                f"profile {profile.id}: {active} experts run for a token where "
-                f"{report.active_experts} did before (0: not the same number everywhere)"
-            )
-        return report
+        return probe_engine(self, profile, prompts, must_act)
 
     def sum_streams(
         self, documents: Sequence[tuple[int, Sequence[int], Sequence[bool]]], domains: int
@@ -264,13 +249,13 @@ class SteeredVllm:
         Raises:
             SteeringError: vLLM does not show the stream, or not of every token.
         """
-        self._rpc("dsmoe_sum_streams", domains)
+        self.call("dsmoe_sum_streams", domains)
         try:
             for domain, tokens, kept in documents:
-                self._rpc("dsmoe_document", domain, list(kept))
+                self.call("dsmoe_document", domain, list(kept))
                 self._generate([tokens], {"skip_reading_prefix_cache": True})
         finally:
-            summed = self._rpc("dsmoe_summed")
+            summed = self.call("dsmoe_summed")
         return read_sums(summed)
 
     def close(self) -> None:
@@ -284,11 +269,6 @@ class SteeredVllm:
         del self._llm
         gc.collect()
         cleanup_dist_env_and_memory()
-
-    def _observe(self, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
-        self.forget()
-        values = self.log_probabilities(prompts)
-        return values, [one.experts for one in self.routing(prompts)] if self._eager else []
 
     def _generate(
         self,
@@ -315,14 +295,8 @@ class SteeredVllm:
         if not self._llm.reset_prefix_cache():
             raise SteeringError("vLLM's prefix cache is in use and cannot be emptied")
 
-    def _rpc(self, method: str, *args: object) -> Any:
-        """Call a method of all workers; their results must agree, since their routers are equal."""
+    def call(self, method: str, *args: object) -> Any:
+        """Call a method of all workers; their results must agree, since their models are equal."""
         with worker_refusals():
             answers = self._llm.collective_rpc(method, args=args)
         return agreed(method, answers)
-
-
-def _difference(ours: Tensor, base: Tensor) -> float:
-    return (
-        0.0 if torch.equal(ours, base) else float((ours - base).abs().nan_to_num(torch.inf).max())
-    )

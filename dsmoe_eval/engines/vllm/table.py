@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from ...steering.errors import SteeringError
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -29,6 +31,8 @@ PROFILE = "dsmoe_profile"
 CAPACITY = "dsmoe_profiles"
 """The key of vLLM's `additional_config` with the number of profiles at once."""
 DEFAULT_CAPACITY = 64
+_TOKEN_ROWS: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
+"""The buffer of each model in this process: its layers share one."""
 
 
 class ProfileTable:
@@ -141,3 +145,40 @@ class ProfileTable:
         self._token_rows[:size].copy_(torch.from_numpy(rows), non_blocking=True)
         self._token_rows[size : self._written].zero_()
         self._written = size if any(each) else 0
+
+
+def mark_as_steerable() -> int:
+    """Mark vLLM's configuration as steerable, and return the number of profiles at once.
+
+    Compiled graphs are cached on disk by a hash of the configuration; the mark separates the graphs
+    with edits from those without.
+
+    Raises:
+        SteeringError: `additional_config` is an object of another plugin, or the number is none.
+    """
+    extra = current_config().additional_config
+    if not isinstance(extra, dict):
+        raise SteeringError(
+            "another vLLM plugin holds additional_config; steering needs to mark it"
+        )
+    capacity = extra.setdefault(CAPACITY, DEFAULT_CAPACITY)
+    if not isinstance(capacity, int) or capacity < 1:
+        raise SteeringError(f"additional_config: {CAPACITY} must be 1 or more, not {capacity!r}")
+    return capacity
+
+
+def token_rows() -> Tensor:
+    """Return the buffer of the rows of a step's tokens, the same one for all layers of a model."""
+    config = current_config()
+    size = config.scheduler_config.max_num_batched_tokens
+    key = id(config), size
+    if (rows := _TOKEN_ROWS.get(key)) is None:
+        rows = _TOKEN_ROWS[key] = torch.zeros(size, dtype=torch.int64)
+    return rows
+
+
+def current_config() -> VllmConfig:
+    """Return the configuration of the model that vLLM is building."""
+    from vllm.config import get_current_vllm_config
+
+    return get_current_vllm_config()

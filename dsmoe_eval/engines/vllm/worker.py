@@ -12,37 +12,24 @@ cache keeps values from before such a change: after it, post to /reset_prefix_ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
-from vllm.model_executor.layers.fused_moe import GateLinear
-from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from torch import nn
 
 from ...steering.errors import SteeringError
-from ...steering.interventions import LayerEffect, layer_effect
-from ...steering.meaning import check_meaning
+from ...steering.interventions import LayerEffect
 from ...steering.profile import Profile
 from ...steering.residual import add_after, check_vectors, layers_of, shifts
-from ...steering.routers import router_hash
-from ...steering.steer import check_fits
+from ...steering.units import Sites
 from .faults import check_model
-from .layer import SteerableMoERunner, read_scoring
-from .reach import (
-    SELECTS_INSIDE,
-    check_compiled,
-    check_per_request,
-    check_reached,
-    check_rows,
-    kernel_name,
-)
+from .reach import check_rows
 from .refusals import REFUSED
 from .routing import Recorder
+from .served import Served, ServedNeurons, check_units, find_served, units_of
 from .streams import StreamSums
 from .table import ProfileTable
 
@@ -81,14 +68,26 @@ class SteeringExtension:
     _dsmoe_tokens: int | None = None
     """Number of tokens computed since `dsmoe_routers`."""
     _dsmoe_profiles_table: ProfileTable | None = None
+    _dsmoe_found: Served | None = None
 
     @_refusing
-    def dsmoe_routers(self) -> dict[str, object]:
-        """Return the `hash` of the routers (see `router_hash`) and a description of each."""
-        check_model(self.model_runner.get_model())
+    def dsmoe_routers(self, sites_json: str | None = None) -> dict[str, object]:
+        """Return the `hash` of the routers (see `router_hash`) and a description of each layer.
+
+        Args:
+            sites_json: the units that are steered, as JSON; by default those of the model.
+
+        Raises:
+            SteeringError: the model has other units, or cannot be steered.
+        """
+        model = self.model_runner.get_model()
+        check_model(model)
         self._dsmoe_count()
-        layers = self._dsmoe_layers()
-        return {"hash": self._dsmoe_hash(), "layers": [_describe(i, x) for i, x in layers.items()]}
+        sites = units_of(model) if sites_json is None else Sites.model_validate_json(sites_json)
+        check_units(model, sites)
+        served = self._dsmoe_served()
+        layers = served.describe(sites)
+        return {"hash": served.hash(), "layers": layers, "sites": sites.model_dump(mode="json")}
 
     @_refusing
     def dsmoe_load(self, profile_json: str) -> dict[str, object]:
@@ -99,8 +98,9 @@ class SteeringExtension:
                 requests, or too many are loaded.
         """
         profile = Profile.from_json(profile_json)
-        effects = self._dsmoe_effects(profile)
-        check_per_request(profile, effects, self._dsmoe_layers())
+        served = self._dsmoe_served()
+        effects = served.effects(profile)
+        served.check_per_request(profile, effects)
         table = self._dsmoe_table()
         row = table.row(profile.id)
         if row is None:
@@ -116,7 +116,7 @@ class SteeringExtension:
             SteeringError: no such profile is loaded, or a running request names it.
         """
         row = self._dsmoe_table().remove(profile, idle)
-        for layer in self._dsmoe_layers().values():
+        for layer in self._dsmoe_served().layers.values():
             layer.clear(row)
 
     @_refusing
@@ -136,7 +136,8 @@ class SteeringExtension:
                 meaning in one of its layers.
         """
         profile = Profile.from_json(profile_json)
-        effects, layers = self._dsmoe_effects(profile), self._dsmoe_layers()
+        served = self._dsmoe_served()
+        effects = served.effects(profile)
         added = {}
         if profile.vectors:
             decoder, added = self._dsmoe_decoder(), shifts(profile)
@@ -145,9 +146,7 @@ class SteeringExtension:
         table = self._dsmoe_table()
         table.default = table.add(_DEFAULT)
         self._dsmoe_write(table.default, effects)
-        for index, effect in effects.items():
-            if effect.choice_shift is not None:
-                layers[index].shift_correction(effect.choice_shift)
+        served.shift_corrections(effects)
         if added:
             self._dsmoe_stream = add_after(decoder, added)
         return {"profile": profile.id, "layers": sorted({**effects, **added})}
@@ -158,7 +157,7 @@ class SteeringExtension:
         if table.row(_DEFAULT) is not None:
             self.dsmoe_drop(_DEFAULT)
             table.default = 0
-        for layer in self._dsmoe_layers().values():
+        for layer in self._dsmoe_served().layers.values():
             layer.restore_correction()
         if self._dsmoe_stream is not None:
             self._dsmoe_stream.close()
@@ -167,64 +166,49 @@ class SteeringExtension:
     def _dsmoe_table(self) -> ProfileTable:
         """Return the table of profiles, made at the first call."""
         if self._dsmoe_profiles_table is None:
-            first = next(iter(self._dsmoe_layers().values()))
-            check_rows(first, self.parallel_config)
+            served = self._dsmoe_served()
+            check_rows(served.sequence_parallel, self.parallel_config)
+            first = served.first
             self._dsmoe_profiles_table = ProfileTable(
-                self.model_runner, first.dsmoe_rows, len(first.dsmoe_shift) - 1
+                self.model_runner, first.dsmoe_rows, first.capacity
             )
         return self._dsmoe_profiles_table
 
-    def _dsmoe_effects(self, profile: Profile) -> dict[int, LayerEffect]:
-        """Return the effect of a profile in each of its layers, each checked to have a meaning."""
-        layers = self._dsmoe_layers()
-        experts = _experts(next(iter(layers.values())))
-        check_fits(profile, tuple(layers), experts, self._dsmoe_hash())
-        effects = {}
-        for index, chosen in profile.by_layer().items():
-            layer = layers[index]
-            effect = layer_effect(profile.intervention, chosen, experts, layer.dsmoe_shift.device)
-            try:
-                scoring = read_scoring(layer)
-                check_meaning(profile.intervention, chosen, scoring, experts, layer.router.top_k)
-                if not self.model_config.enforce_eager:
-                    check_compiled(layer)
-                check_reached(layer, effect)
-            except SteeringError as error:
-                raise SteeringError(f"layer {index}: {error}") from error
-            effects[index] = effect
-        return effects
-
     def _dsmoe_write(self, row: int, effects: dict[int, LayerEffect]) -> None:
-        layers = self._dsmoe_layers()
+        layers = self._dsmoe_served().layers
         for index, effect in effects.items():
             layers[index].steer(row, effect)
 
     def dsmoe_calls(self) -> dict[str, int]:
         """Count how often the edits of each layer have run, as proof that the graph has them."""
-        return {str(index): int(x.dsmoe_calls) for index, x in self._dsmoe_layers().items()}
+        layers = self._dsmoe_served().layers
+        return {str(index): int(layer.dsmoe_calls) for index, layer in layers.items()}
 
     def dsmoe_computed(self) -> int:
         """Return the number of tokens computed so far: prompts, answers, and what was put off."""
         return self._dsmoe_tokens or 0
 
     @_refusing
-    def dsmoe_record(self) -> None:
+    def dsmoe_record(self, block: int = 1) -> None:
         """Record the selected experts and their weights of every token from now on.
+
+        Of a dense model, the largest neurons and their sizes.
+
+        Args:
+            block: the number of neighbouring neurons that are one unit.
 
         Raises:
             SteeringError: vLLM does not show the routing, or does not show of which token it is.
         """
-        layers = self._dsmoe_layers()
-        if not self.model_config.enforce_eager:
-            raise SteeringError("routing can be watched with enforce_eager only")
-        if any(layer.is_monolithic for layer in layers.values()):
-            raise SteeringError(SELECTS_INSIDE.format(kernel_name(next(iter(layers.values())))))
-        if self.parallel_config.data_parallel_size > 1 or self.vllm_config.speculative_config:
-            raise SteeringError("routing is watched without data parallelism and speculation only")
-        self._dsmoe_recorder = Recorder(self.model_runner, tuple(layers))
-        for index, layer in layers.items():
-            layer.dsmoe_note = partial(self._dsmoe_recorder.note, index)
-            layer.dsmoe_note_logits = self._dsmoe_recorder.note_logits
+        served = self._dsmoe_served()
+        self._dsmoe_check_shown()
+        recorder = Recorder(self.model_runner, tuple(served.layers))
+        try:
+            served.watch(recorder, block)
+        except SteeringError:
+            recorder.finish()
+            raise
+        self._dsmoe_recorder = recorder
 
     @_refusing
     def dsmoe_recorded(self) -> dict[str, object]:
@@ -233,11 +217,46 @@ class SteeringExtension:
         Raises:
             SteeringError: the record is not complete.
         """
-        for layer in self._dsmoe_layers().values():
-            layer.dsmoe_note = layer.dsmoe_note_logits = None
+        self._dsmoe_served().unwatch()
         recorder = self._dsmoe_recorder
         del self._dsmoe_recorder  # it may need much memory
         return recorder.finish()
+
+    @_refusing
+    def dsmoe_keep(self, layer: int) -> None:
+        """Store the neurons of a layer of every token from now on; see `ServedNeurons.keep`.
+
+        Raises:
+            SteeringError: vLLM compiles the model.
+        """
+        self._dsmoe_check_shown()
+        self._dsmoe_neurons().keep(layer)
+
+    @_refusing
+    def dsmoe_kept(self) -> None:
+        """Stop a pass of `dsmoe_keep`."""
+        self._dsmoe_neurons().stop_keeping()
+
+    @_refusing
+    def dsmoe_check_scaled(self, profile_json: str) -> None:
+        """Compare the last two passes of `dsmoe_keep`; see `ServedNeurons.check_scaled`.
+
+        Raises:
+            SteeringError: the second was not steered as the profile says.
+        """
+        self._dsmoe_neurons().check_scaled(Profile.from_json(profile_json))
+
+    def _dsmoe_neurons(self) -> ServedNeurons:
+        served = self._dsmoe_served()
+        if not isinstance(served, ServedNeurons):
+            raise SteeringError("the model has experts; neurons are for dense models")
+        return served
+
+    def _dsmoe_check_shown(self) -> None:
+        if not self.model_config.enforce_eager:
+            raise SteeringError("routing can be watched with enforce_eager only")
+        if self.parallel_config.data_parallel_size > 1 or self.vllm_config.speculative_config:
+            raise SteeringError("routing is watched without data parallelism and speculation only")
 
     def _dsmoe_count(self) -> None:
         """Count the tokens of each step from now on; a second call changes nothing."""
@@ -250,17 +269,19 @@ class SteeringExtension:
 
             self.model_runner.execute_model = counted
 
-    def _dsmoe_layers(self) -> dict[int, SteerableMoERunner]:
-        if self.parallel_config.pipeline_parallel_size > 1:
-            raise SteeringError("with pipeline parallelism no worker sees all routers; use tensor")
-        runners = [m for m in self.model_runner.get_model().modules() if isinstance(m, MoERunner)]
-        other = {type(m).__name__ for m in runners if not isinstance(m, SteerableMoERunner)}
-        if other or not runners:
-            raise SteeringError(
-                f"vLLM runs the experts by {', '.join(sorted(other)) or 'no MoERunner'}, which "
-                "this version cannot steer; use the transformers engine"
+    def _dsmoe_served(self) -> Served:
+        """Return what is steered, found at the first call."""
+        if self._dsmoe_found is None:
+            if self.parallel_config.pipeline_parallel_size > 1:
+                raise SteeringError(
+                    "with pipeline parallelism no worker sees all layers; use tensor"
+                )
+            self._dsmoe_found = find_served(
+                self.model_runner.get_model(),
+                bool(self.model_config.enforce_eager),
+                self.model_config.get_hidden_size(),
             )
-        return {m.layer_id: m for m in sorted(runners, key=lambda m: m.layer_id)}
+        return self._dsmoe_found
 
     @_refusing
     def dsmoe_sum_streams(self, domains: int) -> None:
@@ -295,7 +316,7 @@ class SteeringExtension:
                 "the residual stream can be read or steered with enforce_eager only"
             )
         model = self.model_runner.get_model()
-        runners = {id(runner): index for index, runner in self._dsmoe_layers().items()}
+        runners = {id(runner): index for index, runner in self._dsmoe_served().layers.items()}
         names = [(n, runners[id(m)]) for n, m in model.named_modules() if id(m) in runners]
         layers = layers_of(model, names)
         scales = {getattr(layer, "routed_scaling_factor", 1.0) for layer in layers}
@@ -305,43 +326,3 @@ class SteeringExtension:
                 "float16, so that a vector would be of another scale; take bfloat16"
             )
         return layers
-
-    def _dsmoe_hash(self) -> str:
-        model = self.model_runner.get_model()
-        layers = self._dsmoe_layers()
-        return router_hash({i: _gate_weight(model, i, x) for i, x in layers.items()})
-
-
-def _describe(index: int, layer: SteerableMoERunner) -> dict[str, object]:
-    try:
-        scoring = read_scoring(layer)
-    except SteeringError as error:
-        raise SteeringError(f"layer {index}: {error}") from error
-    shape = {"layer": index, "experts": _experts(layer), "top_k": layer.router.top_k}
-    return {**shape, "monolithic": bool(layer.is_monolithic), "scoring": asdict(scoring)}
-
-
-def _experts(layer: SteerableMoERunner) -> int:
-    return int(layer.dsmoe_shift.shape[1])
-
-
-def _gate_weight(model: nn.Module, index: int, layer: SteerableMoERunner) -> Tensor:
-    """Return the weight of the linear that computes the layer's logits, [experts, hidden]."""
-    experts = _experts(layer)
-    gates = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, GateLinear)
-        and module.output_size == experts
-        and re.search(rf"\blayers\.{index}\.", name)
-    ]
-    if len(gates) != 1:
-        raise SteeringError(f"layer {index} has {len(gates)} gates of {experts} experts, not one")
-    gate: Any = gates[0]
-    if gate.weight.numel():
-        return cast(Tensor, gate.weight.detach())
-    # On CPUs vLLM packs the weight for its kernel and drops the original. Products with one and
-    # with zeros are exact, so the linear applied to the identity matrix gives its weight.
-    identity = torch.eye(gate.input_size, dtype=gate.weight.dtype)
-    weight: Tensor = gate.quant_method.apply(gate, identity, None).T
-    return weight

@@ -9,13 +9,20 @@ from dsmoe_eval.engines.vllm import later as module
 from dsmoe_eval.engines.vllm.facts import VllmFacts
 from dsmoe_eval.engines.vllm.later import LaterVllm
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.steering import ModelIdentity
+from dsmoe_eval.steering import ModelIdentity, Sites
 
 FACTS = VllmFacts(
     config=None, dtype=torch.float32, max_length=128, device="cpu", settings={"eager": False},
     version="0", generation={},
 )  # fmt: skip
-IDENTITY = ModelIdentity(name="m", fingerprint="f", routers="r", layers=(0, 1), experts=4)
+IDENTITY = ModelIdentity(
+    name="m",
+    fingerprint="f",
+    routers="r",
+    layers=(0, 1),
+    experts=4,
+    sites=Sites(kind="neurons"),
+)
 
 
 @pytest.fixture
@@ -23,7 +30,8 @@ def starts(monkeypatch):
     """What was started and closed; `starts.other` replaces attributes of the next engine."""
     log = SimpleNamespace(events=[], other={})
 
-    def start(name, dtype, **options):
+    def start(name, dtype, sites, **options):
+        assert sites == IDENTITY.sites
         log.events.append(("start", name, dtype, options["max_model_len"]))
         length = min(100, options["max_model_len"] % 1000)
         same = {"dtype": FACTS.dtype, "device": "cpu", "settings": FACTS.settings, "version": "0"}

@@ -14,10 +14,6 @@ pytestmark = pytest.mark.vllm
 PLAIN = {"data_parallel_size": 1, "prefill_context_parallel_size": 1, "use_ubatching": False}
 
 
-def _layer(sequence_parallel=False):
-    return SimpleNamespace(moe_config=SimpleNamespace(is_sequence_parallel=sequence_parallel))
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -27,8 +23,8 @@ def _layer(sequence_parallel=False):
     ],
 )
 def test_moved_tokens_are_refused(change, word):
-    check_rows(_layer(), SimpleNamespace(**PLAIN))
+    check_rows(False, SimpleNamespace(**PLAIN))
     with pytest.raises(SteeringError, match=f"with {word} the tokens of a step are moved"):
-        check_rows(_layer(), SimpleNamespace(**PLAIN | change))
+        check_rows(False, SimpleNamespace(**PLAIN | change))
     with pytest.raises(SteeringError, match="with sequence parallelism"):
-        check_rows(_layer(sequence_parallel=True), SimpleNamespace(**PLAIN))
+        check_rows(True, SimpleNamespace(**PLAIN))

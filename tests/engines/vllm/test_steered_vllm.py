@@ -856,7 +856,9 @@ def test_phimoe_without_attention_biases_is_refused(tmp_path):
 def test_dense_models_and_no_models_are_refused(tmp_path):
     config = LlamaConfig(**COMMON)
     LlamaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(SteeringError, match="no MoERunner"):
+    with pytest.raises(
+        SteeringError, match=r"no experts that vLLM runs\. Of a dense model the neurons"
+    ):
         start(tmp_path)
     cleanup()
     with pytest.raises(UserError, match="no such folder"):
