@@ -6,11 +6,12 @@ there are, never the results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cards import Variant
 from ..stats import NonInferiority, PairedResult, holm
+from .outcomes import OVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,8 @@ class Contrasts:
         pooled_held: non-inferiority on all non-targets, at the plan's margin.
         domains: the comparisons with base, on each non-target task, in the order of the suite.
         held: non-inferiority on each non-target task.
-        placebo: the comparison with its placebo on the target; None where the plan has none.
-        wrong: the comparison with its wrong-domain control on the target; None where the
-            plan has none.
-        prompt: the comparison with the arm that names the domain in the prompt, on the target;
-            None for that arm and for controls, and where the plan has none.
-        general: the comparison with a profile learned on the answers of all targets, on the target;
-            None for other arms than learned profiles, and where the plan has none.
-        plain: the comparison of a training that adds a loss with the same training without it, on
-            the target; None for other arms and controls, and where the plan has none.
-        quantized: the comparison of an arm on a quantized model with that model, on the target.
+        over: the comparisons with other arms on the target, by the names of `OVER`; None where the
+            plan has no such arm.
     """
 
     variant: Variant
@@ -41,12 +34,7 @@ class Contrasts:
     pooled_held: NonInferiority
     domains: tuple[PairedResult, ...]
     held: tuple[NonInferiority, ...]
-    placebo: PairedResult | None
-    wrong: PairedResult | None
-    prompt: PairedResult | None
-    general: PairedResult | None = None
-    plain: PairedResult | None = None
-    quantized: PairedResult | None = None
+    over: Mapping[str, PairedResult | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +44,7 @@ class Adjusted:
     target: float | None
     pooled: float | None
     domains: tuple[float | None, ...]
-    placebo: float | None
-    wrong: float | None
-    prompt: float | None
-    general: float | None
-    plain: float | None
-    quantized: float | None
+    over: Mapping[str, float | None]
 
 
 def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
@@ -74,19 +57,21 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:
         return holm_by_family(variants, [None if one is None else one.p_value for one in results])
 
+    over = {name: family([arm.over[name] for arm in arms]) for name in OVER}
     return [
-        Adjusted(target, pooled, tuple(_holm(domains)), *over)
-        for target, pooled, domains, *over in zip(
-            family([arm.target for arm in arms]),
-            family([arm.pooled for arm in arms]),
-            [[None if arm.variant.zero_strength else r for r in arm.domains] for arm in arms],
-            family([arm.placebo for arm in arms]),
-            family([arm.wrong for arm in arms]),
-            family([arm.prompt for arm in arms]),
-            family([arm.general for arm in arms]),
-            family([arm.plain for arm in arms]),
-            family([arm.quantized for arm in arms]),
-            strict=True,
+        Adjusted(
+            target,
+            pooled,
+            tuple(_holm([None if arm.variant.zero_strength else one for one in arm.domains])),
+            {name: found[place] for name, found in over.items()},
+        )
+        for place, (arm, target, pooled) in enumerate(
+            zip(
+                arms,
+                family([arm.target for arm in arms]),
+                family([arm.pooled for arm in arms]),
+                strict=True,
+            )
         )
     ]
 

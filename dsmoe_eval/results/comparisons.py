@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from ..cards import ExpertSource, Plan, Suite, Task, Variant
+from ..cards import Plan, Suite, Task
 from ..stats import (
     NonInferiority,
     PairedResult,
@@ -22,13 +21,13 @@ from ..stats import (
 )
 from ..tasks.items import digest
 from ..tasks.leakage import Leakage as FoundLeakage
-from ..variants import controls_for
 from . import floors
 from .acted import OUTPUTS, Acted, acted_of, output_change
 from .arms import Arm, Probe, Settings
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
+from .other_arms import OTHERS, ArmCells, quantized_base
 from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
@@ -42,7 +41,7 @@ from .schema import (
     QuantizedRouting,
     RunResult,
 )
-from .terms import Information, Line, Pruning
+from .terms import Line, Pruning
 from .training import Learning, Training
 
 COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
@@ -54,18 +53,6 @@ Reader = Callable[[str], pd.DataFrame]
 _SETTINGS: TypeAdapter[Settings | Training | Learning | Pruning | Line | None] = TypeAdapter(
     Settings | Training | Learning | Pruning | Line | None
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ArmCells:
-    """An arm and its cells: task name -> cell id."""
-
-    variant: Variant
-    target: str
-    settings: Mapping[str, object] | None
-    profile: str | None
-    cells: dict[str, str]
-    information: Information
 
 
 def compare_arms(
@@ -180,9 +167,6 @@ def _contrasts(
     others = [paired[task.name] for task in suite.non_target_tasks(arm.target)]
     pooled = pd.concat(others)
 
-    def over(source: ExpertSource) -> PairedResult | None:
-        return _over_controls(read, suite, arm, controls_of(arm, source, arms))
-
     return Contrasts(
         variant=arm.variant,
         target=_compare(paired[suite.target_task(arm.target).name]),
@@ -190,61 +174,11 @@ def _contrasts(
         pooled_held=_held(pooled, plan),
         domains=tuple(_compare(part) for part in others),
         held=tuple(_held(part, plan) for part in others),
-        placebo=over("random_matched"),
-        wrong=over("other_domain"),
-        prompt=_over_controls(read, suite, arm, naming_arm(arm, arms)),
-        general=over("all_domains"),
-        plain=_over_controls(read, suite, arm, plain_arm(arm, arms)),
-        quantized=_over_controls(read, suite, arm, quantized_base(arm, arms)),
+        over={
+            name: _over_controls(read, suite, arm, found(arm, arms))
+            for name, found in OTHERS.items()
+        },
     )
-
-
-def controls_of(arm: ArmCells, source: ExpertSource, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return an arm's controls with experts of this source, draw by draw."""
-    own = {other.variant.name: other for other in arms if other.target == arm.target}
-    found = controls_for(arm.variant, source, [other.variant for other in own.values()])
-    return [own[control.name] for control in found]
-
-
-def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return the arm that names the target's domain in the prompt, beside arms that do not."""
-    if arm.variant.kind in ("prompt", "base") or arm.variant.control_of is not None:
-        return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and other.variant.quantized == arm.variant.quantized
-        and other.variant.kind == "prompt"
-        and other.variant.control_of is None
-    ][:1]
-
-
-def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return `sft-lora` of the budget of an arm whose training adds a loss to the same."""
-    own = arm.variant
-    if not own.adds_loss or own.control_of is not None:
-        return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and (other.variant.kind, other.variant.trained_by) == ("sft", "lora")
-        and other.variant.epochs == own.epochs
-    ][:1]
-
-
-def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return the quantized model without steering that an arm is on; empty of other arms."""
-    form = arm.variant.quantized
-    if form is None or arm.variant.kind == "base":
-        return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and (other.variant.kind, other.variant.quantized) == ("base", form)
-    ][:1]
 
 
 def _over_controls(
@@ -282,28 +216,33 @@ def _arm_row(
 ) -> Arm:
     target = suite.target_task(arm.target).name
     cell = read_cell(folder, arm.cells[target])
-    return Arm(
-        variant=arm.variant.name,
-        target=arm.target,
-        settings=_SETTINGS.validate_python(arm.settings, strict=False),
-        profile=arm.profile,
-        probe=_probe_row(cell["probe"]),
-        cells=dict(arm.cells),
-        target_result=_paired(contrasts.target, adjusted.target, compare_answers(paired[target])),
-        non_targets=Pooled.model_validate(
-            _tested(contrasts.pooled, adjusted.pooled)
-            | {"non_inferiority": _non_inferiority(contrasts.pooled_held)}
-        ),
-        domains=_domains(suite.non_target_tasks(arm.target), contrasts, adjusted, paired),
-        over_placebo=_over_row(contrasts.placebo, adjusted.placebo),
-        specificity=_over_row(contrasts.wrong, adjusted.wrong),
-        over_prompt=_over_row(contrasts.prompt, adjusted.prompt),
-        over_pooled=_over_row(contrasts.general, adjusted.general),
-        over_lora=_over_row(contrasts.plain, adjusted.plain),
-        over_quantized=_over_row(contrasts.quantized, adjusted.quantized),
-        information=arm.information,
-        prompt_tokens=(read_cell(folder, base[target])["prompt_tokens"], cell["prompt_tokens"]),
-        acted=_acted(folder, arm, (model.cells if model else base)[target], arm.cells[target]),
+    over = {name: _over_row(one, adjusted.over[name]) for name, one in contrasts.over.items()}
+    return Arm.model_validate(
+        {
+            "variant": arm.variant.name,
+            "target": arm.target,
+            "settings": _SETTINGS.validate_python(arm.settings, strict=False),
+            "profile": arm.profile,
+            "probe": _probe_row(cell["probe"]),
+            "cells": dict(arm.cells),
+            "target_result": _paired(
+                contrasts.target, adjusted.target, compare_answers(paired[target])
+            ),
+            "non_targets": Pooled.model_validate(
+                _tested(contrasts.pooled, adjusted.pooled)
+                | {"non_inferiority": _non_inferiority(contrasts.pooled_held)}
+            ),
+            "domains": _domains(suite.non_target_tasks(arm.target), contrasts, adjusted, paired),
+            "information": arm.information,
+            "prompt_tokens": (
+                read_cell(folder, base[target])["prompt_tokens"],
+                cell["prompt_tokens"],
+            ),
+            "acted": _acted(
+                folder, arm, (model.cells if model else base)[target], arm.cells[target]
+            ),
+        }
+        | over
     )
 
 

@@ -30,17 +30,11 @@ from ..stats import (
 from ..tasks.leakage import Leakage
 from .cells import read_samples
 from .claims import holm_by_family
-from .comparisons import (
-    ArmCells,
-    compare_arms,
-    controls_of,
-    naming_arm,
-    plain_arm,
-    quantized_base,
-)
+from .comparisons import compare_arms
 from .finished import FinishedRun
 from .folder import RunFolder
 from .foretold import read_foretold
+from .other_arms import OTHERS, ArmCells
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
 from .pairing import pair_items
 from .schema import RunResult
@@ -155,15 +149,8 @@ class _Comparer:
             self._difference([one.paired for one in others], held=True) if others else None,
             tuple(self._task_row(part, held=part in others) for part in parts),
             {
-                name: self._over(arm, own, others)
-                for name, others in (
-                    ("over_placebo", controls_of(arm, "random_matched", self.arms)),
-                    ("specificity", controls_of(arm, "other_domain", self.arms)),
-                    ("over_prompt", naming_arm(arm, self.arms)),
-                    ("over_pooled", controls_of(arm, "all_domains", self.arms)),
-                    ("over_lora", plain_arm(arm, self.arms)),
-                    ("over_quantized", quantized_base(arm, self.arms)),
-                )
+                name: self._over(arm, own, found(arm, self.arms))
+                for name, found in OTHERS.items()
             },
             tuple(
                 task.name for task in self.asked if task.name in arm.cells

@@ -10,9 +10,9 @@ from ..errors import UserError
 from ..tasks.leakage import Leakage, Overlap
 from ..variants import BASE, get_variant
 from .cells import read_cell, read_samples
-from .comparisons import ArmCells
 from .finished import read_finished, sound
 from .folder import RunFolder
+from .other_arms import ArmCells
 from .outcome_comparisons import compare_run
 from .schema import Arm, Model, RunResult
 

@@ -14,7 +14,7 @@ from ..engines.lm import EngineLM
 from ..log import note
 from ..progress import Steps, counted_as
 from ..results.cells import Identity, is_done
-from ..results.comparisons import ArmCells
+from ..results.other_arms import ArmCells
 from ..tasks.loading import LoadedTask, with_preamble
 from .acting import evidence_of
 from .arms import PreparedArm

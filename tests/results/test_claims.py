@@ -29,9 +29,7 @@ def contrasts(name, target, others, placebo=None):
         pooled_held=non_inferiority(*pooled, PLAN.margin),
         domains=tuple(results),
         held=tuple(non_inferiority(*scores, PLAN.margin) for scores in others),
-        placebo=placebo,
-        wrong=None,
-        prompt=None,
+        over=dict.fromkeys(OVER) | {"over_placebo": placebo},
     )
 
 
@@ -53,15 +51,15 @@ def holm(results):
 
 def test_families_are_those_of_the_plan(arms):
     found = adjust(arms)
-    assert (found[0].target, found[0].pooled, found[0].placebo) == (None, None, None)
+    assert (found[0].target, found[0].pooled, found[0].over["over_placebo"]) == (None, None, None)
     assert found[0].domains == (None, None, None)
     for name in ("target", "pooled"):
         for family in ((1, 3), (2,)):  # the arms, and the control
             adjusted = [getattr(found[place], name) for place in family]
             assert adjusted == pytest.approx(holm([getattr(arms[p], name) for p in family]))
-    placebo = [found[place].placebo for place in (1, 3)]
-    assert placebo == pytest.approx(holm([arms[place].placebo for place in (1, 3)]))
-    assert found[2].placebo is found[1].wrong is None
+    placebo = [found[place].over["over_placebo"] for place in (1, 3)]
+    assert placebo == pytest.approx(holm([arms[place].over["over_placebo"] for place in (1, 3)]))
+    assert found[2].over["over_placebo"] is found[1].over["specificity"] is None
     for arm, one in zip(arms[1:], found[1:], strict=True):
         assert list(one.domains) == pytest.approx(holm(arm.domains))
     assert set(FAMILIES) == {"target", "non_target", "domains", *OVER}

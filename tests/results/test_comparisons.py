@@ -1,25 +1,27 @@
-"""The arms that are compared with each other."""
+"""The figures of a run's arms, against means of the cells' rows."""
 
-from dsmoe_eval.results.comparisons import ArmCells, controls_of, naming_arm
-from dsmoe_eval.results.terms import NOTHING
-from dsmoe_eval.variants import get_variant
+import pytest
 
+from dsmoe_eval.results import RunFolder, read_finished
+from dsmoe_eval.results.cells import read_samples
 
-def cells(name, target="math"):
-    return ArmCells(get_variant(name), target, None, None, {}, NOTHING)
+from ..leaderboards.conftest import SMALL
 
-
-def test_controls_are_those_of_the_same_target():
-    arm = cells("dsmoe")
-    arms = [arm, cells("dsmoe+matched"), cells("dsmoe+matched-2", "law"), cells("dsmoe+wrong")]
-    assert controls_of(arm, "random_matched", arms) == arms[1:2]
-    assert controls_of(arm, "other_domain", arms) == arms[3:]
-    assert controls_of(arms[1], "random_matched", arms) == []
+TINY = SMALL | {"variants": ("base", "contrast", "random")}
 
 
-def test_only_arms_are_compared_with_naming_the_domain():
-    arms = [cells("prompt+wrong"), cells("prompt", "law"), cells("prompt"), cells("dsmoe")]
-    assert naming_arm(arms[3], arms) == arms[2:3]
-    assert naming_arm(arms[2], arms) == naming_arm(arms[0], arms) == []
-    assert naming_arm(cells("dsmoe+matched"), arms) == []
-    assert naming_arm(arms[3], arms[:2]) == []
+def test_scores_are_means_of_rows(make_run):
+    folder = RunFolder(make_run(**TINY))
+    result = read_finished(folder.root).result
+    base = {one.task: one.cell for one in result.base}
+    for arm in result.arms:
+        rows = {name: read_samples(folder, cell) for name, cell in arm.cells.items()}
+        before = {name: read_samples(folder, base[name]) for name in rows}
+        (target,) = {name for name in rows} - {one.task for one in arm.domains}
+        found = arm.target_result
+        assert found.score_b == pytest.approx(rows[target]["score"].mean())
+        assert found.score_a == pytest.approx(before[target]["score"].mean())
+        assert found.gained - found.lost == (rows[target]["score"] - before[target]["score"]).sum()
+        for one in arm.domains:
+            assert one.score_b == pytest.approx(rows[one.task]["score"].mean())
+            assert one.n == len(rows[one.task])

@@ -1,0 +1,82 @@
+"""The arms that an arm is compared with on its target, besides base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ..cards import ExpertSource, Variant
+from ..variants import controls_for
+from .terms import Information
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCells:
+    """An arm and its cells: task name -> cell id."""
+
+    variant: Variant
+    target: str
+    settings: Mapping[str, object] | None
+    profile: str | None
+    cells: dict[str, str]
+    information: Information
+
+
+def controls_of(source: ExpertSource, arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return an arm's controls with experts of this source, draw by draw."""
+    own = {other.variant.name: other for other in arms if other.target == arm.target}
+    found = controls_for(arm.variant, source, [other.variant for other in own.values()])
+    return [own[control.name] for control in found]
+
+
+def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the arm that names the target's domain in the prompt, beside arms that do not."""
+    if arm.variant.kind in ("prompt", "base") or arm.variant.control_of is not None:
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and other.variant.quantized == arm.variant.quantized
+        and other.variant.kind == "prompt"
+        and other.variant.control_of is None
+    ][:1]
+
+
+def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return `sft-lora` of the budget of an arm whose training adds a loss to the same."""
+    own = arm.variant
+    if not own.adds_loss or own.control_of is not None:
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and (other.variant.kind, other.variant.trained_by) == ("sft", "lora")
+        and other.variant.epochs == own.epochs
+    ][:1]
+
+
+def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the quantized model without steering that an arm is on; empty of other arms."""
+    form = arm.variant.quantized
+    if form is None or arm.variant.kind == "base":
+        return []
+    return [
+        other
+        for other in arms
+        if other.target == arm.target
+        and (other.variant.kind, other.variant.quantized) == ("base", form)
+    ][:1]
+
+
+OTHERS: Mapping[str, Callable[[ArmCells, Sequence[ArmCells]], list[ArmCells]]] = {
+    "over_placebo": partial(controls_of, "random_matched"),
+    "specificity": partial(controls_of, "other_domain"),
+    "over_prompt": naming_arm,
+    "over_pooled": partial(controls_of, "all_domains"),
+    "over_lora": plain_arm,
+    "over_quantized": quantized_base,
+}
+"""The names of `OVER` -> those arms of a plan; several are draws of one control."""
