@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense reports-simsmoe leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -171,6 +171,13 @@ reports-smol-dense: $(RUN)
 	$(BIN)/python benchmarks/gathered_neurons.py reports/smol
 	$(BIN)/dsmoe-eval run smol-dense --limit 40 --out out/smol-dense
 	$(BIN)/dsmoe-eval report out/smol-dense --report-to reports/smol/dense
+
+# Fine-tuning with losses on the similarity of experts, and how alike the experts are then: four minutes.
+reports-simsmoe: $(RUN)
+	rm -rf out/similarity
+	$(BIN)/dsmoe-eval run similarity --out out/similarity
+	$(BIN)/dsmoe-eval report out/similarity --report-to reports/simsmoe/arms
+	$(BIN)/python benchmarks/similarity_arms.py out/similarity
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

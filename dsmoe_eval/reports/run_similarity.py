@@ -59,8 +59,8 @@ def similarity_losses(result: RunResult) -> Table:
     caption = (
         "Training added a loss on the similarity of experts (CKA) to that of sft-lora. Above: the "
         "steps with a pair above the threshold. CKA: mean of the compared pairs, in the first and "
-        "the last step that compared any; that of sft-simsmoe is the published estimate, which is high "
-        "for unrelated outputs too. Added: mean over the steps, with the loss's weight. Over "
+        "the last step that compared any; that of sft-simsmoe is the published estimate, which is "
+        "high for unrelated outputs too. Added: mean over the steps, with the loss's weight. Over "
         "sft-lora: target score less that of the same training without the loss. ▲ ▼: "
         f"Holm-adjusted p < {level}."
     )

@@ -9,10 +9,9 @@ it. They run the experts once more, on tokens of the pass; the pass is the same 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,8 +162,10 @@ class Penalty(ABC):
             for handle in handles:
                 handle.remove()
 
-    def _watch(self, router: Router) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _watch(
+        self, router: Router
+    ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object]], None]:
+        def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             self._calls[router.layer] = ExpertCall(router, module, given_to(args, kwargs))
 
         return hook
@@ -290,8 +291,8 @@ def distinct_tokens(ids: Tensor, mask: Tensor) -> Tensor:
     return first.scatter_reduce(0, groups, kept, "amin").sort().values
 
 
-def check_single_experts(model: Any, texts: Sequence[Sequence[int]], variant: str) -> None:
-    """Check, on some texts, that this model's experts can be run alone.
+def check_single_experts(model: nn.Module, texts: Sequence[Sequence[int]], variant: str) -> None:
+    """Check on some texts that this model's experts can be run alone.
 
     Raises:
         UserError: they cannot.
