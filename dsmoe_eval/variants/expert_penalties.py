@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -309,8 +308,8 @@ def distinct_tokens(ids: Tensor, mask: Tensor) -> Tensor:
     return first.scatter_reduce(0, groups, kept, "amin").sort().values
 
 
-def check_single_experts(model: Any, texts: Sequence[Sequence[int]], variant: str) -> None:
-    """Check, on some texts, that this model's experts can be run alone.
+def check_single_experts(model: nn.Module, texts: Sequence[Sequence[int]], variant: str) -> None:
+    """Check on some texts that this model's experts can be run alone.
 
     Raises:
         UserError: they cannot.

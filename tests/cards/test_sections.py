@@ -34,6 +34,11 @@ def test_a_recipe_has_its_learning_rate_and_its_budget():
     one = Sft(learning_rate=0.3, epochs=4, batch_size=2)
     assert one.of(get_variant("sft-router")).rate == 0.3
     assert one.missing(get_variant("sft-lora")) == "rank"
+    assert one.missing(get_variant("sft-simsmoe")) == "rank"
+    for name in ("sft-lora-cka-x2", "sft-simsmoe"):  # as LoRA
+        assert (sft.of(get_variant(name)).rate, sft.of(get_variant(name)).rank) == (lora.rate, 8)
+    with pytest.raises(ValidationError, match="lora-cka"):
+        Sft(learning_rate={"lora-cka": 0.1}, epochs=1, batch_size=1)
     assert one.missing(get_variant("sft-router")) is None
     with pytest.raises(ValueError, match="several learning rates"):
         _ = sft.rate

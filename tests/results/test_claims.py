@@ -19,7 +19,7 @@ def pairs(n, right_a, right_b):
     return DRAW.random(n) < right_a, DRAW.random(n) < right_b
 
 
-def contrasts(name, target, others, placebo=None):
+def contrasts(name, target, others, placebo=None, plain=None):
     results = [compare_paired(*scores) for scores in others]
     pooled = [np.concatenate(side) for side in zip(*others, strict=True)]
     return Contrasts(
@@ -29,7 +29,7 @@ def contrasts(name, target, others, placebo=None):
         pooled_held=non_inferiority(*pooled, PLAN.margin),
         domains=tuple(results),
         held=tuple(non_inferiority(*scores, PLAN.margin) for scores in others),
-        over=dict.fromkeys(OVER) | {"over_placebo": placebo},
+        over=dict.fromkeys(OVER) | {"over_placebo": placebo, "over_lora": plain},
     )
 
 
@@ -47,6 +47,18 @@ def arms():
 
 def holm(results):
     return multipletests([one.p_value for one in results], method="holm")[1]
+
+
+def test_trainings_with_a_loss_have_a_family_over_those_without_it():
+    over = [compare_paired(*pairs(200, 0.3, right)) for right in (0.38, 0.42)]
+    names = ("sft-lora", "sft-lora-cka", "sft-simsmoe")
+    rows = [
+        contrasts(name, pairs(50, 0.3, 0.5), [pairs(50, 0.9, 0.9)], plain=plain)
+        for name, plain in zip(names, [None, *over], strict=True)
+    ]
+    found = [one.over["over_lora"] for one in adjust(rows)]
+    assert found[0] is None
+    assert found[1:] == pytest.approx(holm(over))
 
 
 def test_families_are_those_of_the_plan(arms):

@@ -56,6 +56,12 @@ def test_the_plan_that_ships_lacks_nothing():
             r"'sft-lora' needs sft\.lora_alpha in the plan",
         ),
         (["base", "sft-esft+matched"], {}, "needs 'sft-esft', the arm that it controls"),
+        (["base", "sft-lora-cka+zero"], {}, "needs 'sft-lora-cka', the arm that it controls"),
+        (
+            ["base", "sft-simsmoe"],
+            {"sft": Sft(learning_rate={"esft": 0.1}, epochs=1, batch_size=1)},
+            r"'sft-simsmoe' needs sft\.learning_rate\.lora in the plan",
+        ),
         (["base", "learned-profile"], {}, "'learned-profile' needs the section learned"),
         (
             ["base", "learned-profile"],
