@@ -171,6 +171,7 @@ reports-simsmoe: $(RUN)
 	mkdir -p reports/simsmoe && cp out/simsmoe/simsmoe.* out/simsmoe/*.png reports/simsmoe/
 	$(BIN)/dsmoe-eval run similarity --out out/similarity
 	$(BIN)/dsmoe-eval report out/similarity --report-to reports/simsmoe/arms
+	$(BIN)/python benchmarks/similarity_arms.py out/similarity
 
 # The same on the neurons of the dense model from which it was carved: about an hour and a half on two cores.
 reports-smol-dense: $(RUN)
@@ -179,13 +180,6 @@ reports-smol-dense: $(RUN)
 	$(BIN)/python benchmarks/gathered_neurons.py reports/smol
 	$(BIN)/dsmoe-eval run smol-dense --limit 40 --out out/smol-dense
 	$(BIN)/dsmoe-eval report out/smol-dense --report-to reports/smol/dense
-
-# Fine-tuning with losses on the similarity of experts, and how alike the experts are then: four minutes.
-reports-simsmoe: $(RUN)
-	rm -rf out/similarity
-	$(BIN)/dsmoe-eval run similarity --out out/similarity
-	$(BIN)/dsmoe-eval report out/similarity --report-to reports/simsmoe/arms
-	$(BIN)/python benchmarks/similarity_arms.py out/similarity
 
 # The leaderboards that are kept in the repository; after `make reports`, whose runs they file.
 leaderboards: $(RUN)

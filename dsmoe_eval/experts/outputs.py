@@ -1,7 +1,7 @@
 """Computes the outputs of single experts on the same tokens, whether selected for them or not.
 
-The experts module is called as its block calls it, but with one expert and a weight of one.
-`check_outputs` verifies that this gives the expert's output.
+The experts module is called as its block calls it, but with one expert and a weight of one, which
+`check_outputs` verifies.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def test_scores_are_means_of_rows(make_run):
     for arm in result.arms:
         rows = {name: read_samples(folder, cell) for name, cell in arm.cells.items()}
         before = {name: read_samples(folder, base[name]) for name in rows}
-        (target,) = {name for name in rows} - {one.task for one in arm.domains}
+        (target,) = set(rows) - {one.task for one in arm.domains}
         found = arm.target_result
         assert found.score_b == pytest.approx(rows[target]["score"].mean())
         assert found.score_a == pytest.approx(before[target]["score"].mean())
