@@ -90,5 +90,5 @@ def character_text(suite_name: str, tokenizer: PreTrainedTokenizerFast) -> Chara
 def _characters(
     documents: Sequence[TextDocument], tokenizer: PreTrainedTokenizerFast
 ) -> list[Tensor]:
-    encoded = tokenizer([one.text for one in documents])["input_ids"]
+    encoded = tokenizer([one.text for one in documents], verbose=False)["input_ids"]
     return [torch.tensor([tokenizer.eos_token_id, *ids]) for ids in encoded]
