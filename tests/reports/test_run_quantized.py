@@ -13,13 +13,13 @@ from .made import shown
 def rounded(result):
     """The first arms of a target as ones on a model of int4."""
     target = result.arms[0].target
-    model, arm, sham = [one for one in result.arms if one.target == target][:3]
+    model, arm, *_ = [one for one in result.arms if one.target == target]
     over = arm.target_result.model_copy(
-        update={"score_a": 0.5, "score_b": 0.75, "gained": 30, "lost": 0, "p_adjusted": 0.01,
+        update={"score_a": 0.25, "score_b": 0.75, "gained": 3, "lost": 0, "p_adjusted": 0.01,
                 "ci95": (0.1, 0.4)}
     )  # fmt: skip
     same = over.model_copy(
-        update={"score_b": 0.5, "gained": 0, "p_adjusted": None, "ci95": (-0.1, 0.1)}
+        update={"score_b": 0.25, "gained": 0, "p_adjusted": None, "ci95": (-0.1, 0.1)}
     )
     arms = (
         model.model_copy(update={"variant": "base-int4"}),
@@ -47,7 +47,7 @@ def test_gains_are_over_base_and_over_the_quantized_model(rounded):
     model, arm, sham = shown(quantized_gains(rounded))
     assert model[0] == "base-int4"
     assert (model[3], arm[3], sham[3]) == (
-        "", "+25.0 pp [+10.0, +40.0] ▲", "+0.0 pp [-10.0, +10.0]"
+        "", "+50.0 pp [+10.0, +40.0] ▲", "+0.0 pp [-10.0, +10.0]"
     )  # fmt: skip
     assert {row[4] for row in (model, arm, sham)} == {"97.5%, 20.0%"}
     routing, gain = quantized_findings(rounded)
@@ -55,7 +55,7 @@ def test_gains_are_over_base_and_over_the_quantized_model(rounded):
     target = rounded.arms[0].target
     assert gain == (
         "Beyond the int4 model without it, contrast-int4 improves 1 of 1 targets "
-        f"({target}); +25.0 to +25.0 pp."
+        f"({target}); +50.0 to +50.0 pp."
     )
 
 
