@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmoe_eval.reports.run_quantized import quantized_findings, quantized_gains, routing_of
+from dsmoe_eval.reports.run_quantized import quantized_findings, quantized_gains, rounded_routing
 from dsmoe_eval.results.regression import RoutingAgreement
 from dsmoe_eval.results.schema import QuantizedRouting
 
@@ -40,7 +40,7 @@ def rounded(result):
 def test_a_run_without_such_arms_says_nothing(result):
     assert shown(quantized_gains(result)) == []
     assert quantized_findings(result) == []
-    assert routing_of(result.arms[0], result) is None
+    assert rounded_routing(result.arms[0], result) is None
 
 
 def test_gains_are_over_base_and_over_the_quantized_model(rounded):
