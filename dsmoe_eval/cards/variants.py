@@ -47,7 +47,7 @@ class Variant(Card):
             experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
         quantized: the form to which the experts of the answering model are rounded; what is steered
-            and how strongly is chosen on the model as it is. `base` with it is the rounded model.
+            and how strongly is chosen on the unrounded model. `base` with it is the rounded model.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -118,7 +118,7 @@ class Variant(Card):
 
     @property
     def is_base(self) -> bool:
-        """Whether it is the model as it is."""
+        """Whether it is the unrounded model, without steering."""
         return self.kind == "base" and self.quantized is None
 
     @property

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..cards import Identification
+    from ..engines.base import Engine
     from ..steering import Intervention
-    from ..tasks.identification import TextSource
+    from ..tasks.identification import IdentificationText, TextSource
 
 
 def text_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -126,6 +127,10 @@ def given_text(options: Mapping[str, Any]) -> str | TextSource:
     type=click.Path(path_type=Path),
     help="Folder of recorded forward passes, which are reused [out/observations].",
 )
+@click.option(
+    "--super-experts", type=click.Choice(["spare", "allow"]), default="spare", show_default=True,
+    help="Whether experts whose removal breaks the model may be masked, pruned or forced out.",
+)  # fmt: skip
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per domain.")
 @sites_options
@@ -159,6 +164,7 @@ def identify_command(
         "markers": _markers(rest["marker"]),
         "root": rest["observations"],
         "console": progress_console(),
+        "spared": _spared(engine, text, rest),
     }
     if rest["keep"] is not None:
         profile = identify_pruned(engine, text, domain, method, rest["keep"], **common)
@@ -170,6 +176,21 @@ def identify_command(
     write_text(output, profile.to_json())
     masked = "" if rest["keep"] is None else " masked: not the best"
     echo(f"{output}: profile {profile.id}, {profile.size}{masked} of {domain}")
+
+
+def _spared(
+    engine: Engine, text: IdentificationText, given: Mapping[str, Any]
+) -> tuple[tuple[int, int], ...]:
+    """Find the super experts if the profile could switch them off, and say which are spared."""
+    from ..runs.guards import guard_text
+
+    switches_off = given["keep"] is not None or given["intervention"] in ("mask", "force")
+    if given["super_experts"] == "allow" or not switches_off:
+        return ()
+    guard = guard_text(engine, text, _settings(given), given["observations"])
+    if words := guard.say("profile", "`--super-experts allow`"):
+        echo(words, err=True)
+    return guard.pairs
 
 
 def _settings(given: Mapping[str, object]) -> Identification:

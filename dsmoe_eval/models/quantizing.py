@@ -90,7 +90,7 @@ def round_experts(model: PreTrainedModel, form: Rounding) -> None:
 def rounded_experts(model: PreTrainedModel, form: Rounding) -> Iterator[float]:
     """Round the experts' weights inside the context; afterwards each bit is as before.
 
-    The weights as they were are held in the CPU's memory meanwhile.
+    The original weights are kept in the CPU's memory meanwhile.
 
     Yields:
         The `quantized_share` of the rounded model.

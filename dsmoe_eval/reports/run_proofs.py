@@ -48,9 +48,8 @@ def proofs(result: RunResult) -> Table:
         "What was done to the model: "
         + "; ".join(f"{kind}: {meaning}" for kind, meaning in EVIDENCE.items())
         + ". Outputs: the largest change of a log-likelihood on the target's items, in nats; of "
-        "generated answers the share that differ; on a quantized model beside that model. An "
-        "arm that should have changed the model and did not is marked as failed, and the command "
-        "`run` ends with exit code 5."
+        "generated answers the share that differ. An arm that should have changed the model and "
+        "did not is marked as failed, and the command `run` ends with exit code 5."
     )
     proved = [(arm, arm.acted) for arm in result.arms if arm.acted is not None]
 
@@ -59,6 +58,7 @@ def proofs(result: RunResult) -> Table:
 
     rounded = any(acted.quantized is not None for _, acted in proved)
     figures = (*_PROOFS[:-1], *((_QUANTIZED,) if rounded else ()), _PROOFS[-1])
+    caption += _BESIDE if rounded else ""
     return make_table("proofs", caption, figures, proved, facets)
 
 
@@ -68,6 +68,7 @@ def _proof(
     return Figure(name, lambda one: value(one[1]), show, lambda one: arm_source(one[0], place))
 
 
+_BESIDE = " Outputs of an arm on a quantized model are compared with those of that model."
 _QUANTIZED: Figure[Proved] = Figure(
     "experts' bytes quantized",
     lambda one: otherwise(one[1].quantized, "-"),

@@ -32,7 +32,7 @@ def quantized_gains(result: RunResult) -> Table:
         return _interval(arm.target_result, result.significance_level)
 
     def agreement(arm: Arm) -> Value:
-        found = routing_of(arm, result)
+        found = rounded_routing(arm, result)
         return "-" if found is None else (found.agreement.shared, found.agreement.by_chance)
 
     figures: tuple[Figure[Arm], ...] = (
@@ -57,7 +57,7 @@ def _at(place: str) -> Callable[[Arm], str]:
     return lambda arm: arm_source(arm, place)
 
 
-def routing_of(arm: Arm, result: RunResult) -> QuantizedRouting | None:
+def rounded_routing(arm: Arm, result: RunResult) -> QuantizedRouting | None:
     """Return how far the quantized model of an arm agrees with base; None where it is unknown."""
     form = get_variant(arm.variant).quantized
     return next((row for row in result.quantized if row.form == form), None)

@@ -46,8 +46,8 @@ class Acted(Record):
         figure: 0 where nothing was done.
         output_change: the largest change of a log-likelihood on the target's items, in nats; of
             generated answers the share that differ: from base's, or the quantized model's.
-        quantized: the share of the experts' bytes that are quantized; None of an arm on the model
-            as it is, and where it is the figure.
+        quantized: the share of the experts' bytes that are quantized; None of an arm on another
+            model, and where it is the figure.
         verdict: `idle`: nothing changed and nothing had to: random experts, or switched-off ones
             that these texts do not use. `failed`: nothing changed although it should.
     """

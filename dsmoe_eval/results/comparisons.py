@@ -49,7 +49,6 @@ COMPARED = ("item", "cluster", "score", "tokens", "truncated", "invalid")
 Reader = Callable[[str], pd.DataFrame]
 """A function: cell id -> the cell's rows."""
 
-
 _SETTINGS: TypeAdapter[Settings | Training | Learning | Pruning | Line | None] = TypeAdapter(
     Settings | Training | Learning | Pruning | Line | None
 )
@@ -113,8 +112,8 @@ def _quantized(folder: RunFolder) -> tuple[QuantizedRouting, ...]:
     """Return how far the quantized models of a run agree with base."""
     if not folder.has(folder.quantized_routing):
         return ()
-    rows = folder.read_json(folder.quantized_routing)
-    return tuple(QuantizedRouting.model_validate(row, strict=False) for row in rows)
+    read = partial(QuantizedRouting.model_validate, strict=False)
+    return tuple(map(read, folder.read_json(folder.quantized_routing)))
 
 
 _VERSION = ("task_version", "metric", "filter", "few_shot", "split", "items", "decoding")

@@ -66,7 +66,7 @@ class RunFolder(RecordedFolder):
 
     @property
     def quantized_routing(self) -> Path:
-        """How far quantized models select the same experts as the model as it is."""
+        """How far quantized models select the same experts as base."""
         return self.root / "quantized-routing.json"
 
     @property

@@ -38,6 +38,15 @@ class Guard(Record):
     @property
     def words(self) -> str | None:
         """A sentence for the report; None where there is nothing to say."""
+        return self.say("arm", "the plan's `super_experts: allow`")
+
+    def say(self, who: str, way_out: str) -> str | None:
+        """Return the sentence for other readers than a report's; None likewise.
+
+        Args:
+            who: what spares them: an arm, a profile.
+            way_out: the setting that lifts that.
+        """
         if not self.looked:
             return (
                 "Super experts, whose removal breaks a model as such, were not looked for: the "
@@ -47,9 +56,8 @@ class Guard(Record):
             return None
         named = ", ".join(f"layer {one.layer} expert {one.expert}" for one in self.experts)
         return (
-            f"Super experts, whose removal breaks the model as such: {named}. No arm masks, "
-            "prunes or forces them out, and no placebo draws them; the plan's `super_experts: "
-            "allow` lifts that."
+            f"Super experts, whose removal breaks the model as such: {named}. No {who} masks, "
+            f"prunes or forces them out, and no placebo draws them; {way_out} lifts that."
         )
 
 

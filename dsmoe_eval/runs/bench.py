@@ -27,7 +27,7 @@ class Bench:
             None where no arm is on a quantized model.
 
     Attributes:
-        share: the share of the experts' bytes that are quantized; None of the model as it is.
+        share: the share of the experts' bytes that are quantized; None of an unrounded model.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from ..experts import Document, measure_peaks, super_experts
 from ..experts.super_experts import LOOKED_AT
 from ..results.guards import Guard
 from ..steering import SteeringError
+from ..tasks.identification import IdentificationText
 from ..tasks.items import WithItems
 from .identification import read_documents
 from .job import Job
@@ -30,6 +31,20 @@ def guard_run(job: Job) -> Guard | None:
         return NOT_LOOKED
     settings, root = job.plan.identification, job.folder.observations
     return guard_model(job.learner, job.identification.tasks, settings, root)
+
+
+def guard_text(
+    engine: Engine, text: IdentificationText, settings: Identification, root: Path | None = None
+) -> Guard:
+    """Find super experts as a run does, for a profile beside a run.
+
+    Args:
+        engine: the model's engine.
+        text: the identification text.
+        settings: the presentation of the text.
+        root: the folder of passes; by default `out/observations`.
+    """
+    return guard_model(engine, text.tasks, settings, root or Path("out") / "observations")
 
 
 def guard_model(

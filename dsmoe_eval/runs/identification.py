@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,6 @@ from ..experts import (
     Observations,
     RoutingCounts,
     StreamMeans,
-    choose_experts,
     count_routing,
     documents_hash,
     encode_documents,
@@ -40,7 +40,7 @@ from ..tasks.identification import (
     identification_text,
 )
 from ..tasks.items import WithItems
-from ..variants import with_sigmas
+from ..variants import spared_experts, with_sigmas
 from .answered import with_answers
 from .influence import texts_read
 from .specification import IdentificationSpec
@@ -63,6 +63,7 @@ def identify(
     root: Path | None = None,
     console: Console | None = None,
     data: Sequence[Path] = (),
+    spared: Sequence[tuple[int, int]] = (),
 ) -> Profile:
     """Find a domain's experts and build a profile from them.
 
@@ -80,6 +81,7 @@ def identify(
         root: the folder in which passes are stored, for the next method or after a crash.
         console: the console on which progress is shown; by default stderr.
         data: folders of data sets; if empty, they come from the hub.
+        spared: (layer, expert) of those that are not masked or forced out; see `guards.guard_text`.
 
     Raises:
         UserError: unknown suite, domain or method, too few experts with a positive score, or the
@@ -89,8 +91,9 @@ def identify(
     chosen_method, settings = get_method(method), settings or Identification()
     kind = intervention or Intervention(kind="reweight", strength=PAPER_STRENGTH)
     counts = count_text(engine, text, chosen_method, settings, markers, root=root, console=console)
+    counts = replace(counts, spared=tuple(spared))
     try:
-        chosen = choose_experts(chosen_method, counts, domain, experts, signed=kind.kind == "force")
+        chosen = spared_experts(chosen_method, counts, domain, experts, kind.kind)
     except ValueError as error:
         raise UserError(f"method {method!r}, domain {domain!r}: {error}") from error
     return Profile(

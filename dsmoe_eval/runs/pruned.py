@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from ..steering import Intervention, Profile
 from ..tasks.identification import IdentificationText
 from ..variants import Settings
 from .arms import PlannedArm, PreparedArm
-from .guards import guard_model
 from .identification import count_text, identification_source
 from .job import Job
 from .profiles import keep_profile, make_profile
@@ -35,10 +34,11 @@ def identify_pruned(
     markers: Mapping[str, float] | None = None,
     root: Path | None = None,
     console: Console | None = None,
+    spared: Sequence[tuple[int, int]] = (),
 ) -> Profile:
     """Build the profile that masks all experts but the `keep` best of each layer.
 
-    Super experts are kept first.
+    Those of `spared` are kept first; see `guards.guard_text`.
     `bake` makes a smaller checkpoint of it. See `identify` for the other arguments.
 
     Raises:
@@ -47,8 +47,7 @@ def identify_pruned(
     counts = count_text(
         engine, text, get_method(method), settings, markers, root=root, console=console
     )
-    where = root or Path("out") / "observations"
-    counts = replace(counts, spared=guard_model(engine, text.tasks, settings, where).pairs)
+    counts = replace(counts, spared=tuple(spared))
     groups = choice_groups(engine.identity.name)
     try:
         removed = pruned_experts(get_method(method), counts, domain, keep, groups)

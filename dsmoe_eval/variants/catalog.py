@@ -188,7 +188,7 @@ def _quantized(name: str, beside: Path | None) -> Variant | None:
 
 
 def unquantized_arm(variant: Variant) -> str:
-    """Return the name of the arm on the model as it is whose settings a variant takes.
+    """Return the name of the arm on the unrounded model whose settings a variant takes.
 
     It is that of `contrast` for `contrast-int4+matched`; a control's arm, and else its name.
     """
@@ -271,7 +271,7 @@ def with_controls(
 ) -> tuple[Variant, ...]:
     """Return a plan's variants with the controls that its arms lack, each arm's in one run.
 
-    Quantized models of which only arms are there are added too, whatever `controls` says.
+    Quantized models of which only arms are there are added too, also if `controls` is `none`.
 
     Args:
         variants: the variants that the plan names.

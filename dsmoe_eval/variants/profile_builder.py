@@ -12,6 +12,7 @@ from torch import Tensor
 from ..cards import Unit, Variant
 from ..errors import UserError
 from ..experts import (
+    Method,
     RoutingCounts,
     StreamMeans,
     choose_experts,
@@ -75,15 +76,41 @@ def variant_experts(
         if variant.expert_source == "random_matched":
             return randomly_pruned(counts, variant.keep, seed, variant.draw, groups)
         return pruned_experts(method, counts, domain, variant.keep, groups)
-    signed, masks = variant.intervention == "force", variant.intervention == "mask"
-    chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
-    if size is not None and any(_is_spared(one, counts, masks) for one in chosen):
-        more = size + len(counts.spared)
-        chosen = choose_experts(method, counts, domain, more, signed=signed, seed=seed)
-        chosen = tuple(one for one in chosen if not _is_spared(one, counts, masks))[:size]
+    chosen = spared_experts(method, counts, domain, size, variant.intervention, seed)
     if variant.expert_source == "random_matched":
         shares = exposure(counts)
         return matched_experts(chosen, shares, counts.layers, seed, variant.draw, counts.spared)
+    return chosen
+
+
+def spared_experts(
+    method: Method,
+    counts: RoutingCounts,
+    domain: str,
+    size: int | None,
+    kind: str | None,
+    seed: int = 0,
+) -> tuple[ChosenExpert, ...]:
+    """Choose a method's best experts without those that would break the model: `counts.spared`.
+
+    Args:
+        method: the method.
+        counts: routing counts, with the super experts that are spared.
+        domain: the experts' domain.
+        size: how many; None: as many as the method's rule says.
+        kind: the kind of intervention, of which `mask` and `force` switch experts off.
+        seed: as for `choose_experts`.
+
+    Raises:
+        ValueError: the method cannot name as many.
+    """
+    signed, masks = kind == "force", kind == "mask"
+    chosen = choose_experts(method, counts, domain, size, signed=signed, seed=seed)
+    if any(_is_spared(one, counts, masks) for one in chosen):
+        size = size or len(chosen)
+        more = size + len(counts.spared)
+        chosen = choose_experts(method, counts, domain, more, signed=signed, seed=seed)
+        chosen = tuple(one for one in chosen if not _is_spared(one, counts, masks))[:size]
     return chosen
 
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from click.testing import CliRunner
 from rich.console import Console
 
 from dsmoe_eval.cards import Identification
+from dsmoe_eval.cli.main import main
 from dsmoe_eval.engines.load import load_engine
 from dsmoe_eval.experts import SuperExpert
 from dsmoe_eval.reports import render
@@ -112,3 +114,31 @@ def test_a_run_names_them_and_leaves_them_on(one_split_plan, tmp_path, monkeypat
     assert not any(pairs & experts for experts in masked["spare"])
     assert any(pairs & experts for experts in masked["allow"])
     assert read_guard(folder) is None
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "how", [["--intervention", "mask", "--strength", "1", "--experts", "4"], ["--keep", "20"]]
+)
+def test_a_profile_beside_a_run_spares_them_too(tmp_path, monkeypatch, how):
+    def identified(*options):
+        path = tmp_path / "profile.json"
+        asked = ["identify", "lab-poly", "--suite", "lab", "--domain", "math", "--limit", "4"]
+        asked += ["--method", "frequency", "--observations", str(tmp_path / "seen"), *how]
+        done = CliRunner().invoke(main, [*asked, *options, "-o", str(path)])
+        assert done.exit_code == 0, done.stderr
+        experts = Profile.from_json(path.read_bytes()).experts
+        return {(one.layer, one.expert) for one in experts}, done.stderr
+
+    plain, said = identified()
+    assert "Super experts" not in said
+    layer, expert = min(plain)
+    planted = (SuperExpert(layer, expert, 900.0),)
+    monkeypatch.setattr(guards, "super_experts", lambda _: planted)
+    spared, said = identified()
+    assert len(spared) == len(plain)
+    assert (layer, expert) not in spared
+    assert f"as such: layer {layer} expert {expert}. No profile masks, prunes or forces" in said
+    assert "`--super-experts allow` lifts that." in said
+    allowed, said = identified("--super-experts", "allow")
+    assert (allowed, "Super experts" in said) == (plain, False)

@@ -340,3 +340,20 @@ def test_shards_in_vllm_end_like_one_run(tmp_path, monkeypatch):
     assert other.comparisons.read_bytes() == one.comparisons.read_bytes()
     files = [{str(p.relative_to(f.root)) for p in f.root.rglob("*")} for f in (one, other)]
     assert files[0] == files[1]
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_quantized_models_are_served_as_checkpoints(tmp_path, monkeypatch):
+    """Their arms answer after all others, and vLLM is started once for a model in turn."""
+    variants = ["base", "contrast", "contrast-int4", "contrast-int4+sham", "base-int4", "base-fp8"]
+    one, other, loads = both_engines(tmp_path, monkeypatch, [9], 6, variants=variants)
+    last = loads[loads.index("merged") :]
+    assert (last.count("merged"), last.count("vllm")) == (2, 0)
+    check_same(one, other)
+    arms = {arm["variant"]: arm for arm in one_arms(other)}
+    assert {arm["acted"]["verdict"] for arm in arms.values()} == {"acted"}
+    assert arms["contrast-int4"]["acted"]["quantized"] == 1
+    assert arms["contrast-int4"]["probe"]["logit_max_change"] > 0
+    result = read_finished(other.root).result
+    assert all(result.equals_model(arm) for arm in result.arms if arm.variant.endswith("+sham"))

@@ -251,8 +251,10 @@ def test_trained_experts_have_their_placebos(controls, more):
     found = [one.name for one in with_controls(arms, controls, 2)][3:]
     ends = [] if more is None else ["matched", "matched-2", *more]
     assert found == [f"sft-esft+{end}" for end in ends]
-    draws = controls_for(arms[0], "random_matched", with_controls(arms, "full", 2))
-    assert [one.draw for one in draws] == [1, 2]
+    for name in ("sft-esft", "sft-esft-x3", "router-lens+bias", "reap+prune-12"):
+        one = get_variant(name)
+        draws = controls_for(one, "random_matched", with_controls([one], "full", 2))
+        assert [draw.name for draw in draws] == [f"{name}+matched", f"{name}+matched-2"]
 
 
 def test_any_arm_but_a_fine_tuned_one_is_also_one_on_a_quantized_model():

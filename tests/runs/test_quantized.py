@@ -1,0 +1,100 @@
+"""A plan with arms on a quantized model, and one whose experts no rounding reaches."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from dsmoe_eval.cli.main import main
+from dsmoe_eval.models import quantizing, write_quantized
+from dsmoe_eval.registry import find_card
+from dsmoe_eval.results.finished import read_finished
+
+ENDINGS = ("", "+matched", "+sham")
+
+
+def ran(folder, *names, **changes):
+    plan = yaml.safe_load(find_card("plans", "lab").read_text())
+    plan |= {"variants": ["base", *names], "targets": ["math"], "sft": None, "controls": "none"}
+    plan |= {"tuning": {"expert_counts": [16], "strengths": {"bias": [1.7]}}} | changes
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    command = ["run", str(folder / "plan.yaml"), "--out", str(folder / "run"), "--device", "cpu"]
+    return CliRunner().invoke(main, [*command, "--limit", "12"])
+
+
+def samples(run, cell):
+    return pd.read_parquet(run.folder.cell(cell) / "samples.parquet")
+
+
+def same(one, other):
+    pairs = zip(one.loglikelihoods, other.loglikelihoods, strict=True)
+    return all((a == b).all() for a, b in pairs)
+
+
+@pytest.mark.full
+def test_the_same_profiles_steer_the_model_with_rounded_experts(tmp_path):
+    both = [f"{arm}{ending}" for arm in ("contrast", "contrast-int4") for ending in ENDINGS]
+    done = ran(tmp_path, *both, "prompt", "prompt-int4", "base-int8", foretell=True)
+    assert done.exit_code == 0, done.stderr
+    run = read_finished(tmp_path / "run")
+    arms = {name: arm for (name, _), arm in run.arms.items()}
+    for ending in ENDINGS:
+        plain, rounded = arms[f"contrast{ending}"], arms[f"contrast-int4{ending}"]
+        assert plain.profile == rounded.profile
+        assert plain.settings == rounded.settings
+        assert plain.over_quantized is None
+        base, own = arms["base-int4"].target_result, rounded.target_result
+        assert rounded.over_quantized.delta == pytest.approx(own.score_b - base.score_b)
+        assert rounded.over_quantized.n == own.n
+    sham, model = arms["contrast-int4+sham"], arms["base-int4"]
+    for task, cell in sham.cells.items():  # of the model that it steers, bit by bit
+        assert same(samples(run, cell), samples(run, model.cells[task]))
+    assert run.result.equals_model(sham)
+    assert not sham.equal_to_base or model.equal_to_base
+    assert arms["prompt-int4"].over_prompt is arms["base-int4"].over_prompt is None
+    assert arms["contrast-int4"].over_prompt.score_a == arms["prompt-int4"].target_result.score_b
+    for name, arm in arms.items():
+        shares = {"base-int8": (1, None), "base-int4": (1, None), "contrast-int4": (None, 1)}
+        figure, share = shares.get(name, (None, None))
+        assert figure is None or (arm.acted.kind, arm.acted.figure) == ("bytes", figure)
+        assert share is None or arm.acted.quantized == share
+    forms = {row.form: row.agreement for row in run.result.quantized}
+    assert 0.5 < forms["int4"].shared < forms["int8"].shared <= 1
+    assert forms["int4"].shared_by_layer[0] == 1  # before it there are no experts
+    check_checkpoint(run, model, tmp_path)
+    said = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "The int4 model selects " in said
+    assert "Beyond the int4 model without it, contrast-int4 improves " in said
+    again = ran(tmp_path, *both, "prompt", "prompt-int4", "base-int8", foretell=True)
+    assert again.exit_code == 0, again.stderr
+
+
+def check_checkpoint(run, model, folder):
+    """The answers of `base-int4` are those of a checkpoint with rounded experts, bit by bit."""
+    write_quantized("lab-poly", "int4", folder / "int4")
+    (folder / "other").mkdir()
+    done = ran(folder / "other", "contrast", model=str(folder / "int4"))
+    assert done.exit_code == 0, done.stderr
+    other = read_finished(folder / "other" / "run")
+    for row in other.result.base:
+        assert same(samples(run, model.cells[row.task]), samples(other, row.cell))
+
+
+@pytest.mark.full
+def test_experts_that_stay_unquantized_fail_the_arms_and_the_run_goes_on(tmp_path, monkeypatch):
+    """As libraries do that leave fused experts as they are, without a word."""
+    monkeypatch.setattr(quantizing, "round_experts", lambda *_: None)
+    done = ran(tmp_path, "contrast", "contrast-int4", "contrast-int4+sham")
+    assert done.exit_code == 5, done.stderr
+    failed = ", ".join(
+        f"{name} on math" for name in ("contrast-int4", "contrast-int4+sham", "base-int4")
+    )
+    assert done.stderr.splitlines()[-1].endswith(f"3 arms did not act: {failed}")
+    first = (tmp_path / "run" / "report" / "report.md").read_text().splitlines()[2]
+    assert first.startswith("> **FAILED. 3 of 4 arms did not act: contrast-int4 on math, ")
+    arms = json.loads((tmp_path / "run" / "comparisons.json").read_text())["arms"]
+    acted = {arm["variant"]: arm["acted"] for arm in arms}
+    assert acted["contrast"]["verdict"] == "acted"
+    assert acted["contrast-int4"]["quantized"] == acted["base-int4"]["figure"] == 0
