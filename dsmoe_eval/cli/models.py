@@ -19,6 +19,7 @@ from .terminal import EXIT_FAILED, echo
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ..cards import Rounding
     from ..models import ModelProbe, QuantizationProbe
     from ..steering import Profile, Sites
 
@@ -79,9 +80,8 @@ def probe_command(
         )
     found: dict[str, object] = {}
     if config is None and vllm_suite is not None:
-        found["engine_routing"] = _engine_routing(
-            model, vllm_suite, data, device, rest | {"sites": sites}
-        )
+        options = rest | {"sites": sites}
+        found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, options)
     report, quantized = _probed(model, config, wanted, device, rest, sites)
     if quantized is not None:
         found["quantization"] = quantized.to_dict()
@@ -259,7 +259,7 @@ def _bake_trained(
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def quantize_command(model: str, to: Any, output: Path, as_json: bool) -> None:
+def quantize_command(model: str, to: Rounding, output: Path, as_json: bool) -> None:
     """Write a copy of MODEL whose experts are rounded as quantization rounds them.
 
     The weights stay in their dtype, so that any engine computes them: it is what weight-only

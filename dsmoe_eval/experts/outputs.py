@@ -1,7 +1,6 @@
 """Computes the outputs of single experts on the same tokens, whether selected for them or not.
 
-The experts module is called as its block calls it, but with one expert and a weight of one, which
-`check_outputs` verifies.
+The experts module is called as its block calls it, but with one expert and a weight of one.
 """
 
 from __future__ import annotations

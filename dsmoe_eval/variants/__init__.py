@@ -3,14 +3,12 @@
 from .catalog import (
     BASE,
     all_variants,
-    controls_for,
-    describe_controls,
     get_variant,
     own_file,
     planned_variant,
     unquantized_arm,
-    with_controls,
 )
+from .plan_controls import controls_for, describe_controls, with_controls
 from .profile_builder import (
     Settings,
     build_learned_profile,

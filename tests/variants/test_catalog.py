@@ -119,19 +119,6 @@ def test_what_is_no_arm_has_no_controls(name):
         get_variant(name)
 
 
-def test_controls_are_added_for_the_arms_that_lack_them():
-    plan = [get_variant(name) for name in ("base", "prompt", "contrast", "random", "sft-lora")]
-
-    def added(controls, draws=2):
-        return [one.name for one in with_controls(plan, controls, draws)[len(plan) :]]
-
-    assert added("none") == []
-    assert added("placebo", 1) == ["prompt+wrong"]  # random is contrast's
-    assert added("placebo") == ["prompt+wrong", "contrast+matched-2"]
-    assert added("full") == ["prompt+wrong", "contrast+matched-2", "contrast+wrong",
-                             "contrast+sham"]  # fmt: skip
-
-
 OWN = """\
 name: mine
 summary: the most used experts, multiplied
@@ -241,20 +228,6 @@ def test_a_training_with_a_loss_of_similarity_has_its_own_controls():
                  "learned-profile+zero", "sft-lora-cka+zero-x3", "sft-lora-cka+wrong"):  # fmt: skip
         with pytest.raises(UserError, match="no variant"):
             get_variant(name)
-
-
-@pytest.mark.parametrize(
-    ("controls", "more"), [("placebo", []), ("full", ["wrong"]), ("none", None)]
-)
-def test_trained_experts_have_their_placebos(controls, more):
-    arms = (get_variant("sft-esft"), get_variant("sft-lora"), get_variant("sft-router"))
-    found = [one.name for one in with_controls(arms, controls, 2)][3:]
-    ends = [] if more is None else ["matched", "matched-2", *more]
-    assert found == [f"sft-esft+{end}" for end in ends]
-    for name in ("sft-esft", "sft-esft-x3", "router-lens+bias", "reap+prune-12"):
-        one = get_variant(name)
-        draws = controls_for(one, "random_matched", with_controls([one], "full", 2))
-        assert [draw.name for draw in draws] == [f"{name}+matched", f"{name}+matched-2"]
 
 
 def test_any_arm_but_a_fine_tuned_one_is_also_one_on_a_quantized_model():
