@@ -43,7 +43,7 @@ def predict_command(
     questions = load_questions(suite, chosen, rest["limit"], rest["data"])
     engine = load_engine(
         rest["model"] or chosen.model.name, device=rest["device"], dtype=rest["dtype"],
-        attn_implementation=rest["attn_implementation"],
+        attn_implementation=rest["attn_implementation"], sites=chosen.sites,
     )  # fmt: skip
     found = predict_profile(
         engine, chosen, questions, prompt=rest["prompt"], root=rest["observations"],

@@ -15,7 +15,7 @@ from .choose import (
 from .counting import count_routing
 from .counts import Marker, RoutingCounts
 from .documents import Document, documents_hash, encode_documents, with_answer
-from .influence import Form, Influence, ScoredText
+from .influence import Form, Influence, ScoredText, layer_steps, stepped_form
 from .influence_items import Effect, InfluenceItems, OutcomeItem, measure_influence
 from .joining import with_saliency
 from .methods import Method, all_methods, get_method
@@ -71,6 +71,7 @@ __all__ = [
     "get_method",
     "in_columns",
     "in_phase",
+    "layer_steps",
     "matched_experts",
     "mean_streams",
     "measure_influence",
@@ -86,6 +87,7 @@ __all__ = [
     "share_removed",
     "signed_experts",
     "smallest_sets",
+    "stepped_form",
     "sum_streams",
     "super_experts",
     "with_answer",

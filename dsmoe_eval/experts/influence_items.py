@@ -16,13 +16,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..steering import find_routers
+from ..steering import EXPERTS, Sites, find_sites
 from .batching import batches, entrance, frozen, token_budget
 from .influence import Form, Influence, ScoredText
 from .passes import Advance, Compute, batch_path, pass_folder, write_batches
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
+_IN_MEMORY = 2**25
+"""Numbers of a table that is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +184,19 @@ def measure_influence(
     *,
     form: Form,
     identity: str = "",
+    sites: Sites = EXPERTS,
     advance: Advance = lambda _texts: None,
 ) -> InfluenceItems:
     """Compute the influence of every expert on items, longest texts first.
 
     Args:
-        model: a transformers MoE causal language model; its state is restored.
+        model: a causal language model of transformers; its state is restored.
         items: the items.
         root: the folder in which the pass has a subfolder, named by the hash of all inputs;
             existing batches are not computed again.
         form: what is shifted.
         identity: identity of the model and of all else that the values depend on.
+        sites: the units, experts or neurons.
         advance: called with the number of texts done, for a progress bar.
 
     Raises:
@@ -199,16 +205,17 @@ def measure_influence(
     """
     texts = [text for item in items for text in item.texts]
     with frozen(model):
-        influence = Influence(model, form)
+        influence = Influence(model, form, sites)
         # Copies share the correction bias, which the channel of scores changes for a while.
         twins = [model] if form.channel == "score" else copies(model)
         budget = influence.budget(token_budget(entrance(model)), texts)
         plan = batches(texts, budget)
         key = ["influence", identity, asdict(form), [asdict(one) for one in texts], budget]
+        key += [] if sites == EXPERTS else [sites.model_dump()]
         folder = pass_folder(root, key)
         workers = [_computing(influence.on(twin), texts) for twin in twins]
         write_batches(folder, plan, workers, advance)
-    layers = tuple(router.layer for router in find_routers(model))
+    layers = tuple(site.layer for site in find_sites(model, sites))
     return _combined(tuple(items), layers, folder, plan)
 
 
@@ -240,11 +247,12 @@ def _combined(
         of = slice(start, start := start + len(item.texts))
         outcome[at], weight[of], share[of] = item.weights(likelihoods[of])
     scales = np.array([s for one in items for s in one.scales or [1.0] * len(one.texts)])
-    first: NDArray[np.float64] | None = None
+    first: Floats | None = None
     for batch, tensors in _read(folder, plan):
         values = tensors["influence"].double().numpy()
         if first is None:
-            first, mean, square = (np.zeros((len(items), *values.shape[1:])) for _ in range(3))
+            shape = (len(items), *values.shape[1:])
+            first, mean, square = (_table(folder, shape, np.float64) for _ in range(3))
         for value, text in zip(values, batch, strict=True):
             at, inner = owner[text], value * scales[text]
             first[at] += weight[text] * value
@@ -252,13 +260,21 @@ def _combined(
             square[at] += share[text] * inner**2
     if first is None:
         raise ValueError("there is no item whose outcome experts could influence")
-    single = np.array([not item.rights for item in items])
-    # Of one text: (scale * gradient)^2 / scale.
-    each = np.array([(item.scales or (1.0,))[0] for item in items])[:, None, None]
-    curvature = np.where(single[:, None, None], -square / each, mean**2 - square)
-    return InfluenceItems(
-        items, layers, outcome, first.astype(np.float32), curvature.astype(np.float32)
-    )
+    influence, curvature = (_table(folder, first.shape, np.float32) for _ in range(2))
+    for at, item in enumerate(items):
+        influence[at] = first[at]
+        # Of one text: (scale * gradient)^2 / scale.
+        each = (item.scales or (1.0,))[0]
+        curvature[at] = mean[at] ** 2 - square[at] if item.rights else -square[at] / each
+    return InfluenceItems(items, layers, outcome, influence, curvature)
+
+
+def _table(folder: Path, shape: tuple[int, ...], dtype: type[Real]) -> NDArray[Real]:
+    """Return zeros: of neurons, of which there may be millions, in a nameless file on the disk."""
+    if math.prod(shape) <= _IN_MEMORY:
+        return np.zeros(shape, dtype)
+    with TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""The effect of a profile to first order: the influence of experts times the shifts of logits."""
+"""The effect of a profile to first order: influence times shifts of logits, or of neurons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..steering import Profile, logit_shift
+from ..steering import EXPERTS, Profile, logit_shift
 
 FormOfInfluence = Literal["exact", "gradient"]
 Floats = NDArray[np.float64]
@@ -21,7 +21,7 @@ class Slopes:
 
     Attributes:
         form: the form of influence.
-        by_task: task name -> [layers, experts], nats per log-odds.
+        by_task: task name -> [layers, experts], nats per log-odds; of neurons per 1 + s.
     """
 
     form: FormOfInfluence
@@ -30,25 +30,28 @@ class Slopes:
     def of(self, profile: Profile, task: str) -> float | None:
         """Return the effect of a profile on the mean outcome of a task, to first order.
 
-        It is the sum over experts of influence times shift. None where the profile shifts no
+        It is the sum over units of influence times shift. None where the profile shifts no
         logits, or the task's influence is not known.
         """
-        shifts = logit_shifts(profile)
+        shifts = unit_shifts(profile)
         if shifts is None or task not in self.by_task:
             return None
         return float((self.by_task[task] * shifts).sum())
 
 
-def logit_shifts(profile: Profile) -> Floats | None:
-    """Return what a profile adds to the logits, [layers, experts] in log-odds.
+def unit_shifts(profile: Profile) -> Floats | None:
+    """Return what a profile adds, [layers, experts]: to logits, or to the factors of neurons.
 
-    None for other interventions than a bias on logits.
+    None for interventions on experts other than a bias on logits, which is in log-odds.
     """
     intervention = profile.intervention
-    if (intervention.kind, intervention.channel) != ("bias", "logit"):
+    neurons = profile.model.sites != EXPERTS
+    if not neurons and (intervention.kind, intervention.channel) != ("bias", "logit"):
         return None
+    strength = -intervention.strength if intervention.kind == "mask" else intervention.strength
     rows = {layer: row for row, layer in enumerate(profile.model.layers)}
     shifts = np.zeros((len(rows), profile.model.experts))
     for one in profile.experts:
-        shifts[rows[one.layer], one.expert] = logit_shift(intervention, one)
+        shift = strength if neurons else logit_shift(intervention, one)
+        shifts[rows[one.layer], one.expert] = shift
     return shifts

@@ -17,8 +17,7 @@ from rich.console import Console
 
 from ..cards import OUTCOMES, OutcomeName
 from ..errors import UserError
-from ..experts import Form, RoutingCounts
-from ..experts.influence import UNIT
+from ..experts import Form, RoutingCounts, layer_steps, stepped_form
 from ..progress import Steps, counted_as, progress_bar
 from ..results.cells import is_done
 from ..results.foretold import ForetoldArm, ForetoldChange, Predictions, read_foretold
@@ -37,7 +36,7 @@ from .answering import own_weights
 from .arms import PreparedArm
 from .bench import Bench, open_bench
 from .cells import ask, cell_identity, item_outcomes
-from .first_order import Slopes, logit_shifts
+from .first_order import Slopes, unit_shifts
 from .influence import task_influence
 from .job import Job
 from .leases import Piece
@@ -258,13 +257,14 @@ def _slopes(
     one pass. Where another engine answers, the learner is not started again for it.
     """
     shifting = [arm.profile for arm in arms if arm.profile and not arm.profile.is_null]
-    if job.roles.are_two or all(logit_shifts(profile) is None for profile in shifting):
+    if job.roles.are_two or all(unit_shifts(profile) is None for profile in shifting):
         return None
     asked: Mapping[str, WithItems] = {n: t for n, t in tasks.items() if has_gold_logprob(t)}
     form, chat, root = Form(), job.lm.uses_chat_template, job.folder.observations
     settings, answers = job.plan.identification, None
     if counts.influence is not None and settings.chat_template == chat:  # as will be answered
-        form = Form(steps=tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers))
+        sites = job.learner.identity.sites
+        form = stepped_form(layer_steps(counts, sites), sites)
         asked = job.identification.tasks
         answers = own_answers(job.learner, root) if settings.phase == "generated" else None
     read = items_by_task(job.learner, asked, chat, answers)

@@ -183,12 +183,10 @@ def count_domains(
 
 def _check_units(engine: Engine, wanted: IdentificationSpec) -> None:
     """Refuse what needs routed experts where neurons are counted, before anything is read."""
-    needs = {"influence": wanted.influence, "router-lens": wanted.router_tuning}
-    if any(needs.values()) and engine.identity.sites != EXPERTS:
-        names = " and ".join(name for name, needed in needs.items() if needed)
+    if wanted.router_tuning and engine.identity.sites != EXPERTS:
         raise UserError(
-            f"{names}: of routed experts only, which a dense model lacks; take another method for "
-            "neurons, such as dsmoe or frequency"
+            "router-lens: of routed experts only, which a dense model lacks; take another "
+            "method for neurons, such as dsmoe or frequency"
         )
 
 

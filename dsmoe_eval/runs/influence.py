@@ -17,10 +17,11 @@ from ..experts import (
     Method,
     OutcomeItem,
     RoutingCounts,
+    layer_steps,
     measure_influence,
     resample_documents,
+    stepped_form,
 )
-from ..experts.influence import UNIT
 from ..experts.influence_items import domain_tables
 from ..progress import counted_as
 from ..tasks.identification import read_tasks
@@ -107,11 +108,12 @@ def _pass(
     settings: Identification,
     advance: Callable[[int], object],
 ) -> Tables:
-    steps = tuple(UNIT * counts.sigmas()[layer] for layer in counts.layers)
+    sites = engine.identity.sites
+    steps = layer_steps(counts, sites)
     answers = own_answers(engine, root) if settings.phase == "generated" else None
     read = items_by_task(engine, tasks, settings.chat_template, answers)
     with counted_as(advance, len(read.items), read.texts) as count:
-        seen = influence_of(engine, read.items, Form(steps=steps), root, count)
+        seen = influence_of(engine, read.items, stepped_form(steps, sites), root, count)
 
     def of(chosen: Mapping[str, WithItems]) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {domain: [] for domain in counts.domains}
@@ -207,5 +209,6 @@ def influence_of(
         root,
         form=form,
         identity=pass_identity(engine, reader),
+        sites=engine.identity.sites,
         advance=advance,
     )

@@ -194,7 +194,7 @@ def _neurons_fault(variant: Variant, plan: Plan) -> str | None:
             f"intervention reweight, amplify or mask in place of {variant.intervention}: a dense "
             f"FFN has no logits; name it as METHOD+INTERVENTION, such as {variant.method}+amplify"
         )
-    if method is not None and (method.contributions or method.reads_answers):
+    if method is not None and (method.contributions or method.router_tuning):
         return f"sites: experts, since {method.name} reads routed experts"
     if method is not None and method.activity and plan.neurons.block > 1:
         return f"neurons.block of 1, since {method.name} reads the activity of single neurons"

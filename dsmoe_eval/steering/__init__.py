@@ -20,6 +20,7 @@ from .routers import Router, find_routers, model_router_hash, router_hash
 from .scoring import Scoring, describe_scoring
 from .shifted import Channel, RouterShift, shifted_routers
 from .sites import Site, capture_selected, find_sites, neurons_of, routers_of, sites_hash
+from .slopes import neuron_slopes
 from .steer import Measured, Steering, check_fits, steer
 from .units import EXPERTS, Sites
 from .zero_bias import add_zero_biases
@@ -64,6 +65,7 @@ __all__ = [
     "hidden_size",
     "logit_shift",
     "model_router_hash",
+    "neuron_slopes",
     "neurons_of",
     "probe",
     "router_hash",

@@ -24,11 +24,12 @@ from ..experts import (
     ScoredText,
     count_routing,
     encode_documents,
+    layer_steps,
     measure_influence,
     observe,
+    stepped_form,
 )
 from ..experts.documents import group_numbers
-from ..experts.influence import UNIT
 from ..experts.tokenizer import Tokenizer
 from ..models import LoadedModel, load_model, random_weights, shuffled_routers
 from ..progress import progress_bar
@@ -60,8 +61,8 @@ class DocumentRouting:
         tokens: [documents] tokens.
         labels: [documents] domain.
         influence: [documents, layers, experts] the change of the document's log-likelihood, in
-            nats, by raising the expert by half a sigma, to first order, less the layer's mean (that
-            of raising any expert); None if it was not computed.
+            nats, by raising the expert by half a sigma (a neuron by half), to first order, less
+            the layer's mean (that of raising any expert); None if it was not computed.
         scored: [documents] tokens that have a log-likelihood; None likewise.
     """
 
@@ -218,7 +219,7 @@ def document_routing(
         routing = DocumentRouting(counts.domains, counts.layers, used, tokens, counts.domain)
         if form is None:
             return routing
-        influence = _influence(model, documents, counts, root, form, advance)
+        influence = _influence(model, documents, counts, root, form, sites, advance)
     scored = np.bincount(group_numbers(documents), [len(one.tokens) - 1 for one in documents])
     return replace(routing, influence=influence, scored=scored.astype(np.int64))
 
@@ -229,13 +230,14 @@ def _influence(
     counts: RoutingCounts,
     root: Path,
     form: FormName,
+    sites: Sites,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
     """Compute each document's `DocumentRouting.influence`; `counts` has one row per document."""
-    steps = [UNIT * counts.sigmas()[layer] for layer in counts.layers]
+    steps = layer_steps(counts, sites)
     items = [OutcomeItem(one.domain, (ScoredText(one.tokens, 1),)) for one in documents]
-    shift = Form(steps=tuple(steps) if form == "exact" else None)
-    seen = measure_influence(model, items, root, form=shift, advance=advance)
+    shift = stepped_form(steps, sites) if form == "exact" else Form()
+    seen = measure_influence(model, items, root, form=shift, sites=sites, advance=advance)
     total = np.zeros((len(counts.domain), *seen.influence.shape[1:]))
     np.add.at(total, np.array(group_numbers(documents)), seen.influence)
     changes = total * np.array(steps)[:, None]

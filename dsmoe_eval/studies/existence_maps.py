@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import hypergeom, spearmanr
 
-from ..errors import UserError
 from ..progress import progress_bar
 from ..stats import DocumentSums, excess_use
 from ..steering import EXPERTS, Sites
@@ -85,17 +84,14 @@ def existence_maps(
         data: folders with the data sets.
         dtype: as for `load_model`.
         attn_implementation: as for `load_model`.
-        sites: the units that are tested; neurons by counts only.
+        sites: the units that are tested. The forms of influence are one for neurons.
 
     Raises:
-        UserError: unknown model or suite, too few domains or documents, or neurons by influence.
+        UserError: unknown model or suite, or too few domains or documents.
         SteeringError: by influence, if the model's routers or experts do not allow it.
     """
-    if "influence" in bases and sites != EXPERTS:
-        raise UserError(
-            "influence is that of raising the logit of a routed expert, and neurons have none; "
-            "test them by counts (--by counts)"
-        )
+    if sites != EXPERTS:
+        form = "gradient"  # which for neurons is exact
     console = console or Console(stderr=True)
     routing = route_documents(
         name, source, range(controls), limit=limit, device=device, console=console, data=data,

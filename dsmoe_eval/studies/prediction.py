@@ -20,7 +20,7 @@ from ..experts import Form
 from ..models.prompt_format import Asked, prompt_format
 from ..progress import Steps, counted_as, progress_bar
 from ..runs.cells import ask, item_outcomes
-from ..runs.first_order import Slopes, logit_shifts
+from ..runs.first_order import Slopes, unit_shifts
 from ..runs.influence import task_influence
 from ..runs.outcome_items import items_by_task
 from ..stats import Prediction, pool_predictions, predict_mean
@@ -162,7 +162,7 @@ def prediction_cost(questions: Questions, profile: Profile) -> str:
         f"predict: base and {len(_shares(profile))} strengths, each {counts['identification']:,} "
         f"answers to the identification split and {counts['tuning']:,} to the tuning split"
     )
-    if logit_shifts(profile) is not None:
+    if unit_shifts(profile) is not None:
         words += "; one forward and backward pass over the former"
     return f"{words}; of the test split {questions.answers('test'):,} items are only counted"
 
@@ -193,7 +193,7 @@ def _slopes(
     """Return the influence of experts on the tasks, in the gradient form, if logits are shifted."""
     tasks = questions.splits["identification"]
     asked = {name: task for name, task in tasks.items() if has_gold_logprob(task)}
-    if logit_shifts(profile) is None or not asked:
+    if unit_shifts(profile) is None or not asked:
         return None
     read = items_by_task(engine, asked, chat, None)
     with progress_bar(shown, "influence of experts", read.texts, "texts") as steps:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dsmoe_eval.runs.first_order import Slopes, logit_shifts
-from dsmoe_eval.steering import ChosenExpert, Intervention, ModelIdentity, Profile, Source
+from dsmoe_eval.runs.first_order import Slopes, unit_shifts
+from dsmoe_eval.steering import ChosenExpert, Intervention, ModelIdentity, Profile, Sites, Source
 
 MODEL = ModelIdentity(name="m", fingerprint="0", routers="0", layers=(1, 3), experts=4)
 EXPERTS = (
@@ -41,7 +41,7 @@ def test_a_bias_shifts_logits_by_log_odds(intervention, shifts):
     expected = np.zeros((2, 4))
     expected[0, 2], expected[1, 0] = shifts
     one = profile(**intervention)
-    np.testing.assert_allclose(logit_shifts(one), expected)
+    np.testing.assert_allclose(unit_shifts(one), expected)
     slopes = np.random.default_rng(0).normal(size=(2, 4))
     effect = Slopes("gradient", {"a": slopes}).of(one, "a")
     assert effect == pytest.approx(slopes[0, 2] * shifts[0] + slopes[1, 0] * shifts[1])
@@ -50,6 +50,16 @@ def test_a_bias_shifts_logits_by_log_odds(intervention, shifts):
 def test_there_is_none_of_other_edits_and_of_other_tasks():
     for other in ({"kind": "reweight"}, {"kind": "bias", "channel": "score"}):
         one = profile(strength=1.0, **other)
-        assert logit_shifts(one) is None
+        assert unit_shifts(one) is None
         assert Slopes("exact", {"a": np.ones((2, 4))}).of(one, "a") is None
     assert Slopes("exact", {}).of(profile(kind="bias", strength=1.0), "a") is None
+
+
+@pytest.mark.parametrize(("kind", "shift"), [("amplify", 1.0), ("reweight", 1.0), ("mask", -1.0)])
+def test_neurons_are_multiplied_by_one_and_the_shift(kind, shift):
+    one = profile(kind=kind, strength=1.0)
+    sites = Sites(kind="neurons")
+    one = one.model_copy(update={"model": MODEL.model_copy(update={"sites": sites})})
+    expected = np.zeros((2, 4))
+    expected[0, 2] = expected[1, 0] = shift
+    np.testing.assert_array_equal(unit_shifts(one), expected)

@@ -40,7 +40,7 @@ def test_a_dense_model_without_the_option_is_told_of_it(folder):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("method", ["dsmoe", "lape"])
+@pytest.mark.parametrize("method", ["dsmoe", "lape", "influence", "influence-net"])
 def test_identified_and_baked(folder, tmp_path, method):
     path = tmp_path / "profile.json"
     common = ("--suite", "lab", "--domain", "math", "--sites", "neurons", "--limit", 8)
@@ -100,17 +100,12 @@ def test_probed_and_lent_to_other_harnesses(folder, tmp_path):
 def test_what_reads_routed_experts_is_refused_by_name(folder, tmp_path):
     common = ("--suite", "lab", "--domain", "math", "--sites", "neurons", "--limit", 8)
     for method, words in {
-        "influence": "influence: of routed experts only",
         "router-lens": "router-lens: of routed experts only",
         "reap": "easy-ep and reap score the outputs of routed experts",
     }.items():
         code, answer = said("identify", folder, *common, "--method", method,
                             "--observations", tmp_path, "-o", tmp_path / "x.json")  # fmt: skip
         assert (code != 0, words in answer) == (True, True), answer
-    code, answer = said("existence", folder, "--suite", "lab", "--sites", "neurons", "--by", "both",
-                        "--out", tmp_path)  # fmt: skip
-    assert code
-    assert "test them by counts (--by counts)" in answer
 
 
 @pytest.mark.full
@@ -136,6 +131,17 @@ def test_existence_beside_its_controls(folder, tmp_path):
 
 
 @pytest.mark.full
+def test_existence_by_counts_and_by_influence(folder, tmp_path):
+    code, words = said("existence", folder, "--suite", "lab", "--sites", "neurons", "--by", "both",
+                       "--block", 2, "--limit", 8, "--controls", 1, "--permutations", 199,
+                       "--out", tmp_path)  # fmt: skip
+    assert code == 0, words
+    found = json.loads((tmp_path / "existence.json").read_text())
+    assert found["influence"]["form"] == "gradient"  # the forms are one for neurons
+    assert len(found["agreement"]) == len(found["counts"]["domains"])
+
+
+@pytest.mark.full
 def test_a_plan_of_neurons_is_run_and_reported(folder, tmp_path, one_split_plan):
     tuning = {"expert_counts": [8], "strengths": {"amplify": [1.0], "reweight": [1.0]}}
     plan = one_split_plan(
@@ -153,3 +159,15 @@ def test_a_plan_of_neurons_is_run_and_reported(folder, tmp_path, one_split_plan)
         "frequency+amplify+wrong",
     }  # fmt: skip
     assert "blocks of 2 neurons" in render(RunFolder(out.root), tmp_path / "page").read_text()
+
+
+@pytest.mark.full
+def test_the_effect_of_a_profile_is_predicted_to_first_order(folder, tmp_path):
+    path = tmp_path / "profile.json"
+    common = ("--suite", "lab", "--limit", 6, "--observations", tmp_path / "o")
+    code, words = said("identify", folder, *common, "--domain", "math", "--sites", "neurons",
+                       "--method", "influence", "--experts", 6, "-o", path)  # fmt: skip
+    assert code == 0, words
+    code, words = said("predict", path, *common, "--model", folder, "--json")
+    assert code == 0, words
+    assert "one forward and backward pass over the former" in words
