@@ -96,10 +96,11 @@ def simsmoe_findings(result: SimsmoeResult) -> list[str]:
     )
     for row in result["objectives"]:
         if row["pairs"] is not None:
-            first, last = row["pairs"]
+            share, first, last = row["pairs"]
             said.append(
-                f"{_name(row)}: the similarity that the loss saw went "
-                f"from {first:.2f} (first tenth of training) to {last:.2f} (last tenth)."
+                f"{_name(row)}: the loss compared pairs in {share:.0%} of the logged steps; their "
+                f"similarity, as it computes it, went from {first:.2f} (first tenth of them) to "
+                f"{last:.2f} (last tenth)."
             )
     return said
 

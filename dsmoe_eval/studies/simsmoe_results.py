@@ -112,9 +112,9 @@ class ObjectiveRow(TypedDict):
         influence: number of experts specific by influence.
         counts_less_balance: by use, less those of `balance`.
         influence_less_balance: by influence, less those of `balance`.
-        pairs: number of pairs in the logged steps' similarity loss, and the mean of their
-            similarity as the loss computes it, in the first and the last tenth of training; None:
-            no such loss.
+        pairs: the share of the logged steps in which the similarity loss compared pairs, and their
+            mean similarity, as the loss computes it, in the first and the last tenth of these
+            steps; None: no pair was compared.
     """
 
     objective: str
@@ -133,7 +133,7 @@ class ObjectiveRow(TypedDict):
     influence: SeedSpread
     counts_less_balance: SeedSpread | None
     influence_less_balance: SeedSpread | None
-    pairs: tuple[float, float] | None
+    pairs: tuple[float, float, float] | None
 
 
 class SaturationRow(TypedDict):

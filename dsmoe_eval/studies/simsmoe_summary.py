@@ -87,22 +87,21 @@ def _over_documents(
     return ratio_interval(bits, models[0]["characters"])
 
 
-def _pairs(models: Sequence[ModelMeasures]) -> tuple[float, float] | None:
-    """Return the mean similarity that the loss saw, in the first and the last tenth of steps."""
-    parts: tuple[list[float], list[float]] = ([], [])
+def _pairs(models: Sequence[ModelMeasures]) -> tuple[float, float, float] | None:
+    """Return in which share of the logged steps pairs were compared, and their similarity.
+
+    It is the mean of the first and of the last tenth of these steps.
+    """
+    logged, compared = 0, list[list[float]]()
     for model in models:
-        last = model["checkpoints"][-1]["step"]
-        for one in model["losses"]:
-            value, step = one["similarities"], one["step"]
-            if value is None or step is None:
-                continue
-            if step <= last / 10:
-                parts[0].append(value)
-            if step > 0.9 * last:
-                parts[1].append(value)
-    if not parts[0] or not parts[1]:
+        logged += len(model["losses"])
+        found = [one["similarities"] for one in model["losses"]]
+        compared.append([value for value in found if value is not None])
+    if not any(compared):
         return None
-    return float(np.mean(parts[0])), float(np.mean(parts[1]))
+    ends = [(one[: -(-len(one) // 10)], one[-(-(-len(one) // 10)) :]) for one in compared if one]
+    first, last = (float(np.mean(np.concatenate([end[at] for end in ends]))) for at in (0, 1))
+    return sum(map(len, compared)) / logged, first, last
 
 
 def saturation_rows() -> list[SaturationRow]:

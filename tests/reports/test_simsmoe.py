@@ -24,7 +24,7 @@ def test_what_is_said_follows_from_intervals(result):
     result["objectives"][1]["less_balance"]["over_seeds"] = (-0.01, 0.11)
     said = "\n".join(simsmoe_findings(result))
     assert "bits: +0.050 beside load balancing [-0.010, +0.110]: no difference is shown." in said
-    assert "went from 0.50 (first tenth of training) to 0.10 (last tenth)" in said
+    assert "went from 0.50 (first tenth of them) to 0.10 (last tenth)" in said
 
 
 def test_the_page_and_its_pictures(result, tmp_path):
