@@ -99,9 +99,12 @@ def _pairs(models: Sequence[ModelMeasures]) -> tuple[float, float, float] | None
         compared.append([value for value in found if value is not None])
     if not any(compared):
         return None
-    ends = [(one[: -(-len(one) // 10)], one[-(-(-len(one) // 10)) :]) for one in compared if one]
-    first, last = (float(np.mean(np.concatenate([end[at] for end in ends]))) for at in (0, 1))
-    return sum(map(len, compared)) / logged, first, last
+    first, last = list[float](), list[float]()
+    for values in compared:
+        tenth = max(1, len(values) // 10)
+        first += values[:tenth]
+        last += values[-tenth:]
+    return sum(map(len, compared)) / logged, float(np.mean(first)), float(np.mean(last))
 
 
 def saturation_rows() -> list[SaturationRow]:
