@@ -182,7 +182,8 @@ def _quantized(name: str, beside: Path | None) -> Variant | None:
             f"no variant {name!r}: {arm.name} is fine-tuned, and only steered, pruned and prompted "
             "arms run on a quantized model; bake its weights, and quantize that checkpoint"
         )
-    summary = f"{arm.summary}; experts rounded to {match[2]}"
+    what = "the model" if arm.kind == BASE else f"{arm.summary}, on the model"
+    summary = f"{what} with experts rounded to {match[2]}"
     changes = {"name": name, "quantized": match[2], "summary": summary}
     return Variant.model_validate(arm.model_dump() | changes)
 
