@@ -145,11 +145,15 @@ reports: $(RUN)
 	$(BIN)/dsmoe-eval keep lab-poly --suite lab --role non-target --device cpu --keep 75,50,25,12.5 \
 		--methods reap,easy-ep,frequency,risk-difference,esft-gate --out reports/arms
 
-# The reports on lab-smol, the real language model: about two hours on two cores.
+# The reports on lab-smol, the real language model: about three hours on two cores.
 reports-smol: $(RUN)
-	rm -rf out/smol-arms
+	rm -rf out/smol-arms out/smol-rivals
 	$(BIN)/dsmoe-eval run smol-arms --out out/smol-arms
 	$(BIN)/dsmoe-eval report out/smol-arms --report-to reports/smol
+	$(BIN)/python benchmarks/sft_rates.py --model lab-smol --suite smol --target law --target physics \
+		--experts-implementation eager --scale 0.4 --every 2 --batch 16 --epochs 3 --out reports/smol/rates.md
+	$(BIN)/dsmoe-eval run smol-rivals --limit 40 --out out/smol-rivals
+	$(BIN)/dsmoe-eval report out/smol-rivals --report-to reports/smol/rivals
 	$(BIN)/dsmoe-eval existence lab-smol --suite smol --controls 19 --out reports/smol-existence
 	$(BIN)/dsmoe-eval keep lab-smol --suite smol --role non-target --device cpu --keep 50,34 --draws 2 \
 		--methods reap,easy-ep,frequency --items 6 --domain law --domain physics --out reports/smol
