@@ -86,6 +86,21 @@ def test_a_finished_pass_is_read_and_a_changed_one_refused(tmp_path, monkeypatch
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_large_tables_are_on_disk_and_equal_those_in_memory(tmp_path, monkeypatch):
+    model = prepared(make_model("olmoe"))
+    items = [question(model), question(model, size=2)]
+    small = measure_influence(model, items, tmp_path, form=Form())
+    files = set(tmp_path.rglob("*"))
+    monkeypatch.setattr("dsmoe_eval.experts.influence_items._IN_MEMORY", 0)
+    large = measure_influence(model, items, tmp_path, form=Form())
+    for one, other in ((small, large), (small.of("one"), large.of("one"))):
+        names = ("influence", "curvature") if one is small else ("mean", "error", "curvature")
+        for name in names:
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+    assert (type(small.influence), type(large.influence)) == (np.ndarray, np.memmap)
+    assert set(tmp_path.rglob("*")) == files
+
+
 def test_a_file_that_was_changed_is_refused(tmp_path):
     model = prepared(make_model("olmoe"))
     items = [question(model)]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from dsmoe_eval.adapters.steered_model import SteeredModel
@@ -171,3 +172,21 @@ def test_the_effect_of_a_profile_is_predicted_to_first_order(folder, tmp_path):
     code, words = said("predict", path, *common, "--model", folder, "--json")
     assert code == 0, words
     assert "one forward and backward pass over the former" in words
+
+
+@pytest.mark.full
+def test_what_neurons_do_is_foretold_before_the_test(folder, tmp_path):
+    path = tmp_path / "ahead.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "ahead", "description": "small", "model": str(folder), "sites": "neurons",
+        "suite": "lab", "targets": ["math"], "variants": ["base", "influence+amplify"],
+        "controls": "none", "margin": 0.02, "foretell": True,
+        "tuning": {"expert_counts": [6], "strengths": {"amplify": [0.5]}},
+    }))  # fmt: skip
+    out = run(str(path), tmp_path / "run", limit=4, device="cpu")
+    (arm,) = json.loads(out.foretold.read_text())["arms"]
+    assert arm["variant"] == "influence+amplify"
+    first = [one["first_order"] for one in arm["changes"] if one["first_order"] is not None]
+    assert first
+    assert np.isfinite(first).all()
+    assert "Foretold and measured" in render(RunFolder(out.root), tmp_path / "page").read_text()

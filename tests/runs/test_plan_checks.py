@@ -33,6 +33,10 @@ def test_the_plan_that_ships_lacks_nothing():
     check_engine(PLAN)
 
 
+def test_influence_on_neurons_and_its_forecast_are_accepted():
+    checked(["base", "influence+amplify", "influence-net+amplify"], foretell=True, **AMPLIFIED)
+
+
 @pytest.mark.parametrize(
     ("names", "changes", "words"),
     [
