@@ -21,6 +21,7 @@ from . import formats, study_figures
 from .figures import style
 from .render import markdown_environment
 from .table import Figure, Table, Value, make_table, words, write_markdown
+from .unit_words import in_words_of
 
 EXPERTS_SHOWN = 5
 """The number of experts per domain that the page shows."""
@@ -38,13 +39,13 @@ def render_existence(result: ExistenceResult, to: Path) -> Path:
     page = markdown_environment().get_template("existence.md.j2")
     values = {
         "result": result,
-        "findings": [*_units(result), *existence_findings(result)],
+        "findings": [*units_finding(result), *existence_findings(result)],
         "domains": specific_by_domain(result),
         "beyond": beyond_by_domain(result),
         "experts": top_experts(result),
         "shown": f"The {EXPERTS_SHOWN} with the largest t of each domain.",
     }
-    write_markdown(to / "existence.md", page.render(values))
+    write_markdown(to / "existence.md", in_words_of(result.get("units"), page.render(values)))
     return to / "existence.md"
 
 
@@ -80,16 +81,15 @@ def _number(row: DomainExistenceRow) -> int:
     return sum(row["by_layer"])
 
 
-def _units(result: ExistenceResult) -> list[str]:
-    """Return a sentence that says what the experts of the page are, if they are neurons."""
+def units_finding(result: ExistenceResult) -> list[str]:
+    """Return a sentence that says what the units are, unless they are experts."""
     if "units" not in result:
         return []
     every, found = result["experts"] * len(result["layers"]), result["domains"]
     shares = [_number(row) / every for row in found]
     return [
-        f"The model is dense: what is called an expert here is one of its {result['units']}, "
-        f"{every:,} in all, and a shuffled router is an FFN whose inputs are shuffled. The share "
-        f"of them that is specific to a domain is {min(shares):.1%} to {max(shares):.1%}.",
+        f"The model is dense: its units are {result['units']}, {every:,} in all. The share of them "
+        f"that is specific to a domain is {min(shares):.1%} to {max(shares):.1%}.",
     ]
 
 

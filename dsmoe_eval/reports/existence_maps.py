@@ -19,10 +19,12 @@ from .existence import (
     render_existence,
     specific_by_domain,
     top_experts,
+    units_finding,
 )
 from .figures import name_ticks, save, style, subplots
 from .render import markdown_environment
 from .table import Figure, Table, make_table, words, write_markdown
+from .unit_words import in_words_of, put_in_words_of
 
 NAMES: dict[Basis, str] = {"counts": "by counts", "influence": "by influence"}
 _COLOURS: dict[Basis, str] = {"counts": "C0", "influence": "C1"}
@@ -55,7 +57,7 @@ def render_existence_maps(maps: ExistenceMaps, to: Path) -> Path:
         "shown": f"The {EXPERTS_SHOWN} with the largest t of each domain.",
     }
     page = markdown_environment().get_template("existence_maps.md.j2")
-    write_markdown(to / "existence.md", page.render(values))
+    write_markdown(to / "existence.md", in_words_of(last.get("units"), page.render(values)))
     return to / "existence.md"
 
 
@@ -64,7 +66,7 @@ def _part(by: Basis, result: ExistenceResult, picture: str) -> dict[str, object]
         "by": by,
         "name": NAMES[by],
         "picture": picture,
-        "findings": existence_findings(result),
+        "findings": [*units_finding(result), *existence_findings(result)],
         "domains": specific_by_domain(result),
         "beyond": beyond_by_domain(result),
         "experts": top_experts(result),
@@ -130,6 +132,7 @@ def draw_maps(maps: ExistenceMaps, path: Path) -> None:
     name_ticks(axis.xaxis, layers)
     axis.set_xlabel(f"layer, each with its {result['experts']} experts")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    put_in_words_of(result.get("units"), figure)
     save(figure, path)
 
 

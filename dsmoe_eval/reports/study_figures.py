@@ -23,6 +23,7 @@ from ..studies.results import (
     TrialResult,
 )
 from .figures import name_ticks, save, subplots
+from .unit_words import put_in_words_of
 
 Colour = tuple[float, float, float]
 _SERIES: tuple[tuple[Literal["experts", "random", "shuffled"], str, str, str, str, float], ...] = (
@@ -104,6 +105,7 @@ def existence_map(result: ExistenceResult, path: Path) -> None:
     figure.colorbar(image, ax=maps, label=label, aspect=30)
     _strength(panels["t"], rows, "influence" if result.get("by") == "influence" else "use")
     figure.legend(loc="outside lower right", ncols=4, frameon=False)
+    put_in_words_of(result.get("units"), figure)
     save(figure, path)
 
 

@@ -1,0 +1,40 @@
+"""The words of pages and pictures on a dense model: its units are neurons, and not experts."""
+
+from __future__ import annotations
+
+import re
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+_WORD = r"(?<![\w\-/.]){}(?![\w\-/]|\.\w)"
+"""A word of a sentence, not a part of a file's or a model's name."""
+
+
+def in_words_of(units: str | None, text: str) -> str:
+    """Return a text on experts as one on other units.
+
+    Args:
+        units: the plural, `neurons` or `blocks of 64 neurons`; None: experts, the text as given.
+        text: the program's text; words that are parts of names stay.
+    """
+    if units is None:
+        return text
+    plural = units.split()[0]
+    for word, new in (
+        ("shuffled routers", "shuffled inputs"),
+        ("routers", "FFNs"),
+        ("experts", plural),
+        ("Experts", plural.capitalize()),
+        ("expert", plural.removesuffix("s")),
+        ("Expert", plural.removesuffix("s").capitalize()),
+    ):
+        text = re.sub(_WORD.format(word), new, text)
+    return re.sub(r"\b([Aa])n (neuron|block)", r"\1 \2", text)
+
+
+def put_in_words_of(units: str | None, figure: Figure) -> None:
+    """Replace all texts of a picture by those of `in_words_of`."""
+    for text in figure.findobj(Text) if units is not None else ():
+        assert isinstance(text, Text)  # noqa: S101 - what was looked for
+        text.set_text(in_words_of(units, text.get_text()))

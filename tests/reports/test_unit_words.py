@@ -1,0 +1,41 @@
+"""Words follow the units; names stay."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from dsmoe_eval.reports.unit_words import in_words_of, put_in_words_of
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ("neurons", "Neurons: a neuron, and neurons, beside shuffled inputs of FFNs."),
+        ("blocks of 64 neurons", "Blocks: a block, and blocks, beside shuffled inputs of FFNs."),
+        (None, "Experts: an expert, and experts, beside shuffled routers of routers."),
+    ],
+)
+def test_sentences(units, said):
+    text = "Experts: an expert, and experts, beside shuffled routers of routers."
+    assert in_words_of(units, text) == said
+
+
+@pytest.mark.parametrize(
+    "name", ["experts.png", "my-expert", "reports/experts/a", "num_experts", "expert.md"]
+)
+def test_names_stay(name):
+    assert in_words_of("neurons", f"see {name} of it") == f"see {name} of it"
+
+
+@given(st.text())
+def test_no_units_no_change(text):
+    assert in_words_of(None, text) == text
+
+
+def test_a_picture():
+    figure = Figure()
+    axis = figure.subplots()
+    axis.set_ylabel("specific experts, of 288 tested")
+    put_in_words_of("neurons", figure)
+    assert axis.get_ylabel() == "specific neurons, of 288 tested"
