@@ -50,7 +50,7 @@ class Guard(Record):
         if not self.looked:
             return (
                 "Super experts, whose removal breaks a model as such, were not looked for: the "
-                "outputs of this model's single experts cannot be seen in the learner."
+                "model is dense, or the learner does not show the outputs of single experts."
             )
         if not self.experts:
             return None

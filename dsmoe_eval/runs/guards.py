@@ -24,7 +24,8 @@ NOT_LOOKED = Guard(looked=False, tokens=0, experts=())
 
 def guard_run(job: Job) -> Guard | None:
     """Find the super experts of a run's model; return None where no arm could switch any off."""
-    needed = any(_switches_off(arm.variant) for arm in job.arms)
+    dense = job.plan.sites == "neurons"
+    needed = any(_switches_off(arm.variant, dense) for arm in job.arms)
     if job.plan.super_experts == "allow" or not needed:
         return None
     if job.plan.learner == "vllm":
@@ -66,10 +67,13 @@ def guard_model(
     return Guard.model_validate({"looked": True, "tokens": peaks.tokens, "experts": found})
 
 
-def _switches_off(variant: Variant) -> bool:
-    """Return whether an arm masks, prunes or forces out experts, or draws random ones."""
+def _switches_off(variant: Variant, dense: bool) -> bool:
+    """Return whether an arm masks, prunes or forces out experts, or draws random ones.
+
+    Random neurons of a dense model are scaled only, as the chosen ones are.
+    """
     drawn = variant.kind == "steered" and variant.expert_source == "random_matched"
-    return drawn or variant.intervention in ("mask", "prune", "force")
+    return (drawn and not dense) or variant.intervention in ("mask", "prune", "force")
 
 
 def _first(documents: tuple[Document, ...]) -> list[tuple[int, ...]]:

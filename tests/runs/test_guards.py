@@ -50,13 +50,15 @@ def test_a_planted_super_expert_is_found_in_a_real_model(tmp_path, monkeypatch):
 
 
 def test_only_a_run_that_switches_experts_off_looks():
-    def job(*names, allowed="spare", learner="vllm"):
+    def job(*names, allowed="spare", learner="vllm", sites="experts"):
         arms = [SimpleNamespace(variant=get_variant(name)) for name in names]
         return SimpleNamespace(arms=arms, plan=SimpleNamespace(
-            super_experts=allowed, learner=learner))  # fmt: skip
+            super_experts=allowed, learner=learner, sites=sites))  # fmt: skip
 
     for names in (["contrast"], ["residual", "residual+matched"], ["prompt"]):
         assert guard_run(job(*names)) is None
+    assert guard_run(job("dsmoe+matched", sites="neurons")) is None
+    assert not guard_run(job("suppress", sites="neurons")).looked
     for names in (["random"], ["suppress"], ["reap+prune-3"], ["steermoe"]):
         assert guard_run(job(*names)).looked is False
         assert guard_run(job(*names, allowed="allow")) is None
