@@ -14,6 +14,7 @@ from .existence import CONTROLS
 from .existence_maps import NAMES
 from .figures import save, style, subplots
 from .table import Figure, Table, Value, make_table, markdown, words, write_markdown
+from .unit_words import in_words_of, put_in_words_of
 
 PICTURE = "emergence.png"
 _LOOKS: dict[Control, tuple[str, str]] = {"random": ("firebrick", "--"), "shuffled": ("C1", ":")}
@@ -25,7 +26,8 @@ def render_emergence(result: EmergenceResult, to: Path) -> Path:
     write_json(to / "emergence.json", result)
     style()
     draw_emergence(result, to / PICTURE)
-    write_markdown(to / "emergence.md", emergence_page(result))
+    page = in_words_of(result.get("units"), emergence_page(result))
+    write_markdown(to / "emergence.md", page)
     return to / "emergence.md"
 
 
@@ -136,4 +138,5 @@ def draw_emergence(result: EmergenceResult, path: Path) -> None:
     panels[0][0].set_ylabel(f"specific experts,\nof {result['hypotheses']:,} tested")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    put_in_words_of(result.get("units"), figure)
     save(figure, path)

@@ -23,7 +23,10 @@ def in_words_of(units: str | None, text: str) -> str:
     plural = units.split()[0]
     for word, new in (
         ("shuffled routers", "shuffled inputs"),
+        ("Shuffled routers", "FFNs with shuffled inputs"),
         ("routers", "FFNs"),
+        ("router", "FFN"),
+        ("routing", "selection"),
         ("experts", plural),
         ("Experts", plural.capitalize()),
         ("expert", plural.removesuffix("s")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from ..errors import UserError
 from .existence_maps import ExistenceMaps
@@ -45,7 +46,8 @@ def emergence(
         rows.append(_row(name, label, maps))
     if first is None:
         raise ValueError("there is no checkpoint")
-    return {
+    units = {"units": first["units"]} if "units" in first else {}
+    found: EmergenceResult = {
         "source": f"suite {first['suite']}" if first["suite"] else str(first["file"]),
         "bases": list(rows[0]["tests"]),
         "form": form,
@@ -58,6 +60,7 @@ def emergence(
         "limit": first["limit"],
         "checkpoints": rows,
     }
+    return cast(EmergenceResult, found | units)
 
 
 def _row(name: str, label: str, maps: ExistenceMaps) -> CheckpointRow:

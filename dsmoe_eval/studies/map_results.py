@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from .results import Basis, Control, ControlSummary, ExistenceResult, Interval
 
@@ -90,6 +90,7 @@ class EmergenceResult(TypedDict):
         form: the form of influence; None if it was not computed.
         layers: the model's MoE layers.
         experts: number of routed experts per layer.
+        units: as in `ExistenceResult`.
         hypotheses: number of (layer, expert, domain) tested.
         level: the false discovery rate.
         permutations: number of shuffles of the documents' labels.
@@ -103,6 +104,7 @@ class EmergenceResult(TypedDict):
     form: str | None
     layers: list[int]
     experts: int
+    units: NotRequired[str]
     hypotheses: int
     level: float
     permutations: int

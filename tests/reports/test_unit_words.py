@@ -1,10 +1,15 @@
 """Words follow the units; names stay."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from dsmoe_eval.reports import render_existence
 from dsmoe_eval.reports.unit_words import in_words_of, put_in_words_of
 
 
@@ -39,3 +44,15 @@ def test_a_picture():
     axis.set_ylabel("specific experts, of 288 tested")
     put_in_words_of("neurons", figure)
     assert axis.get_ylabel() == "specific neurons, of 288 tested"
+
+
+KEPT = Path(__file__).parents[2] / "reports"
+
+
+@pytest.mark.slow
+def test_the_pages_are_those_that_are_kept(tmp_path):
+    for name in ("existence", "smol/dense-existence"):
+        result = json.loads((KEPT / name / "existence.json").read_text(encoding="utf-8"))
+        page = render_existence(result, tmp_path / name).read_text(encoding="utf-8")
+        assert page == (KEPT / name / "existence.md").read_text(encoding="utf-8")
+    assert not re.search("expert|router|routing", page, re.IGNORECASE)
