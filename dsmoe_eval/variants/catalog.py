@@ -259,7 +259,8 @@ def _summary(arm: Variant, source: ExpertSource, draw: str | None) -> str:
     if source == "other_domain":
         return f"control: another domain's {things}, otherwise {arm.name}"
     if source == "method":
-        return f"control: {arm.name} at strength zero: must equal base on every item"
+        base = BASE if arm.quantized is None else f"{BASE}-{arm.quantized}"
+        return f"control: {arm.name} at strength zero: must equal {base} on every item"
     if arm.keep is not None:
         drawn = f", draw {draw}" if draw else ""
         return f"placebo of {arm.name}: each layer keeps {arm.keep} random experts{drawn}"
