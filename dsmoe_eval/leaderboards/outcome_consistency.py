@@ -16,22 +16,26 @@ Fault = tuple[str, str, str]
 
 def outcome_faults(arm: Arm) -> Iterator[Fault]:
     """Yield what does not fit in an arm's comparisons by outcome; levels and gains fit already."""
-    null = get_variant(arm.variant).zero_strength
+    variant = get_variant(arm.variant)
+    null, rounded = variant.zero_strength, variant.quantized is not None
     for result in arm.outcomes:
         for place, row in result.comparisons():
-            yield from _row_faults(f"outcomes[{result.outcome}].{place}", row, null)
+            where = f"outcomes[{result.outcome}].{place}"
+            yield from _row_faults(where, row)
+            flat = place == "over_quantized" or not rounded  # rounding changes base's answers
+            if null and (row.p_adjusted is not None or (flat and (row.gained or row.lost))):
+                model = "the quantized model" if rounded else "base"
+                yield "sham", where, f"a sham must equal {model}, and claims nothing"
         claiming = [row for row in (result.target, result.non_targets) if row is not None]
         if not null and any(row.p_adjusted is None for row in claiming):
             yield "claim", f"outcomes[{result.outcome}]", "lacks an adjusted p-value"
 
 
-def _row_faults(where: str, row: OutcomeDifference, null: bool) -> Iterator[Fault]:
+def _row_faults(where: str, row: OutcomeDifference) -> Iterator[Fault]:
     if row.ci95 is not None and not row.ci95[0] - NEAR <= row.gain <= row.ci95[1] + NEAR:
         yield "interval", f"{where}.ci95", f"excludes its estimate {row.gain:g}"
     if row.gained + row.lost > row.n or row.clusters > row.n:
         yield "counts", f"{where}.n", f"{row.n} items cannot gain, lose or cluster so often"
-    if null and (row.p_adjusted is not None or row.gained or row.lost):
-        yield "sham", where, "a sham must equal base, and claims nothing"
     bound = row.non_inferiority
     if bound is None:
         return

@@ -28,7 +28,7 @@ class ForetoldChange(Record):
         ci95: the 95 % prediction interval of the gain on the test items; None where all items are
             one cluster, or all differ alike.
         first_order: the sum over experts of influence times shift; None where the arm shifts no
-            logits, or the outcome is not `gold_logprob`.
+            logits or is on a quantized model, or the outcome is not `gold_logprob`.
     """
 
     task: Name

@@ -200,8 +200,11 @@ def _foretold(
     planned, profile = arm.planned, arm.profile
     base, after = (job.folder.read_json(job.folder.foretelling(_name(who))) for who in (None, arm))
 
+    # Of a quantized model the change from base is rounding's too, which no slope knows of.
+    known = None if planned.variant.quantized is not None else slopes
+
     def changes(name: str) -> Iterator[ForetoldChange]:
-        first = None if slopes is None or profile is None else slopes.of(profile, name)
+        first = None if known is None or profile is None else known.of(profile, name)
         yield from foretold_changes(tasks[name], job.test[name], base[name], after[name], first)
 
     return ForetoldArm(
@@ -256,7 +259,8 @@ def _slopes(
     Where a method has computed the exact form, it is only read again; else the gradient form takes
     one pass. Where another engine answers, the learner is not started again for it.
     """
-    shifting = [arm.profile for arm in arms if arm.profile and not arm.profile.is_null]
+    plain = [arm.profile for arm in arms if arm.planned.variant.quantized is None]
+    shifting = [profile for profile in plain if profile and not profile.is_null]
     if job.roles.are_two or all(unit_shifts(profile) is None for profile in shifting):
         return None
     asked: Mapping[str, WithItems] = {n: t for n, t in tasks.items() if has_gold_logprob(t)}

@@ -32,7 +32,15 @@ from .simsmoe_results import (
     SpecificExperts,
 )
 from .simsmoe_summary import objective_rows, saturation_rows
-from .simsmoe_training import LONGEST, OBJECTIVES, Objective, SmallTraining, new_model, train_small
+from .simsmoe_training import (
+    LONGEST,
+    OBJECTIVES,
+    STATE,
+    Objective,
+    SmallTraining,
+    new_model,
+    train_small,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -132,11 +140,7 @@ def _measured(
     path = folder / MEASURES
     if path.is_file():
         advance(len(training.checkpoints))
-        try:
-            kept: ModelMeasures = unseal(read_json(path))
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; delete it, and it is measured again") from error
-        return kept
+        return _kept_measures(path, training, losses)
     checkpoints = []
     for step in training.checkpoints:
         checkpoints.append(_checkpoint(folder / f"step-{step}", step))
@@ -160,6 +164,23 @@ def _measured(
     )
     write_json(path, seal(measures))
     return measures
+
+
+def _kept_measures(
+    path: Path, training: SmallTraining, losses: list[dict[str, float | None]]
+) -> ModelMeasures:
+    """Read a model's measures, after checking that they are of this training."""
+    try:
+        kept: ModelMeasures = unseal(read_json(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; delete it, and it is measured again") from error
+    of = kept["objective"], kept["seed"], kept["losses"]
+    if of != (training.objective, training.seed, losses):
+        raise UserError(
+            f"{path}: is of another training than {STATE} beside it; delete it, and it is "
+            "measured again"
+        )
+    return kept
 
 
 def _texts() -> Texts:

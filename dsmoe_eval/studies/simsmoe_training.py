@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,8 +131,8 @@ def train_small(
 
 
 def _keep(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    if folder.exists():  # of steps that are done again after a crash: the same bytes
-        return
+    # It may be of a training with other settings, stopped before its state was saved.
+    shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as draft:
         model.save_pretrained(draft, safe_serialization=True)
         tokenizer.save_pretrained(draft)

@@ -46,6 +46,21 @@ def test_what_contradicts_itself_is_a_fault(result, variant, changes, rule):
     assert [name for name, _, _ in outcome_faults(changed(arm, **changes))] == [rule]
 
 
+def test_a_sham_on_a_quantized_model_equals_that_model_and_not_base(result):
+    sham = next(one for one in result.arms if one.variant == "sham")
+    rounded = changed(sham, gained=1).model_copy(update={"variant": "contrast-int4+sham"})
+    assert list(outcome_faults(rounded)) == []
+    gold = rounded.outcomes[0]
+    for gained, rules in ((0, []), (1, ["sham"])):
+        over = sham.outcomes[0].target.model_copy(update={"gained": gained})
+        own = gold.model_copy(update={"over_quantized": over})
+        one = rounded.model_copy(update={"outcomes": (own,)})
+        one.judge(sham.levels)
+        assert [name for name, _, _ in outcome_faults(one)] == rules
+    claiming = changed(sham, p_adjusted=1.0).model_copy(update={"variant": "contrast-int4+sham"})
+    assert [name for name, _, _ in outcome_faults(claiming)] == ["sham"]
+
+
 def test_holm_is_checked_by_family(result):
     arms = [
         changed(one, p_adjusted=0.04) if (one.variant, one.target) == ("contrast", "math") else one

@@ -148,9 +148,9 @@ def test_first_order_reads_the_pass_of_a_method_in_the_answers_format(tmp_path):
     wanted = IdentificationSpec.by([get_method("influence")], settings, {})
     counts = count_domains(engine, known, wanted, tmp_path, lambda _: None)
     shift = trial_profile(engine.identity, Intervention(kind="bias", strength=1.0), [0])
-    arms = [SimpleNamespace(profile=shift)]
+    arms = [arm_on(None, shift)]
 
-    def slopes(chat_template):
+    def slopes(chat_template, arms=arms):
         job = SimpleNamespace(
             roles=SimpleNamespace(are_two=False),
             lm=SimpleNamespace(uses_chat_template=False),
@@ -171,6 +171,12 @@ def test_first_order_reads_the_pass_of_a_method_in_the_answers_format(tmp_path):
     )
     assert set(tmp_path.rglob("*.safetensors")) == passes
     assert slopes(chat_template=True).form == "gradient"
+    assert slopes(chat_template=False, arms=[arm_on("int4", shift)]) is None
+
+
+def arm_on(form, profile):
+    variant = SimpleNamespace(quantized=form)
+    return SimpleNamespace(planned=SimpleNamespace(variant=variant), profile=profile)
 
 
 def test_a_null_arm_is_foretold_to_change_nothing(foretold):

@@ -63,6 +63,11 @@ def test_the_same_profiles_steer_the_model_with_rounded_experts(tmp_path):
     forms = {row.form: row.agreement for row in run.result.quantized}
     assert 0.5 < forms["int4"].shared < forms["int8"].shared <= 1
     assert forms["int4"].shared_by_layer[0] == 1  # before it there are no experts
+    known = {arm.variant: arm.change(arm.changes[0].task, "gold_logprob").first_order
+             for arm in run.result.foretold.arms}  # fmt: skip
+    assert known["contrast"] is not None
+    assert known["contrast+sham"] == 0
+    assert known["contrast-int4"] is known["contrast-int4+sham"] is None  # rounding has no slope
     check_checkpoint(run, model, tmp_path)
     said = (tmp_path / "run" / "report" / "report.md").read_text()
     assert "The int4 model selects " in said

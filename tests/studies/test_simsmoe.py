@@ -6,7 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from dsmoe_eval.studies.simsmoe import SimsmoePlan, bits_of, simsmoe
+from dsmoe_eval.errors import UserError
+from dsmoe_eval.files import seal, write_json
+from dsmoe_eval.studies.simsmoe import SimsmoePlan, _measured, bits_of, simsmoe
 from dsmoe_eval.studies.simsmoe_training import SmallTraining, new_model
 
 
@@ -29,6 +31,18 @@ def test_the_plan_in_words_and_its_order():
         "balance-0", "debiased-0", "balance-1", "debiased-1",
     ]  # fmt: skip
     assert "4 trainings: balance, debiased, 2 seed(s) each; 640 steps" in plan.described()
+
+
+@pytest.mark.parametrize("other", [{"objective": "none"}, {"seed": 1}, {"losses": [{"text": 2.0}]}])
+def test_measures_of_another_training_are_refused(tmp_path, other):
+    losses = [{"text": 1.5}]
+    kept = {"objective": "balance", "seed": 0, "losses": losses}
+    write_json(tmp_path / "measures.json", seal(kept))
+    given = SmallTraining("balance", 0, 20), losses, tmp_path, None, lambda _: None
+    assert _measured(*given) == kept
+    write_json(tmp_path / "measures.json", seal(kept | other))
+    with pytest.raises(UserError, match=r"measures\.json: is of another training than state"):
+        _measured(*given)
 
 
 @pytest.mark.full

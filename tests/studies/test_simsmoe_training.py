@@ -55,6 +55,17 @@ def test_a_stopped_training_goes_on_bit_for_bit(objective, tmp_path):
     ]  # fmt: skip
 
 
+def test_checkpoints_of_a_training_that_was_stopped_early_are_not_taken_for_another_ones(tmp_path):
+    """It was stopped before its state was saved, so that nothing but a checkpoint is there."""
+    with pytest.raises(KeyboardInterrupt):
+        train_small(small("none", 8), TEXT, tmp_path / "both", stop_after(3))
+    assert [path.name for path in (tmp_path / "both").iterdir()] == ["step-2"]
+    train_small(small("none", 9, seed=1), TEXT, tmp_path / "both")
+    train_small(small("none", 9, seed=1), TEXT, tmp_path / "alone")
+    one, other = (weights(tmp_path / name / "step-2") for name in ("both", "alone"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_objectives_differ_and_share_their_beginning(tmp_path):
     logs = {name: train_small(small(name), TEXT, tmp_path / name) for name in OBJECTIVES}
     assert len({log[-1].text for log in logs.values()}) == len(OBJECTIVES)
