@@ -79,9 +79,8 @@ def probe_command(
         )
     found: dict[str, object] = {}
     if config is None and vllm_suite is not None:
-        found["engine_routing"] = _engine_routing(
-            model, vllm_suite, data, device, rest | {"sites": sites}
-        )
+        options = rest | {"sites": sites}
+        found["engine_routing"] = _engine_routing(model, vllm_suite, data, device, options)
     report, quantized = _probed(model, config, wanted, device, rest, sites)
     if quantized is not None:
         found["quantization"] = quantized.to_dict()
