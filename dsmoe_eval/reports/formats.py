@@ -36,6 +36,11 @@ def thousandths(gain: float, mark: str = "") -> str:
     return f"{gain:+.3f}{f' {mark}' if mark else ''}"
 
 
+def fixed(value: float, digits: int = 3) -> str:
+    """Return a number with some decimals, and no minus before a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def size(fraction: float) -> str:
     """Return the size of an effect in percentage points, without sign and unit."""
     return f"{100 * fraction:.1f}"

@@ -19,6 +19,7 @@ from ..studies.results import (
 )
 from . import formats, study_figures
 from .figures import style
+from .formats import fixed
 from .table import Figure, Table, Value, make_table, markdown, otherwise, words, write_markdown
 
 NAMES = {"linear": "Linear", "rbf": "RBF"}
@@ -56,13 +57,8 @@ def similarity_page(result: SimilarityResult, *, picture: bool = False) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _round(value: float) -> str:
-    """Return three decimals, and no minus before a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
-
-
 def _interval(low: float, high: float) -> str:
-    return f"{_round(low)} to {_round(high)}"
+    return f"{fixed(low)} to {fixed(high)}"
 
 
 _NOTES = (
@@ -101,7 +97,7 @@ def _findings(result: SimilarityResult) -> list[str]:
         above = [x["layer"] for x in layers if _mean(x, kernel) > x[kernel]["random"]["mean"]]
         found.append(
             f"{NAMES[kernel]} CKA of two experts is {means['experts']:.2f} on average; of random "
-            f"experts {means['random']:.2f}, of shuffled outputs {_round(means['shuffled'])}. "
+            f"experts {means['random']:.2f}, of shuffled outputs {fixed(means['shuffled'])}. "
             "Experts are more alike than random ones in "
             f"{formats.named(above, len(layers), 'layers')}."
         )
@@ -134,9 +130,9 @@ Layer = tuple[int, list[float], KernelRow]
 _LAYERS: tuple[Figure[Layer], ...] = (
     Figure("layer", lambda row: row[0]),
     Figure("never selected", lambda row: sum(share == 0 for share in row[1])),
-    Figure("mean CKA", lambda row: row[2]["experts"]["mean"], _round),
-    Figure("random", lambda row: row[2]["random"]["mean"], _round),
-    Figure("shuffled", lambda row: row[2]["shuffled"]["mean"], _round),
+    Figure("mean CKA", lambda row: row[2]["experts"]["mean"], fixed),
+    Figure("random", lambda row: row[2]["random"]["mean"], fixed),
+    Figure("shuffled", lambda row: row[2]["shuffled"]["mean"], fixed),
     Figure(f"pairs > {ALIKE:g}", lambda row: row[2]["experts"]["alike"], formats.percent),
     Figure("random's", lambda row: row[2]["random"]["alike"], formats.percent),
     Figure("most alike", lambda row: _most_alike(row[2]["experts"]), "{} and {}: {:.2f}".format),
@@ -172,8 +168,8 @@ _PAIRS: tuple[Figure[ExpertPairs], ...] = (
     words("kernel", lambda pairs: pairs.kernel),
     words("pairs of", lambda pairs: pairs.name),
     Figure("n", lambda pairs: pairs.size),
-    Figure("mean CKA", lambda pairs: otherwise(pairs.mean, "none"), _round),
-    Figure("random sets", lambda pairs: pairs.contrast and pairs.contrast["null_mean"], _round),
+    Figure("mean CKA", lambda pairs: otherwise(pairs.mean, "none"), fixed),
+    Figure("random sets", lambda pairs: pairs.contrast and pairs.contrast["null_mean"], fixed),
     Figure("95 % of them", lambda pairs: pairs.contrast and _null(pairs.contrast), _interval),
     Figure("p", lambda pairs: pairs.contrast and pairs.contrast["p_value"], "{:.4f}".format),
 )  # fmt: skip

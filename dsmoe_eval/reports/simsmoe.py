@@ -9,6 +9,7 @@ import numpy as np
 
 from ..files import write_json
 from ..stats import Bounds
+from ..studies.results import Basis
 from ..studies.simsmoe_results import (
     CheckpointMeasures,
     ModelMeasures,
@@ -19,6 +20,7 @@ from ..studies.simsmoe_results import (
 )
 from ..studies.simsmoe_summary import BESIDE
 from .figures import save, style, subplots
+from .formats import fixed
 from .table import Figure, Table, Value, make_table, markdown, words, write_markdown
 
 LOSSES, ALONG = "losses.png", "along.png"
@@ -28,6 +30,7 @@ WORDS = {
     "published": "SimSMoE as published",
     "debiased": "debiased similarity",
 }
+_BASES: dict[Basis, str] = {"counts": "by use", "influence": "by influence"}
 _DIFFERENCES = ("bits", "similarity", "experts by use", "experts by influence")
 
 
@@ -92,7 +95,7 @@ def simsmoe_findings(result: SimsmoeResult) -> list[str]:
     saturated = max(result["saturation"], key=lambda row: row["published"])
     said.append(
         f"The published estimator finds {saturated['published']:.2f} between unrelated outputs "
-        f"({saturated['tokens']} tokens), the debiased one {_plain(saturated['debiased'])}."
+        f"({saturated['tokens']} tokens), the debiased one {fixed(saturated['debiased'])}."
     )
     for row in result["objectives"]:
         if row["pairs"] is not None:
@@ -130,11 +133,6 @@ def _verdict(spread: SeedSpread) -> str:
     return f"{shown}: {'more' if bounds[0] > 0 else 'less'}."
 
 
-def _plain(value: float, digits: int = 3) -> str:
-    """Return a number without a minus before zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
 def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
@@ -149,10 +147,10 @@ def _spread(
 
 
 def _with(mean: float, bounds: Bounds | None, digits: int) -> str:
-    shown = _plain(mean, digits)
+    shown = fixed(mean, digits)
     if bounds is None:
         return shown
-    return f"{shown} [{_plain(bounds[0], digits)}, {_plain(bounds[1], digits)}]"
+    return f"{shown} [{fixed(bounds[0], digits)}, {fixed(bounds[1], digits)}]"
 
 
 def objective_table(result: SimsmoeResult) -> Table:
@@ -162,8 +160,8 @@ def objective_table(result: SimsmoeResult) -> Table:
         Figure("bits per character", _spread(lambda row: row["bits"], 3)),
         Figure("over documents", lambda row: _bounds(row["bits_over_documents"])),
         Figure("CKA, linear", _spread(lambda row: row["similarity"], 3)),
-        Figure("unrelated", lambda row: _plain(row["shuffled"]["mean"])),
-        Figure("random experts", lambda row: _plain(row["random"]["mean"])),
+        Figure("unrelated", lambda row: fixed(row["shuffled"]["mean"])),
+        Figure("random experts", lambda row: fixed(row["random"]["mean"])),
         Figure("CKA, RBF", _spread(lambda row: row["similarity_rbf"], 3)),
         Figure("effective rank", _spread(lambda row: row["effective_rank"], 1)),
         Figure("load", _spread(lambda row: row["entropy"], 3)),
@@ -174,7 +172,7 @@ def objective_table(result: SimsmoeResult) -> Table:
 
 
 def _bounds(bounds: Bounds | None) -> str:
-    return "" if bounds is None else f"{_plain(bounds[0])} to {_plain(bounds[1])}"
+    return "" if bounds is None else f"{fixed(bounds[0])} to {fixed(bounds[1])}"
 
 
 def difference_table(result: SimsmoeResult) -> Table:
@@ -204,9 +202,9 @@ def saturation_table(result: SimsmoeResult) -> Table:
     figures: list[Figure[SaturationRow]] = [
         Figure("standard deviation", lambda row: row["deviation"], "{:.1f}".format),
         Figure("tokens", lambda row: row["tokens"]),
-        Figure("published", lambda row: _plain(row["published"])),
-        Figure("linear, biased", lambda row: _plain(row["biased"])),
-        Figure("linear, debiased", lambda row: _plain(row["debiased"])),
+        Figure("published", lambda row: fixed(row["published"])),
+        Figure("linear, biased", lambda row: fixed(row["biased"])),
+        Figure("linear, debiased", lambda row: fixed(row["debiased"])),
     ]
     return make_table("saturation", "", tuple(figures), result["saturation"])
 
@@ -235,21 +233,19 @@ def along_table(result: SimsmoeResult) -> Table:
     for row in result["objectives"]:
         name = row["objective"]
         figures += [
-            Figure(f"{WORDS[name]}, by use", _counted(name, "counts")),
-            Figure(f"{WORDS[name]}, by influence", _counted(name, "influence")),
+            Figure(f"{WORDS[name]}, {words_of}", _counted(name, by))
+            for by, words_of in _BASES.items()
         ]
     return make_table("along", "", tuple(figures), _along(result))
 
 
-def _counted(name: str, by: str) -> Callable[[Along], Value]:
+def _counted(name: str, by: Basis) -> Callable[[Along], Value]:
     def value(row: Along) -> Value:
-        found = [one["counts"] if by == "counts" else one["influence"] for one in row[1][name]]
-        means = [
-            float(np.mean([one["specific"] for one in found])),
-            float(np.mean([one["random"] for one in found])),
-            float(np.mean([one["shuffled"] for one in found])),
-        ]
-        return f"{means[0]:.1f} ({means[1]:.1f}, {means[2]:.1f})"
+        found = [one[by] for one in row[1][name]]
+        specific = np.mean([one["specific"] for one in found])
+        random = np.mean([one["random"] for one in found])
+        shuffled = np.mean([one["shuffled"] for one in found])
+        return f"{specific:.1f} ({random:.1f}, {shuffled:.1f})"
 
     return value
 
@@ -287,11 +283,10 @@ def draw_along(result: SimsmoeResult, path: Path) -> None:
     """Draw the number of specific experts along training, a panel per basis."""
     rows = _along(result)
     figure, panels = subplots(1, 2, 11.0, 4.2)
-    for axis, by in zip(panels[0], ("counts", "influence"), strict=True):
+    for axis, by in zip(panels[0], _BASES, strict=True):
         for at, row in enumerate(result["objectives"]):
             found = np.array([
-                [one["counts" if by == "counts" else "influence"]["specific"]
-                 for one in models[row["objective"]]]
+                [one[by]["specific"] for one in models[row["objective"]]]
                 for _, models in rows
             ])  # fmt: skip
             axis.plot(
@@ -304,7 +299,7 @@ def draw_along(result: SimsmoeResult, path: Path) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel(f"specific experts, of {result['hypotheses']} tested")
         axis.set_ylim(bottom=0)
-        axis.set_title("by use" if by == "counts" else "by influence", loc="left")
+        axis.set_title(_BASES[by], loc="left")
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False)
     save(figure, path)

@@ -57,22 +57,16 @@ def adjust(arms: Sequence[Contrasts]) -> list[Adjusted]:
     def family(results: Sequence[PairedResult | None]) -> list[float | None]:
         return holm_by_family(variants, [None if one is None else one.p_value for one in results])
 
+    target, pooled = family([arm.target for arm in arms]), family([arm.pooled for arm in arms])
     over = {name: family([arm.over[name] for arm in arms]) for name in OVER}
     return [
         Adjusted(
-            target,
-            pooled,
+            target[place],
+            pooled[place],
             tuple(_holm([None if arm.variant.zero_strength else one for one in arm.domains])),
             {name: found[place] for name, found in over.items()},
         )
-        for place, (arm, target, pooled) in enumerate(
-            zip(
-                arms,
-                family([arm.target for arm in arms]),
-                family([arm.pooled for arm in arms]),
-                strict=True,
-            )
-        )
+        for place, arm in enumerate(arms)
     ]
 
 

@@ -34,14 +34,14 @@ def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
     """Return the arm that names the target's domain in the prompt, beside arms that do not."""
     if arm.variant.kind in ("prompt", "base") or arm.variant.control_of is not None:
         return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and other.variant.quantized == arm.variant.quantized
-        and other.variant.kind == "prompt"
-        and other.variant.control_of is None
-    ][:1]
+    return _first(
+        arm,
+        arms,
+        lambda other: (
+            (other.kind, other.quantized) == ("prompt", arm.variant.quantized)
+            and other.control_of is None
+        ),
+    )
 
 
 def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
@@ -49,13 +49,8 @@ def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
     own = arm.variant
     if not own.adds_loss or own.control_of is not None:
         return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and (other.variant.kind, other.variant.trained_by) == ("sft", "lora")
-        and other.variant.epochs == own.epochs
-    ][:1]
+    plain = ("sft", "lora", own.epochs)
+    return _first(arm, arms, lambda other: (other.kind, other.trained_by, other.epochs) == plain)
 
 
 def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
@@ -63,12 +58,14 @@ def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
     form = arm.variant.quantized
     if form is None or arm.variant.kind == "base":
         return []
-    return [
-        other
-        for other in arms
-        if other.target == arm.target
-        and (other.variant.kind, other.variant.quantized) == ("base", form)
-    ][:1]
+    return _first(arm, arms, lambda other: (other.kind, other.quantized) == ("base", form))
+
+
+def _first(
+    arm: ArmCells, arms: Sequence[ArmCells], fits: Callable[[Variant], bool]
+) -> list[ArmCells]:
+    """Return the first arm on the same target whose variant fits, in a list; empty without one."""
+    return [one for one in arms if one.target == arm.target and fits(one.variant)][:1]
 
 
 OTHERS: Mapping[str, Callable[[ArmCells, Sequence[ArmCells]], list[ArmCells]]] = {

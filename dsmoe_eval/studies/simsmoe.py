@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..experts.similarity import Kernel
 from ..files import locked, read_json, seal, unseal, write_json
 from ..models import load_model
 from ..progress import progress_bar
@@ -22,8 +23,8 @@ from ..steering import find_routers
 from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import CharacterText, character_text, character_tokenizer
 from .existence_maps import ExistenceMaps, existence_maps
-from .results import Basis
-from .similarity import Texts, read_texts, similarity
+from .results import Basis, LayerRow
+from .similarity import read_texts, similarity
 from .simsmoe_results import (
     CheckpointMeasures,
     ModelMeasures,
@@ -146,7 +147,7 @@ def _measured(
         checkpoints.append(_checkpoint(folder / f"step-{step}", step))
         advance(1)
     loaded = load_model(str(folder / f"step-{training.steps}"), "cpu")
-    found = similarity(loaded, _texts(), TOKENS, console=Console(quiet=True))["layers"]
+    found = similarity(loaded, read_texts(SUITE), TOKENS, console=Console(quiet=True))["layers"]
     load = _load(loaded.model, text.held_out)
     shares = load / load.sum(1, keepdims=True)
     entropies = -np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0).sum(1)
@@ -183,10 +184,6 @@ def _kept_measures(
     return kept
 
 
-def _texts() -> Texts:
-    return read_texts(SUITE)
-
-
 def _checkpoint(folder: Path, step: int) -> CheckpointMeasures:
     maps = existence_maps(
         str(folder), SUITE, ("counts", "influence"), "gradient", permutations=PERMUTATIONS,
@@ -203,15 +200,13 @@ def _specific(maps: ExistenceMaps, by: Basis) -> SpecificExperts:
     return {"specific": total, "random": beside["random"], "shuffled": beside["shuffled"]}
 
 
-def _similarity(layers: Sequence[object], kernel: str) -> SimilarityMeasures:
-    def mean(of: str, figure: str = "mean") -> float:
-        return float(np.mean([one[kernel][of][figure] for one in layers]))  # type: ignore[index]
-
+def _similarity(layers: Sequence[LayerRow], kernel: Kernel) -> SimilarityMeasures:
+    rows = [one[kernel] for one in layers]
     return {
-        "experts": mean("experts"),
-        "shuffled": mean("shuffled"),
-        "random": mean("random"),
-        "effective_rank": mean("experts", "effective_rank"),
+        "experts": float(np.mean([row["experts"]["mean"] for row in rows])),
+        "shuffled": float(np.mean([row["shuffled"]["mean"] for row in rows])),
+        "random": float(np.mean([row["random"]["mean"] for row in rows])),
+        "effective_rank": float(np.mean([row["experts"]["effective_rank"] for row in rows])),
     }
 
 

@@ -49,7 +49,7 @@ class SmallTraining:
         objective: which terms the loss has.
         seed: seed of weights and batches; the same for all objectives.
         steps: steps of the optimizer.
-        kept: the number of checkpoints before the last; each is at half the steps of the next.
+        kept: the number of checkpoints before the last; each is at a quarter of the next's steps.
     """
 
     objective: Objective
@@ -75,8 +75,8 @@ class SmallTraining:
     @property
     def checkpoints(self) -> tuple[int, ...]:
         """The steps after which a checkpoint is kept, the last included."""
-        halves = (self.steps >> (2 * power) for power in range(self.kept, 0, -1))
-        return (*dict.fromkeys(step for step in halves if step), self.steps)
+        quarters = (self.steps >> (2 * power) for power in range(self.kept, 0, -1))
+        return (*dict.fromkeys(step for step in quarters if step), self.steps)
 
 
 @dataclass(frozen=True, slots=True)
