@@ -88,8 +88,13 @@ def pp_with_interval(value: float, low: float, high: float) -> str:
 
 def share_with_interval(share: float, *interval: float | str) -> str:
     """Return a share in percent and, in brackets, its interval or that there is none."""
-    ends = ", ".join(one if isinstance(one, str) else f"{100 * one:.0f}" for one in interval)
-    return f"{100 * share:.0f} % [{ends}]"
+    ends = ", ".join(one if isinstance(one, str) else fixed(100 * one, 0) for one in interval)
+    return f"{whole_percent(share)} [{ends}]"
+
+
+def whole_percent(share: float) -> str:
+    """Return a share in percent without decimals."""
+    return f"{fixed(100 * share, 0)} %"
 
 
 def score(value: float, *interval: float) -> str:

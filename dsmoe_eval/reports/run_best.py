@@ -81,7 +81,7 @@ def _reached(arms: Sequence[Arm], best: str) -> str:
     ]
     if not shares:
         return ""
-    span = formats.span([share for _, share in shares], "{:.0%}".format)
+    span = formats.span([share for _, share in shares], formats.whole_percent)
     targets = formats.named([target for target, _ in shares], len(arms), "targets")
     return (
         f"{arms[0].variant} reaches {span} of the gain of {best}, the best profile found, on "

@@ -163,12 +163,11 @@ def _mismatch(matching: Matching) -> str:
 
 
 def control_sentences(result: RunResult) -> list[str]:
-    """Return a sentence per variant on its gain over placebo and beside naming the domain."""
+    """Return sentences on the variants' gains over placebo and beside naming the domain."""
     found = []
     for variant in variants_of(result):
         arms = arms_of(result, variant)
         over = [(arm.target, arm.over_placebo) for arm in arms if arm.over_placebo is not None]
-        named = [(arm.target, arm.over_prompt) for arm in arms if arm.over_prompt is not None]
         level = result.significance_level
         if over:
             draws = len(placebos(variant, result))
@@ -178,23 +177,42 @@ def control_sentences(result: RunResult) -> list[str]:
         if plain := [(arm.target, arm.over_lora) for arm in arms if arm.over_lora is not None]:
             how = _outcome(plain, level)
             found.append(f"Against the same training without its loss, {variant} is {how}.")
-        if named:
-            found.append(
-                f"Against naming the domain in the prompt, {variant} is {_outcome(named, level)}; "
-                "they are not on equal terms, see below."
-            )
-    return [*found, *_terms_in_words(result)]
+    return [*found, *_beside_the_prompt(result), *_terms_in_words(result)]
+
+
+def _beside_the_prompt(result: RunResult) -> list[str]:
+    """Return a sentence for the variants with the same outcome against naming the domain."""
+    groups: dict[str, list[str]] = {}
+    for variant in variants_of(result):
+        arms = arms_of(result, variant)
+        rows = [(arm.target, arm.over_prompt) for arm in arms if arm.over_prompt is not None]
+        if rows:
+            signs, change = _signs(rows, result.significance_level), _range(rows)
+            groups.setdefault(signs, []).append(f"{variant} ({change})")
+    return [
+        f"Against naming the domain in the prompt, {', '.join(variants)}: {signs}. They are not "
+        "on equal terms, see below."
+        for signs, variants in groups.items()
+    ]
 
 
 def _outcome(rows: Sequence[tuple[str, Paired]], level: float) -> str:
-    """Return on how many targets a comparison is a gain, a loss, or neither, and the range."""
+    return f"{_signs(rows, level)}; {_range(rows)}"
+
+
+def _range(rows: Sequence[tuple[str, Paired]]) -> str:
+    changes = [row.delta for _, row in rows]
+    return f"{formats.points_interval(min(changes), max(changes))} pp"
+
+
+def _signs(rows: Sequence[tuple[str, Paired]], level: float) -> str:
+    """Return on how many targets a comparison is a gain, and on how many a loss."""
     gains = [target for target, row in rows if _sign(row, level) == "▲"]
     losses = [target for target, row in rows if _sign(row, level) == "▼"]
     words = [f"better on {len(gains)} of {len(rows)} targets" + _listed(gains)]
     if losses:
         words.append(f"worse on {len(losses)}" + _listed(losses))
-    changes = [row.delta for _, row in rows]
-    return f"{', '.join(words)}; {formats.points_interval(min(changes), max(changes))} pp"
+    return ", ".join(words)
 
 
 def _listed(targets: Sequence[str]) -> str:

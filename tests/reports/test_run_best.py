@@ -60,7 +60,7 @@ def test_a_share_has_its_interval_and_its_source(given):
     )
     assert "a lower bound of what profiles can reach" in table.caption
     (words,) = share_findings(found)
-    assert words.startswith(f"contrast reaches 46% of the gain of {BEST}, the best profile found")
+    assert words.startswith(f"contrast reaches 46 % of the gain of {BEST}, the best profile found")
 
 
 def test_a_share_without_an_interval_says_so(given):

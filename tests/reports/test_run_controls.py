@@ -110,8 +110,20 @@ def test_what_each_arm_learned_from(result):
     assert NOTHING.words == "nothing"
     said = control_sentences(result)
     assert said[0].startswith("Against the mean of 2 draws of random experts, contrast is better")
-    assert said[1].startswith("Against naming the domain in the prompt, contrast is better on 0 of")
+    assert said[1].startswith("Against naming the domain in the prompt, contrast (")
+    assert ": better on 0 of" in said[1]
     assert "contrast: 56 texts without answers, 56 answered questions, 2 settings tried" in said[-1]
+
+
+def test_variants_with_the_same_outcome_beside_the_prompt_share_a_sentence(result):
+    twins = [
+        arm.model_copy(update={"variant": "dsmoe"})
+        for arm in result.arms
+        if arm.variant == "contrast"
+    ]
+    said = control_sentences(result.model_copy(update={"arms": [*result.arms, *twins]}))
+    (beside,) = [one for one in said if one.startswith("Against naming")]
+    assert beside.count("contrast (") == beside.count("dsmoe (") == 1
 
 
 def test_headlines_leave_out_the_controls_that_are_named_after_arms(folder, result, tmp_path):
