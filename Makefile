@@ -27,7 +27,7 @@ LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --no-compile --disable
 # finds: on Linux gigabytes, with CUDA, and vLLM's tests may then fail to load its kernels.
 LATEST_TORCH ?= torch==2.13.0
 
-.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense reports-simsmoe leaderboards clean
+.PHONY: lab smol test test-ray test-full test-latest test-core test-rest test-slow test-vllm test-costly test-gpu bench-gpu browser support check schemas reports reports-experts reports-smol reports-smol-dense reports-simsmoe leaderboards clean
 
 lab: $(RUN)
 	$(BIN)/dsmoe-eval run lab --out $(OUT)
@@ -74,6 +74,18 @@ test-ray: $(DEV)
 # What only a GPU can show; on a machine without one all of it is skipped, with a word.
 test-gpu: $(DEV)
 	$(BIN)/python -m pytest -m gpu --junitxml out/tests-gpu.xml -rs
+
+# The benchmarks of docs/performance.md that have figures of a GPU, open questions first; some ten
+# minutes. Where torch and the rest are there already: make bench-gpu DEV= BIN=/usr/bin
+GPU_CARD := --device cuda --cards olmoe-1b-7b
+bench-gpu: $(DEV)
+	$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch finds no GPU here')"
+	-timeout 120 $(BIN)/python benchmarks/speed/edits.py $(GPU_CARD)
+	-timeout 120 $(BIN)/python benchmarks/speed/overhead.py --engine transformers $(GPU_CARD) --pairs 30
+	-timeout 120 $(BIN)/python benchmarks/speed/scoring.py $(GPU_CARD) --slow-items 4
+	-timeout 120 $(BIN)/python benchmarks/speed/scoring.py --device cuda --shape gpt-oss --slow-items 4
+	-timeout 120 $(BIN)/python benchmarks/speed/generation.py $(GPU_CARD) --prompt 200 --header
+	-timeout 120 $(BIN)/python benchmarks/speed/identify.py --device cuda --cards qwen3-30b-a3b-instruct-2507 --items 60
 
 # The core, the probes, and whether the engines agree with each other, with lm-eval and with Inspect.
 LATEST_TESTS := $(addprefix tests/,steering models engines experts adapters cards/test_models.py \
