@@ -11,6 +11,7 @@ from ..variants import get_variant
 from .acted import Verdict
 from .arms import Arm, VariantName
 from .foretold import Foretold
+from .other_arms import quantized_base
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 from .regression import RoutingAgreement
 
@@ -236,19 +237,9 @@ class RunResult(Outline):
 
     def quantized_base(self, arm: Arm) -> Arm | None:
         """Return the quantized model without steering that an arm is on; None of other arms."""
-        form = get_variant(arm.variant).quantized
-        if form is None:
-            return None
-        return next(
-            (
-                other
-                for other in self.arms
-                if other.target == arm.target
-                and (one := get_variant(other.variant)).kind == "base"
-                and one.quantized == form
-            ),
-            None,
-        )
+        there = {one.variant: one for one in self.arms if one.target == arm.target}
+        found = quantized_base(get_variant(arm.variant), [get_variant(name) for name in there])
+        return there[found[0].name] if found else None
 
     def of_verdict(self, verdict: Verdict) -> list[str]:
         """Return the arms of a verdict on whether they acted, as `variant on target`."""

@@ -162,6 +162,48 @@ def test_what_is_corrupted_is_found_in_its_file(board, folder, rule, variant, ch
     assert all(one.words and str(one).startswith(f"{one.rule}: {one.file}") for one in found)
 
 
+STEERED = ("contrast", "contrast-int4", "contrast-int4+matched")
+
+
+@pytest.fixture(scope="module")
+def rounded(make_run, file_runs, tmp_path_factory):
+    """A folder of one run with arms on a quantized model, without its pages; it must stay."""
+    names = ("prompt", "prompt-int4", "base-int4", *STEERED)
+    gains = {name: [0.02 * (place + 2), 0.02] for place, name in enumerate(names)}
+    run = make_run(**SMALL, variants=["base", *names], target=gains)
+    return file_runs(tmp_path_factory.mktemp("rounded") / "leaderboards", run)
+
+
+def test_arms_on_a_quantized_model_have_nothing_wrong(rounded):
+    assert {one.rule for one in check_leaderboards(rounded)} == {"stale-page"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "forged", "words"),
+    [
+        ("contrast-int4", "over_quantized", "contrast-int4.over_prompt", "against base-int4, whi"),
+        ("contrast-int4", "over_quantized", "contrast-int4+matched.over_quantized", "of this arm"),
+        ("contrast-int4", "over_quantized", None, "missing, though base-int4 was run"),
+        ("contrast", "over_quantized", "contrast.over_prompt", "the run has no such arm"),
+        ("contrast-int4", "over_prompt", "contrast.over_prompt", "against prompt-int4, which"),
+        ("contrast", "over_prompt", None, "missing, though prompt was run"),
+    ],
+)
+def test_a_gain_over_another_arm_is_noticed(rounded, tmp_path, variant, name, forged, words):
+    """The forged comparison is a true one of other arms, so that its own figures fit."""
+    root = shutil.copytree(rounded, tmp_path / "leaderboards")
+    paths = {one: next(root.rglob(f"{one}.json")) for one in STEERED}
+    contents = {one: json.loads(path.read_text()) for one, path in paths.items()}
+    rows = {one: content["results"][0]["arms"][0] for one, content in contents.items()}
+    source, _, row = forged.partition(".") if forged else (None, None, None)
+    rows[variant][name] = rows[source][row] if forged else None
+    paths[variant].write_text(to_text(contents[variant]))
+    (found,) = (one for one in check_leaderboards(root) if one.rule == "control")
+    assert found.file == str(paths[variant].relative_to(root))
+    assert f"{name} is " in found.words
+    assert words in found.words
+
+
 @pytest.mark.parametrize(
     ("rule", "old", "new"),
     [
