@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..results.arms import Arm
-from ..results.other_arms import OTHERS
+from ..results.other_arms import OTHERS, equals_model
 from ..results.schema import Base
 from ..results.shares import gain_of
 from ..variants import get_variant
@@ -199,6 +199,10 @@ def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
 
 def _faults_beside_others(run: SubmittedRun, arm: Arm) -> Iterator[tuple[str, str, str]]:
     """Yield rule, path and words of each fault of an arm's figures over other arms."""
+    variant = get_variant(arm.variant)
+    if variant.zero_strength and not equals_model(arm, run.arms.values()):
+        model = "base" if variant.quantized is None else "the quantized model"
+        yield "sham", "target_result", f"a sham must equal {model}, here and in all domains"
     for words in _control_faults(run, arm):
         yield "control", "generalization", words
     for words in _share_faults(run, arm):

@@ -1,13 +1,14 @@
-"""The arms that an arm is compared with on its target, besides base."""
+"""The arms that an arm is compared with on its target, besides base, or that it must equal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ..cards import ExpertSource, Variant
-from ..variants import controls_for
+from ..variants import controls_for, get_variant
+from .arms import Arm
 from .terms import Information
 
 
@@ -28,6 +29,31 @@ def other_arms(name: str, arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCe
     there = {other.variant.name: other for other in arms if other.target == arm.target}
     found = OTHERS[name](arm.variant, [other.variant for other in there.values()])
     return [there[other.name] for other in found]
+
+
+def quantized_model_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
+    """Return the quantized model without steering that an arm is on; None of other arms."""
+    there = {one.variant: one for one in arms if one.target == arm.target}
+    found = quantized_base(get_variant(arm.variant), [get_variant(name) for name in there])
+    return there[found[0].name] if found else None
+
+
+def equals_model(arm: Arm, arms: Iterable[Arm]) -> bool:
+    """Return whether an arm scores as its model does without it: base, or the quantized one.
+
+    On a quantized model all figures of the two arms are compared, and on the target the items.
+    """
+    if get_variant(arm.variant).quantized is None:
+        return arm.equal_to_base
+    model, over = quantized_model_of(arm, arms), arm.over_quantized
+    if model is None or over is None or over.gained or over.lost:
+        return False
+    return _scores(arm) == _scores(model)
+
+
+def _scores(arm: Arm) -> list[tuple[float, int, int]]:
+    rows = (arm.target_result, *arm.domains)
+    return [(row.score_b, row.gained, row.lost) for row in rows]
 
 
 def _controls(

@@ -1,9 +1,18 @@
 """The arms that are compared with each other."""
 
 from dsmoe_eval.results.arms import OVER
-from dsmoe_eval.results.other_arms import OTHERS, ArmCells, other_arms, quantized_base
+from dsmoe_eval.results.other_arms import (
+    OTHERS,
+    ArmCells,
+    equals_model,
+    other_arms,
+    quantized_base,
+    quantized_model_of,
+)
 from dsmoe_eval.results.terms import NOTHING
 from dsmoe_eval.variants import get_variant
+
+from .test_arms import arm_of
 
 
 def cells(name, target="math"):
@@ -40,6 +49,28 @@ def test_training_with_a_loss_is_beside_training_of_the_same_budget_without_it()
     arms = [cells("sft-lora-x1"), cells("sft-lora"), cells("sft-lora-cka")]
     assert other_arms("over_lora", arms[2], arms) == arms[1:2]
     assert other_arms("over_lora", arms[1], arms) == []
+
+
+def test_a_sham_equals_its_model_and_not_base():
+    scores = [0, 0, 1, 0], [1, 1, 0, 0]
+    plain = arm_of(scores, {"law": scores})
+    over = arm_of((scores[1], scores[1]), {"law": scores}).target_result
+    model = plain.model_copy(update={"variant": "base-int4"})
+    sham = plain.model_copy(update={"variant": "contrast-int4+sham", "over_quantized": over})
+    arms = [plain, model.model_copy(update={"target": "law"}), model, sham]
+    assert quantized_model_of(sham, arms) is model
+    assert quantized_model_of(plain, arms) is quantized_model_of(model, arms) is None
+    assert equals_model(sham, arms)
+    assert not equals_model(sham, arms[:2])
+    assert not equals_model(plain, arms)
+    for changes in (
+        {"over_quantized": plain.target_result},
+        {"over_quantized": None},
+        {"domains": arm_of(scores, {"law": (scores[0], scores[0])}).domains},
+        {"target_result": over},
+        {"domains": sham.domains * 2},
+    ):
+        assert not equals_model(sham.model_copy(update=changes), arms)
 
 
 def test_each_comparison_has_its_arms():
