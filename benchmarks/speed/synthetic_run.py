@@ -253,8 +253,9 @@ class _Cells:
         if path.is_dir():
             return identity.id
         flips = spec.target if domain == target else spec.others
-        chance = _chance(spec.seed, variant, identity.target, domain)
-        right = _answered(spec, domain, flips.get(variant, (0.0, 0.0)), chance)
+        model = _model(variant)
+        chance = _chance(spec.seed, model, identity.target, domain)
+        right = _answered(spec, domain, flips.get(model, (0.0, 0.0)), chance)
         rows = self._questions[domain].assign(**_answers(spec, domain, right))
         known = spec.texts and domain != spec.generated
         gold = _gold_logprobs(spec, variant, target, domain) if known else np.nan
@@ -263,6 +264,12 @@ class _Cells:
         answers = rates and {"samples": spec.samples} | rates
         self._write(identity, rows, {"score": float(rows["score"].mean()), "answers": answers})
         return identity.id
+
+
+def _model(variant: str) -> str:
+    """The variant itself, or of a sham on a quantized model that model, whose answers it has."""
+    own = get_variant(variant)
+    return f"{BASE}-{own.quantized}" if own.zero_strength and own.quantized else variant
 
 
 def _changes(variant: str) -> bool:

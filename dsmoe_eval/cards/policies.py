@@ -31,6 +31,7 @@ IntervalMetric = Literal[
     "retention",
     "gain_over_placebo",
     "gain_over_prompt",
+    "gain_over_quantized",
     "placebo_gain",
     "specificity",
     "predicted_gain",

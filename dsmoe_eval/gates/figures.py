@@ -16,6 +16,7 @@ _CONTROLS = {
     "over_placebo": "placebo of this arm: VARIANT+matched, or random for contrast",
     "over_prompt": "arm `prompt`, which names the domain, or this is that arm",
     "specificity": "wrong-domain control of this arm: VARIANT+wrong, or wrong-domain for contrast",
+    "over_quantized": "arm base-FORM of this arm, or this arm is not on a quantized model",
 }
 
 
@@ -40,7 +41,7 @@ def _over(name: str) -> Callable[[Arm], Paired]:
     """Return a reader of the comparison with a control; a plan may lack the control."""
 
     def read(arm: Arm) -> Paired:
-        row: Paired | None = getattr(arm.generalization, name)
+        row = arm.comparisons.get(name)
         if row is None:
             raise MissingFigureError(f"the plan has no {_CONTROLS[name]}")
         return row
@@ -214,6 +215,7 @@ _OF_ARM: Mapping[str, Callable[[FinishedRun, Key], Reading]] = {
     "retention": _retention,
     "gain_over_placebo": _change(_over("over_placebo")),
     "gain_over_prompt": _change(_over("over_prompt")),
+    "gain_over_quantized": _change(_over("over_quantized")),
     "placebo_gain": _placebo_gain,
     "specificity": _change(_over("specificity")),
     "predicted_gain": _predicted_gain,

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cards import ExpertSource
 from ..errors import UserError
 from ..results.arms import Arm
+from ..results.other_arms import OTHERS, equals_model
 from ..results.schema import Base
 from ..results.shares import gain_of
-from ..variants import controls_for, get_variant
+from ..variants import get_variant
 from .consistency import adjustment_faults, arm_faults
 from .entries import SubmittedRun, entry_paths, folder_name, run_id, submitted_runs
 from .schema import Entry, Result
@@ -199,31 +199,27 @@ def _run_findings(run: SubmittedRun) -> Iterator[Finding]:
 
 def _faults_beside_others(run: SubmittedRun, arm: Arm) -> Iterator[tuple[str, str, str]]:
     """Yield rule, path and words of each fault of an arm's figures over other arms."""
+    variant = get_variant(arm.variant)
+    if variant.zero_strength and not equals_model(arm, run.arms.values()):
+        model = "base" if variant.quantized is None else "the quantized model"
+        yield "sham", "target_result", f"a sham must equal {model}, here and in all domains"
     for words in _control_faults(run, arm):
         yield "control", "generalization", words
     for words in _share_faults(run, arm):
         yield "share", "share_of_best", words
 
 
-_CONTROLS: tuple[tuple[ExpertSource, str], ...] = (
-    ("random_matched", "over_placebo"),
-    ("other_domain", "specificity"),
-    ("all_domains", "over_pooled"),
-)
-
-
 def _control_faults(run: SubmittedRun, arm: Arm) -> Iterator[str]:
-    """Check that a gain over a control is the difference of the two arms' target scores."""
+    """Check that a gain over other arms is the difference of their target scores."""
     variants = [get_variant(name) for name in run.header.variants]
-    for kind, name in _CONTROLS:
-        controls = controls_for(get_variant(arm.variant), kind, variants)
-        names = ", ".join(control.name for control in controls)
-        figures = arm.comparisons.get(name)
-        others = [run.arms.get((control.name, arm.target)) for control in controls]
+    for name, find in OTHERS.items():
+        found = [other.name for other in find(get_variant(arm.variant), variants)]
+        names, figures = ", ".join(found), arm.comparisons.get(name)
+        others = [run.arms.get((other, arm.target)) for other in found]
         scores = [other.target_result.score_b for other in others if other is not None]
         if not scores or len(scores) < len(others):
-            if figures is not None and not controls:
-                yield f"{name} is there, but the run has no such control"
+            if figures is not None and not found:
+                yield f"{name} is there, but the run has no such arm"
             continue
         if figures is None:
             yield f"{name} is missing, though {names} was run"

@@ -163,11 +163,6 @@ def _same_rates(one: Rates, other: Rates) -> bool:
 
 def _probe_faults(arm: Arm) -> Iterator[Fault]:
     variant = get_variant(arm.variant)
-    model = "base" if variant.quantized is None else "the quantized model"
-    over = arm.over_quantized
-    same = arm.equal_to_base if variant.quantized is None else over and not over.gained + over.lost
-    if variant.zero_strength and not same:
-        yield "sham", "equal_to_base", f"a sham must equal {model}"
     if not variant.has_profile:
         return
     if arm.probe is None or arm.profile is None:

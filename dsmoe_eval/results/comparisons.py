@@ -27,7 +27,7 @@ from .arms import Arm, Probe, Settings
 from .cells import answer_rates, read_cell, read_samples
 from .claims import Adjusted, Contrasts, adjust
 from .folder import RunFolder
-from .other_arms import OTHERS, ArmCells, quantized_base
+from .other_arms import OTHERS, ArmCells, other_arms
 from .paired import Answers, Domain, Paired, Pooled, Rates
 from .paired import NonInferiority as StoredNonInferiority
 from .pairing import columns_of, compare_answers, pair_items
@@ -79,6 +79,7 @@ def compare_arms(
     contrasts = [
         _contrasts(read, plan, suite, arm, own, arms) for arm, own in zip(arms, paired, strict=True)
     ]
+    models = [next(iter(other_arms("over_quantized", arm, arms)), None) for arm in arms]
     return RunResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.name,
@@ -95,8 +96,8 @@ def compare_arms(
         quantized=_quantized(folder),
         base=tuple(_base_row(folder, read, suite, *cell) for cell in base.items()),
         arms=tuple(
-            _arm_row(folder, suite, base, (*quantized_base(row[0], arms), None)[0], *row)
-            for row in zip(arms, contrasts, adjust(contrasts), paired, strict=True)
+            _arm_row(folder, suite, base, *row)
+            for row in zip(models, arms, contrasts, adjust(contrasts), paired, strict=True)
         ),
     )
 
@@ -174,8 +175,7 @@ def _contrasts(
         domains=tuple(_compare(part) for part in others),
         held=tuple(_held(part, plan) for part in others),
         over={
-            name: _over_controls(read, suite, arm, found(arm, arms))
-            for name, found in OTHERS.items()
+            name: _over_controls(read, suite, arm, other_arms(name, arm, arms)) for name in OTHERS
         },
     )
 

@@ -1,13 +1,14 @@
-"""The arms that an arm is compared with on its target, besides base."""
+"""The arms that an arm is compared with on its target, besides base, or that it must equal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ..cards import ExpertSource, Variant
-from ..variants import controls_for
+from ..variants import controls_for, get_variant
+from .arms import Arm
 from .terms import Information
 
 
@@ -23,57 +24,82 @@ class ArmCells:
     information: Information
 
 
-def controls_of(source: ExpertSource, arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return an arm's controls with experts of this source, draw by draw."""
-    own = {other.variant.name: other for other in arms if other.target == arm.target}
-    found = controls_for(arm.variant, source, [other.variant for other in own.values()])
-    return [own[control.name] for control in found]
+def other_arms(name: str, arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
+    """Return the arms on the same target that the comparison `name` of `OTHERS` is with."""
+    there = {other.variant.name: other for other in arms if other.target == arm.target}
+    found = OTHERS[name](arm.variant, [other.variant for other in there.values()])
+    return [there[other.name] for other in found]
 
 
-def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return the arm that names the target's domain in the prompt, beside arms that do not."""
-    if arm.variant.kind in ("prompt", "base") or arm.variant.control_of is not None:
-        return []
+def quantized_model_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
+    """Return the quantized model without steering that an arm is on; None of other arms."""
+    there = {one.variant: one for one in arms if one.target == arm.target}
+    found = quantized_base(get_variant(arm.variant), [get_variant(name) for name in there])
+    return there[found[0].name] if found else None
+
+
+def equals_model(arm: Arm, arms: Iterable[Arm]) -> bool:
+    """Return whether an arm scores as its model does without it: base, or the quantized one.
+
+    On a quantized model all figures of the two arms are compared, and on the target the items.
+    """
+    if get_variant(arm.variant).quantized is None:
+        return arm.equal_to_base
+    model, over = quantized_model_of(arm, arms), arm.over_quantized
+    if model is None or over is None or over.gained or over.lost:
+        return False
+    return _scores(arm) == _scores(model)
+
+
+def _scores(arm: Arm) -> list[tuple[float, int, int]]:
+    rows = (arm.target_result, *arm.domains)
+    return [(row.score_b, row.gained, row.lost) for row in rows]
+
+
+def _controls(
+    source: ExpertSource, own: Variant, variants: Sequence[Variant]
+) -> tuple[Variant, ...]:
+    return controls_for(own, source, variants)
+
+
+def naming_variant(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the variant that names the target's domain, beside variants that do not."""
+    if own.kind in ("prompt", "base") or own.control_of is not None:
+        return ()
     return _first(
-        arm,
-        arms,
+        variants,
         lambda other: (
-            (other.kind, other.quantized) == ("prompt", arm.variant.quantized)
-            and other.control_of is None
+            (other.kind, other.quantized) == ("prompt", own.quantized) and other.control_of is None
         ),
     )
 
 
-def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return `sft-lora` of the budget of an arm whose training adds a loss to the same."""
-    own = arm.variant
+def plain_variant(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return `sft-lora` of the budget of a variant whose training adds a loss to the same."""
     if not own.adds_loss or own.control_of is not None:
-        return []
+        return ()
     plain = ("sft", "lora", own.epochs)
-    return _first(arm, arms, lambda other: (other.kind, other.trained_by, other.epochs) == plain)
+    return _first(variants, lambda other: (other.kind, other.trained_by, other.epochs) == plain)
 
 
-def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return the quantized model without steering that an arm is on; empty of other arms."""
-    form = arm.variant.quantized
-    if form is None or arm.variant.kind == "base":
-        return []
-    return _first(arm, arms, lambda other: (other.kind, other.quantized) == ("base", form))
+def quantized_base(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the quantized model without steering that a variant is on; empty of others."""
+    if own.quantized is None or own.kind == "base":
+        return ()
+    return _first(variants, lambda other: (other.kind, other.quantized) == ("base", own.quantized))
 
 
-def _first(
-    arm: ArmCells, arms: Sequence[ArmCells], fits: Callable[[Variant], bool]
-) -> list[ArmCells]:
-    """Return the first arm on the same target whose variant fits, in a list; empty without one."""
-    return [one for one in arms if one.target == arm.target and fits(one.variant)][:1]
+def _first(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> tuple[Variant, ...]:
+    """Return the first variant that fits, alone; empty without one."""
+    return tuple(one for one in variants if fits(one))[:1]
 
 
-OTHERS: Mapping[str, Callable[[ArmCells, Sequence[ArmCells]], list[ArmCells]]] = {
-    "over_placebo": partial(controls_of, "random_matched"),
-    "specificity": partial(controls_of, "other_domain"),
-    "over_prompt": naming_arm,
-    "over_pooled": partial(controls_of, "all_domains"),
-    "over_lora": plain_arm,
+OTHERS: Mapping[str, Callable[[Variant, Sequence[Variant]], tuple[Variant, ...]]] = {
+    "over_placebo": partial(_controls, "random_matched"),
+    "specificity": partial(_controls, "other_domain"),
+    "over_prompt": naming_variant,
+    "over_pooled": partial(_controls, "all_domains"),
+    "over_lora": plain_variant,
     "over_quantized": quantized_base,
 }
-"""The names of `OVER` -> those arms of a plan; several are draws of one control."""
+"""The names of `OVER` -> those variants of a plan; several are draws of one control."""

@@ -34,7 +34,7 @@ from .comparisons import compare_arms
 from .finished import FinishedRun
 from .folder import RunFolder
 from .foretold import read_foretold
-from .other_arms import OTHERS, ArmCells
+from .other_arms import OTHERS, ArmCells, other_arms
 from .outcomes import GainBound, OutcomeDifference, OutcomeResult, TaskDifference
 from .pairing import pair_items
 from .schema import RunResult
@@ -148,10 +148,7 @@ class _Comparer:
             self._difference([one.paired for one in own], held=False) if own else None,
             self._difference([one.paired for one in others], held=True) if others else None,
             tuple(self._task_row(part, held=part in others) for part in parts),
-            {
-                name: self._over(arm, own, found(arm, self.arms))
-                for name, found in OTHERS.items()
-            },
+            {name: self._over(arm, own, other_arms(name, arm, self.arms)) for name in OTHERS},
             tuple(
                 task.name for task in self.asked if task.name in arm.cells
                 and task not in self.having

@@ -11,6 +11,7 @@ from ..variants import get_variant
 from .acted import Verdict
 from .arms import Arm, VariantName
 from .foretold import Foretold
+from .other_arms import equals_model
 from .paired import Domain, Hash, Levels, Name, NonInferiority, Number, Paired, Rates, Record, Score
 from .regression import RoutingAgreement
 
@@ -219,36 +220,8 @@ class RunResult(Outline):
     foretold: Foretold | None = None
 
     def equals_model(self, arm: Arm) -> bool:
-        """Return whether an arm scores as its model does without it: base, or the quantized one.
-
-        On a quantized model all figures of the two arms are compared, and on the target the items.
-        """
-        variant = get_variant(arm.variant)
-        if variant.quantized is None:
-            return arm.equal_to_base
-        model = self.quantized_base(arm)
-        over = arm.over_quantized
-        if model is None or over is None or over.gained or over.lost:
-            return False
-        pairs = zip((arm.target_result, *arm.domains), (model.target_result, *model.domains),
-                    strict=True)  # fmt: skip
-        return all((a.score_b, a.gained, a.lost) == (b.score_b, b.gained, b.lost) for a, b in pairs)
-
-    def quantized_base(self, arm: Arm) -> Arm | None:
-        """Return the quantized model without steering that an arm is on; None of other arms."""
-        form = get_variant(arm.variant).quantized
-        if form is None:
-            return None
-        return next(
-            (
-                other
-                for other in self.arms
-                if other.target == arm.target
-                and (one := get_variant(other.variant)).kind == "base"
-                and one.quantized == form
-            ),
-            None,
-        )
+        """Return whether an arm scores as its model does without it: base, or the quantized one."""
+        return equals_model(arm, self.arms)
 
     def of_verdict(self, verdict: Verdict) -> list[str]:
         """Return the arms of a verdict on whether they acted, as `variant on target`."""

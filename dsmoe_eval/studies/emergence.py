@@ -92,12 +92,16 @@ def labels_of(names: Sequence[str]) -> list[str]:
     """Return a short name of each checkpoint: its revision, or the last part of its path.
 
     Raises:
-        UserError: a checkpoint occurs twice.
+        UserError: a checkpoint occurs twice, also if its path is written in two ways.
     """
-    for name in names:
-        if names.count(name) > 1:
+    places = [Path(name).resolve() for name in names]  # of a hub's name a path that only it has
+    for place in places:
+        same = [name for name, other in zip(names, places, strict=True) if other == place]
+        if len(same) > 1:
+            others = ", ".join(name for name in dict.fromkeys(same) if name != same[0])
+            written = f" (also as {others})" if others else ""
             raise UserError(
-                f"the checkpoint {name} is given {names.count(name)} times; once will do"
+                f"the checkpoint {same[0]} is given {len(same)} times{written}; once will do"
             )
     short = [name.rpartition("@")[2] if "@" in name else Path(name).name for name in names]
     return short if len(set(short)) == len(short) else list(names)

@@ -54,6 +54,7 @@ def arm(variant, target):
         "over_placebo": over,
         "specificity": copy.deepcopy(over),
         "over_prompt": copy.deepcopy(over),
+        "over_quantized": copy.deepcopy(over),
         "information": {
             "texts": 9,
             "answers": 8,

@@ -39,6 +39,7 @@ def test_the_worst_domain_is_named(data, contrast):
         ("target_claim", {"target_result": {"p_adjusted": None}}, "target_result.claim is missing"),
         ("placebo_claim", {"over_placebo": None}, "the plan has no placebo of this arm: VARIANT"),
         ("specificity", {"specificity": None}, "the plan has no wrong-domain control of this arm"),
+        ("gain_over_quantized", {"over_quantized": None}, "the plan has no arm base-FORM of"),
         ("probes_passed", {"probe": None}, "probe.null_max_difference is missing"),
     ],
 )
@@ -60,6 +61,27 @@ def test_fine_tuning_has_no_probes(data):
     assert read_figure(result, "probes_passed", ("sft-lora", "math")).passed
     with pytest.raises(MissingFigureError, match="no placebo of sft-lora"):
         read_figure(result, "placebo_gain", ("sft-lora", "math"))
+
+
+def test_the_gain_over_the_quantized_model_is_that_beside_it_and_not_beside_base(data, contrast):
+    data["variants"] += ["base-int4", "contrast-int4"]
+    contrast["over_quantized"] = None
+    model = contrast["target_result"] | {"score_b": 0.45, "ci95": [-0.07, -0.03]}
+    own = contrast["target_result"] | {"score_b": 0.58, "ci95": [0.05, 0.11]}
+    over = contrast["over_prompt"] | {"score_a": 0.45, "score_b": 0.58, "ci95": [0.09, 0.17]}
+    for target in data["targets"]:
+        row = next(a for a in data["arms"] if (a["variant"], a["target"]) == ("contrast", target))
+        data["arms"] += [
+            row | {"variant": "base-int4", "target_result": model, "over_quantized": None},
+            row | {"variant": "contrast-int4", "target_result": own, "over_quantized": over},
+        ]
+    run = as_finished(data, "r")
+    found = read_figure(run, "gain_over_quantized", ("contrast-int4", "math"))
+    assert (found.value, found.low, found.high) == (pytest.approx(0.13), 0.09, 0.17)
+    assert read_figure(run, "target_gain", ("contrast-int4", "math")).value == pytest.approx(0.08)
+    for missing in ("base-int4", "contrast"):
+        with pytest.raises(MissingFigureError, match="base-FORM"):
+            read_figure(run, "gain_over_quantized", (missing, "math"))
 
 
 def test_the_predicted_gain_is_what_was_foretold_by_the_primary_outcome(data):

@@ -134,6 +134,11 @@ TABLE = [
         "undecided": {"specificity.ci95": [-0.1, 0.3]},
         "missing": {"specificity": None},
     }),
+    ("gain_over_quantized", {"at_least": 0.1}, {
+        "unmet": {"over_quantized.ci95": [-0.1, 0.05]},
+        "undecided": {"over_quantized.ci95": [0.1, 0.3]},
+        "missing": {"over_quantized": None},
+    }),
     ("target_mde80", {"at_most": 0.05}, {"undecided": {"target_result.mde80": None}}),
     ("flipped_target", MOST_BELOW, {"unmet": {"target_result.gained": 31}}),
     ("flipped_non_target", MOST_BELOW, {"unmet": {"domains.0.gained": 71}}),

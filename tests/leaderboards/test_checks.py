@@ -162,6 +162,65 @@ def test_what_is_corrupted_is_found_in_its_file(board, folder, rule, variant, ch
     assert all(one.words and str(one).startswith(f"{one.rule}: {one.file}") for one in found)
 
 
+STEERED = ("contrast", "contrast-int4", "contrast-int4+matched", "contrast-int4+sham")
+
+
+@pytest.fixture(scope="module")
+def rounded(make_run, file_runs, tmp_path_factory):
+    """A folder of one run with arms on a quantized model, without its pages; it must stay."""
+    names = ("prompt", "prompt-int4", "base-int4", *STEERED)
+    gains = {name: [0.02 * (place + 2), 0.02] for place, name in enumerate(names)}
+    others = {"base-int4": [0.05, 0.1]}
+    run = make_run(**SMALL, variants=["base", *names], target=gains, others=others)
+    return file_runs(tmp_path_factory.mktemp("rounded") / "leaderboards", run)
+
+
+def test_arms_on_a_quantized_model_have_nothing_wrong(rounded):
+    assert {one.rule for one in check_leaderboards(rounded)} == {"stale-page"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "forged", "words"),
+    [
+        ("contrast-int4", "over_quantized", "contrast-int4.over_prompt", "against base-int4, whi"),
+        ("contrast-int4", "over_quantized", "contrast-int4+matched.over_quantized", "of this arm"),
+        ("contrast-int4", "over_quantized", None, "missing, though base-int4 was run"),
+        ("contrast", "over_quantized", "contrast.over_prompt", "the run has no such arm"),
+        ("contrast-int4", "over_prompt", "contrast.over_prompt", "against prompt-int4, which"),
+        ("contrast", "over_prompt", None, "missing, though prompt was run"),
+    ],
+)
+def test_a_gain_over_another_arm_is_noticed(rounded, tmp_path, variant, name, forged, words):
+    """The forged comparison is a true one of other arms, so that its own figures fit."""
+    root = shutil.copytree(rounded, tmp_path / "leaderboards")
+    paths = {one: next(root.rglob(f"{one}.json")) for one in STEERED}
+    contents = {one: json.loads(path.read_text()) for one, path in paths.items()}
+    rows = {one: content["results"][0]["arms"][0] for one, content in contents.items()}
+    source, _, row = forged.partition(".") if forged else (None, None, None)
+    rows[variant][name] = rows[source][row] if forged else None
+    paths[variant].write_text(to_text(contents[variant]))
+    (found,) = (one for one in check_leaderboards(root) if one.rule == "control")
+    assert found.file == str(paths[variant].relative_to(root))
+    assert f"{name} is " in found.words
+    assert words in found.words
+
+
+def test_a_sham_that_equals_its_quantized_model_on_the_target_only_is_noticed(rounded, tmp_path):
+    """Elsewhere it has base's scores, by figures that fit each other: strength zero of base."""
+    root = shutil.copytree(rounded, tmp_path / "leaderboards")
+    sham, other = (next(root.rglob(f"contrast-int4{end}.json")) for end in ("+sham", "+matched"))
+    content = json.loads(sham.read_text())
+    row, source = (json.loads(p.read_text())["results"][0]["arms"][0] for p in (sham, other))
+    assert row["domains"][0]["score_b"] != source["domains"][0]["score_b"]
+    content["results"][0]["arms"][0]["domains"] = [
+        one | {"p_adjusted": None} for one in source["domains"]
+    ]
+    sham.write_text(to_text(content))
+    found = [one for one in check_leaderboards(root) if one.rule == "sham"]
+    assert [one.file for one in found] == [str(sham.relative_to(root))]
+    assert "a sham must equal the quantized model" in found[0].words
+
+
 @pytest.mark.parametrize(
     ("rule", "old", "new"),
     [

@@ -46,6 +46,18 @@ def test_labels_are_short_and_different():
         labels_of(["a/last", "a/last"])
 
 
+def test_a_checkpoint_whose_path_is_written_in_two_ways_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "last").symlink_to("a")
+    for other in ("a/", "./a", "b/../a", str(tmp_path / "a"), "last"):
+        with pytest.raises(UserError, match="checkpoint a is given 2 times") as refused:
+            labels_of(["a", "b", other])
+        assert f"(also as {other})" in str(refused.value)
+    assert labels_of(["a/", "b/"]) == ["a", "b"]
+    assert labels_of(["x/a/", "y/a"]) == ["x/a/", "y/a"]
+
+
 def test_another_model_is_refused():
     made = {"a": maps_of(0.1), "b": maps_of(0.1, layers=[1])}
     with pytest.raises(UserError, match="b has 1 layers of 6 experts, and a has 2 of 6"):
