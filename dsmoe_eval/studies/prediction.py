@@ -219,11 +219,16 @@ def _effects(
             _pooled(questions, having, outcome, base, after, split) for split in ("test", "tuning")
         )
         measured = _measured(questions, having, outcome, base, after)
-        first = _first_order(questions, steered, having, outcome, slopes)
+        first, there = (
+            _first_order(questions, steered, having, outcome, slopes, split)
+            for split in ("test", "tuning")
+        )
         interval = None if checked is None else checked.ci95
         holds = holds and _within(interval, 0.0, measured)
-        if first is not None and checked is not None:
-            of_slopes = of_slopes and _within(interval, first - checked.delta, measured)
+        if checked is None or there is None:
+            of_slopes = False
+        else:
+            of_slopes = of_slopes and _within(interval, there - checked.delta, measured)
         yield PredictedEffect(
             strength=steered.intervention.strength,
             share=share,
@@ -261,12 +266,13 @@ def _first_order(
     names: Sequence[str],
     outcome: OutcomeName,
     slopes: Slopes | None,
+    split: StageSplit,
 ) -> float | None:
-    """Return the change of the test items' mean to first order; None where there is none."""
+    """Return the change of the mean of a split's items to first order; None where there is none."""
     if outcome != "gold_logprob" or slopes is None:
         return None
     values = [slopes.of(profile, name) or 0.0 for name in names]
-    return float(np.average(values, weights=questions.items(names, "test")))
+    return float(np.average(values, weights=questions.items(names, split)))
 
 
 def _within(interval: tuple[float, float] | None, shift: float, value: float) -> bool:
