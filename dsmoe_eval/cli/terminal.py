@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
 """The values of the option that may come before a command."""
 _LONGEST_COMMAND = 200
-_GOES_ON = ("run", "trial", "identify", "stability", "copy")
+_GOES_ON = ("run", "trial", "regress", "identify", "influence", "stability", "simsmoe", "copy")
 """The commands that keep what they computed; of `lab train`, lab-smol does so too."""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..experts.tensor_files import read_tensors
+from ..experts.tensor_files import read_tensors, tensor_names
 from ..results.folder import RunFolder
 from ..results.regression import RoutingAgreement
 from ..runs.agreement import UnlikeRoutingError, compare_selections
@@ -47,8 +47,12 @@ def _shape(folder: RunFolder) -> tuple[tuple[int, ...], int]:
 
 
 def _passes(folder: RunFolder) -> list[Path]:
-    """Return the folders of a run's passes that recorded routing."""
-    found = sorted({path.parent for path in folder.observations.glob("*/batch-*.safetensors")})
+    """Return the folders of a run's passes that recorded routing; others have influence."""
+    firsts = sorted(folder.observations.glob("*/batch-000000.safetensors"))
+    try:
+        found = [path.parent for path in firsts if tensor_names(path) >= {*_COLUMNS}]
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not found:
         raise UnlikeRoutingError(f"{folder.observations} has no recorded routing")
     return found

@@ -44,6 +44,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def tensor_names(path: Path) -> frozenset[str]:
+    """Return the names of a file's tensors, without reading these.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); remove it and run again") from error
+
+
 def _hash(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Return the hash over a file's name and all that its tensors hold."""
     digest = hashlib.sha256(name.encode())

@@ -148,11 +148,13 @@ _COLUMNS: tuple[Figure[KeepRow], ...] = (
 
 
 def _curves(result: KeepResult, path: Path) -> None:
-    """Draw both outcomes against the share of experts kept, one row of panels per domain."""
+    """Draw the outcomes against the share of experts kept, one row of panels per domain."""
     bases = sorted(result["base"], key=lambda row: row["domain"] != ALL)
-    figure, panels = subplots(len(bases), 2, 11, 1.2 + 2.3 * len(bases), sharex=True)
+    kinds = [kind for kind in KINDS if any(base[kind] is not None for base in bases)]
+    height = 1.2 + 2.3 * len(bases)
+    figure, panels = subplots(len(bases), len(kinds), 5.5 * len(kinds), height, sharex=True)
     for line, base in zip(panels, bases, strict=True):
-        for axis, kind in zip(line, KINDS, strict=True):
+        for axis, kind in zip(line, kinds, strict=True):
             if base[kind] is None:
                 axis.set_axis_off()
                 continue

@@ -280,14 +280,24 @@ def check_free(root: Path) -> None:
 
 def _check_identity(folder: RunFolder, identity: Mapping[str, object]) -> None:
     before = folder.read_json(folder.identity)
-    changed = sorted(
-        key for key in {*before, *identity} - _MAY_CHANGE if before.get(key) != identity.get(key)
-    )
+    changed = [key for key in _changed(before, identity) if key not in _MAY_CHANGE]
     if changed:
+        said = ", ".join(_in_words(key, before.get(key), identity.get(key)) for key in changed)
         raise UserError(
-            f"{folder.root} holds a run that differs in {', '.join(changed)}; give another --out, "
-            "or delete that folder to start again"
+            f"{folder.root} holds a run that differs in {said}; give another --out, or delete that "
+            "folder to start again"
         )
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+
+
+def _in_words(key: str, before: object, now: object) -> str:
+    """Return a key that differs, of a plan with those of its keys that do."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return key
+    return f"{key} ({', '.join(_changed(before, now))})"
 
 
 def _is_unfinished(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +46,13 @@ class Shift:
     unit: StepUnit = "sigma"
 
     def check(self) -> None:
-        """Check that form, channel and unit fit together.
+        """Check that the step is a number, and that form, channel and unit fit together.
 
         Raises:
-            UserError: they do not.
+            UserError: it is not, or they do not.
         """
+        if not 0 < self.step < math.inf:
+            raise UserError(f"the step {self.step} is no finite number above 0, such as 0.5")
         if self.channel == "score" and self.form == "gradient":
             raise UserError(
                 "a correction bias moves the selection only, so its gradient is zero; take the "

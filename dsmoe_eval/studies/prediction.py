@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,11 +220,11 @@ def _effects(
             _pooled(questions, having, outcome, base, after, split) for split in ("test", "tuning")
         )
         measured = _measured(questions, having, outcome, base, after)
-        first = _first_order(questions, steered, having, outcome, slopes)
+        of_slope = partial(_first_order, questions, steered, having, outcome, slopes)
+        first = of_slope("test")
         interval = None if checked is None else checked.ci95
         holds = holds and _within(interval, 0.0, measured)
-        if first is not None and checked is not None:
-            of_slopes = of_slopes and _within(interval, first - checked.delta, measured)
+        of_slopes = of_slopes and _slopes_hold(checked, of_slope("tuning"), measured)
         yield PredictedEffect(
             strength=steered.intervention.strength,
             share=share,
@@ -261,12 +262,20 @@ def _first_order(
     names: Sequence[str],
     outcome: OutcomeName,
     slopes: Slopes | None,
+    split: StageSplit,
 ) -> float | None:
-    """Return the change of the test items' mean to first order; None where there is none."""
+    """Return the change of the mean of a split's items to first order; None where there is none."""
     if outcome != "gold_logprob" or slopes is None:
         return None
     values = [slopes.of(profile, name) or 0.0 for name in names]
-    return float(np.average(values, weights=questions.items(names, "test")))
+    return float(np.average(values, weights=questions.items(names, split)))
+
+
+def _slopes_hold(checked: Prediction | None, first: float | None, measured: float) -> bool:
+    """Return whether a change is within an interval as wide as foretold, around first order."""
+    if checked is None or first is None:
+        return False
+    return _within(checked.ci95, first - checked.delta, measured)
 
 
 def _within(interval: tuple[float, float] | None, shift: float, value: float) -> bool:

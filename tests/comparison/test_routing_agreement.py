@@ -79,6 +79,19 @@ def test_passes_in_other_batches_are_joined_without_generated_tokens(tmp_path):
     assert expected.tokens == 27
 
 
+def test_passes_of_influence_are_no_routing(tmp_path):
+    folders = [write_run(tmp_path / name, selections()) for name in "ab"]
+    for folder in folders:  # its name comes first
+        place = folder.observations / "influence"
+        place.mkdir()
+        save_tensors(place / "batch-000000.safetensors", {"influence": torch.zeros(3, 2)})
+    assert routing_agreement(*folders).shared == 1
+    (folders[1].observations / "pass" / "batch-000000.safetensors").unlink()
+    (folders[1].observations / "pass" / "batch-000001.safetensors").unlink()
+    with pytest.raises(UnlikeRoutingError, match="has no recorded routing"):
+        routing_agreement(*folders)
+
+
 def test_what_cannot_be_compared_says_why(tmp_path):
     old, chosen = write_run(tmp_path / "a", selections()), selections(1)
     for name, words, changes in (

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmoe_eval.experts.tensor_files import read_tensors, save_tensors
+from dsmoe_eval.experts.tensor_files import read_tensors, save_tensors, tensor_names
 
 from ..damage import damaged
 
@@ -27,6 +27,7 @@ def same(found):
 def test_they_come_back(tmp_path):
     save_tensors(tmp_path / "batch", dict(TENSORS))
     assert same(read_tensors(tmp_path / "batch"))
+    assert tensor_names(tmp_path / "batch") == TENSORS.keys()
     assert [path.name for path in tmp_path.iterdir()] == ["batch"]
 
 

@@ -37,3 +37,13 @@ def test_the_folder_has_page_picture_and_figures(tmp_path):
     assert "![Outcomes against the share of experts kept, by domain](keep.png)" in page.read_text()
     assert json.loads((tmp_path / "keep.json").read_text())["methods"] == ["reap"]
     assert (tmp_path / "keep.png").stat().st_size > 10_000
+
+
+def test_answers_without_options_have_one_column_of_curves(tmp_path):
+    found = result()
+    base, rows = found["base"][0], found["rows"][2]
+    found["base"] = [base, base | {"domain": "all domains"}]
+    found["rows"] = [rows, rows | {"domain": "all domains"}]
+    page = render_keep(found, tmp_path)
+    assert "3 of 6 experts kept (50%): reap -50.0 pp." in page.read_text()
+    assert (tmp_path / "keep.png").stat().st_size > 10_000

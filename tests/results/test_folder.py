@@ -15,6 +15,14 @@ def test_a_folder_is_opened_again_for_the_same_run_only(tmp_path):
         open_folder(root, "name: a\n", {"model": "m", "limit": 3})
 
 
+def test_another_plan_is_named_by_its_keys(tmp_path):
+    plan = {"name": "a", "seed": 0, "targets": ["x"]}
+    open_folder(tmp_path / "run", "name: a\n", {"model": "m", "plan": plan})
+    other = {"name": "a", "seed": 1, "targets": ["x"], "foretell": True}
+    with pytest.raises(UserError, match=r"differs in limit, plan \(foretell, seed\); give"):
+        open_folder(tmp_path / "run", "name: a\n", {"model": "m", "plan": other, "limit": 1})
+
+
 def test_a_process_killed_while_it_opened_the_folder_goes_on(tmp_path):
     root = tmp_path / "run"
     root.mkdir()

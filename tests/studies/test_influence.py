@@ -37,6 +37,8 @@ def test_a_study_says_its_cost_first_and_is_not_computed_again(tmp_path):
     ("shift", "words"),
     [
         (Shift("gradient", "score"), "its gradient is zero; take the form exact"),
+        (Shift("exact", "logit", float("nan")), "the step nan is no finite number above 0"),
+        (Shift("exact", "logit", float("inf")), "the step inf is no finite number above 0"),
         (Shift("exact", "weight"), "sigma is a unit of logits, not of the channel weight"),
     ],
 )

@@ -109,3 +109,14 @@ def test_first_order_is_shown_as_far_as_it_holds_too(monkeypatch, profile, quest
     shown = [one.first_order for one in found.effects]
     assert shown[0] == 0.25
     assert shown[2] is None
+
+
+def test_first_order_is_not_shown_where_one_item_of_each_task_cannot_check_it(
+    engine, profile, tmp_path
+):
+    found = predict_profile(
+        engine, profile, load_questions("lab", profile, 1), root=tmp_path, console=QUIET
+    )
+    rows = [one for one in found.effects if one.outcome == "gold_logprob"]
+    assert {one.part for one in rows} == {"target", "non-targets"}
+    assert {(one.holds, one.gain, one.first_order) for one in rows} == {(False, None, None)}
