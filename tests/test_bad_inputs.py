@@ -30,12 +30,14 @@ from dsmoe_eval.models import bake, bare_config, conversion, load_model
 from dsmoe_eval.models import loading as model_loading
 from dsmoe_eval.models import new_card as new_card_module
 from dsmoe_eval.models.baking import _copy_checkpoint
+from dsmoe_eval.models.expert_dtypes import check_one_dtype
 from dsmoe_eval.models.prompt_format import prompt_format
 from dsmoe_eval.models.quantizing import round_experts, write_quantized
 from dsmoe_eval.models.random_weights import shuffled_routers
 from dsmoe_eval.models.remote_code import allow_remote_code
 from dsmoe_eval.models.sizes import measure_model
 from dsmoe_eval.registry import find_card, load_model_card, load_plan, load_suite
+from dsmoe_eval.steering import find_routers
 from dsmoe_eval.tasks import identification, new_suite, outcomes, scoring, texts
 from dsmoe_eval.tasks.items import Item
 from dsmoe_eval.tasks.leakage import check_leakage
@@ -671,7 +673,19 @@ BAD: dict[str, tuple[Callable[[Box], object], str, str]] = {
             shuffled_routers(None, 0).__enter__()),
         "cannot be shuffled", "more memory",
     ),
+    "experts in a coarser dtype than the rest": (
+        lambda _: check_one_dtype("model 'm'", mixed_dtypes()), "'m': its experts are in bfloat16",
+        "load all of it in bfloat16",
+    ),
 }  # fmt: skip
+
+
+def mixed_dtypes():
+    """As transformers 5.19 decompresses fp8 experts of a float32 model."""
+    model = make_model("olmoe")
+    for router in find_routers(model):
+        router.consumer.bfloat16()
+    return model
 
 
 def refused(row, root):

@@ -11,7 +11,7 @@ are in neither term, as in the authors' code.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -48,16 +48,6 @@ def capture_contributions(
         SteeringError: in the forward pass, if a layer's experts cannot be run one by one.
     """
     contributions: dict[int, Contributions] = {}
-    handles = []
-    for router in routers:
-        block = model.get_submodule(router.name.rpartition(".")[0])
-        layer = model.get_submodule(router.name.rpartition(".")[0].rpartition(".")[0])
-        watch = _Watch(router, contributions)
-        handles += [
-            router.consumer.register_forward_hook(watch.experts, with_kwargs=True),
-            block.register_forward_hook(watch.block),
-            layer.register_forward_hook(watch.layer),
-        ]
 
     def last() -> Contributions:
         missing = [router.layer for router in routers if router.layer not in contributions]
@@ -68,11 +58,19 @@ def capture_contributions(
         of_layers = (contributions[router.layer] for router in routers)
         return Contributions(*(torch.stack(one, dim=1) for one in zip(*of_layers, strict=True)))
 
-    try:
+    with ExitStack() as stack:
+        for router in routers:
+            block = model.get_submodule(router.name.rpartition(".")[0])
+            layer = model.get_submodule(router.name.rpartition(".")[0].rpartition(".")[0])
+            watch = _Watch(router, contributions)
+            handles = [
+                router.consumer.register_forward_hook(watch.experts, with_kwargs=True),
+                block.register_forward_hook(watch.block),
+                layer.register_forward_hook(watch.layer),
+            ]
+            for handle in handles:
+                stack.callback(handle.remove)
         yield last
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watch:

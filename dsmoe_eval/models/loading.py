@@ -14,6 +14,7 @@ from ..lab import EXPERTS_ON_A_CPU
 from ..registry import builtin_names, load_model_card
 from ..steering import EXPERTS, ModelIdentity, Sites, SteeringError, find_sites, sites_hash
 from .chat_templates import guard_template
+from .expert_dtypes import check_one_dtype
 from .folder_checks import check_loaded, check_weights, of_model, read_config, reason
 from .places import locate
 from .remote_code import check_code, unknown
@@ -121,14 +122,16 @@ def load_model(
 
     Raises:
         UserError: there is no model of that name or revision, the folder is no model folder, there
-            are no safetensors, transformers has no code for the model or does not compute it so, or
-            the model has no units of that kind.
+            are no safetensors, transformers has no code for the model or does not compute it so,
+            its experts come in a coarser dtype than the rest, or it has no units of that kind.
     """
     place, model, tokenizer = _load(name, device, dtype, attn_implementation)
     try:
         identity = identify_model(name, fingerprint(place, model.config), model, sites)
     except SteeringError as error:
         raise UserError(f"model {name!r}: {error}") from error
+    if sites.kind == EXPERTS.kind:
+        check_one_dtype(f"model {name!r}", model)
     if model.device.type == "cpu":
         experts_implementation = experts_implementation or EXPERTS_ON_A_CPU.get(name)
     if experts_implementation is not None:

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..files import writing
 from ..steering import Router, find_routers
 from .loading import LoadedModel, load_model, model_folder
+from .restoring import restoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,33 +99,26 @@ def rounded_experts(model: PreTrainedModel, form: Rounding) -> Iterator[float]:
     Raises:
         UserError: as `round_experts`.
     """
-    weights = [one for router in find_routers(model) for _, one in _matrices(router)]
-    before = [one.to("cpu", copy=True) for one in weights]
-    try:
+    with restoring([one for router in find_routers(model) for _, one in _matrices(router)]):
         round_experts(model, form)
         yield quantized_share(model)
-    finally:
-        with torch.no_grad():
-            for one, kept in zip(weights, before, strict=True):
-                one.copy_(kept)
 
 
 def save_rounded(loaded: LoadedModel, form: Rounding, folder: Path) -> float:
     """Write a model with rounded experts and its tokenizer in a folder, which exists and is empty.
 
-    The model in memory is rounded afterwards: load it again for anything else.
+    The model in memory is afterwards as before, also if the disk is full.
 
     Returns:
-        Its `quantized_share`.
+        The `quantized_share` of what was written.
 
     Raises:
         UserError: as `round_experts`, or the disk is full.
     """
-    round_experts(loaded.model, form)
-    with writing(folder):
+    with rounded_experts(loaded.model, form) as share, writing(folder):
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-    return quantized_share(loaded.model)
+    return share
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..steering import EXPERTS, NeuronSite, Site, Sites, find_sites
+from .restoring import restoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -88,16 +89,12 @@ def shuffled_routers(model: PreTrainedModel, seed: int, sites: Sites = EXPERTS) 
             "the model does not fit on its device, and routers that are loaded piece by piece "
             "cannot be shuffled; use a device with more memory"
         )
-    kept = [weight.clone() for weight in weights]
-    try:
+    with restoring(weights):
         for layer in layers:
             order = torch.randperm(layer[0].shape[1], generator=generator)
             for weight in layer:
                 weight.copy_(weight[:, order.to(weight.device)].clone())
         yield
-    finally:
-        for weight, before in zip(weights, kept, strict=True):
-            weight.copy_(before)
 
 
 def _readers(site: Site) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ from ..results.folder import RunFolder
 from ..results.schema import RunResult
 from ..results.training import Training
 from ..runs.training import read_training
+from ..variants import get_variant
 from ..variants.recipes import TRAINING, TrainingRecord
 from . import formats
 from .run_arms import arm_source, facets_of
@@ -33,13 +34,21 @@ def failed_warning(result: RunResult) -> str:
 
 def idle_sentences(result: RunResult) -> list[str]:
     """Return a sentence on arms that changed nothing and need not have done."""
-    idle = result.of_verdict("idle")
-    if not idle:
-        return []
-    return [
-        f"Nothing changes in {', '.join(idle)}: the experts that are switched off, trained or "
-        "raised there are not used by these texts."
-    ]
+    unused = (
+        "the experts that are switched off, trained or raised there are not used by these texts."
+    )
+    unmoved = "learning kept the shifts of its start, which are zero."
+    sentences = []
+    for reason, is_learned in ((unused, False), (unmoved, True)):
+        idle = [
+            f"{arm.variant} on {arm.target}"
+            for arm in result.arms
+            if arm.acted is not None
+            and arm.acted.verdict == "idle"
+            and (get_variant(arm.variant).kind == "learned") == is_learned
+        ]
+        sentences += [f"Nothing changes in {', '.join(idle)}: {reason}"] if idle else []
+    return sentences
 
 
 def proofs(result: RunResult) -> Table:

@@ -68,8 +68,10 @@ class Bench:
     def close(self) -> None:
         """Make the model base again."""
         self._arm = self._figures = self._form = self.share = None
-        self._opened.close()
-        self._model.close()
+        try:
+            self._opened.close()
+        finally:  # also if the steering cannot be removed
+            self._model.close()
 
 
 def open_bench(job: Job) -> Bench:

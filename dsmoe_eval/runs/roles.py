@@ -173,8 +173,10 @@ class Roles:
         from ..variants.merging import write_merged
 
         with passing_folder(folder) as merged:
-            routers = write_merged(modules(self.learner), adapters, merged)
-            self.release()  # its weights are no longer the model's
+            try:
+                routers = write_merged(modules(self.learner), adapters, merged)
+            finally:
+                self.release()  # its weights are no longer the model's, also after an error
             with self._later.on(str(merged), routers):
                 yield
 
@@ -199,7 +201,7 @@ class Roles:
             check_room(folder, loaded)
             share = save_rounded(loaded, form, draft)
             del loaded
-            self.release()  # its weights are no longer the model's
+            self.release()
             with self._later.on(str(draft)):
                 yield share
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -269,12 +269,11 @@ def _watched_sizes(
     def hook(site: NeuronSite, lengths: Tensor) -> Callable[..., None]:
         return lambda _module, given: see(site, site.sizes(given[0], lengths))
 
-    handles = [site.module.register_forward_pre_hook(hook(site, site.lengths())) for site in sites]
-    try:
+    with ExitStack() as stack:
+        for site in sites:
+            handle = site.module.register_forward_pre_hook(hook(site, site.lengths()))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

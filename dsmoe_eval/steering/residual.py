@@ -145,12 +145,10 @@ def watched(layers: nn.ModuleList, which: Sequence[int], see: See) -> Iterator[N
     def watcher(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, _args, output: see(layer, first_of(module, output).detach())
 
-    handles = [layers[layer].register_forward_hook(watcher(layer)) for layer in which]
-    try:
+    with ExitStack() as stack:
+        for layer in which:
+            stack.callback(layers[layer].register_forward_hook(watcher(layer)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -320,9 +320,9 @@ def shifted_choice(bias: Tensor, shift: Tensor) -> Iterator[None]:
     if bias.is_meta:
         raise SteeringError("the router's correction bias is offloaded; keep it on a device")
     saved = bias.detach().clone()
-    with torch.no_grad():
-        bias.copy_((saved.float() + shift.to(bias.device).view_as(saved)).to(bias.dtype))
     try:
+        with torch.no_grad():
+            bias.copy_((saved.float() + shift.to(bias.device).view_as(saved)).to(bias.dtype))
         yield
     finally:
         with torch.no_grad():

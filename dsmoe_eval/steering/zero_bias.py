@@ -37,9 +37,11 @@ def add_zero_biases(model: nn.Module, on: str = "cuda") -> list[Router]:
                 )
                 router_patch.attach_base(router, router_patch.Edit(shift=zeros))
                 added.append(router)
-    except SteeringError:
+    except BaseException as error:
         remove_zero_biases(added)
-        return []
+        if isinstance(error, SteeringError):
+            return []
+        raise
     return added
 
 

@@ -7,13 +7,14 @@ the experts' weights get a gradient, their inputs and the routers do not.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..experts.similarity_losses import (
+    SIGMA,
     PairCounters,
     co_selected,
     debiased_cka,
@@ -27,6 +28,8 @@ from ..variants.expert_penalties import FEWEST_TOKENS, PAIRS, THRESHOLD, ExpertC
 OFTEN = 1.0
 """The bound of the counters, of the authors' ablation (0.5 to 16). Their default, 16, is for 50,000
 steps: in a training of some hundred hardly any pair of experts reaches it."""
+FLOOR = 0.0
+"""The threshold of the debiased similarities, which is their level for unrelated outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,13 @@ class SimilarityStep:
 
 
 class PairLoss(nn.Module):
-    """A loss on the similarity of experts in one forward pass."""
+    """A loss on the similarity of experts in one forward pass.
+
+    Attributes:
+        constants: the numbers in its definition, by which a training differs from another.
+    """
+
+    constants: Mapping[str, float]
 
     @abstractmethod
     def forward(self, calls: Sequence[ExpertCall]) -> SimilarityStep:
@@ -66,6 +75,7 @@ class PublishedLoss(PairLoss):
 
     def __init__(self, routers: Sequence[Router], hidden: int, often: float = OFTEN) -> None:
         super().__init__()
+        self.constants = {"often": often, "threshold": THRESHOLD, "width": SIGMA}
         self.projections = nn.ModuleList(nn.Linear(hidden, one.experts) for one in routers)
         experts = routers[0].experts
         self.register_buffer("shares", torch.zeros(len(routers), experts, experts))
@@ -95,6 +105,10 @@ class DebiasedLoss(PairLoss):
     one, and most pairs are below it after a few steps.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants = {"pairs": PAIRS, "fewest_tokens": FEWEST_TOKENS, "threshold": FLOOR}
+
     def forward(self, calls: Sequence[ExpertCall]) -> SimilarityStep:
         """Compute the loss, the mean over all pairs that are compared."""
         found = []
@@ -105,5 +119,6 @@ class DebiasedLoss(PairLoss):
                 for pair in top_pairs(counts, PAIRS, FEWEST_TOKENS)
             ]
             found += [debiased_cka(*both) for both in call.outputs(pairs, detached=True)]
-        loss = torch.stack(found).relu().mean() if found else calls[0].hidden.new_zeros(())
+        none = calls[0].hidden.new_zeros(())
+        loss = (torch.stack(found) - FLOOR).relu().mean() if found else none
         return SimilarityStep(loss, tuple(float(one.detach()) for one in found))

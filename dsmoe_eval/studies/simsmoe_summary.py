@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,10 +20,35 @@ Value = Callable[[ModelMeasures], float]
 
 
 def objective_rows(models: Sequence[ModelMeasures]) -> list[ObjectiveRow]:
-    """Summarise each objective over its seeds, in the order of the models."""
-    names = dict.fromkeys(one["objective"] for one in models)
-    by_name = {name: [one for one in models if one["objective"] == name] for name in names}
-    return [_row(found, by_name.get(BESIDE)) for found in by_name.values()]
+    """Summarise each objective over its seeds, in the order of the models.
+
+    Raises:
+        ValueError: two models have one objective and seed, or a model has no partner of `BESIDE`
+            with its seed and documents although others have.
+    """
+    by_name: dict[str, dict[int, ModelMeasures]] = {}
+    for one in models:
+        of_name = by_name.setdefault(one["objective"], {})
+        if one["seed"] in of_name:
+            raise ValueError(f"two models of {one['objective']} have seed {one['seed']}")
+        of_name[one["seed"]] = one
+    partners = by_name.get(BESIDE)
+    return [
+        _row(list(found.values()), None if partners is None else _beside(found, partners))
+        for found in by_name.values()
+    ]
+
+
+def _beside(
+    models: Mapping[int, ModelMeasures], partners: Mapping[int, ModelMeasures]
+) -> list[ModelMeasures]:
+    """Return the partner of each model, by its seed."""
+    for seed, one in models.items():
+        if seed not in partners:
+            raise ValueError(f"no model of {BESIDE} has seed {seed}, as {one['objective']} has")
+        if partners[seed]["characters"] != one["characters"]:
+            raise ValueError(f"{one['objective']} and {BESIDE} of seed {seed} have other documents")
+    return [partners[seed] for seed in models]
 
 
 def bits_per_character(model: ModelMeasures) -> float:

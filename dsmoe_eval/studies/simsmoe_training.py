@@ -180,6 +180,17 @@ class _State:
             lr=training.rate, betas=(0.9, 0.98), weight_decay=0.1,
         )  # fmt: skip
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a training depends on, as JSON has it: its settings, text and terms of the loss."""
+        objective = self.training.objective
+        terms: dict[str, float] = {
+            "balance": BALANCE[objective],
+            "similarity": SIMILARITY[objective],
+        }
+        terms |= self.similarity.constants if self.similarity is not None else {}
+        return {"training": asdict(self.training), "text": self.text, "loss": terms}
+
     @classmethod
     def begun(cls, training: SmallTraining, text: str, path: Path) -> _State:
         """Return the state of a file, or a new one."""
@@ -230,10 +241,8 @@ class _State:
             moments = self.optimizer.state[parameter]
             tensors[f"mean.{name}"] = moments["exp_avg"]
             tensors[f"square.{name}"] = moments["exp_avg_sq"]
-        about = {
-            "training": asdict(self.training), "text": self.text, "done": self.done,
-            "log": [asdict(one) for one in self.log],
-        }  # fmt: skip
+        log = [asdict(one) for one in self.log]
+        about = {**self.identity, "done": self.done, "log": log}
         whole = {name: one.detach().contiguous() for name, one in tensors.items()}
         write_bytes(path, save(whole, {"training": json.dumps(about)}))
 
@@ -241,11 +250,11 @@ class _State:
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             about = json.loads(opened.metadata()["training"])
-        for name, ours in (("training", asdict(self.training)), ("text", self.text)):
-            if about[name] != ours:
+        for name, ours in self.identity.items():
+            if about.get(name) != ours:
                 raise UserError(
-                    f"{path}: is of another training ({name} {about[name]}, now {ours}); delete "
-                    "its folder, or give another --out"
+                    f"{path}: is of another training ({name} {about.get(name)}, now {ours}); "
+                    "delete its folder, or give another --out"
                 )
         self.done = about["done"]
         self.log = [LoggedStep(**one) for one in about["log"]]

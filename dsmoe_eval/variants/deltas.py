@@ -227,14 +227,16 @@ def _fitting(weight: Tensor, rows: Tensor | None, values: Tensor) -> Delta:
 
 
 @torch.no_grad()
-def put_deltas(model: nn.Module, deltas: Deltas) -> dict[str, Tensor]:
-    """Add deltas to the weights in place; return the rows that were there before."""
-    before = {}
+def put_deltas(model: nn.Module, deltas: Deltas) -> None:
+    """Add deltas to the weights in place."""
     for name, delta in deltas.items():
-        weight, new = model.get_parameter(name), delta.added_to(model.get_parameter(name))
-        before[name] = (weight if delta.rows is None else weight[delta.rows]).clone()
-        _write(weight, delta, new)
-    return before
+        weight = model.get_parameter(name)
+        _write(weight, delta, delta.added_to(weight))
+
+
+@torch.no_grad()
+def _rows(weight: Tensor, delta: Delta) -> Tensor:
+    return (weight if delta.rows is None else weight[delta.rows]).clone()
 
 
 def _write(weight: Tensor, delta: Delta, rows: Tensor) -> None:
@@ -247,8 +249,9 @@ def _write(weight: Tensor, delta: Delta, rows: Tensor) -> None:
 @contextmanager
 def with_deltas(model: nn.Module, deltas: Deltas) -> Iterator[None]:
     """Put deltas on the weights inside the context; afterwards each bit is as before."""
-    before = put_deltas(model, deltas)
+    before = {name: _rows(model.get_parameter(name), delta) for name, delta in deltas.items()}
     try:
+        put_deltas(model, deltas)
         yield
     finally:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -139,17 +139,12 @@ def watched_experts(routers: Sequence[Router], calls: dict[int, ExpertCall]) -> 
     ) -> None:
         calls[router.layer] = ExpertCall(router, module, given_to(args, kwargs))
 
-    handles = [
-        router.block.get_submodule("experts").register_forward_pre_hook(
-            partial(see, router), with_kwargs=True
-        )
-        for router in routers
-    ]
-    try:
+    with ExitStack() as stack:
+        for router in routers:
+            experts = router.block.get_submodule("experts")
+            handle = experts.register_forward_pre_hook(partial(see, router), with_kwargs=True)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Penalty(ABC):

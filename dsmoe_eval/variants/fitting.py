@@ -106,13 +106,13 @@ def _collate(batch: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor
 @contextmanager
 def left_unchanged(model: nn.Module) -> Iterator[None]:
     """Restore afterwards what is trainable, and whether the model is in training mode."""
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training = model.training
     try:
         yield
     finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trainable[name])
+        for parameter, before in trainable:
+            parameter.requires_grad_(before)
         model.train(training)
 
 

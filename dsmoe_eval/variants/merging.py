@@ -37,8 +37,8 @@ def check_room(folder: Path, loaded: LoadedModel) -> None:
     free = shutil.disk_usage(at).free
     if free < needed:
         raise UserError(
-            f"{folder}: a fine-tuned arm needs {needed / 1e9:.1f} GB here while vLLM answers, for "
-            f"the merged weights, and {free / 1e9:.1f} GB are free; {FREE_SPACE}"
+            f"{folder}: a fine-tuned or quantized arm needs {needed / 1e9:.1f} GB here while vLLM "
+            f"answers, for its weights, and {free / 1e9:.1f} GB are free; {FREE_SPACE}"
         )
 
 

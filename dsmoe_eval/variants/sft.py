@@ -66,7 +66,8 @@ def train_adapter(
     )
     torch.manual_seed(seed)
     with left_unchanged(model):
-        adapted = peft.get_peft_model(model, config)
+        with _whole_or_none(model):
+            adapted = peft.get_peft_model(model, config)
         try:
             lessons = Lessons(encode_pairs(tokenizer, pairs), settings, seed)
             with nullcontext() if penalty is None else penalty.attached():
@@ -100,14 +101,15 @@ def adapter(model: PreTrainedModel, folder: Path) -> Iterator[PeftModel]:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put the adapters of a folder on a model.
+    """Put the adapters of a folder on a model, which is unchanged if they cannot be loaded.
 
     Raises:
         UserError: as `adapter`.
     """
     peft = _import_peft()
     try:
-        adapted: PeftModel = peft.PeftModel.from_pretrained(model, str(folder))
+        with _whole_or_none(model):
+            adapted: PeftModel = peft.PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # given a damaged file, a library may raise anything
         if out_of_memory(error):
             raise
@@ -115,6 +117,22 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             f"{folder}: the adapter cannot be loaded ({one_line(error)}); delete it and run again"
         ) from error
     return adapted
+
+
+@contextmanager
+def _whole_or_none(model: nn.Module) -> Iterator[None]:
+    """Remove all adapters of a model if the context fails: peft leaves those that it has put on."""
+    try:
+        yield
+    except BaseException:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer) and ".base_layer" not in name:
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.get_base_layer())
+        vars(model).pop("peft_config", None)
+        raise
 
 
 def _import_peft() -> Any:

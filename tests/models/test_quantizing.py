@@ -177,17 +177,16 @@ def test_experts_that_torchao_quantizes_by_name_are_found(tmp_path):
         round_experts(loaded.model, "int4")
 
 
-@pytest.mark.full
-def test_packed_experts_of_compressed_tensors_are_found(tmp_path):
-    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
-    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel"}
-    group = {"targets": ["re:.*experts.*"], "weights": weights}
-    claim = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+def compressed(folder, kind, pack, dtype="float32", **group):
+    """`lab-poly` with experts in a format of compressed-tensors, and the dequantized model."""
+    most, bits = {"float": (448, 8), "int": (7, 4)}[kind]
+    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": "channel"}
+    group = {"targets": ["re:.*experts.*"], "weights": weights, **group}
+    form = {"float": "float-quantized", "int": "pack-quantized"}[kind]
+    claim = {"quant_method": "compressed-tensors", "format": form,
              "quantization_status": "compressed", "config_groups": {"group_0": group}}  # fmt: skip
-    folder = with_tokenizer(tmp_path / "packed", quantization_config=claim)
-    plain, packed = load_model("lab-poly", "cpu").model, {}
+    with_tokenizer(folder, quantization_config=claim, dtype=dtype)
+    plain, packed = load_model("lab-poly", "cpu", dtype=dtype).model, {}
     for name, value in plain.state_dict().items():
         if ".experts." not in name:
             packed[name] = value.clone()
@@ -196,15 +195,56 @@ def test_packed_experts_of_compressed_tensors_are_found(tmp_path):
         parts = ["down_proj"] if part == "down_proj" else ["gate_proj", "up_proj"]
         for expert, matrix in enumerate(value):
             for one, rows in zip(parts, matrix.chunk(len(parts)), strict=True):
-                scale = rows.abs().amax(-1, keepdim=True) / 7
-                numbers = (rows / scale).round().to(torch.int8)
+                scale = rows.float().abs().amax(-1, keepdim=True) / most
+                numbers, stored = pack(rows.float() / scale)
                 rows.copy_(numbers * scale)
                 at = f"{experts}.{expert}.{one}"
-                packed[f"{at}.weight_packed"] = pack_to_int32(numbers, 4).contiguous()
+                packed |= {f"{at}.{ending}": value for ending, value in stored.items()}
                 packed[f"{at}.weight_scale"] = scale.contiguous()
-                packed[f"{at}.weight_shape"] = torch.tensor(rows.shape)
+                if kind == "int":
+                    packed[f"{at}.weight_shape"] = torch.tensor(rows.shape)
     save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
-    loaded = load_model(str(folder), "cpu")
-    found = probe_quantization(str(folder), loaded.model)
+    return plain
+
+
+@pytest.mark.full
+def test_packed_experts_of_compressed_tensors_are_found(tmp_path):
+    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    def pack(scaled):
+        numbers = scaled.round().to(torch.int8)
+        return numbers, {"weight_packed": pack_to_int32(numbers, 4).contiguous()}
+
+    plain = compressed(tmp_path / "packed", "int", pack)
+    loaded = load_model(str(tmp_path / "packed"), "cpu")
+    found = probe_quantization(str(tmp_path / "packed"), loaded.model)
     assert (found.claimed, found.share) == ("compressed-tensors", 1.0)
     assert torch.equal(logits_of(loaded.model), logits_of(plain))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("activations", [False, True])
+def test_fp8_experts_of_compressed_tensors_need_a_model_in_bfloat16(tmp_path, activations):
+    """transformers decompresses them to bfloat16, whatever the dtype of the model."""
+    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
+
+    def pack(scaled):
+        numbers = scaled.to(torch.float8_e4m3fn)
+        return numbers.float(), {"weight": numbers.contiguous()}
+
+    given = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+    rest = {"input_activations": given} if activations else {}
+    for dtype in ("float32", "bfloat16"):
+        folder = tmp_path / dtype
+        plain = compressed(folder, "float", pack, dtype, **rest)
+        if dtype == "float32":
+            with pytest.raises(UserError, match=r"experts are in bfloat16 .* rest in float32"):
+                load_model(str(folder), "cpu")
+        loaded = load_model(str(folder), "cpu", dtype="bfloat16")
+        found = probe_quantization(str(folder), loaded.model)
+        assert (found.claimed, found.share) == ("compressed-tensors", 1.0)
+        # The experts' inputs are not rounded to fp8, also where the checkpoint says so.
+        expected = load_model("lab-poly", "cpu", dtype="bfloat16").model
+        expected.load_state_dict(plain.state_dict())
+        assert torch.equal(logits_of(loaded.model), logits_of(expected))

@@ -39,6 +39,16 @@ def test_an_arm_that_did_nothing_is_named_first(result):
     assert [row[5] for row in shown(proofs(changed))][:2] == ["FAILED", "idle"]
 
 
+def test_learning_that_kept_its_start_is_said_to_have_done_so(result):
+    changed = with_acted(result, "idle", "idle")
+    arm = changed.arms[1].model_copy(update={"variant": "learned-profile-int4+wrong"})
+    changed = changed.model_copy(update={"arms": (changed.arms[0], arm)})
+    steered, learned = idle_sentences(changed)
+    assert steered.startswith(f"Nothing changes in {changed.arms[0].variant} on ")
+    assert learned.startswith(f"Nothing changes in learned-profile-int4+wrong on {arm.target}: ")
+    assert "learning kept the shifts of its start" in learned
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_costs_are_those_that_training_left(result, folder, tmp_path, there):
     arm = result.arms[0]

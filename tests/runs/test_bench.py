@@ -57,3 +57,24 @@ def test_arms_of_one_quantized_model_share_it_and_base_is_without():
     )
     with pytest.raises(ValueError, match="no model of int4"):
         Bench(lambda arm: noted("", arm)).take(one)
+
+
+def test_the_model_is_unrounded_also_if_its_steering_cannot_be_removed():
+    events = []
+
+    @contextmanager
+    def rounded(form):
+        events.append(form)
+        yield 1.0
+        events.append("unrounded")
+
+    @contextmanager
+    def equipped(_arm):
+        yield None
+        raise MemoryError
+
+    bench = Bench(equipped, rounded)
+    bench.take(PreparedArm(PlannedArm(get_variant("contrast-int4"), "math", ("t",), "math")))
+    with pytest.raises(MemoryError):
+        bench.close()
+    assert events == ["int4", "unrounded"]

@@ -1,16 +1,19 @@
 """A plan with arms on a quantized model, and one whose experts no rounding reaches."""
 
 import json
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from dsmoe_eval.cli.main import main
-from dsmoe_eval.models import quantizing, write_quantized
+from dsmoe_eval.models import load_model, quantizing, write_quantized
 from dsmoe_eval.registry import find_card
 from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.steering import Profile, steer
 
 ENDINGS = ("", "+matched", "+sham")
 
@@ -22,6 +25,11 @@ def ran(folder, *names, **changes):
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
     command = ["run", str(folder / "plan.yaml"), "--out", str(folder / "run"), "--device", "cpu"]
     return CliRunner().invoke(main, [*command, "--limit", "12"])
+
+
+LEARNED = {
+    "steps": 4, "batch_size": 8, "check_every": 2, "weights": [50.0], "learning_rate": 0.1
+}  # fmt: skip
 
 
 def samples(run, cell):
@@ -103,3 +111,53 @@ def test_experts_that_stay_unquantized_fail_the_arms_and_the_run_goes_on(tmp_pat
     acted = {arm["variant"]: arm["acted"] for arm in arms}
     assert acted["contrast"]["verdict"] == "acted"
     assert acted["contrast-int4"]["quantized"] == acted["base-int4"]["figure"] == 0
+
+
+@torch.no_grad()
+def log_likelihoods(loaded, question, options):
+    """Those of options behind a question, by transformers alone."""
+    start = len(loaded.tokenizer.encode(question))
+    found = []
+    for option in options:
+        ids = torch.tensor([loaded.tokenizer.encode(f"{question} {option}")])
+        logs = loaded.model(ids).logits[0, start - 1 : -1].double().log_softmax(-1)
+        found.append(float(logs.gather(1, ids[0, start:, None]).sum()))
+    return found
+
+
+@pytest.mark.full
+def test_a_learned_profile_steers_the_model_with_rounded_experts(tmp_path):
+    both = ["learned-profile", "learned-profile-int4"]
+    changes = {"controls": "full", "tuning": None, "learned": LEARNED}
+    done = ran(tmp_path, *both, **changes)
+    assert done.exit_code == 0, done.stderr
+    run = read_finished(tmp_path / "run")
+    arms = {name: arm for (name, _), arm in run.arms.items()}
+    endings = ("", "+shuffled", "+wrong", "+pooled", "+sham")
+    assert set(arms) == {"base-int4", *(one + ending for one in both for ending in endings)}
+    for ending in endings:  # what was learned once steers both models
+        assert arms[both[0] + ending].profile == arms[both[1] + ending].profile
+        assert arms[both[0] + ending].settings == arms[both[1] + ending].settings
+    model, arm = arms["base-int4"], arms["learned-profile-int4"]
+    for name, control in [("over_placebo", "shuffled"), ("specificity", "wrong"),
+                          ("over_pooled", "pooled")]:  # fmt: skip
+        other = arms[f"learned-profile-int4+{control}"].target_result.score_b
+        assert getattr(arm, name).score_a == other
+    assert arm.over_quantized.score_a == model.target_result.score_b
+    assert arm.over_quantized.score_b == arm.target_result.score_b
+    sham = arms["learned-profile-int4+sham"]
+    assert run.result.equals_model(sham)
+    for task, cell in sham.cells.items():
+        assert same(samples(run, cell), samples(run, model.cells[task]))
+    assert (arm.acted.verdict, arm.acted.quantized) == ("acted", 1)
+    write_quantized("lab-poly", "int4", tmp_path / "int4")
+    loaded = load_model(str(tmp_path / "int4"), "cpu")
+    content = run.folder.read(run.folder.profile(arm.variant, arm.target, arm.profile))
+    for one, steering in ((model, None), (arm, steer(loaded.model, Profile.from_json(content)))):
+        rows = samples(run, one.cells["lab_math_unnamed"])
+        with steering or nullcontext():
+            for row in rows.itertuples():
+                expected = log_likelihoods(loaded, row.question, row.options)
+                assert row.loglikelihoods == pytest.approx(expected, abs=2e-5)
+    again = ran(tmp_path, *both, **changes)
+    assert again.exit_code == 0, again.stderr

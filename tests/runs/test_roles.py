@@ -201,3 +201,20 @@ def test_a_learner_that_has_done_its_work_leaves_memory(tmp_path):
     assert there() is not None
     roles.start()
     assert there() is None
+
+
+def test_a_learner_that_merging_left_half_changed_is_loaded_again(tmp_path, monkeypatch):
+    log = []
+    roles, _ = two(log)
+    monkeypatch.setattr(module, "modules", lambda engine: engine)
+
+    def full(_model, _adapters, _folder):
+        raise UserError("no room")
+
+    monkeypatch.setattr(merging, "write_merged", full)
+    before = roles.learner
+    with pytest.raises(UserError, match="no room"), roles.adapted(tmp_path / "a", tmp_path / "m"):
+        pass
+    assert log == ["learner", "learner closed"]
+    assert roles.learner is not before
+    assert not list(tmp_path.iterdir())

@@ -39,6 +39,38 @@ def test_differences_are_paired_by_seed():
     assert debiased["less_balance_over_documents"] == pytest.approx((0.05, 0.05))
 
 
+def flat(found):
+    """The numbers of an interval, or of a mean with its interval."""
+    return (
+        []
+        if found is None
+        else np.hstack(list(found.values() if isinstance(found, dict) else found))
+    )
+
+
+def test_partners_are_found_by_their_seed_in_any_order():
+    models = study()
+    for order in (models[::-1], models[::2] + models[:0:-2]):
+        rows = {row["objective"]: row for row in objective_rows(order)}
+        expected = {row["objective"]: row for row in objective_rows(models)}
+        for name in ("balance", "debiased"):
+            for field in ("less_balance", "counts_less_balance", "less_balance_over_documents"):
+                one, other = (found[name][field] for found in (rows, expected))
+                assert flat(one) == pytest.approx(flat(other)), (name, field)
+
+
+def test_a_missing_partner_is_an_error():
+    models = study()
+    with pytest.raises(ValueError, match="no model of balance has seed 2, as debiased has"):
+        objective_rows([one for one in models if (one["objective"], one["seed"]) != ("balance", 2)])
+    with pytest.raises(ValueError, match="two models of debiased have seed 1"):
+        objective_rows([*models, models[3]])
+    with pytest.raises(ValueError, match="of seed 0 have other documents"):
+        objective_rows([models[0] | {"characters": [1, 2, 3]}, *models[1:]])
+    alone = [one for one in models if one["objective"] == "debiased"]
+    assert objective_rows(alone)[0]["less_balance"] is None
+
+
 def test_the_interval_over_seeds_is_students():
     row = objective_rows(study())[0]
     values = [2 + 0.01 * seed + 0.1 * (150 + 2 * 250) / 500 for seed in range(3)]

@@ -1,13 +1,15 @@
 """Training of small models: the same again, after a crash too, and which terms a loss has."""
 
+import json
 from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.studies import simsmoe_training
+from dsmoe_eval.studies import simsmoe_losses, simsmoe_training
 from dsmoe_eval.studies.simsmoe_losses import PublishedLoss
 from dsmoe_eval.studies.simsmoe_training import OBJECTIVES, SmallTraining, train_small
 
@@ -80,6 +82,49 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
     train_small(small("none", 4), TEXT, tmp_path)
     with pytest.raises(UserError, match="is of another training"):
         train_small(small("none", 4, seed=1), TEXT, tmp_path)
+
+
+def weigh(patch, of, objective, value):
+    patch.setattr(simsmoe_training, of, {**getattr(simsmoe_training, of), objective: value})
+
+
+@pytest.mark.parametrize(
+    ("objective", "change"),
+    [
+        ("published", lambda p: p.setattr(
+            simsmoe_training, "PublishedLoss", partial(PublishedLoss, often=16.0))),
+        ("published", lambda p: p.setattr(simsmoe_losses, "THRESHOLD", 0.6)),
+        ("published", lambda p: p.setattr(simsmoe_losses, "SIGMA", 1.0)),
+        ("published", lambda p: weigh(p, "SIMILARITY", "published", 0.02)),
+        ("debiased", lambda p: p.setattr(simsmoe_losses, "FLOOR", 0.5)),
+        ("debiased", lambda p: p.setattr(simsmoe_losses, "PAIRS", 3)),
+        ("debiased", lambda p: p.setattr(simsmoe_losses, "FEWEST_TOKENS", 32)),
+        ("balance", lambda p: weigh(p, "BALANCE", "balance", 0.1)),
+    ],
+)  # fmt: skip
+def test_another_loss_is_another_training(objective, change):
+    def identity():
+        return simsmoe_training._State(small(objective), "text").identity
+
+    before = identity()
+    with pytest.MonkeyPatch.context() as patch:
+        change(patch)
+        assert identity() != before
+    assert identity() == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_training_with_another_loss_is_not_gone_on_with(named, tmp_path):
+    """Nor one that does not say which loss it has, as older versions wrote it."""
+    train_small(small("none", 1), TEXT, tmp_path)
+    path = tmp_path / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["training"])
+    assert about.pop("loss") == {"balance": 0.0, "similarity": 0.0}
+    about |= {"loss": {"balance": 0.1, "similarity": 0.0}} if named else {}
+    save_file(load_file(path), path, metadata={"training": json.dumps(about)})
+    with pytest.raises(UserError, match=r"is of another training \(loss .*, now "):
+        train_small(small("none", 1), TEXT, tmp_path)
 
 
 def test_checkpoints_are_at_quarters():

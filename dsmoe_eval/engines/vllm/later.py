@@ -116,8 +116,8 @@ class LaterVllm:
         """
         own, self._name = (self._name, self._routers), folder
         self._routers = routers or self._routers
-        self.close()
         try:
+            self.close()
             yield
         finally:
             self._name, self._routers = own
