@@ -1,12 +1,14 @@
 """How far methods' scores agree with the measured effects of single experts.
 
-Agreement is Spearman's rank correlation over all (layer, expert), averaged over domains; its
-interval resamples what scores come from (documents, and of methods of influence the items whose
-right answers they read) and what effects are measured on (answered items).
+Agreement is Spearman's rank correlation over all (layer, expert), averaged over domains, or over
+the groups into which a method's scores part a dense model's neurons. Its interval resamples what
+scores come from (documents, and of methods of influence the items whose right answers they read)
+and what effects are measured on (answered items).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,22 +59,35 @@ def specific(plain: Floats) -> Floats:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class MethodEffects:
+    """The measured effects that a method's scores are compared with.
+
+    Attributes:
+        effects: those of all experts, or of groups, [domains, groups, items].
+        members: [domains, groups, size], the experts of each group as indices into the flat
+            [layers * experts]; None: experts one by one. The first axis says for which domain the
+            method scored them.
+    """
+
+    effects: CausalEffects
+    members: NDArray[np.int64] | None = None
+
+
 def rank_agreements(
     counts: RoutingCounts,
-    effects: CausalEffects,
-    methods: list[str],
+    measured: Mapping[str, MethodEffects],
     seed: int,
     influence: InfluenceTables | None = None,
 ) -> dict[str, dict[str, AgreementRow]]:
     """Return the mean Spearman correlation of each method's scores with the effects.
 
-    Its intervals are percentiles over resamples of identification documents and of answered items,
-    each within its domain.
+    The score of a group is the mean of its experts'. Intervals are percentiles over resamples of
+    identification documents and of answered items, each within its domain; groups stay.
 
     Args:
         counts: the counts of identification text, with influence where a method needs it.
-        effects: the measured effects.
-        methods: names.
+        measured: method -> the measured effects, all on the same items.
         seed: the seed of the resamples.
         influence: where counts have influence, the function that resamples its items.
 
@@ -81,28 +96,28 @@ def rank_agreements(
     """
     if (counts.influence is None) != (influence is None):
         raise ValueError("counts with influence need its items too, and only they")
-    plain = effects.plain()
-    estimates = {name: _agreement(counts, name, effects.domains, plain) for name in methods}
+    estimates = _agreements(counts, measured, None)
     generator, of_items = np.random.default_rng(seed), np.random.default_rng([seed, _ITEMS])
-    documents = replace(counts, influence=None)
-    drawn: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    documents, (first, *_) = replace(counts, influence=None), measured.values()
+    drawn: list[Floats] = []
     for _ in range(RESAMPLES):
         resampled = documents.resampled(_weights(counts.domain, generator))
         if influence is not None:
             resampled = replace(resampled, influence=influence(of_items))
-        again = effects.plain(_resample(effects.domain, generator))
-        for name in methods:
-            drawn[name].append(_agreement(resampled, name, effects.domains, again))
+        rows = _resample(first.effects.domain, generator)
+        drawn.append(_agreements(resampled, measured, rows))
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
-    result: dict[str, dict[str, AgreementRow]] = {}
-    for name in methods:
-        low, high = np.percentile(np.array(drawn[name]), tails, axis=0)
-        (own, whole) = estimates[name]
-        result[name] = {
-            "agreement_specific": {"value": own, "ci95": (float(low[0]), float(high[0]))},
-            "agreement_plain": {"value": whole, "ci95": (float(low[1]), float(high[1]))},
+    low, high = np.percentile(np.array(drawn), tails, axis=0)
+    return {
+        name: {
+            f"agreement_{kind}": AgreementRow(
+                value=float(estimates[row, column]),
+                ci95=(float(low[row, column]), float(high[row, column])),
+            )
+            for column, kind in enumerate(("specific", "plain"))
         }
-    return result
+        for row, name in enumerate(measured)
+    }
 
 
 def chance_agreement(domains: int, experts: int, seed: int) -> float:
@@ -117,19 +132,38 @@ def chance_agreement(domains: int, experts: int, seed: int) -> float:
     return float(np.quantile(np.abs(means.mean(-1)), LEVEL))
 
 
+def _agreements(
+    counts: RoutingCounts, measured: Mapping[str, MethodEffects], items: NDArray[np.int64] | None
+) -> Floats:
+    """Return each method's agreement with specific and plain effects, [methods, 2]."""
+    # Methods that are compared with the same effects share their averages.
+    plains = {id(one.effects): one.effects.plain(items) for one in measured.values()}
+    pairs = [
+        _agreement(counts, name, one, plains[id(one.effects)]) for name, one in measured.items()
+    ]
+    return np.array(pairs)
+
+
 def _agreement(
-    counts: RoutingCounts, method: str, domains: tuple[str, ...], plain: Floats
-) -> tuple[float, float]:
+    counts: RoutingCounts, method: str, measured: MethodEffects, plain: Floats
+) -> Floats:
     score, own = get_method(method).score, specific(plain)
     pairs = []
-    for index, domain in enumerate(domains):
+    for index, domain in enumerate(measured.effects.domains):
         scores = score(counts, domain).ravel()
-        pairs.append([_spearman(scores, table[index].ravel()) for table in (own, plain)])
-    first, second = np.mean(pairs, axis=0)
-    return float(first), float(second)
+        if measured.members is None:
+            pairs.append([_spearman(scores, table[index].ravel()) for table in (own, plain)])
+        else:
+            means = scores[measured.members[index]].mean(-1)
+            pairs.append([_spearman(means, table[index, index]) for table in (own, plain)])
+    mean: Floats = np.mean(pairs, axis=0)
+    return mean
 
 
 def _spearman(one: Floats, other: Floats) -> float:
+    """Return the rank correlation: zero if one of them ranks nothing, since all are the same."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
     return float(spearmanr(one, other).statistic)
 
 

@@ -260,8 +260,35 @@ class TrialModelRow(TypedDict):
     model: str
 
 
+class GroupRow(TypedDict):
+    """The specific effects of a method's groups for a domain, the group that scores best first."""
+
+    domain: str
+    specific: list[float]
+    raised_specific: list[float]
+
+
+class TrialGroups(TypedDict):
+    """The groups into which each method's ranking of neurons is cut for each domain.
+
+    Attributes:
+        number: the number of groups, at even distances in the ranking.
+        size: the number of neurons of each.
+        methods: method -> one row per domain.
+    """
+
+    number: int
+    size: int
+    methods: dict[str, list[GroupRow]]
+
+
 class TrialResult(TypedDict):
-    """The content of `trial.json`."""
+    """The content of `trial.json`.
+
+    `units` says what the "experts" are, if they are neurons; with `groups` these were masked and
+    raised. `unscored` are domains without identification text, on which nothing was measured.
+    Trials before version 1.2 do not name their interventions.
+    """
 
     plan: str
     model: TrialModelRow
@@ -271,3 +298,7 @@ class TrialResult(TypedDict):
     resamples: int
     chance: float
     methods: list[MethodRow]
+    interventions: NotRequired[list[str]]
+    unscored: NotRequired[list[str]]
+    units: NotRequired[str]
+    groups: NotRequired[TrialGroups]

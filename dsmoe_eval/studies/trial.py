@@ -1,5 +1,6 @@
 """The trial of identification methods, on a model small enough to measure the truth by force.
 
+Of a dense model the experts are neurons, or groups of them: see `causal_effects`.
 Each expert in turn is masked, and the loss of each domain is measured: the causal effect. It is
 measured the other way round too: each expert in turn is raised by half a sigma, and the domain's
 gain is measured. A method is then judged twice: by the rank agreement of its scores with the causal
@@ -18,10 +19,8 @@ exposure at the same settings. The rule for the winner was fixed before anything
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,10 +40,18 @@ from ..runs.influence import InfluenceTables, influence_tables
 from ..runs.job import Job
 from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
-from ..tasks.language_model import LanguageModel
-from ..variants import sigmas_of
-from .agreement import LEVEL, RESAMPLES, CausalEffects, chance_agreement, rank_agreements, specific
-from .single_effects import MASK, RAISED_BY, raise_by, single_effects
+from ..steering import EXPERTS
+from .agreement import LEVEL, RESAMPLES, chance_agreement, rank_agreements, specific
+from .causal_effects import (
+    Force,
+    answered_tasks,
+    causal_effects,
+    group_size,
+    method_groups,
+    passes,
+    unscored_domains,
+)
+from .single_effects import RAISED_BY
 
 Floats = NDArray[np.float64]
 
@@ -65,30 +72,23 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
 
 def _trial(job: Job, console: Console) -> dict[str, Any]:
     check_trial(job)
+    answered_tasks(job)  # both before anything is computed
+    group_size(job)
     run_job(job, console)
-    experts = len(job.engine.identity.layers) * job.engine.identity.experts
     counts = count_experts(job, lambda _: None)
-    what = "mask and raise each expert in turn"
-    with progress_bar(console, what, 2 * experts, "experts") as advance:
-        effects, raised = causal_effects(job, sigmas_of(counts), advance)
-    finished = read_finished(job.folder.root)
     methods = [variant.method or "" for variant in job.variants if variant.is_tuned]
+    members = method_groups(job, counts, methods)
+    what = f"mask and raise each {'expert' if members is None else 'group'} in turn"
+    unit = job.engine.identity.sites.kind if members is None else "groups"
+    with progress_bar(console, what, passes(job, members), unit) as advance:
+        force = causal_effects(job, counts, methods, members, advance)
     influence = _resampled_influence(job, counts)
     agreements, by_raising = (
-        rank_agreements(counts, one, methods, job.plan.seed, influence) for one in (effects, raised)
+        rank_agreements(counts, one, job.plan.seed, influence)
+        for one in (force.masked, force.raised)
     )
-    result = {
-        "plan": job.plan.name,
-        "model": job.identity,
-        "domains": effects.domains,
-        "items": len(effects.domain),
-        "experts": experts,
-        "resamples": RESAMPLES,
-        "layers": job.engine.identity.layers,
-        "specific": specific(effects.plain()).tolist(),
-        "raised_by": RAISED_BY,
-        "raised_specific": specific(raised.plain()).tolist(),
-        "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
+    finished = read_finished(job.folder.root)
+    result = _described(job, force) | {
         "methods": [
             {
                 "method": name,
@@ -101,6 +101,56 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
     }
     job.folder.write_json(job.folder.root / "trial.json", result)
     return result
+
+
+def _described(job: Job, force: Force) -> dict[str, object]:
+    identity = job.engine.identity
+    units = len(identity.layers) * identity.experts
+    effects, raised = force.effects
+    domains, compared = effects.domains, units
+    used = sorted({str(one.intervention) for one in job.variants if one.is_tuned})
+    result: dict[str, object] = {
+        "plan": job.plan.name,
+        "model": job.identity,
+        "domains": domains,
+        "items": len(effects.domain),
+        "experts": units,
+        "resamples": RESAMPLES,
+        "layers": identity.layers,
+        "raised_by": RAISED_BY,
+        "interventions": used,
+    }
+    if unscored := unscored_domains(job):
+        result["unscored"] = unscored
+    if identity.sites != EXPERTS:
+        result["units"] = identity.sites.noun
+    if force.members is None:
+        result |= {
+            "specific": specific(effects.plain()).tolist(),
+            "raised_specific": specific(raised.plain()).tolist(),
+        }
+    else:
+        shape = next(iter(force.members.values())).shape
+        compared = shape[1]
+        result["groups"] = {
+            "number": shape[1],
+            "size": shape[2],
+            "methods": {name: _by_group(force, name) for name in force.members},
+        }
+    return result | {"chance": chance_agreement(len(domains), compared, job.plan.seed)}
+
+
+def _by_group(force: Force, method: str) -> list[dict[str, object]]:
+    """Return the specific effects of a method's groups for each domain, the best group first."""
+    tables = [specific(part[method].effects.plain()) for part in (force.masked, force.raised)]
+    return [
+        {
+            "domain": domain,
+            "specific": tables[0][at, at].tolist(),
+            "raised_specific": tables[1][at, at].tolist(),
+        }
+        for at, domain in enumerate(force.effects[0].domains)
+    ]
 
 
 def check_trial(job: PlannedRun) -> None:
@@ -143,72 +193,6 @@ def _resampled_influence(job: Job, counts: RoutingCounts) -> InfluenceTables | N
         return None
     tasks, settings = job.identification.tasks, job.plan.identification
     return influence_tables(job.learner, tasks, counts, job.folder.observations, settings)
-
-
-def causal_effects(
-    job: Job, sigmas: Mapping[int, float], advance: Callable[[int], None]
-) -> tuple[CausalEffects, CausalEffects]:
-    """Mask each expert in turn, and raise each; return both effects.
-
-    The gold answers are those of the tuning split's non-targets. (The test split is for steering
-    alone; the targets' questions are ambiguous, and so have no answer to lose.)
-
-    Args:
-        job: the job.
-        sigmas: of each layer, the spread of its logits.
-        advance: called with the number of experts done.
-
-    Raises:
-        UserError: a non-target task has no tuning items.
-    """
-    path = job.folder.root / "causal.npz"
-    names = [card.name for card in job.suite.tasks if "non-target" in card.roles]
-    if missing := [name for name in names if name not in job.tuning]:
-        raise UserError(
-            f"plan {job.plan.name!r}: a trial needs the tuning items of every non-target task, and "
-            f"{', '.join(missing)} has none here; leave out `targets`, or give it a tuning split"
-        )
-    tasks = [job.tuning[name] for name in names]
-    domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
-    owner = np.array([domains.index(task.card.domain) for task in tasks for _ in task.items])
-    kept = np.load(io.BytesIO(job.folder.read(path))) if job.folder.has(path) else {}
-    if "gain" not in kept:  # also of a trial that only masked
-        kept = _measured(job, [pair for task in tasks for pair in task.answers()], sigmas, advance)
-        content = io.BytesIO()
-        np.savez(content, loss=kept["loss"], gain=kept["gain"])
-        job.folder.write(path, content.getvalue())
-    else:
-        advance(2 * kept["gain"][..., 0].size)
-    masked, raised = (CausalEffects(domains, owner, kept[name]) for name in ("loss", "gain"))
-    return masked, raised
-
-
-def _measured(
-    job: Job,
-    pairs: list[tuple[str, str]],
-    sigmas: Mapping[int, float],
-    advance: Callable[[int], None],
-) -> dict[str, Floats]:
-    """Return the loss by masking and the gain by raising, each [layers, experts, items]."""
-    identity = job.engine.identity
-    units = list(product(identity.layers, range(identity.experts)))
-
-    def outcomes() -> Floats:
-        return gold_log_probabilities(job.lm, pairs)
-
-    before = outcomes()
-    masked, raised = (
-        single_effects(job.engine, change, units, outcomes, before, advance).reshape(
-            len(identity.layers), identity.experts, -1
-        )
-        for change in (MASK, raise_by(sigmas))
-    )
-    return {"loss": -masked, "gain": raised}
-
-
-def gold_log_probabilities(lm: LanguageModel, pairs: list[tuple[str, str]]) -> Floats:
-    """Return the log-probability of each continuation given its prompt, in nats: [pairs]."""
-    return np.array([value for value, _ in lm.log_likelihoods(pairs)])
 
 
 def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from scipy.stats import spearmanr
 from dsmoe_eval.experts import count_routing, get_method
 from dsmoe_eval.studies.agreement import (
     CausalEffects,
+    MethodEffects,
+    _spearman,
     chance_agreement,
     rank_agreements,
     specific,
@@ -52,7 +54,7 @@ def test_a_method_that_is_the_truth_agrees_fully(monkeypatch):
         score = get_method("frequency").score
         truth = np.stack([score(counts, domain) for domain in seen.domains])
         effects = CausalEffects(seen.domains, np.arange(3), truth.transpose(1, 2, 0))
-        (found,) = rank_agreements(counts, effects, ["frequency"], 0).values()
+        (found,) = rank_agreements(counts, {"frequency": MethodEffects(effects)}, 0).values()
         assert found["agreement_plain"]["value"] == pytest.approx(1.0)
         assert truth.shape == (3, LAYERS, EXPERTS)
 
@@ -80,14 +82,15 @@ def test_methods_of_influence_agree_as_their_tables_do_and_vary_as_their_items_d
             return counts.influence + source.normal(size=counts.influence.shape)
 
         names = ["frequency", "influence"]
-        found = rank_agreements(counts, effects, names, 0, drawn)
+        both = {name: MethodEffects(effects) for name in names}
+        found = rank_agreements(counts, both, 0, drawn)
         got = found["influence"]["agreement_plain"]
         assert got["value"] == pytest.approx(agreement(counts.influence))
         source = np.random.default_rng([0, 1])
         expected = [agreement(drawn(source)) for _ in range(40)]
         np.testing.assert_allclose(got["ci95"], np.percentile(expected, [2.5, 97.5]))
         # Those of the other methods do not depend on it.
-        alone = rank_agreements(plain, effects, ["frequency"], 0)
+        alone = rank_agreements(plain, {"frequency": MethodEffects(effects)}, 0)
         assert alone["frequency"] == found["frequency"]
 
 
@@ -96,4 +99,33 @@ def test_influence_whose_items_cannot_be_resampled_is_an_error():
         counts = with_influence(count_routing(seen))
         effects = CausalEffects(seen.domains, np.arange(3), np.zeros((LAYERS, EXPERTS, 3)))
         with pytest.raises(ValueError, match="need its items too"):
-            rank_agreements(counts, effects, ["influence"], 0)
+            rank_agreements(counts, {"influence": MethodEffects(effects)}, 0)
+
+
+def test_groups_are_ranked_by_their_members_means_for_their_domain(monkeypatch):
+    """Against the correlation of means, each domain with the groups that were made for it."""
+    monkeypatch.setattr("dsmoe_eval.studies.agreement.RESAMPLES", 2)
+    generator = np.random.default_rng(4)
+    with random_pass(5, saliency=False) as (seen, _):
+        counts = count_routing(seen)
+        domains = seen.domains
+        members = np.stack([generator.permutation(LAYERS * EXPERTS)[:10] for _ in domains])
+        members = members.reshape(len(domains), 5, 2)
+        measured = generator.normal(size=(len(domains), 5, 9))
+        owner = np.arange(9) % len(domains)
+        one = MethodEffects(CausalEffects(domains, owner, measured), members)
+        found = rank_agreements(counts, {"frequency": one}, 0)["frequency"]
+        each = {"plain": [], "specific": []}
+        for at, domain in enumerate(domains):
+            scores = get_method("frequency").score(counts, domain).ravel()
+            means = [np.mean([scores[unit] for unit in group]) for group in members[at]]
+            plain = [measured[at][:, owner == other].mean(1) for other in range(len(domains))]
+            rest = np.mean([plain[o] for o in range(len(domains)) if o != at], axis=0)
+            each["plain"].append(spearmanr(means, plain[at]).statistic)
+            each["specific"].append(spearmanr(means, plain[at] - rest).statistic)
+        for kind, values in each.items():
+            assert found[f"agreement_{kind}"]["value"] == pytest.approx(np.mean(values))
+
+
+def test_scores_that_rank_nothing_agree_with_nothing():
+    assert _spearman(np.ones(4), np.arange(4.0)) == 0

@@ -19,14 +19,13 @@ from dsmoe_eval.runs.arms import plan_run
 from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.stages import count_experts
+from dsmoe_eval.studies.agreement import specific
+from dsmoe_eval.studies.causal_effects import causal_effects
 from dsmoe_eval.studies.trial import (
-    causal_effects,
     check_trial,
     pooled_gain,
     run_trial,
-    specific,
 )
-from dsmoe_eval.variants import sigmas_of
 
 
 @given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=4), min_size=3))
@@ -80,8 +79,8 @@ def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path,
     assert result["raised_specific"] != result["specific"]
     # A trial that only masked is measured again; one that did both is read.
     kept = job.folder.read(tmp_path / "run" / "causal.npz")
-    sigmas = sigmas_of(count_experts(job, lambda _: None))
-    masked, _ = causal_effects(job, sigmas, lambda _: None)
+    counts = count_experts(job, lambda _: None)
+    masked, _ = causal_effects(job, counts, ["frequency"], None, lambda _: None).effects
     assert job.folder.read(tmp_path / "run" / "causal.npz") == kept
     assert specific(masked.plain()).tolist() == result["specific"]
     (row,) = result["methods"]
