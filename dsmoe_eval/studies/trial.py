@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ from .single_effects import RAISED_BY
 Floats = NDArray[np.float64]
 
 
-def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
+def run_trial(job: Job, console: Console | None = None) -> dict[str, object]:
     """Run the plan's arms, measure the causal effects, judge, and keep all in `trial.json`.
 
     Args:
@@ -70,7 +69,7 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
         return _trial(job, console or Console(stderr=True))
 
 
-def _trial(job: Job, console: Console) -> dict[str, Any]:
+def _trial(job: Job, console: Console) -> dict[str, object]:
     check_trial(job)
     answered_tasks(job)  # both before anything is computed
     group_size(job)
@@ -195,7 +194,7 @@ def _resampled_influence(job: Job, counts: RoutingCounts) -> InfluenceTables | N
     return influence_tables(job.learner, tasks, counts, job.folder.observations, settings)
 
 
-def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:
+def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, object]:
     """Return the method's pooled gain on the test split, over base and over its placebo."""
     (name,) = [v.name for v in job.variants if v.is_tuned and v.method == method]
     arms = {target: result.arms[name, target] for target in job.targets}
