@@ -193,7 +193,7 @@ def test_modules_have_their_tests():
         "cli/main.py", "cli/experts.py", "cli/models.py", "cli/listing.py",
         "runs/job.py", "runs/options.py", "runs/routed.py", "reports/run_pictures.py",
         "reports/study_figures.py", "studies/results.py",
-        "studies/map_results.py", "studies/simsmoe_results.py",
+        "studies/influence_results.py", "studies/map_results.py", "studies/simsmoe_results.py",
         "leaderboards/board_tables.py",
         "results/terms.py", "errors.py", "__main__.py",
     }  # fmt: skip

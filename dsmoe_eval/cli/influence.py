@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from .experts import given_text, text_options
-from .main import data_option, loading_options, main, progress_console, report_options
+from .main import (
+    data_option,
+    given_sites,
+    loading_options,
+    main,
+    progress_console,
+    report_options,
+    sites_options,
+)
 from .terminal import echo
 
 
@@ -42,6 +50,7 @@ from .terminal import echo
 @report_options
 @data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Smoke test: at most N texts per task.")
+@sites_options
 @loading_options
 @click.option("--device", help="A torch device, or auto [the first GPU, else cpu].")
 def influence_command(model: str, out: Path | None, as_json: bool, **rest: Any) -> None:
@@ -55,11 +64,12 @@ def influence_command(model: str, out: Path | None, as_json: bool, **rest: Any) 
     from ..tasks.identification import identification_text
 
     shift = Shift(rest["form"], rest["channel"], rest["step"], rest["unit"])
-    shift.check()
+    sites = given_sites(rest["sites"], rest["block"])
+    shift.check(sites)
     text = identification_text(given_text(rest), rest["limit"], rest["data"], answered=True)
     engine = load_engine(
         model, device=rest["device"], dtype=rest["dtype"],
-        attn_implementation=rest["attn_implementation"],
+        attn_implementation=rest["attn_implementation"], sites=sites,
     )  # fmt: skip
     result = influence_study(
         engine, text, shift, chat=rest["chat_template"], generated=rest["phase"] == "generated",

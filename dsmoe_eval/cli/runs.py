@@ -252,7 +252,10 @@ def trial_command(
     data: tuple[Path, ...],
     report_to: Path | None,
 ) -> None:
-    """Test the identification methods of PLAN against masking each expert in turn."""
+    """Test the identification methods of PLAN against masking each expert in turn.
+
+    In a plan with `sites: neurons` groups of neurons are masked; see docs/neurons.md.
+    """
     from ..reports import render_trial
     from ..runs import RunOptions, prepared
     from ..studies import run_trial

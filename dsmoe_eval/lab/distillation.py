@@ -7,7 +7,6 @@ next-token distribution, the text itself, and load balancing over all text.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, field
@@ -15,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_bytes
+from ..storage.training_state import (
+    adam_moments,
+    read_training_state,
+    restore_moments,
+    write_training_state,
+)
 from .carving import PROJECTIONS, CarvedLayer, CarvedShape
 from .masked_moe import MaskedMoe, as_dense, make_trainable
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 EVERY = 25
 """Steps between two lines of the log, and between two saved states."""
+_MOMENTS = "{name}.{moment}"
+"""The names of Adam's moments in the state's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,6 @@ class DistilledModel:
 
     def save(self, path: Path, text: str) -> None:
         """Write the state, atomically."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state()}
         about = {
             "recipe": asdict(self.recipe),
             "text": text,
@@ -161,7 +164,8 @@ class DistilledModel:
             "untrained": dict(self.untrained),
             "log": [astuple(one) for one in self.log],
         }
-        write_bytes(path, save(tensors, {"training": json.dumps(about)}))
+        moments = adam_moments(self.optimizer, self._trained(), _MOMENTS)
+        write_training_state(path, dict(self._state()) | moments, about)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for index, layer in enumerate(self.layers):
@@ -172,11 +176,7 @@ class DistilledModel:
         for index, layer in enumerate(self.layers):
             yield f"{index}.order", layer.order
             yield f"{index}.load", layer.load
-        for name, parameter in self._trained():
-            yield name, parameter
-            kept = self.optimizer.state[parameter]
-            yield f"{name}.mean", kept["exp_avg"]
-            yield f"{name}.square", kept["exp_avg_sq"]
+        yield from self._trained()
 
 
 def resume(
@@ -194,15 +194,8 @@ def resume(
     Raises:
         UserError: the state is of other settings or another text.
     """
-    with safe_open(path, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        about = json.loads(opened.metadata()["training"])
-    for name, ours in (("recipe", asdict(recipe)), ("text", text)):
-        if about[name] != ours:
-            raise UserError(
-                f"{path}: is of another training ({name} {about[name]}, now {ours}); delete it, or "
-                "give another --out"
-            )
+    expected = {"recipe": asdict(recipe), "text": text}
+    tensors, about = read_training_state(path, expected, "delete it, or give another --out")
     layers = make_trainable(
         model, [_carved(tensors, i) for i in _layers(tensors)], shape, recipe.rank
     )
@@ -210,12 +203,7 @@ def resume(
     training = DistilledModel(model, layers, recipe, about["untrained"], log, about["done"])
     for index, layer in enumerate(layers):
         layer.load.copy_(tensors[f"{index}.load"])
-    for name, parameter in training._trained():
-        training.optimizer.state[parameter] = {
-            "step": torch.tensor(float(training.done)),
-            "exp_avg": tensors[f"{name}.mean"].to(parameter.device),
-            "exp_avg_sq": tensors[f"{name}.square"].to(parameter.device),
-        }
+    restore_moments(training.optimizer, training._trained(), _MOMENTS, tensors, training.done)
     return training
 
 

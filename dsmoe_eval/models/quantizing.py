@@ -107,18 +107,20 @@ def rounded_experts(model: PreTrainedModel, form: Rounding) -> Iterator[float]:
 def save_rounded(loaded: LoadedModel, form: Rounding, folder: Path) -> float:
     """Write a model with rounded experts and its tokenizer in a folder, which exists and is empty.
 
-    The model in memory is afterwards as before, also if the disk is full.
+    The model in memory is rounded afterwards, or in part after an error: load it again for anything
+    else. A copy to restore it from would take as much memory again.
 
     Returns:
-        The `quantized_share` of what was written.
+        Its `quantized_share`.
 
     Raises:
         UserError: as `round_experts`, or the disk is full.
     """
-    with rounded_experts(loaded.model, form) as share, writing(folder):
+    round_experts(loaded.model, form)
+    with writing(folder):
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-    return share
+    return quantized_share(loaded.model)
 
 
 @torch.no_grad()

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import write_json
-from ..studies.results import InfluenceResult, InfluenceRow
+from ..studies.influence import CLEAR
+from ..studies.influence_results import InfluenceEntry, InfluenceResult, InfluenceRow
 from .figures import expert_map, style
 from .table import Figure, Table, make_table, markdown, words, write_markdown
+from .unit_words import in_words_of
 
 PICTURE = "influence.png"
 SHOWN = 10
 """The number of experts of each domain in the table."""
-CLEAR = 4.0
-"""The size of t that the page counts: of 10,000 experts without influence, fewer than one."""
 _UNITS = {
     "logit": "log-odds of the router's logit",
     "weight": "unit of the weight's logarithm, before the sum is restored",
     "score": "unit of the correction bias",
+    "factor": "unit of s",
 }
 
 
@@ -30,8 +31,16 @@ def render_influence(result: InfluenceResult, target: Path) -> Path:
     write_json(target / "influence.json", result)
     style()
     maps = {row["domain"]: _centred(row["influence"]).tolist() for row in result["domains"]}
-    title = "influence, less the layer's mean"
-    expert_map({title: maps}, result["layers"], target / PICTURE, head="", label="nats per unit")
+    title, columns = "influence, less the layer's mean", None
+    if "units" in result:
+        shown = len(result["domains"][0]["influence"][0])
+        columns = (
+            f"layer, each with {shown} columns of {result['column']} {result['units']}, added up"
+        )
+    expert_map(
+        {title: maps}, result["layers"], target / PICTURE, head="", label="nats per unit",
+        columns=columns,
+    )  # fmt: skip
     page = target / "influence.md"
     write_markdown(page, influence_page(result, picture=True))
     return page
@@ -39,18 +48,19 @@ def render_influence(result: InfluenceResult, target: Path) -> Path:
 
 def influence_page(result: InfluenceResult, *, picture: bool = False) -> str:
     """Return the page in Markdown; everything in it follows from `influence.json`."""
+    every = result["experts"] * len(result["layers"])
     parts = [
         f"# What raising an expert of {result['model']['name']} does",
         f"{_form(result)} {result['source']}: {result['texts']:,} texts, {result['tokens']:,} "
         f"tokens. Values are in nats per {_UNITS[result['channel']]}.",
-        "\n".join(f"- {_finding(row)}" for row in result["domains"]),
+        "\n".join(f"- {_finding(row, every)}" for row in result["domains"]),
         *([f"![Influence by domain, layer and expert]({PICTURE})"] if picture else []),
         f"## The {SHOWN} largest of each domain",
         markdown(_largest(result)).rstrip(),
         "## How to read this",
         "\n".join(f"- {note}" for note in _NOTES),
     ]
-    return "\n\n".join(parts) + "\n"
+    return in_words_of(result.get("units"), "\n\n".join(parts) + "\n")
 
 
 _NOTES = (
@@ -67,18 +77,20 @@ _NOTES = (
 
 class _Entry(NamedTuple):
     domain: str
-    layer: int
-    expert: int
-    value: float
-    centred: float
-    error: float | None
+    of: InfluenceEntry
 
     @property
     def t(self) -> float | None:
-        return self.value / self.error if self.error else None
+        return self.of["influence"] / self.of["error"] if self.of["error"] else None
 
 
 def _form(result: InfluenceResult) -> str:
+    if "units" in result:
+        return (
+            f"The model is dense: its units are {result['units']}, "
+            f"{result['experts'] * len(result['layers']):,} in all. Each is multiplied by 1 + s; "
+            "the slope at s = 0, which is the same in both forms."
+        )
     if result["form"] == "gradient":
         return "The gradient, while no selection changes."
     unit = "of each layer's logit spread" if result["unit"] == "sigma" else "log-odds"
@@ -87,22 +99,15 @@ def _form(result: InfluenceResult) -> str:
     return f"Each router selects again, with one expert raised by {result['step']:g} {unit}."
 
 
-def _finding(row: InfluenceRow) -> str:
+def _finding(row: InfluenceRow, every: int) -> str:
     size = f"{row['items']:,} items in {row['clusters']:,} clusters"
     text = f"{row['domain']}: mean outcome {row['outcome']:.3f} nats ({size}); "
-    if row["error"] is None:
+    if row["above"] is None:
         return text + "one cluster has no standard error, so nothing can be said of chance."
-    t = _t(row)
-    above, below = int((t > CLEAR).sum()), int((t < -CLEAR).sum())
     return text + (
-        f"of {t.size:,} experts {above} have t above {CLEAR:g} and {below} below -{CLEAR:g}."
+        f"of {every:,} experts {row['above']:,} have t above {CLEAR:g} and {row['below']:,} below "
+        f"-{CLEAR:g}."
     )
-
-
-def _t(row: InfluenceRow) -> NDArray[np.float64]:
-    mean, error = np.array(row["influence"]), np.array(row["error"], dtype=np.float64)
-    t: NDArray[np.float64] = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
-    return t
 
 
 def _centred(influence: list[list[float]]) -> NDArray[np.float64]:
@@ -112,31 +117,17 @@ def _centred(influence: list[list[float]]) -> NDArray[np.float64]:
 
 
 def _largest(result: InfluenceResult) -> Table:
-    entries = [one for row in result["domains"] for one in _entries(row, result["layers"])]
+    entries = [
+        _Entry(row["domain"], one) for row in result["domains"] for one in row["largest"][:SHOWN]
+    ]
     return make_table("largest", "", _COLUMNS, entries)
 
 
 _COLUMNS: tuple[Figure[_Entry], ...] = (
     words("domain", lambda one: one.domain),
-    Figure("layer", lambda one: one.layer),
-    Figure("expert", lambda one: one.expert),
-    Figure("influence", lambda one: one.value, "{:+.4f}".format),
-    Figure("less mean", lambda one: one.centred, "{:+.4f}".format),
+    Figure("layer", lambda one: one.of["layer"]),
+    Figure("expert", lambda one: one.of["expert"]),
+    Figure("influence", lambda one: one.of["influence"], "{:+.4f}".format),
+    Figure("less mean", lambda one: one.of["centred"], "{:+.4f}".format),
     Figure("t", lambda one: one.t, "{:+.1f}".format),
 )
-
-
-def _entries(row: InfluenceRow, layers: list[int]) -> list[_Entry]:
-    centred, error = _centred(row["influence"]), row["error"]
-    order = np.argsort(-centred, axis=None, kind="stable")[:SHOWN]
-    return [
-        _Entry(
-            row["domain"],
-            layers[at],
-            int(expert),
-            row["influence"][at][expert],
-            float(centred[at, expert]),
-            None if error is None else error[at][expert],
-        )
-        for at, expert in zip(*np.unravel_index(order, centred.shape), strict=True)
-    ]

@@ -159,8 +159,11 @@ def _agreements(axis: Axes, result: TrialResult, rows: Sequence[MethodRow]) -> N
         ends = np.array([figures["ci95"] for figures in series])
         _intervals(axis, shift, [figures["value"] for figures in series], ends, colour, label)
     axis.axvspan(-result["chance"], result["chance"], color="0.85", label="random rankings, 95 %")
+    each = f"each of {result['experts']} experts"
+    if "groups" in result:
+        each = f"{result['groups']['number']} groups of {result['groups']['size']:,} experts"
     axis.set_xlabel(
-        f"rank agreement with masking each of {result['experts']} experts\n"
+        f"rank agreement with masking {each}\n"
         f"(Spearman, mean of {len(result['domains'])} domains, n = {result['items']:,} items)"
     )
 
@@ -208,4 +211,5 @@ def trial(result: TrialResult, path: Path) -> None:
         axis.axvline(0, color="black", linewidth=1)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     left.set_yticks(np.arange(len(rows)), [row["method"] for row in rows])
+    put_in_words_of(result.get("units"), figure)
     save(figure, path)

@@ -11,6 +11,7 @@ from ..studies.results import AgreementRow, GainRow, MethodRow, TrialResult
 from . import formats, study_figures
 from .figures import style
 from .table import Figure, Value, make_table, markdown, words, write_markdown
+from .unit_words import in_words_of
 
 FIGURE = "methods.png"
 _INTERVAL = "{:.2f} [{:.2f}, {:.2f}]".format
@@ -32,7 +33,7 @@ def render_trial(run_folder: Path, to: Path) -> Path:
         style()
         study_figures.trial(result, to / FIGURE)
         write_json(to / "trial.json", result)
-        write_markdown(to / "README.md", _page(result))
+        write_markdown(to / "README.md", in_words_of(result.get("units"), _page(result)))
     return to / "README.md"
 
 
@@ -41,10 +42,11 @@ def verdict(result: TrialResult) -> str:
     methods = result["methods"]
     agreeing = max(methods, key=lambda row: row["agreement_specific"]["value"])
     holding = [row for row in methods if row["non_inferior"]]
-    sentence = (
-        f"By rank agreement with the causal effects `{agreeing['method']}` wins "
-        f"({agreeing['agreement_specific']['value']:.2f}). "
-    )
+    most = agreeing["agreement_specific"]["value"]
+    wins = f"`{agreeing['method']}` wins ({most:.2f}). "
+    if most < result["chance"]:
+        wins = f"nobody wins: none is above random rankings ({result['chance']:.2f}). "
+    sentence = f"By rank agreement with the causal effects {wins}"
     if not holding:
         return sentence + "By steering gain nobody does: no method kept every non-target."
     best = max(holding, key=lambda row: row["gain_over_placebo"]["delta"])
@@ -75,29 +77,81 @@ def _page(result: TrialResult) -> str:
         f"![methods]({FIGURE})",
         "",
         markdown(table),
-        "**The truth by force.** Each of the "
-        f"{result['experts']} experts in turn was masked, and the fall of the gold answer's "
-        f"log-probability measured on {result['items']:,} answered questions (tuning split) of "
-        f"{len(result['domains'])} domains. An expert's *specific* effect on a domain is that "
-        "domain's loss minus the mean loss of the others; its *plain* effect is the loss alone.",
+        _by_force(result) + _unscored(result),
         "",
-        *(_RAISED_NOTE if raised else ()),
-        "**Agreement** is Spearman's rank correlation between a method's scores and those effects "
-        "over all experts, averaged over the domains; in brackets 95 % intervals from "
-        f"{result['resamples']} resamples of documents and items. Random rankings stay below "
-        f"{result['chance']:.3f} in size 95 times in 100.",
+        *((_raised(result), "") if raised else ()),
+        _agreement_note(result),
         "",
         "**Gain** is the pooled change of the targets' scores on the test split "
         f"({gain['items']:,} answers to {gain['questions']:,} questions), the intervals from "
-        "resampling questions. All methods steer by `bias`, with number of experts and strength "
-        "chosen by the same rule on the tuning split. The placebo of a method is as many random "
-        "experts, of the same layers and like exposure, at the same strength.",
+        f"resampling questions. All methods steer by {_interventions(result)}, with number of "
+        "experts and strength chosen by the same rule on the tuning split. The placebo of a method "
+        "is as many random experts, of the same layers and like exposure, at the same strength.",
         "",
-        "One small model whose only planted property is ambiguity: this says how the methods do "
-        "here, not on real models.",
+        "One model: this says how the methods do here, not on others."
+        if "units" in result
+        else "One small model whose only planted property is ambiguity: this says how the methods "
+        "do here, not on real models.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_force(result: TrialResult) -> str:
+    specific = (
+        "specific* effect on a domain is that domain's loss minus the mean loss of the others; its "
+        "*plain* effect is the loss alone."
+    )
+    measured = (
+        "was masked, and the fall of the gold answer's log-probability measured on "
+        f"{result['items']:,} answered questions (tuning split) of {len(result['domains'])} "
+        "domains."
+    )
+    if "groups" not in result:
+        each = f"Each of the {result['experts']} experts in turn"
+        return f"**The truth by force.** {each} {measured} An expert's *{specific}"
+    groups = result["groups"]
+    return (
+        f"**The truth by force.** There are {result['experts']:,} {result['units']}, too many to "
+        "mask one by one. For each domain, each method's ranking of them was cut into "
+        f"{groups['number']} groups of {groups['size']:,}: the best, the last, and others at even "
+        f"distances between them. Each group in turn {measured} A group's *{specific}"
+    )
+
+
+def _unscored(result: TrialResult) -> str:
+    if "unscored" not in result:
+        return ""
+    return (
+        f" Nothing was measured on {', '.join(result['unscored'])}, of which there is no "
+        "identification text."
+    )
+
+
+def _raised(result: TrialResult) -> str:
+    if "units" not in result:
+        return _RAISED_NOTE
+    what = "group" if "groups" in result else "expert"
+    return (
+        f"**Raised.** The other way round, the activations of each {what} in turn were multiplied "
+        "by 1.5, and the rise of the same log-probability measured."
+    )
+
+
+def _agreement_note(result: TrialResult) -> str:
+    grouped = "groups" in result
+    over = "all groups (a group's score is its members' mean)" if grouped else "all experts"
+    return (
+        "**Agreement** is Spearman's rank correlation between a method's scores and those effects "
+        f"over {over}, averaged over the domains; in brackets 95 % intervals from "
+        f"{result['resamples']} resamples of documents and items. Random rankings stay below "
+        f"{result['chance']:.3f} in size 95 times in 100."
+        + (" Each method is judged on its own groups." if grouped else "")
+    )
+
+
+def _interventions(result: TrialResult) -> str:
+    return " or ".join(f"`{one}`" for one in result.get("interventions", ["bias"]))
 
 
 def _in_words(gain: GainRow) -> str:
@@ -115,8 +169,7 @@ def _points(gain: GainRow) -> Value:
 _RAISED_NOTE = (
     "**Raised.** The other way round, each expert in turn was raised by half a sigma (the spread "
     "of the layer's logits over experts), and the rise of the same log-probability measured. What "
-    "an expert costs when it is masked and what it gives when it is raised need not be the same.",
-    "",
+    "an expert costs when it is masked and what it gives when it is raised need not be the same."
 )
 _RAISED: tuple[Figure[MethodRow], ...] = (
     Figure("raised, specific", lambda row: _agreement(row["raised_agreement_specific"]), _INTERVAL),

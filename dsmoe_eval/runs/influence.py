@@ -60,7 +60,8 @@ def with_influence(
         ValueError: likewise, or the counts lack the spread.
         SteeringError: the model's routers or experts do not allow it.
     """
-    return replace(counts, influence=_pass(engine, tasks, counts, root, settings, advance)(None))
+    tables = influence_tables(engine, tasks, counts, root, settings, advance)
+    return replace(counts, influence=tables(None))
 
 
 def resampled_counts(
@@ -89,25 +90,30 @@ def resampled_counts(
     drawn = [(number, resample_documents(documents, number, seed)) for number in numbers]
     if counts.influence is None:
         return [one for _, one in drawn]
-    tables = _pass(engine, tasks, counts, root, settings, lambda _: None)
+    tables = influence_tables(engine, tasks, counts, root, settings)
     return [
         replace(one, influence=tables(np.random.default_rng([seed, _ITEMS, number])))
         for number, one in drawn
     ]
 
 
-Tables = Callable[[np.random.Generator | None], NDArray[np.float64]]
+InfluenceTables = Callable[[np.random.Generator | None], NDArray[np.float64]]
 """A function: a source of draws, or None for all items -> what `domain_tables` gives."""
 
 
-def _pass(
+def influence_tables(
     engine: Engine,
     tasks: Mapping[str, WithItems],
     counts: RoutingCounts,
     root: Path,
     settings: Identification,
-    advance: Callable[[int], object],
-) -> Tables:
+    advance: Callable[[int], object] = lambda _: None,
+) -> InfluenceTables:
+    """Compute the influence on the items of tasks, or read its pass, to be averaged many times.
+
+    Each call with a source of draws resamples the items, those of a cluster together. See
+    `with_influence` for the arguments and errors.
+    """
     sites = engine.identity.sites
     steps = layer_steps(counts, sites)
     answers = own_answers(engine, root) if settings.phase == "generated" else None

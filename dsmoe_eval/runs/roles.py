@@ -199,9 +199,11 @@ class Roles:
         with passing_folder(folder) as draft:
             loaded = modules(self.learner)
             check_room(folder, loaded)
-            share = save_rounded(loaded, form, draft)
-            del loaded
-            self.release()
+            try:
+                share = save_rounded(loaded, form, draft)
+            finally:
+                del loaded
+                self.release()  # its weights are no longer the model's, also after an error
             with self._later.on(str(draft)):
                 yield share
 

@@ -260,8 +260,35 @@ class TrialModelRow(TypedDict):
     model: str
 
 
+class GroupRow(TypedDict):
+    """The specific effects of a method's groups for a domain, the group that scores best first."""
+
+    domain: str
+    specific: list[float]
+    raised_specific: list[float]
+
+
+class TrialGroups(TypedDict):
+    """The groups into which each method's ranking of neurons is cut for each domain.
+
+    Attributes:
+        number: the number of groups, at even distances in the ranking.
+        size: the number of neurons of each.
+        methods: method -> one row per domain.
+    """
+
+    number: int
+    size: int
+    methods: dict[str, list[GroupRow]]
+
+
 class TrialResult(TypedDict):
-    """The content of `trial.json`."""
+    """The content of `trial.json`.
+
+    `units` says what the "experts" are, if they are neurons; with `groups` these were masked and
+    raised. `unscored` are domains without identification text, on which nothing was measured.
+    Trials before version 1.2 do not name their interventions.
+    """
 
     plan: str
     model: TrialModelRow
@@ -271,62 +298,7 @@ class TrialResult(TypedDict):
     resamples: int
     chance: float
     methods: list[MethodRow]
-
-
-class InfluenceRow(TypedDict):
-    """The influence of all experts on the items of a domain.
-
-    Attributes:
-        domain: the domain.
-        items: the number of items.
-        clusters: the number of clusters that they form, such as documents.
-        outcome: the mean outcome without a shift, in nats: log-probability of the right option, or
-            log-likelihood of an answer or, per token, of a text.
-        influence: [layers][experts] the mean change of the outcome per unit of the shift.
-        error: [layers][experts] its standard error by clusters; None with one cluster.
-        curvature: [layers][experts] the mean second derivative of the outcome's expectation.
-    """
-
-    domain: str
-    items: int
-    clusters: int
-    outcome: float
-    influence: list[list[float]]
-    error: list[list[float]] | None
-    curvature: list[list[float]]
-
-
-class InfluenceResult(TypedDict):
-    """The content of `influence.json`.
-
-    Attributes:
-        model: the name and the fingerprint of the model.
-        dtype: its dtype.
-        device: the type of the device.
-        source: the suite or file of the items.
-        form: `exact`, in which the router selects again, or `gradient`.
-        channel: what is raised: `logit`, `weight` or `score`.
-        step: the step of the exact form, in `unit`; None for the gradient form.
-        unit: `sigma` or `odds`.
-        steps: [layers] the step of each layer in log-odds; None for the gradient form.
-        tokens: the number of tokens read.
-        texts: the number of texts.
-        experts: the number of experts per layer.
-        layers: the MoE layers.
-        domains: one row per domain.
-    """
-
-    model: dict[str, str]
-    dtype: str
-    device: str
-    source: str
-    form: str
-    channel: str
-    step: float | None
-    unit: str
-    steps: list[float] | None
-    tokens: int
-    texts: int
-    experts: int
-    layers: list[int]
-    domains: list[InfluenceRow]
+    interventions: NotRequired[list[str]]
+    unscored: NotRequired[list[str]]
+    units: NotRequired[str]
+    groups: NotRequired[TrialGroups]

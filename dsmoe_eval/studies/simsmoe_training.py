@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..experts.similarity_losses import balance_loss
-from ..files import new_folder, write_bytes
+from ..files import new_folder
 from ..lab.distillation import text_hash
 from ..steering import find_routers
+from ..storage.training_state import (
+    adam_moments,
+    read_training_state,
+    restore_moments,
+    write_training_state,
+)
 from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import character_tokenizer
 from .simsmoe_losses import DebiasedLoss, PairLoss, PublishedLoss
@@ -37,6 +39,8 @@ SIMILARITY: Mapping[Objective, float] = {
 }  # fmt: skip
 """The weight of the similarity loss: that of the published code, and a tenth of the text's loss."""
 STATE = "state.safetensors"
+_MOMENTS = "{moment}.{name}"
+"""The names of Adam's moments in the state's file."""
 SAVED_EVERY, LOGGED_EVERY = 100, 10
 LONGEST = 1024
 
@@ -237,36 +241,20 @@ class _State:
         if self.similarity is not None:
             kept = self.similarity.state_dict().items()
             tensors |= {f"similarity.{name}": one for name, one in kept}
-        for name, parameter in self._trained():
-            moments = self.optimizer.state[parameter]
-            tensors[f"mean.{name}"] = moments["exp_avg"]
-            tensors[f"square.{name}"] = moments["exp_avg_sq"]
+        tensors |= adam_moments(self.optimizer, self._trained(), _MOMENTS)
         log = [asdict(one) for one in self.log]
         about = {**self.identity, "done": self.done, "log": log}
-        whole = {name: one.detach().contiguous() for name, one in tensors.items()}
-        write_bytes(path, save(whole, {"training": json.dumps(about)}))
+        write_training_state(path, tensors, about)
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = json.loads(opened.metadata()["training"])
-        for name, ours in self.identity.items():
-            if about.get(name) != ours:
-                raise UserError(
-                    f"{path}: is of another training ({name} {about.get(name)}, now {ours}); "
-                    "delete its folder, or give another --out"
-                )
+        way_out = "delete its folder, or give another --out"
+        tensors, about = read_training_state(path, self.identity, way_out)
         self.done = about["done"]
         self.log = [LoggedStep(**one) for one in about["log"]]
         self.model.load_state_dict(_part(tensors, "model."))
         if self.similarity is not None:
             self.similarity.load_state_dict(_part(tensors, "similarity."))
-        for name, parameter in self._trained():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.done)),
-                "exp_avg": tensors[f"mean.{name}"],
-                "exp_avg_sq": tensors[f"square.{name}"],
-            }
+        restore_moments(self.optimizer, self._trained(), _MOMENTS, tensors, self.done)
 
     def _similarity(self) -> PairLoss | None:
         if self.training.objective == "published":

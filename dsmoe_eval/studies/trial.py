@@ -1,5 +1,6 @@
 """The trial of identification methods, on a model small enough to measure the truth by force.
 
+Of a dense model the experts are neurons, or groups of them: see `causal_effects`.
 Each expert in turn is masked, and the loss of each domain is measured: the causal effect. It is
 measured the other way round too: each expert in turn is raised by half a sigma, and the domain's
 gain is measured. A method is then judged twice: by the rank agreement of its scores with the causal
@@ -10,75 +11,51 @@ exposure at the same settings. The rule for the winner was fixed before anything
 - agreement: Spearman's rank correlation over all (layer, expert), averaged over domains, between
   the scores and the *specific* effect (loss of the domain itself minus mean loss of the others,
   since an expert that every domain needs is no domain expert). The plain effect is reported too.
+  Methods of influence read the right answers of the identification split; effects are measured on
+  the tuning split, which shares no item with it.
 - gain: pooled target score minus that of the arm's matched random experts. The highest wins, if its
   non-targets are non-inferior for every target.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
-from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap
 
+from ..cards import Variant
 from ..errors import UserError
 from ..experts import RoutingCounts, get_method
 from ..progress import progress_bar
 from ..results.cells import read_samples
 from ..results.finished import FinishedRun, read_finished
 from ..results.pairing import pair_items
+from ..runs.arms import PlannedRun
+from ..runs.influence import InfluenceTables, influence_tables
 from ..runs.job import Job
 from ..runs.run import logged, run_job
 from ..runs.stages import count_experts
-from ..tasks.language_model import LanguageModel
-from ..variants import sigmas_of
-from .single_effects import MASK, RAISED_BY, raise_by, single_effects
+from ..steering import EXPERTS
+from .agreement import LEVEL, RESAMPLES, chance_agreement, rank_agreements, specific
+from .causal_effects import (
+    Force,
+    answered_tasks,
+    causal_effects,
+    group_size,
+    method_groups,
+    passes,
+    unscored_domains,
+)
+from .single_effects import RAISED_BY
 
 Floats = NDArray[np.float64]
-RESAMPLES = 500
-LEVEL = 0.95
 
 
-@dataclass(frozen=True, slots=True)
-class CausalEffects:
-    """The cost of masking each expert, or the gain by raising it.
-
-    Attributes:
-        domains: names.
-        domain: [items] index into `domains`.
-        effect: [layers, experts, items] fall of the gold answer's log-probability by masking, or
-            its rise by raising, in nats.
-    """
-
-    domains: tuple[str, ...]
-    domain: NDArray[np.int64]
-    effect: Floats
-
-    def plain(self, items: NDArray[np.int64] | None = None) -> Floats:
-        """Return the mean effect by domain, [domains, layers, experts], over `items` or all."""
-        chosen = np.arange(len(self.domain)) if items is None else items
-        return np.stack(
-            [
-                self.effect[..., chosen[self.domain[chosen] == index]].mean(-1)
-                for index in range(len(self.domains))
-            ]
-        )
-
-
-def specific(plain: Floats) -> Floats:
-    """Return the effect on each domain minus the mean effect on all others, [domains, ...]."""
-    others = (plain.sum(0) - plain) / (len(plain) - 1)
-    result: Floats = plain - others
-    return result
-
-
-def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
+def run_trial(job: Job, console: Console | None = None) -> dict[str, object]:
     """Run the plan's arms, measure the causal effects, judge, and keep all in `trial.json`.
 
     Args:
@@ -92,34 +69,25 @@ def run_trial(job: Job, console: Console | None = None) -> dict[str, Any]:
         return _trial(job, console or Console(stderr=True))
 
 
-def _trial(job: Job, console: Console) -> dict[str, Any]:
-    if job.reads_answers:
-        raise UserError(
-            f"plan {job.plan.name!r}: a trial resamples documents, and methods of influence score "
-            "experts by right answers; leave them out"
-        )
+def _trial(job: Job, console: Console) -> dict[str, object]:
+    check_trial(job)
+    answered_tasks(job)  # both before anything is computed
+    group_size(job)
     run_job(job, console)
-    experts = len(job.engine.identity.layers) * job.engine.identity.experts
     counts = count_experts(job, lambda _: None)
-    what = "mask and raise each expert in turn"
-    with progress_bar(console, what, 2 * experts, "experts") as advance:
-        effects, raised = causal_effects(job, sigmas_of(counts), advance)
-    finished = read_finished(job.folder.root)
     methods = [variant.method or "" for variant in job.variants if variant.is_tuned]
-    agreements = rank_agreements(counts, effects, methods, job.plan.seed)
-    by_raising = rank_agreements(counts, raised, methods, job.plan.seed)
-    result = {
-        "plan": job.plan.name,
-        "model": job.identity,
-        "domains": effects.domains,
-        "items": len(effects.domain),
-        "experts": experts,
-        "resamples": RESAMPLES,
-        "layers": job.engine.identity.layers,
-        "specific": specific(effects.plain()).tolist(),
-        "raised_by": RAISED_BY,
-        "raised_specific": specific(raised.plain()).tolist(),
-        "chance": chance_agreement(len(effects.domains), experts, job.plan.seed),
+    members = method_groups(job, counts, methods)
+    what = f"mask and raise each {'expert' if members is None else 'group'} in turn"
+    unit = job.engine.identity.sites.kind if members is None else "groups"
+    with progress_bar(console, what, passes(job, members), unit) as advance:
+        force = causal_effects(job, counts, methods, members, advance)
+    influence = _resampled_influence(job, counts)
+    agreements, by_raising = (
+        rank_agreements(counts, one, job.plan.seed, influence)
+        for one in (force.masked, force.raised)
+    )
+    finished = read_finished(job.folder.root)
+    result = _described(job, force) | {
         "methods": [
             {
                 "method": name,
@@ -134,142 +102,99 @@ def _trial(job: Job, console: Console) -> dict[str, Any]:
     return result
 
 
-def causal_effects(
-    job: Job, sigmas: Mapping[int, float], advance: Callable[[int], None]
-) -> tuple[CausalEffects, CausalEffects]:
-    """Mask each expert in turn, and raise each; return both effects.
+def _described(job: Job, force: Force) -> dict[str, object]:
+    identity = job.engine.identity
+    units = len(identity.layers) * identity.experts
+    effects, raised = force.effects
+    domains, compared = effects.domains, units
+    used = sorted({str(one.intervention) for one in job.variants if one.is_tuned})
+    result: dict[str, object] = {
+        "plan": job.plan.name,
+        "model": job.identity,
+        "domains": domains,
+        "items": len(effects.domain),
+        "experts": units,
+        "resamples": RESAMPLES,
+        "layers": identity.layers,
+        "raised_by": RAISED_BY,
+        "interventions": used,
+    }
+    if unscored := unscored_domains(job):
+        result["unscored"] = unscored
+    if identity.sites != EXPERTS:
+        result["units"] = identity.sites.noun
+    if force.members is None:
+        result |= {
+            "specific": specific(effects.plain()).tolist(),
+            "raised_specific": specific(raised.plain()).tolist(),
+        }
+    else:
+        shape = next(iter(force.members.values())).shape
+        compared = shape[1]
+        result["groups"] = {
+            "number": shape[1],
+            "size": shape[2],
+            "methods": {name: _by_group(force, name) for name in force.members},
+        }
+    return result | {"chance": chance_agreement(len(domains), compared, job.plan.seed)}
 
-    The gold answers are those of the tuning split's non-targets. (The test split is for steering
-    alone; the targets' questions are ambiguous, and so have no answer to lose.)
 
-    Args:
-        job: the job.
-        sigmas: of each layer, the spread of its logits.
-        advance: called with the number of experts done.
+def _by_group(force: Force, method: str) -> list[dict[str, object]]:
+    """Return the specific effects of a method's groups for each domain, the best group first."""
+    tables = [specific(part[method].effects.plain()) for part in (force.masked, force.raised)]
+    return [
+        {
+            "domain": domain,
+            "specific": tables[0][at, at].tolist(),
+            "raised_specific": tables[1][at, at].tolist(),
+        }
+        for at, domain in enumerate(force.effects[0].domains)
+    ]
+
+
+def check_trial(job: PlannedRun) -> None:
+    """Refuse arms that a trial cannot judge.
 
     Raises:
-        UserError: a non-target task has no tuning items.
+        UserError: an arm's scores cannot be resampled, it has none, or it has no placebo.
     """
-    path = job.folder.root / "causal.npz"
-    names = [card.name for card in job.suite.tasks if "non-target" in card.roles]
-    if missing := [name for name in names if name not in job.tuning]:
-        raise UserError(
-            f"plan {job.plan.name!r}: a trial needs the tuning items of every non-target task, and "
-            f"{', '.join(missing)} has none here; leave out `targets`, or give it a tuning split"
+    names = {variant.name for variant in job.variants}
+    seen = set[str]()
+    for variant in job.variants:
+        if (fault := _fault(variant, names, seen)) is not None:
+            raise UserError(f"plan {job.plan.name!r}, variant {variant.name!r}: {fault}")
+        if variant.is_tuned:
+            seen.add(variant.method or "")
+
+
+def _fault(variant: Variant, names: Container[str], seen: Container[str]) -> str | None:
+    if variant.method is not None and get_method(variant.method).router_tuning:
+        return (
+            f"method {variant.method!r} tunes routers on right answers, which a trial does not "
+            "resample; leave it out"
         )
-    tasks = [job.tuning[name] for name in names]
-    domains = tuple(dict.fromkeys(task.card.domain for task in tasks))
-    owner = np.array([domains.index(task.card.domain) for task in tasks for _ in task.items])
-    kept = np.load(io.BytesIO(job.folder.read(path))) if job.folder.has(path) else {}
-    if "gain" not in kept:  # also of a trial that only masked
-        kept = _measured(job, [pair for task in tasks for pair in task.answers()], sigmas, advance)
-        content = io.BytesIO()
-        np.savez(content, loss=kept["loss"], gain=kept["gain"])
-        job.folder.write(path, content.getvalue())
-    else:
-        advance(2 * kept["gain"][..., 0].size)
-    masked, raised = (CausalEffects(domains, owner, kept[name]) for name in ("loss", "gain"))
-    return masked, raised
+    if variant.kind == "learned":
+        return "a learned profile scores no experts, which a trial is about; leave it out"
+    if not variant.is_tuned:
+        return None
+    if variant.kind != "steered" or variant.quantized is not None:
+        return "a trial compares METHOD+INTERVENTION on the model itself; leave it out"
+    if variant.method in seen:
+        return f"method {variant.method!r} is in the plan twice; leave one out"
+    if f"{variant.name}+matched" not in names:
+        return f"it has no placebo; add the variant {variant.name}+matched"
+    return None
 
 
-def _measured(
-    job: Job,
-    pairs: list[tuple[str, str]],
-    sigmas: Mapping[int, float],
-    advance: Callable[[int], None],
-) -> dict[str, Floats]:
-    """Return the loss by masking and the gain by raising, each [layers, experts, items]."""
-    identity = job.engine.identity
-    units = list(product(identity.layers, range(identity.experts)))
-
-    def outcomes() -> Floats:
-        return gold_log_probabilities(job.lm, pairs)
-
-    before = outcomes()
-    masked, raised = (
-        single_effects(job.engine, change, units, outcomes, before, advance).reshape(
-            len(identity.layers), identity.experts, -1
-        )
-        for change in (MASK, raise_by(sigmas))
-    )
-    return {"loss": -masked, "gain": raised}
+def _resampled_influence(job: Job, counts: RoutingCounts) -> InfluenceTables | None:
+    """Return the function that resamples the items of influence, whose pass the run stored."""
+    if counts.influence is None:
+        return None
+    tasks, settings = job.identification.tasks, job.plan.identification
+    return influence_tables(job.learner, tasks, counts, job.folder.observations, settings)
 
 
-def gold_log_probabilities(lm: LanguageModel, pairs: list[tuple[str, str]]) -> Floats:
-    """Return the log-probability of each continuation given its prompt, in nats: [pairs]."""
-    return np.array([value for value, _ in lm.log_likelihoods(pairs)])
-
-
-def rank_agreements(
-    counts: RoutingCounts, effects: CausalEffects, methods: list[str], seed: int
-) -> dict[str, dict[str, Any]]:
-    """Return the mean Spearman correlation of each method's scores with the effects.
-
-    Its intervals are percentiles over resamples of identification documents and of answered items,
-    each within its domain.
-    """
-    plain = effects.plain()
-    estimates = {name: _agreement(counts, name, effects.domains, plain) for name in methods}
-    generator = np.random.default_rng(seed)
-    drawn: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
-    for _ in range(RESAMPLES):
-        resampled = counts.resampled(_weights(counts.domain, generator))
-        again = effects.plain(_resample(effects.domain, generator))
-        for name in methods:
-            drawn[name].append(_agreement(resampled, name, effects.domains, again))
-    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
-    result = {}
-    for name in methods:
-        low, high = np.percentile(np.array(drawn[name]), tails, axis=0)
-        (own, whole) = estimates[name]
-        result[name] = {
-            "agreement_specific": {"value": own, "ci95": [float(low[0]), float(high[0])]},
-            "agreement_plain": {"value": whole, "ci95": [float(low[1]), float(high[1])]},
-        }
-    return result
-
-
-def chance_agreement(domains: int, experts: int, seed: int) -> float:
-    """Return the mean Spearman correlation over domains that 95 % of random rankings stay below.
-
-    The correlation is compared by size, without its sign.
-    """
-    generator = np.random.default_rng(seed)
-    ranks = generator.random((10_000, domains, experts)).argsort(-1)
-    centred = ranks - (experts - 1) / 2
-    means = (centred * np.arange(experts)).sum(-1) / (centred[0, 0] ** 2).sum()
-    return float(np.quantile(np.abs(means.mean(-1)), LEVEL))
-
-
-def _agreement(
-    counts: RoutingCounts, method: str, domains: tuple[str, ...], plain: Floats
-) -> tuple[float, float]:
-    score, own = get_method(method).score, specific(plain)
-    pairs = []
-    for index, domain in enumerate(domains):
-        scores = score(counts, domain).ravel()
-        pairs.append([_spearman(scores, table[index].ravel()) for table in (own, plain)])
-    first, second = np.mean(pairs, axis=0)
-    return float(first), float(second)
-
-
-def _spearman(one: Floats, other: Floats) -> float:
-    return float(spearmanr(one, other).statistic)
-
-
-def _weights(domain: NDArray[np.int64], generator: np.random.Generator) -> Floats:
-    weight = np.zeros(len(domain))
-    np.add.at(weight, _resample(domain, generator), 1)
-    return weight
-
-
-def _resample(domain: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Draw as many items of each domain as there are, with replacement."""
-    rows = [np.flatnonzero(domain == index) for index in np.unique(domain)]
-    return np.concatenate([generator.choice(own, len(own)) for own in rows])
-
-
-def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, Any]:
+def _gains(job: Job, result: FinishedRun, method: str) -> dict[str, object]:
     """Return the method's pooled gain on the test split, over base and over its placebo."""
     (name,) = [v.name for v in job.variants if v.is_tuned and v.method == method]
     arms = {target: result.arms[name, target] for target in job.targets}

@@ -6,6 +6,8 @@ from click.testing import CliRunner
 
 from dsmoe_eval.cli import main
 
+from ..dense import WIDTH, saved_dense
+
 COMMON = ["influence", "lab-poly", "--suite", "lab", "--limit", "1", "--device", "cpu"]
 
 
@@ -25,3 +27,21 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded():
     done = CliRunner().invoke(main, [*COMMON, "--channel", "score", "--form", "gradient"])
     assert done.exit_code != 0
     assert "take the form exact" in done.output + str(done.exception)
+
+
+def test_the_influence_of_neurons_of_a_dense_model(tmp_path):
+    saved_dense("llama", tmp_path / "model")
+    given = ["influence", str(tmp_path / "model"), *COMMON[2:], "--json"]
+    given += ["--observations", str(tmp_path / "o")]
+    done = CliRunner().invoke(main, [*given, "--sites", "neurons", "--block", "2"])
+    assert done.exit_code == 0, done.output
+    assert "influence of blocks of 2 neurons" in done.stderr
+    found = json.loads(done.stdout)
+    assert (found["units"], found["experts"]) == ("blocks of 2 neurons", WIDTH // 2)
+    for more, words in {
+        ("--block", "2"): "--block is for --sites neurons",
+        ("--sites", "neurons", "--step", "1"): "leave channel, step and unit out",
+        (): "--sites neurons, in a plan `sites: neurons`",
+    }.items():
+        done = CliRunner().invoke(main, [*given, *more])
+        assert words in done.output + str(done.exception)

@@ -7,11 +7,22 @@ import pytest
 from dsmoe_eval.reports import influence_page, render_influence
 
 
+def entry(layer, expert, influence, centred, error):
+    return {
+        "layer": layer, "expert": expert, "influence": influence, "centred": centred,
+        "error": error,
+    }  # fmt: skip
+
+
+LARGEST = ((2, 1, 0.5, 0.2, 0.1), (4, 1, 0.1, 0.1, 0.1), (4, 2, 0.1, 0.1, 0.0))
+
+
 def row(domain, **changes):
     figures = {
         "domain": domain, "items": 5, "clusters": 4, "outcome": -1.25,
         "influence": [[0.1, 0.5, 0.3], [-0.2, 0.1, 0.1]],
         "error": [[0.1, 0.1, 0.1], [0.04, 0.1, 0.0]], "curvature": [[0.0] * 3] * 2,
+        "above": 1, "below": 1, "largest": [entry(*one) for one in LARGEST],
     }  # fmt: skip
     return figures | changes
 
@@ -22,7 +33,7 @@ def result():
         "model": {"name": "tiny", "fingerprint": "0"}, "dtype": "float32", "device": "cpu",
         "source": "suite lab", "form": "exact", "channel": "logit", "step": 0.5, "unit": "sigma",
         "steps": [0.6, 0.7], "tokens": 1234, "texts": 20, "experts": 3, "layers": [2, 4],
-        "domains": [row("law"), row("math", clusters=1, error=None)],
+        "domains": [row("law"), row("math", clusters=1, error=None, above=None, below=None)],
     }  # fmt: skip
 
 
@@ -50,3 +61,15 @@ def test_the_page_has_the_largest_entries_and_their_t(result, tmp_path):
 )
 def test_the_page_says_what_was_raised(result, changes, words):
     assert words in influence_page(result | changes)
+
+
+def test_the_page_of_a_dense_model_says_neurons(result, tmp_path):
+    dense = {"form": "gradient", "step": None, "channel": "factor", "unit": "factor"}
+    page = render_influence(result | dense | {"units": "neurons", "column": 2}, tmp_path)
+    text = page.read_text()
+    assert text.startswith("# What raising a neuron of tiny does")
+    assert "its units are neurons, 6 in all. Each is multiplied by 1 + s" in text
+    assert "nats per unit of s." in text
+    assert "of 6 neurons 1 have t above 4" in text
+    assert "| domain | layer | neuron | influence |" in text
+    assert "expert" not in text

@@ -6,7 +6,7 @@ import pytest
 
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.reports import render_trial
-from dsmoe_eval.reports.trial import verdict
+from dsmoe_eval.reports.trial import _page, verdict
 
 from ..recorded import record
 
@@ -81,3 +81,22 @@ def test_agreement_with_raising_is_shown_where_it_was_measured(tmp_path):
     (tmp_path / "trial.json").write_text(json.dumps(result(CLEAR | both, CLOSE)))
     record(tmp_path)
     assert "raised" not in render_trial(tmp_path, tmp_path / "page").read_text()
+
+
+def test_the_page_of_a_dense_model_says_what_was_masked():
+    figures = {"value": 0.05, "ci95": [-0.1, 0.2]}
+    both = {"raised_agreement_specific": figures, "raised_agreement_plain": figures}
+    groups = {"number": 12, "size": 461, "methods": {}}
+    dense = {"units": "neurons", "interventions": ["amplify"], "unscored": ["other"]}
+    text = _page(result(NOTHING | both) | dense | {"experts": 46_080, "groups": groups})
+    for words in (
+        "nobody wins: none is above random rankings (0.10)",
+        "There are 46,080 neurons, too many to mask one by one.",
+        "cut into 12 groups of 461",
+        "Nothing was measured on other, of which there is no identification text.",
+        "the activations of each group in turn were multiplied by 1.5",
+        "All methods steer by `amplify`",
+        "Each method is judged on its own groups.",
+    ):
+        assert words in text
+    assert "sigma" not in text

@@ -203,17 +203,23 @@ def test_a_learner_that_has_done_its_work_leaves_memory(tmp_path):
     assert there() is None
 
 
-def test_a_learner_that_merging_left_half_changed_is_loaded_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["merged", "rounded"])
+def test_a_learner_that_an_error_left_half_changed_is_loaded_again(tmp_path, monkeypatch, kind):
     log = []
     roles, _ = two(log)
     monkeypatch.setattr(module, "modules", lambda engine: engine)
+    monkeypatch.setattr(merging, "check_room", lambda *_: None)
 
-    def full(_model, _adapters, _folder):
+    def full(_model, _change, _folder):
         raise UserError("no room")
 
     monkeypatch.setattr(merging, "write_merged", full)
-    before = roles.learner
-    with pytest.raises(UserError, match="no room"), roles.adapted(tmp_path / "a", tmp_path / "m"):
+    monkeypatch.setattr(module, "save_rounded", full)
+    before, folder = roles.learner, tmp_path / "m"
+    answering = (
+        roles.adapted(tmp_path / "a", folder) if kind == "merged" else roles.rounded("int4", folder)
+    )
+    with pytest.raises(UserError, match="no room"), answering:
         pass
     assert log == ["learner", "learner closed"]
     assert roles.learner is not before

@@ -4,7 +4,15 @@ import numpy as np
 import torch
 
 from dsmoe_eval.engines.load import load_engine
-from dsmoe_eval.studies.single_effects import MASK, raise_by, single_effects
+from dsmoe_eval.studies.single_effects import (
+    MASK,
+    group_effects,
+    raise_by,
+    raise_units,
+    single_effects,
+)
+
+from ..dense import NEURONS, down, saved_dense
 
 
 def test_masking_and_raising_are_what_one_layers_router_does():
@@ -45,3 +53,27 @@ def test_masking_and_raising_are_what_one_layers_router_does():
         half = by_hand(layer, expert, 0.5 * sigmas[layer])
         np.testing.assert_allclose(raised[row], half, atol=2e-4)
     assert np.abs(raised).max() > 1e-3
+
+
+def test_a_group_of_neurons_is_masked_and_raised_as_its_columns_are_scaled(tmp_path):
+    """Against the same model with columns of the down projections multiplied by 0 and 1.5."""
+    saved_dense("llama", tmp_path / "model")
+    engine = load_engine(str(tmp_path / "model"), device="cpu", sites=NEURONS)
+    model = engine.reader().model
+    ids = torch.tensor([[5, 9, 31, 7, 12], [8, 3, 3, 40, 11]])
+
+    @torch.no_grad()
+    def outcomes():
+        logits = model(ids).logits.double().log_softmax(-1)
+        return logits[:, :-1].gather(2, ids[:, 1:, None]).sum((1, 2)).numpy()
+
+    before, groups = outcomes(), [[(0, 2), (2, 17), (2, 4)], [(1, 40)]]
+    for change, factor in ((MASK, 0.0), (raise_units(NEURONS, None), 1.5)):
+        found = group_effects(engine, change, groups, outcomes, before)
+        for row, group in enumerate(groups):
+            for layer, neuron in group:
+                down(model, "llama", layer).weight.data[:, neuron] *= factor or 1e-9
+            np.testing.assert_allclose(found[row], outcomes() - before, atol=1e-5)
+            for layer, neuron in group:
+                down(model, "llama", layer).weight.data[:, neuron] /= factor or 1e-9
+        assert np.abs(found).min() > 1e-5

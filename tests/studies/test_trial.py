@@ -1,79 +1,31 @@
 """The trial's judgement: rank agreement, chance, pooled gains; and the whole of it, small."""
 
-import itertools
 import json
-from types import SimpleNamespace
+import re
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import spearmanr
 
 from dsmoe_eval.errors import UserError
-from dsmoe_eval.experts import count_routing, get_method
+from dsmoe_eval.registry import load_plan
 from dsmoe_eval.results.cells import read_samples
 from dsmoe_eval.results.finished import read_finished
+from dsmoe_eval.runs.arms import plan_run
 from dsmoe_eval.runs.job import prepare
 from dsmoe_eval.runs.options import RunOptions
 from dsmoe_eval.runs.stages import count_experts
+from dsmoe_eval.studies.agreement import specific
+from dsmoe_eval.studies.causal_effects import causal_effects
 from dsmoe_eval.studies.trial import (
-    CausalEffects,
-    _trial,
-    causal_effects,
-    chance_agreement,
+    check_trial,
     pooled_gain,
-    rank_agreements,
     run_trial,
-    specific,
 )
-from dsmoe_eval.variants import sigmas_of
-from tests.experts.conftest import EXPERTS, LAYERS, random_pass
-
-SEEDS = st.integers(0, 10**6)
-
-
-@given(SEEDS, st.integers(2, 5))
-def test_a_specific_effect_is_the_own_loss_minus_the_mean_of_the_others(seed, domains):
-    plain = np.random.default_rng(seed).normal(size=(domains, 2, 3))
-    got = specific(plain)
-    for index in range(domains):
-        others = [plain[other] for other in range(domains) if other != index]
-        np.testing.assert_allclose(got[index], plain[index] - np.mean(others, axis=0))
-
-
-def test_plain_effects_are_means_over_a_domains_items():
-    effect = np.arange(12.0).reshape(1, 2, 6)
-    effects = CausalEffects(("a", "b"), np.array([0, 1, 0, 1, 1, 1]), effect)
-    np.testing.assert_allclose(effects.plain()[0], [[1.0, 7.0]])
-    np.testing.assert_allclose(effects.plain(np.array([0, 0, 3]))[1], [[3.0, 9.0]])
-
-
-def test_methods_that_read_right_answers_are_refused():
-    job = SimpleNamespace(reads_answers=True, plan=SimpleNamespace(name="mine"))
-    with pytest.raises(UserError, match="plan 'mine': a trial resamples documents"):
-        _trial(job, Console(quiet=True))
-
-
-def test_chance_is_that_of_random_rankings():
-    exact = [  # of 5 experts in 1 domain: every ranking
-        abs(spearmanr(range(5), ranks).statistic) for ranks in itertools.permutations(range(5))
-    ]
-    assert chance_agreement(1, 5, 0) == pytest.approx(np.quantile(exact, 0.95), abs=0.051)
-    assert chance_agreement(4, 96, 0) == pytest.approx(1.96 / np.sqrt(95 * 4), rel=0.05)
-
-
-def test_a_method_that_is_the_truth_agrees_fully(monkeypatch):
-    monkeypatch.setattr("dsmoe_eval.studies.trial.RESAMPLES", 3)
-    with random_pass(3, saliency=False) as (seen, _):
-        counts = count_routing(seen)
-        score = get_method("frequency").score
-        truth = np.stack([score(counts, domain) for domain in seen.domains])
-        effects = CausalEffects(seen.domains, np.arange(3), truth.transpose(1, 2, 0))
-        (found,) = rank_agreements(counts, effects, ["frequency"], 0).values()
-        assert found["agreement_plain"]["value"] == pytest.approx(1.0)
-        assert truth.shape == (3, LAYERS, EXPERTS)
 
 
 @given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=4), min_size=3))
@@ -115,7 +67,7 @@ tuning: {expert_counts: [8], strengths: {bias: [1.7183]}}
 @pytest.mark.slow
 def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path, monkeypatch):
     """The pooled gain against a mean over the rows of the cells; the effects of every expert."""
-    monkeypatch.setattr("dsmoe_eval.studies.trial.RESAMPLES", 3)
+    monkeypatch.setattr("dsmoe_eval.studies.agreement.RESAMPLES", 3)
     (tmp_path / "small.yaml").write_text(PLAN)
     options = RunOptions(limit=12, device="cpu")
     job = prepare(str(tmp_path / "small.yaml"), tmp_path / "run", options)
@@ -127,8 +79,8 @@ def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path,
     assert result["raised_specific"] != result["specific"]
     # A trial that only masked is measured again; one that did both is read.
     kept = job.folder.read(tmp_path / "run" / "causal.npz")
-    sigmas = sigmas_of(count_experts(job, lambda _: None))
-    masked, _ = causal_effects(job, sigmas, lambda _: None)
+    counts = count_experts(job, lambda _: None)
+    masked, _ = causal_effects(job, counts, ["frequency"], None, lambda _: None).effects
     assert job.folder.read(tmp_path / "run" / "causal.npz") == kept
     assert specific(masked.plain()).tolist() == result["specific"]
     (row,) = result["methods"]
@@ -143,3 +95,58 @@ def test_a_small_trial_runs_whole_and_its_gains_are_those_of_the_cells(tmp_path,
         assert row["settings"][target]["expert_count"] == 8
     assert row["gain"]["delta"] == pytest.approx(np.mean(changes))
     assert row["gain"]["items"] == len(changes) == 24
+
+
+def planned(folder, *variants, **changes):
+    path = folder / "mine.yaml"
+    path.write_text(
+        yaml.safe_dump(yaml.safe_load(PLAN) | {"variants": ["base", *variants]} | changes)
+    )
+    return plan_run(*load_plan(str(path)))
+
+
+OF_RESIDUAL = {"tuning": {"residual": {"depths": [0.5], "strengths": [1.0]}}}
+
+
+@pytest.mark.parametrize(
+    ("variants", "changes", "words"),
+    [
+        (["router-lens+bias", "router-lens+bias+matched"], {}, "tunes routers on right answers"),
+        (["learned-profile"], {"learned": {}}, "a learned profile scores no experts"),
+        (["residual", "residual+matched"], OF_RESIDUAL, "a trial compares METHOD"),
+        (["frequency+bias"], {}, "add the variant frequency[+]bias[+]matched"),
+    ],
+)
+def test_arms_that_a_trial_cannot_judge_are_refused_by_name(tmp_path, variants, changes, words):
+    job = planned(tmp_path, *variants, controls="none", **changes)
+    with pytest.raises(UserError, match=f"'small', variant '{re.escape(variants[0])}': .*{words}"):
+        check_trial(job)
+
+
+def test_methods_of_influence_are_taken(tmp_path):
+    arms = ("influence+bias", "influence+bias+matched", "influence-net+bias")
+    check_trial(planned(tmp_path, *arms, "influence-net+bias+matched", controls="none"))
+
+
+@pytest.mark.full
+def test_the_trial_judges_influence_by_the_scores_of_identification(tmp_path, monkeypatch):
+    """Its agreement is the correlation of the run's kept scores with the kept effects."""
+    monkeypatch.setattr("dsmoe_eval.studies.agreement.RESAMPLES", 20)
+    methods = ["influence", "influence-net", "frequency"]
+    arms = [f"{name}+bias{end}" for name in methods for end in ("", "+matched")]
+    text = PLAN.replace("[base, frequency+bias, frequency+bias+matched]", str(["base", *arms]))
+    (tmp_path / "small.yaml").write_text(text)
+    job = prepare(
+        str(tmp_path / "small.yaml"), tmp_path / "run", RunOptions(limit=12, device="cpu")
+    )
+    result = run_trial(job, Console(quiet=True))
+    scores = json.loads((tmp_path / "run" / "identification.json").read_text())["scores"]
+    for row in result["methods"]:
+        for way, effects in (("", result["specific"]), ("raised_", result["raised_specific"])):
+            each = [
+                spearmanr(np.ravel(scores[row["method"]][domain]), np.ravel(effects[at])).statistic
+                for at, domain in enumerate(result["domains"])
+            ]
+            found = row[f"{way}agreement_specific"]
+            assert found["value"] == pytest.approx(np.mean(each))
+            assert found["ci95"][0] < found["ci95"][1]
