@@ -45,12 +45,20 @@ def naming_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
 
 
 def plain_arm(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:
-    """Return `sft-lora` of the budget of an arm whose training adds a loss to the same."""
+    """Return `sft-lora` of an arm's budget; empty of other than trainings that vary it.
+
+    These add a loss to it, or train on a quantized model.
+    """
     own = arm.variant
-    if not own.adds_loss or own.control_of is not None:
+    varies = own.adds_loss or (own.kind == "sft" and own.quantized is not None)
+    if not varies or own.control_of is not None:
         return []
-    plain = ("sft", "lora", own.epochs)
-    return _first(arm, arms, lambda other: (other.kind, other.trained_by, other.epochs) == plain)
+    plain = ("sft", "lora", own.epochs, None)
+    return _first(
+        arm,
+        arms,
+        lambda other: (other.kind, other.trained_by, other.epochs, other.quantized) == plain,
+    )
 
 
 def quantized_base(arm: ArmCells, arms: Sequence[ArmCells]) -> list[ArmCells]:

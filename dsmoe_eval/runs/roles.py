@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -54,6 +54,7 @@ class Roles:
     ) -> None:
         self.engine = engine
         self._later, self._learn, self._learner = later, learn, learner
+        self._form: Rounding | None = None
         if later is not None:
             later.before = self.release
 
@@ -160,6 +161,7 @@ class Roles:
         """Answer by the model with trained weights inside the context.
 
         vLLM is started on a merged checkpoint, a draft beside `folder` that is removed afterwards.
+        Inside `rounded` the weights are merged into the rounded ones.
 
         Raises:
             UserError: the trained weights are damaged, or the disk has no room.
@@ -174,7 +176,10 @@ class Roles:
 
         with passing_folder(folder) as merged:
             try:
-                routers = write_merged(modules(self.learner), adapters, merged)
+                loaded, form = modules(self.learner), self._form
+                with nullcontext() if form is None else rounded_experts(loaded.model, form):
+                    routers = write_merged(loaded, adapters, merged)
+                del loaded
             finally:
                 self.release()  # its weights are no longer the model's, also after an error
             with self._later.on(str(merged), routers):
@@ -202,8 +207,12 @@ class Roles:
             share = save_rounded(loaded, form, draft)
             del loaded
             self.release()
-            with self._later.on(str(draft)):
-                yield share
+            self._form = form
+            try:
+                with self._later.on(str(draft)):
+                    yield share
+            finally:
+                self._form = None
 
     def close(self) -> None:
         """Remove both engines from memory."""
