@@ -47,7 +47,8 @@ class Variant(Card):
             experts; `esft`: the weights of the chosen experts; `router`: those of the routers.
         epochs: the budget of `sft`, instead of the plan's.
         quantized: the form to which the experts of the answering model are rounded; what is steered
-            and how strongly is chosen on the unrounded model. `base` with it is the rounded model.
+            and how strongly is chosen on the unrounded model, adapters are trained on the rounded
+            one. `base` with it is the rounded model.
         expert_source: `method`: the method's best experts for the target; `random_matched`: random
             experts of like exposure; `other_domain`: the method's best for another domain. For
             `residual` likewise: the target's vector, a random one of the same norm, another
@@ -102,8 +103,8 @@ class Variant(Card):
         return self
 
     def _check_sft(self) -> None:
-        if self.kind == "sft" and self.quantized is not None:
-            raise ValueError("sft takes no `quantized`; its weights are trained as they are")
+        if self.kind == "sft" and self.quantized is not None and self.trained_by != "lora":
+            raise ValueError("of sft only recipe lora takes `quantized`")
         if self.kind != "sft" and (self.recipe, self.epochs) != (None, None):
             raise ValueError(f"{self.kind} takes no recipe or epochs; they are for kind sft")
         if self.trains_experts and (self.method is None or self.intervention is not None):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..results.arms import Arm
 from ..results.paired import Answers, Paired, Rates
 from ..results.schema import RunResult
 from ..stats import Claim
+from ..variants import get_variant
 from . import formats
 from .run_arms import (
     ARM,
@@ -36,8 +38,9 @@ def generalization(result: RunResult) -> Table:
     )
     claiming = [arm for arm in result.arms if arm.target_result.claim is not None]
     learned = any(arm.over_pooled is not None for arm in claiming)
-    penalised = any(arm.over_lora is not None for arm in claiming)
-    more = (*((_OVER_POOLED,) if learned else ()), *((_OVER_LORA,) if penalised else ()))
+    varied = [get_variant(arm.variant).adds_loss for arm in claiming if arm.over_lora is not None]
+    plain = replace(_OVER_LORA, name="beyond sft-lora") if not all(varied) else _OVER_LORA
+    more = (*((_OVER_POOLED,) if learned else ()), *((plain,) if varied else ()))
     figures = (*ARM, *_CLAIMS, *more)
     return table_of_arms("claims", caption, figures, result, claiming)
 
@@ -77,7 +80,7 @@ _OVER_LORA: Figure[Arm] = Figure(
     formats.pp_and,
     lambda arm: arm_source(arm, "over_lora"),
 )
-"""Of a training that adds a loss: beyond the same one without it."""
+"""Of a training that adds a loss, or is on a quantized model: beyond `sft-lora` of its budget."""
 _CLAIMS: tuple[Figure[Arm], ...] = (
     words("target claim", lambda arm: _verdict(arm.target_result.claim),
         lambda arm: target_part(arm).source("claim")),

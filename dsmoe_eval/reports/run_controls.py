@@ -176,7 +176,10 @@ def control_sentences(result: RunResult) -> list[str]:
             found.append(f"Against {rest}, {variant} is {_outcome(over, level)}.")
         if plain := [(arm.target, arm.over_lora) for arm in arms if arm.over_lora is not None]:
             how = _outcome(plain, level)
-            found.append(f"Against the same training without its loss, {variant} is {how}.")
+            other = (
+                "without its loss" if get_variant(variant).adds_loss else "of the model as it is"
+            )
+            found.append(f"Against the same training {other}, {variant} is {how}.")
     return [*found, *_beside_the_prompt(result), *_terms_in_words(result)]
 
 

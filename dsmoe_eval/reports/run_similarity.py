@@ -41,7 +41,7 @@ def plain_of(arm: Arm, result: RunResult) -> Arm | None:
     for other in result.arms:
         own = get_variant(other.variant)
         same = other.target == arm.target and own.epochs == epochs
-        if same and (own.kind, own.trained_by) == ("sft", "lora"):
+        if same and (own.kind, own.trained_by, own.quantized) == ("sft", "lora", None):
             return other
     return None
 

@@ -213,8 +213,8 @@ class Arm(Record):
             the plan has no such arm, and for controls.
         over_pooled: the comparison of a learned profile with the one learned on the answers of all
             targets, on the target; None for other arms, and where the plan has none.
-        over_lora: the comparison of a training that adds a loss with the same training without it,
-            on the target; None for other arms and controls, and where the plan has none.
+        over_lora: the comparison of a training that adds a loss, or is on a quantized model, with
+            sft-lora, on the target; None for other arms and controls, and where the plan has none.
         over_quantized: the comparison of an arm on a quantized model with that model without it, on
             the target; None of other arms.
         share_of_best: the share of the learned profile's gain; None of other than steering arms,

@@ -75,11 +75,18 @@ def naming_variant(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, 
 
 
 def plain_variant(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Return `sft-lora` of the budget of a variant whose training adds a loss to the same."""
-    if not own.adds_loss or own.control_of is not None:
+    """Return `sft-lora` of a variant's budget; empty of other than trainings that vary it.
+
+    These add a loss to it, or train on a quantized model.
+    """
+    varies = own.adds_loss or (own.kind == "sft" and own.quantized is not None)
+    if not varies or own.control_of is not None:
         return ()
-    plain = ("sft", "lora", own.epochs)
-    return _first(variants, lambda other: (other.kind, other.trained_by, other.epochs) == plain)
+    plain = ("sft", "lora", own.epochs, None)
+    return _first(
+        variants,
+        lambda other: (other.kind, other.trained_by, other.epochs, other.quantized) == plain,
+    )
 
 
 def quantized_base(own: Variant, variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -125,7 +125,8 @@ class OutcomeResult(Record):
         specificity: the comparison with its wrong-domain control; None where the plan has none.
         over_prompt: the comparison with naming the domain in the prompt; None likewise.
         over_pooled: that of a learned profile with the one of all targets' answers; None likewise.
-        over_lora: that of a training that adds a loss with the one without it; None likewise.
+        over_lora: that of a training that adds a loss, or is on a quantized model, with sft-lora;
+            None likewise.
         over_quantized: that of an arm on a quantized model with that model; None likewise.
         without: the arm's tasks that have no such outcome, such as generated answers.
     """

@@ -26,7 +26,7 @@ FAMILIES = {
     "specificity": "every arm with a wrong-domain control, against it on its target",
     "over_prompt": "every arm that does not name the domain, against the one that does",
     "over_pooled": "every learned profile, against the one learned on all targets' answers",
-    "over_lora": "every training that adds a loss, against the same training without it",
+    "over_lora": "every training that adds a loss or is on a quantized model, against sft-lora",
     "over_quantized": "every arm on a quantized model, against that model, on its target",
 }
 """The families of claims, each adjusted by Holm at the plan's significance level.

@@ -56,8 +56,9 @@ def own_weights(
 ) -> tuple[list[PreparedArm], list[PreparedArm]]:
     """Return the arms that answer by the model's weights, and the others, like ones together."""
     forms = [arm.planned.variant.quantized for arm in arms]
-    fine = [arm for arm in arms if arm.planned.variant.kind == "sft"]
-    own = [arm for arm, form in zip(arms, forms, strict=True) if form is None and arm not in fine]
+    plain = [arm for arm, form in zip(arms, forms, strict=True) if form is None]
+    fine = [arm for arm in plain if arm.planned.variant.kind == "sft"]
+    own = [arm for arm in plain if arm not in fine]
     for form in dict.fromkeys(one for one in forms if one is not None):
         fine += [arm for arm in arms if arm.planned.variant.quantized == form]
     return own, fine

@@ -21,7 +21,7 @@ from ..engines.load import load_engine
 from ..engines.transformers.engine import TransformersEngine
 from ..errors import UserError
 from ..files import damage, passing_folder, read_json
-from ..models import LoadedModel, rounded_experts, save_rounded
+from ..models import LoadedModel, round_experts, rounded_experts, save_rounded
 from ..models.loading import load_tokenizer
 from ..results.folder import RunFolder
 from ..steering import ModelIdentity
@@ -54,6 +54,7 @@ class Roles:
     ) -> None:
         self.engine = engine
         self._later, self._learn, self._learner = later, learn, learner
+        self._form: Rounding | None = None
         if later is not None:
             later.before = self.release
 
@@ -160,6 +161,7 @@ class Roles:
         """Answer by the model with trained weights inside the context.
 
         vLLM is started on a merged checkpoint, a draft beside `folder` that is removed afterwards.
+        Inside `rounded` the weights are merged into the rounded ones.
 
         Raises:
             UserError: the trained weights are damaged, or the disk has no room.
@@ -174,7 +176,11 @@ class Roles:
 
         with passing_folder(folder) as merged:
             try:
-                routers = write_merged(modules(self.learner), adapters, merged)
+                loaded = modules(self.learner)
+                if self._form is not None:
+                    round_experts(loaded.model, self._form)
+                routers = write_merged(loaded, adapters, merged)
+                del loaded
             finally:
                 self.release()  # its weights are no longer the model's, also after an error
             with self._later.on(str(merged), routers):
@@ -204,8 +210,12 @@ class Roles:
             finally:
                 del loaded
                 self.release()  # its weights are no longer the model's, also after an error
-            with self._later.on(str(draft)):
-                yield share
+            self._form = form
+            try:
+                with self._later.on(str(draft)):
+                    yield share
+            finally:
+                self._form = None
 
     def close(self) -> None:
         """Remove both engines from memory."""

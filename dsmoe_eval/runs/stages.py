@@ -242,7 +242,9 @@ def make_arms(
     job.leases.share([tuner.piece(arm) for arm in tuned])
     arms = [
         # The form, which is no part of the profile, tells the cells of own variants apart.
-        made if (form := arm.variant.quantized) is None else replace(made, adapter=form)
+        made
+        if (form := arm.variant.quantized) is None
+        else replace(made, adapter="-".join(filter(None, (made.adapter, form))))
         for arm in job.arms
         for made in [trained.get(arm) or _made(job, counts, tuner, arm)]
     ]

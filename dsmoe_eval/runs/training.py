@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import UserError
 from ..experts import RoutingCounts
 from ..files import damage
 from ..log import note
+from ..models import rounded_experts
 from ..progress import Steps
 from ..results.folder import RunFolder
 from ..results.terms import Information
@@ -148,7 +150,9 @@ def _train(
     pairs = job.tuning[arm.tasks[0]].answers(job.lm)
     given = pairs, _settings(job, arm), job.plan.seed, experts, arm.variant.expert_source
     task = TrainingTask(arm.variant.trained_by, *given)
-    with job.folder.new_folder(path) as draft:
+    form = arm.variant.quantized
+    rounding = nullcontext() if form is None else rounded_experts(loaded.model, form)
+    with job.folder.new_folder(path) as draft, rounding:
         train_variant(loaded.model, loaded.tokenizer, task, draft, lambda: steps(1))
     record = read_training(job.folder, arm.variant.name, arm.target)
     note(

@@ -159,7 +159,8 @@ def _with_budget(name: str, beside: Path | None) -> Variant | None:
         arm = get_variant(match[1], beside)
     except UserError:
         return None
-    if arm.kind != "sft" or arm.control_of is not None or arm.epochs is not None:
+    known = arm.control_of, arm.epochs, arm.quantized
+    if arm.kind != "sft" or known != (None, None, None):
         return None
     epochs = int(match[2])
     summary = f"{arm.name} with {epochs} epoch{'s' if epochs > 1 else ''}"
@@ -177,10 +178,11 @@ def _quantized(name: str, beside: Path | None) -> Variant | None:
         return None
     if arm.control_of is not None or arm.quantized is not None:
         return None
-    if arm.kind == "sft":
+    if arm.kind == "sft" and arm.trained_by != "lora":
         raise UserError(
-            f"no variant {name!r}: {arm.name} is fine-tuned, and only steered, pruned and prompted "
-            "arms run on a quantized model; bake its weights, and quantize that checkpoint"
+            f"no variant {name!r}: of fine-tuned variants only sft-lora is trained on a quantized "
+            f"model; take sft-lora-{match[2]}, or bake the weights of {arm.name}, and quantize "
+            "that checkpoint"
         )
     what = "the model" if arm.kind == BASE else f"{arm.summary}, on the model"
     summary = f"{what} with experts rounded to {match[2]}"

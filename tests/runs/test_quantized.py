@@ -8,12 +8,14 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from dsmoe_eval.cli.main import main
 from dsmoe_eval.models import load_model, quantizing, write_quantized
 from dsmoe_eval.registry import find_card
 from dsmoe_eval.results.finished import read_finished
 from dsmoe_eval.steering import Profile, steer
+from dsmoe_eval.variants.sft import adapter
 
 ENDINGS = ("", "+matched", "+sham")
 
@@ -161,3 +163,44 @@ def test_a_learned_profile_steers_the_model_with_rounded_experts(tmp_path):
                 assert row.loglikelihoods == pytest.approx(expected, abs=2e-5)
     again = ran(tmp_path, *both, **changes)
     assert again.exit_code == 0, again.stderr
+
+
+@pytest.mark.full
+def test_adapters_are_trained_on_the_rounded_model_and_answer_on_it(tmp_path):
+    """QLoRA up to its kernels: peft on a checkpoint with rounded experts is the witness."""
+    sft = {"rank": 4, "lora_alpha": 8, "learning_rate": 0.01, "epochs": 1, "batch_size": 4}
+    changes = {"tuning": None, "sft": sft}
+    done = ran(tmp_path, "sft-lora", "sft-lora-int4", **changes)
+    assert done.exit_code == 0, done.stderr
+    run = read_finished(tmp_path / "run")
+    arms = {name: arm for (name, _), arm in run.arms.items()}
+    assert set(arms) == {"sft-lora", "sft-lora-int4", "base-int4"}
+    plain, arm, model = (arms[name] for name in ("sft-lora", "sft-lora-int4", "base-int4"))
+    assert plain.settings.weights != arm.settings.weights
+    assert plain.over_lora is plain.over_quantized is None
+    assert (arm.acted.verdict, arm.acted.kind, arm.acted.figure) == ("acted", "weights", 1)
+    assert arm.acted.quantized == 1
+    assert arm.over_quantized.score_a == model.target_result.score_b
+    assert arm.over_lora.score_a == plain.target_result.score_b
+    assert arm.over_lora.score_b == arm.over_quantized.score_b == arm.target_result.score_b
+    write_quantized("lab-poly", "int4", tmp_path / "int4")
+    loaded = load_model(str(tmp_path / "int4"), "cpu")
+    folder = run.folder.adapter("sft-lora-int4", "math")
+    rows = samples(run, arm.cells["lab_math_unnamed"])
+    with adapter(loaded.model, folder):
+        for row in rows.itertuples():
+            expected = log_likelihoods(loaded, row.question, row.options)
+            assert row.loglikelihoods == pytest.approx(expected, abs=2e-5)
+    (tmp_path / "other").mkdir()  # the same training, of the rounded checkpoint
+    other = ran(tmp_path / "other", "sft-lora", model=str(tmp_path / "int4"), **changes)
+    assert other.exit_code == 0, other.stderr
+    again = read_finished(tmp_path / "other" / "run")
+    weights = [
+        load_file(found.adapter(name, "math") / "adapter_model.safetensors")
+        for found, name in ((run.folder, "sft-lora-int4"), (again.folder, "sft-lora"))
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+    said = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "Against the same training of the model as it is, sft-lora-int4 is " in said
+    assert "beyond sft-lora" in said

@@ -224,3 +224,26 @@ def test_a_learner_that_an_error_left_half_changed_is_loaded_again(tmp_path, mon
     assert log == ["learner", "learner closed"]
     assert roles.learner is not before
     assert not list(tmp_path.iterdir())
+
+
+def test_adapters_are_merged_into_the_rounded_weights(tmp_path, monkeypatch):
+    log = []
+    roles, _ = two(log)
+
+    @contextmanager
+    def rounding(_model, form):
+        log.append(form)
+        yield 1.0
+        log.append("unrounded")
+
+    monkeypatch.setattr(module, "modules", lambda engine: SimpleNamespace(model=engine))
+    monkeypatch.setattr(module, "rounded_experts", rounding)
+    monkeypatch.setattr(module, "save_rounded", lambda *_: 1.0)
+    monkeypatch.setattr(merging, "check_room", lambda *_: None)
+    monkeypatch.setattr(merging, "write_merged", lambda *_: log.append("merged"))
+    merged = ["learner", "int4", "merged", "unrounded", "learner closed", "on b"]
+    with roles.rounded("int4", tmp_path / "a"), roles.adapted(tmp_path / "x", tmp_path / "b"):
+        assert log == ["learner", "learner closed", "on a", *merged]
+    log.clear()
+    with roles.adapted(tmp_path / "x", tmp_path / "b"):
+        assert log == ["learner", "merged", "learner closed", "on b"]

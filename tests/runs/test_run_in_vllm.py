@@ -357,3 +357,19 @@ def test_quantized_models_are_served_as_checkpoints(tmp_path, monkeypatch):
     assert arms["contrast-int4"]["probe"]["logit_max_change"] > 0
     result = read_finished(other.root).result
     assert all(result.equals_model(arm) for arm in result.arms if arm.variant.endswith("+sham"))
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_adapters_of_a_quantized_model_are_served_merged_into_it(tmp_path, monkeypatch):
+    """Trained on the rounded weights by the learner, and merged into these by it."""
+    sft = CONTENT["sft"] | {"epochs": 1}
+    variants = ["base", "base-int4", "sft-lora-int4"]
+    one, other, _ = both_engines(tmp_path, monkeypatch, [9], 6, variants=variants, sft=sft)
+    found = {(variant, task): cell for (variant, task, _), cell in check_same(one, other).items()}
+    for variant, task in found:
+        if variant == "sft-lora-int4":
+            tuned, rounded = (found[name, task][1] for name in (variant, "base-int4"))
+            assert (numbers(tuned) != numbers(rounded)).all()
+    (arm,) = (arm for arm in one_arms(other) if arm["variant"] == "sft-lora-int4")
+    assert (arm["acted"]["verdict"], arm["acted"]["quantized"]) == ("acted", 1)

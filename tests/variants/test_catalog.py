@@ -230,7 +230,7 @@ def test_a_training_with_a_loss_of_similarity_has_its_own_controls():
             get_variant(name)
 
 
-def test_any_arm_but_a_fine_tuned_one_is_also_one_on_a_quantized_model():
+def test_any_steered_arm_is_also_one_on_a_quantized_model():
     for name in ("base", "contrast", "frequency+mask", "reap+prune-4", "prompt", "residual"):
         arm, rounded = get_variant(name), get_variant(f"{name}-int4")
         changed = {"name", "summary", "quantized"}
@@ -241,10 +241,21 @@ def test_any_arm_but_a_fine_tuned_one_is_also_one_on_a_quantized_model():
     assert (control.control_of, control.draw, control.quantized) == ("contrast-fp8", 2, "fp8")
     assert unquantized_arm(control) == "contrast"
     assert unquantized_arm(get_variant("contrast+wrong")) == "contrast"
-    with pytest.raises(UserError, match="sft-lora is fine-tuned, and only steered, pruned and pr"):
-        get_variant("sft-lora-int4")
     for name in ("contrast-int3", "contrast+matched-int4", "sham-int4", "contrast-int4-fp8"):
         with pytest.raises(UserError, match=f"no variant '{re.escape(name)}'"):
             get_variant(name)
-    with pytest.raises(ValueError, match="sft takes no `quantized`"):
-        Variant(name="own", summary="s", kind="sft", quantized="int8")
+
+
+def test_of_fine_tuned_arms_lora_alone_is_trained_on_a_quantized_model():
+    arm = get_variant("sft-lora-x3-int4")
+    assert (arm.trained_by, arm.epochs, arm.quantized) == ("lora", 3, "int4")
+    assert (arm.control_of, arm.takes_controls, arm.other_weights) == (None, False, True)
+    assert [one.name for one in with_controls([arm], "full", 3)] == [arm.name, "base-int4"]
+    for name in ("sft-esft", "sft-router", "sft-lora-cka", "sft-simsmoe"):
+        with pytest.raises(UserError, match=f"only sft-lora is trained .*weights of {name}, and"):
+            get_variant(f"{name}-int4")
+        recipe = get_variant(name).model_dump() | {"quantized": "int8"}
+        with pytest.raises(ValueError, match="of sft only recipe lora takes `quantized`"):
+            Variant.model_validate(recipe)
+    with pytest.raises(UserError, match="no variant 'sft-lora-int4-x3'"):
+        get_variant("sft-lora-int4-x3")
