@@ -60,7 +60,7 @@ def existence_findings(result: ExistenceResult) -> list[str]:
     if not found:
         return [
             f"No expert is specific to any domain, of {basis}. That is no proof that there are "
-            f"none: fewer than {result['fewest_discoveries']} could not be declared, and "
+            f"none: fewer than {result['fewest_discoveries']:,} could not be declared, and "
             "differences may be too small for so many documents.",
             *_limited(result),
         ]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from ..files import write_json
 from ..studies.influence import CLEAR
@@ -88,8 +89,8 @@ def _form(result: InfluenceResult) -> str:
     if "units" in result:
         return (
             f"The model is dense: its units are {result['units']}, "
-            f"{result['experts'] * len(result['layers']):,} in all. Each is multiplied by 1 + s; "
-            "the slope at s = 0, which is the same in both forms."
+            f"{result['experts'] * len(result['layers']):,} in all. Each is multiplied by 1 + s, "
+            "and its slope at s = 0 is shown; it is the same in both forms."
         )
     if result["form"] == "gradient":
         return "The gradient, while no selection changes."
@@ -106,8 +107,16 @@ def _finding(row: InfluenceRow, every: int) -> str:
         return text + "one cluster has no standard error, so nothing can be said of chance."
     return text + (
         f"of {every:,} experts {row['above']:,} have t above {CLEAR:g} and {row['below']:,} below "
-        f"-{CLEAR:g}."
+        f"-{CLEAR:g} (by chance about {_by_chance(row, every):,.0f} each)."
     )
+
+
+def _by_chance(row: InfluenceRow, every: int) -> float:
+    """Return how many experts without influence have t above `CLEAR`, by Student's distribution.
+
+    With a few clusters they are many: 2.9 % with three.
+    """
+    return every * float(student.sf(CLEAR, row["clusters"] - 1))
 
 
 def _centred(influence: list[list[float]]) -> NDArray[np.float64]:

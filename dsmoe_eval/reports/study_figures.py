@@ -211,5 +211,6 @@ def trial(result: TrialResult, path: Path) -> None:
         axis.axvline(0, color="black", linewidth=1)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     left.set_yticks(np.arange(len(rows)), [row["method"] for row in rows])
+    left.set_ylim(-0.5, len(rows) - 0.5)
     put_in_words_of(result.get("units"), figure)
     save(figure, path)

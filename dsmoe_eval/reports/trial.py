@@ -72,7 +72,8 @@ def _page(result: TrialResult) -> str:
     lines = [
         "# The trial of identification methods",
         "",
-        f"Model {result['model']['model']}, plan `{result['plan']}`. {verdict(result)}",
+        f"Model {result['model']['model']}, plan `{result['plan']}`. {verdict(result)}"
+        + _limited(result),
         "",
         f"![methods]({FIGURE})",
         "",
@@ -95,6 +96,13 @@ def _page(result: TrialResult) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _limited(result: TrialResult) -> str:
+    limit = result["model"].get("limit")
+    if limit is None:
+        return ""
+    return f" Limited to {limit} item(s) of each task: a smoke test, not a result."
 
 
 def _by_force(result: TrialResult) -> str:

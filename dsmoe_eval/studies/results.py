@@ -258,6 +258,7 @@ class TrialModelRow(TypedDict):
     """The part of a run's identity that the trial's page names."""
 
     model: str
+    limit: NotRequired[int | None]
 
 
 class GroupRow(TypedDict):

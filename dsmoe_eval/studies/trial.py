@@ -158,11 +158,17 @@ def check_trial(job: PlannedRun) -> None:
     Raises:
         UserError: an arm's scores cannot be resampled, it has none, or it has no placebo.
     """
+    plan = job.plan
+    if job.reads_influence and plan.engine != plan.learner:
+        raise UserError(
+            f"plan {plan.name!r}: a trial resamples the items of influence with the learner, which "
+            f"is not loaded any more when {plan.engine} answers; leave influence or the engine out"
+        )
     names = {variant.name for variant in job.variants}
     seen = set[str]()
     for variant in job.variants:
         if (fault := _fault(variant, names, seen)) is not None:
-            raise UserError(f"plan {job.plan.name!r}, variant {variant.name!r}: {fault}")
+            raise UserError(f"plan {plan.name!r}, variant {variant.name!r}: {fault}")
         if variant.is_tuned:
             seen.add(variant.method or "")
 

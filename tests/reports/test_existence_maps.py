@@ -81,3 +81,13 @@ def test_the_pages_of_both_and_of_one(maps, influence, tmp_path):
     assert json.loads((page.parent / "existence.json").read_text()) == influence
     assert page.read_text().startswith("# Domain-specific experts by influence: some/model on")
     assert "![Specific experts by influence](existence.png)" in page.read_text()
+
+
+def test_the_page_by_influence_of_neurons_says_what_multiplies_them(influence, tmp_path):
+    dense = influence | {"units": "neurons", "form": "gradient"}
+    text = render_existence_maps(ExistenceMaps({"influence": dense}), tmp_path).read_text()
+    assert "for multiplying the neuron alone by 1.5" in text
+    assert "The 200 largest of each domain are in `existence.json`" in text
+    assert "may have such neurons too: compare with the controls" in text
+    for words in ("sigma", "expert", "gradient form", "while no selection"):
+        assert words not in text

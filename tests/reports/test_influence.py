@@ -1,6 +1,7 @@
 """The page of influence says what `influence.json` says."""
 
 import json
+import math
 
 import pytest
 
@@ -43,7 +44,11 @@ def test_the_page_has_the_largest_entries_and_their_t(result, tmp_path):
     assert json.loads((tmp_path / "influence.json").read_text()) == result
     assert (tmp_path / "influence.png").stat().st_size > 1000
     assert "one expert raised by 0.5 of each layer's logit spread" in text
-    assert "of 6 experts 1 have t above 4 and 1 below -4" in text
+    # P(T > 4) with 3 degrees of freedom: 0.5 - (atan(x) + x / (1 + x^2)) / pi, x = 4 / sqrt(3).
+    x = 4 / math.sqrt(3)
+    chance = 6 * (0.5 - (math.atan(x) + x / (1 + x * x)) / math.pi)
+    said = f"1 have t above 4 and 1 below -4 (by chance about {chance:.0f} each)"
+    assert f"of 6 experts {said}" in text
     assert "one cluster has no standard error" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| law")]
     assert [one[1:3] for one in rows[:3]] == [["2", "1"], ["4", "1"], ["4", "2"]]
@@ -73,3 +78,10 @@ def test_the_page_of_a_dense_model_says_neurons(result, tmp_path):
     assert "of 6 neurons 1 have t above 4" in text
     assert "| domain | layer | neuron | influence |" in text
     assert "expert" not in text
+
+
+def test_what_chance_gives_depends_on_the_number_of_clusters(result):
+    """With 2 degrees of freedom: 0.5 - t / (2 sqrt(2 + t^2)), 2.86 % above 4."""
+    few = result | {"experts": 1000, "domains": [row("law", clusters=3)]}
+    expected = 2000 * (0.5 - 4 / (2 * math.sqrt(18)))
+    assert f"(by chance about {expected:.0f} each)" in influence_page(few)

@@ -58,6 +58,7 @@ def test_the_page_shows_every_method_and_its_picture(tmp_path):
     page = render_trial(tmp_path, tmp_path / "page")
     text = page.read_text()
     assert verdict(found) in text
+    assert "smoke test" not in text
     names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert names == ["method", "---", "costly", "clear", "close", "nothing"]
     assert (tmp_path / "page" / "methods.png").stat().st_size > 10_000
@@ -87,9 +88,15 @@ def test_the_page_of_a_dense_model_says_what_was_masked():
     figures = {"value": 0.05, "ci95": [-0.1, 0.2]}
     both = {"raised_agreement_specific": figures, "raised_agreement_plain": figures}
     groups = {"number": 12, "size": 461, "methods": {}}
-    dense = {"units": "neurons", "interventions": ["amplify"], "unscored": ["other"]}
+    dense = {
+        "model": {"model": "m", "limit": 3},
+        "units": "neurons",
+        "interventions": ["amplify"],
+        "unscored": ["other"],
+    }
     text = _page(result(NOTHING | both) | dense | {"experts": 46_080, "groups": groups})
     for words in (
+        "Limited to 3 item(s) of each task: a smoke test, not a result.",
         "nobody wins: none is above random rankings (0.10)",
         "There are 46,080 neurons, too many to mask one by one.",
         "cut into 12 groups of 461",

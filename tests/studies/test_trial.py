@@ -125,7 +125,10 @@ def test_arms_that_a_trial_cannot_judge_are_refused_by_name(tmp_path, variants, 
 
 def test_methods_of_influence_are_taken(tmp_path):
     arms = ("influence+bias", "influence+bias+matched", "influence-net+bias")
-    check_trial(planned(tmp_path, *arms, "influence-net+bias+matched", controls="none"))
+    arms = (*arms, "influence-net+bias+matched")
+    check_trial(planned(tmp_path, *arms, controls="none"))
+    with pytest.raises(UserError, match="not loaded any more when vllm answers"):
+        check_trial(planned(tmp_path, *arms, controls="none", engine="vllm"))
 
 
 @pytest.mark.full
