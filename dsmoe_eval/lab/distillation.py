@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -192,11 +192,10 @@ def resume(
         text: hash of the text, which must be that of the state.
 
     Raises:
-        UserError: the state is of other settings or another text.
+        UserError: the state is of other settings or another text, or is damaged.
     """
-    with safe_open(path, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        about = json.loads(opened.metadata()["training"])
+    tensors, said = read_saved_state(path)
+    about = json.loads(said)
     for name, ours in (("recipe", asdict(recipe)), ("text", text)):
         if about[name] != ours:
             raise UserError(
@@ -217,6 +216,24 @@ def resume(
             "exp_avg_sq": tensors[f"{name}.square"].to(parameter.device),
         }
     return training
+
+
+def read_saved_state(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors of a stopped training, and the JSON text that is with them.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            text = opened.metadata()["training"]
+        json.loads(text)
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); delete it, and the training begins anew"
+        ) from error
+    return tensors, text
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> range:

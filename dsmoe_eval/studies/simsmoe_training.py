@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..experts.similarity_losses import balance_loss
 from ..files import new_folder, write_bytes
-from ..lab.distillation import text_hash
+from ..lab.distillation import read_saved_state, text_hash
 from ..steering import find_routers
 from ..variants.expert_penalties import ExpertCall, watched_experts
 from .characters import character_tokenizer
@@ -115,7 +114,7 @@ def train_small(
         advance: called with the number of steps done.
 
     Raises:
-        UserError: the folder holds another training.
+        UserError: the folder holds another training, or its state is damaged.
     """
     state = _State.begun(training, text_hash(text), folder / STATE)
     tokenizer = character_tokenizer(LONGEST)
@@ -238,9 +237,8 @@ class _State:
         write_bytes(path, save(whole, {"training": json.dumps(about)}))
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = json.loads(opened.metadata()["training"])
+        tensors, said = read_saved_state(path)
+        about = json.loads(said)
         for name, ours in (("training", asdict(self.training)), ("text", self.text)):
             if about[name] != ours:
                 raise UserError(
