@@ -94,10 +94,9 @@ def labels_of(names: Sequence[str]) -> list[str]:
     Raises:
         UserError: a checkpoint occurs twice.
     """
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"the checkpoint {name} is given {names.count(name)} times; once will do"
-            )
+    places = [Path(name) for name in names]  # one folder may be written in several ways
+    for name, place in zip(names, places, strict=True):
+        if (count := places.count(place)) > 1:
+            raise UserError(f"the checkpoint {name} is given {count} times; once will do")
     short = [name.rpartition("@")[2] if "@" in name else Path(name).name for name in names]
     return short if len(set(short)) == len(short) else list(names)
