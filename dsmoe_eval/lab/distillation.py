@@ -192,7 +192,7 @@ def resume(
         text: hash of the text, which must be that of the state.
 
     Raises:
-        UserError: the state is of other settings or another text.
+        UserError: the state is of other settings or another text, or is damaged.
     """
     expected = {"recipe": asdict(recipe), "text": text}
     tensors, about = read_training_state(path, expected, "delete it, or give another --out")

@@ -59,6 +59,12 @@ def _findings(found: ProfilePrediction) -> list[str]:
 
 def _finding(found: ProfilePrediction, one: PredictedEffect) -> str:
     name = f"{found.domain if one.part == 'target' else one.part}, {OUTCOMES[one.outcome].title}"
+    if one.tuning_ci95 is None:
+        return (
+            f"{name}: nothing is foretold at {one.strength:.4g}: a task's items of the "
+            "identification split give no interval, since they are one cluster, or all differ "
+            "alike."
+        )
     if one.gain is None:
         limit = found.holds_to(one.part, one.outcome)
         upto = "at no strength" if limit is None else f"up to strength {limit:.4g} only"
@@ -74,6 +80,8 @@ def _finding(found: ProfilePrediction, one: PredictedEffect) -> str:
 
 
 def _change(one: PredictedEffect) -> str:
+    if one.tuning_ci95 is None:
+        return "no interval"
     return _with_interval(one.gain, one.ci95)
 
 

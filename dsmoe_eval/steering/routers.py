@@ -115,7 +115,8 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
         raise NoRouterError(
             f"{type(model).__name__} has no router that transformers declares; only "
             "mixture-of-experts models whose class is part of transformers have experts to steer. "
-            "Of a dense model the neurons can be: --sites neurons, in a plan `sites: neurons`"
+            "Of a dense model the neurons can be, by commands that have it: --sites neurons, in a "
+            "plan `sites: neurons`"
         )
     layers = [router.layer for router in routers]
     if len(set(layers)) < len(layers) or len({router.experts for router in routers}) > 1:

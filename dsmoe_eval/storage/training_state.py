@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -88,17 +88,20 @@ def read_training_state(
     Args:
         path: the file from `write_training_state`.
         expected: those parts of its JSON by which trainings differ.
-        way_out: what a user can do if they differ.
+        way_out: what a user can do if they differ or the file is damaged.
 
     Returns:
         The tensors and the JSON.
 
     Raises:
-        UserError: it is of another training.
+        UserError: it is of another training, or damaged.
     """
-    with safe_open(path, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        about = json.loads(opened.metadata()[_ABOUT])
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            about = json.loads(opened.metadata()[_ABOUT])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {way_out}") from error
     for name, ours in expected.items():
         if (theirs := about.get(name)) != ours:
             raise UserError(

@@ -119,7 +119,7 @@ def train_small(
         advance: called with the number of steps done.
 
     Raises:
-        UserError: the folder holds another training.
+        UserError: the folder holds another training, or its state is damaged.
     """
     state = _State.begun(training, text_hash(text), folder / STATE)
     tokenizer = character_tokenizer(LONGEST)

@@ -63,6 +63,20 @@ def test_the_agreement_is_said_with_chance(maps):
     assert "in no domain more than blind sets" in agreement_finding(none)
 
 
+def test_the_page_of_one_begins_with_its_findings(influence, tmp_path):
+    alone = ExistenceMaps({"influence": influence})
+    head = render_existence_maps(alone, tmp_path).read_text().partition("\n## ")[0]
+    assert "- Experts are specific to a domain in" in head  # a terminal shows this part
+
+
+def test_the_page_of_neurons_says_what_raising_one_is(influence, tmp_path):
+    dense = influence | {"form": "gradient", "units": "neurons"}
+    text = render_existence_maps(ExistenceMaps({"influence": dense}), tmp_path).read_text()
+    assert "for multiplying the neuron alone by 1.5, to first order" in " ".join(text.split())
+    assert "sigma" not in text
+    assert "no selection changes" not in text
+
+
 def test_the_pages_of_both_and_of_one(maps, influence, tmp_path):
     page = render_existence_maps(maps, tmp_path / "both")
     names = {path.name for path in page.parent.iterdir()}

@@ -40,6 +40,13 @@ def test_the_page_shows_what_holds_and_says_what_does_not(found, tmp_path):
     assert "lack of items in the identification or tuning split: others" in text
 
 
+def test_a_row_without_an_interval_says_so(found):
+    lonely = replace(BEYOND, tuning_ci95=None)
+    rows = prediction_page(replace(found, effects=(lonely,))).splitlines()
+    (row,) = (line.split(" | ") for line in rows if line.startswith("| target"))
+    assert row[4:6] == ["no interval", "+0.9000"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -47,6 +54,11 @@ def test_the_page_shows_what_holds_and_says_what_does_not(found, tmp_path):
         ({"mde80": 0.25}, "too few to show it"),
         ({"mde80": None}, "the test items are too few to say which change they can show"),
         ({"holds": False, "gain": None}, "holds at no strength, so nothing is foretold at 1."),
+        (
+            {"holds": False, "gain": None, "tuning_ci95": None},
+            "option: nothing is foretold at 1: a task's items of the identification split give "
+            "no interval, since they are one cluster, or all differ alike.",
+        ),
     ],
 )
 def test_the_power_of_the_test_is_said(found, changes, words):

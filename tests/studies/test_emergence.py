@@ -44,6 +44,8 @@ def test_labels_are_short_and_different():
     assert labels_of(["a/last", "b/last"]) == ["a/last", "b/last"]
     with pytest.raises(UserError, match="a/last is given 2 times"):
         labels_of(["a/last", "a/last"])
+    with pytest.raises(UserError, match="a/last is given 2 times"):
+        labels_of(["a/last", "./a/last/"])
 
 
 def test_a_checkpoint_whose_path_is_written_in_two_ways_is_one(tmp_path, monkeypatch):

@@ -127,6 +127,15 @@ def test_a_training_with_another_loss_is_not_gone_on_with(named, tmp_path):
         train_small(small("none", 1), TEXT, tmp_path)
 
 
+def test_a_damaged_state_is_an_error_that_says_what_to_do(tmp_path):
+    train_small(small("none"), TEXT, tmp_path)
+    state = tmp_path / "state.safetensors"
+    for content in (state.read_bytes()[:-9], state.read_bytes()[:9], b""):
+        state.write_bytes(content)
+        with pytest.raises(UserError, match=r"state\.safetensors: cannot be read .* delete it"):
+            train_small(small("none"), TEXT, tmp_path)
+
+
 def test_checkpoints_are_at_quarters():
     assert small("none", 640).checkpoints == (40, 160, 640)
     assert small("none", 3).checkpoints == (3,)
