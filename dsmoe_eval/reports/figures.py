@@ -35,6 +35,7 @@ from .run_arms import (
     targets_of,
     variants_of,
 )
+from .unit_words import in_words_of
 
 Shifts = Mapping[tuple[str, str], NDArray[np.float64]]
 """(variant, target) -> [layers, experts] change of the shares of tokens."""
@@ -108,7 +109,9 @@ def _intervals(
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def tradeoff(trials: pd.DataFrame, margin: float, path: Path, unit: Unit = PP) -> None:
+def tradeoff(
+    trials: pd.DataFrame, margin: float, path: Path, unit: Unit = PP, *, units: str | None = None
+) -> None:
     """Draw target gain against non-target change on the tuning split, as strength grows.
 
     Args:
@@ -117,9 +120,11 @@ def tradeoff(trials: pd.DataFrame, margin: float, path: Path, unit: Unit = PP) -
         margin: the margin of non-inferiority.
         path: the PNG.
         unit: the unit of the primary outcome, by which settings were chosen.
+        units: what is steered instead of experts, in the plural; None: experts.
     """
     pairs = zip(trials["expert_count"], trials["layers"], strict=True)
-    trials = trials.assign(size=[_size(count, layers) for count, layers in pairs])
+    named = [in_words_of(units, _size(count, layers)) for count, layers in pairs]
+    trials = trials.assign(size=named)
     sizes = list(dict.fromkeys(trials.sort_values("expert_count", kind="stable")["size"]))
     colours = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
     figure, panels = _arm_panels(trials["variant"], trials["target"], width=3.1, height=2.9)
@@ -265,13 +270,16 @@ def subplots(
     )
 
 
-def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
+def routing_shift(
+    shifts: Shifts, layers: Sequence[int], path: Path, columns: str = "expert"
+) -> None:
     """Draw the change of each expert's share of tokens, steered minus base, by layer.
 
     Args:
         shifts: (variant, target) -> [layers, experts], fractions of tokens.
         layers: the model's index of each row.
         path: the PNG.
+        columns: what a column is, on the axis.
     """
     bound = max(float(np.abs(shift).max()) for shift in shifts.values()) * 100 or 1.0
     variants, targets = zip(*shifts, strict=True)
@@ -280,7 +288,7 @@ def routing_shift(shifts: Shifts, layers: Sequence[int], path: Path) -> None:
         image = _signed_image(panels[key], 100 * np.asarray(shift), bound)
         name_ticks(panels[key].yaxis, layers)
         name_ticks(panels[key].xaxis, range(np.shape(shift)[1]))
-    figure.supxlabel("expert", fontsize="medium")
+    figure.supxlabel(columns, fontsize="medium")
     figure.supylabel("layer", fontsize="medium")
     label = "change of share, pp of tokens"
     figure.colorbar(image, ax=figure.axes, label=label, location="top", aspect=40, shrink=0.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -24,16 +25,17 @@ from .run_controls import placebo_gains, repeated, terms
 from .run_foretold import calibration_sentences, calibration_table
 from .run_leaderboard import variants_table
 from .run_outcomes import outcome_sections, primary_words
-from .run_pictures import FIGURES, draw, draw_outcomes, pictures
+from .run_pictures import captioned, draw, draw_outcomes, pictures
 from .run_plots import forests, plane
 from .run_proofs import failed_warning, idle_sentences, proofs, training_costs
 from .run_quantized import quantized_findings, quantized_gains
 from .run_settings import probes, pruned, settings
 from .run_similarity import similarity_losses, similarity_sentences
-from .run_sites import units_note
+from .run_sites import steered_units, units_note
 from .run_stability import overlap_table, spread_table, stability_findings, wordings_table
 from .run_tables import by_domain, details, domain_details
 from .table import markdown, write_markdown
+from .unit_words import page_in_words_of
 
 
 def render(folder: RunFolder, to: Path | None = None) -> Path:
@@ -56,24 +58,33 @@ def _write(folder: RunFolder, run: FinishedRun, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     clear_items(target)
     shown = draw(folder, result, stability, target)
-    said = _sentences(folder, result) | _tables(folder, result) | _spread(result, stability)
+    units = steered_units(folder)
+    said = _sentences(folder, result, units) | _tables(folder, result) | _spread(result, stability)
     sections = draw_outcomes(outcome_sections(result), target)
     said |= {"outcomes": sections, "root_hash": folder.root_hash}
     html = page.html_environment().get_template("report.html.j2")
     text = markdown_environment().get_template("report.md.j2")
-    write_text(target / "index.html", html.render(said | _page(folder, result, target, shown)))
-    drawn = [figure for figure in FIGURES if figure[0] in shown]
-    write_markdown(target / "report.md", text.render(said, figures=drawn))
+    put = partial(page_in_words_of, units, names=_names(result))
+    write_text(target / "index.html", put(html.render(said | _page(folder, result, target, shown))))
+    drawn = captioned(folder, shown)
+    write_markdown(target / "report.md", put(text.render(said, figures=drawn)))
     return target / "report.md"
 
 
-def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
+def _names(result: RunResult) -> set[str]:
+    """Return the names in a report that users and cards gave; their words stay."""
+    own = {result.plan, result.suite, result.run.model, *result.variants, *result.suite_targets}
+    return own | {name for row in result.base for name in (row.task, row.domain)}
+
+
+def _sentences(folder: RunFolder, result: RunResult, units: str | None) -> dict[str, object]:
     command, remark = run_again(folder, result)
     return {
         "command": command,
         "command_remark": remark,
         "citation": citation(folder, result),
         "result": result,
+        "units": units,
         "primary_words": primary_words(result),
         "findings": run_text.findings(result) + quantized_findings(result) + share_findings(result),
         "calibrations": calibration_sentences(result),
@@ -83,7 +94,7 @@ def _sentences(folder: RunFolder, result: RunResult) -> dict[str, object]:
         + similarity_sentences(result)
         + guard_notes(folder)
         + run_text.sharing_notes(folder, result)
-        + units_note(folder),
+        + units_note(units),
         "glossary": run_text.glossary(result),
         "failed_warning": failed_warning(result),
         "overlap_warning": run_text.overlap_warning(result),

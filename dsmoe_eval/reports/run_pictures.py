@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
@@ -22,8 +22,9 @@ from .page import PP, Picture, embed
 from .run_arms import shown_arms
 from .run_foretold import foretold_effects, foretold_figure
 from .run_outcomes import OutcomeSection
-from .run_sites import SteeredUnits, column_label
+from .run_sites import SteeredUnits, column_label, column_words
 from .run_stability import spreads
+from .unit_words import in_words_of
 
 
 class IdentificationScores(SteeredUnits):
@@ -65,7 +66,7 @@ FIGURES = (
     (
         "experts.png",
         "Experts' scores by layer and domain",
-        "Every column is one expert. A domain that has experts of its own shows red cells that no "
+        "Every column is {one}. A domain that has experts of its own shows red cells that no "
         "other row shares; a method that finds the same columns for every domain has found busy "
         "experts, not domain experts. Whether these experts are specific to the domain beyond "
         "chance is another question: `dsmoe-eval existence MODEL` with the same text answers it.",
@@ -73,7 +74,7 @@ FIGURES = (
     (
         "routing.png",
         "Where the routing went",
-        "Change of each expert's share of the target's tuning questions, steered minus base. "
+        "Change of {share} of the target's tuning questions, steered minus base. "
         "Reweighting cannot change the selection in the layer where it acts, only in later ones.",
     ),
     (
@@ -93,7 +94,7 @@ FIGURES = (
         "smaller than the noise of the prompt.",
     ),
 )
-"""The file, title and caption of each picture."""
+"""The file, title and caption of each picture; braces are for `column_words`."""
 
 
 def draw(
@@ -113,11 +114,13 @@ def draw(
         shown.append("experts.png")
     trials = pd.DataFrame(_trials(folder, result))
     if not trials.empty:
-        figures.tradeoff(trials, *_chosen_by(result, to / "tradeoff.png"))
+        chosen_by = _chosen_by(result, to / "tradeoff.png")
+        figures.tradeoff(trials, *chosen_by, units=identification.get("units"))
         shown.append("tradeoff.png")
     shifts = _shifts(folder, result)
     if shifts:
-        figures.routing_shift(shifts, layers, to / "routing.png")
+        label = in_words_of(identification.get("units"), column_words(identification)["label"])
+        figures.routing_shift(shifts, layers, to / "routing.png", columns=label)
         shown.append("routing.png")
     if effects := foretold_effects(result):
         foretold_figure(effects, to / "foretold.png")
@@ -149,8 +152,18 @@ def pictures(folder: RunFolder, to: Path, shown: list[str]) -> list[Picture]:
     alts = {"experts.png": experts_in_words(folder.read_json(folder.identification))}
     return [
         Picture(embed(to / file), alts.get(file, title), title, caption)
+        for file, title, caption in captioned(folder, shown)
+        if file != "forest.png"
+    ]
+
+
+def captioned(folder: RunFolder, shown: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return file, title and caption of the pictures that are shown, in the order of `FIGURES`."""
+    words = column_words(folder.read_json(folder.identification))
+    return [
+        (file, title, caption.format_map(words))
         for file, title, caption in FIGURES
-        if file in shown and file != "forest.png"
+        if file in shown
     ]
 
 
@@ -165,8 +178,10 @@ def experts_in_words(identification: IdentificationScores) -> str:
             unit = "column" if "units" in identification else "expert"
             best.append(f"{domain} layer {layers[row]} {unit} {expert} ({table.max():.3g})")
         found.append(f"method {method}: {', '.join(best)}")
+    several = identification.get("column", 1) > 1
+    one = f"{column_words(identification)['one']}," if several else "an expert"
     return (
-        "Heat maps, one a method: a row a domain, a column an expert of a layer, red above zero, "
+        f"Heat maps, one a method: a row a domain, a column {one} of a layer, red above zero, "
         f"blue below. The highest score of each row, by {'; by '.join(found)}."
     )
 

@@ -134,6 +134,18 @@ def test_a_tradeoff_of_vectors_names_their_layers(check):
     assert {"layer 1", "layers 1, 2", "chosen"} <= set(said)
 
 
+def test_pictures_of_a_dense_model_speak_of_its_units(check):
+    row = {"variant": "dsmoe", "target": "math", "layers": [], "strength": 1.0}
+    row |= {"target_delta": 0.1, "non_target_delta": 0.0, "chosen": False}
+    rows = pd.DataFrame([row | {"expert_count": count} for count in (1, 8)])
+    said = check(lambda path: figures.tradeoff(rows, 0.02, path, units="blocks of 64 neurons"))
+    assert {"1 block", "8 blocks"} <= set(said)
+    shifts, columns = {("dsmoe", "math"): np.zeros((2, 64))}, "column of 24 neurons, added up"
+    said = check(lambda path: figures.routing_shift(shifts, range(2), path, columns))
+    assert columns in said
+    assert "expert" not in said
+
+
 @pytest.mark.parametrize("domains", [2, 14])
 def test_case_22_forest(check, result, domains):
     arms = [

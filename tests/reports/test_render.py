@@ -75,6 +75,30 @@ def test_text_is_shown_as_text(folder, tmp_path):
     assert "&lt;script&gt;alert(1)" in html
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("units", [None, "neurons"])
+def test_a_report_on_other_units_differs_by_their_words_only(folder, page, tmp_path, units):
+    """Without the key the pages come out byte for byte."""
+    other = RunFolder(shutil.copytree(folder.root, tmp_path / "run"))
+    known = json.loads(folder.identification.read_text())
+    more = {} if units is None else {"units": units, "column": 1}
+    write_json(other.identification, known | more)
+    record(other.root)
+    made = render(other, tmp_path / "page")
+    assert {path.name for path in made.parent.iterdir()} == {p.name for p in page.parent.iterdir()}
+    for name in ("report.md", "index.html"):
+        before, after = (one.with_name(name).read_text() for one in (page, made))
+        if units is None:
+            assert after == before.replace(folder.root_hash, other.root_hash)
+            continue
+        assert len(after.splitlines()) == len(before.splitlines()) + 1
+        prose = re.sub(r"<(script|style).*?</\1>|data:[^\"]*|`[^`\n]*`", "", after, flags=re.DOTALL)
+        assert "routing.png" in after or name == "index.html"
+        assert re.findall(r"\b(?:experts?|routers?|routing)\b(?!\.png)", prose, re.I) == []
+    for path in page.parent.rglob("*.png") if units is None else ():
+        assert path.read_bytes() == (made.parent / path.relative_to(page.parent)).read_bytes()
+
+
 def test_disjoint_splits_are_said_to_be_so(page, result):
     assert result.leakage.allowed_by is None
     for text in (page.read_text(), (page.parent / "index.html").read_text()):

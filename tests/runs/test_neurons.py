@@ -159,7 +159,10 @@ def test_a_plan_of_neurons_is_run_and_reported(folder, tmp_path, one_split_plan)
         "frequency+amplify", "frequency+amplify+matched", "frequency+amplify+sham",
         "frequency+amplify+wrong",
     }  # fmt: skip
-    assert "blocks of 2 neurons" in render(RunFolder(out.root), tmp_path / "page").read_text()
+    said = render(RunFolder(out.root), tmp_path / "page").read_text()
+    assert "its blocks of 2 neurons are steered" in said
+    assert "Every column is one block." in said
+    assert "random blocks matched on layer" in said
 
 
 @pytest.mark.full
