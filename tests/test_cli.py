@@ -291,10 +291,11 @@ def test_from_text_files_to_a_report(run, tmp_path):
             path = tmp_path / "texts" / domain / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(" ".join(generator.choices(words, k=200)))
-    suite = tmp_path / "my-suite"
+    suite = tmp_path / "in a folder" / "my-suite"
     made = run("new-suite", "--text-dir", tmp_path / "texts", "--out", suite)
     assert made.returncode == 0, made.stderr
     assert "law: documents: 2 for tuning, 4 for test, 3 for identification" in made.stdout
+    assert f"now: dsmoe-eval run '{suite / 'plan.yaml'}' --model path/to/model" in made.stdout
     out = tmp_path / "run"
     common = ("run", suite / "plan.yaml", "--model", "lab-poly", "--limit", "3", "--device", "cpu")
     done = run(*common, "--out", out)

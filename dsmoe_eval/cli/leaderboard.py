@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def add_command(
             echo(f"submitted {path}")
         if added.same:
             echo(f"{run}: {len(added.same)} results were there already, with the same figures")
-    echo(f"then: dsmoe-eval leaderboard build --root {root}")
+    echo(f"then: dsmoe-eval leaderboard build --root {shlex.quote(str(root))}")
 
 
 def _user() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,8 @@ def new_suite_command(text_dir: Path | None, text: Path | None, out: Path, seed:
         "where variants\ndiffer on 30 % of them; the plan's outcome, gold_logprob, often shows "
         "smaller changes"
     )
-    echo(f"\n{out}: now: dsmoe-eval run {out / 'plan.yaml'} --model path/to/model")
+    plan = shlex.quote(str(out / "plan.yaml"))
+    echo(f"\n{out}: now: dsmoe-eval run {plan} --model path/to/model")
 
 
 def _size_of(one: DomainSize, claims: int) -> str:

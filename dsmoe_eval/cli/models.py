@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import textwrap
 from dataclasses import asdict
@@ -292,4 +293,5 @@ def convert_command(model: str, output: Path, dtype: str | None) -> None:
     from ..models import convert, model_folder
 
     convert(model_folder(model), output, None if dtype is None else getattr(torch, dtype))
-    echo(f"{output}: {model} in Qwen2-MoE's form; check it: dsmoe-eval probe {output}")
+    probe = f"dsmoe-eval probe {shlex.quote(str(output))}"
+    echo(f"{output}: {model} in Qwen2-MoE's form; check it: {probe}")

@@ -29,11 +29,11 @@ def called(capsys):
 
 
 def test_from_a_run_to_a_page_that_has_nothing_wrong(called, make_run, tmp_path):
-    one, root = make_run(**SMALL), tmp_path / "leaderboards"
+    one, root = make_run(**SMALL), tmp_path / "leader boards"
     code, out, err = called("add", one, "--root", root, "--by", "me", "--hardware", "a machine")
     assert (code, err) == (0, "")
     assert out.count("submitted ") == 6
-    assert f"then: dsmoe-eval leaderboard build --root {root}" in out
+    assert f"then: dsmoe-eval leaderboard build --root '{root}'" in out
     code, out, _ = called("add", one, "--root", root)
     assert code == 0
     assert f"{one}: 6 results were there already" in out
