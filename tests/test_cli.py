@@ -224,7 +224,9 @@ def test_identify_refuses_in_one_sentence(run, tmp_path):
     refused(run(*common, "--domain", "law", "--experts", "5000"), "score above zero")
     refused(run(*common, "--domain", "law", "--keep", "24"), "of 24 experts per layer, 24 cannot")
     both = run(*common, "--domain", "law", "--keep", "6", "--experts", "3")
-    refused(both, "leave --experts and --intervention out")
+    refused(both, "--keep masks all other experts: leave --experts out")
+    strong = run(*common, "--domain", "law", "--keep", "6", "--strength", "4", "--unit", "odds")
+    refused(strong, "leave --strength and --unit out")
     assert not (tmp_path / "p.json").exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UserError
 from .main import (
@@ -202,9 +203,16 @@ def _settings(given: Mapping[str, object]) -> Identification:
 
 
 def _check_pruning(given: Mapping[str, object]) -> None:
-    other = given["intervention"] not in ("reweight", "mask")  # reweight: the option's default
-    if given["keep"] is not None and (other or given["experts"] is not None):
-        raise UserError("--keep masks all other experts: leave --experts and --intervention out")
+    """Refuse options that `--keep` would ignore."""
+    context = click.get_current_context()
+    ignored = [
+        f"--{name}"
+        for name in ("experts", "intervention", "strength", "unit")
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        and given[name] not in (None, "mask")
+    ]
+    if given["keep"] is not None and ignored:
+        raise UserError(f"--keep masks all other experts: leave {' and '.join(ignored)} out")
 
 
 def _intervention(kind: str, strength: float, unit: str) -> Intervention:

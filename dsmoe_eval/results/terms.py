@@ -30,7 +30,7 @@ class Information(Record):
             "the domain's name": self.domain_named,
             f"{self.texts:,} texts without answers": self.texts,
             f"{self.answers:,} answered questions": self.answers,
-            f"{self.settings} settings tried": self.settings,
+            f"{self.settings} setting{'s' * (self.settings != 1)} tried": self.settings,
             f"{self.parameters:,} trained parameters": self.parameters,
         }
         return ", ".join(words for words, applies in parts.items() if applies) or "nothing"

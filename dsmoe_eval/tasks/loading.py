@@ -227,7 +227,8 @@ def _load(manager: TaskManager, card: Task, split: Split, limit: int | None) -> 
         chosen = [index for index, item in enumerate(items) if bucket_of(item) in buckets][:limit]
     for index in chosen:
         check_options(card, documents[index], items[index])
-    return _with_items(card, task, documents, items, chosen)
+    where = "" if split.buckets is None else f", buckets {list(split.buckets)}"
+    return _with_items(card, task, documents, items, chosen, f"the split {split.split!r}{where}")
 
 
 def _check_role(card: Task, task: LmEvalTask) -> None:
@@ -250,12 +251,17 @@ def most_tokens(limit: int | None) -> int | None:
 
 
 def _with_items(
-    card: Task, task: LmEvalTask, documents: Dataset, items: Sequence[Item], chosen: Sequence[int]
+    card: Task,
+    task: LmEvalTask,
+    documents: Dataset,
+    items: Sequence[Item],
+    chosen: Sequence[int],
+    split: str = "one of its splits",
 ) -> LoadedTask:
     """Select documents of a task and fix them: shuffling tasks draw again at every reading."""
     if not chosen:
         raise UserError(
-            f"task {card.name!r}: no item is left in one of its splits; give the split more "
+            f"task {card.name!r}: no item is left in {split}; give the split more "
             "buckets, or name another in the suite"
         )
     kept = documents.select(chosen)

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dsmoe_eval.cards import Splits
+from dsmoe_eval.cards import Split, Splits
 from dsmoe_eval.errors import UserError
 from dsmoe_eval.registry import load_suite
+from dsmoe_eval.tasks import loading
 from dsmoe_eval.tasks.decoding import read_decoding
 from dsmoe_eval.tasks.loading import (
     check_preamble,
@@ -97,6 +98,14 @@ def test_shares_of_a_split_are_disjoint_whole_and_by_question():
 def test_a_task_without_items_of_its_own_for_a_part_is_left_out():
     task = SUITE.tasks[0].model_copy(update={"splits": Splits(test="test")})
     assert load_tasks(SUITE, [task], "tuning", 3) == {}
+
+
+def test_a_split_without_items_is_named(monkeypatch):
+    monkeypatch.setattr(loading, "bucket_of", lambda _item: 99)
+    splits = Splits(test=Split(split="test", buckets=(0, 10)))
+    task = SUITE.tasks[0].model_copy(update={"splits": splits})
+    with pytest.raises(UserError, match=r"left in the split 'test', buckets \[0, 10\]; give"):
+        load_tasks(SUITE, [task], "test", None)
 
 
 def test_items_are_left_out_by_id():
