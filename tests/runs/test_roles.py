@@ -229,19 +229,12 @@ def test_a_learner_that_an_error_left_half_changed_is_loaded_again(tmp_path, mon
 def test_adapters_are_merged_into_the_rounded_weights(tmp_path, monkeypatch):
     log = []
     roles, _ = two(log)
-
-    @contextmanager
-    def rounding(_model, form):
-        log.append(form)
-        yield 1.0
-        log.append("unrounded")
-
     monkeypatch.setattr(module, "modules", lambda engine: SimpleNamespace(model=engine))
-    monkeypatch.setattr(module, "rounded_experts", rounding)
+    monkeypatch.setattr(module, "round_experts", lambda _model, form: log.append(form))
     monkeypatch.setattr(module, "save_rounded", lambda *_: 1.0)
     monkeypatch.setattr(merging, "check_room", lambda *_: None)
     monkeypatch.setattr(merging, "write_merged", lambda *_: log.append("merged"))
-    merged = ["learner", "int4", "merged", "unrounded", "learner closed", "on b"]
+    merged = ["learner", "int4", "merged", "learner closed", "on b"]
     with roles.rounded("int4", tmp_path / "a"), roles.adapted(tmp_path / "x", tmp_path / "b"):
         assert log == ["learner", "learner closed", "on a", *merged]
     log.clear()
