@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -48,6 +49,8 @@ def simsmoe_command(
     console = progress_console()
     console.print(plan.described(), highlight=False)
     if dry_run:
+        if as_json:
+            echo(json.dumps(asdict(plan)))
         return
     result = simsmoe(plan, out, console)
     page = render_simsmoe(result, out)

@@ -174,13 +174,14 @@ class RunFolder(RecordedFolder):
         return path
 
     def forget_answers(self, owner: str) -> None:
-        """Remove the answers to a cell or setting that is finished, whoever wrote them.
+        """Remove the answers of what is finished, whoever wrote them.
 
         Args:
-            owner: the cell or setting, or a pattern of several.
+            owner: the owner of answers, such as a cell; its parts, `OWNER--PART`, are removed too.
         """
-        for path in _answers_of(self.root / "answers", owner):
-            path.unlink(missing_ok=True)
+        for name in (owner, f"{owner}--*"):
+            for path in _answers_of(self.root / "answers", name):
+                path.unlink(missing_ok=True)
 
     def absorb(self) -> None:
         """Turn what several writers, who have all ended, left into the files of a single one."""

@@ -183,12 +183,12 @@ def _piece(
         found = {}
         for task in own.values():
             with counted_as(steps, task.answers_asked, task.requests_asked) as count:
-                remembered = job.folder.answers(f"{name}-{task.card.name}")
+                remembered = job.folder.answers(f"{name}--{task.card.name}")
                 asked = ask(job.lm, task, remembered, count)
             outcomes = item_outcomes(job.lm, task, asked)
             found[task.card.name] = {key: values.tolist() for key, values in outcomes.items()}
         job.folder.write_json(path, found)
-        job.folder.forget_answers(f"{name}-*")
+        job.folder.forget_answers(name)
 
     answers = sum(task.answers_asked for task in own.values())
     return Piece(name, partial(job.folder.has, path), do, partial(steps.skip, answers))

@@ -133,7 +133,7 @@ class Tuner:
                 if not folder.has(path):  # else another worker was faster, and the first one stays
                     folder.write_json(path, self._tuned[arm].to_dict())
                 self._tuned[arm] = Tuned.from_dict(folder.read_json(path))
-                folder.forget_answers(f"tuning-{arm.name}-*")
+                folder.forget_answers(f"tuning-{arm.name}")
         return self._tuned[arm]
 
     def piece(self, arm: PlannedArm) -> Piece:
@@ -166,7 +166,7 @@ class Tuner:
         profile = make_profile(job, self.counts, arm, settings, self.means)
         note_probes(arm, profile, self._prober(arm).probe(profile, must_act=False))
         with job.engine.steer(profile):
-            scores = _tuning_scores(job, arm.tasks, f"{arm.name}-{profile.id}", self.steps)
+            scores = _tuning_scores(job, arm.tasks, f"{arm.name}--{profile.id}", self.steps)
         note(
             "setting tried",
             logging.DEBUG,

@@ -1,5 +1,7 @@
 """The command `simsmoe`."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +17,12 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     words = " ".join(done.output.split())
     assert "8 trainings: none, balance, published, debiased, 2 seed(s) each; 640 steps" in words
     assert not out.exists()
+
+
+def test_a_dry_run_prints_json(tmp_path):
+    options = ["--dry-run", "--json", "--seeds", "1", "--objective", "none", "--out", tmp_path]
+    done = CliRunner().invoke(main, ["simsmoe", *map(str, options)])
+    assert json.loads(done.stdout) == {"objectives": ["none"], "seeds": [0], "steps": 640}
 
 
 def test_its_objectives_are_those_of_the_study():

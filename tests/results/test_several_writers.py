@@ -146,6 +146,16 @@ def test_a_worker_goes_on_with_the_answers_of_another(opened):
     assert not any((opened.root / "answers").iterdir())
 
 
+def test_answers_of_an_owner_with_a_longer_name_stay(opened):
+    """`dsmoe` has finished its tuning, and `dsmoe-code` has not."""
+    folder = opened.root / "answers"
+    folder.mkdir()
+    for owner in ("m--dsmoe", "m--dsmoe--1", "m--dsmoe--2@b", "m--dsmoe-code--1", "m--dsmoe-code"):
+        (folder / f"{owner}.jsonl").write_text("one\n")
+    opened.forget_answers("m--dsmoe")
+    assert {path.stem for path in folder.iterdir()} == {"m--dsmoe-code--1", "m--dsmoe-code"}
+
+
 WRITES = st.lists(
     st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.binary(max_size=3)), max_size=12
 )
