@@ -271,8 +271,9 @@ def _parsed(version: Version) -> dict[str, str]:
     try:
         return {str(name): str(sha) for name, sha in unseal(read_json(path)).items()}
     except (ValueError, AttributeError, UserError) as error:
+        reason = error.__cause__ or error  # without the advice for files that a run makes again
         raise UserError(
-            f"{path}: damaged, so that no file of this run can be checked ({error}); restore it, "
+            f"{path}: damaged, so that no file of this run can be checked ({reason}); restore it, "
             "or run again in another folder"
         ) from error
 
