@@ -68,7 +68,7 @@ def _limits(arms: Sequence[Arm], level: float, margin: float) -> Iterator[str]:
         bounds = [-arm.non_targets.non_inferiority.lower_bound for arm in few]
         items = [arm.non_target_result.n for arm in few]
         yield (
-            f" Steered for {_list(few)} it equals base on every non-target, but "
+            f" For {_list(few)} it equals base on every non-target, but "
             f"{formats.span(items)} items without any change can show non-inferiority only at "
             f"{formats.span(bounds, formats.size)} pp or more, and the margin is "
             f"{formats.margin(margin)} pp."

@@ -126,7 +126,7 @@ def test_case_23_what_equals_base_and_is_too_small_to_show_it_is_said(result, n)
     said = finding(few, "contrast")
     assert "non-inferior at 2 pp for 0 of 2 targets." in said
     assert (
-        f" Steered for math, physics it equals base on every non-target, but {n} items without any "
+        f" For math, physics it equals base on every non-target, but {n} items without any "
         f"change can show non-inferiority only at {100 * margin:.1f} pp or more, and the margin is "
         "2 pp."
     ) in said
