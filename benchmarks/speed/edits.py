@@ -38,6 +38,7 @@ from dsmoe_eval.steering.router_source import SELECTED
 
 LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 CALLS, PROMPT = 1000, 256
+WARM = 6  # steps after a change of arm, until Python has specialised its code again
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -108,7 +109,8 @@ def measure(model: Any, divides: bool, device: str, rounds: int) -> Iterator[str
             bench.refill()
             kind, clock = clocks.get(name, ("", None))
             with steered(model, kind, clock) if clock else nullcontext():
-                bench.step()
+                for _ in range(WARM):
+                    bench.step()
                 steps[name].append(timed(bench.step, device))
             if clock and at == 0:
                 clock.seconds.clear()
