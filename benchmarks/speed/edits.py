@@ -18,16 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import click
 import torch
-from models import build, profile_of, timed
+from models import LAB_POLY, build, profile_of, timed
 from transformers_arm import Transformers
 
-import dsmoe_eval
 from dsmoe_eval.models import identify_model
 from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.registry import load_model_card
@@ -36,7 +34,6 @@ from dsmoe_eval.steering.interventions import reweighted, reweighted_in_a_kernel
 from dsmoe_eval.steering.kernels import one_kernel
 from dsmoe_eval.steering.router_source import SELECTED
 
-LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 CALLS, PROMPT = 1000, 256
 WARM = 6  # steps after a change of arm, until Python has specialised its code again
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

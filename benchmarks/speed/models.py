@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import dsmoe_eval
 from dsmoe_eval.models.probing import trial_profile
 from dsmoe_eval.steering import (
     Intervention,
@@ -21,6 +22,7 @@ from dsmoe_eval.steering import (
     find_routers,
 )
 
+LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 RANDOM_MODEL = {
     "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "num_experts": 64,

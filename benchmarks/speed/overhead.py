@@ -30,12 +30,11 @@ from typing import Any
 
 import click
 import torch
-from models import Subject, build, free_memory, machine, profile_of, save
+from models import LAB_POLY, Subject, build, free_memory, machine, profile_of, save
 from operations import added_per_layer
 from transformers_arm import Transformers
 from vllm_arm import engines
 
-import dsmoe_eval
 from dsmoe_eval.models import identify_model
 from dsmoe_eval.models.loading import card_config
 from dsmoe_eval.registry import load_model_card
@@ -46,7 +45,6 @@ KINDS = ("bias", "mask", "reweight")
 PAIRS = {"cpu": 300, "cuda": 60}
 PREFILLS = {"cpu": 2, "cuda": 20}  # at least; a prefill takes a GPU no longer than a step
 WARM_UP = 2  # rounds thrown away
-LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 MEMORY_SLACK = 1.15
 
 Arm = Callable[[int], float]

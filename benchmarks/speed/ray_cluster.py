@@ -22,9 +22,9 @@ from pathlib import Path
 import click
 import torch
 import yaml
+from models import LAB_POLY
 from transformers import AutoConfig, AutoTokenizer
 
-import dsmoe_eval
 from dsmoe_eval.files import write_json
 from dsmoe_eval.log import log_file, note
 from dsmoe_eval.models import random_weights
@@ -34,7 +34,6 @@ from dsmoe_eval.runs.leases import Piece, Shared
 from dsmoe_eval.runs.workers import Worker
 from tests.cluster import Cluster, cluster
 
-LAB_POLY = Path(dsmoe_eval.__file__).parent / "lab" / "lab_poly"
 MODELS = 4
 
 

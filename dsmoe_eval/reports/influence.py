@@ -13,6 +13,7 @@ from ..files import write_json
 from ..studies.influence import CLEAR
 from ..studies.influence_results import InfluenceEntry, InfluenceResult, InfluenceRow
 from .figures import expert_map, style
+from .run_sites import column_label
 from .table import Figure, Table, make_table, markdown, words, write_markdown
 from .unit_words import in_words_of
 
@@ -32,15 +33,10 @@ def render_influence(result: InfluenceResult, target: Path) -> Path:
     write_json(target / "influence.json", result)
     style()
     maps = {row["domain"]: _centred(row["influence"]).tolist() for row in result["domains"]}
-    title, columns = "influence, less the layer's mean", None
-    if "units" in result:
-        shown = len(result["domains"][0]["influence"][0])
-        columns = (
-            f"layer, each with {shown} columns of {result['column']} {result['units']}, added up"
-        )
+    title, shown = "influence, less the layer's mean", len(result["domains"][0]["influence"][0])
     expert_map(
         {title: maps}, result["layers"], target / PICTURE, head="", label="nats per unit",
-        columns=columns,
+        columns=column_label(result, shown),
     )  # fmt: skip
     page = target / "influence.md"
     write_markdown(page, influence_page(result, picture=True))

@@ -15,10 +15,8 @@ from dsmoe_eval.studies.single_effects import (
 from ..dense import NEURONS, down, saved_dense
 
 
-def test_masking_and_raising_are_what_one_layers_router_does():
-    """Against the same model with the expert's logit changed by a hook on its router's weights."""
-    engine = load_engine("lab-poly", device="cpu")
-    model = engine.reader().model
+def outcomes_of(model):
+    """Return a function: the log-likelihoods of two texts under a model in its present state."""
     ids = torch.tensor([[5, 9, 31, 7, 12], [8, 3, 3, 40, 11]])
 
     @torch.no_grad()
@@ -26,6 +24,14 @@ def test_masking_and_raising_are_what_one_layers_router_does():
         logits = model(ids).logits.double().log_softmax(-1)
         return logits[:, :-1].gather(2, ids[:, 1:, None]).sum((1, 2)).numpy()
 
+    return outcomes
+
+
+def test_masking_and_raising_are_what_one_layers_router_does():
+    """Against the same model with the expert's logit changed by a hook on its router's weights."""
+    engine = load_engine("lab-poly", device="cpu")
+    model = engine.reader().model
+    outcomes = outcomes_of(model)
     before, units, done = outcomes(), [(3, 2), (3, 17), (1, 4)], []
     sigmas = {0: 0.5, 1: 0.8, 2: 0.7, 3: 0.9}
     masked = single_effects(engine, MASK, units, outcomes, before, done.append)
@@ -60,13 +66,7 @@ def test_a_group_of_neurons_is_masked_and_raised_as_its_columns_are_scaled(tmp_p
     saved_dense("llama", tmp_path / "model")
     engine = load_engine(str(tmp_path / "model"), device="cpu", sites=NEURONS)
     model = engine.reader().model
-    ids = torch.tensor([[5, 9, 31, 7, 12], [8, 3, 3, 40, 11]])
-
-    @torch.no_grad()
-    def outcomes():
-        logits = model(ids).logits.double().log_softmax(-1)
-        return logits[:, :-1].gather(2, ids[:, 1:, None]).sum((1, 2)).numpy()
-
+    outcomes = outcomes_of(model)
     before, groups = outcomes(), [[(0, 2), (2, 17), (2, 4)], [(1, 40)]]
     for change, factor in ((MASK, 0.0), (raise_units(NEURONS, None), 1.5)):
         found = group_effects(engine, change, groups, outcomes, before)
